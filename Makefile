@@ -1,0 +1,49 @@
+# make lab    JupyterLab on the first notebook        make lab ARGS="--no-browser --port 8899"
+# make test   the whole test suite                    make test ARGS="tests/test_spade.py -k layer"
+# make check  formatting, lint, types, then the tests
+#
+# The environment is built once, in .venv; with a conda environment active, that one is used instead.
+
+PYTHON ?= python3
+ifdef CONDA_PREFIX
+  HOME_OF_ENV := $(CONDA_PREFIX)
+else
+  HOME_OF_ENV := .venv
+endif
+BIN := $(HOME_OF_ENV)/bin
+LAB := $(HOME_OF_ENV)/.spade_kit-lab
+TEST := $(HOME_OF_ENV)/.spade_kit-test
+AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
+
+.PHONY: lab test check demo clean
+
+lab: $(LAB)
+	$(BIN)/jupyter trust notebooks/*.ipynb
+	$(BIN)/jupyter lab $(AS_ROOT) $(ARGS) notebooks/00_quickstart.ipynb
+
+test: $(TEST)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(TEST)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest $(ARGS)
+
+demo: $(LAB)
+	$(BIN)/python -m spade_kit.demo data/demo
+
+clean:
+	rm -rf .venv
+
+$(BIN)/python:
+	@echo "Building the environment in $(HOME_OF_ENV): several GB, a few minutes."
+	$(PYTHON) -m venv $(HOME_OF_ENV)
+
+$(LAB): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -e ".[lab]"
+	@touch $@
+
+$(TEST): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -e ".[lab,test]"
+	@touch $@ $(LAB)
