@@ -1,0 +1,45 @@
+"""spade_kit: see how nearest neighbours find what is wrong in a photograph (SPADE, Cohen & Hoshen 2020).
+
+Names are looked up on first use, so that ``import spade_kit`` takes no torch with it.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Backbone": "backbones",
+    "load_backbone": "backbones",
+    "Correspondence": "correspondence",
+    "match_pixels": "correspondence",
+    "Dataset": "datasets",
+    "Sample": "datasets",
+    "load_dataset": "datasets",
+    "Pyramid": "features",
+    "extract_features": "features",
+    "draw_layers": "figures",
+    "draw_match": "figures",
+    "draw_neighbours": "figures",
+    "draw_reconstruction": "figures",
+    "draw_result": "figures",
+    "Neighbours": "retrieval",
+    "nearest_images": "retrieval",
+    "Match": "spade",
+    "Result": "spade",
+    "SPADE": "spade",
+}
+_MODULES = {"backbones", "correspondence", "datasets", "demo", "features", "figures", "metrics", "retrieval", "scores"}
+
+__all__ = [*_HOME, "metrics"]
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME, *_MODULES})

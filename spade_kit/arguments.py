@@ -1,0 +1,42 @@
+"""The numbers a user gives: checked once, in words."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class DefaultInt(int):
+    """A default that nobody asked for: where there are fewer candidates it is cut without a word."""
+
+
+def check_count(name: str, value: int, least: int = 1) -> int:
+    """An integer of at least ``least``; bool and float are no counts."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or number < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, but {value!r} came.")
+    return value if isinstance(value, DefaultInt) else number
+
+
+def cut_count(name: str, value: int, available: int, of: str) -> int:
+    """No more than there are; said once where more was asked for."""
+    if value > available and not isinstance(value, DefaultInt):
+        warnings.warn(
+            f"{name}={value} was asked for, but there are {available} {of}: {available} are used.", stacklevel=3
+        )
+    return min(int(value), available)
+
+
+def choose(name: str, value: str, legal: Iterable[str]) -> str:
+    """One of a list; the nearest is suggested where it is none."""
+    legal = list(legal)
+    if value not in legal:
+        close = get_close_matches(str(value), legal, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"{name} is one of {', '.join(map(repr, legal))}, but {value!r} came.{hint}")
+    return value

@@ -1,0 +1,92 @@
+"""The evaluated crop: which part of a photograph is judged, and how a map finds its way back onto the photograph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from scipy.ndimage import map_coordinates
+
+GRID = 32  # sides that are multiples of this make the grids of strides 4, 8, 16 and 32 nest
+SMALLEST = 32  # px: below this a photograph has no detail that strides 4 to 16 could describe
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Where the evaluated crop lies: the photo is scaled, then a window is cut out of the scaled photo.
+
+    All sizes are (rows, columns). The crop is what the backbone sees, and every map, mask and probe speaks of it.
+    """
+
+    photo: tuple[int, int]  # the photograph, in its own pixels
+    scaled: tuple[int, int]  # the photograph after resizing
+    offset: tuple[int, int]  # the window's first row and column in the scaled photograph
+    size: tuple[int, int]  # the window
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """(top, left, bottom, right) in photo pixels, such that ``photo[top:bottom, left:right]`` is what was judged.
+
+        A photo pixel belongs to the crop if its centre does.
+        """
+        top, bottom = self._limits(0)
+        left, right = self._limits(1)
+        return top, left, bottom, right
+
+    def _limits(self, axis: int) -> tuple[int, int]:
+        step = self.photo[axis] / self.scaled[axis]
+        edges = self.offset[axis] * step, (self.offset[axis] + self.size[axis]) * step
+        first, last = (int(np.ceil(edge - 0.5)) for edge in edges)
+        return max(first, 0), min(last, self.photo[axis])
+
+    def cut(self, photo: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+        """The evaluated crop of a photograph (antialiased bilinear)."""
+        return self._cut(Image.fromarray(photo), Image.Resampling.BILINEAR)
+
+    def cut_mask(self, mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "h w"]:
+        """The same window of a mask. Nearest only: interpolation would shift the border, and with it every metric."""
+        return self._cut(Image.fromarray(mask.astype(np.uint8)), Image.Resampling.NEAREST).astype(bool)
+
+    def _cut(self, image: Image.Image, resample: Image.Resampling) -> np.ndarray:
+        height, width = self.scaled
+        (top, left), (rows, columns) = self.offset, self.size
+        scaled = np.asarray(image.resize((width, height), resample))
+        return np.ascontiguousarray(scaled[top : top + rows, left : left + columns])
+
+    def put_back(self, values: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "H W"]:
+        """A map of the crop at the photo's size, bilinear; NaN where the photo was not judged."""
+        top, left, bottom, right = self.box
+        rows = self._places(np.arange(top, bottom), 0)
+        columns = self._places(np.arange(left, right), 1)
+        on_photo = np.full(self.photo, np.nan, np.float32)
+        places = np.meshgrid(rows, columns, indexing="ij")
+        on_photo[top:bottom, left:right] = map_coordinates(values, places, order=1, mode="nearest")
+        return on_photo
+
+    def _places(self, pixels: np.ndarray, axis: int) -> np.ndarray:
+        """Where the centres of photo pixels lie in the crop's pixel coordinates."""
+        return (pixels + 0.5) * self.scaled[axis] / self.photo[axis] - 0.5 - self.offset[axis]
+
+
+def find_crop(photo: tuple[int, int], resize: int, crop: int | None) -> Crop:
+    """The evaluated crop of a photograph of (rows, columns).
+
+    Notes
+    -----
+    With ``crop`` given the photo becomes a ``resize`` px square, whatever its aspect, as benchmark code does: most of
+    a long photo would be lost otherwise. With ``crop=None`` the whole photo is kept at its own aspect, its short
+    side near ``resize``, both sides rounded to multiples of 32 so that the grids nest.
+    """
+    if min(photo) < SMALLEST:
+        raise ValueError(
+            f"A photo needs at least {SMALLEST} pixels on each side, but this one has {photo[0]} x {photo[1]} "
+            "(rows x columns). Take a larger photo."
+        )
+    if crop is None:
+        scale = resize / min(photo)
+        height, width = (max(GRID, round(side * scale / GRID) * GRID) for side in photo)
+        return Crop(photo, (height, width), (0, 0), (height, width))
+    margin = (resize - crop) // 2
+    return Crop(photo, (resize, resize), (margin, margin), (crop, crop))
