@@ -1,0 +1,144 @@
+"""Stage 1: photographs become feature pyramids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from spade_kit.backbones import EMBEDDED, Backbone, load_backbone
+from spade_kit.crops import Crop
+from spade_kit.datasets import Photo, as_array, as_list
+
+
+@dataclass(frozen=True, eq=False)
+class Pyramid:
+    """What a network sees in n images: maps from fine to coarse, and one vector an image.
+
+    Attributes
+    ----------
+    levels
+        One ``(n, c, h, w)`` float tensor a level, fine to coarse.
+    layers
+        The levels' names, ``layer1`` the finest.
+    pooled
+        ``(n, d)``: each image as a whole.
+    """
+
+    levels: Sequence[Float[Tensor, "n _c _h _w"]]
+    layers: Sequence[str]
+    pooled: Float[Tensor, "n d"]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", tuple(self.levels))
+        object.__setattr__(self, "layers", tuple(self.layers))
+        shapes = [tuple(level.shape) for level in self.levels]
+        sound = (
+            len(shapes) == len(self.layers) > 0
+            and all(len(shape) == 4 and shape[0] == len(self.pooled) for shape in shapes)
+            and all(fine[2] >= coarse[2] and fine[3] >= coarse[3] for fine, coarse in pairwise(shapes))
+        )
+        if not sound:
+            raise ValueError(
+                "A pyramid needs one (n, c, h, w) level per layer name, fine to coarse, and pooled (n, d), but levels "
+                f"{shapes}, layers {self.layers} and pooled {tuple(self.pooled.shape)} came."
+            )
+
+    def __len__(self) -> int:
+        return len(self.pooled)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) of the finest level."""
+        height, width = self.levels[0].shape[2:]
+        return height, width
+
+    def select(self, index: ArrayLike) -> Pyramid:
+        """The pyramid of some of the images, in the order given; a single number gives a pyramid of one."""
+        rows = torch.as_tensor(np.atleast_1d(np.asarray(index)), dtype=torch.long)
+        return Pyramid(
+            tuple(level[rows.to(level.device)] for level in self.levels),
+            self.layers,
+            self.pooled[rows.to(self.pooled.device)],
+        )
+
+    def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Pyramid:
+        levels = tuple(level.to(device, dtype) for level in self.levels)
+        return Pyramid(levels, self.layers, self.pooled.to(device))
+
+
+def extract_features(
+    images: Iterable[Photo] | Photo,
+    backbone: str | nn.Module | Backbone = EMBEDDED,
+    *,
+    batch_size: int = 16,
+    device: str | torch.device | None = None,
+) -> Pyramid:
+    """Turn photographs into one feature pyramid.
+
+    Each photo is scaled and cut as the backbone wants it (see `load_backbone`), then passed through the network once.
+
+    Parameters
+    ----------
+    images
+        One photo or many: Samples, paths, PIL images, (H, W, 3) uint8 arrays.
+    backbone
+        A name or what `load_backbone` gave.
+    batch_size
+        Photos per forward pass. It changes speed and memory, and the numbers by rounding only.
+    device
+        Where to compute; by default where the backbone is.
+
+    Returns
+    -------
+    Pyramid
+        With the embedded backbone ``layer1`` (n, 24, 56, 56), ``layer2`` (n, 40, 28, 28), ``layer3``
+        (n, 112, 14, 14) and ``pooled`` (n, 320).
+    """
+    network = prepare_backbone(backbone, device)
+    batches = [pyramid for *_, pyramid in iterate_features(as_list(images), network, batch_size)]
+    if not batches:
+        raise ValueError("Features need at least one image, but none came.")
+    return Pyramid(
+        tuple(torch.cat(levels) for levels in zip(*(batch.levels for batch in batches))),
+        batches[0].layers,
+        torch.cat([batch.pooled for batch in batches]),
+    )
+
+
+def prepare_backbone(backbone: str | nn.Module | Backbone, device: str | torch.device | None = None) -> Backbone:
+    if isinstance(backbone, Backbone):
+        return backbone if device is None else backbone.to(device)
+    return load_backbone(backbone, device=device or "cpu")
+
+
+def iterate_features(
+    images: Sequence[Photo], backbone: Backbone, batch_size: int = 16
+) -> Iterator[tuple[list[Crop], list[UInt8[np.ndarray, "H W 3"]], Pyramid]]:
+    """Batch after batch: where the evaluated crops lie, their pixels, and their pyramid."""
+    with tqdm(total=len(images), desc="features", unit="image", delay=1) as progress:
+        for start in range(0, len(images), batch_size):
+            photos = [as_array(image) for image in images[start : start + batch_size]]
+            places = [backbone.find_crop(photo) for photo in photos]
+            crops = [place.cut(photo) for place, photo in zip(places, photos)]
+            yield places, crops, compute_features(crops, backbone)
+            progress.update(len(crops))
+
+
+def compute_features(crops: Sequence[UInt8[np.ndarray, "H W 3"]], backbone: Backbone) -> Pyramid:
+    """One forward pass over evaluated crops of one size."""
+    sizes = {crop.shape for crop in crops}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"Images in one pyramid need one size, but crops of {sorted(size[:2] for size in sizes)} (rows, columns) "
+            "came. Take a backbone with crop=224, or photos of one aspect."
+        )
+    levels, pooled = backbone(np.stack(crops))
+    return Pyramid(tuple(level.float().contiguous() for level in levels), backbone.layers, pooled.float())
