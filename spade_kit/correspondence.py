@@ -1,0 +1,286 @@
+"""Stage 3: which normal pixel explains each pixel of the query."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from spade_kit._dense import search_densely
+from spade_kit._descent import Lanes, can_descend, descend
+from spade_kit.arguments import DefaultInt, check_count, choose, cut_count
+from spade_kit.features import Pyramid
+
+DEFAULT_KAPPA = DefaultInt(1)
+COMBINE = ("concat", "ensemble")
+Weights: TypeAlias = "Mapping[str, float] | str | None"
+
+
+@dataclass(frozen=True, eq=False)
+class Correspondence:
+    """Every query pixel's nearest gallery pixels, on the finest grid (h, w).
+
+    Attributes
+    ----------
+    distance
+        (h, w) Euclidean, the mean over the kappa nearest.
+    layer_distance
+        (L, h, w) the nearest one's squared distance in each level, weights included.
+    image, row, col
+        (kappa, h, w): which gallery image and which cell of the finest grid, nearest first.
+    """
+
+    distance: Float[np.ndarray, "h w"]
+    layer_distance: Float[np.ndarray, "L h w"]
+    image: Int[np.ndarray, "kappa h w"]
+    row: Int[np.ndarray, "kappa h w"]
+    col: Int[np.ndarray, "kappa h w"]
+
+
+def match_pixels(
+    query: Pyramid,
+    gallery: Pyramid,
+    *,
+    kappa: int = DEFAULT_KAPPA,
+    radius: int | None = None,
+    weights: Weights = None,
+    combine: str = "concat",
+) -> Correspondence:
+    """Match every query pixel to its closest pixels anywhere in the gallery.
+
+    The search ignores position: a screw that lies 20 pixels to the left still finds its twin. That freedom is what
+    separates SPADE from comparing two images pixel by pixel; ``radius`` takes it back step by step. The answer is
+    exact, that of comparing all pairs.
+
+    Parameters
+    ----------
+    query
+        A pyramid of one image.
+    gallery
+        The normal images to search, usually those that `nearest_images` retrieved.
+    kappa
+        How many closest pixels to average over. The paper uses 1.
+    radius
+        Search only this far from the query's own place, in cells of the finest grid, as a square window. ``0``
+        compares the same place only, ``None`` (the paper) everywhere.
+    weights
+        What each level's squared distance counts: a mapping by layer name (missing ones 1), ``"equal"`` for one over
+        the level's summed channel variance in the gallery, ``None`` for 1.
+    combine
+        ``"concat"``: one match for all levels, the paper's pyramid. ``"ensemble"``: each level is matched on its own
+        grid and the distances are averaged; places are then the finest level's.
+
+    Notes
+    -----
+    The paper's formulas average squared distances; its code, and we, Euclidean ones. A window of radius r around a
+    coarse cell holds every coarse cell with a fine pixel within r of one of its own.
+
+    References
+    ----------
+    .. [1] N. Cohen and Y. Hoshen, "Sub-Image Anomaly Detection with Deep Pyramid Correspondences",
+       arXiv:2005.02357, 2020.
+
+    Examples
+    --------
+    >>> import torch
+    >>> normal = Pyramid([torch.rand(2, 5, 8, 12), torch.rand(2, 7, 4, 6)], ["layer1", "layer2"], torch.rand(2, 3))
+    >>> found = match_pixels(normal.select(1), normal)
+    >>> found.distance.max().item(), found.image.min().item()
+    (0.0, 1)
+    """
+    _check_pair(query, gallery)
+    factors = resolve_weights(weights, gallery.layers, lambda: channel_variance(gallery))
+    levels = [level.float() for level in gallery.levels]
+    return search(query, levels, np.arange(len(gallery)), factors, kappa, radius, combine)
+
+
+def _check_pair(query: Pyramid, gallery: Pyramid) -> None:
+    if len(query) != 1:
+        raise ValueError(f"match_pixels takes one query image, but {len(query)} came. Take query.select(i).")
+    if len(gallery) == 0:
+        raise ValueError("match_pixels needs at least one gallery image, but none came.")
+    if query.layers != gallery.layers:
+        raise ValueError(
+            f"match_pixels compares layer by layer, but the query has {', '.join(query.layers)} and the gallery "
+            f"{', '.join(gallery.layers)}. Take both from the same backbone."
+        )
+    for name, here, there in zip(query.layers, query.levels, gallery.levels):
+        if here.shape[1] != there.shape[1]:
+            raise ValueError(
+                f"match_pixels compares channel by channel, but the query has {here.shape[1]} channels at {name} and "
+                f"the gallery has {there.shape[1]} at {name}. Take both from the same backbone."
+            )
+        if here.shape[2:] != there.shape[2:]:
+            raise ValueError(
+                f"match_pixels compares grids of one size, but at {name} the query's is {tuple(here.shape[2:])} and "
+                f"the gallery's {tuple(there.shape[2:])}. Take both with the same crop."
+            )
+
+
+def resolve_weights(weights: Weights, layers: Sequence[str], variance) -> Float[np.ndarray, L]:
+    """What each level's squared distance counts, as numbers; ``variance()`` gives each level's, if it is asked for."""
+    if weights is None:
+        return np.ones(len(layers), np.float32)
+    if isinstance(weights, str):
+        choose("weights", weights, ["equal"])
+        spread = np.asarray(variance())
+        return np.where(spread > 0, 1 / np.where(spread > 0, spread, 1), 1).astype(np.float32)
+    if not isinstance(weights, Mapping):
+        raise ValueError(f'weights is a mapping like {{"layer3": 0.5}}, "equal" or None, but {weights!r} came.')
+    for name, value in weights.items():
+        choose("A layer", name, layers)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value) or value < 0:
+            raise ValueError(f"A weight is a finite number of at least 0, but {value!r} came for {name}.")
+    factors = np.array([weights.get(name, 1) for name in layers], np.float32)
+    if not factors.any():
+        raise ValueError("At least one layer needs a weight above 0, but all are 0: no distance would be left.")
+    return factors
+
+
+def channel_variance(gallery: Pyramid) -> list[float]:
+    """Each level's variance over all images and places, summed over its channels."""
+    return [float(level.double().var((0, 2, 3), correction=0).sum()) for level in gallery.levels]
+
+
+def search(
+    query: Pyramid,
+    gallery: Lanes | Sequence[Tensor],
+    images: Int[np.ndarray, k],
+    weights: Float[np.ndarray, L],
+    kappa: int,
+    radius: int | None,
+    combine: str,
+) -> Correspondence:
+    """`match_pixels` among some images of a gallery, which is read in place where it is laid out for that."""
+    if check_count("kappa", kappa) and radius is not None:
+        check_count("radius", radius, least=0)
+    if choose("combine", combine, COMBINE) == "ensemble":
+        return _search_each(query, levels_of(gallery, images), weights, kappa, radius)
+    kappa = _cut_kappa(kappa, radius, query.grid, len(images))
+    if isinstance(gallery, Lanes):
+        place = descend(query.levels, gallery, images, weights, kappa, radius)
+    else:
+        place = _find(query.levels, levels_of(gallery, images), weights, kappa, radius)
+    return _describe(query, gallery, images, weights, place)
+
+
+def levels_of(gallery: Lanes | Sequence[Tensor], images: np.ndarray) -> Sequence[Tensor]:
+    """The levels of some images, on the spot: (k, c, h, w) float32."""
+    if isinstance(gallery, Lanes):
+        return gallery.read(images)
+    if len(images) == len(gallery[0]) and (images == np.arange(len(images))).all():
+        return [level.float() for level in gallery]
+    return [level[torch.from_numpy(images).to(level.device)].float() for level in gallery]
+
+
+def _find(
+    query: Sequence[Tensor], gallery: Sequence[Tensor], weights: np.ndarray, kappa: int, radius: int | None
+) -> np.ndarray:
+    """The places (kappa, h, w) of the nearest: by descent where the grids nest and live on the CPU."""
+    if can_descend([level.shape for level in gallery]) and gallery[0].device.type == "cpu":
+        lanes = Lanes(len(gallery[0]), [tuple(level.shape[1:]) for level in gallery])
+        lanes.write(0, gallery)
+        return descend(query, lanes, np.arange(len(lanes)), weights, kappa, radius)
+    h, w = gallery[0].shape[2:]
+    window = None if radius is None else (_within(h, h, radius), _within(w, w, radius))
+    return search_densely(query, gallery, weights, kappa, window)
+
+
+def _within(cells: int, fine: int, radius: int) -> np.ndarray:
+    """(cells, cells): whether two cells of an axis hold fine pixels no farther apart than ``radius``."""
+    cell = np.arange(fine) * cells // fine
+    first = np.searchsorted(cell, np.arange(cells))
+    last = np.searchsorted(cell, np.arange(cells), side="right") - 1
+    gap = np.maximum(first[:, None] - last, first - last[:, None])
+    return gap <= radius
+
+
+def _cut_kappa(kappa: int, radius: int | None, grid: tuple[int, int], images: int) -> int:
+    """No pixel has fewer candidates than the one in the corner."""
+    h, w = grid
+    window = h * w if radius is None else min(radius + 1, h) * min(radius + 1, w)
+    return cut_count("kappa", kappa, window * images, "candidates for a pixel in the corner")
+
+
+def _describe(
+    query: Pyramid,
+    gallery: Lanes | Sequence[Tensor],
+    images: np.ndarray,
+    weights: np.ndarray,
+    place: Int[np.ndarray, "kappa h w"],
+) -> Correspondence:
+    """Measure the pairs that were found, level by level, in float64 from differences."""
+    h, w = query.grid
+    rank, row, col = place // (h * w), place // w % h, place % w
+    there = _gather(gallery, images[rank], row, col)
+    here_row, here_col = np.indices((h, w))
+    parts = []
+    for weight, level, cells in zip(weights, query.levels, there):
+        _, _, rows, columns = level.shape
+        asked = level[0].permute(1, 2, 0).cpu().numpy()[here_row * rows // h, here_col * columns // w]  # (h, w, c)
+        difference = asked.astype(np.float64) - cells
+        parts.append(float(weight) * (difference**2).sum(-1))  # (kappa, h, w)
+    squared = np.stack(parts)
+    distance = np.sqrt(squared.sum(0)).mean(0)
+    return Correspondence(distance.astype(np.float32), squared[:, 0].astype(np.float32), rank, row, col)
+
+
+def _gather(
+    gallery: Lanes | Sequence[Tensor], image: np.ndarray, row: np.ndarray, col: np.ndarray
+) -> list[Float[np.ndarray, "kappa h w c"]]:
+    """The features of some pixels of the finest grid, at each level."""
+    if isinstance(gallery, Lanes):
+        return gallery.gather(image, row, col)
+    h, w = gallery[0].shape[2:]
+    at = [torch.from_numpy(index).to(gallery[0].device) for index in (image, row, col)]
+    return [
+        level.permute(0, 2, 3, 1)[at[0], at[1] * level.shape[2] // h, at[2] * level.shape[3] // w].float().cpu().numpy()
+        for level in gallery
+    ]
+
+
+def _search_each(
+    query: Pyramid, gallery: Sequence[Tensor], weights: np.ndarray, kappa: int, radius: int | None
+) -> Correspondence:
+    """Every level by itself, on its own grid; the mean of their distances."""
+    alone = [match_level(query, gallery, level, kappa, radius) for level in range(len(weights))]
+    used = np.flatnonzero(weights > 0)
+    root = np.sqrt(weights)
+    distance = np.mean([root[level] * resize(alone[level].distance, query.grid) for level in used], axis=0)
+    squared = [weight * spread(found.layer_distance[0], query.grid) for weight, found in zip(weights, alone)]
+    finest = alone[0]
+    return Correspondence(distance.astype(np.float32), np.stack(squared), finest.image, finest.row, finest.col)
+
+
+def match_level(
+    query: Pyramid, gallery: Sequence[Tensor], level: int, kappa: int, radius: int | None
+) -> Correspondence:
+    """One level searched by itself, on its own grid, unweighted. It has no coarser bound, so the search is dense."""
+    name, here, there = query.layers[level], query.levels[level], gallery[level]
+    rows, columns = here.shape[2:]
+    h, w = query.grid
+    window = None if radius is None else (_within(rows, h, radius), _within(columns, w, radius))
+    least = rows * columns if window is None else int(window[0].sum(1).min() * window[1].sum(1).min())
+    kappa = cut_count("kappa", kappa, least * len(there), f"candidates at {name}")
+    one = np.ones(1, np.float32)
+    place = search_densely([here], [there], one, kappa, window)
+    pyramid = Pyramid((here,), (name,), query.pooled)
+    return _describe(pyramid, [there], np.arange(len(there)), one, place)
+
+
+def resize(grid: Float[np.ndarray, "h w"], size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
+    """Bilinear, as images are resized: cell centres keep their place (``align_corners=False``)."""
+    tensor = torch.from_numpy(np.ascontiguousarray(grid, np.float32))[None, None]
+    return torch.nn.functional.interpolate(tensor, size, mode="bilinear", align_corners=False)[0, 0].numpy()
+
+
+def spread(grid: Float[np.ndarray, "h w"], size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
+    """Every fine pixel takes the value of the coarse cell that holds it."""
+    (h, w), (rows, columns) = size, grid.shape
+    return grid[np.arange(h)[:, None] * rows // h, np.arange(w) * columns // w]

@@ -1,0 +1,91 @@
+"""What tests share. No network, no progress bars, no window; the demo fitted once."""
+
+import os
+import runpy
+from pathlib import Path
+
+OFFLINE = Path(__file__).parent / "offline"
+runpy.run_path(str(OFFLINE / "sitecustomize.py"))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE), os.environ.get("PYTHONPATH")]))
+os.environ["TQDM_DISABLE"] = "1"
+os.environ["MPLBACKEND"] = "agg"
+
+import jaxtyping  # noqa: E402
+
+SHAPES_CHECKED = (
+    *("backbones", "correspondence", "crops", "datasets", "features"),
+    *("gallery", "metrics", "retrieval", "scores", "spade"),
+)
+jaxtyping.install_import_hook(
+    [f"spade_kit.{module}" for module in SHAPES_CHECKED],
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",  # an int will do for a float
+)
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+import spade_kit  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def demo() -> spade_kit.Dataset:
+    return spade_kit.load_dataset("demo")
+
+
+@pytest.fixture(scope="session")
+def spade(demo) -> spade_kit.SPADE:
+    """Fitted on the first twelve normal photos of the demo: small, and real."""
+    return spade_kit.SPADE(k=5).fit(demo.train[:12])
+
+
+@pytest.fixture(scope="session")
+def scratched(demo) -> spade_kit.Sample:
+    return next(sample for sample in demo.test if sample.label == "scratch")
+
+
+@pytest.fixture(scope="session")
+def result(spade, scratched) -> spade_kit.Result:
+    return spade.predict(scratched)
+
+
+@pytest.fixture(scope="session")
+def photographs() -> Path:
+    """Real photographs in the MVTec AD layout, if the environment names them."""
+    folder = os.environ.get("SPADE_KIT_MVTEC")
+    if folder is None:
+        pytest.skip("set SPADE_KIT_MVTEC to a folder in the MVTec AD layout to test on real photographs")
+    return Path(folder)
+
+
+@pytest.fixture
+def unchecked():
+    """Types as a user meets them: nobody checks annotations, so that our own sentences are what is seen."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+class TinyNet(torch.nn.Module):
+    """A network of one's own: strides 4, 8 and 16, seeded, fast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = torch.nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.early = torch.nn.Conv2d(4, 5, 3, stride=2, padding=1)
+        self.middle = torch.nn.Conv2d(5, 6, 3, stride=2, padding=1)
+        self.late = torch.nn.Conv2d(6, 7, 3, stride=2, padding=1)
+
+    def forward(self, x):
+        return self.late(self.middle(self.early(self.stem(x).relu()).relu()).relu())
+
+
+@pytest.fixture
+def tiny() -> spade_kit.Backbone:
+    return spade_kit.load_backbone(TinyNet(), layers=("early", "middle", "late"), pooled="late", resize=72, crop=64)
