@@ -1,0 +1,162 @@
+"""The normal images of a fit: their features laid out for the search, and a small picture of each to show."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+from torch import Tensor
+
+from spade_kit._descent import Lanes, can_descend
+from spade_kit.backbones import Backbone
+from spade_kit.correspondence import Weights, resolve_weights
+from spade_kit.crops import Crop
+from spade_kit.datasets import Photo, Sample
+from spade_kit.features import Pyramid, iterate_features
+
+PRECISIONS = {"float32": torch.float32, "float16": torch.float16}
+_WORTH_SAYING = 2 * 2**30  # bytes
+_JPEG_QUALITY = 92
+
+
+@dataclass(frozen=True)
+class Normal:
+    """What is kept of one normal image beside its features."""
+
+    jpeg: bytes  # the evaluated crop, for showing only
+    digest: bytes  # of the crop's pixels, to recognise a photo that is in the gallery
+    crop: Crop
+    sample: Sample | None  # where it came from, if it came as a Sample
+
+    @property
+    def image(self) -> UInt8[np.ndarray, "H W 3"]:
+        return np.array(Image.open(BytesIO(self.jpeg)))
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """n normal images, immutable.
+
+    Attributes
+    ----------
+    pooled
+        (n, d).
+    pixels
+        `Lanes` where the descent can search them in place, otherwise the pyramid's levels, each (n, c, h, w).
+    moments
+        Per level and image, the channels' means and mean squares: (n, c) float64 each. They give the variance over
+        any part of the gallery, such as all but one.
+    precision
+        In which features are held, and to which a query is rounded, too.
+    """
+
+    layers: tuple[str, ...]
+    normals: tuple[Normal, ...]
+    pooled: Float[Tensor, "n d"]
+    pixels: Lanes | list[Tensor]
+    moments: list[tuple[np.ndarray, np.ndarray]]
+    precision: torch.dtype
+
+    def __len__(self) -> int:
+        return len(self.normals)
+
+    @cached_property
+    def digests(self) -> frozenset[bytes]:
+        return frozenset(normal.digest for normal in self.normals)
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """(c, h, w) of each level."""
+        return self.pixels.shapes if isinstance(self.pixels, Lanes) else [tuple(x.shape[1:]) for x in self.pixels]
+
+    def pyramid(self, index: int) -> Pyramid:
+        """The features of one normal image, as a query would have them."""
+        images = np.array([index])
+        levels = self.pixels.read(images) if isinstance(self.pixels, Lanes) else [x[index, None] for x in self.pixels]
+        return Pyramid(tuple(level.float() for level in levels), self.layers, self.pooled[index, None])
+
+    def rounded(self, query: Pyramid) -> Pyramid:
+        """A query in the gallery's precision: a photo that is in the gallery must be at distance 0."""
+        return query.to(dtype=self.precision).to(dtype=torch.float32)
+
+    def weights(self, weights: Weights, images: Int[np.ndarray, m]) -> Float[np.ndarray, L]:
+        """What each level counts, where "equal" looks at these images only."""
+        return resolve_weights(weights, self.layers, lambda: [_variance(*level, images) for level in self.moments])
+
+
+def _variance(means: np.ndarray, squares: np.ndarray, images: np.ndarray) -> float:
+    return float((squares[images].mean(0) - means[images].mean(0) ** 2).sum())
+
+
+def digest(crop: UInt8[np.ndarray, "H W 3"]) -> bytes:
+    return hashlib.blake2b(crop, digest_size=16).digest()
+
+
+def build_gallery(images: Sequence[Photo], backbone: Backbone, precision: str) -> Gallery:
+    """Features of all images, batch by batch, straight into the layout that the search reads."""
+    dtype = PRECISIONS[precision]
+    normals: list[Normal] = []
+    pooled: list[Tensor] = []
+    moments: list[list[tuple[np.ndarray, np.ndarray]]] = []
+    pixels: Lanes | list[Tensor] | None = None
+    for places, crops, batch in iterate_features(images, backbone):
+        if pixels is None:
+            pixels = _make_room(len(images), batch, dtype)
+        start = len(normals)
+        held = [_hold(level, dtype, name) for level, name in zip(batch.levels, batch.layers)]
+        if isinstance(pixels, Lanes):
+            pixels.write(start, held)
+        else:
+            for room, level in zip(pixels, held):
+                room[start : start + len(crops)] = level
+        normals += map(_keep, images[start : start + len(crops)], places, crops)
+        pooled.append(batch.pooled)
+        moments.append([_moments(level.float()) for level in held])
+    if pixels is None:
+        raise ValueError("fit needs at least one normal image, but none came.")
+    joined = [tuple(np.concatenate(parts) for parts in zip(*level)) for level in zip(*moments)]
+    return Gallery(batch.layers, tuple(normals), torch.cat(pooled), pixels, joined, dtype)
+
+
+def _make_room(n: int, batch: Pyramid, dtype: torch.dtype) -> Lanes | list[Tensor]:
+    shapes = [tuple(level.shape[1:]) for level in batch.levels]
+    size = n * dtype.itemsize * sum(int(np.prod(shape)) for shape in shapes)
+    if size > _WORTH_SAYING:
+        warnings.warn(
+            f"The features of {n} images will take {size / 2**30:.1f} GB of memory. If that is too much, take fewer "
+            'images, precision="float16" for half, or a smaller crop (load_backbone(..., crop=...)).',
+            stacklevel=4,
+        )
+    device = batch.levels[0].device
+    if dtype == torch.float32 and device.type == "cpu" and can_descend(shapes):
+        return Lanes(n, shapes)
+    return [torch.empty((n, *shape), dtype=dtype, device=device) for shape in shapes]
+
+
+def _hold(level: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    held = level.to(dtype)
+    if not torch.isfinite(held).all():
+        cure = (
+            'Take precision="float32".' if torch.isfinite(level).all() else "Check the backbone's weights and inputs."
+        )
+        raise ValueError(f"Features must be finite numbers, but at {name} some are not, held as {dtype}. {cure}")
+    return held
+
+
+def _keep(image: Photo, place: Crop, crop: UInt8[np.ndarray, "H W 3"]) -> Normal:
+    stream = BytesIO()
+    Image.fromarray(crop).save(stream, "JPEG", quality=_JPEG_QUALITY)
+    return Normal(stream.getvalue(), digest(crop), place, image if isinstance(image, Sample) else None)
+
+
+def _moments(level: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    x = level.double()
+    return x.mean((2, 3)).cpu().numpy(), (x * x).mean((2, 3)).cpu().numpy()

@@ -1,0 +1,425 @@
+"""SPADE: the three stages tied together, and what they say about one photograph."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from sklearn.exceptions import NotFittedError
+from torch import nn
+from tqdm.auto import tqdm
+
+from spade_kit.arguments import check_count, choose, cut_count
+from spade_kit.backbones import EMBEDDED, Backbone
+from spade_kit.correspondence import (
+    COMBINE,
+    DEFAULT_KAPPA,
+    Correspondence,
+    Weights,
+    levels_of,
+    match_level,
+    resolve_weights,
+    search,
+)
+from spade_kit.crops import Crop
+from spade_kit.datasets import Photo, Sample, as_array, as_list
+from spade_kit.features import Pyramid, compute_features, prepare_backbone
+from spade_kit.gallery import PRECISIONS, Gallery, build_gallery, digest
+from spade_kit.retrieval import DEFAULT_K, Neighbours, find_nearest
+from spade_kit.scores import check_fpr, check_sigma, find_threshold, make_map, share_out
+
+_OPTIONS = ("k", "kappa", "radius", "weights", "combine", "sigma")
+_NORMALS_FOR_SCALE = 64
+
+
+class SPADE:
+    """Find what is wrong in a photograph by comparing it with photographs of what is right.
+
+    No training: features of a pretrained network, the K most similar normal images, and for every pixel the nearest
+    pixel in them.
+
+    Parameters
+    ----------
+    backbone
+        A name or what `load_backbone` gave.
+    k
+        How many normal images to retrieve. More than there are is cut.
+    kappa, radius, weights, combine
+        See `match_pixels`. With ``weights="equal"`` variances are taken over all fitted images.
+    sigma
+        Of the Gaussian that smooths the map, in map pixels; 0 for none.
+    precision
+        ``"float32"``, or ``"float16"`` to hold the features in half the memory and search more slowly.
+    device
+        Where to compute, by default where the backbone is.
+
+    Notes
+    -----
+    The image score is the maximum of the map; the paper's own, the mean distance to the retrieved images, stands
+    beside it as ``Result.retrieval_score``. Small defects hardly move the latter.
+
+    References
+    ----------
+    .. [1] N. Cohen and Y. Hoshen, "Sub-Image Anomaly Detection with Deep Pyramid Correspondences",
+       arXiv:2005.02357, 2020.
+    """
+
+    def __init__(
+        self,
+        backbone: str | nn.Module | Backbone = EMBEDDED,
+        *,
+        k: int = DEFAULT_K,
+        kappa: int = DEFAULT_KAPPA,
+        radius: int | None = None,
+        weights: Weights = None,
+        combine: str = "concat",
+        sigma: float = 4,
+        precision: str = "float32",
+        device: str | torch.device | None = None,
+    ) -> None:
+        self.backbone = prepare_backbone(backbone, device)
+        self.precision = choose("precision", precision, PRECISIONS)
+        self.k, self.kappa, self.radius = k, kappa, radius
+        self.weights, self.combine, self.sigma = weights, combine, sigma
+        self._gallery: Gallery | None = None
+        self._left_out: dict[tuple, dict[int, np.ndarray]] = {}  # options -> training image -> its distances
+        self._check_options()
+
+    def _check_options(self) -> None:
+        check_count("k", self.k)
+        check_count("kappa", self.kappa)
+        if self.radius is not None:
+            check_count("radius", self.radius, least=0)
+        resolve_weights(self.weights, self.backbone.layers, lambda: np.ones(len(self.backbone.layers)))
+        choose("combine", self.combine, COMBINE)
+        check_sigma(self.sigma)
+        if self._gallery is not None:
+            cut_count("k", self.k, len(self._gallery), "normal images")
+
+    def __repr__(self) -> str:
+        normals = f"{len(self)} normal images" if self._gallery is not None else "not fitted"
+        return f"SPADE({self.backbone.name}, {self.describe_options()}; {normals})"
+
+    def __len__(self) -> int:
+        """How many normal images were fitted."""
+        return len(self._fitted)
+
+    def describe_options(self) -> str:
+        """The options in small print."""
+        radius = "everywhere" if self.radius is None else f"radius {self.radius}"
+        weights = self.weights
+        if isinstance(weights, Mapping):
+            weights = ", ".join(f"{name} x {value:g}" for name, value in weights.items())
+        weighing = "" if weights is None else f", weights {weights}"
+        return f"K={int(self.k)}, kappa={int(self.kappa)}, {radius}, {self.combine}{weighing}, sigma={self.sigma:g}"
+
+    # ---- the gallery -------------------------------------------------------------------------------------------------
+
+    def fit(self, images: Iterable[Photo] | Photo) -> SPADE:
+        """Remember what normal looks like: the features of normal images, and each crop as a JPEG for showing.
+
+        Parameters
+        ----------
+        images
+            Samples, paths, PIL images or (H, W, 3) uint8 arrays, all normal.
+        """
+        self._gallery = build_gallery(as_list(images), self.backbone, self.precision)
+        self._left_out = {}
+        self._check_options()
+        return self
+
+    @property
+    def _fitted(self) -> Gallery:
+        if self._gallery is None:
+            raise NotFittedError("SPADE needs normal images first, but fit was not called. Call spade.fit(images).")
+        return self._gallery
+
+    def normal_image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+        """The evaluated crop of a training image, as it was kept for showing."""
+        return self._fitted.normals[index].image
+
+    def with_options(self, **options: Any) -> SPADE:
+        """The same gallery under other options (k, kappa, radius, weights, combine, sigma); nothing is fitted anew."""
+        for name in options:
+            choose("An option", name, _OPTIONS)
+        other = copy.copy(self)
+        vars(other).update(options)
+        other._check_options()
+        return other
+
+    # ---- predictions -------------------------------------------------------------------------------------------------
+
+    def predict(self, image: Photo) -> Result:
+        """Judge one photograph.
+
+        Warns where the photograph is one of the fitted ones: it would match itself at distance 0.
+        """
+        gallery = self._fitted
+        photo = as_array(image)
+        place = self.backbone.find_crop(photo)
+        crop = place.cut(photo)
+        query = gallery.rounded(compute_features([crop], self.backbone))
+        _check_grid(query, gallery)
+        if digest(crop) in gallery.digests:
+            _warn_of_itself()
+        sample = image if isinstance(image, Sample) else None
+        return self._judge(query, np.arange(len(gallery)), crop, place, sample)
+
+    def predict_left_out(self, index: int) -> Result:
+        """Judge training image ``index`` as if it had never been seen: against all the others."""
+        gallery = self._fitted
+        if not 0 <= check_count("index", index, least=0) < len(gallery):
+            raise ValueError(f"index is a training image from 0 to {len(gallery) - 1}, but {index} came.")
+        normal = gallery.normals[index]
+        return self._judge(gallery.pyramid(index), self._others(index, None), normal.image, normal.crop, normal.sample)
+
+    def _others(self, index: int, groups: Sequence[Hashable] | None) -> Int[np.ndarray, m]:
+        """All training images but this one, or but all of its group."""
+        labels: Sequence[Hashable] = range(len(self)) if groups is None else groups
+        others = np.array([at for at, label in enumerate(labels) if label != labels[index]], np.int64)
+        if len(others) == 0:
+            raise ValueError(
+                "Leaving an image out needs at least one other "
+                + ("normal image" if groups is None else "group")
+                + ", but there is none. Fit more normal images."
+            )
+        return others
+
+    def _search(self, query: Pyramid, among: Int[np.ndarray, m]) -> tuple[Neighbours, Correspondence]:
+        """Stages 2 and 3 among some of the training images."""
+        gallery = self._fitted
+        near = find_nearest(query.pooled, gallery.pooled[torch.from_numpy(among)], min(int(self.k), len(among)))
+        neighbours = Neighbours(among[near.index[0]], near.distance[0])
+        weights = gallery.weights(self.weights, among)
+        options = (self.kappa, self.radius, self.combine)
+        return neighbours, search(query, gallery.pixels, neighbours.index, weights, *options)
+
+    def _judge(
+        self, query: Pyramid, among: Int[np.ndarray, m], crop: np.ndarray, place: Crop, sample: Sample | None
+    ) -> Result:
+        neighbours, found = self._search(query, among)
+        height, width, _ = crop.shape
+        anomaly_map = make_map(found.distance, (height, width), self.sigma)
+        return Result(anomaly_map, neighbours, found, crop, place, sample, query, self)
+
+    # ---- what is normal ----------------------------------------------------------------------------------------------
+
+    def threshold(self, fpr: float = 0.01, *, of: str = "pixel", groups: Sequence[Hashable] | None = None) -> float:
+        """The score that normal images reach at a given rate, from normal images alone.
+
+        Each training image is judged against all the others, with the same smoothing as in use. Distances are kept:
+        asking again, for another rate or sigma, does not search again.
+
+        Parameters
+        ----------
+        fpr
+            The false-alarm rate to allow, such as 0.01.
+        of
+            ``"pixel"``: how many pixels of normal images may be marked. ``"image"``: how many normal images may have
+            an image score at or above the threshold.
+        groups
+            One label per training image: photographs of the same piece share a label and are left out together.
+
+        Returns
+        -------
+        float
+            The ceil((N + 1)(1 - fpr))-th smallest of N scores. A segmentation is ``map >= threshold``.
+        """
+        check_fpr(fpr)
+        choose("of", of, ("pixel", "image"))
+        if groups is not None and len(groups) != len(self):
+            raise ValueError(f"groups needs one label per training image, {len(self)}, but {len(groups)} came.")
+        maps = self._left_out_maps(range(len(self)), groups)
+        if of == "image":
+            return find_threshold(np.array([values.max() for values in maps]), fpr)
+        return find_threshold(np.concatenate([values.ravel() for values in maps]), fpr)
+
+    @property
+    def normal_level(self) -> float:
+        """The 99th percentile of the maps of at most 64 training images, each judged against the others.
+
+        The mark on every colour bar: what lies below is as normal images are. Computed on first use.
+        """
+        images = np.unique(np.linspace(0, len(self) - 1, min(len(self), _NORMALS_FOR_SCALE)).astype(int))
+        return float(np.percentile(np.stack(list(self._left_out_maps(images.tolist(), None))), 99))
+
+    def _left_out_maps(self, images: Sequence[int], groups: Sequence[Hashable] | None) -> Iterator[np.ndarray]:
+        """The maps of training images, each against the others; distances are searched once and kept."""
+        weights = tuple(self.weights.items()) if isinstance(self.weights, Mapping) else self.weights
+        options = (self.k, self.kappa, self.radius, weights, self.combine, groups and tuple(groups))
+        kept = self._left_out.setdefault(options, {})
+        for index in tqdm(images, desc="normal images, each left out in turn", unit="image", delay=1):
+            if index not in kept:
+                _, found = self._search(self._fitted.pyramid(index), self._others(index, groups))
+                kept[index] = found.distance
+            height, width = self._fitted.normals[index].crop.size
+            yield make_map(kept[index], (height, width), self.sigma)
+
+
+def _check_grid(query: Pyramid, gallery: Gallery) -> None:
+    came, needed = query.grid, tuple(gallery.shapes[0][1:])
+    if came != needed:
+        raise ValueError(
+            f"A photo must give the grid of the fitted images, {needed}, but this one gives {came}. "
+            "With crop=None all photos need the same aspect; take a backbone with crop=224 otherwise."
+        )
+
+
+def _warn_of_itself() -> None:
+    warnings.warn(
+        "This photo is one of the fitted images and would match itself at distance 0. "
+        "predict_left_out(index) judges it against the others.",
+        stacklevel=4,
+    )
+
+
+@dataclass(frozen=True)
+class Match:
+    """The normal pixel that explains one pixel of the map.
+
+    Attributes
+    ----------
+    image, neighbour
+        The normal image's place in ``train`` and among the retrieved, nearest first.
+    row, col
+        In map pixels: the centre of the matched cell.
+    distance
+        Of the two pixels, unsmoothed, mean over kappa.
+    layers
+        Each layer's part of the distance; the parts add up to it.
+    """
+
+    image: int
+    neighbour: int
+    row: int
+    col: int
+    distance: float
+    layers: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What SPADE says about one photograph; all maps are (H, W) on the evaluated crop, raw distances.
+
+    Attributes
+    ----------
+    anomaly_map
+        Smoothed Euclidean distance to what is normal.
+    neighbours
+        The retrieved normal images, nearest first: ``index`` (K,) in ``train``, ``distance`` (K,).
+    correspondence
+        The match of every cell; ``image`` counts along the neighbours.
+    image
+        The evaluated crop, (H, W, 3) uint8.
+    crop
+        Where it lies in the photograph.
+    sample
+        The photograph as it was given, if it was a Sample.
+    """
+
+    anomaly_map: Float[np.ndarray, "H W"]
+    neighbours: Neighbours
+    correspondence: Correspondence
+    image: UInt8[np.ndarray, "H W 3"]
+    crop: Crop
+    sample: Sample | None
+    query: Pyramid
+    spade: SPADE
+
+    def __repr__(self) -> str:
+        name = self.sample.path.name if self.sample else "photo"
+        return f"Result({name}: image score {self.image_score:.3f}, retrieval score {self.retrieval_score:.3f})"
+
+    @property
+    def image_score(self) -> float:
+        """The maximum of the map."""
+        return float(self.anomaly_map.max())
+
+    @property
+    def retrieval_score(self) -> float:
+        """The paper's image score: the mean distance of the retrieved images' pooled vectors."""
+        return float(self.neighbours.distance.mean())
+
+    @property
+    def label(self) -> str | None:
+        return self.sample.label if self.sample else None
+
+    @cached_property
+    def mask(self) -> Bool[np.ndarray, "H W"] | None:
+        """The truth on the evaluated crop, or None where it is unknown."""
+        mask = self.sample.mask if self.sample else None
+        return None if mask is None else self.crop.cut_mask(mask)
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """(top, left, bottom, right) of the evaluated crop in photo pixels."""
+        return self.crop.box
+
+    def on_photo(self) -> Float[np.ndarray, "H W"]:
+        """The anomaly map at the photograph's own size, NaN where it was not judged."""
+        return self.crop.put_back(self.anomaly_map)
+
+    def segmentation(self, threshold: float) -> Bool[np.ndarray, "H W"]:
+        """Where the map reaches the threshold: what the method calls anomalous."""
+        return self.anomaly_map >= threshold
+
+    @cached_property
+    def layer_maps(self) -> dict[str, Float[np.ndarray, "H W"]]:
+        """What each layer contributes, by its part of the squared distance; the maps add up to ``anomaly_map``."""
+        shares = share_out(self.correspondence)
+        return {name: self._map(share) for name, share in zip(self.query.layers, shares)}
+
+    @cached_property
+    def layer_alone(self) -> dict[str, Float[np.ndarray, "H W"]]:
+        """The map if each layer were searched by itself, on its own grid and unweighted. Computed on first use."""
+        levels = levels_of(self.spade._fitted.pixels, self.neighbours.index)
+        options = (int(self.spade.kappa), self.spade.radius)
+        return {
+            name: self._map(match_level(self.query, levels, level, *options).distance)
+            for level, name in enumerate(self.query.layers)
+        }
+
+    def _map(self, distance: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "H W"]:
+        height, width = self.anomaly_map.shape
+        return make_map(distance, (height, width), self.spade.sigma)
+
+    def match(self, row: int, col: int) -> Match:
+        """The normal pixel that explains the pixel at (row, col) of the map."""
+        (height, width), (h, w) = self.anomaly_map.shape, self.query.grid
+        if not (0 <= row < height and 0 <= col < width):
+            raise ValueError(
+                f"A place on this map is 0 <= row < {height}, 0 <= col < {width}, but ({row}, {col}) came."
+            )
+        at = (int(row * h // height), int(col * w // width))
+        found = self.correspondence
+        shares = share_out(found)[:, at[0], at[1]]
+        neighbour, there_row, there_col = (int(places[0][at]) for places in (found.image, found.row, found.col))
+        return Match(
+            image=int(self.neighbours.index[neighbour]),
+            neighbour=neighbour,
+            row=int((there_row + 0.5) * height / h),
+            col=int((there_col + 0.5) * width / w),
+            distance=float(found.distance[at]),
+            layers={name: float(share) for name, share in zip(self.query.layers, shares)},
+        )
+
+    @cached_property
+    def reconstruction(self) -> UInt8[np.ndarray, "H W 3"]:
+        """The crop put together, cell by cell, from the normal patches that explain it."""
+        (height, width), (h, w) = self.anomaly_map.shape, self.query.grid
+        found = self.correspondence
+        normals = np.stack([self.spade.normal_image(index) for index in self.neighbours.index])  # (k, H, W, 3)
+        rows, cols = np.indices((height, width))
+        cell = (rows * h // height, cols * w // width)
+        # a pixel moves with its cell; sides that are no multiple of the grid leave a last pixel to clip
+        there_rows = rows + (found.row[0][cell] - cell[0]) * height // h
+        there_cols = cols + (found.col[0][cell] - cell[1]) * width // w
+        there = (found.image[0][cell], there_rows.clip(0, height - 1), there_cols.clip(0, width - 1))
+        return normals[there]
