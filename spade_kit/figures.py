@@ -1,0 +1,203 @@
+"""Results in, Matplotlib figures out.
+
+Every map is drawn in raw distances on one scale, so that pictures can be compared. The scale of a fitted SPADE runs
+from 0 to twice what is normal; a mark on the colour bar shows the 99th percentile of normal images, each judged against
+the others. No image is stretched to its own extremes: that would make good parts look broken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+if TYPE_CHECKING:
+    from spade_kit.spade import Match, Result
+
+COLOURS = "cividis"  # even in lightness, also for colour-blind readers
+RING = "#D55E00"  # vermilion of the Okabe-Ito colours, seen on cividis and on photographs
+_SCALE = 2.0  # the colour bar ends at this many times the normals' 99th percentile
+_INCH = 2.6  # of one picture; four fill a notebook's width
+_SMALL = 7.5  # pt, for provenance
+
+
+def draw_result(result: Result, threshold: float | None = None, *, axes: Sequence[Axes] | None = None) -> Figure:
+    """The photo, its anomaly map, and the segmentation (solid) with the truth (dashed) where it is known.
+
+    Parameters
+    ----------
+    threshold
+        Where to draw the contour; by default at the normals' 99th percentile.
+    axes
+        Three axes to draw into.
+    """
+    figure, (photo, heat, outline) = _panels(axes, 3)
+    level = result.spade.normal_level if threshold is None else threshold
+    _show(photo, result.image, _title(result))
+    _add_bar(heat, _heat(heat, result.anomaly_map, result, f"anomaly map, max {result.image_score:.2f}"), result)
+    _show(outline, result.image, f"map ≥ {level:.2f}")
+    _contour(outline, result.segmentation(level), RING, "solid")
+    lines = [Line2D([], [], color=RING, label="found")]
+    if result.mask is not None and result.mask.any():
+        _contour(outline, result.mask, "white", "dashed")
+        lines.append(Line2D([], [], color="white", linestyle="dashed", label="truth"))
+    outline.legend(
+        handles=lines, loc="lower right", fontsize=8, facecolor="#333333", labelcolor="white", framealpha=0.8
+    )
+    return _finish(figure, result)
+
+
+def draw_neighbours(result: Result, count: int = 7, *, axes: Sequence[Axes] | None = None) -> Figure:
+    """The query and the normal images nearest to it as a whole, with the distances of their pooled vectors."""
+    count = min(count, len(result.neighbours))
+    columns = min(count + 1, 4)
+    figure, panels = _panels(axes, count + 1, columns)
+    _show(panels[0], result.image, "query")
+    for spine in panels[0].spines.values():
+        spine.set(visible=True, color=RING, linewidth=2)
+    for rank, panel in enumerate(panels[1:]):
+        index, distance = result.neighbours.index[rank], result.neighbours.distance[rank]
+        _show(panel, result.spade.normal_image(index), f"{rank + 1}: normal {index}, {distance:.2f}")
+    return _finish(figure, result, f"mean distance of all {len(result.neighbours)}: {result.retrieval_score:.3f}")
+
+
+def draw_layers(result: Result, *, axes: Sequence[Axes] | None = None) -> Figure:
+    """Above, what each layer contributes to the map; below, the map if that layer were searched by itself.
+
+    All on the scale of the anomaly map, to which the upper row adds up, and which no layer alone exceeds unless the
+    layers were weighted.
+    """
+    names = list(result.layer_maps)
+    figure, panels = _panels(axes, 2 * len(names), len(names))
+    for panel, name in zip(panels, names):
+        image = _heat(panel, result.layer_maps[name], result, f"{name}: its share")
+    _add_bar(panels[len(names) - 1], image, result)
+    for panel, name in zip(panels[len(names) :], names):
+        image = _heat(panel, result.layer_alone[name], result, f"{name} alone")
+    _add_bar(panels[-1], image, result)
+    return _finish(figure, result)
+
+
+def draw_match(result: Result, row: int, col: int, *, axes: Sequence[Axes] | None = None) -> Figure:
+    """A pixel of the query, the normal pixel that explains it, both close up, and each layer's part of the distance."""
+    match = result.match(row, col)
+    figure, (query, normal, here, there, bars) = _panels(axes, 5, 5)
+    explaining = result.spade.normal_image(match.image)
+    _show(query, result.image, f"query ({row}, {col})")
+    _show(normal, explaining, f"normal {match.image} ({match.row}, {match.col})")
+    for panel, at in ((query, (row, col)), (normal, (match.row, match.col))):
+        panel.plot(at[1], at[0], "o", markersize=15, markerfacecolor="none", markeredgecolor="white", markeredgewidth=4)
+        panel.plot(at[1], at[0], "o", markersize=15, markerfacecolor="none", markeredgecolor=RING, markeredgewidth=2)
+    _show_patch(here, result, result.image, (row, col), "query, close up")
+    _show_patch(there, result, explaining, (match.row, match.col), "normal, close up")
+    _draw_parts(bars, match)
+    return _finish(figure, result)
+
+
+def draw_reconstruction(result: Result, *, axes: Sequence[Axes] | None = None) -> Figure:
+    """The query, beside it the same picture put together from the normal patches that explain it, and how far off."""
+    figure, (query, rebuilt, heat) = _panels(axes, 3)
+    _show(query, result.image, _title(result))
+    _show(rebuilt, result.reconstruction, "rebuilt from normal patches")
+    _add_bar(heat, _heat(heat, result.anomaly_map, result, "distance of the features"), result)
+    return _finish(figure, result)
+
+
+# ---- pieces ----------------------------------------------------------------------------------------------------------
+
+
+def _panels(axes: Sequence[Axes] | None, count: int, columns: int | None = None) -> tuple[Figure, list[Axes]]:
+    """The axes given, or a new figure with one panel a picture, without pyplot showing it twice in a notebook."""
+    if axes is not None:
+        given = list(np.ravel(np.asarray(axes, dtype=object)))
+        if len(given) != count:
+            raise ValueError(f"This figure needs {count} axes, but {len(given)} came.")
+        return given[0].figure, given
+    columns = columns or count
+    rows = -(-count // columns)
+    figure = plt.figure(figsize=(_INCH * columns, _INCH * rows + 0.5), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for unused in panels[count:]:
+        unused.remove()
+    plt.close(figure)
+    return figure, panels[:count]
+
+
+def _title(result: Result) -> str:
+    if result.sample is None:
+        return "photo"
+    label = "" if result.label is None else f"{result.label}/"
+    return f"{label}{result.sample.path.stem}"
+
+
+def _show(panel: Axes, picture: np.ndarray, title: str) -> None:
+    panel.imshow(picture)
+    _name(panel, title)
+
+
+def _name(panel: Axes, title: str) -> None:
+    panel.set_title(title, fontsize=9)
+    panel.set(xticks=[], yticks=[])
+
+
+def _heat(panel: Axes, values: np.ndarray, result: Result, title: str) -> AxesImage:
+    image = panel.imshow(values, COLOURS, vmin=0, vmax=_SCALE * result.spade.normal_level)
+    _name(panel, title)
+    return image
+
+
+def _add_bar(panel: Axes, image: AxesImage, result: Result) -> None:
+    """The raw scale, with the normals' 99th percentile marked on it; an arrow where values go beyond."""
+    level = result.spade.normal_level
+    bar = panel.figure.colorbar(image, ax=panel, fraction=0.046, pad=0.03, extend="max")
+    bar.ax.axhline(level, color=RING, linewidth=2)
+    ticks = [0, level / 2, level, _SCALE * level]
+    bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
+    bar.ax.tick_params(labelsize=8)
+    bar.set_label("distance (line: normals' 99 %)", fontsize=8)
+
+
+def _contour(panel: Axes, mask: np.ndarray, colour: str, style: str) -> None:
+    if mask.any():
+        panel.contour(mask, levels=[0.5], colors=colour, linewidths=1.6, linestyles=style)
+
+
+def _show_patch(panel: Axes, result: Result, picture: np.ndarray, at: tuple[int, int], title: str) -> None:
+    """What surrounds a pixel, with a frame around its cell of the finest grid."""
+    (height, width), (h, w) = result.anomaly_map.shape, result.query.grid
+    cell = (height / h, width / w)
+    _show(panel, picture, title)
+    corner = [at[axis] * (h, w)[axis] // (height, width)[axis] * cell[axis] - 0.5 for axis in (0, 1)]
+    panel.add_patch(Rectangle((corner[1], corner[0]), cell[1], cell[0], fill=False, edgecolor=RING, linewidth=2))
+    reach = 4 * max(cell)
+    panel.set(xlim=(at[1] - reach, at[1] + reach), ylim=(at[0] + reach, at[0] - reach))
+
+
+def _draw_parts(panel: Axes, match: Match) -> None:
+    names, parts = list(match.layers), list(match.layers.values())
+    panel.barh(names, parts, color=plt.get_cmap(COLOURS)(0.6))
+    for row, part in enumerate(parts):
+        panel.text(part, row, f" {part:.2f}", va="center", fontsize=8)
+    panel.invert_yaxis()
+    panel.set_title(f"distance {match.distance:.2f}", fontsize=9)
+    panel.set_xlim(0, max(*parts, 1e-9) * 1.3)
+    panel.tick_params(labelsize=8)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def _finish(figure: Figure, result: Result, remark: str = "") -> Figure:
+    """Provenance in small print: which weights, which crop, which options."""
+    backbone = result.spade.backbone
+    height, width = result.anomaly_map.shape
+    print_ = (
+        f"{backbone.name}, weights: {backbone.weights}; crop {height} x {width} px; {result.spade.describe_options()}"
+    )
+    figure.supxlabel(f"{remark}\n{print_}" if remark else print_, fontsize=_SMALL, color="#666666")
+    return figure
