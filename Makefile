@@ -15,7 +15,7 @@ LAB := $(HOME_OF_ENV)/.spade_kit-lab
 TEST := $(HOME_OF_ENV)/.spade_kit-test
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: lab test check demo clean
+.PHONY: lab test check demo picture clean
 
 lab: $(LAB)
 	$(BIN)/jupyter trust notebooks/*.ipynb
@@ -32,6 +32,10 @@ check: $(TEST)
 
 demo: $(LAB)
 	$(BIN)/python -m spade_kit.demo data/demo
+
+picture: $(LAB)
+	$(BIN)/python -c "import spade_kit; d = spade_kit.load_dataset('demo'); s = spade_kit.SPADE().fit(d.train); \
+	spade_kit.draw_result(s.predict([x for x in d.test if x.label == 'thread'][1])).savefig('notebooks/images/result.png', dpi=100)"
 
 clean:
 	rm -rf .venv

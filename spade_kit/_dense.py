@@ -103,7 +103,7 @@ def _find_candidates(
     """Pairs (pixel of the row, place) that hold every pixel's kappa nearest, and few others."""
     h, w = levels[0].fine
     device = levels[0].held.device
-    error = sum(level.error(row) for level in levels)
+    error = torch.stack([level.error(row) for level in levels]).sum(0)  # (w,)
     nearest = torch.full((w, kappa), inf, device=device)  # the smallest so far, by product
     pixels, places = [], []
     for images in chunks:

@@ -35,7 +35,7 @@ from torch import Tensor
 try:
     import numba
 except ImportError:  # the dense search gives the same answer, later
-    numba = None
+    numba = None  # type: ignore[assignment]
 
 LANES = 16
 _SEEDS = 8  # images whose best block is tried first, to have tight bounds early
@@ -62,7 +62,7 @@ class Lanes:
     beyond the third are joined to ``coarse``; where there are only two, ``coarse`` is empty and bounds nothing.
     """
 
-    def __init__(self, n: int, shapes: Sequence[tuple[int, int, int]]) -> None:
+    def __init__(self, n: int, shapes: Sequence[tuple[int, ...]]) -> None:
         """``shapes`` are (c, h, w) of each level, fine to coarse."""
         self.shapes = [tuple(shape) for shape in shapes]
         self.rows, self.columns = self.shapes[0][1] // 4, self.shapes[0][2] // 4  # of blocks
@@ -208,7 +208,7 @@ def _in_threads(work: Callable[[int, int], None], count: int) -> None:
     Plain threads, since the kernel lets go of the interpreter: numba's own would abort on concurrent calls, and both
     numba's and torch's would spin while the other's work.
     """
-    threads = max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    threads = max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     run = -(-count // (4 * threads))
     starts = range(0, count, run)
     with ThreadPoolExecutor(threads) as pool:

@@ -6,13 +6,14 @@ import operator
 import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import SupportsIndex
 
 
 class DefaultInt(int):
     """A default that nobody asked for: where there are fewer candidates it is cut without a word."""
 
 
-def check_count(name: str, value: int, least: int = 1) -> int:
+def check_count(name: str, value: SupportsIndex, least: int = 1) -> int:
     """An integer of at least ``least``; bool and float are no counts."""
     try:
         number = operator.index(value)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -20,8 +20,10 @@ from spade_kit.crops import Crop, find_crop
 
 EMBEDDED = "efficientnet_lite0"
 _EMBEDDED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+_MeanStd: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
 _STRIDES = range(4, 17)  # px per cell: finer is mere edges and slow, coarser has lost the place
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_IMAGENET: _MeanStd = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_PROBE = 224  # px: the side of what shows a network's strides; a multiple of 32, so that they come out whole
 _SEED = 0  # of untrained weights
 
 
@@ -137,23 +139,27 @@ def load_backbone(
         if layers is not None:
             module = _Taps(module, tuple(layers), pooled or layers[-1])
         elif not isinstance(module, _TimmFeatures):
-            module = _Taps(module, *_maps_by_stride(module, crop or resize))
+            sources, coarsest = _maps_by_stride(module)
+            module = _Taps(module, sources, pooled or coarsest)
+        elif pooled is not None:
+            raise ValueError(f"With {name!r} pooled= goes together with layers=, but layers=None came. Name both.")
     place = torch.device(device)
     module = module.eval().to(place)
     return Backbone(label, module, module.sources, weights, mean, std, resize, crop, place)
 
 
 def _check_crop(resize: int, crop: int | None) -> None:
-    if resize < 32 or (crop is not None and not 32 <= crop <= resize):
+    sides = (resize, resize if crop is None else crop)
+    if not all(isinstance(side, (int, np.integer)) for side in sides) or not 32 <= sides[1] <= resize:
         raise ValueError(
-            f"resize and crop are pixels with 32 <= crop <= resize, but resize={resize} and crop={crop} came. "
+            f"resize and crop are whole pixels with 32 <= crop <= resize, but resize={resize} and crop={crop} came. "
             "Take resize=256, crop=224, or crop=None for the whole photo."
         )
 
 
 # ---- where networks come from ----------------------------------------------------------------------------------------
 
-_Built = tuple[nn.Module, str, tuple[tuple[float, ...], tuple[float, ...]]]
+_Built: TypeAlias = tuple[nn.Module, str, _MeanStd]
 
 
 def _builder(name: str) -> Callable[[str, bool], _Built]:
@@ -179,7 +185,7 @@ def _build_embedded(name: str, pretrained: bool) -> _Built:
     import timm
 
     module = timm.create_model("tf_efficientnet_lite0", features_only=True)
-    mean_std = ((0.5,) * 3, (0.5,) * 3)
+    mean_std: _MeanStd = ((0.5,) * 3, (0.5,) * 3)
     if not pretrained:
         return _TimmFeatures(module), "untrained", mean_std
     file = _embedded_file()
@@ -220,17 +226,18 @@ def _build_torchvision(name: str, pretrained: bool) -> _Built:
 def _build_timm(name: str, pretrained: bool) -> _Built:
     import timm
 
-    module = _fetch(name, lambda: timm.create_model(name, features_only=True, pretrained=pretrained))
-    config = timm.get_pretrained_cfg(name)
-    weights = f"timm {config.architecture}.{config.tag}" if pretrained else "untrained"
-    return _TimmFeatures(module), weights, (tuple(config.mean), tuple(config.std))
+    module = timm.create_model(name, features_only=True)  # first without: what fails here fails with weights, too
+    if pretrained:
+        module = _fetch(name, lambda: timm.create_model(name, features_only=True, pretrained=True))
+    config = timm.data.resolve_model_data_config(module)
+    return _TimmFeatures(module), f"timm {name}" if pretrained else "untrained", (config["mean"], config["std"])
 
 
 def _fetch(name: str, get: Callable[[], Any]) -> Any:
     """Weights that may have to be downloaded: a failure names the cure, and is never answered with random weights."""
     try:
         return get()
-    except (OSError, RuntimeError) as problem:
+    except Exception as problem:  # every hub raises its own
         raise ConnectionError(
             f"The weights of {name!r} are not on this machine and could not be downloaded ({problem}). "
             f"Take backbone={EMBEDDED!r}, whose weights are installed with the package, or connect once."
@@ -246,10 +253,12 @@ class _TimmFeatures(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        strides = network.feature_info.reduction()
+        info: Any = network.feature_info
+        strides = info.reduction()
         last = {stride: index for index, stride in enumerate(strides)}
         self.chosen = [last[stride] for stride in sorted(last) if stride in _STRIDES] or [len(strides) - 1]
-        self.sources = tuple(network.feature_info.module_name(index) for index in self.chosen)
+        names = info.module_name()
+        self.sources = tuple(names[index] for index in self.chosen)
         self.channels_last = "NHWC" in str(getattr(network, "output_fmt", "NCHW"))
 
     def forward(self, x: Float[Tensor, "n 3 H W"]) -> tuple[list[Tensor], Tensor]:
@@ -298,7 +307,7 @@ def _record(network: nn.Module, names: set[str], x: Tensor) -> dict[str, Tensor]
     return outputs
 
 
-def _maps_by_stride(network: nn.Module, side: int) -> tuple[tuple[str, ...], str]:
+def _maps_by_stride(network: nn.Module) -> tuple[tuple[str, ...], str]:
     """The last map at each stride from 4 to 16, and the coarsest, found by running the network once.
 
     Only submodules of one depth are compared, the first depth that shows several strides: inside a block, maps of the
@@ -307,9 +316,9 @@ def _maps_by_stride(network: nn.Module, side: int) -> tuple[tuple[str, ...], str
     network.eval()
     names = [name for name, _ in network.named_modules() if name]
     with torch.inference_mode():
-        outputs = _record(network, set(names), torch.zeros(1, 3, side, side))
+        outputs = _record(network, set(names), torch.zeros(1, 3, _PROBE, _PROBE))
     strides = {
-        name: side // output.shape[2]
+        name: _PROBE // output.shape[2]
         for name, output in outputs.items()
         if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] == output.shape[3] > 1
     }

@@ -36,10 +36,10 @@ class Crop:
         return top, left, bottom, right
 
     def _limits(self, axis: int) -> tuple[int, int]:
-        step = self.photo[axis] / self.scaled[axis]
-        edges = self.offset[axis] * step, (self.offset[axis] + self.size[axis]) * step
-        first, last = (int(np.ceil(edge - 0.5)) for edge in edges)
-        return max(first, 0), min(last, self.photo[axis])
+        photo, scaled, offset = self.photo[axis], self.scaled[axis], self.offset[axis]
+        # ceil(edge * photo / scaled - 1/2), in whole numbers: a centre may lie on the very edge
+        first, last = (-((scaled - 2 * edge * photo) // (2 * scaled)) for edge in (offset, offset + self.size[axis]))
+        return max(first, 0), min(last, photo)
 
     def cut(self, photo: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
         """The evaluated crop of a photograph (antialiased bilinear)."""

@@ -88,13 +88,21 @@ def as_array(photo: Photo) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def _upright_rgb(photo: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
-    return np.array(ImageOps.exif_transpose(photo).convert("RGB"))
+    if photo.mode[0] in "IF":  # Pillow would clip at 255
+        raise ValueError(
+            f"A photo has 8 bits a channel, but this one is of Pillow's mode {photo.mode!r}. Scale it, and all the "
+            "others alike, to 0..255 first."
+        )
+    upright = ImageOps.exif_transpose(photo)
+    if upright.mode == "P":
+        upright = upright.convert("RGBA")  # the way that Pillow wants for transparent palettes
+    return np.array(upright.convert("RGB"))
 
 
 def as_list(photos: Iterable[Photo] | Photo) -> list[Photo]:
     """One photo or many, as a list."""
     single = isinstance(photos, (Sample, str, Path, Image.Image)) or (
-        isinstance(photos, np.ndarray) and photos.ndim == 3
+        isinstance(photos, np.ndarray) and photos.ndim in (2, 3)  # 2 is wrong, and `as_array` says so
     )
     return [photos] if single else list(photos)  # type: ignore[list-item, arg-type]
 

@@ -11,11 +11,12 @@ import torch
 from jaxtyping import Float, UInt8
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
+from spade_kit.arguments import check_count
 from spade_kit.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.crops import Crop
 from spade_kit.datasets import Photo, as_array, as_list
+from spade_kit.progress import track
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +103,7 @@ def extract_features(
         With the embedded backbone ``layer1`` (n, 24, 56, 56), ``layer2`` (n, 40, 28, 28), ``layer3``
         (n, 112, 14, 14) and ``pooled`` (n, 320).
     """
+    check_count("batch_size", batch_size)
     network = prepare_backbone(backbone, device)
     batches = [pyramid for *_, pyramid in iterate_features(as_list(images), network, batch_size)]
     if not batches:
@@ -123,7 +125,7 @@ def iterate_features(
     images: Sequence[Photo], backbone: Backbone, batch_size: int = 16
 ) -> Iterator[tuple[list[Crop], list[UInt8[np.ndarray, "H W 3"]], Pyramid]]:
     """Batch after batch: where the evaluated crops lie, their pixels, and their pyramid."""
-    with tqdm(total=len(images), desc="features", unit="image", delay=1) as progress:
+    with track(total=len(images), desc="features") as progress:
         for start in range(0, len(images), batch_size):
             photos = [as_array(image) for image in images[start : start + batch_size]]
             places = [backbone.find_crop(photo) for photo in photos]

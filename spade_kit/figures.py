@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 COLOURS = "cividis"  # even in lightness, also for colour-blind readers
 RING = "#D55E00"  # vermilion of the Okabe-Ito colours, seen on cividis and on photographs
 _SCALE = 2.0  # the colour bar ends at this many times the normals' 99th percentile
-_INCH = 2.6  # of one picture; four fill a notebook's width
+_WIDTH = 10.4  # inches: a notebook's width
+_INCH = 2.6  # of one picture, where that many fit
+_BAR = 0.7  # of a colour bar with its labels
 _SMALL = 7.5  # pt, for provenance
 
 
@@ -38,7 +40,7 @@ def draw_result(result: Result, threshold: float | None = None, *, axes: Sequenc
     axes
         Three axes to draw into.
     """
-    figure, (photo, heat, outline) = _panels(axes, 3)
+    figure, (photo, heat, outline) = _panels(axes, 3, bars=1)
     level = result.spade.normal_level if threshold is None else threshold
     _show(photo, result.image, _title(result))
     _add_bar(heat, _heat(heat, result.anomaly_map, result, f"anomaly map, max {result.image_score:.2f}"), result)
@@ -75,7 +77,7 @@ def draw_layers(result: Result, *, axes: Sequence[Axes] | None = None) -> Figure
     layers were weighted.
     """
     names = list(result.layer_maps)
-    figure, panels = _panels(axes, 2 * len(names), len(names))
+    figure, panels = _panels(axes, 2 * len(names), len(names), bars=1)
     for panel, name in zip(panels, names):
         image = _heat(panel, result.layer_maps[name], result, f"{name}: its share")
     _add_bar(panels[len(names) - 1], image, result)
@@ -103,7 +105,7 @@ def draw_match(result: Result, row: int, col: int, *, axes: Sequence[Axes] | Non
 
 def draw_reconstruction(result: Result, *, axes: Sequence[Axes] | None = None) -> Figure:
     """The query, beside it the same picture put together from the normal patches that explain it, and how far off."""
-    figure, (query, rebuilt, heat) = _panels(axes, 3)
+    figure, (query, rebuilt, heat) = _panels(axes, 3, bars=1)
     _show(query, result.image, _title(result))
     _show(rebuilt, result.reconstruction, "rebuilt from normal patches")
     _add_bar(heat, _heat(heat, result.anomaly_map, result, "distance of the features"), result)
@@ -113,7 +115,9 @@ def draw_reconstruction(result: Result, *, axes: Sequence[Axes] | None = None) -
 # ---- pieces ----------------------------------------------------------------------------------------------------------
 
 
-def _panels(axes: Sequence[Axes] | None, count: int, columns: int | None = None) -> tuple[Figure, list[Axes]]:
+def _panels(
+    axes: Sequence[Axes] | None, count: int, columns: int | None = None, bars: int = 0
+) -> tuple[Figure, list[Axes]]:
     """The axes given, or a new figure with one panel a picture, without pyplot showing it twice in a notebook."""
     if axes is not None:
         given = list(np.ravel(np.asarray(axes, dtype=object)))
@@ -122,7 +126,8 @@ def _panels(axes: Sequence[Axes] | None, count: int, columns: int | None = None)
         return given[0].figure, given
     columns = columns or count
     rows = -(-count // columns)
-    figure = plt.figure(figsize=(_INCH * columns, _INCH * rows + 0.5), layout="constrained")
+    side = min(_INCH, (_WIDTH - _BAR * bars) / columns)
+    figure = plt.figure(figsize=(side * columns + _BAR * bars, (side + 0.2) * rows + 0.3), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for unused in panels[count:]:
         unused.remove()

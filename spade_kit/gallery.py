@@ -58,7 +58,7 @@ class Gallery:
         In which features are held, and to which a query is rounded, too.
     """
 
-    layers: tuple[str, ...]
+    layers: Sequence[str]
     normals: tuple[Normal, ...]
     pooled: Float[Tensor, "n d"]
     pixels: Lanes | list[Tensor]
@@ -97,7 +97,7 @@ def _variance(means: np.ndarray, squares: np.ndarray, images: np.ndarray) -> flo
 
 
 def digest(crop: UInt8[np.ndarray, "H W 3"]) -> bytes:
-    return hashlib.blake2b(crop, digest_size=16).digest()
+    return hashlib.blake2b(crop.tobytes(), digest_size=16).digest()
 
 
 def build_gallery(images: Sequence[Photo], backbone: Backbone, precision: str) -> Gallery:
@@ -122,8 +122,13 @@ def build_gallery(images: Sequence[Photo], backbone: Backbone, precision: str) -
         moments.append([_moments(level.float()) for level in held])
     if pixels is None:
         raise ValueError("fit needs at least one normal image, but none came.")
-    joined = [tuple(np.concatenate(parts) for parts in zip(*level)) for level in zip(*moments)]
+    joined = [_join(level) for level in zip(*moments)]
     return Gallery(batch.layers, tuple(normals), torch.cat(pooled), pixels, joined, dtype)
+
+
+def _join(batches: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    means, squares = zip(*batches)
+    return np.concatenate(means), np.concatenate(squares)
 
 
 def _make_room(n: int, batch: Pyramid, dtype: torch.dtype) -> Lanes | list[Tensor]:

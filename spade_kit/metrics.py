@@ -27,6 +27,7 @@ def roc_auc(scores: Float[np.ndarray, n], labels: Bool[np.ndarray, n]) -> float:
 
 def pixel_roc_auc(maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"]) -> float:
     """ROC-AUC over all pixels of all images together."""
+    _check_shapes(maps, masks)
     return roc_auc(np.ravel(maps), np.ravel(masks))
 
 
@@ -60,14 +61,13 @@ def aupro(maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"], fp
     .. [1] P. Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 129, 2021, doi:10.1007/s11263-020-01400-4.
     """
     maps, masks = np.asarray(maps), np.asarray(masks, bool)
-    if maps.shape != masks.shape or maps.ndim != 3:
-        raise ValueError(f"aupro needs maps and masks of one shape (n, H, W), but {maps.shape} and {masks.shape} came.")
+    _check_shapes(maps, masks)
     if not 0 < fpr_limit <= 1:
         raise ValueError(f"fpr_limit is a rate above 0 and up to 1, but {fpr_limit!r} came.")
     _check_both(masks, "masks")
     _check_finite(maps)
     weight = _region_weights(masks).ravel()  # what a pixel adds to the mean overlap
-    order = np.argsort(-maps.ravel(), kind="stable")
+    order = np.argsort(maps.ravel(), kind="stable")[::-1]
     normal = ~masks.ravel()
     fpr = np.cumsum(normal[order]) / normal.sum()
     pro = np.cumsum(weight[order])
@@ -89,6 +89,14 @@ def _region_weights(masks: Bool[np.ndarray, "n H W"]) -> Float[np.ndarray, "n H 
         weight[mask] = 1 / sizes[labels[mask]]
         regions += count
     return weights / regions
+
+
+def _check_shapes(maps: np.ndarray, masks: np.ndarray) -> None:
+    if np.shape(maps) != np.shape(masks) or np.ndim(maps) != 3:
+        raise ValueError(
+            f"Maps and masks need one shape (n, H, W), but {np.shape(maps)} and {np.shape(masks)} came. "
+            "Take each image's mask on the evaluated crop, result.mask."
+        )
 
 
 def _check_both(labels: Bool[np.ndarray, ...], name: str) -> None:

@@ -7,14 +7,14 @@ import warnings
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from operator import index as as_index
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from sklearn.exceptions import NotFittedError
 from torch import nn
-from tqdm.auto import tqdm
 
 from spade_kit.arguments import check_count, choose, cut_count
 from spade_kit.backbones import EMBEDDED, Backbone
@@ -32,6 +32,7 @@ from spade_kit.crops import Crop
 from spade_kit.datasets import Photo, Sample, as_array, as_list
 from spade_kit.features import Pyramid, compute_features, prepare_backbone
 from spade_kit.gallery import PRECISIONS, Gallery, build_gallery, digest
+from spade_kit.progress import track
 from spade_kit.retrieval import DEFAULT_K, Neighbours, find_nearest
 from spade_kit.scores import check_fpr, check_sigma, find_threshold, make_map, share_out
 
@@ -141,7 +142,7 @@ class SPADE:
             raise NotFittedError("SPADE needs normal images first, but fit was not called. Call spade.fit(images).")
         return self._gallery
 
-    def normal_image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+    def normal_image(self, index: SupportsIndex) -> UInt8[np.ndarray, "H W 3"]:
         """The evaluated crop of a training image, as it was kept for showing."""
         return self._fitted.normals[index].image
 
@@ -172,10 +173,11 @@ class SPADE:
         sample = image if isinstance(image, Sample) else None
         return self._judge(query, np.arange(len(gallery)), crop, place, sample)
 
-    def predict_left_out(self, index: int) -> Result:
+    def predict_left_out(self, index: SupportsIndex) -> Result:
         """Judge training image ``index`` as if it had never been seen: against all the others."""
         gallery = self._fitted
-        if not 0 <= check_count("index", index, least=0) < len(gallery):
+        index = check_count("index", index, least=0)
+        if index >= len(gallery):
             raise ValueError(f"index is a training image from 0 to {len(gallery) - 1}, but {index} came.")
         normal = gallery.normals[index]
         return self._judge(gallery.pyramid(index), self._others(index, None), normal.image, normal.crop, normal.sample)
@@ -255,7 +257,7 @@ class SPADE:
         weights = tuple(self.weights.items()) if isinstance(self.weights, Mapping) else self.weights
         options = (self.k, self.kappa, self.radius, weights, self.combine, groups and tuple(groups))
         kept = self._left_out.setdefault(options, {})
-        for index in tqdm(images, desc="normal images, each left out in turn", unit="image", delay=1):
+        for index in track(images, desc="normal images, each left out in turn"):
             if index not in kept:
                 _, found = self._search(self._fitted.pyramid(index), self._others(index, groups))
                 kept[index] = found.distance
@@ -390,14 +392,15 @@ class Result:
         height, width = self.anomaly_map.shape
         return make_map(distance, (height, width), self.spade.sigma)
 
-    def match(self, row: int, col: int) -> Match:
+    def match(self, row: SupportsIndex, col: SupportsIndex) -> Match:
         """The normal pixel that explains the pixel at (row, col) of the map."""
         (height, width), (h, w) = self.anomaly_map.shape, self.query.grid
+        row, col = as_index(row), as_index(col)
         if not (0 <= row < height and 0 <= col < width):
             raise ValueError(
                 f"A place on this map is 0 <= row < {height}, 0 <= col < {width}, but ({row}, {col}) came."
             )
-        at = (int(row * h // height), int(col * w // width))
+        at = (row * h // height, col * w // width)
         found = self.correspondence
         shares = share_out(found)[:, at[0], at[1]]
         neighbour, there_row, there_col = (int(places[0][at]) for places in (found.image, found.row, found.col))
