@@ -8,7 +8,6 @@ OFFLINE = Path(__file__).parent / "offline"
 runpy.run_path(str(OFFLINE / "sitecustomize.py"))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE), os.environ.get("PYTHONPATH")]))
 os.environ["TQDM_DISABLE"] = "1"
-os.environ["MPLBACKEND"] = "agg"
 
 import jaxtyping  # noqa: E402
 
@@ -21,11 +20,14 @@ jaxtyping.install_import_hook(
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",  # an int will do for a float
 )
 
+import matplotlib  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
 import spade_kit  # noqa: E402
+
+matplotlib.use("agg")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,69 @@
+"""The house: imports flow one way, and importing costs nothing."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import spade_kit
+
+PACKAGE = Path(spade_kit.__file__).parent
+FLOORS = [  # a module may import from floors below its own
+    {"arguments", "crops", "demo", "metrics", "progress"},
+    {"datasets", "backbones"},
+    {"features"},
+    {"retrieval", "_descent"},
+    {"_dense"},
+    {"correspondence"},
+    {"scores"},
+    {"gallery"},
+    {"spade"},
+    {"figures"},
+]
+FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
+
+
+def imports_of(module: str) -> set[str]:
+    """Modules of the package that a module imports when it runs, types alone not counted."""
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+    typing_only = {
+        id(node)
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and ast.unparse(branch.test) == "TYPE_CHECKING"
+        for node in ast.walk(branch)
+    }
+    names = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and id(node) not in typing_only]
+    return {name.split(".")[1] for name in names if name and name.startswith("spade_kit.")}
+
+
+def test_every_module_has_its_floor():
+    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} == set(FLOOR)
+
+
+@pytest.mark.parametrize("module", sorted(FLOOR))
+def test_imports_flow_one_way(module):
+    assert all(FLOOR[other] < FLOOR[module] for other in imports_of(module))
+
+
+def test_figures_know_results_only_by_name():
+    assert imports_of("figures") == set()
+
+
+def test_the_demo_and_the_metrics_stand_on_the_ground():
+    assert imports_of("demo") == imports_of("metrics") == imports_of("crops") == set()
+
+
+def test_importing_the_package_takes_no_heavy_library_with_it():
+    heavy = {"torch", "matplotlib", "ipywidgets", "numba", "timm", "scipy", "sklearn"}
+    script = f"import sys, spade_kit; dir(spade_kit); print(sorted({heavy} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_every_public_name_is_found_on_first_use():
+    for name in spade_kit.__all__:
+        assert getattr(spade_kit, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'SPADES'"):
+        spade_kit.SPADES  # noqa: B018

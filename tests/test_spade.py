@@ -1,0 +1,313 @@
+"""The three stages tied together."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+from sklearn.exceptions import NotFittedError
+
+import spade_kit
+from spade_kit import SPADE, extract_features, match_pixels, nearest_images
+from spade_kit._descent import Lanes
+from spade_kit.scores import find_threshold
+
+
+@pytest.fixture(scope="module")
+def pyramid(demo):
+    return extract_features(demo.train[:12])
+
+
+def map_by_hand(found, sigma=4):
+    tensor = torch.tensor(found.distance)[None, None]
+    upsampled = torch.nn.functional.interpolate(tensor, (224, 224), mode="bilinear", align_corners=False)
+    return gaussian_filter(upsampled[0, 0].numpy(), sigma, mode="reflect", truncate=4)
+
+
+OPTIONS = [
+    {},
+    {"kappa": 3},
+    {"radius": 4},
+    {"weights": {"layer3": 0.5}},
+    {"combine": "ensemble"},
+    {"sigma": 1.5},
+    {"k": 2},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_predict_is_the_three_stages_one_after_the_other(spade, pyramid, scratched, options):
+    result = spade.with_options(**options).predict(scratched)
+    query = extract_features(scratched)
+    near = nearest_images(query, pyramid, k=options.get("k", 5))
+    chosen = {name: value for name, value in options.items() if name not in ("k", "sigma")}
+    found = match_pixels(query, pyramid.select(near.index[0]), **chosen)
+    np.testing.assert_array_equal(result.neighbours.index, near.index[0])
+    np.testing.assert_allclose(result.neighbours.distance, near.distance[0], rtol=1e-4)
+    np.testing.assert_allclose(result.anomaly_map, map_by_hand(found, options.get("sigma", 4)), rtol=1e-3)
+    assert result.image_score == result.anomaly_map.max()
+    assert result.retrieval_score == pytest.approx(near.distance.mean(), rel=1e-4)
+    assert result.anomaly_map.dtype == np.float32
+
+
+def test_equal_weights_look_at_the_whole_gallery(spade, pyramid, scratched):
+    variance = [float(x.double().transpose(0, 1).flatten(1).var(1, correction=0).sum()) for x in pyramid.levels]
+    named = {name: 1 / value for name, value in zip(pyramid.layers, variance)}
+    equal, given = (spade.with_options(k=3, weights=weights).predict(scratched) for weights in ("equal", named))
+    np.testing.assert_allclose(equal.anomaly_map, given.anomaly_map, rtol=1e-5)
+
+
+def test_every_way_to_give_a_photo_gives_the_same_result(spade, scratched):
+    ways = [scratched, scratched.path, str(scratched.path), Image.open(scratched.path), scratched.image]
+    first, *rest = [spade.predict(way).anomaly_map for way in ways]
+    for other in rest:
+        np.testing.assert_array_equal(first, other)
+
+
+def test_layer_maps_add_up_to_the_anomaly_map(spade, scratched):
+    for options in OPTIONS:
+        result = spade.with_options(**options).predict(scratched)
+        np.testing.assert_allclose(sum(result.layer_maps.values()), result.anomaly_map, rtol=1e-4, atol=1e-3)
+        assert list(result.layer_maps) == ["layer1", "layer2", "layer3"]
+
+
+def test_a_layer_alone_is_a_search_through_that_layer(result, pyramid, scratched):
+    query = extract_features(scratched)
+    gallery = pyramid.select(result.neighbours.index)
+    for level, name in enumerate(pyramid.layers):
+        only = [spade_kit.Pyramid([p.levels[level]], [name], p.pooled) for p in (query, gallery)]
+        np.testing.assert_allclose(result.layer_alone[name], map_by_hand(match_pixels(*only)), rtol=1e-3)
+        assert (result.layer_alone[name] <= result.anomaly_map * (1 + 1e-4) + 1e-3).mean() > 0.95  # the pyramid adds
+
+
+def test_a_match_is_the_pair_of_pixels_that_was_measured(result, pyramid, scratched):
+    query = extract_features(scratched)
+    for row, col in [(0, 0), (223, 223), (101, 60), (7, 190)]:
+        match = result.match(row, col)
+        assert match.image == result.neighbours.index[match.neighbour]
+        assert (match.row % 4, match.col % 4) == (2, 2)  # the centre of a cell of four pixels
+        parts = []
+        for stride, asked, held in zip((4, 8, 16), query.levels, pyramid.levels):
+            here = asked[0, :, row // stride, col // stride].double()
+            there = held[match.image, :, match.row // stride, match.col // stride].double()
+            parts.append(float(((here - there) ** 2).sum()))
+        assert match.distance == pytest.approx(np.sqrt(sum(parts)), rel=1e-4)
+        shares = [match.distance * part / sum(parts) for part in parts]
+        assert list(match.layers.values()) == pytest.approx(shares, rel=1e-3)
+
+
+def test_the_reconstruction_takes_each_cell_from_its_match(spade, result):
+    rebuilt = result.reconstruction
+    assert rebuilt.shape == (224, 224, 3)
+    for row, col in [(0, 0), (40, 120), (221, 3)]:
+        match = result.match(row, col)
+        corner = [place // 4 * 4 for place in (row, col, match.row, match.col)]
+        normal = spade.normal_image(match.image)
+        np.testing.assert_array_equal(
+            rebuilt[corner[0] : corner[0] + 4, corner[1] : corner[1] + 4],
+            normal[corner[2] : corner[2] + 4, corner[3] : corner[3] + 4],
+        )
+
+
+def test_the_result_knows_the_truth_on_the_crop(result, scratched):
+    full = Image.fromarray(scratched.mask).resize((256, 256), Image.Resampling.NEAREST)
+    np.testing.assert_array_equal(result.mask, np.asarray(full)[16:240, 16:240])
+    assert result.label == "scratch"
+    assert result.mask.any()
+    assert result.box == (20, 20, 300, 300)  # of 320 px
+    assert result.image.shape == (224, 224, 3)
+
+
+def test_on_the_photo_the_map_keeps_its_peak_and_knows_where_it_did_not_look(result):
+    whole = result.on_photo()
+    assert whole.shape == (320, 320)
+    assert np.isnan(whole).sum() == 320**2 - 280**2
+    peak, there = (np.unravel_index(np.nanargmax(x), x.shape) for x in (result.anomaly_map, whole))
+    np.testing.assert_allclose(there, [(at + 16 + 0.5) * 320 / 256 - 0.5 for at in peak], atol=1)
+
+
+def test_the_segmentation_is_what_reaches_the_threshold(result):
+    at = float(np.median(result.anomaly_map))
+    np.testing.assert_array_equal(result.segmentation(at), result.anomaly_map >= at)
+    assert result.segmentation(result.image_score).sum() == 1
+
+
+def test_radius_0_and_kappa_k_and_a_threshold_are_the_pseudo_code_of_many_write_ups(spade, pyramid, scratched):
+    """Mean distance to the pixel at the same place of the K retrieved images, 1 where it passes a threshold."""
+    result = spade.with_options(k=4, kappa=4, radius=0, sigma=0).predict(scratched)
+    query = extract_features(scratched)
+    distance = np.zeros((56, 56))
+    for image in result.neighbours.index:
+        squared = np.zeros((56, 56))
+        for step, asked, held in zip((1, 2, 4), query.levels, pyramid.levels):
+            difference = ((asked[0].double() - held[image].double()) ** 2).sum(0).numpy()
+            squared += np.kron(difference, np.ones((step, step)))
+        distance += np.sqrt(squared) / 4
+    np.testing.assert_allclose(result.correspondence.distance, distance, rtol=1e-3)
+    expected = torch.nn.functional.interpolate(torch.tensor(distance)[None, None], (224, 224), mode="bilinear")[0, 0]
+    passes = np.asarray(expected >= 60)
+    assert (result.segmentation(60) == passes).mean() > 0.9999  # rounding at the threshold itself
+
+
+# ---- leaving out -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"weights": "equal"}, {"k": 50}], ids=str)
+def test_a_left_out_image_is_judged_as_if_it_had_never_been_fitted(demo, options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # k=50 of six is cut, and said
+        everyone = SPADE(**options).fit(demo.train[:6])
+        others = SPADE(**options).fit([demo.train[i] for i in (0, 1, 2, 4, 5)])
+    left_out, expected = everyone.predict_left_out(3), others.predict(demo.train[3])
+    np.testing.assert_allclose(left_out.anomaly_map, expected.anomaly_map, rtol=1e-3)
+    places = np.array([0, 1, 2, 4, 5])
+    np.testing.assert_array_equal(left_out.neighbours.index, places[expected.neighbours.index])
+    assert left_out.label == "good"
+    assert not left_out.mask.any()
+
+
+def test_the_threshold_comes_from_left_out_normals_smoothed_as_in_use(spade):
+    judge = spade.with_options(sigma=2)
+    maps = [judge.predict_left_out(index).anomaly_map for index in range(12)]
+    pixels = np.concatenate([values.ravel() for values in maps])
+    assert judge.threshold(0.01) == pytest.approx(find_threshold(pixels, 0.01), rel=1e-6)
+    assert judge.threshold(0.1, of="image") == pytest.approx(sorted(values.max() for values in maps)[11], rel=1e-6)
+    assert judge.threshold(0.5, of="image") == pytest.approx(sorted(values.max() for values in maps)[6], rel=1e-6)
+    assert judge.normal_level == pytest.approx(np.percentile(pixels, 99), rel=1e-6)
+
+
+def test_photographs_of_one_piece_are_left_out_together(demo):
+    """The same photo twice: one alone would be explained by the other; as one group it is explained by the rest."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        twice = SPADE().fit([*demo.train[:4], demo.train[0]])
+        assert twice.predict_left_out(0).image_score == 0
+        once = SPADE().fit(demo.train[1:4]).predict(demo.train[0]).image_score
+        judged = twice.threshold(0.2, of="image", groups=[0, 1, 2, 3, 0])
+    assert judged >= once * 0.999
+    with pytest.raises(ValueError, match="one label per training image, 5, but 2 came"):
+        twice.threshold(groups=[0, 1])
+
+
+def test_asking_again_does_not_search_again(demo, monkeypatch):
+    judge = SPADE(k=2).fit(demo.train[:4])
+    level = judge.threshold(0.1)
+    monkeypatch.setattr("spade_kit.spade.search", None)
+    assert judge.threshold(0.1) == level
+    assert judge.with_options(sigma=1).threshold(0.1) != level
+    with pytest.raises(TypeError, match="NoneType"):
+        judge.with_options(radius=1).threshold(0.1)
+
+
+# ---- options and galleries -------------------------------------------------------------------------------------------
+
+
+def test_other_options_leave_the_original_as_it_was(spade, scratched):
+    before = spade.predict(scratched).anomaly_map
+    other = spade.with_options(k=2, sigma=1)
+    assert (other.k, other.sigma, spade.k, spade.sigma) == (2, 1, 5, 4)
+    assert other._gallery is spade._gallery
+    np.testing.assert_array_equal(spade.predict(scratched).anomaly_map, before)
+
+
+def test_a_fitted_photo_is_recognised(spade, demo):
+    with pytest.warns(UserWarning, match=r"one of the fitted images.*predict_left_out"):
+        result = spade.predict(demo.train[3])
+    assert result.correspondence.distance.mean() < 0.2  # itself, but for the rounding of another batch size
+    assert result.neighbours.index[0] == 3
+
+
+def test_float16_holds_half_and_rounds_both_sides(demo, scratched):
+    half, full = (SPADE(k=3, precision=precision).fit(demo.train[:4]) for precision in ("float16", "float32"))
+    assert isinstance(full._gallery.pixels, Lanes)
+    assert {level.dtype for level in half._gallery.pixels} == {torch.float16}
+    np.testing.assert_allclose(half.predict(scratched).anomaly_map, full.predict(scratched).anomaly_map, rtol=0.01)
+    twins = SPADE(k=1, precision="float16").fit([demo.train[0], demo.train[0]])
+    assert twins.predict_left_out(0).image_score == 0
+
+
+def test_a_whole_photo_that_is_not_square_can_be_judged(demo, rng):
+    whole = spade_kit.load_backbone(resize=128, crop=None)
+    photos = [Image.fromarray(rng.integers(0, 255, (150, 260, 3), np.uint8)) for _ in range(3)]
+    judge = SPADE(whole).fit(photos[:2])
+    result = judge.predict(photos[2])
+    assert result.anomaly_map.shape == (128, 224)
+    assert result.box == (0, 0, 150, 260)
+    assert result.on_photo().shape == (150, 260)
+    assert not np.isnan(result.on_photo()).any()
+    assert 0 <= result.match(127, 223).col < 224
+
+
+def test_a_module_of_your_own_and_a_single_level_work_throughout(tiny, demo, scratched):
+    judge = SPADE(tiny).fit(demo.train[:3])
+    assert judge.predict(scratched).anomaly_map.shape == (64, 64)
+    vit = spade_kit.load_backbone("vit_tiny_patch16_224", pretrained=False)
+    result = SPADE(vit).fit(demo.train[:3]).predict(scratched)
+    assert list(result.layer_maps) == ["layer1"]
+    np.testing.assert_allclose(result.layer_maps["layer1"], result.anomaly_map, rtol=1e-5)
+    assert "untrained" in repr(result.spade)
+
+
+def test_much_memory_is_told_beforehand(monkeypatch, demo):
+    monkeypatch.setattr("spade_kit.gallery._WORTH_SAYING", 2**20)
+    with pytest.warns(UserWarning, match=r"features of 3 images will take 0.0 GB.*float16"):
+        SPADE().fit(demo.train[:3])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_the_answer_is_the_same(demo, scratched, spade):
+    judge = SPADE(k=5, device="cuda").fit(demo.train[:12])
+    np.testing.assert_allclose(judge.predict(scratched).anomaly_map, spade.predict(scratched).anomaly_map, rtol=1e-2)
+
+
+# ---- mistakes --------------------------------------------------------------------------------------------------------
+
+
+def test_predict_before_fit_says_what_to_do(demo):
+    with pytest.raises(NotFittedError, match=r"Call spade.fit\(images\)"):
+        SPADE().predict(demo.test[0])
+
+
+def test_more_neighbours_than_there_are_is_said_once_where_it_was_asked_for(demo, scratched):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(SPADE().fit(demo.train[:3]).predict(scratched).neighbours) == 3
+    with pytest.warns(UserWarning, match="k=9 was asked for, but there are 3 normal images") as said:
+        result = SPADE(k=9).fit(demo.train[:3]).predict(scratched)
+    assert len(said) == 1
+    assert len(result.neighbours) == 3
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_each_mistake_gets_a_sentence(spade, result):
+    mistakes = [
+        ({"k": 0}, "k must be a whole number of at least 1, but 0 came"),
+        ({"kappa": 2.5}, "kappa must be a whole number"),
+        ({"radius": -1}, "radius must be a whole number of at least 0"),
+        ({"sigma": -1}, "sigma is a finite number of map pixels"),
+        ({"sigma": float("nan")}, "sigma is a finite number"),
+        ({"weights": {"layer4": 1}}, "'layer4' came. Did you mean 'layer3'"),
+        ({"combine": "concatenate"}, "'concatenate' came. Did you mean 'concat'"),
+        ({"kapa": 2}, "'kapa' came. Did you mean 'kappa'"),
+        ({"backbone": "resnet18"}, "An option is one of 'k', 'kappa'"),
+    ]
+    for wrong, sentence in mistakes:
+        with pytest.raises(ValueError, match=sentence):
+            spade.with_options(**wrong)
+    for fpr in (0, 1, 1.5, float("nan"), "low"):
+        with pytest.raises(ValueError, match="fpr is a false-alarm rate between 0 and 1"):
+            spade.threshold(fpr)
+    with pytest.raises(ValueError, match="of is one of 'pixel', 'image'"):
+        spade.threshold(of="pixels")
+    with pytest.raises(ValueError, match="precision is one of 'float32', 'float16'"):
+        SPADE(precision="half")
+    with pytest.raises(ValueError, match="a training image from 0 to 11, but 12 came"):
+        spade.predict_left_out(12)
+    with pytest.raises(ValueError, match="0 <= row < 224"):
+        result.match(224, 0)
+    with pytest.raises(ValueError, match="at least one normal image, but none came"):
+        SPADE().fit([])
+    with pytest.raises(ValueError, match="at least one other normal image"):
+        SPADE(k=1).fit([result.image]).predict_left_out(0)
