@@ -145,7 +145,7 @@ def resolve_weights(weights: Weights, layers: Sequence[str], variance) -> Float[
 
 def channel_variance(gallery: Pyramid) -> list[float]:
     """Each level's variance over all images and places, summed over its channels."""
-    return [float(level.double().var((0, 2, 3), correction=0).sum()) for level in gallery.levels]
+    return [float(level.cpu().double().var((0, 2, 3), correction=0).sum()) for level in gallery.levels]
 
 
 def search(

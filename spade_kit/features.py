@@ -43,6 +43,7 @@ class Pyramid:
         shapes = [tuple(level.shape) for level in self.levels]
         sound = (
             len(shapes) == len(self.layers) > 0
+            and self.pooled.ndim == 2
             and all(len(shape) == 4 and shape[0] == len(self.pooled) for shape in shapes)
             and all(fine[2] >= coarse[2] and fine[3] >= coarse[3] for fine, coarse in pairwise(shapes))
         )
@@ -125,10 +126,17 @@ def iterate_features(
     images: Sequence[Photo], backbone: Backbone, batch_size: int = 16
 ) -> Iterator[tuple[list[Crop], list[UInt8[np.ndarray, "H W 3"]], Pyramid]]:
     """Batch after batch: where the evaluated crops lie, their pixels, and their pyramid."""
+    sizes: set[tuple[int, int]] = set()
     with track(total=len(images), desc="features") as progress:
         for start in range(0, len(images), batch_size):
             photos = [as_array(image) for image in images[start : start + batch_size]]
             places = [backbone.find_crop(photo) for photo in photos]
+            sizes.update(place.size for place in places)
+            if len(sizes) > 1:
+                raise ValueError(
+                    f"Images in one pyramid need one size, but crops of {sorted(sizes)} (rows, columns) came. "
+                    "Take a backbone with crop=224, or photos of one aspect."
+                )
             crops = [place.cut(photo) for place, photo in zip(places, photos)]
             yield places, crops, compute_features(crops, backbone)
             progress.update(len(crops))
@@ -136,11 +144,5 @@ def iterate_features(
 
 def compute_features(crops: Sequence[UInt8[np.ndarray, "H W 3"]], backbone: Backbone) -> Pyramid:
     """One forward pass over evaluated crops of one size."""
-    sizes = {crop.shape for crop in crops}
-    if len(sizes) > 1:
-        raise ValueError(
-            f"Images in one pyramid need one size, but crops of {sorted(size[:2] for size in sizes)} (rows, columns) "
-            "came. Take a backbone with crop=224, or photos of one aspect."
-        )
     levels, pooled = backbone(np.stack(crops))
     return Pyramid(tuple(level.float().contiguous() for level in levels), backbone.layers, pooled.float())

@@ -163,5 +163,5 @@ def _keep(image: Photo, place: Crop, crop: UInt8[np.ndarray, "H W 3"]) -> Normal
 
 
 def _moments(level: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    x = level.double()
-    return x.mean((2, 3)).cpu().numpy(), (x * x).mean((2, 3)).cpu().numpy()
+    x = level.cpu().double()  # some devices have no float64
+    return x.mean((2, 3)).numpy(), (x * x).mean((2, 3)).numpy()

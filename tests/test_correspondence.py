@@ -1,5 +1,7 @@
 """Stage 3: descent, plain descent and dense search against the definition in float64."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -257,6 +259,23 @@ def test_the_matrix_product_is_not_trusted_in_low_precision(rng):
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+def test_without_numba_the_answer_is_the_same(tmp_path, rng):
+    gallery, query = (make_pyramid(rng, n, halving(2, 3, 3), [3, 4, 5]) for n in (3, 1))
+    torch.save([query.levels, gallery.levels], tmp_path / "levels.pt")
+    script = (
+        "import sys; sys.modules['numba'] = None\n"
+        "import numpy, torch; from spade_kit import Pyramid, match_pixels\n"
+        f"query, gallery = torch.load({str(tmp_path / 'levels.pt')!r}, weights_only=True)\n"
+        "make = lambda x: Pyramid(x, ['layer1', 'layer2', 'layer3'], torch.zeros(len(x[0]), 1))\n"
+        "found = match_pixels(make(query), make(gallery), kappa=2, radius=3)\n"
+        f"numpy.savez({str(tmp_path / 'found.npz')!r}, **vars(found))"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+    without, found = np.load(tmp_path / "found.npz"), match_pixels(query, gallery, kappa=2, radius=3)
+    for name, value in vars(found).items():
+        np.testing.assert_array_equal(without[name], value)
 
 
 # ---- options ---------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import rattler
 import yaml
 from packaging.requirements import Requirement
 
@@ -43,6 +44,11 @@ def test_conda_and_pip_install_the_same(project, environment):
     assert given.pop("pip") == ""
     assert given.pop("python") == project["requires-python"]
     assert given == wanted
+
+
+def test_conda_understands_every_line(environment):
+    for line in environment["dependencies"][:-1]:
+        assert rattler.MatchSpec(line, strict=True).name is not None
 
 
 def test_conda_takes_this_package_and_what_only_pypi_has_through_pip(environment):
