@@ -22,13 +22,13 @@ lab: $(LAB)
 	$(BIN)/jupyter lab $(AS_ROOT) $(ARGS) notebooks/00_quickstart.ipynb
 
 test: $(TEST)
-	$(BIN)/python -m pytest $(ARGS)
+	TQDM_DISABLE=1 $(BIN)/python -m pytest $(ARGS)
 
 check: $(TEST)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(ARGS)
+	TQDM_DISABLE=1 $(BIN)/python -m pytest $(ARGS)
 
 demo: $(LAB)
 	$(BIN)/python -m spade_kit.demo data/demo
