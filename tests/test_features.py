@@ -1,0 +1,170 @@
+"""Stage 1: what a network is shown, by hand; the same numbers whatever the batch and whatever kind of photo came."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from spade_kit import Pyramid, Sample, extract_features, load_backbone
+
+
+def level(n, c, h, w):
+    return torch.zeros(n, c, h, w)
+
+
+def shapes(pyramid):
+    return [tuple(level.shape) for level in pyramid.levels]
+
+
+def all_equal(one, other, tolerance=0.0):
+    assert one.layers == other.layers
+    for ours, theirs in zip([*one.levels, one.pooled], [*other.levels, other.pooled]):
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
+@pytest.fixture
+def photos(rng) -> list[np.ndarray]:
+    """Coarse patterns, so that scaling leaves something of them; odd, and none the size of another."""
+    return [
+        np.kron(rng.integers(0, 256, (rows, cols, 3)), np.ones((9, 9, 1))).astype(np.uint8)[:-2, :-4]
+        for rows, cols in ((11, 15), (15, 11), (9, 9), (30, 8))
+    ]
+
+
+@pytest.mark.parametrize(("resize", "size"), [(256, 224), (72, 64)])
+def test_a_photo_is_scaled_cut_and_normalised_as_by_hand(tiny, photos, resize, size):
+    """To a square, antialiased; its centre; 0..1, less the mean, by the deviation; then the network, layer by layer."""
+    network = tiny.module.network
+    backbone = load_backbone(network, layers=tiny.sources, pooled="late", resize=resize, crop=size)
+    pyramid = extract_features(photos, backbone)
+    first = (resize - size) // 2
+    for number, photo in enumerate(photos):
+        scaled = Image.fromarray(photo).resize((resize, resize), Image.Resampling.BILINEAR)
+        x = np.asarray(scaled.crop((first, first, first + size, first + size))).astype(np.float64) / 255
+        x = (x - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+        x = torch.tensor(x, dtype=torch.float32).permute(2, 0, 1)[None]
+        with torch.inference_mode():
+            early = network.early(network.stem(x).relu())
+            middle = network.middle(early.relu())
+            late = network.late(middle.relu())
+        for ours, by_hand in zip(pyramid.levels, (early, middle, late)):
+            assert by_hand.std() > 0.01
+            torch.testing.assert_close(ours[number], by_hand[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(pyramid.pooled[number], late[0].mean((1, 2)), rtol=1e-4, atol=1e-5)
+
+
+def test_the_default_pyramid_has_the_shapes_that_are_promised(demo):
+    pyramid = extract_features(demo.train[:2])
+    assert pyramid.layers == ("layer1", "layer2", "layer3")
+    assert shapes(pyramid) == [(2, 24, 56, 56), (2, 40, 28, 28), (2, 112, 14, 14)]
+    assert pyramid.pooled.shape == (2, 320)
+    assert pyramid.grid == (56, 56)
+    assert {values.dtype for values in (*pyramid.levels, pyramid.pooled)} == {torch.float32}
+
+
+def test_the_batch_size_changes_nothing_but_rounding(demo):
+    images, backbone = demo.test[::11], load_backbone()
+    assert len(images) == 5
+    one, three, sixteen = (extract_features(images, backbone, batch_size=size) for size in (1, 3, 16))
+    all_equal(one, sixteen, 1e-4)
+    all_equal(three, sixteen, 1e-4)
+    assert (one.levels[2][0] - one.levels[2][4]).abs().max() > 0.1
+
+
+def test_every_kind_of_photo_gives_the_same(tiny, photos, tmp_path):
+    paths = [tmp_path / f"{number}.png" for number in range(len(photos))]
+    for path, photo in zip(paths, photos):
+        Image.fromarray(photo).save(path)
+    expected = extract_features(photos, tiny)
+    for kind in (Path, str, Sample, Image.open):
+        all_equal(extract_features((kind(path) for path in paths), tiny), expected)
+    mixed = [photos[0], paths[1], Sample(paths[2]), Image.fromarray(photos[3])]
+    all_equal(extract_features(mixed, tiny), expected)
+    single = extract_features(paths[2], tiny)
+    assert len(single) == 1
+    all_equal(single, expected.select(2), 1e-5)
+
+
+def test_select_keeps_the_order_asked_for(tiny, photos):
+    pyramid = extract_features(photos, tiny)
+    assert len(pyramid) == 4
+    chosen = pyramid.select([3, 0, 0])
+    assert len(chosen) == 3
+    assert chosen.layers == pyramid.layers
+    for place, image in enumerate([3, 0, 0]):
+        for ours, whole in zip([*chosen.levels, chosen.pooled], [*pyramid.levels, pyramid.pooled]):
+            assert torch.equal(ours[place], whole[image])
+    assert not torch.equal(chosen.pooled[0], chosen.pooled[1])
+    for index in (1, np.int64(1), np.array([1]), range(1, 2), torch.tensor([1])):
+        all_equal(pyramid.select(index), pyramid.select([1]))
+    assert len(pyramid.select([])) == 0
+
+
+def test_photos_may_come_as_one_array_and_one_backbone_by_name(photos):
+    stack = np.stack([photos[2], photos[2][::-1]])
+    pyramid = extract_features(stack, "efficientnet_lite0")
+    assert len(pyramid) == 2
+    all_equal(pyramid, extract_features(list(stack)))
+
+
+@pytest.mark.parametrize(
+    ("photo", "grids"),
+    [((70, 150), [(16, 32), (8, 16), (4, 8)]), ((150, 70), [(32, 16), (16, 8), (8, 4)])],
+)
+def test_a_whole_photo_keeps_its_aspect_and_its_grids_nest(tiny, rng, photo, grids):
+    """70 x 150 with the short side 64: 64 x 137, and 128 is the nearest multiple of 32."""
+    whole = load_backbone(tiny.module.network, layers=tiny.sources, pooled="late", resize=64, crop=None)
+    pyramid = extract_features(rng.integers(0, 256, (*photo, 3), np.uint8), whole)
+    assert [shape[2:] for shape in shapes(pyramid)] == grids
+    assert pyramid.grid == grids[0]
+
+
+def test_a_pyramid_can_be_built_by_hand_from_lists():
+    pyramid = Pyramid([level(2, 3, 7, 5), level(2, 9, 3, 5)], ["layer1", "layer2"], torch.zeros(2, 4))
+    assert isinstance(pyramid.levels, tuple)
+    assert pyramid.layers == ("layer1", "layer2")
+    assert (len(pyramid), pyramid.grid) == (2, (7, 5))
+
+
+# ---- mistakes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_pyramid_that_is_none_gets_a_sentence():
+    fine, coarse, pooled = level(2, 3, 8, 6), level(2, 4, 4, 3), torch.zeros(2, 5)
+    mistakes = [
+        ([coarse, fine], ["layer1", "layer2"], pooled),
+        ([level(2, 3, 4, 6), level(2, 3, 8, 3)], ["layer1", "layer2"], pooled),
+        ([level(2, 3, 8, 3), level(2, 3, 4, 6)], ["layer1", "layer2"], pooled),
+        ([fine, coarse], ["layer1"], pooled),
+        ([fine, level(3, 4, 4, 3)], ["layer1", "layer2"], pooled),
+        ([fine[0], coarse], ["layer1", "layer2"], pooled),
+        ([fine, coarse], ["layer1", "layer2"], torch.zeros(5, 2)),
+        ([fine, coarse], ["layer1", "layer2"], torch.zeros(2)),
+        ([], [], pooled),
+    ]
+    for levels, layers, vectors in mistakes:
+        with pytest.raises(ValueError, match=r"one \(n, c, h, w\) level per layer name, fine to coarse, and pooled"):
+            Pyramid(levels, layers, vectors)
+
+
+@pytest.mark.parametrize("batch_size", [1, 16])
+def test_whole_photos_of_several_aspects_get_a_sentence(tiny, photos, batch_size):
+    """Also where they meet only after the forward passes."""
+    whole = load_backbone(tiny.module.network, layers=tiny.sources, resize=64, crop=None)
+    sizes = r"crops of \[\(64, 96\), \(96, 64\)\] \(rows, columns\) came. Take a backbone with crop=224"
+    with pytest.raises(ValueError, match=sizes):
+        extract_features(photos[:2], whole, batch_size=batch_size)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_no_photos_and_no_batches_get_a_sentence(tiny, photos):
+    with pytest.raises(ValueError, match="at least one image, but none came"):
+        extract_features([], tiny)
+    for size in (0, -1, 1.5):
+        with pytest.raises(ValueError, match=f"batch_size must be a whole number of at least 1, but {size} came"):
+            extract_features(photos, tiny, batch_size=size)
+    with pytest.raises(ValueError, match=r"an array \(97, 131\) of uint8 came"):
+        extract_features(photos[0][..., 0], tiny)

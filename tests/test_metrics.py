@@ -1,0 +1,253 @@
+"""Metrics against definitions written out: all pairs, all thresholds, regions filled by hand."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from spade_kit.metrics import aupro, f1_max, pixel_roc_auc, roc_auc
+
+seeds = st.integers(0, 2**32 - 1)
+steps = st.sampled_from([2, 4, 12, 10**6])  # how many different scores there may be: few make ties
+
+
+def draw_scores(seed, shape, steps):
+    """Scores with ties, labels with at least one of each."""
+    rng = np.random.default_rng(seed)
+    labels = rng.random(shape) < rng.uniform(0.1, 0.7)
+    labels.flat[0], labels.flat[-1] = True, False
+    shift = rng.choice([0, steps // 2]) * labels  # a metric that knows something, or nothing
+    return (rng.integers(0, steps, shape) + shift) / 7 - 0.5, labels
+
+
+def fill_regions(mask):
+    """The 8-connected regions of one mask, as lists of (row, col), by flood fill."""
+    left, regions = {(int(row), int(col)) for row, col in np.argwhere(mask)}, []
+    while left:
+        front, region = [left.pop()], []
+        while front:
+            row, col = front.pop()
+            region.append((row, col))
+            around = {(row + down, col + across) for down in (-1, 0, 1) for across in (-1, 0, 1)} & left
+            left -= around
+            front += around
+        regions.append(region)
+    return regions
+
+
+def aupro_by_definition(maps, masks, limit):
+    """Every threshold there is; per region the part found; trapezoids, the last one cut at the limit."""
+    regions = [(image, *zip(*region)) for image, mask in enumerate(masks) for region in fill_regions(mask)]
+    curve = [(0.0, 0.0)]
+    for threshold in np.unique(maps)[::-1]:
+        marked = maps >= threshold
+        found = [marked[image][rows, cols].mean() for image, rows, cols in regions]
+        curve.append((marked[~masks].mean(), np.mean(found)))
+    area = 0.0
+    for (x, y), (next_x, next_y) in pairwise(curve):
+        if next_x > limit and next_x > x:
+            next_x, next_y = limit, y + (next_y - y) * (limit - x) / (next_x - x)
+        area += (next_x - x) * (y + next_y) / 2
+        if next_x >= limit:
+            break
+    return area / limit
+
+
+# ---- images ----------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(seeds, st.integers(2, 40), steps)
+def test_roc_auc_counts_the_pairs_in_the_right_order(seed, n, steps):
+    scores, labels = draw_scores(seed, n, steps)
+    pairs = [(strange > normal) + (strange == normal) / 2 for strange in scores[labels] for normal in scores[~labels]]
+    assert roc_auc(scores, labels) == pytest.approx(np.mean(pairs), abs=1e-12)
+    assert roc_auc(scores, labels) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+    assert roc_auc(-scores, labels) == pytest.approx(1 - np.mean(pairs), abs=1e-12)
+
+
+def test_roc_auc_by_hand():
+    """Anomalous 2 and 5, normal 1, 2, 3: (1 + 1/2 + 0) + 3 of 6 pairs."""
+    assert roc_auc(np.array([1.0, 2, 2, 3, 5]), np.array([False, True, False, False, True])) == pytest.approx(4.5 / 6)
+
+
+def test_large_raw_distances_are_ranked_and_not_squashed():
+    """A sigmoid would make them all 1, and the AUC 0.5."""
+    assert roc_auc(np.array([1000.0, 1001.0, 1002.0, 1003.0]), np.array([False, False, True, True])) == 1
+    assert f1_max(np.array([1000.0, 1001.0, 1002.0, 1003.0]), np.array([False, False, True, True])) == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(seeds, st.integers(2, 40), steps)
+def test_f1_max_is_the_best_of_a_loop_over_all_thresholds(seed, n, steps):
+    scores, labels = draw_scores(seed, n, steps)
+    best = 0.0
+    for threshold in scores:
+        marked = scores >= threshold
+        best = max(best, 2 * (marked & labels).sum() / (marked.sum() + labels.sum()))
+    assert f1_max(scores, labels) == pytest.approx(best, abs=1e-9)
+
+
+def test_f1_max_by_hand():
+    """Falling: anomalous, normal, anomalous, normal, normal. At the third: precision 2/3, recall 1, so 4/5."""
+    assert f1_max(np.array([5.0, 4, 3, 2, 1]), np.array([True, False, True, False, False])) == pytest.approx(0.8)
+
+
+# ---- pixels ----------------------------------------------------------------------------------------------------------
+
+
+def test_pixel_roc_auc_takes_all_pixels_of_all_images_together(rng):
+    """Not the mean over images: the second image is brighter altogether, and that counts."""
+    maps, masks = rng.random((2, 5, 3)).astype(np.float32), rng.random((2, 5, 3)) < 0.3
+    maps[1] += 0.5
+    strange = [float(maps[place]) for place in np.ndindex(2, 5, 3) if masks[place]]
+    normal = [float(maps[place]) for place in np.ndindex(2, 5, 3) if not masks[place]]
+    pairs = np.mean([a > b for a in strange for b in normal])
+    assert pixel_roc_auc(maps, masks) == pytest.approx(pairs)
+    assert abs(np.mean([roc_auc_score(mask.ravel(), one.ravel()) for one, mask in zip(maps, masks)]) - pairs) > 0.01
+
+
+def test_aupro_by_hand():
+    """Two regions: A, two pixels of the top row; B, two pixels that touch at a corner. Twelve normal pixels.
+
+    ======  ============  ======  ======================
+    score   passes        FPR     mean overlap of A, B
+    ======  ============  ======  ======================
+    9       one of A      0       (1/2 + 0) / 2 = 1/4
+    8       a normal one  1/12    1/4
+    7       one of B      1/12    (1/2 + 1/2) / 2 = 1/2
+    6       B, a normal   2/12    (1/2 + 1) / 2 = 3/4
+    5       one of A      2/12    1
+    0       all others    1       1
+    ======  ============  ======  ======================
+
+    Up to FPR 3/12, in twelfths: 1/4 + (1/2 + 3/4) / 2 + 1 = 15/8; by the width, 3: 5/8.
+    Up to FPR 1/8, one twelfth and a half: 1/4, and half a twelfth from 1/2 to 5/8: 9/32. Together 17/32; by 3/2: 17/48.
+    """
+    masks = np.array([[[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]], bool)
+    maps = np.array([[[9, 5, 0, 8], [0, 0, 0, 0], [0, 6, 7, 0], [0, 0, 0, 6]]], np.float32)
+    assert aupro(maps, masks, fpr_limit=0.25) == pytest.approx(5 / 8)
+    assert aupro(maps, masks, fpr_limit=0.125) == pytest.approx(17 / 48)
+    assert aupro_by_definition(maps, masks, 0.25) == pytest.approx(5 / 8)
+
+
+@settings(max_examples=80, deadline=None)
+@given(seeds, st.integers(1, 3), st.integers(2, 9), st.integers(2, 7), steps, st.sampled_from([0.05, 0.3, 0.5, 1.0]))
+def test_aupro_is_the_definition_over_all_thresholds(seed, n, height, width, steps, limit):
+    maps, masks = draw_scores(seed, (n, height, width), steps)
+    assert aupro(maps, masks, limit) == pytest.approx(aupro_by_definition(maps, masks, limit), abs=1e-6)
+
+
+def test_every_defect_counts_alike_however_small():
+    """One region of a single pixel is missed, one of thirty is found at once: one half, not 30/31."""
+    masks = np.zeros((1, 7, 11), bool)
+    masks[0, 1:6, 1:7] = True
+    masks[0, 3, 9] = True
+    maps = masks.astype(np.float32)
+    maps[0, 3, 9] = -1
+    assert aupro(maps, masks) == pytest.approx(0.5)
+    assert pixel_roc_auc(maps, masks) == pytest.approx(30 / 31)
+
+
+def test_diagonal_neighbours_are_one_region():
+    """A corner pair, of which one is found, and a single pixel, missed: 1/4. As three regions it would be 1/3."""
+    masks = np.zeros((1, 20, 30), bool)
+    masks[0, [3, 4, 9], [3, 4, 9]] = True
+    maps = np.zeros((1, 20, 30), np.float32)
+    maps[0, 3, 3] = 2
+    maps[~masks] = 1
+    assert aupro(maps, masks) == pytest.approx(1 / 4)
+    masks[0, 3, 4] = False
+    turned = masks[:, :, ::-1]
+    assert aupro(maps[:, :, ::-1], turned) == pytest.approx(1 / 4)  # the other diagonal, too
+
+
+def test_regions_do_not_reach_across_images():
+    """The same pixel in two images: found in one, missed in the other."""
+    masks = np.zeros((2, 6, 5), bool)
+    masks[:, 2, 3] = True
+    maps = np.where(masks, 0, 1.0)
+    maps[0, 2, 3] = 2
+    assert aupro(maps, masks) == pytest.approx(1 / 2)
+
+
+@pytest.mark.parametrize("limit", [0.05, 0.3, 1.0])
+def test_constant_maps_give_half_the_limit(limit):
+    """One threshold: the curve is the diagonal, whose mean height up to the limit is half of it."""
+    masks = np.zeros((2, 9, 7), bool)
+    masks[0, 2:5, 1:4] = True
+    assert aupro(np.full((2, 9, 7), 3.0), masks, limit) == pytest.approx(limit / 2)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seeds, steps)
+def test_stretching_all_scores_alike_changes_nothing(seed, steps):
+    maps, masks = draw_scores(seed, (2, 7, 5), steps)
+    scores, labels = maps.ravel(), masks.ravel()
+    for stretched in (100 * maps + 1000, (maps - maps.min()) ** 3, np.arctan(maps)):
+        assert len(np.unique(stretched)) == len(np.unique(maps))
+        assert aupro(stretched, masks) == pytest.approx(aupro(maps, masks), abs=1e-12)
+        assert pixel_roc_auc(stretched, masks) == pytest.approx(pixel_roc_auc(maps, masks), abs=1e-12)
+        assert f1_max(stretched.ravel(), labels) == pytest.approx(f1_max(scores, labels), abs=1e-12)
+
+
+def test_the_best_and_the_worst_map(rng):
+    masks = rng.random((3, 11, 8)) < 0.2
+    assert aupro(masks.astype(np.float32), masks) == pytest.approx(1)
+    assert pixel_roc_auc(masks.astype(np.float32), masks) == 1
+    inverse = rng.random(masks.shape) - 2.0 * masks  # every normal pixel before the first defect
+    assert aupro(inverse, masks) == 0
+    assert pixel_roc_auc(inverse, masks) == 0
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_maps_and_labels_of_whole_numbers_are_ranked_the_same(rng):
+    """As read from a grey picture: unsigned numbers must not wrap."""
+    maps, masks = rng.integers(0, 256, (2, 9, 7)), rng.random((2, 9, 7)) < 0.3
+    maps[masks] = np.minimum(maps[masks] + 90, 255)
+    wanted = aupro(maps.astype(float), masks)
+    assert aupro(maps.astype(np.uint8), masks.astype(np.uint8) * 255) == pytest.approx(wanted, abs=1e-12)
+    assert roc_auc([1, 2, 3], [0, 1, 1]) == 1
+
+
+# ---- mistakes --------------------------------------------------------------------------------------------------------
+
+FLAT = {"scores": np.arange(4.0), "labels": np.array([False, True, False, True])}
+DEEP = {"maps": np.arange(24.0).reshape(2, 3, 4), "masks": np.arange(24).reshape(2, 3, 4) % 2 == 0}
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("metric", [roc_auc, f1_max, pixel_roc_auc, aupro])
+def test_each_mistake_gets_a_sentence(metric):
+    scores, truth = (FLAT if metric in (roc_auc, f1_max) else DEEP).values()
+    assert 0 <= metric(scores, truth) <= 1
+    for wrong in (np.nan, np.inf, -np.inf):
+        spoilt = scores.copy()
+        spoilt.flat[2] = wrong
+        with pytest.raises(ValueError, match=r"finite numbers, but some are NaN or infinite. Take the map on the crop"):
+            metric(spoilt, truth)
+    with pytest.raises(ValueError, match=r"(labels|masks) hold only normal ones. Add the others"):
+        metric(scores, truth & False)
+    with pytest.raises(ValueError, match=r"(labels|masks) hold only anomalous ones"):
+        metric(scores, truth | True)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("metric", [pixel_roc_auc, aupro])
+def test_shapes_that_do_not_match_get_a_sentence(metric):
+    """Turned masks have as many pixels, and would give a number."""
+    maps, masks = DEEP.values()
+    for wrong, shape in ((masks.transpose(0, 2, 1), r"\(2, 4, 3\)"), (masks[:1], r"\(1, 3, 4\)")):
+        with pytest.raises(ValueError, match=r"one shape \(n, H, W\), but \(2, 3, 4\) and " + shape):
+            metric(maps, wrong)
+    with pytest.raises(ValueError, match=r"but \(3, 4\) and \(3, 4\) came"):
+        metric(maps[0], masks[0])
+
+
+@pytest.mark.parametrize("limit", [0, -0.1, 1.1])
+def test_a_limit_that_is_no_rate_gets_a_sentence(limit):
+    with pytest.raises(ValueError, match=f"a rate above 0 and up to 1, but {limit} came"):
+        aupro(*DEEP.values(), fpr_limit=limit)
