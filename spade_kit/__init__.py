@@ -24,8 +24,8 @@ _HOME = {
     "draw_result": "figures",
     "Neighbours": "retrieval",
     "nearest_images": "retrieval",
-    "Match": "spade",
-    "Result": "spade",
+    "Match": "results",
+    "Result": "results",
     "SPADE": "spade",
 }
 _MODULES = {"backbones", "correspondence", "datasets", "demo", "features", "figures", "metrics", "retrieval", "scores"}

@@ -25,126 +25,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from math import inf
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from spade_kit._lanes import LANES, Lanes, grids_nest, nest
+
 try:
     import numba
 except ImportError:  # the dense search gives the same answer, later
     numba = None  # type: ignore[assignment]
 
-LANES = 16
 _SEEDS = 8  # images whose best block is tried first, to have tight bounds early
 _SHAVE = np.float32(1 - 2**-20)  # covers the rounding of one sum of two partial distances
 _NOWHERE = np.iinfo(np.int64).max
 _EVERYWHERE = 1 << 30  # a radius that excludes nothing
 
 
-# ---- the layout ------------------------------------------------------------------------------------------------------
-
-
 def can_descend(shapes: Sequence[tuple[int, ...]]) -> bool:
-    """Whether each grid (.., h, w) is exactly half the one before, two levels at least, in blocks of 4 x 4 pixels."""
-    grids = [shape[-2:] for shape in shapes]
-    halves = all(fine == (2 * coarse[0], 2 * coarse[1]) for fine, coarse in pairwise(grids))
-    return numba is not None and len(grids) > 1 and halves and grids[0][0] % 4 == 0 and grids[0][1] % 4 == 0
-
-
-class Lanes:
-    """A gallery of n images laid out for the descent, once; searched in place, image by image.
-
-    ``coarse`` (n, blocks, c) rows for the matrix product, c padded to whole lanes; ``middle`` (n, groups, c, 16): the
-    16 cells of four blocks side by side; ``fine`` (n, blocks, c, 16): the 16 pixels of a block side by side. Levels
-    beyond the third are joined to ``coarse``; where there are only two, ``coarse`` is empty and bounds nothing.
-    """
-
-    def __init__(self, n: int, shapes: Sequence[tuple[int, ...]]) -> None:
-        """``shapes`` are (c, h, w) of each level, fine to coarse."""
-        self.shapes = [tuple(shape) for shape in shapes]
-        self.rows, self.columns = self.shapes[0][1] // 4, self.shapes[0][2] // 4  # of blocks
-        self.blocks = self.rows * self.columns
-        self.counts = [c for c, _, _ in self.shapes[2:]]  # channels of each level joined in `coarse`
-        groups = -(-self.blocks // 4)
-        self.coarse = torch.zeros(n, self.blocks, -(-sum(self.counts) // LANES) * LANES)
-        self.norms = torch.zeros(n, self.blocks, len(self.counts))  # squared, level by level
-        self.middle = np.zeros((n, groups, self.shapes[1][0], LANES), np.float32)
-        self.fine = np.zeros((n, self.blocks, self.shapes[0][0], LANES), np.float32)
-
-    def __len__(self) -> int:
-        return len(self.fine)
-
-    def write(self, start: int, levels: Sequence[Tensor]) -> None:
-        """Lay out some images' (n, c, h, w) levels from place ``start`` on."""
-        here = slice(start, start + len(levels[0]))
-        self.fine[here] = _lanes(_nest(levels[0], 2))
-        self.middle[here] = _lanes(_nest(levels[1], 1))
-        first = 0
-        for number, level in enumerate(levels[2:]):
-            rows = _repeat(level, 2**number).flatten(2).transpose(1, 2)  # (n, blocks, c)
-            self.coarse[here, :, first : first + rows.shape[2]] = rows
-            self.norms[here, :, number] = (rows * rows).sum(2)
-            first += rows.shape[2]
-
-    def read(self, images: np.ndarray) -> tuple[Tensor, ...]:
-        """The levels (n, c, h, w) of some images, as they were written."""
-        (_, h, w), (_, h2, w2) = self.shapes[:2]
-        fine = _unnest(_rows(self.fine[images]), h, w, 2)
-        middle = _unnest(_rows(self.middle[images])[:, : h2 * w2], h2, w2, 1)
-        joined = self.coarse[torch.as_tensor(images)].transpose(1, 2).unflatten(2, (self.rows, self.columns))
-        first, coarse = 0, []
-        for number, count in enumerate(self.counts):
-            coarse.append(joined[:, first : first + count, :: 2**number, :: 2**number].contiguous())
-            first += count
-        return fine, middle, *coarse
-
-    def gather(self, image: np.ndarray, row: np.ndarray, col: np.ndarray) -> list[np.ndarray]:
-        """(.., c) features at every level of some pixels of the finest grid."""
-        block = row // 4 * self.columns + col // 4
-        cell = 2 * (row // 2 % 2) + col // 2 % 2  # in its block
-        pixel = 4 * cell + 2 * (row % 2) + col % 2
-        coarse = self.coarse.numpy()[image, block]
-        ends = np.cumsum([0, *self.counts])
-        return [
-            self.fine[image, block, :, pixel],
-            self.middle[image, block // 4, :, 4 * (block % 4) + cell],
-            *(coarse[..., first:end] for first, end in pairwise(ends)),
-        ]
-
-
-def _nest(level: Tensor, times: int) -> Tensor:
-    """(n, c, h, w) -> (n, h * w, c), the pixels of a block side by side: block, then cell in it, then pixel in that."""
-    n, c, h, w = level.shape
-    halves = level.permute(0, 2, 3, 1).reshape(n, h >> times, *[2] * times, w >> times, *[2] * times, c)
-    inner = [axis for step in range(times) for axis in (2 + step, 3 + times + step)]
-    return halves.permute(0, 1, 2 + times, *inner, 3 + 2 * times).reshape(n, h * w, c)
-
-
-def _unnest(rows: Tensor, h: int, w: int, times: int) -> Tensor:
-    """The way back: (n, h * w, c) -> (n, c, h, w)."""
-    n, _, c = rows.shape
-    split = rows.reshape(n, h >> times, w >> times, *[2] * (2 * times), c)
-    down = [1, *range(3, 3 + 2 * times, 2)]
-    across = [2, *range(4, 3 + 2 * times, 2)]
-    return split.permute(0, 3 + 2 * times, *down, *across).reshape(n, c, h, w)
-
-
-def _lanes(rows: Tensor) -> np.ndarray:
-    """(n, m, c) -> (n, ceil(m / 16), c, 16)"""
-    rows = torch.nn.functional.pad(rows, (0, 0, 0, -rows.shape[1] % LANES))
-    return rows.unflatten(1, (-1, LANES)).transpose(2, 3).contiguous().cpu().numpy()
-
-
-def _rows(lanes: np.ndarray) -> Tensor:
-    """(n, g, c, 16) -> (n, g * 16, c)"""
-    return torch.from_numpy(lanes).transpose(2, 3).flatten(1, 2)
-
-
-def _repeat(level: Tensor, times: int) -> Tensor:
-    return level.repeat_interleave(times, 2).repeat_interleave(times, 3)
+    """Whether the grids nest as `Lanes` wants them, and there is a compiler for the kernel."""
+    return numba is not None and grids_nest(shapes)
 
 
 # ---- the search ------------------------------------------------------------------------------------------------------
@@ -224,7 +126,7 @@ def _four_by_four(lanes: np.ndarray) -> np.ndarray:
 def _unfold(gallery: Lanes) -> tuple[np.ndarray, tuple[int, int]]:
     """For each pixel in raster order, its place in nested order."""
     _, h, w = gallery.shapes[0]
-    nested = _nest(torch.arange(h * w).view(1, 1, h, w), 2).flatten().numpy()
+    nested = nest(torch.arange(h * w).view(1, 1, h, w), 2).flatten().numpy()
     order = np.empty(h * w, np.int64)
     order[nested] = np.arange(h * w)
     return order, (h, w)
@@ -345,8 +247,6 @@ def _open(P, rank, image, group, bound, q3, g3, w3, q2, g2, w2, q1, g1, w1, colu
             low = (bound[R] + w2 * least) * _SHAVE
             if low > worst[a] or (low == worst[a] and first > last[a]):
                 continue
-            if coarse < 0:
-                coarse = _coarse_distance(q3[P], g3[image, R], w3)
             _measure(q1[P, a], g1[image, R], fine)
             hit = False
             for e in range(4):
@@ -354,9 +254,12 @@ def _open(P, rank, image, group, bound, q3, g3, w3, q2, g2, w2, q1, g1, w1, colu
                 row = 4 * (P // columns) + 2 * (a >> 1) + (e >> 1)
                 column = 4 * (P % columns) + 2 * (a & 1) + (e & 1)
                 for j in range(LANES):
-                    total = (coarse + w2 * middle[a, inside + (j >> 2)]) + w1 * fine[e, j]
-                    if total > best[pixel, -1]:
+                    below = w2 * middle[a, inside + (j >> 2)]
+                    if ((bound[R] + below) + w1 * fine[e, j]) * _SHAVE > best[pixel, -1]:
                         continue
+                    if coarse < 0:  # few pairs come this far
+                        coarse = _coarse_distance(q3[P], g3[image, R], w3)
+                    total = (coarse + below) + w1 * fine[e, j]
                     there_row = 4 * (R // columns) + 2 * (j >> 3) + ((j >> 1) & 1)
                     there_column = 4 * (R % columns) + 2 * ((j >> 2) & 1) + (j & 1)
                     if abs(there_row - row) > radius or abs(there_column - column) > radius:

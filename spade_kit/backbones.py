@@ -25,6 +25,7 @@ _STRIDES = range(4, 17)  # px per cell: finer is mere edges and slow, coarser ha
 _IMAGENET: _MeanStd = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _PROBE = 224  # px: the side of what shows a network's strides; a multiple of 32, so that they come out whole
 _SEED = 0  # of untrained weights
+_recording = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +87,7 @@ def load_backbone(
     pooled: str | None = None,
     resize: int = 256,
     crop: int | None = 224,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
 ) -> Backbone:
     """A pretrained network, ready to make feature pyramids.
 
@@ -105,7 +106,8 @@ def load_backbone(
         The photo becomes a ``resize`` px square, of which the centre ``crop`` px are judged. ``crop=None`` judges the
         whole photo at its own aspect, its short side near ``resize``.
     device
-        ``"cpu"``, ``"cuda"``, ``"mps"``.
+        ``"cpu"`` (the default), ``"cuda"``, ``"mps"``. A `Backbone` that is passed in stays as and where it is, unless
+        another device is named.
 
     Raises
     ------
@@ -117,10 +119,10 @@ def load_backbone(
     Notes
     -----
     torchvision's and timm's weights are downloaded on first use, with a progress bar. Of torchvision's we take
-    ``IMAGENET1K_V1``, the only ones that the paper's authors can have had.
+    ``IMAGENET1K_V1`` where there are such, the only ones that the paper's authors can have had.
     """
     if isinstance(name, Backbone):
-        return name.to(device)
+        return name if device is None else name.to(device)
     _check_crop(resize, crop)
     if isinstance(name, nn.Module):
         if layers is None:
@@ -132,7 +134,7 @@ def load_backbone(
         module = _Taps(module, tuple(layers), pooled or layers[-1])
     else:
         build = _builder(name)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(_SEED)
             module, weights, (mean, std) = build(name, pretrained)
         label = name if pretrained else f"{name} (untrained)"
@@ -143,7 +145,7 @@ def load_backbone(
             module = _Taps(module, sources, pooled or coarsest)
         elif pooled is not None:
             raise ValueError(f"With {name!r} pooled= goes together with layers=, but layers=None came. Name both.")
-    place = torch.device(device)
+    place = torch.device(device or "cpu")
     module = module.eval().to(place)
     return Backbone(label, module, module.sources, weights, mean, std, resize, crop, place)
 
@@ -216,7 +218,8 @@ def _build_torchvision(name: str, pretrained: bool) -> _Built:
     module = torchvision.models.get_model(name, weights=None)
     if not pretrained:
         return module, "untrained", _IMAGENET
-    choice = torchvision.models.get_model_weights(name).IMAGENET1K_V1
+    offered = torchvision.models.get_model_weights(name)
+    choice = getattr(offered, "IMAGENET1K_V1", offered.DEFAULT)
     state = _fetch(name, lambda: choice.get_state_dict(progress=True, check_hash=True, weights_only=True))
     module.load_state_dict(state)
     preprocessing = choice.transforms()
@@ -282,10 +285,9 @@ class _Taps(nn.Module):
                 raise ValueError(
                     f"A layer is named by its submodule, but the network has none called {layer!r}. {hint}"
                 )
-        self.lock = threading.Lock()  # two calls at once would read each other's outputs
 
     def forward(self, x: Float[Tensor, "n 3 H W"]) -> tuple[list[Tensor], Tensor]:
-        with self.lock:
+        with _recording:  # two calls at once would read each other's outputs
             outputs = _record(self.network, {*self.sources, self.pooled}, x)
         vector = outputs[self.pooled]
         return [outputs[layer] for layer in self.sources], vector if vector.ndim == 2 else vector.mean((2, 3))

@@ -13,7 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from spade_kit._dense import search_densely
-from spade_kit._descent import Lanes, can_descend, descend
+from spade_kit._descent import can_descend, descend
+from spade_kit._lanes import Lanes
 from spade_kit.arguments import DefaultInt, check_count, choose, cut_count
 from spade_kit.features import Pyramid
 

@@ -64,7 +64,7 @@ class Pyramid:
 
     def select(self, index: ArrayLike) -> Pyramid:
         """The pyramid of some of the images, in the order given; a single number gives a pyramid of one."""
-        rows = torch.as_tensor(np.atleast_1d(np.asarray(index)), dtype=torch.long)
+        rows = torch.from_numpy(np.arange(len(self))[np.asarray(index, None if np.size(index) else int)].reshape(-1))
         return Pyramid(
             tuple(level[rows.to(level.device)] for level in self.levels),
             self.layers,
@@ -105,7 +105,7 @@ def extract_features(
         (n, 112, 14, 14) and ``pooled`` (n, 320).
     """
     check_count("batch_size", batch_size)
-    network = prepare_backbone(backbone, device)
+    network = load_backbone(backbone, device=device)
     batches = [pyramid for *_, pyramid in iterate_features(as_list(images), network, batch_size)]
     if not batches:
         raise ValueError("Features need at least one image, but none came.")
@@ -114,12 +114,6 @@ def extract_features(
         batches[0].layers,
         torch.cat([batch.pooled for batch in batches]),
     )
-
-
-def prepare_backbone(backbone: str | nn.Module | Backbone, device: str | torch.device | None = None) -> Backbone:
-    if isinstance(backbone, Backbone):
-        return backbone if device is None else backbone.to(device)
-    return load_backbone(backbone, device=device or "cpu")
 
 
 def iterate_features(

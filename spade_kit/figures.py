@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 if TYPE_CHECKING:
-    from spade_kit.spade import Match, Result
+    from spade_kit.results import Match, Result
 
 COLOURS = "cividis"  # even in lightness, also for colour-blind readers
 RING = "#D55E00"  # vermilion of the Okabe-Ito colours, seen on cividis and on photographs

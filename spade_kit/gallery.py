@@ -15,7 +15,8 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from spade_kit._descent import Lanes, can_descend
+from spade_kit._descent import can_descend
+from spade_kit._lanes import Lanes
 from spade_kit.backbones import Backbone
 from spade_kit.correspondence import Weights, resolve_weights
 from spade_kit.crops import Crop

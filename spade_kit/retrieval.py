@@ -52,6 +52,8 @@ def nearest_images(query: Pyramid, gallery: Pyramid, k: int = DEFAULT_K) -> Neig
             f"nearest_images compares pooled vectors, but the query's have {query.pooled.shape[1]} numbers and the "
             f"gallery's {gallery.pooled.shape[1]}. Take both from the same backbone."
         )
+    if len(gallery) == 0:
+        raise ValueError("nearest_images needs at least one gallery image, but none came.")
     return find_nearest(
         query.pooled, gallery.pooled, cut_count("k", check_count("k", k), len(gallery), "gallery images")
     )

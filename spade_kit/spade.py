@@ -5,36 +5,32 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from operator import index as as_index
 from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Int, UInt8
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from spade_kit.arguments import check_count, choose, cut_count
-from spade_kit.backbones import EMBEDDED, Backbone
+from spade_kit.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.correspondence import (
     COMBINE,
     DEFAULT_KAPPA,
     Correspondence,
     Weights,
-    levels_of,
-    match_level,
     resolve_weights,
     search,
 )
 from spade_kit.crops import Crop
 from spade_kit.datasets import Photo, Sample, as_array, as_list
-from spade_kit.features import Pyramid, compute_features, prepare_backbone
+from spade_kit.features import Pyramid, compute_features
 from spade_kit.gallery import PRECISIONS, Gallery, build_gallery, digest
 from spade_kit.progress import track
+from spade_kit.results import Result
 from spade_kit.retrieval import DEFAULT_K, Neighbours, find_nearest
-from spade_kit.scores import check_fpr, check_sigma, find_threshold, make_map, share_out
+from spade_kit.scores import check_fpr, check_sigma, find_threshold, make_map
 
 _OPTIONS = ("k", "kappa", "radius", "weights", "combine", "sigma")
 _NORMALS_FOR_SCALE = 64
@@ -85,7 +81,7 @@ class SPADE:
         precision: str = "float32",
         device: str | torch.device | None = None,
     ) -> None:
-        self.backbone = prepare_backbone(backbone, device)
+        self.backbone = load_backbone(backbone, device=device)
         self.precision = choose("precision", precision, PRECISIONS)
         self.k, self.kappa, self.radius = k, kappa, radius
         self.weights, self.combine, self.sigma = weights, combine, sigma
@@ -280,149 +276,3 @@ def _warn_of_itself() -> None:
         "predict_left_out(index) judges it against the others.",
         stacklevel=4,
     )
-
-
-@dataclass(frozen=True)
-class Match:
-    """The normal pixel that explains one pixel of the map.
-
-    Attributes
-    ----------
-    image, neighbour
-        The normal image's place in ``train`` and among the retrieved, nearest first.
-    row, col
-        In map pixels: the centre of the matched cell.
-    distance
-        Of the two pixels, unsmoothed, mean over kappa.
-    layers
-        Each layer's part of the distance; the parts add up to it.
-    """
-
-    image: int
-    neighbour: int
-    row: int
-    col: int
-    distance: float
-    layers: dict[str, float]
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """What SPADE says about one photograph; all maps are (H, W) on the evaluated crop, raw distances.
-
-    Attributes
-    ----------
-    anomaly_map
-        Smoothed Euclidean distance to what is normal.
-    neighbours
-        The retrieved normal images, nearest first: ``index`` (K,) in ``train``, ``distance`` (K,).
-    correspondence
-        The match of every cell; ``image`` counts along the neighbours.
-    image
-        The evaluated crop, (H, W, 3) uint8.
-    crop
-        Where it lies in the photograph.
-    sample
-        The photograph as it was given, if it was a Sample.
-    """
-
-    anomaly_map: Float[np.ndarray, "H W"]
-    neighbours: Neighbours
-    correspondence: Correspondence
-    image: UInt8[np.ndarray, "H W 3"]
-    crop: Crop
-    sample: Sample | None
-    query: Pyramid
-    spade: SPADE
-
-    def __repr__(self) -> str:
-        name = self.sample.path.name if self.sample else "photo"
-        return f"Result({name}: image score {self.image_score:.3f}, retrieval score {self.retrieval_score:.3f})"
-
-    @property
-    def image_score(self) -> float:
-        """The maximum of the map."""
-        return float(self.anomaly_map.max())
-
-    @property
-    def retrieval_score(self) -> float:
-        """The paper's image score: the mean distance of the retrieved images' pooled vectors."""
-        return float(self.neighbours.distance.mean())
-
-    @property
-    def label(self) -> str | None:
-        return self.sample.label if self.sample else None
-
-    @cached_property
-    def mask(self) -> Bool[np.ndarray, "H W"] | None:
-        """The truth on the evaluated crop, or None where it is unknown."""
-        mask = self.sample.mask if self.sample else None
-        return None if mask is None else self.crop.cut_mask(mask)
-
-    @property
-    def box(self) -> tuple[int, int, int, int]:
-        """(top, left, bottom, right) of the evaluated crop in photo pixels."""
-        return self.crop.box
-
-    def on_photo(self) -> Float[np.ndarray, "H W"]:
-        """The anomaly map at the photograph's own size, NaN where it was not judged."""
-        return self.crop.put_back(self.anomaly_map)
-
-    def segmentation(self, threshold: float) -> Bool[np.ndarray, "H W"]:
-        """Where the map reaches the threshold: what the method calls anomalous."""
-        return self.anomaly_map >= threshold
-
-    @cached_property
-    def layer_maps(self) -> dict[str, Float[np.ndarray, "H W"]]:
-        """What each layer contributes, by its part of the squared distance; the maps add up to ``anomaly_map``."""
-        shares = share_out(self.correspondence)
-        return {name: self._map(share) for name, share in zip(self.query.layers, shares)}
-
-    @cached_property
-    def layer_alone(self) -> dict[str, Float[np.ndarray, "H W"]]:
-        """The map if each layer were searched by itself, on its own grid and unweighted. Computed on first use."""
-        levels = levels_of(self.spade._fitted.pixels, self.neighbours.index)
-        options = (int(self.spade.kappa), self.spade.radius)
-        return {
-            name: self._map(match_level(self.query, levels, level, *options).distance)
-            for level, name in enumerate(self.query.layers)
-        }
-
-    def _map(self, distance: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "H W"]:
-        height, width = self.anomaly_map.shape
-        return make_map(distance, (height, width), self.spade.sigma)
-
-    def match(self, row: SupportsIndex, col: SupportsIndex) -> Match:
-        """The normal pixel that explains the pixel at (row, col) of the map."""
-        (height, width), (h, w) = self.anomaly_map.shape, self.query.grid
-        row, col = as_index(row), as_index(col)
-        if not (0 <= row < height and 0 <= col < width):
-            raise ValueError(
-                f"A place on this map is 0 <= row < {height}, 0 <= col < {width}, but ({row}, {col}) came."
-            )
-        at = (row * h // height, col * w // width)
-        found = self.correspondence
-        shares = share_out(found)[:, at[0], at[1]]
-        neighbour, there_row, there_col = (int(places[0][at]) for places in (found.image, found.row, found.col))
-        return Match(
-            image=int(self.neighbours.index[neighbour]),
-            neighbour=neighbour,
-            row=int((there_row + 0.5) * height / h),
-            col=int((there_col + 0.5) * width / w),
-            distance=float(found.distance[at]),
-            layers={name: float(share) for name, share in zip(self.query.layers, shares)},
-        )
-
-    @cached_property
-    def reconstruction(self) -> UInt8[np.ndarray, "H W 3"]:
-        """The crop put together, cell by cell, from the normal patches that explain it."""
-        (height, width), (h, w) = self.anomaly_map.shape, self.query.grid
-        found = self.correspondence
-        normals = np.stack([self.spade.normal_image(index) for index in self.neighbours.index])  # (k, H, W, 3)
-        rows, cols = np.indices((height, width))
-        cell = (rows * h // height, cols * w // width)
-        # a pixel moves with its cell; sides that are no multiple of the grid leave a last pixel to clip
-        there_rows = rows + (found.row[0][cell] - cell[0]) * height // h
-        there_cols = cols + (found.col[0][cell] - cell[1]) * width // w
-        there = (found.image[0][cell], there_rows.clip(0, height - 1), there_cols.clip(0, width - 1))
-        return normals[there]

@@ -13,7 +13,7 @@ import jaxtyping  # noqa: E402
 
 SHAPES_CHECKED = (
     *("backbones", "correspondence", "crops", "datasets", "features"),
-    *("gallery", "metrics", "retrieval", "scores", "spade"),
+    *("gallery", "metrics", "results", "retrieval", "scores", "spade"),
 )
 jaxtyping.install_import_hook(
     [f"spade_kit.{module}" for module in SHAPES_CHECKED],

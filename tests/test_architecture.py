@@ -11,14 +11,14 @@ import spade_kit
 
 PACKAGE = Path(spade_kit.__file__).parent
 FLOORS = [  # a module may import from floors below its own
-    {"arguments", "crops", "demo", "metrics", "progress"},
+    {"arguments", "crops", "demo", "metrics", "progress", "_lanes"},
     {"datasets", "backbones"},
     {"features"},
     {"retrieval", "_descent"},
     {"_dense"},
     {"correspondence"},
     {"scores"},
-    {"gallery"},
+    {"gallery", "results"},
     {"spade"},
     {"figures"},
 ]

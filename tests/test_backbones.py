@@ -1,5 +1,7 @@
 """Pretrained networks: the levels are those of the full network run another way; weights are what they say."""
 
+import copy
+
 import numpy as np
 import pytest
 import timm
@@ -254,3 +256,13 @@ def test_a_network_without_maps_gets_a_sentence():
 def test_sizes_that_make_no_sense_get_a_sentence(tiny, resize, crop):
     with pytest.raises(ValueError, match=f"32 <= crop <= resize, but resize={resize} and crop={crop} came"):
         load_backbone(tiny.module.network, layers=("early",), resize=resize, crop=crop)
+
+
+def test_a_backbone_stays_as_it_is(tiny):
+    assert load_backbone(tiny) is tiny
+    assert load_backbone(tiny, device="cpu").module is tiny.module
+
+
+def test_a_backbone_can_be_copied(tiny, rng):
+    crops = rng.integers(0, 256, (1, 64, 64, 3), np.uint8)
+    all_close(copy.deepcopy(tiny)(crops)[0], tiny(crops)[0])

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from spade_kit import Pyramid, correspondence, match_pixels
 from spade_kit._dense import search_densely
-from spade_kit._descent import Lanes, can_descend, descend, descend_plainly
+from spade_kit._descent import can_descend, descend, descend_plainly
+from spade_kit._lanes import Lanes
 
 seeds = st.integers(0, 2**32 - 1)
 

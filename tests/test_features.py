@@ -168,3 +168,11 @@ def test_no_photos_and_no_batches_get_a_sentence(tiny, photos):
             extract_features(photos, tiny, batch_size=size)
     with pytest.raises(ValueError, match=r"an array \(97, 131\) of uint8 came"):
         extract_features(photos[0][..., 0], tiny)
+
+
+def test_a_mask_and_negative_numbers_select_as_in_numpy(rng):
+    pyramid = Pyramid([torch.arange(4.0).view(4, 1, 1, 1)], ["layer1"], torch.zeros(4, 1))
+    for index in ([True, False, False, True], [0, -1], np.array([0, 3]), torch.tensor([0, 3]), range(0, 4, 3)):
+        assert pyramid.select(index).levels[0].flatten().tolist() == [0, 3]
+    with pytest.raises(IndexError):
+        pyramid.select([0.5])

@@ -11,7 +11,7 @@ from sklearn.exceptions import NotFittedError
 
 import spade_kit
 from spade_kit import SPADE, extract_features, match_pixels, nearest_images
-from spade_kit._descent import Lanes
+from spade_kit._lanes import Lanes
 from spade_kit.scores import find_threshold
 
 
