@@ -109,3 +109,8 @@ def test_each_mistake_gets_a_sentence(rng):
             nearest_images(gallery, gallery, k=k)
     with pytest.raises(ValueError, match="the query's have 7 numbers and the gallery's 8"):
         nearest_images(make_pyramid(rng.normal(size=(2, 7))), gallery)
+
+
+def test_an_empty_gallery_is_told():
+    with pytest.raises(ValueError, match="at least one gallery image, but none came"):
+        nearest_images(make_pyramid([[1.0]]), make_pyramid([[1.0]]).select([]))
