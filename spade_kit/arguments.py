@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import operator
+import sys
 import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
+from math import isfinite
+from numbers import Real
 from typing import SupportsIndex
 
 
@@ -27,10 +30,23 @@ def check_count(name: str, value: SupportsIndex, least: int = 1) -> int:
 def cut_count(name: str, value: int, available: int, of: str) -> int:
     """No more than there are; said once where more was asked for."""
     if value > available and not isinstance(value, DefaultInt):
-        warnings.warn(
-            f"{name}={value} was asked for, but there are {available} {of}: {available} are used.", stacklevel=3
-        )
+        warn(f"{name}={value} was asked for, but there are {available} {of}: {available} are used.")
     return min(int(value), available)
+
+
+def check_number(name: str, value: float, needed: str, *, least: float, most: float) -> float:
+    """A real number of numpy's or Python's own from ``least`` to ``most``, as a float; bool is no number."""
+    if isinstance(value, Real) and not isinstance(value, bool) and isfinite(value) and least <= value <= most:
+        return float(value)
+    raise ValueError(f"{name} is {needed}, but {value!r} came.")
+
+
+def warn(message: str) -> None:
+    """A warning that points at the user's line, not at one of ours."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("spade_kit"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 def choose(name: str, value: str, legal: Iterable[str]) -> str:

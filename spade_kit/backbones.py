@@ -169,13 +169,18 @@ def _builder(name: str) -> Callable[[str, bool], _Built]:
     import torchvision
 
     known = torchvision.models.list_models(module=torchvision.models)
+    if not isinstance(name, str):
+        raise ValueError(
+            f"A backbone is a name, a torch module or what load_backbone gave, but a {type(name).__name__} came. "
+            f"Take {EMBEDDED!r}."
+        )
     if name == EMBEDDED:
         return _build_embedded
     if name in known:
         return _build_torchvision
     if timm.is_model(name.split(".")[0]):
         return _build_timm
-    close = get_close_matches(name, [EMBEDDED, *known, *timm.list_models()], n=3)
+    close = get_close_matches(name, {EMBEDDED, *known, *timm.list_models()}, n=3)
     raise ValueError(
         f"A backbone is {EMBEDDED!r}, or any name of torchvision or timm, but {name!r} came. "
         + (f"Did you mean {' or '.join(map(repr, close))}?" if close else "timm.list_models() lists over a thousand.")

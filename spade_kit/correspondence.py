@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from typing import TypeAlias
 
 import numpy as np
@@ -15,11 +14,12 @@ from torch import Tensor
 from spade_kit._dense import search_densely
 from spade_kit._descent import can_descend, descend
 from spade_kit._lanes import Lanes
-from spade_kit.arguments import DefaultInt, check_count, choose, cut_count
+from spade_kit.arguments import DefaultInt, check_count, check_number, choose, cut_count
 from spade_kit.features import Pyramid
 
 DEFAULT_KAPPA = DefaultInt(1)
 COMBINE = ("concat", "ensemble")
+_LARGEST = 1e18  # of a feature or a weight: squares and their sums must stay finite in float32
 Weights: TypeAlias = "Mapping[str, float] | str | None"
 
 
@@ -42,6 +42,10 @@ class Correspondence:
     image: Int[np.ndarray, "kappa h w"]
     row: Int[np.ndarray, "kappa h w"]
     col: Int[np.ndarray, "kappa h w"]
+
+    def __repr__(self) -> str:
+        kappa, h, w = self.image.shape
+        return f"Correspondence({h} x {w} cells, kappa {kappa}, mean distance {self.distance.mean():.4g})"
 
 
 def match_pixels(
@@ -96,9 +100,14 @@ def match_pixels(
     (0.0, 1)
     """
     _check_pair(query, gallery)
+    check_count("kappa", kappa)
+    if radius is not None:
+        check_count("radius", radius, least=0)
+    choose("combine", combine, COMBINE)
     factors = resolve_weights(weights, gallery.layers, lambda: channel_variance(gallery))
-    levels = [level.float() for level in gallery.levels]
-    return search(query, levels, np.arange(len(gallery)), factors, kappa, radius, combine)
+    shapes = [tuple(level.shape[1:]) for level in gallery.levels]
+    cut_kappa(kappa, shapes, radius, combine, len(gallery))
+    return search(query, gallery.levels, np.arange(len(gallery)), factors, int(kappa), radius, combine)
 
 
 def _check_pair(query: Pyramid, gallery: Pyramid) -> None:
@@ -122,9 +131,14 @@ def _check_pair(query: Pyramid, gallery: Pyramid) -> None:
                 f"match_pixels compares grids of one size, but at {name} the query's is {tuple(here.shape[2:])} and "
                 f"the gallery's {tuple(there.shape[2:])}. Take both with the same crop."
             )
+        if not all((level.abs() <= _LARGEST).all() for level in (here, there)):
+            raise ValueError(
+                f"match_pixels needs finite features up to {_LARGEST:g}, but at {name} some are larger or NaN. "
+                "Check the images and the backbone, or scale the features."
+            )
 
 
-def resolve_weights(weights: Weights, layers: Sequence[str], variance) -> Float[np.ndarray, L]:
+def resolve_weights(weights: Weights, layers: Sequence[str], variance) -> Float[np.ndarray, "L"]:
     """What each level's squared distance counts, as numbers; ``variance()`` gives each level's, if it is asked for."""
     if weights is None:
         return np.ones(len(layers), np.float32)
@@ -136,8 +150,7 @@ def resolve_weights(weights: Weights, layers: Sequence[str], variance) -> Float[
         raise ValueError(f'weights is a mapping like {{"layer3": 0.5}}, "equal" or None, but {weights!r} came.')
     for name, value in weights.items():
         choose("A layer", name, layers)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value) or value < 0:
-            raise ValueError(f"A weight is a finite number of at least 0, but {value!r} came for {name}.")
+        check_number(f"The weight of {name}", value, "a finite number of at least 0", least=0, most=_LARGEST)
     factors = np.array([weights.get(name, 1) for name in layers], np.float32)
     if not factors.any():
         raise ValueError("At least one layer needs a weight above 0, but all are 0: no distance would be left.")
@@ -152,18 +165,19 @@ def channel_variance(gallery: Pyramid) -> list[float]:
 def search(
     query: Pyramid,
     gallery: Lanes | Sequence[Tensor],
-    images: Int[np.ndarray, k],
-    weights: Float[np.ndarray, L],
+    images: Int[np.ndarray, "k"],
+    weights: Float[np.ndarray, "L"],
     kappa: int,
     radius: int | None,
     combine: str,
 ) -> Correspondence:
-    """`match_pixels` among some images of a gallery, which is read in place where it is laid out for that."""
-    if check_count("kappa", kappa) and radius is not None:
-        check_count("radius", radius, least=0)
-    if choose("combine", combine, COMBINE) == "ensemble":
+    """`match_pixels` among some images of a gallery, which is read in place where it is laid out for that.
+
+    Arguments are taken as checked; a kappa beyond the candidates is cut without a word.
+    """
+    if combine == "ensemble":
         return _search_each(query, levels_of(gallery, images), weights, kappa, radius)
-    kappa = _cut_kappa(kappa, radius, query.grid, len(images))
+    kappa = min(kappa, len(images) * _least_window(*query.grid, query.grid, radius))
     if isinstance(gallery, Lanes):
         place = descend(query.levels, gallery, images, weights, kappa, radius)
     else:
@@ -202,11 +216,20 @@ def _within(cells: int, fine: int, radius: int) -> np.ndarray:
     return gap <= radius
 
 
-def _cut_kappa(kappa: int, radius: int | None, grid: tuple[int, int], images: int) -> int:
-    """No pixel has fewer candidates than the one in the corner."""
-    h, w = grid
-    window = h * w if radius is None else min(radius + 1, h) * min(radius + 1, w)
-    return cut_count("kappa", kappa, window * images, "candidates for a pixel in the corner")
+def _least_window(rows: int, columns: int, grid: tuple[int, int], radius: int | None) -> int:
+    """How many of a level's cells the window holds where it holds fewest: in a corner."""
+    if radius is None:
+        return rows * columns
+    (h, w) = grid
+    return int(_within(rows, h, radius).sum(1).min() * _within(columns, w, radius).sum(1).min())
+
+
+def cut_kappa(kappa: int, shapes: Sequence[tuple[int, ...]], radius: int | None, combine: str, images: int) -> None:
+    """Say, once, where more neighbours were asked for than some pixel has candidates."""
+    grids = [(shape[1], shape[2]) for shape in shapes]
+    levels = grids if combine == "ensemble" else grids[:1]
+    least = min(_least_window(*level, grids[0], radius) for level in levels)
+    cut_count("kappa", kappa, images * least, "candidates for a pixel in the corner")
 
 
 def _describe(
@@ -267,8 +290,7 @@ def match_level(
     rows, columns = here.shape[2:]
     h, w = query.grid
     window = None if radius is None else (_within(rows, h, radius), _within(columns, w, radius))
-    least = rows * columns if window is None else int(window[0].sum(1).min() * window[1].sum(1).min())
-    kappa = cut_count("kappa", kappa, least * len(there), f"candidates at {name}")
+    kappa = min(kappa, len(there) * _least_window(rows, columns, query.grid, radius))
     one = np.ones(1, np.float32)
     place = search_densely([here], [there], one, kappa, window)
     pyramid = Pyramid((here,), (name,), query.pooled)

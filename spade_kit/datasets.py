@@ -65,10 +65,20 @@ Photo: TypeAlias = "Sample | Path | str | Image.Image | np.ndarray"
 
 def read_image(path: Path | str) -> UInt8[np.ndarray, "H W 3"]:
     """A photograph as RGB, turned upright as its EXIF data says."""
+    if Path(path).is_dir():
+        raise FileNotFoundError(
+            f"A photo was expected at {path}, but that is a folder. List its photos: "
+            'sorted(Path(folder).glob("*.png")); or take load_dataset(folder).'
+        )
     if not Path(path).is_file():
         raise FileNotFoundError(f"A photo was expected at {path}, but there is no such file. Check the path.")
-    with Image.open(path) as photo:
-        return _upright_rgb(photo)
+    try:
+        with Image.open(path) as photo:
+            return _upright_rgb(photo)
+    except OSError as problem:
+        raise ValueError(
+            f"A photo was expected at {path}, but Pillow cannot read it ({problem}). Remove it."
+        ) from problem
 
 
 def as_array(photo: Photo) -> UInt8[np.ndarray, "H W 3"]:
@@ -83,7 +93,8 @@ def as_array(photo: Photo) -> UInt8[np.ndarray, "H W 3"]:
         return photo
     came = f"an array {photo.shape} of {photo.dtype}" if isinstance(photo, np.ndarray) else f"a {type(photo).__name__}"
     raise ValueError(
-        f"A photo is a Sample, a path, a PIL image or an (H, W, 3) uint8 array, but {came} came. Convert it."
+        f"A photo is a Sample, a path, a PIL image or an (H, W, 3) uint8 array, but {came} came. "
+        "Take one photo at a time; from numbers make one with Image.fromarray(values.astype(np.uint8)).convert('RGB')."
     )
 
 
@@ -104,7 +115,13 @@ def as_list(photos: Iterable[Photo] | Photo) -> list[Photo]:
     single = isinstance(photos, (Sample, str, Path, Image.Image)) or (
         isinstance(photos, np.ndarray) and photos.ndim in (2, 3)  # 2 is wrong, and `as_array` says so
     )
-    return [photos] if single else list(photos)  # type: ignore[list-item, arg-type]
+    if single:
+        return [photos]  # type: ignore[list-item]
+    if isinstance(photos, Dataset) or not isinstance(photos, Iterable):
+        raise ValueError(
+            f"Photos come as a list, but a {type(photos).__name__} came. Of a Dataset take its .train or .test."
+        )
+    return list(photos)
 
 
 def load_dataset(name_or_path: str | Path) -> Dataset:

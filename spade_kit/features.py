@@ -26,7 +26,7 @@ class Pyramid:
     Attributes
     ----------
     levels
-        One ``(n, c, h, w)`` float tensor a level, fine to coarse.
+        One ``(n, c, h, w)`` float32 tensor a level, fine to coarse.
     layers
         The levels' names, ``layer1`` the finest.
     pooled
@@ -38,23 +38,28 @@ class Pyramid:
     pooled: Float[Tensor, "n d"]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "levels", tuple(self.levels))
+        levels = (torch.as_tensor(level).detach().float() for level in self.levels)
+        object.__setattr__(self, "levels", tuple(levels))
         object.__setattr__(self, "layers", tuple(self.layers))
         shapes = [tuple(level.shape) for level in self.levels]
         sound = (
-            len(shapes) == len(self.layers) > 0
+            len(shapes) == len(set(self.layers)) == len(self.layers) > 0
             and self.pooled.ndim == 2
             and all(len(shape) == 4 and shape[0] == len(self.pooled) for shape in shapes)
             and all(fine[2] >= coarse[2] and fine[3] >= coarse[3] for fine, coarse in pairwise(shapes))
         )
         if not sound:
             raise ValueError(
-                "A pyramid needs one (n, c, h, w) level per layer name, fine to coarse, and pooled (n, d), but levels "
-                f"{shapes}, layers {self.layers} and pooled {tuple(self.pooled.shape)} came."
+                "A pyramid needs one (n, c, h, w) level per layer name, no name twice, fine to coarse, and pooled "
+                f"(n, d), but levels {shapes}, layers {self.layers} and pooled {tuple(self.pooled.shape)} came."
             )
 
     def __len__(self) -> int:
         return len(self.pooled)
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name} {tuple(level.shape)}" for name, level in zip(self.layers, self.levels))
+        return f"Pyramid({shapes}, pooled {tuple(self.pooled.shape)})"
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -70,10 +75,6 @@ class Pyramid:
             self.layers,
             self.pooled[rows.to(self.pooled.device)],
         )
-
-    def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Pyramid:
-        levels = tuple(level.to(device, dtype) for level in self.levels)
-        return Pyramid(levels, self.layers, self.pooled.to(device))
 
 
 def extract_features(

@@ -18,6 +18,8 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from spade_kit.arguments import check_count
+
 if TYPE_CHECKING:
     from spade_kit.results import Match, Result
 
@@ -36,7 +38,8 @@ def draw_result(result: Result, threshold: float | None = None, *, axes: Sequenc
     Parameters
     ----------
     threshold
-        Where to draw the contour; by default at the normals' 99th percentile.
+        Where to draw the contour; by default at the normals' 99th percentile (with a single normal image nobody knows
+        what is normal, and no contour is drawn).
     axes
         Three axes to draw into.
     """
@@ -44,21 +47,26 @@ def draw_result(result: Result, threshold: float | None = None, *, axes: Sequenc
     level = result.spade.normal_level if threshold is None else threshold
     _show(photo, result.image, _title(result))
     _add_bar(heat, _heat(heat, result.anomaly_map, result, f"anomaly map, max {result.image_score:.2f}"), result)
-    _show(outline, result.image, f"map ≥ {level:.2f}")
-    _contour(outline, result.segmentation(level), RING, "solid")
-    lines = [Line2D([], [], color=RING, label="found")]
+    lines = []
+    if level is None:
+        _show(outline, result.image, "no threshold: one normal image")
+    else:
+        _show(outline, result.image, f"map ≥ {level:.2f}")
+        _contour(outline, result.segmentation(level), RING, "solid")
+        lines.append(Line2D([], [], color=RING, label="found"))
     if result.mask is not None and result.mask.any():
         _contour(outline, result.mask, "white", "dashed")
         lines.append(Line2D([], [], color="white", linestyle="dashed", label="truth"))
-    outline.legend(
-        handles=lines, loc="lower right", fontsize=8, facecolor="#333333", labelcolor="white", framealpha=0.8
-    )
+    if lines:
+        outline.legend(
+            handles=lines, loc="lower right", fontsize=8, facecolor="#333333", labelcolor="white", framealpha=0.8
+        )
     return _finish(figure, result)
 
 
 def draw_neighbours(result: Result, count: int = 7, *, axes: Sequence[Axes] | None = None) -> Figure:
     """The query and the normal images nearest to it as a whole, with the distances of their pooled vectors."""
-    count = min(count, len(result.neighbours))
+    count = min(check_count("count", count), len(result.neighbours))
     columns = min(count + 1, 4)
     figure, panels = _panels(axes, count + 1, columns)
     _show(panels[0], result.image, "query")
@@ -153,20 +161,27 @@ def _name(panel: Axes, title: str) -> None:
 
 
 def _heat(panel: Axes, values: np.ndarray, result: Result, title: str) -> AxesImage:
-    image = panel.imshow(values, COLOURS, vmin=0, vmax=_SCALE * result.spade.normal_level)
+    image = panel.imshow(values, COLOURS, vmin=0, vmax=_end_of_scale(result))
     _name(panel, title)
     return image
 
 
 def _add_bar(panel: Axes, image: AxesImage, result: Result) -> None:
     """The raw scale, with the normals' 99th percentile marked on it; an arrow where values go beyond."""
-    level = result.spade.normal_level
+    level, end = result.spade.normal_level, _end_of_scale(result)
     bar = panel.figure.colorbar(image, ax=panel, fraction=0.046, pad=0.03, extend="max")
-    bar.ax.axhline(level, color=RING, linewidth=2)
-    ticks = [0, level / 2, level, _SCALE * level]
+    ticks = [0, end / 4, end / 2, end]
     bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
     bar.ax.tick_params(labelsize=8)
-    bar.set_label("distance (line: normals' 99 %)", fontsize=8)
+    bar.set_label("distance" if level is None else "distance (line: normals' 99 %)", fontsize=8)
+    if level is not None:
+        bar.ax.axhline(level, color=RING, linewidth=2)
+
+
+def _end_of_scale(result: Result) -> float:
+    """Twice the normals' level, which is the same for every photo; the photo's own maximum only where there is none."""
+    level = result.spade.normal_level
+    return _SCALE * level if level else max(result.image_score, 1e-9)
 
 
 def _contour(panel: Axes, mask: np.ndarray, colour: str, style: str) -> None:

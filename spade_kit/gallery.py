@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from spade_kit._descent import can_descend
 from spade_kit._lanes import Lanes
+from spade_kit.arguments import warn
 from spade_kit.backbones import Backbone
 from spade_kit.correspondence import Weights, resolve_weights
 from spade_kit.crops import Crop
@@ -70,8 +70,9 @@ class Gallery:
         return len(self.normals)
 
     @cached_property
-    def digests(self) -> frozenset[bytes]:
-        return frozenset(normal.digest for normal in self.normals)
+    def places(self) -> dict[bytes, int]:
+        """Which image has these pixels, by digest."""
+        return {normal.digest: index for index, normal in enumerate(self.normals)}
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -86,9 +87,9 @@ class Gallery:
 
     def rounded(self, query: Pyramid) -> Pyramid:
         """A query in the gallery's precision: a photo that is in the gallery must be at distance 0."""
-        return query.to(dtype=self.precision).to(dtype=torch.float32)
+        return Pyramid(tuple(level.to(self.precision) for level in query.levels), query.layers, query.pooled)
 
-    def weights(self, weights: Weights, images: Int[np.ndarray, m]) -> Float[np.ndarray, L]:
+    def weights(self, weights: Weights, images: Int[np.ndarray, "m"]) -> Float[np.ndarray, "L"]:
         """What each level counts, where "equal" looks at these images only."""
         return resolve_weights(weights, self.layers, lambda: [_variance(*level, images) for level in self.moments])
 
@@ -136,10 +137,9 @@ def _make_room(n: int, batch: Pyramid, dtype: torch.dtype) -> Lanes | list[Tenso
     shapes = [tuple(level.shape[1:]) for level in batch.levels]
     size = n * dtype.itemsize * sum(int(np.prod(shape)) for shape in shapes)
     if size > _WORTH_SAYING:
-        warnings.warn(
+        warn(
             f"The features of {n} images will take {size / 2**30:.1f} GB of memory. If that is too much, take fewer "
-            'images, precision="float16" for half, or a smaller crop (load_backbone(..., crop=...)).',
-            stacklevel=4,
+            'images, precision="float16" for half, or a smaller crop (load_backbone(..., crop=...)).'
         )
     device = batch.levels[0].device
     if dtype == torch.float32 and device.type == "cpu" and can_descend(shapes):

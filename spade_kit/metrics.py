@@ -13,13 +13,15 @@ from sklearn.metrics import auc, precision_recall_curve, roc_auc_score
 _EIGHT_CONNECTED = np.ones((3, 3))
 
 
-def roc_auc(scores: Float[np.ndarray, n], labels: Bool[np.ndarray, n]) -> float:
+def roc_auc(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> float:
     """The probability that an anomalous one scores higher than a normal one.
 
     >>> roc_auc(np.array([1.0, 2.0, 3.0]), np.array([False, True, True]))
     1.0
     """
-    scores, labels = np.asarray(scores), np.asarray(labels, bool)
+    scores, labels = np.asarray(scores), _as_bool(labels, "labels")
+    if scores.shape != labels.shape:
+        raise ValueError(f"Each score needs its label, but {scores.shape} scores and {labels.shape} labels came.")
     _check_both(labels, "labels")
     _check_finite(scores)
     return float(roc_auc_score(labels, scores))
@@ -31,9 +33,11 @@ def pixel_roc_auc(maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H
     return roc_auc(np.ravel(maps), np.ravel(masks))
 
 
-def f1_max(scores: Float[np.ndarray, n], labels: Bool[np.ndarray, n]) -> float:
+def f1_max(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> float:
     """The best harmonic mean of precision and recall over all thresholds."""
-    scores, labels = np.asarray(scores), np.asarray(labels, bool)
+    scores, labels = np.asarray(scores), _as_bool(labels, "labels")
+    if scores.shape != labels.shape:
+        raise ValueError(f"Each score needs its label, but {scores.shape} scores and {labels.shape} labels came.")
     _check_both(labels, "labels")
     _check_finite(scores)
     precision, recall, _ = precision_recall_curve(labels, scores)
@@ -60,7 +64,7 @@ def aupro(maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"], fp
     ----------
     .. [1] P. Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 129, 2021, doi:10.1007/s11263-020-01400-4.
     """
-    maps, masks = np.asarray(maps), np.asarray(masks, bool)
+    maps, masks = np.asarray(maps), _as_bool(masks, "masks")
     _check_shapes(maps, masks)
     if not 0 < fpr_limit <= 1:
         raise ValueError(f"fpr_limit is a rate above 0 and up to 1, but {fpr_limit!r} came.")
@@ -97,6 +101,16 @@ def _check_shapes(maps: np.ndarray, masks: np.ndarray) -> None:
             f"Maps and masks need one shape (n, H, W), but {np.shape(maps)} and {np.shape(masks)} came. "
             "Take each image's mask on the evaluated crop, result.mask."
         )
+
+
+def _as_bool(labels: np.ndarray, name: str) -> Bool[np.ndarray, "..."]:
+    """True is anomalous; names like "good" would all be true, so they are refused."""
+    if np.asarray(labels).dtype.kind not in "biuf":
+        raise ValueError(
+            f"Labels are True for anomalous and False for normal, but {name} hold {np.asarray(labels).dtype} values. "
+            'Compare first: np.array([sample.label != "good" for sample in dataset.test]).'
+        )
+    return np.asarray(labels, bool)
 
 
 def _check_both(labels: Bool[np.ndarray, ...], name: str) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
 from operator import index as as_index
 from typing import TYPE_CHECKING, SupportsIndex
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from spade_kit.arguments import check_number
 from spade_kit.correspondence import Correspondence, levels_of, match_level
 from spade_kit.crops import Crop
 from spade_kit.datasets import Sample
@@ -109,7 +111,8 @@ class Result:
 
     def segmentation(self, threshold: float) -> Bool[np.ndarray, "H W"]:
         """Where the map reaches the threshold: what the method calls anomalous."""
-        return self.anomaly_map >= threshold
+        needed = "a finite raw distance, such as spade.threshold() gives"
+        return self.anomaly_map >= check_number("A threshold", threshold, needed, least=-inf, most=inf)
 
     @cached_property
     def layer_maps(self) -> dict[str, Float[np.ndarray, "H W"]]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from math import ceil
 
 import numpy as np
 from jaxtyping import Float
 from scipy.ndimage import gaussian_filter
 
+from spade_kit.arguments import check_number, warn
 from spade_kit.correspondence import Correspondence, resize
 
 
@@ -24,18 +24,14 @@ def share_out(found: Correspondence) -> Float[np.ndarray, "L h w"]:
 
 
 def check_sigma(sigma: float) -> float:
-    if isinstance(sigma, bool) or not isinstance(sigma, (int, float)) or not 0 <= sigma < float("inf"):
-        raise ValueError(f"sigma is a finite number of map pixels, 0 for no smoothing, but {sigma!r} came.")
-    return sigma
+    return check_number("sigma", sigma, "a finite number of map pixels from 0, no smoothing, up", least=0, most=1e6)
 
 
 def check_fpr(fpr: float) -> float:
-    if isinstance(fpr, bool) or not isinstance(fpr, (int, float)) or not 0 < fpr < 1:
-        raise ValueError(f"fpr is a false-alarm rate between 0 and 1, like 0.01, but {fpr!r} came.")
-    return fpr
+    return check_number("fpr", fpr, "a false-alarm rate between 0 and 1, like 0.01", least=1e-12, most=1 - 1e-12)
 
 
-def find_threshold(scores: Float[np.ndarray, n], fpr: float) -> float:
+def find_threshold(scores: Float[np.ndarray, "n"], fpr: float) -> float:
     """The score that a new normal one reaches with probability of at most ``fpr``, or about that.
 
     It is the ceil((n + 1)(1 - fpr))-th smallest of n normal scores: the (n + 1)-th, the new one, is equally likely
@@ -49,10 +45,9 @@ def find_threshold(scores: Float[np.ndarray, n], fpr: float) -> float:
     count = len(scores)
     rank = ceil(round((count + 1) * (1 - fpr), 9))  # rounded, since 100 * (1 - 0.01) is a little over 99
     if rank > count:
-        warnings.warn(
+        warn(
             f"A false-alarm rate of {fpr:g} needs at least {ceil(1 / fpr) - 1} normal scores, but there are {count}: "
-            f"the largest is taken, and the rate may be up to {1 / (count + 1):.2g}.",
-            stacklevel=3,
+            f"the largest is taken, and the rate may be up to {1 / (count + 1):.2g}."
         )
         rank = count
     return float(np.partition(scores, rank - 1)[rank - 1])

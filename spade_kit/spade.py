@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, SupportsIndex
 
@@ -13,13 +12,14 @@ from jaxtyping import Int, UInt8
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from spade_kit.arguments import check_count, choose, cut_count
+from spade_kit.arguments import check_count, choose, cut_count, warn
 from spade_kit.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.correspondence import (
     COMBINE,
     DEFAULT_KAPPA,
     Correspondence,
     Weights,
+    cut_kappa,
     resolve_weights,
     search,
 )
@@ -34,6 +34,10 @@ from spade_kit.scores import check_fpr, check_sigma, find_threshold, make_map
 
 _OPTIONS = ("k", "kappa", "radius", "weights", "combine", "sigma")
 _NORMALS_FOR_SCALE = 64
+_ITSELF = (
+    "This photo is one of the fitted images and matches itself at distance 0. "
+    "predict_left_out(index) judges it against the others."
+)
 
 
 class SPADE:
@@ -83,22 +87,26 @@ class SPADE:
     ) -> None:
         self.backbone = load_backbone(backbone, device=device)
         self.precision = choose("precision", precision, PRECISIONS)
-        self.k, self.kappa, self.radius = k, kappa, radius
-        self.weights, self.combine, self.sigma = weights, combine, sigma
         self._gallery: Gallery | None = None
         self._left_out: dict[tuple, dict[int, np.ndarray]] = {}  # options -> training image -> its distances
-        self._check_options()
+        self._set(k=k, kappa=kappa, radius=radius, weights=weights, combine=combine, sigma=sigma)
 
-    def _check_options(self) -> None:
-        check_count("k", self.k)
-        check_count("kappa", self.kappa)
-        if self.radius is not None:
-            check_count("radius", self.radius, least=0)
-        resolve_weights(self.weights, self.backbone.layers, lambda: np.ones(len(self.backbone.layers)))
-        choose("combine", self.combine, COMBINE)
-        check_sigma(self.sigma)
-        if self._gallery is not None:
-            cut_count("k", self.k, len(self._gallery), "normal images")
+    def _set(self, k: int, kappa: int, radius: int | None, weights: Weights, combine: str, sigma: float) -> None:
+        """Check the options and take them, weights as a copy."""
+        self.k, self.kappa = check_count("k", k), check_count("kappa", kappa)
+        self.radius = None if radius is None else check_count("radius", radius, least=0)
+        resolve_weights(weights, self.backbone.layers, lambda: np.ones(len(self.backbone.layers)))
+        self.weights = dict(weights) if isinstance(weights, Mapping) else weights
+        self.combine = choose("combine", combine, COMBINE)
+        self.sigma = check_sigma(sigma)
+
+    def _say_what_is_cut(self, given: set[str]) -> None:
+        """Of the options just given, those that ask for more than the gallery has."""
+        gallery = self._fitted
+        if "k" in given:
+            cut_count("k", self.k, len(gallery), "normal images")
+        if given & {"k", "kappa", "radius", "combine"}:
+            cut_kappa(self.kappa, gallery.shapes, self.radius, self.combine, min(int(self.k), len(gallery)))
 
     def __repr__(self) -> str:
         normals = f"{len(self)} normal images" if self._gallery is not None else "not fitted"
@@ -129,7 +137,7 @@ class SPADE:
         """
         self._gallery = build_gallery(as_list(images), self.backbone, self.precision)
         self._left_out = {}
-        self._check_options()
+        self._say_what_is_cut({"k", "kappa"})
         return self
 
     @property
@@ -140,15 +148,16 @@ class SPADE:
 
     def normal_image(self, index: SupportsIndex) -> UInt8[np.ndarray, "H W 3"]:
         """The evaluated crop of a training image, as it was kept for showing."""
-        return self._fitted.normals[index].image
+        return self._fitted.normals[self._check_index(index)].image
 
     def with_options(self, **options: Any) -> SPADE:
         """The same gallery under other options (k, kappa, radius, weights, combine, sigma); nothing is fitted anew."""
         for name in options:
             choose("An option", name, _OPTIONS)
         other = copy.copy(self)
-        vars(other).update(options)
-        other._check_options()
+        other._set(**{name: getattr(self, name) for name in _OPTIONS} | options)
+        if self._gallery is not None:
+            other._say_what_is_cut(set(options))
         return other
 
     # ---- predictions -------------------------------------------------------------------------------------------------
@@ -162,23 +171,30 @@ class SPADE:
         photo = as_array(image)
         place = self.backbone.find_crop(photo)
         crop = place.cut(photo)
-        query = gallery.rounded(compute_features([crop], self.backbone))
+        known = gallery.places.get(digest(crop))
+        if known is None:
+            query = gallery.rounded(compute_features([crop], self.backbone))
+        else:
+            warn(_ITSELF)
+            query = gallery.pyramid(known)  # computed again, in another batch, it would differ by rounding
         _check_grid(query, gallery)
-        if digest(crop) in gallery.digests:
-            _warn_of_itself()
         sample = image if isinstance(image, Sample) else None
         return self._judge(query, np.arange(len(gallery)), crop, place, sample)
 
     def predict_left_out(self, index: SupportsIndex) -> Result:
         """Judge training image ``index`` as if it had never been seen: against all the others."""
         gallery = self._fitted
-        index = check_count("index", index, least=0)
-        if index >= len(gallery):
-            raise ValueError(f"index is a training image from 0 to {len(gallery) - 1}, but {index} came.")
+        index = self._check_index(index)
         normal = gallery.normals[index]
         return self._judge(gallery.pyramid(index), self._others(index, None), normal.image, normal.crop, normal.sample)
 
-    def _others(self, index: int, groups: Sequence[Hashable] | None) -> Int[np.ndarray, m]:
+    def _check_index(self, index: SupportsIndex) -> int:
+        place = check_count("index", index, least=0)
+        if place >= len(self):
+            raise ValueError(f"index is a training image from 0 to {len(self) - 1}, but {place} came.")
+        return place
+
+    def _others(self, index: int, groups: tuple[Hashable, ...] | None) -> Int[np.ndarray, "m"]:
         """All training images but this one, or but all of its group."""
         labels: Sequence[Hashable] = range(len(self)) if groups is None else groups
         others = np.array([at for at, label in enumerate(labels) if label != labels[index]], np.int64)
@@ -190,26 +206,26 @@ class SPADE:
             )
         return others
 
-    def _search(self, query: Pyramid, among: Int[np.ndarray, m]) -> tuple[Neighbours, Correspondence]:
+    def _search(self, query: Pyramid, among: Int[np.ndarray, "m"]) -> tuple[Neighbours, Correspondence]:
         """Stages 2 and 3 among some of the training images."""
         gallery = self._fitted
         near = find_nearest(query.pooled, gallery.pooled[torch.from_numpy(among)], min(int(self.k), len(among)))
         neighbours = Neighbours(among[near.index[0]], near.distance[0])
         weights = gallery.weights(self.weights, among)
-        options = (self.kappa, self.radius, self.combine)
+        options = (int(self.kappa), self.radius, self.combine)
         return neighbours, search(query, gallery.pixels, neighbours.index, weights, *options)
 
     def _judge(
-        self, query: Pyramid, among: Int[np.ndarray, m], crop: np.ndarray, place: Crop, sample: Sample | None
+        self, query: Pyramid, among: Int[np.ndarray, "m"], crop: np.ndarray, place: Crop, sample: Sample | None
     ) -> Result:
         neighbours, found = self._search(query, among)
         height, width, _ = crop.shape
         anomaly_map = make_map(found.distance, (height, width), self.sigma)
-        return Result(anomaly_map, neighbours, found, crop, place, sample, query, self)
+        return Result(anomaly_map, neighbours, found, crop, place, sample, query, copy.copy(self))  # as it is now
 
     # ---- what is normal ----------------------------------------------------------------------------------------------
 
-    def threshold(self, fpr: float = 0.01, *, of: str = "pixel", groups: Sequence[Hashable] | None = None) -> float:
+    def threshold(self, fpr: float = 0.01, *, of: str = "pixel", groups: Iterable[Hashable] | None = None) -> float:
         """The score that normal images reach at a given rate, from normal images alone.
 
         Each training image is judged against all the others, with the same smoothing as in use. Distances are kept:
@@ -232,26 +248,35 @@ class SPADE:
         """
         check_fpr(fpr)
         choose("of", of, ("pixel", "image"))
-        if groups is not None and len(groups) != len(self):
-            raise ValueError(f"groups needs one label per training image, {len(self)}, but {len(groups)} came.")
+        if groups is not None:
+            groups = tuple(groups)
+            if len(groups) != len(self) or any(label != label for label in groups):
+                missing = sum(label != label for label in groups)
+                raise ValueError(
+                    f"groups needs one label per training image, {len(self)}, but {len(groups)} came, {missing} of "
+                    "them NaN. Give every image a label."
+                )
         maps = self._left_out_maps(range(len(self)), groups)
         if of == "image":
             return find_threshold(np.array([values.max() for values in maps]), fpr)
         return find_threshold(np.concatenate([values.ravel() for values in maps]), fpr)
 
     @property
-    def normal_level(self) -> float:
+    def normal_level(self) -> float | None:
         """The 99th percentile of the maps of at most 64 training images, each judged against the others.
 
-        The mark on every colour bar: what lies below is as normal images are. Computed on first use.
+        The mark on every colour bar: what lies below is as normal images are. Computed on first use; None where there
+        is only one normal image.
         """
+        if len(self) == 1:
+            return None
         images = np.unique(np.linspace(0, len(self) - 1, min(len(self), _NORMALS_FOR_SCALE)).astype(int))
         return float(np.percentile(np.stack(list(self._left_out_maps(images.tolist(), None))), 99))
 
-    def _left_out_maps(self, images: Sequence[int], groups: Sequence[Hashable] | None) -> Iterator[np.ndarray]:
+    def _left_out_maps(self, images: Sequence[int], groups: tuple[Hashable, ...] | None) -> Iterator[np.ndarray]:
         """The maps of training images, each against the others; distances are searched once and kept."""
         weights = tuple(self.weights.items()) if isinstance(self.weights, Mapping) else self.weights
-        options = (self.k, self.kappa, self.radius, weights, self.combine, groups and tuple(groups))
+        options = (self.k, self.kappa, self.radius, weights, self.combine, groups)
         kept = self._left_out.setdefault(options, {})
         for index in track(images, desc="normal images, each left out in turn"):
             if index not in kept:
@@ -268,11 +293,3 @@ def _check_grid(query: Pyramid, gallery: Gallery) -> None:
             f"A photo must give the grid of the fitted images, {needed}, but this one gives {came}. "
             "With crop=None all photos need the same aspect; take a backbone with crop=224 otherwise."
         )
-
-
-def _warn_of_itself() -> None:
-    warnings.warn(
-        "This photo is one of the fitted images and would match itself at distance 0. "
-        "predict_left_out(index) judges it against the others.",
-        stacklevel=4,
-    )

@@ -357,9 +357,32 @@ def test_kappa_is_cut_to_what_there_is_and_said(rng):
     with pytest.warns(UserWarning, match="kappa=9 was asked for, but there are 2 candidates"):
         found = match_pixels(query, gallery, kappa=9, radius=0)
     assert found.image.shape == (2, 4, 4)
+    with pytest.warns(UserWarning, match="kappa=9 was asked for, but there are 8 candidates") as said:
+        match_pixels(query, gallery, kappa=9, combine="ensemble")  # the coarse level has 2 x 2 cells
+    assert len(said) == 1
+
+
+def test_a_warning_points_at_the_users_line(tmp_path):
+    """In a process of its own: under the tests, the type checker's frames stand between."""
+    script = tmp_path / "user.py"
+    script.write_text(
+        "import torch, spade_kit\n"
+        "pyramid = spade_kit.Pyramid([torch.rand(2, 3, 4, 4)], ['layer1'], torch.rand(2, 5))\n"
+        "spade_kit.match_pixels(pyramid.select(0), pyramid, kappa=9, radius=0)\n"
+        "spade_kit.nearest_images(pyramid, pyramid, k=7)\n"
+    )
+    run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert "user.py:3: UserWarning: kappa=9 was asked for, but there are 2 candidates" in run.stderr
+    assert "user.py:4: UserWarning: k=7 was asked for, but there are 2 gallery images" in run.stderr
 
 
 # ---- mistakes --------------------------------------------------------------------------------------------------------
+
+
+def spoilt(pyramid, value):
+    levels = [level.clone() for level in pyramid.levels]
+    levels[1][0, 2, 1, 0] = value
+    return Pyramid(levels, pyramid.layers, pyramid.pooled)
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -379,8 +402,12 @@ def test_each_mistake_gets_a_sentence(rng):
         ({"kappa": True}, "kappa must be a whole number"),
         ({"radius": -1}, "radius must be a whole number of at least 0, but -1 came"),
         ({"weights": {"layer9": 1}}, "'layer9' came. Did you mean 'layer"),
-        ({"weights": {"layer1": -1}}, "finite number of at least 0, but -1 came for layer1"),
+        ({"weights": {"layer1": -1}}, "The weight of layer1 is a finite number of at least 0, but -1 came"),
         ({"weights": {"layer1": float("nan")}}, "finite number of at least 0, but nan came"),
+        ({"weights": {"layer1": 1e300}}, "finite number of at least 0, but 1e.300 came"),
+        ({"query": spoilt(query, np.nan)}, "needs finite features up to 1e.18, but at layer2 some are larger or NaN"),
+        ({"gallery": spoilt(gallery, np.inf)}, "needs finite features"),
+        ({"gallery": spoilt(gallery, 1e19)}, "needs finite features"),
         ({"weights": {"layer1": 0, "layer2": 0}}, "At least one layer needs a weight above 0"),
         ({"weights": "even"}, "weights is one of 'equal', but 'even' came"),
         ({"weights": [1, 2]}, "weights is a mapping"),

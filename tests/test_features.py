@@ -144,9 +144,10 @@ def test_a_pyramid_that_is_none_gets_a_sentence():
         ([fine, coarse], ["layer1", "layer2"], torch.zeros(5, 2)),
         ([fine, coarse], ["layer1", "layer2"], torch.zeros(2)),
         ([], [], pooled),
+        ([fine, coarse], ["layer1", "layer1"], pooled),
     ]
     for levels, layers, vectors in mistakes:
-        with pytest.raises(ValueError, match=r"one \(n, c, h, w\) level per layer name, fine to coarse, and pooled"):
+        with pytest.raises(ValueError, match=r"one \(n, c, h, w\) level per layer name, no name twice, fine to coarse"):
             Pyramid(levels, layers, vectors)
 
 
@@ -176,3 +177,13 @@ def test_a_mask_and_negative_numbers_select_as_in_numpy(rng):
         assert pyramid.select(index).levels[0].flatten().tolist() == [0, 3]
     with pytest.raises(IndexError):
         pyramid.select([0.5])
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_pyramid_built_by_hand_is_float32_whatever_came(rng):
+    numbers = rng.integers(0, 9, (2, 3, 4, 4))
+    for level in (numbers, torch.tensor(numbers), torch.tensor(numbers).double(), torch.tensor(numbers).half()):
+        pyramid = Pyramid([level], ["layer1"], torch.zeros(2, 1))
+        assert pyramid.levels[0].dtype == torch.float32
+        np.testing.assert_array_equal(pyramid.levels[0], numbers)
+    assert repr(pyramid) == "Pyramid(layer1 (2, 3, 4, 4), pooled (2, 1))"

@@ -251,3 +251,11 @@ def test_shapes_that_do_not_match_get_a_sentence(metric):
 def test_a_limit_that_is_no_rate_gets_a_sentence(limit):
     with pytest.raises(ValueError, match=f"a rate above 0 and up to 1, but {limit} came"):
         aupro(*DEEP.values(), fpr_limit=limit)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_names_are_no_labels():
+    with pytest.raises(ValueError, match="labels hold <U4 values"):
+        roc_auc(np.array([1.0, 2.0]), ["good", "bent"])
+    with pytest.raises(ValueError, match="Each score needs its label"):
+        roc_auc(np.array([1.0, 2.0, 3.0]), [True, False])

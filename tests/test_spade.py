@@ -187,8 +187,13 @@ def test_photographs_of_one_piece_are_left_out_together(demo):
         once = SPADE().fit(demo.train[1:4]).predict(demo.train[0]).image_score
         judged = twice.threshold(0.2, of="image", groups=[0, 1, 2, 3, 0])
     assert judged >= once * 0.999
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert twice.threshold(0.2, of="image", groups=np.array([0, 1, 2, 3, 0])) == judged
     with pytest.raises(ValueError, match="one label per training image, 5, but 2 came"):
         twice.threshold(groups=[0, 1])
+    with pytest.raises(ValueError, match="5 came, 1 of them NaN"):
+        twice.threshold(groups=[0, 1, 2, 3, float("nan")])
 
 
 def test_asking_again_does_not_search_again(demo, monkeypatch):
@@ -212,10 +217,58 @@ def test_other_options_leave_the_original_as_it_was(spade, scratched):
     np.testing.assert_array_equal(spade.predict(scratched).anomaly_map, before)
 
 
+def test_a_result_stays_what_it_was(demo, scratched):
+    judge = SPADE(k=2).fit(demo.train[:4])
+    result, again = judge.predict(scratched), judge.predict(scratched)
+    alone, rebuilt = again.layer_alone, again.reconstruction
+    judge.fit(demo.train[4:8])
+    judge.sigma = 0
+    np.testing.assert_array_equal(result.reconstruction, rebuilt)
+    for name, values in result.layer_alone.items():
+        np.testing.assert_array_equal(values, alone[name])
+    np.testing.assert_allclose(sum(result.layer_maps.values()), result.anomaly_map, rtol=1e-4, atol=1e-3)
+
+
+def test_weights_are_taken_as_they_are_now(spade, scratched):
+    weights = {"layer3": 0.5}
+    judge = spade.with_options(weights=weights)
+    before = judge.predict(scratched).image_score
+    weights["layer3"] = 9
+    assert judge.predict(scratched).image_score == before
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_numbers_of_numpy_are_numbers(spade, scratched):
+    theirs = {"k": np.int64(3), "radius": np.int32(9), "sigma": np.float32(2), "weights": {"layer2": np.float32(0.5)}}
+    ours = {"k": 3, "radius": 9, "sigma": 2, "weights": {"layer2": 0.5}}
+    maps = [spade.with_options(**options).predict(scratched).anomaly_map for options in (theirs, ours)]
+    np.testing.assert_array_equal(*maps)
+    assert spade.threshold(np.float64(0.25)) == spade.threshold(0.25)
+
+
+def test_what_is_cut_is_said_where_it_was_asked_for_and_nowhere_else(spade, scratched):
+    with pytest.warns(UserWarning, match="kappa=20 was asked for, but there are 5 candidates") as said:
+        judge = spade.with_options(kappa=20, radius=0)
+    assert len(said) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = judge.predict(scratched)
+        assert result.correspondence.image.shape[0] == 5
+        assert len(result.layer_alone) == 3
+        judge.with_options(sigma=1).threshold(0.1)
+
+
+def test_one_normal_image_is_enough_to_see_but_not_to_judge(demo, scratched):
+    result = SPADE().fit(demo.train[:1]).predict(scratched)
+    assert result.spade.normal_level is None
+    for draw in (spade_kit.draw_result, spade_kit.draw_layers, spade_kit.draw_reconstruction):
+        draw(result).canvas.draw()
+
+
 def test_a_fitted_photo_is_recognised(spade, demo):
     with pytest.warns(UserWarning, match=r"one of the fitted images.*predict_left_out"):
         result = spade.predict(demo.train[3])
-    assert result.correspondence.distance.mean() < 0.2  # itself, but for the rounding of another batch size
+    assert result.image_score == 0
     assert result.neighbours.index[0] == 3
 
 
@@ -305,6 +358,22 @@ def test_each_mistake_gets_a_sentence(spade, result):
         SPADE(precision="half")
     with pytest.raises(ValueError, match="a training image from 0 to 11, but 12 came"):
         spade.predict_left_out(12)
+    for index in (-1, 12):
+        with pytest.raises(ValueError, match="index"):
+            spade.normal_image(index)
+    for threshold in (float("nan"), None, "high"):
+        with pytest.raises(ValueError, match="A threshold is a finite raw distance"):
+            result.segmentation(threshold)
+    with pytest.raises(ValueError, match=r"a Dataset came\. Of a Dataset take its \.train or \.test"):
+        SPADE().fit(spade_kit.load_dataset("demo"))
+    with pytest.raises(ValueError, match="Take one photo at a time"):
+        spade.predict([result.image, result.image])
+    with pytest.raises(FileNotFoundError, match="but that is a folder"):
+        spade.predict(result.sample.path.parent)
+    with pytest.raises(ValueError, match="A backbone is a name, a torch module"):
+        SPADE(backbone=None)
+    with pytest.raises(ValueError, match="count must be a whole number of at least 1"):
+        spade_kit.draw_neighbours(result, 0)
     with pytest.raises(ValueError, match="0 <= row < 224"):
         result.match(224, 0)
     with pytest.raises(ValueError, match="at least one normal image, but none came"):
