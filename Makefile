@@ -2,7 +2,7 @@
 # make test   the whole test suite                    make test ARGS="tests/test_spade.py -k layer"
 # make check  formatting, lint, types, then the tests
 #
-# The environment is built once, in .venv; with a conda environment active, that one is used instead.
+# The environment is built once, in .venv; with a conda environment active (base, too), that one is used instead.
 
 PYTHON ?= python3
 ifdef CONDA_PREFIX
@@ -42,7 +42,7 @@ clean:
 
 $(BIN)/python:
 	@echo "Building the environment in $(HOME_OF_ENV): several GB, a few minutes."
-	$(PYTHON) -m venv $(HOME_OF_ENV)
+	$(PYTHON) -m venv $(HOME_OF_ENV) || { rm -rf .venv; echo "On Debian and Ubuntu: apt install python3-venv"; exit 1; }
 
 $(LAB): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install -e ".[lab]"

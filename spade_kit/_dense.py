@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spade_kit._descent import FullPrecision, slack
+from spade_kit._descent import full_precision, slack
 
 _TABLE = {"cpu": 2**20, "cuda": 2**28, "mps": 2**26}  # bytes of distances at a time; on the CPU they stay in its cache
 _PAIRS = 2**26  # bytes of features measured anew at a time
@@ -92,7 +92,7 @@ class _Level:
         return product if self.weight == 1 else product * self.weight
 
     def error(self, row: int) -> Tensor:
-        """(w,): how far these may lie from the truth."""
+        """(w,): how far these may lie from the truth; what `slack` has to spare covers the adding up of levels."""
         line = self.line(row)
         return self.weight * slack(self.channels) * ((line * line).sum(1) + self.norms.max())[self.across]
 
@@ -107,7 +107,7 @@ def _find_candidates(
     nearest = torch.full((w, kappa), inf, device=device)  # the smallest so far, by product
     pixels, places = [], []
     for images in chunks:
-        with FullPrecision():
+        with full_precision(device):
             table = levels[0].distances(row, images)  # (w, n * h * w)
             for level in levels[1:]:
                 table = table + level.distances(row, images)

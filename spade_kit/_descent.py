@@ -16,14 +16,15 @@ number of threads.
 
 Notes
 -----
-For speed 16 gallery cells lie side by side (a *lane* each) with the channels in front: one load feeds 16 sums, and no
+For speed 16 gallery cells lie side by side, a *lane* each, with the channels in front: one load feeds 16 sums, and no
 sum runs across lanes. `descend_plainly` says the same without any of that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
 
@@ -39,7 +40,7 @@ except ImportError:  # the dense search gives the same answer, later
     numba = None  # type: ignore[assignment]
 
 _SEEDS = 8  # images whose best block is tried first, to have tight bounds early
-_SHAVE = np.float32(1 - 2**-20)  # covers the rounding of one sum of two partial distances
+_SHAVE = np.float32(1 - 2**-20)  # the compiler may fuse a sum of partial distances in one place and not in another
 _NOWHERE = np.iinfo(np.int64).max
 _EVERYWHERE = 1 << 30  # a radius that excludes nothing
 
@@ -81,7 +82,6 @@ def descend(
     channel_weights = np.zeros(gallery.coarse.shape[2], np.float32)  # of the coarse level, padding included
     channel_weights[: sum(gallery.counts)] = np.repeat(weights[2:], gallery.counts)
     bounds = _bound_blocks(asked, gallery, images, weights[2:], channel_weights, radius)  # (blocks, k, blocks)
-    order, cells = _unfold(gallery)
     found = np.full((gallery.blocks, LANES, kappa), _NOWHERE, np.int64)
     arguments = (
         bounds.numpy(),
@@ -101,7 +101,8 @@ def descend(
         found,
     )
     _in_threads(lambda low, high: _descend(low, high, *arguments), gallery.blocks)
-    return found.reshape(-1, kappa)[order].T.reshape(kappa, *cells)
+    _, h, w = gallery.shapes[0]
+    return found.reshape(-1, kappa)[_unfold(h, w)].T.reshape(kappa, h, w)
 
 
 def _in_threads(work: Callable[[int, int], None], count: int) -> None:
@@ -123,20 +124,20 @@ def _four_by_four(lanes: np.ndarray) -> np.ndarray:
     return lanes.reshape(groups, channels, 4, 4).transpose(0, 2, 1, 3).reshape(groups * 4, channels, 4)
 
 
-def _unfold(gallery: Lanes) -> tuple[np.ndarray, tuple[int, int]]:
+def _unfold(h: int, w: int) -> np.ndarray:
     """For each pixel in raster order, its place in nested order."""
-    _, h, w = gallery.shapes[0]
     nested = nest(torch.arange(h * w).view(1, 1, h, w), 2).flatten().numpy()
     order = np.empty(h * w, np.int64)
     order[nested] = np.arange(h * w)
-    return order, (h, w)
+    return order
 
 
 def slack(channels: int) -> float:
     """How far the product form may lie from the sum of squared differences, in units of |q|^2 + |g|^2.
 
-    Each of the four sums of ``channels`` products (two norms, the product, the differences) errs by at most
-    channels * 2^-24 of its absolute terms.
+    A sum of ``channels`` products errs by at most channels * 2^-24 of its absolute terms: one such unit for the norms,
+    one for the product, two for the differences, as |q - g|^2 <= 2 (|q|^2 + |g|^2). The other 4 cover weights and
+    final additions. Underflow is not covered: squares below 1e-38 are lost.
     """
     return 4 * (channels + 4) * 2.0**-24
 
@@ -153,10 +154,10 @@ def _bound_blocks(
     keep = 1 - slack(gallery.coarse.shape[2])
     level_weights = torch.from_numpy(weights)
     query = asked.coarse[0] * torch.from_numpy(channel_weights)  # (blocks, c)
-    query_norms = (asked.norms[0] @ level_weights)[:, None] * keep
-    gallery_norms = (gallery.norms[torch.from_numpy(images)] @ level_weights) * keep  # (k, blocks)
     rows = gallery.coarse[torch.from_numpy(images)].flatten(0, 1)  # one product for all is worth the copy
-    with FullPrecision():
+    with full_precision(rows.device):
+        query_norms = (asked.norms[0] @ level_weights)[:, None] * keep
+        gallery_norms = (gallery.norms[torch.from_numpy(images)] @ level_weights) * keep  # (k, blocks)
         bounds = torch.addmm(query_norms + gallery_norms.flatten(), query, rows.T, alpha=-2)
     bounds = bounds.view(gallery.blocks, len(images), gallery.blocks)
     bounds.clamp_(min=0)
@@ -183,15 +184,16 @@ def _choose_seeds(bounds: Tensor) -> np.ndarray:
     return torch.stack([rank, block.gather(1, rank)], 2).numpy()
 
 
-class FullPrecision:
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
     """Matrix products in real float32: bounds from bfloat16 or TF32 would not be bounds."""
-
-    def __enter__(self) -> None:
-        self.before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_float32_matmul_precision(self.before)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _compiled(function):

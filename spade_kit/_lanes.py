@@ -1,4 +1,4 @@
-"""How a gallery lies in memory for the descent: nested cells side by side, sixteen to a lane, channels in front."""
+"""How a gallery lies in memory for the descent: sixteen nested cells side by side, channels in front."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ def grids_nest(shapes: Sequence[tuple[int, ...]]) -> bool:
 class Lanes:
     """A gallery of n images laid out for the descent, once; searched in place, image by image.
 
-    ``coarse`` (n, blocks, c) rows for the matrix product, c padded to whole lanes; ``middle`` (n, groups, c, 16): the
-    16 cells of four blocks side by side; ``fine`` (n, blocks, c, 16): the 16 pixels of a block side by side. Levels
-    beyond the third are joined to ``coarse``; where there are only two, ``coarse`` is empty and bounds nothing.
+    ``coarse`` (n, blocks, c) rows for the matrix product, c padded to a multiple of 16; ``middle``
+    (n, groups, c, 16): the 16 cells of four blocks side by side; ``fine`` (n, blocks, c, 16): the 16 pixels of a block
+    side by side. Levels beyond the third are joined to ``coarse``; where there are only two, ``coarse`` is empty and
+    bounds nothing.
     """
 
     def __init__(self, n: int, shapes: Sequence[tuple[int, ...]]) -> None:
@@ -34,8 +35,8 @@ class Lanes:
         self.blocks = self.rows * self.columns
         self.counts = [c for c, _, _ in self.shapes[2:]]  # channels of each level joined in `coarse`
         groups = -(-self.blocks // 4)
-        self.coarse = torch.zeros(n, self.blocks, -(-sum(self.counts) // LANES) * LANES)
-        self.norms = torch.zeros(n, self.blocks, len(self.counts))  # squared, level by level
+        self.coarse = torch.zeros(n, self.blocks, -(-sum(self.counts) // LANES) * LANES, dtype=torch.float32)
+        self.norms = torch.zeros(n, self.blocks, len(self.counts), dtype=torch.float32)  # squared, level by level
         self.middle = np.zeros((n, groups, self.shapes[1][0], LANES), np.float32)
         self.fine = np.zeros((n, self.blocks, self.shapes[0][0], LANES), np.float32)
 

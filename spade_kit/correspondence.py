@@ -19,7 +19,7 @@ from spade_kit.features import Pyramid
 
 DEFAULT_KAPPA = DefaultInt(1)
 COMBINE = ("concat", "ensemble")
-_LARGEST = 1e18  # of a feature or a weight: squares and their sums must stay finite in float32
+_LARGEST = 1e37  # of a sum of weighted squares, and of a weight: float32 ends soon after
 Weights: TypeAlias = "Mapping[str, float] | str | None"
 
 
@@ -84,7 +84,8 @@ def match_pixels(
     Notes
     -----
     The paper's formulas average squared distances; its code, and we, Euclidean ones. A window of radius r around a
-    coarse cell holds every coarse cell with a fine pixel within r of one of its own.
+    coarse cell holds every coarse cell with a fine pixel within r of one of its own. Exact means float32: differences
+    whose squares underflow, below about 1e-19, count as none.
 
     References
     ----------
@@ -105,6 +106,7 @@ def match_pixels(
         check_count("radius", radius, least=0)
     choose("combine", combine, COMBINE)
     factors = resolve_weights(weights, gallery.layers, lambda: channel_variance(gallery))
+    _check_size(query, gallery, factors)
     shapes = [tuple(level.shape[1:]) for level in gallery.levels]
     cut_kappa(kappa, shapes, radius, combine, len(gallery))
     return search(query, gallery.levels, np.arange(len(gallery)), factors, int(kappa), radius, combine)
@@ -131,10 +133,16 @@ def _check_pair(query: Pyramid, gallery: Pyramid) -> None:
                 f"match_pixels compares grids of one size, but at {name} the query's is {tuple(here.shape[2:])} and "
                 f"the gallery's {tuple(there.shape[2:])}. Take both with the same crop."
             )
-        if not all((level.abs() <= _LARGEST).all() for level in (here, there)):
+
+
+def _check_size(query: Pyramid, gallery: Pyramid, weights: Float[np.ndarray, "L"]) -> None:
+    """Whether the largest squared distance that can occur, 4 w c max^2 summed over levels, fits into float32."""
+    for name, weight, here, there in zip(query.layers, weights.tolist(), query.levels, gallery.levels):
+        largest = max(float(level.abs().max()) for level in (here, there))  # NaN if one is
+        if not 4 * max(weight, 1) * here.shape[1] * largest**2 * len(weights) < _LARGEST:
             raise ValueError(
-                f"match_pixels needs finite features up to {_LARGEST:g}, but at {name} some are larger or NaN. "
-                "Check the images and the backbone, or scale the features."
+                f"match_pixels needs finite features whose weighted squares fit into float32, but at {name} features "
+                f"reach {largest:g}, with weight {weight:g}. Check the images and the backbone, or scale the features."
             )
 
 

@@ -150,7 +150,8 @@ def load_dataset(name_or_path: str | Path) -> Dataset:
         return _read_mvtec(_demo_folder(), "demo")
     if name_or_path == "solar_cells":
         return _solar_cells()
-    return _read_mvtec(Path(name_or_path), Path(name_or_path).resolve().name)
+    folder = Path(name_or_path).expanduser()
+    return _read_mvtec(folder, folder.resolve().name)
 
 
 def _demo_folder() -> Path:
@@ -165,20 +166,22 @@ def _read_mvtec(folder: Path, name: str) -> Dataset:
             f"A folder of photos was expected at {folder}, but there is none. Check the path, or take "
             'load_dataset("demo").'
         )
-    if not _photos_in(folder / "train" / GOOD) or not (folder / "test").is_dir():
-        raise FileNotFoundError(
-            f"The MVTec AD layout was expected in {folder}: photos in train/{GOOD}, folders test/{GOOD} and "
-            f"test/<kind of defect>. Found: {sorted(entry.name for entry in folder.iterdir())[:10]}."
-        )
     masks = folder / "ground_truth"
+    train = [Sample(path, GOOD, None, masks.is_dir()) for path in _photos_in(folder / "train" / GOOD)]
     test = [
         Sample(path, kind.name, _mask_of(path, masks), masks.is_dir())
-        for kind in sorted(entry for entry in (folder / "test").iterdir() if entry.is_dir())
+        for kind in sorted(entry for entry in folder.glob("test/*") if entry.is_dir())
         for path in _photos_in(kind)
     ]
-    return Dataset(
-        name, [Sample(path, GOOD, None, masks.is_dir()) for path in _photos_in(folder / "train" / GOOD)], test
-    )
+    missing = f"Photos of good parts in train/{GOOD}" if not train else "Photos to judge in folders test/<any name>"
+    if not train or not test:
+        found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:10]) or "nothing"
+        raise FileNotFoundError(
+            f"{missing} were expected in {folder} (the MVTec AD layout), but there are none. It holds: "
+            f"{found}. Move them there, or fit a list of paths: "
+            'SPADE().fit(sorted(Path(folder).glob("*.png"))).'
+        )
+    return Dataset(name, train, test)
 
 
 def _photos_in(folder: Path) -> list[Path]:

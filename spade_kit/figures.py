@@ -8,7 +8,7 @@ the others. No image is stretched to its own extremes: that would make good part
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -58,9 +58,8 @@ def draw_result(result: Result, threshold: float | None = None, *, axes: Sequenc
         _contour(outline, result.mask, "white", "dashed")
         lines.append(Line2D([], [], color="white", linestyle="dashed", label="truth"))
     if lines:
-        outline.legend(
-            handles=lines, loc="lower right", fontsize=8, facecolor="#333333", labelcolor="white", framealpha=0.8
-        )
+        below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncols": 2}
+        outline.legend(handles=lines, fontsize=8, facecolor="#333333", labelcolor="white", framealpha=1, **below)
     return _finish(figure, result)
 
 
@@ -81,8 +80,8 @@ def draw_neighbours(result: Result, count: int = 7, *, axes: Sequence[Axes] | No
 def draw_layers(result: Result, *, axes: Sequence[Axes] | None = None) -> Figure:
     """Above, what each layer contributes to the map; below, the map if that layer were searched by itself.
 
-    All on the scale of the anomaly map, to which the upper row adds up, and which no layer alone exceeds unless the
-    layers were weighted.
+    All on the scale of the anomaly map, to which the upper row adds up. With ``combine="concat"`` and no weights hardly
+    a pixel of a layer alone exceeds it; an ensemble is a mean, which single layers do exceed.
     """
     names = list(result.layer_maps)
     figure, panels = _panels(axes, 2 * len(names), len(names), bars=1)
@@ -186,6 +185,7 @@ def _end_of_scale(result: Result) -> float:
 
 def _contour(panel: Axes, mask: np.ndarray, colour: str, style: str) -> None:
     if mask.any():
+        panel.contour(mask, levels=[0.5], colors="#222222", linewidths=3)  # seen on any photo
         panel.contour(mask, levels=[0.5], colors=colour, linewidths=1.6, linestyles=style)
 
 

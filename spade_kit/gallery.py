@@ -86,7 +86,7 @@ class Gallery:
         return Pyramid(tuple(level.float() for level in levels), self.layers, self.pooled[index, None])
 
     def rounded(self, query: Pyramid) -> Pyramid:
-        """A query in the gallery's precision: a photo that is in the gallery must be at distance 0."""
+        """A query in the gallery's precision, so that both are rounded alike."""
         return Pyramid(tuple(level.to(self.precision) for level in query.levels), query.layers, query.pooled)
 
     def weights(self, weights: Weights, images: Int[np.ndarray, "m"]) -> Float[np.ndarray, "L"]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
-from operator import index as as_index
 from typing import TYPE_CHECKING, SupportsIndex
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from spade_kit.arguments import check_number
+from spade_kit.arguments import check_count, check_number
 from spade_kit.correspondence import Correspondence, levels_of, match_level
 from spade_kit.crops import Crop
 from spade_kit.datasets import Sample
@@ -34,9 +33,9 @@ class Match:
     row, col
         In map pixels: the centre of the matched cell.
     distance
-        Of the two pixels, unsmoothed, mean over kappa.
+        Unsmoothed: of the two pixels, or with kappa > 1 the mean over the kappa nearest.
     layers
-        Each layer's part of the distance; the parts add up to it.
+        Each layer's part of the distance, as the nearest pixel has it; the parts add up to it.
     """
 
     image: int
@@ -65,6 +64,10 @@ class Result:
         Where it lies in the photograph.
     sample
         The photograph as it was given, if it was a Sample.
+    query
+        Its features.
+    spade
+        The SPADE that judged it, with its gallery and options as they were.
     """
 
     anomaly_map: Float[np.ndarray, "H W"]
@@ -137,8 +140,8 @@ class Result:
     def match(self, row: SupportsIndex, col: SupportsIndex) -> Match:
         """The normal pixel that explains the pixel at (row, col) of the map."""
         (height, width), (h, w) = self.anomaly_map.shape, self.query.grid
-        row, col = as_index(row), as_index(col)
-        if not (0 <= row < height and 0 <= col < width):
+        row, col = check_count("row", row, least=0), check_count("col", col, least=0)
+        if row >= height or col >= width:
             raise ValueError(
                 f"A place on this map is 0 <= row < {height}, 0 <= col < {width}, but ({row}, {col}) came."
             )

@@ -18,7 +18,10 @@ def make_map(distance: Float[np.ndarray, "h w"], size: tuple[int, int], sigma: f
 
 
 def share_out(found: Correspondence) -> Float[np.ndarray, "L h w"]:
-    """Each layer's part of the distance, in proportion to its squared distance; the parts add up to the distance."""
+    """Each layer's part of the distance, in proportion to the nearest pixel's squared distances.
+
+    The parts add up to the distance, unless kappa > 1 and the nearest pixel is at distance 0: it then has no parts.
+    """
     whole = found.layer_distance.sum(0)
     return found.distance * found.layer_distance / np.where(whole > 0, whole, 1)
 

@@ -89,6 +89,7 @@ class SPADE:
         self.precision = choose("precision", precision, PRECISIONS)
         self._gallery: Gallery | None = None
         self._left_out: dict[tuple, dict[int, np.ndarray]] = {}  # options -> training image -> its distances
+        self._levels: dict[tuple, float] = {}  # options -> the normals' level
         self._set(k=k, kappa=kappa, radius=radius, weights=weights, combine=combine, sigma=sigma)
 
     def _set(self, k: int, kappa: int, radius: int | None, weights: Weights, combine: str, sigma: float) -> None:
@@ -136,7 +137,7 @@ class SPADE:
             Samples, paths, PIL images or (H, W, 3) uint8 arrays, all normal.
         """
         self._gallery = build_gallery(as_list(images), self.backbone, self.precision)
-        self._left_out = {}
+        self._left_out, self._levels = {}, {}
         self._say_what_is_cut({"k", "kappa"})
         return self
 
@@ -270,14 +271,22 @@ class SPADE:
         """
         if len(self) == 1:
             return None
-        images = np.unique(np.linspace(0, len(self) - 1, min(len(self), _NORMALS_FOR_SCALE)).astype(int))
-        return float(np.percentile(np.stack(list(self._left_out_maps(images.tolist(), None))), 99))
+        options = (*self._search_options, self.sigma)
+        if options not in self._levels:
+            images = np.unique(np.linspace(0, len(self) - 1, min(len(self), _NORMALS_FOR_SCALE)).astype(int))
+            maps = np.stack(list(self._left_out_maps(images.tolist(), None)))
+            self._levels[options] = float(np.percentile(maps, 99))
+        return self._levels[options]
+
+    @property
+    def _search_options(self) -> tuple:
+        """All that distances depend on; sigma only smooths them."""
+        weights = tuple(self.weights.items()) if isinstance(self.weights, Mapping) else self.weights
+        return self.k, self.kappa, self.radius, weights, self.combine
 
     def _left_out_maps(self, images: Sequence[int], groups: tuple[Hashable, ...] | None) -> Iterator[np.ndarray]:
         """The maps of training images, each against the others; distances are searched once and kept."""
-        weights = tuple(self.weights.items()) if isinstance(self.weights, Mapping) else self.weights
-        options = (self.k, self.kappa, self.radius, weights, self.combine, groups)
-        kept = self._left_out.setdefault(options, {})
+        kept = self._left_out.setdefault((*self._search_options, groups), {})
         for index in track(images, desc="normal images, each left out in turn"):
             if index not in kept:
                 _, found = self._search(self._fitted.pyramid(index), self._others(index, groups))

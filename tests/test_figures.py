@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
+from matplotlib.colors import to_hex
 
 import spade_kit
 from spade_kit.figures import RING
@@ -55,9 +56,11 @@ def test_the_colour_bar_marks_the_normals_99th_percentile(spade, result):
 
 def test_the_segmentation_is_solid_and_the_truth_dashed(result, demo, spade):
     figure = spade_kit.draw_result(result, threshold=float(np.median(result.anomaly_map)))
-    styles = [contour.get_linestyle()[0] for contour in figure.axes[2].collections]
-    assert styles[0][1] is None
-    assert styles[1][1] is not None
+    _, found, _, truth = figure.axes[2].collections  # each over a darker, wider line
+    assert to_hex(found.get_edgecolor()[0]) == RING.lower()
+    assert to_hex(truth.get_edgecolor()[0]) == "#ffffff"
+    assert found.get_linestyle()[0][1] is None
+    assert truth.get_linestyle()[0][1] is not None
     good = spade.predict(next(sample for sample in demo.test if sample.label == "good"))
     assert [text.get_text() for text in spade_kit.draw_result(good).axes[2].get_legend().texts] == ["found"]
 
