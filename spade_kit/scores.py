@@ -46,7 +46,7 @@ def find_threshold(scores: Float[np.ndarray, "n"], fpr: float) -> float:
        doi:10.1007/b106715 (conformal prediction).
     """
     count = len(scores)
-    rank = ceil(round((count + 1) * (1 - fpr), 9))  # rounded, since 100 * (1 - 0.01) is a little over 99
+    rank = ceil(round((count + 1) * (1 - fpr), 9))  # rounded, since 150 * (1 - 0.18) comes out a little over 123
     if rank > count:
         warn(
             f"A false-alarm rate of {fpr:g} needs at least {ceil(1 / fpr) - 1} normal scores, but there are {count}: "

@@ -52,7 +52,16 @@ def test_shares_follow_the_squared_distances_and_add_up():
 
 @pytest.mark.parametrize(
     ("count", "fpr", "rank"),
-    [(99, 0.01, 99), (100, 0.01, 100), (199, 0.01, 198), (9, 0.1, 9), (19, 0.1, 18), (3, 0.5, 2), (1000, 0.05, 951)],
+    [
+        (99, 0.01, 99),
+        (100, 0.01, 100),
+        (199, 0.01, 198),
+        (9, 0.1, 9),
+        (19, 0.1, 18),
+        (3, 0.5, 2),
+        (1000, 0.05, 951),
+        (149, 0.18, 123),
+    ],
 )
 def test_the_threshold_is_the_score_of_that_rank(rng, count, fpr, rank):
     scores = rng.permutation(np.arange(1, count + 1)).astype(np.float32)
