@@ -52,9 +52,10 @@ def search_densely(
         allowed = None if window is None else torch.from_numpy(window[0][row][:, None] & window[1][:, None, :])
         pixel, place = _find_candidates(levels, row, chunks, kappa, allowed)
         distance = _measure(levels, row, pixel, place)
-        order = np.lexsort((place.cpu().numpy(), distance, pixel.cpu().numpy()))
-        first = np.searchsorted(pixel.cpu().numpy()[order], np.arange(w))  # where each pixel's candidates begin
-        found[:, row] = place.cpu().numpy()[order][first + np.arange(kappa)[:, None]]
+        pixels, places = pixel.cpu().numpy(), place.cpu().numpy()
+        order = np.lexsort((places, distance, pixels))
+        first = np.searchsorted(pixels[order], np.arange(w))  # where each pixel's candidates begin
+        found[:, row] = places[order][first + np.arange(kappa)[:, None]]
     return found
 
 
@@ -73,10 +74,11 @@ class _Level:
         self.lines = self.asked[0].permute(1, 2, 0).contiguous()  # (h_l, w_l, c)
         self.cells = self.held.flatten(2).transpose(1, 2).contiguous()  # (n, h_l * w_l, c)
         self.norms = (self.cells * self.cells).sum(2)  # (n, h_l * w_l)
+        self.largest = self.norms.max()
         h, w = self.fine
-        self.down = torch.arange(h, device=device) * self.rows // h
+        down = torch.arange(h, device=device) * self.rows // h
         self.across = torch.arange(w, device=device) * self.columns // w
-        self.holder = (self.down[:, None] * self.columns + self.across).flatten()  # (h * w,)
+        self.holder = (down[:, None] * self.columns + self.across).flatten()  # (h * w,)
         self.is_finest = (self.rows, self.columns) == self.fine
 
     def line(self, row: int) -> Tensor:
@@ -94,7 +96,7 @@ class _Level:
     def error(self, row: int) -> Tensor:
         """(w,): how far these may lie from the truth; what `slack` has to spare covers the adding up of levels."""
         line = self.line(row)
-        return self.weight * slack(self.channels) * ((line * line).sum(1) + self.norms.max())[self.across]
+        return self.weight * slack(self.channels) * ((line * line).sum(1) + self.largest)[self.across]
 
 
 def _find_candidates(

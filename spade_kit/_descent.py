@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spade_kit._lanes import LANES, Lanes, grids_nest, nest
+from spade_kit._lanes import LANES, Lanes, grids_nest, nest, within
 
 try:
     import numba
@@ -162,19 +162,10 @@ def _bound_blocks(
     bounds = bounds.view(gallery.blocks, len(images), gallery.blocks)
     bounds.clamp_(min=0)
     if radius is not None:
-        bounds.masked_fill_(torch.from_numpy(_outside(gallery.rows, gallery.columns, 4, radius))[:, None], inf)
+        _, h, w = gallery.shapes[0]
+        near = within(gallery.rows, h, radius)[:, None, :, None] & within(gallery.columns, w, radius)[:, None]
+        bounds.masked_fill_(~torch.from_numpy(near).view(gallery.blocks, 1, gallery.blocks), inf)
     return bounds
-
-
-def _outside(rows: int, columns: int, step: int, radius: int) -> np.ndarray:
-    """(cells, cells): whether no pixel of one coarse cell lies within ``radius`` of one of the other's."""
-
-    def gap(count: int) -> np.ndarray:
-        at = np.arange(count)
-        return np.maximum(step * np.abs(at[:, None] - at) - (step - 1), 0)
-
-    far = np.maximum(gap(rows)[:, None, :, None], gap(columns)[None, :, None, :])
-    return far.reshape(rows * columns, -1) > radius
 
 
 def _choose_seeds(bounds: Tensor) -> np.ndarray:

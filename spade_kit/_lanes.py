@@ -19,6 +19,15 @@ def grids_nest(shapes: Sequence[tuple[int, ...]]) -> bool:
     return len(grids) > 1 and halves and grids[0][0] % 4 == 0 and grids[0][1] % 4 == 0
 
 
+def within(cells: int, fine: int, radius: int) -> np.ndarray:
+    """(cells, cells): whether two cells of an axis hold fine pixels no farther apart than ``radius``."""
+    cell = np.arange(fine) * cells // fine
+    first = np.searchsorted(cell, np.arange(cells))
+    last = np.searchsorted(cell, np.arange(cells), side="right") - 1
+    gap = np.maximum(first[:, None] - last, first - last[:, None])
+    return gap <= radius
+
+
 class Lanes:
     """A gallery of n images laid out for the descent, once; searched in place, image by image.
 

@@ -131,20 +131,19 @@ def load_backbone(
                 f"It has: {_listing(name)}."
             )
         label, module, weights, (mean, std) = type(name).__name__, name, "a module of your own", _IMAGENET
-        module = _Taps(module, tuple(layers), pooled or layers[-1])
     else:
         build = _builder(name)
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(_SEED)
             module, weights, (mean, std) = build(name, pretrained)
         label = name if pretrained else f"{name} (untrained)"
-        if layers is not None:
-            module = _Taps(module, tuple(layers), pooled or layers[-1])
-        elif not isinstance(module, _TimmFeatures):
-            sources, coarsest = _maps_by_stride(module)
-            module = _Taps(module, sources, pooled or coarsest)
-        elif pooled is not None:
-            raise ValueError(f"With {name!r} pooled= goes together with layers=, but layers=None came. Name both.")
+    if layers is not None:
+        module = _Taps(module, tuple(layers), pooled or layers[-1])
+    elif not isinstance(module, _TimmFeatures):
+        sources, coarsest = _maps_by_stride(module)
+        module = _Taps(module, sources, pooled or coarsest)
+    elif pooled is not None:
+        raise ValueError(f"With {name!r} pooled= goes together with layers=, but layers=None came. Name both.")
     place = torch.device(device or "cpu")
     module = module.eval().to(place)
     return Backbone(label, module, module.sources, weights, mean, std, resize, crop, place)

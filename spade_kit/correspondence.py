@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spade_kit._dense import search_densely
 from spade_kit._descent import can_descend, descend
-from spade_kit._lanes import Lanes
+from spade_kit._lanes import Lanes, within
 from spade_kit.arguments import DefaultInt, check_count, check_number, choose, cut_count
 from spade_kit.features import Pyramid
 
@@ -101,15 +101,18 @@ def match_pixels(
     (0.0, 1)
     """
     _check_pair(query, gallery)
-    check_count("kappa", kappa)
-    if radius is not None:
-        check_count("radius", radius, least=0)
-    choose("combine", combine, COMBINE)
+    kappa, radius, combine = check_search(kappa, radius, combine)
     factors = resolve_weights(weights, gallery.layers, lambda: channel_variance(gallery))
     _check_size(query, gallery, factors)
     shapes = [tuple(level.shape[1:]) for level in gallery.levels]
     cut_kappa(kappa, shapes, radius, combine, len(gallery))
-    return search(query, gallery.levels, np.arange(len(gallery)), factors, int(kappa), radius, combine)
+    return search(query, gallery.levels, np.arange(len(gallery)), factors, kappa, radius, combine)
+
+
+def check_search(kappa: int, radius: int | None, combine: str) -> tuple[int, int | None, str]:
+    """The options of the search, as they are used; a sentence where one is none."""
+    radius = None if radius is None else check_count("radius", radius, least=0)
+    return check_count("kappa", kappa), radius, choose("combine", combine, COMBINE)
 
 
 def _check_pair(query: Pyramid, gallery: Pyramid) -> None:
@@ -185,7 +188,7 @@ def search(
     """
     if combine == "ensemble":
         return _search_each(query, levels_of(gallery, images), weights, kappa, radius)
-    kappa = min(kappa, len(images) * _least_window(*query.grid, query.grid, radius))
+    kappa = min(kappa, len(images) * _least_candidates(query.grid, query.grid, radius))
     if isinstance(gallery, Lanes):
         place = descend(query.levels, gallery, images, weights, kappa, radius)
     else:
@@ -211,32 +214,25 @@ def _find(
         lanes.write(0, gallery)
         return descend(query, lanes, np.arange(len(lanes)), weights, kappa, radius)
     h, w = gallery[0].shape[2:]
-    window = None if radius is None else (_within(h, h, radius), _within(w, w, radius))
-    return search_densely(query, gallery, weights, kappa, window)
+    return search_densely(query, gallery, weights, kappa, _window((h, w), (h, w), radius))
 
 
-def _within(cells: int, fine: int, radius: int) -> np.ndarray:
-    """(cells, cells): whether two cells of an axis hold fine pixels no farther apart than ``radius``."""
-    cell = np.arange(fine) * cells // fine
-    first = np.searchsorted(cell, np.arange(cells))
-    last = np.searchsorted(cell, np.arange(cells), side="right") - 1
-    gap = np.maximum(first[:, None] - last, first - last[:, None])
-    return gap <= radius
+def _window(cells: tuple[int, int], fine: tuple[int, int], radius: int | None) -> tuple[np.ndarray, np.ndarray] | None:
+    """Which rows and which columns of a level may be compared; None for all."""
+    return None if radius is None else (within(cells[0], fine[0], radius), within(cells[1], fine[1], radius))
 
 
-def _least_window(rows: int, columns: int, grid: tuple[int, int], radius: int | None) -> int:
+def _least_candidates(cells: tuple[int, int], fine: tuple[int, int], radius: int | None) -> int:
     """How many of a level's cells the window holds where it holds fewest: in a corner."""
-    if radius is None:
-        return rows * columns
-    (h, w) = grid
-    return int(_within(rows, h, radius).sum(1).min() * _within(columns, w, radius).sum(1).min())
+    window = _window(cells, fine, radius)
+    return cells[0] * cells[1] if window is None else int(window[0].sum(1).min() * window[1].sum(1).min())
 
 
 def cut_kappa(kappa: int, shapes: Sequence[tuple[int, ...]], radius: int | None, combine: str, images: int) -> None:
     """Say, once, where more neighbours were asked for than some pixel has candidates."""
     grids = [(shape[1], shape[2]) for shape in shapes]
     levels = grids if combine == "ensemble" else grids[:1]
-    least = min(_least_window(*level, grids[0], radius) for level in levels)
+    least = min(_least_candidates(level, grids[0], radius) for level in levels)
     cut_count("kappa", kappa, images * least, "candidates for a pixel in the corner")
 
 
@@ -296,11 +292,9 @@ def match_level(
     """One level searched by itself, on its own grid, unweighted. It has no coarser bound, so the search is dense."""
     name, here, there = query.layers[level], query.levels[level], gallery[level]
     rows, columns = here.shape[2:]
-    h, w = query.grid
-    window = None if radius is None else (_within(rows, h, radius), _within(columns, w, radius))
-    kappa = min(kappa, len(there) * _least_window(rows, columns, query.grid, radius))
+    kappa = min(kappa, len(there) * _least_candidates((rows, columns), query.grid, radius))
     one = np.ones(1, np.float32)
-    place = search_densely([here], [there], one, kappa, window)
+    place = search_densely([here], [there], one, kappa, _window((rows, columns), query.grid, radius))
     pyramid = Pyramid((here,), (name,), query.pooled)
     return _describe(pyramid, [there], np.arange(len(there)), one, place)
 

@@ -140,4 +140,4 @@ def iterate_features(
 def compute_features(crops: Sequence[UInt8[np.ndarray, "H W 3"]], backbone: Backbone) -> Pyramid:
     """One forward pass over evaluated crops of one size."""
     levels, pooled = backbone(np.stack(crops))
-    return Pyramid(tuple(level.float().contiguous() for level in levels), backbone.layers, pooled.float())
+    return Pyramid([level.contiguous() for level in levels], backbone.layers, pooled.float())

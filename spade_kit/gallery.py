@@ -18,7 +18,7 @@ from spade_kit._descent import can_descend
 from spade_kit._lanes import Lanes
 from spade_kit.arguments import warn
 from spade_kit.backbones import Backbone
-from spade_kit.correspondence import Weights, resolve_weights
+from spade_kit.correspondence import Weights, levels_of, resolve_weights
 from spade_kit.crops import Crop
 from spade_kit.datasets import Photo, Sample
 from spade_kit.features import Pyramid, iterate_features
@@ -81,9 +81,7 @@ class Gallery:
 
     def pyramid(self, index: int) -> Pyramid:
         """The features of one normal image, as a query would have them."""
-        images = np.array([index])
-        levels = self.pixels.read(images) if isinstance(self.pixels, Lanes) else [x[index, None] for x in self.pixels]
-        return Pyramid(tuple(level.float() for level in levels), self.layers, self.pooled[index, None])
+        return Pyramid(levels_of(self.pixels, np.array([index])), self.layers, self.pooled[index, None])
 
     def rounded(self, query: Pyramid) -> Pyramid:
         """A query in the gallery's precision, so that both are rounded alike."""
@@ -121,7 +119,7 @@ def build_gallery(images: Sequence[Photo], backbone: Backbone, precision: str) -
                 room[start : start + len(crops)] = level
         normals += map(_keep, images[start : start + len(crops)], places, crops)
         pooled.append(batch.pooled)
-        moments.append([_moments(level.float()) for level in held])
+        moments.append([_moments(level) for level in held])
     if pixels is None:
         raise ValueError("fit needs at least one normal image, but none came.")
     joined = [_join(level) for level in zip(*moments)]

@@ -15,10 +15,10 @@ from torch import nn
 from spade_kit.arguments import check_count, choose, cut_count, warn
 from spade_kit.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.correspondence import (
-    COMBINE,
     DEFAULT_KAPPA,
     Correspondence,
     Weights,
+    check_search,
     cut_kappa,
     resolve_weights,
     search,
@@ -94,11 +94,10 @@ class SPADE:
 
     def _set(self, k: int, kappa: int, radius: int | None, weights: Weights, combine: str, sigma: float) -> None:
         """Check the options and take them, weights as a copy."""
-        self.k, self.kappa = check_count("k", k), check_count("kappa", kappa)
-        self.radius = None if radius is None else check_count("radius", radius, least=0)
+        self.k = check_count("k", k)
+        self.kappa, self.radius, self.combine = check_search(kappa, radius, combine)
         resolve_weights(weights, self.backbone.layers, lambda: np.ones(len(self.backbone.layers)))
         self.weights = dict(weights) if isinstance(weights, Mapping) else weights
-        self.combine = choose("combine", combine, COMBINE)
         self.sigma = check_sigma(sigma)
 
     def _say_what_is_cut(self, given: set[str]) -> None:

@@ -12,10 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spade_kit import Pyramid, correspondence, match_pixels
+from spade_kit import Pyramid, match_pixels
 from spade_kit._dense import search_densely
 from spade_kit._descent import can_descend, descend, descend_plainly
-from spade_kit._lanes import Lanes
+from spade_kit._lanes import Lanes, within
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -126,7 +126,7 @@ def test_dense_and_plain_descent_agree_with_the_descent_to_the_last_place(search
     named = dict(zip(gallery.layers, weights))
     fast = places(match_pixels(query, gallery, kappa=kappa, radius=radius, weights=named))
     h, w = gallery.grid
-    window = None if radius is None else tuple(correspondence._within(side, side, radius) for side in (h, w))
+    window = None if radius is None else tuple(within(side, side, radius) for side in (h, w))
     dense = search_densely(query.levels, gallery.levels, np.float32(weights), kappa, window)
     _, plain, _ = descend_plainly([level[0] for level in arrays(query)], arrays(gallery), weights, kappa, radius)
     expected, _ = reference.nearest(oracle(query, gallery, weights, radius), kappa)
@@ -348,12 +348,12 @@ def test_in_the_ensemble_a_level_of_weight_0_does_not_count(rng):
 @pytest.mark.parametrize("radius", [0, 1, 2, 5])
 def test_in_the_ensemble_a_coarse_cell_counts_if_one_of_its_pixels_lies_in_the_window(radius):
     rows, fine = 3, 10  # grids that do not nest
-    within = correspondence._within(rows, fine, radius)
+    near = within(rows, fine, radius)
     cell = np.arange(fine) * rows // fine
     for a in range(rows):
         for b in range(rows):
             gaps = abs(np.flatnonzero(cell == a)[:, None] - np.flatnonzero(cell == b))
-            assert within[a, b] == (gaps.min() <= radius)
+            assert near[a, b] == (gaps.min() <= radius)
 
 
 def test_kappa_is_cut_to_what_there_is_and_said(rng):
