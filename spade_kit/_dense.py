@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
 
 import numpy as np
 import torch
 from torch import Tensor
-
-from spade_kit._descent import full_precision, slack
 
 _TABLE = {"cpu": 2**20, "cuda": 2**28, "mps": 2**26}  # bytes of distances at a time; on the CPU they stay in its cache
 _PAIRS = 2**26  # bytes of features measured anew at a time
@@ -94,9 +93,19 @@ class _Level:
         return product if self.weight == 1 else product * self.weight
 
     def error(self, row: int) -> Tensor:
-        """(w,): how far these may lie from the truth; what `slack` has to spare covers the adding up of levels."""
+        """(w,): how far these may lie from the truth; what `_slack` has to spare covers the adding up of levels."""
         line = self.line(row)
-        return self.weight * slack(self.channels) * ((line * line).sum(1) + self.largest)[self.across]
+        return self.weight * _slack(self.channels) * ((line * line).sum(1) + self.largest)[self.across]
+
+
+def _slack(channels: int) -> float:
+    """How far the product form may lie from the sum of squared differences, in units of |q|^2 + |g|^2.
+
+    A sum of ``channels`` products errs by at most channels * 2^-24 of its absolute terms: one such unit for the norms,
+    one for the product, two for the differences, as |q - g|^2 <= 2 (|q|^2 + |g|^2). The other 4 cover weights and
+    final additions. Underflow is not covered: squares below 1e-38 are lost.
+    """
+    return 4 * (channels + 4) * 2.0**-24
 
 
 def _find_candidates(
@@ -126,6 +135,18 @@ def _find_candidates(
         pixels.append(hopeful[at])
         places.append(place + images.start * h * w)
     return torch.cat(pixels), torch.cat(places)
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Matrix products in real float32: bounds from bfloat16 or TF32 would not be bounds."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _measure(levels: list[_Level], row: int, pixel: Tensor, place: Tensor) -> np.ndarray:

@@ -5,43 +5,36 @@ features. So the squared distance of two pixels is a sum down the tree,
 
     total(pixel, pixel') = coarse(block, block') + middle(cell, cell') + fine(pixel, pixel')
 
-and each partial sum is a lower bound for all pixels below it. One matrix product bounds all pairs of blocks; a pair is
-opened only if its bound does not exceed the worst of its pixels' best distances so far, and likewise each pair of
-cells. What is never opened cannot win, so the answer is the brute-force answer.
+and each partial sum is a lower bound for all pixels below it. All pairs of blocks are bounded; a pair is opened only
+if its bound does not exceed the worst of its pixels' best distances so far, and likewise each pair of cells. What is
+never opened cannot win, so the answer is the brute-force answer.
 
-Two precautions make that true in float32 as well. The product form |q|^2 + |g|^2 - 2 q.g errs by rounding, so its
-bound is lowered by more than that error (`slack`); and every pair that survives is measured anew from differences, in
-one order of summation wherever it stands. Of equal distances the first place (image, row, column) wins, whatever the
-number of threads.
+Two precautions make that true in float32 as well. Bounds come from products, |q|^2 + |g|^2 - 2 q.g, which err by
+rounding, so the lengths are taken shorter by more than that error (`slack`); and every pair that may still win is
+measured anew from differences, in one order of summation wherever it stands. Of equal distances the first place (image,
+row, column) wins, whatever the number of threads.
 
 Notes
 -----
-For speed 16 gallery cells lie side by side, a *lane* each, with the channels in front: one load feeds 16 sums, and no
-sum runs across lanes. `descend_plainly` says the same without any of that.
+For speed 16 gallery cells lie side by side, a *lane* each, with the channels in front, and four query cells are
+compared with them at a time (`_tiles`). `descend_plainly` says the same without any of that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from spade_kit._lanes import LANES, Lanes, grids_nest, nest, within
+from spade_kit._kernels import FAR, NOWHERE, compiled, in_threads, insert, numba, reach, stretch_for
+from spade_kit._lanes import LANES, Lanes, grids_nest, nested_order, within
 
-try:
-    import numba
-except ImportError:  # the dense search gives the same answer, later
-    numba = None  # type: ignore[assignment]
+if numba:
+    from spade_kit._tiles import borrow, compare, measure
 
-_SEEDS = 8  # images whose best block is tried first, to have tight bounds early
-_SHAVE = np.float32(1 - 2**-20)  # the compiler may fuse a sum of partial distances in one place and not in another
-_NOWHERE = np.iinfo(np.int64).max
+_SEEDS = 4  # images whose best block is tried first, to have tight limits early
 _EVERYWHERE = 1 << 30  # a radius that excludes nothing
 
 
@@ -54,267 +47,316 @@ def can_descend(shapes: Sequence[tuple[int, ...]]) -> bool:
 
 
 def descend(
-    query: Sequence[Tensor],
+    query: Lanes,
     gallery: Lanes,
     images: np.ndarray,
     weights: np.ndarray,
     kappa: int,
     radius: int | None,
+    first: np.ndarray | None = None,
+    history: bool = False,
 ) -> np.ndarray:
     """Where the kappa nearest pixels lie, of all those of the gallery's ``images``.
 
     Parameters
     ----------
     query
-        One image's levels, each (1, c, h, w).
+        One image, laid out like the gallery.
     weights
         (L,), of each level's squared distance.
+    first
+        (.., h, w) places to try first. Good ones, such as the answer under slightly other options, save time; what
+        is found does not depend on them.
+    history
+        Whether to tell what was found after each image, too: the answer for every smaller number of images.
 
     Returns
     -------
     numpy.ndarray
-        (kappa, h, w) int64: rank * h * w + row * w + column, rank counting along ``images``. Nearest first.
+        (kappa, h, w) int64, nearest first: rank * h * w + row * w + column, rank counting along ``images``; with
+        ``history`` (k, kappa, h, w), and NOWHERE where the first images hold fewer than kappa.
     """
-    asked = Lanes(1, gallery.shapes)
-    asked.write(0, query)
-    images = np.ascontiguousarray(images, np.int64)
-    weights = np.asarray(weights, np.float32)
-    channel_weights = np.zeros(gallery.coarse.shape[2], np.float32)  # of the coarse level, padding included
-    channel_weights[: sum(gallery.counts)] = np.repeat(weights[2:], gallery.counts)
-    bounds = _bound_blocks(asked, gallery, images, weights[2:], channel_weights, radius)  # (blocks, k, blocks)
-    found = np.full((gallery.blocks, LANES, kappa), _NOWHERE, np.int64)
-    arguments = (
-        bounds.numpy(),
-        _choose_seeds(bounds),
-        images,
-        asked.coarse[0].numpy(),
-        gallery.coarse.numpy(),
-        channel_weights,
-        _four_by_four(asked.middle[0])[: gallery.blocks],
-        gallery.middle,
-        weights[1],
-        _four_by_four(asked.fine[0]).reshape(gallery.blocks, 4, -1, 4),
-        gallery.fine,
-        weights[0],
-        gallery.columns,
-        _EVERYWHERE if radius is None else radius,
-        found,
-    )
-    _in_threads(lambda low, high: _descend(low, high, *arguments), gallery.blocks)
     _, h, w = gallery.shapes[0]
-    return found.reshape(-1, kappa)[_unfold(h, w)].T.reshape(kappa, h, w)
+    order, blocks = nested_order(h, w, 2), gallery.blocks  # place in nested order -> place on the grid
+    weights = np.asarray(weights, np.float32)
+    tries = np.zeros((blocks, LANES, 0), np.int64)
+    if first is not None:
+        tries = first.reshape(-1, h * w).T[order].reshape(blocks, LANES, -1)
+    best = np.full((blocks, LANES, kappa), FAR, np.float32)
+    found = np.full((blocks, LANES, kappa), NOWHERE, np.int64)
+    log = np.empty((len(images) if history else 0, blocks, LANES, kappa), np.int64)
+    arguments = (
+        np.ascontiguousarray(images, np.int64),
+        min(1 if history else _SEEDS, len(images)),
+        np.ascontiguousarray(tries),
+        weights,
+        np.array(gallery.spans[2:], np.int64).reshape(-1, 2),
+        (stretch_for(sum(c for c, _, _ in gallery.shapes)), gallery.columns, _EVERYWHERE if radius is None else radius),
+        (*prepare(query.coarse[0], gallery.spans[2:], weights[2:]), gallery.coarse),
+        (*prepare(query.middle[0], gallery.spans[1:2], weights[1:2]), gallery.middle),
+        (*prepare(query.fine[0], gallery.spans[:1], weights[:1]), gallery.fine),
+        *_find_windows(gallery, radius),
+        (best, found, log),
+    )
+    in_threads(lambda worker, workers: _descend(worker, workers, *arguments), -(-blocks // 4))
+    answer = log if history else found[None]
+    on_grid = np.empty((len(answer), h * w, kappa), np.int64)
+    on_grid[:, order] = answer.reshape(len(answer), -1, kappa)
+    places = on_grid.swapaxes(1, 2).reshape(-1, kappa, h, w)
+    return places if history else places[0]
 
 
-def _in_threads(work: Callable[[int, int], None], count: int) -> None:
-    """Share out ``work(low, high)`` over 0..count in runs, taken as threads come free.
+def prepare(
+    tiles: np.ndarray, spans: Sequence[tuple[int, int]], weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The query's cells, the factors that make weighted bounds of gallery cells, and what is to be added to those.
 
-    Plain threads, since the kernel lets go of the interpreter: numba's own would abort on concurrent calls, and both
-    numba's and torch's would spin while the other's work.
+    A bound is own + sum(terms * gallery cell) = w |q|^2 - 2 w q.g + w |g|^2, lengths shortened.
     """
-    threads = max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
-    run = -(-count // (4 * threads))
-    starts = range(0, count, run)
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda low: work(low, min(low + run, count)), starts))
+    terms, own = np.zeros_like(tiles), np.zeros((len(tiles), LANES), np.float32)
+    for (first, last), weight in zip(spans, weights):
+        np.multiply(tiles[:, first:last], -2 * weight, out=terms[:, first:last])
+        terms[:, last] = weight
+        own += weight * tiles[:, last]
+    return tiles, terms, own
 
 
-def _four_by_four(lanes: np.ndarray) -> np.ndarray:
-    """(g, c, 16) -> (g * 4, c, 4): the kernel takes four query cells at a time."""
-    groups, channels, _ = lanes.shape
-    return lanes.reshape(groups, channels, 4, 4).transpose(0, 2, 1, 3).reshape(groups * 4, channels, 4)
+def _find_windows(gallery: Lanes, radius: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Which blocks hold pixels within the radius of a block's: (blocks, blocks up to a whole tile), bool.
 
-
-def _unfold(h: int, w: int) -> np.ndarray:
-    """For each pixel in raster order, its place in nested order."""
-    nested = nest(torch.arange(h * w).view(1, 1, h, w), 2).flatten().numpy()
-    order = np.empty(h * w, np.int64)
-    order[nested] = np.arange(h * w)
-    return order
-
-
-def slack(channels: int) -> float:
-    """How far the product form may lie from the sum of squared differences, in units of |q|^2 + |g|^2.
-
-    A sum of ``channels`` products errs by at most channels * 2^-24 of its absolute terms: one such unit for the norms,
-    one for the product, two for the differences, as |q - g|^2 <= 2 (|q|^2 + |g|^2). The other 4 cover weights and
-    final additions. Underflow is not covered: squares below 1e-38 are lost.
+    And which tiles of sixteen do for any of four blocks, (fours, tiles).
     """
-    return 4 * (channels + 4) * 2.0**-24
+    _, h, w = gallery.shapes[0]
+    inside = np.zeros((gallery.blocks, gallery.coarse.shape[1] * LANES), bool)
+    far = max(h, w) if radius is None else radius
+    near = within(gallery.rows, h, far)[:, None, :, None] & within(gallery.columns, w, far)[:, None]
+    inside[:, : gallery.blocks] = near.reshape(gallery.blocks, gallery.blocks)
+    fours = np.logical_or.reduceat(inside, range(0, gallery.blocks, 4))
+    return inside, np.any(fours.reshape(len(fours), -1, LANES), 2)
 
 
-def _bound_blocks(
-    asked: Lanes,
-    gallery: Lanes,
-    images: np.ndarray,
-    weights: np.ndarray,
-    channel_weights: np.ndarray,
-    radius: int | None,
-) -> Tensor:
-    """(query blocks, k, gallery blocks): never more than the coarse level's squared distance; inf out of the window."""
-    keep = 1 - slack(gallery.coarse.shape[2])
-    level_weights = torch.from_numpy(weights)
-    query = asked.coarse[0] * torch.from_numpy(channel_weights)  # (blocks, c)
-    rows = gallery.coarse[torch.from_numpy(images)].flatten(0, 1)  # one product for all is worth the copy
-    with full_precision(rows.device):
-        query_norms = (asked.norms[0] @ level_weights)[:, None] * keep
-        gallery_norms = (gallery.norms[torch.from_numpy(images)] @ level_weights) * keep  # (k, blocks)
-        bounds = torch.addmm(query_norms + gallery_norms.flatten(), query, rows.T, alpha=-2)
-    bounds = bounds.view(gallery.blocks, len(images), gallery.blocks)
-    bounds.clamp_(min=0)
-    if radius is not None:
-        _, h, w = gallery.shapes[0]
-        near = within(gallery.rows, h, radius)[:, None, :, None] & within(gallery.columns, w, radius)[:, None]
-        bounds.masked_fill_(~torch.from_numpy(near).view(gallery.blocks, 1, gallery.blocks), inf)
-    return bounds
+@compiled(cache=True)
+def _descend(
+    worker, workers, images, seeds, tries, weights, spans, rules, coarse, middle, fine, inside, fours, nearest
+):
+    """Every ``workers``-th four query blocks; the gallery passes by image after image, so that one stays in cache.
+
+    First what is to be tried first, then the best block alone of a few images, to have tight limits early; then all
+    that these do not exclude.
+    """
+    best, found, log = borrow(nearest[0]), borrow(nearest[1]), nearest[2]
+    blocks = len(found)
+    held = (
+        np.empty((4, inside.shape[1]), np.float32),
+        np.full((blocks, 5), FAR),
+        np.zeros((3, LANES), np.float32),
+        np.zeros((3, 4), np.float32),
+        np.empty((3, 4, LANES), np.float32),
+        np.empty((3, LANES), np.float32),
+    )
+    bounds = borrow(held[0])
+    state = (best, found, borrow(held[1]))  # the last: the worst of each cell's pixels, and of all the block's
+    room = (borrow(held[2]), borrow(held[3]), borrow(held[4]), borrow(held[5]))
+    levels = (
+        (borrow(coarse[0]), borrow(coarse[1]), borrow(coarse[2]), borrow(coarse[3])),
+        (borrow(middle[0]), borrow(middle[1]), borrow(middle[2]), borrow(middle[3])),
+        (borrow(fine[0]), borrow(fine[1]), borrow(fine[2]), borrow(fine[3])),
+        (borrow(weights), borrow(spans)),
+    )
+    groups = middle[3].shape[1]
+    for quad in range(worker, (blocks + 3) // 4, workers):
+        for P in range(4 * quad, min(4 * quad + 4, blocks)):
+            if tries.shape[2]:
+                _try(P, images, tries, levels, rules, state, room)
+    for step in range(seeds + len(images)):
+        rank = step if step < seeds else step - seeds
+        image = images[rank]
+        for quad in range(worker, (blocks + 3) // 4, workers):
+            _bound_blocks(quad, image, levels, inside, fours, bounds, room)
+            for P in range(4 * quad, min(4 * quad + 4, blocks)):
+                first, end = 0, groups
+                if step < seeds:
+                    first = np.argmin(bounds[P % 4]) // 4
+                    end = first + 1
+                for group in range(first, end):
+                    least = np.float32(np.inf)
+                    for R in range(4 * group, 4 * group + 4):
+                        least = min(least, bounds[P % 4, R])
+                    if least <= state[2][P, 4]:
+                        _open_group(P, rank, image, group, bounds, levels, rules, state, room)
+                if step >= seeds and len(log):
+                    log[rank, P] = found[P]
+    return held  # kept until now
 
 
-def _choose_seeds(bounds: Tensor) -> np.ndarray:
-    """(query blocks, seeds, 2): rank and block of the best bound in each of the most promising images."""
-    least, block = bounds.min(2)  # (blocks, k)
-    rank = least.topk(min(_SEEDS, least.shape[1]), dim=1, largest=False).indices  # (blocks, seeds)
-    return torch.stack([rank, block.gather(1, rank)], 2).numpy()
+@compiled(forceinline=True)
+def _bound_blocks(quad, image, levels, inside, fours, bounds, room):
+    """Four query blocks against all of an image's: never more than the coarse level's distance; inf out of reach."""
+    _, terms, own, gallery = levels[0]
+    above, limits, sums, _ = room
+    tile, lane = quad // 4, 4 * (quad % 4)
+    for there in range(gallery.shape[1]):
+        if not fours[quad, there]:
+            bounds[:, LANES * there : LANES * there + LANES] = np.float32(np.inf)
+            continue
+        compare(terms, tile, lane, gallery, image * gallery.shape[1] + there, above, limits, sums, 0)
+        for p in range(4):
+            P = min(4 * quad + p, len(inside) - 1)
+            for j in range(LANES):
+                R = LANES * there + j
+                bounds[p, R] = own[tile, lane + p] + sums[0, p, j] if inside[P, R] else np.float32(np.inf)
 
 
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Matrix products in real float32: bounds from bfloat16 or TF32 would not be bounds."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-def _compiled(function):
-    """numba's compiler, where it is installed; "contract" allows fused multiply-add and no other liberty."""
-    return numba.njit(fastmath={"contract"}, cache=True, nogil=True)(function) if numba else function
-
-
-@_compiled
-def _descend(low, high, bounds, seeds, images, q3, g3, w3, q2, g2, w2, q1, g1, w1, columns, radius, found):
-    """Query blocks ``low`` to ``high``; the gallery passes by image after image, so that one stays in cache."""
-    blocks, kappa = found.shape[0], found.shape[2]
-    per_image = blocks * LANES
-    best = np.full((high - low, LANES, kappa), np.float32(np.inf))
-    worst = np.full((high - low, 5), np.float32(np.inf))  # of each cell's pixels, and of all the block's
-    last = np.full((high - low, 5), _NOWHERE)  # the place that goes with it
-    middle, fine = np.empty((4, LANES), np.float32), np.empty((4, LANES), np.float32)
-    for P in range(low, high):
-        for s in range(seeds.shape[1]):
-            rank, group = seeds[P, s, 0], seeds[P, s, 1] // 4
-            _open(P, rank, images[rank], group, bounds[P, rank], q3, g3, w3, q2, g2, w2, q1, g1, w1, columns, radius,
-                  best[P - low], found[P], worst[P - low], last[P - low], middle, fine)  # fmt: skip
-    for rank in range(len(images)):
-        for P in range(low, high):
-            bound = bounds[P, rank]
-            for group in range(g2.shape[1]):
-                first = 4 * group
-                least = bound[first]
-                for R in range(first + 1, min(first + 4, blocks)):
-                    least = min(least, bound[R])
-                if least > worst[P - low, 4]:
-                    continue
-                place = rank * per_image + (first // columns) * LANES * columns
-                if least == worst[P - low, 4] and place > last[P - low, 4]:
-                    continue
-                _open(P, rank, images[rank], group, bound, q3, g3, w3, q2, g2, w2, q1, g1, w1, columns, radius,
-                      best[P - low], found[P], worst[P - low], last[P - low], middle, fine)  # fmt: skip
-
-
-@_compiled
-def _open(P, rank, image, group, bound, q3, g3, w3, q2, g2, w2, q1, g1, w1, columns, radius, best, found, worst, last,
-          middle, fine):  # fmt: skip
-    """One query block against a group of four gallery blocks: their cells, then the pixels of cells that may win."""
-    _measure(q2[P], g2[image, group], middle)
-    width = 4 * columns
-    for R in range(4 * group, min(4 * group + 4, len(bound))):
-        inside = 4 * (R - 4 * group)  # the block's first lane in the group
-        first = (rank * len(bound) * LANES) + (R // columns) * 4 * width + (R % columns) * 4
-        coarse = np.float32(-1)
-        for a in range(4):
-            least = min(
-                min(middle[a, inside], middle[a, inside + 1]), min(middle[a, inside + 2], middle[a, inside + 3])
-            )
-            low = (bound[R] + w2 * least) * _SHAVE
-            if low > worst[a] or (low == worst[a] and first > last[a]):
+@compiled(forceinline=True)
+def _open_group(P, rank, image, group, bounds, levels, rules, state, room):
+    """One query block against four gallery blocks: their cells, then the pixels of those that may win."""
+    _, terms, own, gallery = levels[1]
+    above, limits, sums, _ = room
+    tile, lane = P // 4, 4 * (P % 4)
+    for j in range(LANES):
+        above[1, j] = bounds[P % 4, 4 * group + (j >> 2)]
+    for a in range(4):
+        limits[1, a] = state[2][P, a] - own[tile, lane + a]
+    cells = compare(terms, tile, lane, gallery, image * gallery.shape[1] + group, above, limits, sums, 1)
+    if cells == 0:
+        return
+    measured = False
+    for a in range(4):
+        for b in range(4):
+            if (cells >> (16 * a + 4 * b)) & 15 == 0:
                 continue
-            _measure(q1[P, a], g1[image, R], fine)
-            hit = False
-            for e in range(4):
-                pixel = 4 * a + e
-                row = 4 * (P // columns) + 2 * (a >> 1) + (e >> 1)
-                column = 4 * (P % columns) + 2 * (a & 1) + (e & 1)
-                for j in range(LANES):
-                    below = w2 * middle[a, inside + (j >> 2)]
-                    if ((bound[R] + below) + w1 * fine[e, j]) * _SHAVE > best[pixel, -1]:
-                        continue
-                    if coarse < 0:  # few pairs come this far
-                        coarse = _coarse_distance(q3[P], g3[image, R], w3)
-                    total = (coarse + below) + w1 * fine[e, j]
-                    there_row = 4 * (R // columns) + 2 * (j >> 3) + ((j >> 1) & 1)
-                    there_column = 4 * (R % columns) + 2 * ((j >> 2) & 1) + (j & 1)
-                    if abs(there_row - row) > radius or abs(there_column - column) > radius:
-                        continue
-                    place = rank * len(bound) * LANES + there_row * width + there_column
-                    hit |= _insert(best[pixel], found[pixel], total, place)
-            if hit:
-                _tighten(a, best, found, worst, last)
+            pixels = _bound_pixels(P, a, rank, image, 4 * group + b, levels, rules, state, room)
+            if pixels == 0:
+                continue
+            if not measured:
+                measured = True
+                _measure_blocks(P, image, group, levels, room)
+            _insert_pixels(P, a, rank, image, 4 * group + b, pixels, levels, rules, state, room)
+            _tighten(P, a, rules, state)
 
 
-@_compiled
-def _measure(query, lanes, sums):
-    """Squared distances of four query cells (c, 4) to sixteen gallery cells (c, 16), each summed channel by channel."""
-    s0, s1, s2, s3 = sums[0], sums[1], sums[2], sums[3]
-    sums[:] = np.float32(0)
-    for k in range(lanes.shape[0]):
-        x0, x1, x2, x3 = query[k, 0], query[k, 1], query[k, 2], query[k, 3]
+@compiled(forceinline=True)
+def _bound_pixels(P, a, rank, image, R, levels, rules, state, room):
+    """Which of a block's pixels may be nearer than the best so far of a query cell's: four times sixteen bits."""
+    _, terms, own, gallery = levels[2]
+    above, limits, sums, _ = room
+    best, found, _ = state
+    length = levels[1][2][P // 4, 4 * (P % 4) + a]
+    for j in range(LANES):
+        above[2, j] = sums[1, a, 4 * (R % 4) + (j >> 2)] + length
+    for e in range(4):
+        limits[2, e] = reach(P, 4 * a + e, rank * len(found) * LANES, rules[0], best, found) - own[P, 4 * a + e]
+    return compare(terms, P, 4 * a, gallery, image * gallery.shape[1] + R, above, limits, sums, 2)
+
+
+@compiled(forceinline=True)
+def _measure_blocks(P, image, group, levels, room):
+    """The weighted distances of a query block to the sixteen blocks of a tile."""
+    query, _, _, gallery = levels[0]
+    weights, spans = levels[3]
+    exact = room[3]
+    there = image * gallery.shape[1] + group // 4
+    exact[0] = np.float32(0)
+    for level in range(len(spans)):
+        measure(query, P // LANES, P % LANES, gallery, there, spans[level, 0], spans[level, 1], exact, 1)
         for j in range(LANES):
-            g = lanes[k, j]
-            s0[j] += (x0 - g) * (x0 - g)
-            s1[j] += (x1 - g) * (x1 - g)
-            s2[j] += (x2 - g) * (x2 - g)
-            s3[j] += (x3 - g) * (x3 - g)
+            exact[0, j] += weights[2 + level] * exact[1, j]
 
 
-@_compiled
-def _coarse_distance(query, cell, weights):
-    """The weighted squared distance of two coarse cells, always summed in the same order."""
-    total = np.float32(0)
-    for k in range(len(query)):
-        difference = query[k] - cell[k]
-        total += weights[k] * difference * difference
-    return total
+@compiled(forceinline=True)
+def _insert_pixels(P, a, rank, image, R, pixels, levels, rules, state, room):
+    """Measure the pairs of pixels that may win, and put those that do among the nearest."""
+    cells, _, _, held = levels[1]
+    query, _, _, gallery = levels[2]
+    weights, exact = levels[3][0], room[3]
+    best, found, _ = state
+    _, columns, radius = rules
+    measure(cells, P // 4, 4 * (P % 4) + a, held, image * held.shape[1] + R // 4, 0, held.shape[2] - 1, exact, 1)
+    for e in range(4):
+        lanes = (pixels >> (16 * e)) & 0xFFFF
+        if lanes == 0:
+            continue
+        measure(query, P, 4 * a + e, gallery, image * len(found) + R, 0, gallery.shape[2] - 1, exact, 2)
+        row = 4 * (P // columns) + 2 * (a >> 1) + (e >> 1)
+        column = 4 * (P % columns) + 2 * (a & 1) + (e & 1)
+        for j in range(LANES):
+            if (lanes >> j) & 1 == 0:
+                continue
+            there_row = 4 * (R // columns) + 2 * (j >> 3) + ((j >> 1) & 1)
+            there_column = 4 * (R % columns) + 2 * ((j >> 2) & 1) + (j & 1)
+            if abs(there_row - row) > radius or abs(there_column - column) > radius:
+                continue
+            total = exact[0, R % LANES] + weights[1] * exact[1, 4 * (R % 4) + (j >> 2)] + weights[0] * exact[2, j]
+            place = (rank * len(found) * LANES) + there_row * 4 * columns + there_column
+            insert(P, 4 * a + e, total, place, best, found)
 
 
-@_compiled
-def _insert(best, found, distance, place):
-    """Put a candidate into a pixel's sorted list of the nearest; of equal ones the first place goes before."""
-    at = len(best) - 1
-    if distance > best[at] or (distance == best[at] and place >= found[at]):
-        return False
-    for earlier in range(at):
-        if place == found[earlier]:  # a seed that comes by again
-            return False
-    while at > 0 and (distance < best[at - 1] or (distance == best[at - 1] and place < found[at - 1])):
-        best[at], found[at] = best[at - 1], found[at - 1]
-        at -= 1
-    best[at], found[at] = distance, place
-    return True
+@compiled(forceinline=True)
+def _try(P, images, tries, levels, rules, state, room):
+    """Measure the places given for a block's pixels, as if they had been come upon."""
+    columns, per_image = rules[1], len(state[1]) * LANES
+    for pixel in range(LANES):
+        for number in range(tries.shape[2]):
+            rank, place = tries[P, pixel, number] // per_image, tries[P, pixel, number] % per_image
+            if rank < len(images):
+                cell = _cell(place // (4 * columns), place % (4 * columns), columns, LANES)
+                one = np.int64(1) << (16 * (pixel % 4) + cell % LANES)
+                _measure_blocks(P, images[rank], cell // LANES // 4, levels, room)
+                _insert_pixels(P, pixel // 4, rank, images[rank], cell // LANES, one, levels, rules, state, room)
+    for a in range(4):
+        _tighten(P, a, rules, state)
 
 
-@_compiled
-def _tighten(a, best, found, worst, last):
+@compiled(forceinline=True)
+def _tighten(P, a, rules, state):
     """The worst of a cell's four pixels, then of the block's four cells: what a newcomer must not exceed."""
-    worst[a], last[a] = best[4 * a, -1], found[4 * a, -1]
+    best, _, worst = state
+    last = best.shape[2] - 1
+    farthest = best[P, 4 * a, last]
     for pixel in range(4 * a + 1, 4 * a + 4):
-        if best[pixel, -1] > worst[a] or (best[pixel, -1] == worst[a] and found[pixel, -1] > last[a]):
-            worst[a], last[a] = best[pixel, -1], found[pixel, -1]
-    worst[4], last[4] = worst[0], last[0]
-    for cell in range(1, 4):
-        if worst[cell] > worst[4] or (worst[cell] == worst[4] and last[cell] > last[4]):
-            worst[4], last[4] = worst[cell], last[cell]
+        farthest = max(farthest, best[P, pixel, last])
+    worst[P, a] = farthest * rules[0]
+    worst[P, 4] = max(max(worst[P, 0], worst[P, 1]), max(worst[P, 2], worst[P, 3]))
+
+
+def measure_places(query: Lanes, gallery: Lanes, images: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """(L, kappa, h, w) float64: at each level, the squared distance to the pixels that `descend` found, unweighted."""
+    squared = np.empty((len(gallery.spans), *place.shape))
+    tiles = [(query.fine, gallery.fine, LANES), (query.middle, gallery.middle, 4), (query.coarse, gallery.coarse, 1)]
+    levels = [(*tiles[min(number, 2)], *span, squared[number]) for number, span in enumerate(gallery.spans)]
+    images, place = np.ascontiguousarray(images, np.int64), np.ascontiguousarray(place)
+
+    def work(worker: int, workers: int) -> None:
+        for level in levels:
+            _measure_level(worker, workers, images, place, gallery.columns, *level)
+
+    in_threads(work, place.shape[1])
+    return squared
+
+
+@compiled(cache=True)
+def _measure_level(worker, workers, images, place, columns, query, gallery, lanes, first, last, squared):
+    """Every ``workers``-th row of `measure_places` at one level, whose tiles have ``lanes`` lanes to a block."""
+    kappa, h, w = place.shape
+    for row in range(worker, h, workers):
+        for column in range(w):
+            here = _cell(row, column, columns, lanes)
+            for number in range(kappa):
+                at = place[number, row, column]
+                there = _cell(at // w % h, at % w, columns, lanes)
+                image, tile, lane = images[at // (h * w)], there // LANES, there % LANES
+                total = 0.0
+                for k in range(first, last):
+                    difference = np.float64(query[0, here // LANES, k, here % LANES]) - gallery[image, tile, k, lane]
+                    total += difference * difference
+                squared[number, row, column] = total
+
+
+@compiled(forceinline=True)
+def _cell(row, column, columns, lanes):
+    """Where a pixel's cell stands in nested order, at a level with so many lanes to a block."""
+    pixel = 8 * (row // 2 % 2) + 4 * (column // 2 % 2) + 2 * (row % 2) + column % 2
+    return (row // 4 * columns + column // 4) * lanes + pixel * lanes // LANES
 
 
 # ---- the same in slow motion -----------------------------------------------------------------------------------------
@@ -350,7 +392,7 @@ def descend_plainly(
     """
     n, _, h, w = gallery[0].shape
     best = np.full((kappa, h, w), inf)
-    found = np.full((kappa, h, w), _NOWHERE)
+    found = np.full((kappa, h, w), NOWHERE)
     grids = [level.shape[-2:] for level in query]
     visits = Visits([0] * len(query), [n * (rows * columns) ** 2 for rows, columns in grids])
 

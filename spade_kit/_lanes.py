@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 LANES = 16
+CHUNK = 32  # channels summed at a time
 
 
 def grids_nest(shapes: Sequence[tuple[int, ...]]) -> bool:
@@ -28,13 +29,24 @@ def within(cells: int, fine: int, radius: int) -> np.ndarray:
     return gap <= radius
 
 
+def slack(channels: int) -> float:
+    """How far a bound in product form may lie above the distance, in units of |q|^2 + |g|^2.
+
+    With n additions in a row, |q|^2 + |g|^2 - 2 q.g errs by at most 2 n 2^-24 (|q|^2 + |g|^2): products are at most
+    half that sum, and count twice. Channels are summed `CHUNK` at a time, then the chunks. The other 16 cover weights,
+    the lengths' own rounding and the adding up of levels. Underflow is not covered: squares below 1e-38 are lost.
+    """
+    return (2 * (min(channels, CHUNK) + channels / CHUNK) + 16) * 2.0**-24
+
+
 class Lanes:
     """A gallery of n images laid out for the descent, once; searched in place, image by image.
 
-    ``coarse`` (n, blocks, c) rows for the matrix product, c padded to a multiple of 16; ``middle``
-    (n, groups, c, 16): the 16 cells of four blocks side by side; ``fine`` (n, blocks, c, 16): the 16 pixels of a block
-    side by side. Levels beyond the third are joined to ``coarse``; where there are only two, ``coarse`` is empty and
-    bounds nothing.
+    Each level is a (n, tiles, c + 1, 16) array: ``coarse`` has 16 blocks of 4 x 4 pixels side by side, ``middle`` the
+    16 cells of four blocks, ``fine`` the 16 pixels of a block. Behind a level's channels stands its squared length,
+    less what the product form may err by (`slack`), so that one sum of products bounds a distance.
+    Levels beyond the third are joined to ``coarse``, each with its own length; where there are only two, ``coarse``
+    holds zeros and bounds nothing.
     """
 
     def __init__(self, n: int, shapes: Sequence[tuple[int, ...]]) -> None:
@@ -42,81 +54,91 @@ class Lanes:
         self.shapes = [tuple(shape) for shape in shapes]
         self.rows, self.columns = self.shapes[0][1] // 4, self.shapes[0][2] // 4  # of blocks
         self.blocks = self.rows * self.columns
-        self.counts = [c for c, _, _ in self.shapes[2:]]  # channels of each level joined in `coarse`
-        groups = -(-self.blocks // 4)
-        self.coarse = torch.zeros(n, self.blocks, -(-sum(self.counts) // LANES) * LANES, dtype=torch.float32)
-        self.norms = torch.zeros(n, self.blocks, len(self.counts), dtype=torch.float32)  # squared, level by level
-        self.middle = np.zeros((n, groups, self.shapes[1][0], LANES), np.float32)
-        self.fine = np.zeros((n, self.blocks, self.shapes[0][0], LANES), np.float32)
+        channels = [c for c, _, _ in self.shapes]
+        ends = np.cumsum([0, *(c + 1 for c in channels[2:])]).tolist()
+        joined = [(first, end - 1) for first, end in pairwise(ends)]
+        self.spans = [(0, channels[0]), (0, channels[1]), *joined]  # where each level's channels stand in its tiles
+        self.coarse = _room(n, -(-self.blocks // LANES), max(1, ends[-1]))
+        self.middle = _room(n, -(-self.blocks // 4), channels[1] + 1)
+        self.fine = _room(n, self.blocks, channels[0] + 1)
+
+    @classmethod
+    def of(cls, levels: Sequence[Tensor]) -> Lanes:
+        """A pyramid's levels (n, c, h, w), laid out."""
+        lanes = cls(len(levels[0]), [tuple(level.shape[1:]) for level in levels])
+        lanes.write(0, levels)
+        return lanes
 
     def __len__(self) -> int:
         return len(self.fine)
 
     def write(self, start: int, levels: Sequence[Tensor]) -> None:
         """Lay out some images' (n, c, h, w) levels from place ``start`` on."""
-        here = slice(start, start + len(levels[0]))
-        self.fine[here] = _lanes(nest(levels[0], 2))
-        self.middle[here] = _lanes(nest(levels[1], 1))
-        first = 0
-        for number, level in enumerate(levels[2:]):
-            rows = _repeat(level, 2**number).flatten(2).transpose(1, 2)  # (n, blocks, c)
-            self.coarse[here, :, first : first + rows.shape[2]] = rows
-            self.norms[here, :, number] = (rows * rows).sum(2)
-            first += rows.shape[2]
+        fine, middle, *coarse = (level.cpu().numpy() for level in levels)
+        here = slice(start, start + len(fine))
+        _fill(self.fine[here], nest(fine, 2))
+        _fill(self.middle[here], nest(middle, 1))
+        for number, (level, (first, last)) in enumerate(zip(coarse, self.spans[2:])):
+            blocks = level.repeat(2**number, 2).repeat(2**number, 3).reshape(*level.shape[:2], -1)
+            _fill(self.coarse[here, :, first : last + 1], blocks)
+
+    def level(self, number: int, images: np.ndarray) -> Tensor:
+        """One level (n, c, h, w) of some images, as it was written."""
+        c, h, w = self.shapes[number]
+        if number > 1:
+            step, (first, last) = 2 ** (number - 2), self.spans[number]
+            blocks = _cells(self.coarse[images, :, first:last])[:, :, : self.blocks]
+            return torch.from_numpy(blocks.reshape(-1, c, self.rows, self.columns)[:, :, ::step, ::step].copy())
+        tiles, times = ((self.fine, 2), (self.middle, 1))[number]
+        on_grid = np.empty((len(images), c, h * w), np.float32)
+        on_grid[:, :, nested_order(h, w, times)] = _cells(tiles[images, :, :-1])[:, :, : h * w]
+        return torch.from_numpy(on_grid.reshape(-1, c, h, w))
 
     def read(self, images: np.ndarray) -> tuple[Tensor, ...]:
-        """The levels (n, c, h, w) of some images, as they were written."""
-        (_, h, w), (_, h2, w2) = self.shapes[:2]
-        fine = _unnest(_rows(self.fine[images]), h, w, 2)
-        middle = _unnest(_rows(self.middle[images])[:, : h2 * w2], h2, w2, 1)
-        joined = self.coarse[torch.as_tensor(images)].transpose(1, 2).unflatten(2, (self.rows, self.columns))
-        first, coarse = 0, []
-        for number, count in enumerate(self.counts):
-            coarse.append(joined[:, first : first + count, :: 2**number, :: 2**number].contiguous())
-            first += count
-        return fine, middle, *coarse
-
-    def gather(self, image: np.ndarray, row: np.ndarray, col: np.ndarray) -> list[np.ndarray]:
-        """(.., c) features at every level of some pixels of the finest grid."""
-        block = row // 4 * self.columns + col // 4
-        cell = 2 * (row // 2 % 2) + col // 2 % 2  # in its block
-        pixel = 4 * cell + 2 * (row % 2) + col % 2
-        coarse = self.coarse.numpy()[image, block]
-        ends = np.cumsum([0, *self.counts])
-        return [
-            self.fine[image, block, :, pixel],
-            self.middle[image, block // 4, :, 4 * (block % 4) + cell],
-            *(coarse[..., first:end] for first, end in pairwise(ends)),
-        ]
+        """All levels of some images."""
+        return tuple(self.level(number, images) for number in range(len(self.shapes)))
 
 
-def nest(level: Tensor, times: int) -> Tensor:
-    """(n, c, h, w) -> (n, h * w, c), the pixels of a block side by side: block, then cell in it, then pixel in that."""
+def lay_out(cells: np.ndarray) -> np.ndarray:
+    """(n, c, m) cells as tiles of their own: (n, ceil(m / 16), c + 1, 16)."""
+    n, c, m = cells.shape
+    room = _room(n, -(-m // LANES), c + 1)
+    _fill(room, cells)
+    return room
+
+
+def nested_order(h: int, w: int, times: int) -> np.ndarray:
+    """(h * w,) which cell of the grid stands where in nested order."""
+    return nest(np.arange(h * w).reshape(1, 1, h, w), times).ravel()
+
+
+def nest(level: np.ndarray, times: int) -> np.ndarray:
+    """(n, c, h, w) -> (n, c, h * w), the pixels of a block side by side: block, then cell in it, then pixel in that."""
     n, c, h, w = level.shape
-    halves = level.permute(0, 2, 3, 1).reshape(n, h >> times, *[2] * times, w >> times, *[2] * times, c)
-    inner = [axis for step in range(times) for axis in (2 + step, 3 + times + step)]
-    return halves.permute(0, 1, 2 + times, *inner, 3 + 2 * times).reshape(n, h * w, c)
+    halves = level.reshape(n, c, h >> times, *[2] * times, w >> times, *[2] * times)
+    inner = [axis for step in range(times) for axis in (3 + step, 4 + times + step)]
+    return halves.transpose(0, 1, 2, 3 + times, *inner).reshape(n, c, h * w)
 
 
-def _unnest(rows: Tensor, h: int, w: int, times: int) -> Tensor:
-    """The way back: (n, h * w, c) -> (n, c, h, w)."""
-    n, _, c = rows.shape
-    split = rows.reshape(n, h >> times, w >> times, *[2] * (2 * times), c)
-    down = [1, *range(3, 3 + 2 * times, 2)]
-    across = [2, *range(4, 3 + 2 * times, 2)]
-    return split.permute(0, 3 + 2 * times, *down, *across).reshape(n, c, h, w)
+def _room(n: int, tiles: int, channels: int) -> np.ndarray:
+    """Zeros that begin on a cache line, as torch's arrays do and numpy's need not: a row of lanes is then one line."""
+    room = torch.empty(n, tiles, channels, LANES).numpy()
+    room.fill(0)
+    return room
 
 
-def _lanes(rows: Tensor) -> np.ndarray:
-    """(n, m, c) -> (n, ceil(m / 16), c, 16)"""
-    rows = torch.nn.functional.pad(rows, (0, 0, 0, -rows.shape[1] % LANES))
-    return rows.unflatten(1, (-1, LANES)).transpose(2, 3).contiguous().cpu().numpy()
+def _fill(room: np.ndarray, cells: np.ndarray) -> None:
+    """Write (n, c, m) into a level's tiles (n, ceil(m / 16), c + 1, 16), lengths behind."""
+    n, c, m = cells.shape
+    lengths = np.einsum("ncm,ncm->nm", cells, cells, dtype=np.float64) * (1 - slack(c))
+    cells = np.concatenate([cells, lengths.astype(np.float32)[:, None]], 1)
+    whole = m // LANES
+    room[:, :whole] = cells[:, :, : whole * LANES].reshape(n, c + 1, whole, LANES).swapaxes(1, 2)
+    if whole < room.shape[1]:
+        room[:, whole, :, : m % LANES] = cells[:, :, whole * LANES :]
 
 
-def _rows(lanes: np.ndarray) -> Tensor:
-    """(n, g, c, 16) -> (n, g * 16, c)"""
-    return torch.from_numpy(lanes).transpose(2, 3).flatten(1, 2)
-
-
-def _repeat(level: Tensor, times: int) -> Tensor:
-    return level.repeat_interleave(times, 2).repeat_interleave(times, 3)
+def _cells(tiles: np.ndarray) -> np.ndarray:
+    """The way back: (n, t, c, 16) -> (n, c, t * 16)."""
+    n, t, c, _ = tiles.shape
+    return tiles.swapaxes(1, 2).reshape(n, c, t * LANES)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from spade_kit._dense import search_densely
-from spade_kit._descent import can_descend, descend
+from spade_kit._descent import can_descend, descend, measure_places
 from spade_kit._lanes import Lanes, within
 from spade_kit.arguments import DefaultInt, check_count, check_number, choose, cut_count
 from spade_kit.features import Pyramid
@@ -190,10 +190,10 @@ def search(
         return _search_each(query, levels_of(gallery, images), weights, kappa, radius)
     kappa = min(kappa, len(images) * _least_candidates(query.grid, query.grid, radius))
     if isinstance(gallery, Lanes):
-        place = descend(query.levels, gallery, images, weights, kappa, radius)
-    else:
-        place = _find(query.levels, levels_of(gallery, images), weights, kappa, radius)
-    return _describe(query, gallery, images, weights, place)
+        asked = Lanes.of(query.levels)
+        place = descend(asked, gallery, images, weights, kappa, radius)
+        return _describe(query.grid, weights, place, measure_places(asked, gallery, images, place))
+    return _describe(query.grid, weights, *_find(query.levels, levels_of(gallery, images), weights, kappa, radius))
 
 
 def levels_of(gallery: Lanes | Sequence[Tensor], images: np.ndarray) -> Sequence[Tensor]:
@@ -207,14 +207,15 @@ def levels_of(gallery: Lanes | Sequence[Tensor], images: np.ndarray) -> Sequence
 
 def _find(
     query: Sequence[Tensor], gallery: Sequence[Tensor], weights: np.ndarray, kappa: int, radius: int | None
-) -> np.ndarray:
-    """The places (kappa, h, w) of the nearest: by descent where the grids nest and live on the CPU."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """The places (kappa, h, w) of the nearest and their squared distances (L, kappa, h, w): by descent where it can."""
     if can_descend([level.shape for level in gallery]) and gallery[0].device.type == "cpu":
-        lanes = Lanes(len(gallery[0]), [tuple(level.shape[1:]) for level in gallery])
-        lanes.write(0, gallery)
-        return descend(query, lanes, np.arange(len(lanes)), weights, kappa, radius)
+        asked, lanes, images = Lanes.of(query), Lanes.of(gallery), np.arange(len(gallery[0]))
+        place = descend(asked, lanes, images, weights, kappa, radius)
+        return place, measure_places(asked, lanes, images, place)
     h, w = gallery[0].shape[2:]
-    return search_densely(query, gallery, weights, kappa, _window((h, w), (h, w), radius))
+    place = search_densely(query, gallery, weights, kappa, _window((h, w), (h, w), radius))
+    return place, _measure(query, gallery, place)
 
 
 def _window(cells: tuple[int, int], fine: tuple[int, int], radius: int | None) -> tuple[np.ndarray, np.ndarray] | None:
@@ -237,40 +238,31 @@ def cut_kappa(kappa: int, shapes: Sequence[tuple[int, ...]], radius: int | None,
 
 
 def _describe(
-    query: Pyramid,
-    gallery: Lanes | Sequence[Tensor],
-    images: np.ndarray,
-    weights: np.ndarray,
+    grid: tuple[int, int],
+    weights: Float[np.ndarray, "L"],
     place: Int[np.ndarray, "kappa h w"],
+    squared: Float[np.ndarray, "L kappa h w"],
 ) -> Correspondence:
-    """Measure the pairs that were found, level by level, in float64 from differences."""
-    h, w = query.grid
-    rank, row, col = place // (h * w), place // w % h, place % w
-    there = _gather(gallery, images[rank], row, col)
-    here_row, here_col = np.indices((h, w))
-    parts = []
-    for weight, level, cells in zip(weights, query.levels, there):
-        _, _, rows, columns = level.shape
-        asked = level[0].permute(1, 2, 0).cpu().numpy()[here_row * rows // h, here_col * columns // w]  # (h, w, c)
-        difference = asked.astype(np.float64) - cells
-        parts.append(float(weight) * (difference**2).sum(-1))  # (kappa, h, w)
-    squared = np.stack(parts)
-    distance = np.sqrt(squared.sum(0)).mean(0)
-    return Correspondence(distance.astype(np.float32), squared[:, 0].astype(np.float32), rank, row, col)
+    h, w = grid
+    weighted = weights[:, None, None, None].astype(np.float64) * squared
+    distance = np.sqrt(weighted.sum(0)).mean(0).astype(np.float32)
+    return Correspondence(distance, weighted[:, 0].astype(np.float32), place // (h * w), place // w % h, place % w)
 
 
-def _gather(
-    gallery: Lanes | Sequence[Tensor], image: np.ndarray, row: np.ndarray, col: np.ndarray
-) -> list[Float[np.ndarray, "kappa h w c"]]:
-    """The features of some pixels of the finest grid, at each level."""
-    if isinstance(gallery, Lanes):
-        return gallery.gather(image, row, col)
+def _measure(
+    query: Sequence[Tensor], gallery: Sequence[Tensor], place: Int[np.ndarray, "kappa h w"]
+) -> Float[np.ndarray, "L kappa h w"]:
+    """The squared distance of each pair at each level, in float64 from differences."""
     h, w = gallery[0].shape[2:]
-    at = [torch.from_numpy(index).to(gallery[0].device) for index in (image, row, col)]
-    return [
-        level.permute(0, 2, 3, 1)[at[0], at[1] * level.shape[2] // h, at[2] * level.shape[3] // w].float().cpu().numpy()
-        for level in gallery
-    ]
+    pixels = np.indices((h, w))
+    squared = []
+    for asked, held in zip(query, gallery):
+        image, row, col = (torch.from_numpy(at).to(held.device) for at in (place // (h * w), place // w % h, place % w))
+        there = held.permute(0, 2, 3, 1)[image, row * held.shape[2] // h, col * held.shape[3] // w]
+        rows, cols = (side * cells // fine for side, cells, fine in zip(pixels, held.shape[2:], (h, w)))
+        difference = asked[0].permute(1, 2, 0).cpu().double().numpy()[rows, cols] - there.cpu().double().numpy()
+        squared.append((difference**2).sum(-1))
+    return np.stack(squared)
 
 
 def _search_each(
@@ -290,13 +282,12 @@ def match_level(
     query: Pyramid, gallery: Sequence[Tensor], level: int, kappa: int, radius: int | None
 ) -> Correspondence:
     """One level searched by itself, on its own grid, unweighted. It has no coarser bound, so the search is dense."""
-    name, here, there = query.layers[level], query.levels[level], gallery[level]
+    here, there = query.levels[level], gallery[level]
     rows, columns = here.shape[2:]
     kappa = min(kappa, len(there) * _least_candidates((rows, columns), query.grid, radius))
     one = np.ones(1, np.float32)
     place = search_densely([here], [there], one, kappa, _window((rows, columns), query.grid, radius))
-    pyramid = Pyramid((here,), (name,), query.pooled)
-    return _describe(pyramid, [there], np.arange(len(there)), one, place)
+    return _describe((rows, columns), one, place, _measure([here], [there], place))
 
 
 def resize(grid: Float[np.ndarray, "h w"], size: tuple[int, int]) -> Float[np.ndarray, "H W"]:

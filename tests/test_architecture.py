@@ -11,11 +11,10 @@ import spade_kit
 
 PACKAGE = Path(spade_kit.__file__).parent
 FLOORS = [  # a module may import from floors below its own
-    {"arguments", "crops", "demo", "metrics", "progress", "_lanes"},
-    {"datasets", "backbones"},
+    {"arguments", "crops", "demo", "metrics", "progress", "_lanes", "_kernels"},
+    {"datasets", "backbones", "_tiles"},
     {"features"},
-    {"retrieval", "_descent"},
-    {"_dense"},
+    {"retrieval", "_descent", "_dense"},
     {"correspondence"},
     {"scores"},
     {"gallery", "results"},

@@ -222,7 +222,7 @@ def test_a_gallery_is_searched_in_place_by_image(rng):
     lanes.write(0, [level[:4] for level in gallery.levels])
     lanes.write(4, [level[4:] for level in gallery.levels])
     images = np.array([5, 0, 6])
-    place = descend(query.levels, lanes, images, np.ones(3), 2, None)
+    place = descend(Lanes.of(query.levels), lanes, images, np.ones(3), 2, None)
     np.testing.assert_array_equal(place, places(match_pixels(query, gallery.select(images), kappa=2)))
     for held, level in zip(lanes.read(images), gallery.levels):
         torch.testing.assert_close(held, level[images], rtol=0, atol=0)

@@ -1,0 +1,94 @@
+"""What the compiled searches share: the compiler, if there is one, threads, and the list of the nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+
+try:
+    import numba
+except ImportError:  # the dense search gives the same answer, later
+    numba = None  # type: ignore[assignment]
+
+FAR = np.float32(1e38)  # farther than any distance, and nearer than inf, which is out of reach
+NOWHERE = np.iinfo(np.int64).max
+
+
+def compiled(**options: Any) -> Callable[[Callable], Any]:
+    """numba's compiler, where it is installed; "contract" allows fused multiply-add and no other liberty.
+
+    What is compiled is kept beside the package or in the user's cache; where neither can be written, it is compiled
+    anew in every process.
+    """
+
+    def decorate(function: Callable) -> Any:
+        if numba is None:
+            return function
+        settings = {"fastmath": {"contract"}, "nogil": True, "error_model": "numpy", **options}
+        try:
+            return numba.njit(**settings)(function)
+        except RuntimeError:  # no place to cache
+            return numba.njit(**{**settings, "cache": False})(function)
+
+    return decorate
+
+
+def in_threads(work: Callable[[int, int], None], pieces: int) -> None:
+    """Share out some pieces of work: ``work(worker, workers)`` does every ``workers``-th of them.
+
+    As many threads as torch is told to use, and no more than NUMBA_NUM_THREADS. Plain ones, since the kernels let go
+    of the interpreter: numba's own would abort on concurrent calls, and both numba's and torch's would spin while the
+    other's work.
+    """
+    threads = max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS, pieces))  # type: ignore[attr-defined]
+    if threads == 1:
+        work(0, 1)
+        return
+    with ThreadPoolExecutor(threads - 1) as pool:
+        others = [pool.submit(work, worker, threads) for worker in range(1, threads)]
+        work(0, threads)
+        for other in others:
+            other.result()
+
+
+@compiled(forceinline=True)
+def insert(cell, pixel, distance, place, best, found):
+    """Put a candidate into a pixel's sorted list of the nearest; of equal ones the first place goes before.
+
+    ``best`` and ``found`` (cells, pixels, kappa) hold distances and places.
+    """
+    at = best.shape[2] - 1
+    if distance > best[cell, pixel, at] or (distance == best[cell, pixel, at] and place >= found[cell, pixel, at]):
+        return
+    for earlier in range(at):
+        if place == found[cell, pixel, earlier]:  # one that comes by again
+            return
+    while at > 0 and (
+        distance < best[cell, pixel, at - 1]
+        or (distance == best[cell, pixel, at - 1] and place < found[cell, pixel, at - 1])
+    ):
+        best[cell, pixel, at], found[cell, pixel, at] = best[cell, pixel, at - 1], found[cell, pixel, at - 1]
+        at -= 1
+    best[cell, pixel, at], found[cell, pixel, at] = distance, place
+
+
+@compiled(forceinline=True)
+def reach(cell, pixel, start, stretch, best, found):
+    """How far a newcomer from place ``start`` on may lie.
+
+    A little farther than the farthest of the nearest, as measured distances err by rounding, too; but nothing that
+    comes later beats a distance of 0.
+    """
+    last = best.shape[2] - 1
+    if best[cell, pixel, last] == 0 and found[cell, pixel, last] < start:
+        return np.float32(-1)
+    return best[cell, pixel, last] * stretch
+
+
+def stretch_for(channels: int) -> np.float32:
+    """By how much: a sum of so many squared differences errs by less than channels * 2^-24, in each of two."""
+    return np.float32(1 + 2 * (channels + 16) * 2.0**-24)

@@ -1,0 +1,189 @@
+"""The two inner loops of the search, as vectors of sixteen lanes: products to bound, differences to decide.
+
+Written out as LLVM vectors, since a compiler left to itself keeps the sums in memory: this is four to eight times as
+fast as the same loops over arrays. LLVM cuts a vector of sixteen into whatever the processor has. Products are added
+with fused multiply-add where there is one ("contract"), and no other liberty is taken: lane by lane, channels are
+summed in order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from spade_kit._lanes import CHUNK, LANES
+
+_FLOAT, _BITS, _WORD, _INT32 = ir.FloatType(), ir.IntType(LANES), ir.IntType(64), ir.IntType(32)
+_VECTOR = ir.VectorType(_FLOAT, LANES)
+_ZERO = ir.Constant(_VECTOR, [0.0] * LANES)
+_FUSED = ("contract",)
+
+
+@intrinsic
+def compare(context, terms, tile, lane, gallery, index, above, limits, sums, level):
+    """Bound four query cells against sixteen gallery cells, and say which pairs may still win.
+
+    ``terms`` (tiles, c, 16) holds the query cells in lanes ``lane`` to ``lane + 3`` of tile ``tile``; ``gallery``
+    (.., c, 16) is counted in tiles, of which this is number ``index``. In Python::
+
+        sums[level, e, j] = above[level, j] + sum(terms[tile, k, lane + e] * gallery[index, k, j] for k in range(c))
+
+    and bit ``16 e + j`` of the answer is set where ``sums[level, e, j] <= limits[level, e]``.
+    """
+    del context
+    signature = types.int64(terms, tile, lane, gallery, index, above, limits, sums, level)
+
+    def generate(context, builder, signature, arguments):
+        values = _Values(context, builder, signature, arguments)
+        asked = values.address(0, values.integer(1), values.integer(2))
+        held = values.address(3, values.integer(4))
+
+        def add_products(row, totals):
+            lanes = values.load(held, row, _VECTOR)
+            return [
+                builder.fadd(
+                    total, builder.fmul(values.splat(values.load(asked, row, _FLOAT, e)), lanes, _FUSED), _FUSED
+                )
+                for e, total in enumerate(totals)
+            ]
+
+        def add_some(start, totals):
+            """Sums of few, added up: they err by far less than one long sum."""
+            sums = values.loop(
+                start, values.least(builder.add(start, _word(CHUNK)), channels), [_ZERO] * 4, add_products
+            )
+            return [builder.fadd(total, some) for total, some in zip(totals, sums)]
+
+        channels = values.channels(3)
+        totals = values.loop(_word(0), channels, [_ZERO] * 4, add_some, CHUNK)
+        level = values.integer(8)
+        above, limits, sums = (values.row(number, level) for number in (5, 6, 7))
+        bits = _word(0)
+        for e, total in enumerate(totals):
+            total = builder.fadd(total, values.load(above, _word(0), _VECTOR))
+            builder.store(total, values.pointer(sums, _word(e * LANES), _VECTOR), align=4)
+            limit = values.splat(values.load(limits, _word(0), _FLOAT, e))
+            hit = builder.bitcast(builder.fcmp_ordered("<=", total, limit), _BITS)
+            bits = builder.or_(bits, builder.shl(builder.zext(hit, _WORD), _word(e * LANES)))
+        return bits
+
+    return signature, generate
+
+
+@intrinsic
+def measure(context, query, tile, lane, gallery, index, first, last, sums, level):
+    """The squared distances of one query cell to sixteen gallery cells, from differences, over some channels.
+
+    Sums the squares of ``query[tile, k, lane] - gallery[index, k, j]`` over k from ``first`` to before ``last``, for
+    every lane j, into ``sums[level, j]``. Equal cells are at distance 0; a pair comes out the same wherever it stands.
+    """
+    del context
+    signature = types.void(query, tile, lane, gallery, index, first, last, sums, level)
+
+    def generate(context, builder, signature, arguments):
+        values = _Values(context, builder, signature, arguments)
+        asked = values.address(0, values.integer(1), values.integer(2))
+        held = values.address(3, values.integer(4))
+
+        def add_squares(row, totals):
+            cell = values.splat(values.load(asked, row, _FLOAT))
+            difference = builder.fsub(cell, values.load(held, row, _VECTOR))
+            return [builder.fadd(totals[0], builder.fmul(difference, difference, _FUSED), _FUSED)]
+
+        (total,) = values.loop(values.integer(5), values.integer(6), [_ZERO], add_squares)
+        builder.store(total, values.pointer(values.row(7, values.integer(8)), _word(0), _VECTOR), align=4)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def borrow(context, array):
+    """The same array without its reference count, over which threads would contend at every call.
+
+    Only for the length of a function whose caller holds the array.
+    """
+    del context
+
+    def generate(context, builder, signature, arguments):
+        struct = context.make_array(array)(context, builder, arguments[0])
+        struct.meminfo = cgutils.get_null_value(struct.meminfo.type)
+        return struct._getvalue()
+
+    return array(array), generate
+
+
+def _word(value: int) -> ir.Constant:
+    return ir.Constant(_WORD, value)
+
+
+class _Values:
+    """An intrinsic's arguments, and the few instructions that both need."""
+
+    def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any) -> None:
+        self.context, self.builder, self.types, self.arguments = context, builder, signature.args, arguments
+
+    def _array(self, number: int) -> Any:
+        return self.context.make_array(self.types[number])(self.context, self.builder, self.arguments[number])
+
+    def integer(self, number: int) -> Any:
+        return self.context.cast(self.builder, self.arguments[number], self.types[number], types.int64)
+
+    def channels(self, number: int) -> Any:
+        return self._shape(number)[-2]
+
+    def address(self, number: int, tile: Any, lane: Any = None) -> Any:
+        """Of a lane in the first row of one of an array's tiles."""
+        size = self.builder.mul(self._shape(number)[-2], _word(LANES))
+        offset = self.builder.mul(tile, size)
+        return self._start(number, offset if lane is None else self.builder.add(offset, lane))
+
+    def row(self, number: int, at: Any) -> Any:
+        """Of an array's element ``[at]``, whatever it holds."""
+        offset = at
+        for length in self._shape(number)[1:]:
+            offset = self.builder.mul(offset, length)
+        return self._start(number, offset)
+
+    def _start(self, number: int, offset: Any) -> Any:
+        return self.pointer(self.builder.bitcast(self._array(number).data, _FLOAT.as_pointer()), offset, _FLOAT)
+
+    def _shape(self, number: int) -> Any:
+        return cgutils.unpack_tuple(self.builder, self._array(number).shape)
+
+    def pointer(self, start: Any, offset: Any, kind: Any) -> Any:
+        moved = self.builder.gep(start, [offset], source_etype=_FLOAT)
+        return self.builder.bitcast(moved, kind.as_pointer())
+
+    def load(self, start: Any, row: Any, kind: Any, lane: int = 0) -> Any:
+        offset = self.builder.add(self.builder.mul(row, _word(LANES)), _word(lane))
+        return self.builder.load(self.pointer(start, offset, kind), typ=kind, align=4)
+
+    def splat(self, value: Any) -> Any:
+        """The same number in every lane."""
+        first = self.builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, ir.Constant(_INT32, 0))
+        everywhere = ir.Constant(ir.VectorType(_INT32, LANES), [0] * LANES)
+        return self.builder.shuffle_vector(first, ir.Constant(_VECTOR, ir.Undefined), everywhere)
+
+    def least(self, one: Any, other: Any) -> Any:
+        return self.builder.select(self.builder.icmp_signed("<", one, other), one, other)
+
+    def loop(self, first: Any, last: Any, totals: list, body: Any, step: int = 1) -> list:
+        """``for row in range(first, last, step): totals = body(row, totals)``, at least once, totals in registers."""
+        before = self.builder.block
+        inside, after = (self.builder.append_basic_block(name) for name in ("channels", "summed"))
+        self.builder.branch(inside)
+        self.builder.position_at_end(inside)
+        row, sums = self.builder.phi(_WORD), [self.builder.phi(_VECTOR) for _ in totals]
+        added = body(row, sums)
+        following = self.builder.add(row, _word(step))
+        for value, start, end in zip([row, *sums], [first, *totals], [following, *added]):
+            value.add_incoming(start, before)
+            value.add_incoming(end, self.builder.block)
+        self.builder.cbranch(self.builder.icmp_signed("<", following, last), inside, after)
+        self.builder.position_at_end(after)
+        return added
