@@ -28,8 +28,8 @@ from math import inf
 
 import numpy as np
 
-from spade_kit._kernels import FAR, NOWHERE, compiled, in_threads, insert, numba, reach, stretch_for
-from spade_kit._lanes import LANES, Lanes, grids_nest, nested_order, within
+from spade_kit._kernels import FAR, NOWHERE, compiled, in_threads, insert, numba, stretch_for
+from spade_kit._lanes import LANES, Lanes, grids_nest, nested_order, prepare, within
 
 if numba:
     from spade_kit._tiles import borrow, compare, measure
@@ -106,21 +106,6 @@ def descend(
     return places if history else places[0]
 
 
-def prepare(
-    tiles: np.ndarray, spans: Sequence[tuple[int, int]], weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The query's cells, the factors that make weighted bounds of gallery cells, and what is to be added to those.
-
-    A bound is own + sum(terms * gallery cell) = w |q|^2 - 2 w q.g + w |g|^2, lengths shortened.
-    """
-    terms, own = np.zeros_like(tiles), np.zeros((len(tiles), LANES), np.float32)
-    for (first, last), weight in zip(spans, weights):
-        np.multiply(tiles[:, first:last], -2 * weight, out=terms[:, first:last])
-        terms[:, last] = weight
-        own += weight * tiles[:, last]
-    return tiles, terms, own
-
-
 def _find_windows(gallery: Lanes, radius: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Which blocks hold pixels within the radius of a block's: (blocks, blocks up to a whole tile), bool.
 
@@ -148,15 +133,16 @@ def _descend(
     blocks = len(found)
     held = (
         np.empty((4, inside.shape[1]), np.float32),
-        np.full((blocks, 5), FAR),
+        np.full(blocks, FAR),
+        np.full(middle[2].shape, FAR),
+        np.full(fine[2].shape, FAR),
         np.zeros((3, LANES), np.float32),
-        np.zeros((3, 4), np.float32),
         np.empty((3, 4, LANES), np.float32),
         np.empty((3, LANES), np.float32),
     )
     bounds = borrow(held[0])
-    state = (best, found, borrow(held[1]))  # the last: the worst of each cell's pixels, and of all the block's
-    room = (borrow(held[2]), borrow(held[3]), borrow(held[4]), borrow(held[5]))
+    state = (best, found, borrow(held[1]), borrow(held[2]), borrow(held[3]))  # limits of blocks, cells and pixels
+    room = (borrow(held[4]), borrow(held[5]), borrow(held[6]))
     levels = (
         (borrow(coarse[0]), borrow(coarse[1]), borrow(coarse[2]), borrow(coarse[3])),
         (borrow(middle[0]), borrow(middle[1]), borrow(middle[2]), borrow(middle[3])),
@@ -182,7 +168,7 @@ def _descend(
                     least = np.float32(np.inf)
                     for R in range(4 * group, 4 * group + 4):
                         least = min(least, bounds[P % 4, R])
-                    if least <= state[2][P, 4]:
+                    if least <= state[2][P]:
                         _open_group(P, rank, image, group, bounds, levels, rules, state, room)
                 if step >= seeds and len(log):
                     log[rank, P] = found[P]
@@ -193,13 +179,13 @@ def _descend(
 def _bound_blocks(quad, image, levels, inside, fours, bounds, room):
     """Four query blocks against all of an image's: never more than the coarse level's distance; inf out of reach."""
     _, terms, own, gallery = levels[0]
-    above, limits, sums, _ = room
+    above, sums, _ = room
     tile, lane = quad // 4, 4 * (quad % 4)
     for there in range(gallery.shape[1]):
         if not fours[quad, there]:
             bounds[:, LANES * there : LANES * there + LANES] = np.float32(np.inf)
             continue
-        compare(terms, tile, lane, gallery, image * gallery.shape[1] + there, above, limits, sums, 0)
+        compare(terms, tile, lane, gallery, image * gallery.shape[1] + there, above, own, sums, 0)
         for p in range(4):
             P = min(4 * quad + p, len(inside) - 1)
             for j in range(LANES):
@@ -210,14 +196,12 @@ def _bound_blocks(quad, image, levels, inside, fours, bounds, room):
 @compiled(forceinline=True)
 def _open_group(P, rank, image, group, bounds, levels, rules, state, room):
     """One query block against four gallery blocks: their cells, then the pixels of those that may win."""
-    _, terms, own, gallery = levels[1]
-    above, limits, sums, _ = room
+    _, terms, _, gallery = levels[1]
+    above, sums, _ = room
     tile, lane = P // 4, 4 * (P % 4)
     for j in range(LANES):
         above[1, j] = bounds[P % 4, 4 * group + (j >> 2)]
-    for a in range(4):
-        limits[1, a] = state[2][P, a] - own[tile, lane + a]
-    cells = compare(terms, tile, lane, gallery, image * gallery.shape[1] + group, above, limits, sums, 1)
+    cells = compare(terms, tile, lane, gallery, image * gallery.shape[1] + group, above, state[3], sums, 1)
     if cells == 0:
         return
     measured = False
@@ -225,28 +209,25 @@ def _open_group(P, rank, image, group, bounds, levels, rules, state, room):
         for b in range(4):
             if (cells >> (16 * a + 4 * b)) & 15 == 0:
                 continue
-            pixels = _bound_pixels(P, a, rank, image, 4 * group + b, levels, rules, state, room)
+            pixels = _bound_pixels(P, a, image, 4 * group + b, levels, state, room)
             if pixels == 0:
                 continue
             if not measured:
                 measured = True
                 _measure_blocks(P, image, group, levels, room)
             _insert_pixels(P, a, rank, image, 4 * group + b, pixels, levels, rules, state, room)
-            _tighten(P, a, rules, state)
+            _tighten(P, a, levels, rules, state)
 
 
 @compiled(forceinline=True)
-def _bound_pixels(P, a, rank, image, R, levels, rules, state, room):
+def _bound_pixels(P, a, image, R, levels, state, room):
     """Which of a block's pixels may be nearer than the best so far of a query cell's: four times sixteen bits."""
-    _, terms, own, gallery = levels[2]
-    above, limits, sums, _ = room
-    best, found, _ = state
+    _, terms, _, gallery = levels[2]
+    above, sums, _ = room
     length = levels[1][2][P // 4, 4 * (P % 4) + a]
     for j in range(LANES):
         above[2, j] = sums[1, a, 4 * (R % 4) + (j >> 2)] + length
-    for e in range(4):
-        limits[2, e] = reach(P, 4 * a + e, rank * len(found) * LANES, rules[0], best, found) - own[P, 4 * a + e]
-    return compare(terms, P, 4 * a, gallery, image * gallery.shape[1] + R, above, limits, sums, 2)
+    return compare(terms, P, 4 * a, gallery, image * gallery.shape[1] + R, above, state[4], sums, 2)
 
 
 @compiled(forceinline=True)
@@ -254,7 +235,7 @@ def _measure_blocks(P, image, group, levels, room):
     """The weighted distances of a query block to the sixteen blocks of a tile."""
     query, _, _, gallery = levels[0]
     weights, spans = levels[3]
-    exact = room[3]
+    exact = room[2]
     there = image * gallery.shape[1] + group // 4
     exact[0] = np.float32(0)
     for level in range(len(spans)):
@@ -268,8 +249,8 @@ def _insert_pixels(P, a, rank, image, R, pixels, levels, rules, state, room):
     """Measure the pairs of pixels that may win, and put those that do among the nearest."""
     cells, _, _, held = levels[1]
     query, _, _, gallery = levels[2]
-    weights, exact = levels[3][0], room[3]
-    best, found, _ = state
+    weights, exact = levels[3][0], room[2]
+    best, found = state[0], state[1]
     _, columns, radius = rules
     measure(cells, P // 4, 4 * (P % 4) + a, held, image * held.shape[1] + R // 4, 0, held.shape[2] - 1, exact, 1)
     for e in range(4):
@@ -304,19 +285,22 @@ def _try(P, images, tries, levels, rules, state, room):
                 _measure_blocks(P, images[rank], cell // LANES // 4, levels, room)
                 _insert_pixels(P, pixel // 4, rank, images[rank], cell // LANES, one, levels, rules, state, room)
     for a in range(4):
-        _tighten(P, a, rules, state)
+        _tighten(P, a, levels, rules, state)
 
 
 @compiled(forceinline=True)
-def _tighten(P, a, rules, state):
-    """The worst of a cell's four pixels, then of the block's four cells: what a newcomer must not exceed."""
-    best, _, worst = state
-    last = best.shape[2] - 1
-    farthest = best[P, 4 * a, last]
-    for pixel in range(4 * a + 1, 4 * a + 4):
+def _tighten(P, a, levels, rules, state):
+    """What a newcomer must not exceed: for each of a cell's pixels, for the cell, and for the block."""
+    best, _, blocks, cells, pixels = state
+    tile, lane, last, stretch = P // 4, 4 * (P % 4), best.shape[2] - 1, rules[0]
+    farthest = np.float32(0)
+    for pixel in range(4 * a, 4 * a + 4):
         farthest = max(farthest, best[P, pixel, last])
-    worst[P, a] = farthest * rules[0]
-    worst[P, 4] = max(max(worst[P, 0], worst[P, 1]), max(worst[P, 2], worst[P, 3]))
+        pixels[P, pixel] = best[P, pixel, last] * stretch - levels[2][2][P, pixel]
+    cells[tile, lane + a] = farthest * stretch - levels[1][2][tile, lane + a]
+    for pixel in range(LANES):
+        farthest = max(farthest, best[P, pixel, last])
+    blocks[P] = farthest * stretch
 
 
 def measure_places(query: Lanes, gallery: Lanes, images: np.ndarray, place: np.ndarray) -> np.ndarray:

@@ -45,10 +45,7 @@ def in_threads(work: Callable[[int, int], None], pieces: int) -> None:
     other's work.
     """
     threads = max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS, pieces))  # type: ignore[attr-defined]
-    if threads == 1:
-        work(0, 1)
-        return
-    with ThreadPoolExecutor(threads - 1) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         others = [pool.submit(work, worker, threads) for worker in range(1, threads)]
         work(0, threads)
         for other in others:
@@ -76,19 +73,9 @@ def insert(cell, pixel, distance, place, best, found):
     best[cell, pixel, at], found[cell, pixel, at] = distance, place
 
 
-@compiled(forceinline=True)
-def reach(cell, pixel, start, stretch, best, found):
-    """How far a newcomer from place ``start`` on may lie.
-
-    A little farther than the farthest of the nearest, as measured distances err by rounding, too; but nothing that
-    comes later beats a distance of 0.
-    """
-    last = best.shape[2] - 1
-    if best[cell, pixel, last] == 0 and found[cell, pixel, last] < start:
-        return np.float32(-1)
-    return best[cell, pixel, last] * stretch
-
-
 def stretch_for(channels: int) -> np.float32:
-    """By how much: a sum of so many squared differences errs by less than channels * 2^-24, in each of two."""
+    """How much farther than the nearest so far a bound may lie: measured distances err by rounding, too.
+
+    Two sums of so many squared differences are compared, each of which errs by less than channels * 2^-24.
+    """
     return np.float32(1 + 2 * (channels + 16) * 2.0**-24)

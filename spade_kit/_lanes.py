@@ -107,6 +107,21 @@ def lay_out(cells: np.ndarray) -> np.ndarray:
     return room
 
 
+def prepare(
+    tiles: np.ndarray, spans: Sequence[tuple[int, int]], weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The query's cells, the factors that make weighted bounds of gallery cells, and what is to be added to those.
+
+    A bound is own + sum(terms * gallery cell) = w |q|^2 - 2 w q.g + w |g|^2, lengths shortened.
+    """
+    terms, own = np.zeros_like(tiles), np.zeros((len(tiles), LANES), np.float32)
+    for (first, last), weight in zip(spans, weights):
+        np.multiply(tiles[:, first:last], -2 * weight, out=terms[:, first:last])
+        terms[:, last] = weight
+        own += weight * tiles[:, last]
+    return tiles, terms, own
+
+
 def nested_order(h: int, w: int, times: int) -> np.ndarray:
     """(h * w,) which cell of the grid stands where in nested order."""
     return nest(np.arange(h * w).reshape(1, 1, h, w), times).ravel()

@@ -32,7 +32,7 @@ def compare(context, terms, tile, lane, gallery, index, above, limits, sums, lev
 
         sums[level, e, j] = above[level, j] + sum(terms[tile, k, lane + e] * gallery[index, k, j] for k in range(c))
 
-    and bit ``16 e + j`` of the answer is set where ``sums[level, e, j] <= limits[level, e]``.
+    and bit ``16 e + j`` of the answer is set where ``sums[level, e, j] <= limits[tile, lane + e]``.
     """
     del context
     signature = types.int64(terms, tile, lane, gallery, index, above, limits, sums, level)
@@ -61,7 +61,8 @@ def compare(context, terms, tile, lane, gallery, index, above, limits, sums, lev
         channels = values.channels(3)
         totals = values.loop(_word(0), channels, [_ZERO] * 4, add_some, CHUNK)
         level = values.integer(8)
-        above, limits, sums = (values.row(number, level) for number in (5, 6, 7))
+        above, sums = values.row(5, level), values.row(7, level)
+        limits = values.row(6, values.integer(1), values.integer(2))
         bits = _word(0)
         for e, total in enumerate(totals):
             total = builder.fadd(total, values.load(above, _word(0), _VECTOR))
@@ -126,6 +127,9 @@ class _Values:
 
     def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any) -> None:
         self.context, self.builder, self.types, self.arguments = context, builder, signature.args, arguments
+        arrays = [kind for kind in self.types if isinstance(kind, types.Array)]
+        if any(kind.layout != "C" or kind.dtype != types.float32 for kind in arrays):
+            raise TypeError(f"Tiles are contiguous float32 arrays, but {', '.join(map(str, arrays))} came.")
 
     def _array(self, number: int) -> Any:
         return self.context.make_array(self.types[number])(self.context, self.builder, self.arguments[number])
@@ -142,12 +146,12 @@ class _Values:
         offset = self.builder.mul(tile, size)
         return self._start(number, offset if lane is None else self.builder.add(offset, lane))
 
-    def row(self, number: int, at: Any) -> Any:
-        """Of an array's element ``[at]``, whatever it holds."""
+    def row(self, number: int, at: Any, lane: Any = None) -> Any:
+        """Of an array's element ``[at]``, whatever it holds, or of a lane in that."""
         offset = at
         for length in self._shape(number)[1:]:
             offset = self.builder.mul(offset, length)
-        return self._start(number, offset)
+        return self._start(number, offset if lane is None else self.builder.add(offset, lane))
 
     def _start(self, number: int, offset: Any) -> Any:
         return self.pointer(self.builder.bitcast(self._array(number).data, _FLOAT.as_pointer()), offset, _FLOAT)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -11,9 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from spade_kit._dense import search_densely
-from spade_kit._descent import can_descend, descend, measure_places
-from spade_kit._lanes import Lanes, within
+from spade_kit._lanes import Lanes
+from spade_kit._search import PixelSearch, least_candidates
 from spade_kit.arguments import DefaultInt, check_count, check_number, choose, cut_count
 from spade_kit.features import Pyramid
 
@@ -42,6 +41,12 @@ class Correspondence:
     image: Int[np.ndarray, "kappa h w"]
     row: Int[np.ndarray, "kappa h w"]
     col: Int[np.ndarray, "kappa h w"]
+
+    @property
+    def place(self) -> Int[np.ndarray, "kappa h w"]:
+        """image * h * w + row * w + col."""
+        _, h, w = self.image.shape
+        return (self.image * h + self.row) * w + self.col
 
     def __repr__(self) -> str:
         kappa, h, w = self.image.shape
@@ -181,113 +186,108 @@ def search(
     kappa: int,
     radius: int | None,
     combine: str,
+    first: Int[np.ndarray, "f h w"] | None = None,
 ) -> Correspondence:
     """`match_pixels` among some images of a gallery, which is read in place where it is laid out for that.
 
-    Arguments are taken as checked; a kappa beyond the candidates is cut without a word.
+    Arguments are taken as checked; a kappa beyond the candidates is cut without a word. ``first`` are places to try
+    first, as `Correspondence.place` has them: good ones save time, and what is found does not depend on them.
     """
+    pixels = PixelSearch(query.levels, gallery, images)
+    kappas = _cut(pixels, kappa, radius, combine, len(images))
     if combine == "ensemble":
-        return _search_each(query, levels_of(gallery, images), weights, kappa, radius)
-    kappa = min(kappa, len(images) * _least_candidates(query.grid, query.grid, radius))
-    if isinstance(gallery, Lanes):
-        asked = Lanes.of(query.levels)
-        place = descend(asked, gallery, images, weights, kappa, radius)
-        return _describe(query.grid, weights, place, measure_places(asked, gallery, images, place))
-    return _describe(query.grid, weights, *_find(query.levels, levels_of(gallery, images), weights, kappa, radius))
+        alone = [pixels.find_in_level(level, kappas[level], radius) for level in range(len(weights))]
+        return _average(pixels, alone, weights)
+    if len(weights) == 1:
+        place = pixels.find_in_level(0, kappas[0], radius)
+        return _describe(place, pixels.measure_in_level(0, place), weights)
+    place = pixels.find(weights, kappas[0], radius, first)
+    return _describe(place, pixels.measure(place), weights)
 
 
-def levels_of(gallery: Lanes | Sequence[Tensor], images: np.ndarray) -> Sequence[Tensor]:
-    """The levels of some images, on the spot: (k, c, h, w) float32."""
-    if isinstance(gallery, Lanes):
-        return gallery.read(images)
-    if len(images) == len(gallery[0]) and (images == np.arange(len(images))).all():
-        return [level.float() for level in gallery]
-    return [level[torch.from_numpy(images).to(level.device)].float() for level in gallery]
+def search_every_k(
+    query: Pyramid,
+    gallery: Lanes | Sequence[Tensor],
+    images: Int[np.ndarray, "k"],
+    weights: Float[np.ndarray, "L"],
+    kappa: int,
+    radius: int | None,
+    combine: str,
+) -> Callable[[int], Correspondence]:
+    """`search` among the first k of the images, for whatever k is asked for.
+
+    One pass, little slower than a search, keeps what was nearest after each image; an answer then has only to be
+    measured. Where neither descent nor scan serves (no numba, a GPU, grids that do not nest), each k is searched anew.
+    """
+    pixels = PixelSearch(query.levels, gallery, images)
+    options = (weights, kappa, radius, combine)
+    alone = combine == "ensemble" or len(weights) == 1
+    if not (pixels.scans if alone else pixels.descends):
+        return lambda k: search(query, gallery, images[:k], *options)
+    kappas = _cut(pixels, kappa, radius, combine, len(images))
+    if alone:
+        kept = [pixels.find_in_level(level, kappas[level], radius, history=True) for level in range(len(weights))]
+    else:
+        kept = [pixels.find(weights, kappas[0], radius, history=True)]
+
+    def answer(k: int) -> Correspondence:
+        fewer = _cut(pixels, kappa, radius, combine, k)
+        places = [np.ascontiguousarray(history[k - 1][:few]) for history, few in zip(kept, fewer)]
+        if combine == "ensemble":
+            return _average(pixels, places, weights)
+        measured = pixels.measure_in_level(0, places[0]) if alone else pixels.measure(places[0])
+        return _describe(places[0], measured, weights)
+
+    return answer
 
 
-def _find(
-    query: Sequence[Tensor], gallery: Sequence[Tensor], weights: np.ndarray, kappa: int, radius: int | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """The places (kappa, h, w) of the nearest and their squared distances (L, kappa, h, w): by descent where it can."""
-    if can_descend([level.shape for level in gallery]) and gallery[0].device.type == "cpu":
-        asked, lanes, images = Lanes.of(query), Lanes.of(gallery), np.arange(len(gallery[0]))
-        place = descend(asked, lanes, images, weights, kappa, radius)
-        return place, measure_places(asked, lanes, images, place)
-    h, w = gallery[0].shape[2:]
-    place = search_densely(query, gallery, weights, kappa, _window((h, w), (h, w), radius))
-    return place, _measure(query, gallery, place)
-
-
-def _window(cells: tuple[int, int], fine: tuple[int, int], radius: int | None) -> tuple[np.ndarray, np.ndarray] | None:
-    """Which rows and which columns of a level may be compared; None for all."""
-    return None if radius is None else (within(cells[0], fine[0], radius), within(cells[1], fine[1], radius))
-
-
-def _least_candidates(cells: tuple[int, int], fine: tuple[int, int], radius: int | None) -> int:
-    """How many of a level's cells the window holds where it holds fewest: in a corner."""
-    window = _window(cells, fine, radius)
-    return cells[0] * cells[1] if window is None else int(window[0].sum(1).min() * window[1].sum(1).min())
+def _cut(pixels: PixelSearch, kappa: int, radius: int | None, combine: str, k: int) -> list[int]:
+    """The kappa of each level's own search, or of the one for all: no more than there are candidates."""
+    grids = pixels.grids if combine == "ensemble" else pixels.grids[:1]
+    return [min(kappa, k * least_candidates(grid, pixels.grids[0], radius)) for grid in grids]
 
 
 def cut_kappa(kappa: int, shapes: Sequence[tuple[int, ...]], radius: int | None, combine: str, images: int) -> None:
     """Say, once, where more neighbours were asked for than some pixel has candidates."""
     grids = [(shape[1], shape[2]) for shape in shapes]
     levels = grids if combine == "ensemble" else grids[:1]
-    least = min(_least_candidates(level, grids[0], radius) for level in levels)
+    least = min(least_candidates(level, grids[0], radius) for level in levels)
     cut_count("kappa", kappa, images * least, "candidates for a pixel in the corner")
 
 
 def _describe(
-    grid: tuple[int, int],
-    weights: Float[np.ndarray, "L"],
-    place: Int[np.ndarray, "kappa h w"],
-    squared: Float[np.ndarray, "L kappa h w"],
+    place: Int[np.ndarray, "kappa h w"], squared: Float[np.ndarray, "L kappa h w"], weights: Float[np.ndarray, "L"]
 ) -> Correspondence:
-    h, w = grid
+    _, h, w = place.shape
     weighted = weights[:, None, None, None].astype(np.float64) * squared
     distance = np.sqrt(weighted.sum(0)).mean(0).astype(np.float32)
     return Correspondence(distance, weighted[:, 0].astype(np.float32), place // (h * w), place // w % h, place % w)
 
 
-def _measure(
-    query: Sequence[Tensor], gallery: Sequence[Tensor], place: Int[np.ndarray, "kappa h w"]
-) -> Float[np.ndarray, "L kappa h w"]:
-    """The squared distance of each pair at each level, in float64 from differences."""
-    h, w = gallery[0].shape[2:]
-    pixels = np.indices((h, w))
-    squared = []
-    for asked, held in zip(query, gallery):
-        image, row, col = (torch.from_numpy(at).to(held.device) for at in (place // (h * w), place // w % h, place % w))
-        there = held.permute(0, 2, 3, 1)[image, row * held.shape[2] // h, col * held.shape[3] // w]
-        rows, cols = (side * cells // fine for side, cells, fine in zip(pixels, held.shape[2:], (h, w)))
-        difference = asked[0].permute(1, 2, 0).cpu().double().numpy()[rows, cols] - there.cpu().double().numpy()
-        squared.append((difference**2).sum(-1))
-    return np.stack(squared)
-
-
-def _search_each(
-    query: Pyramid, gallery: Sequence[Tensor], weights: np.ndarray, kappa: int, radius: int | None
-) -> Correspondence:
-    """Every level by itself, on its own grid; the mean of their distances."""
-    alone = [match_level(query, gallery, level, kappa, radius) for level in range(len(weights))]
+def _average(pixels: PixelSearch, places: Sequence[np.ndarray], weights: Float[np.ndarray, "L"]) -> Correspondence:
+    """The ensemble: levels matched each on its own grid, and the mean of their distances."""
+    one, fine = np.ones(1, np.float32), pixels.grids[0]
+    alone = [_describe(place, pixels.measure_in_level(level, place), one) for level, place in enumerate(places)]
     used = np.flatnonzero(weights > 0)
-    root = np.sqrt(weights)
-    distance = np.mean([root[level] * resize(alone[level].distance, query.grid) for level in used], axis=0)
-    squared = [weight * spread(found.layer_distance[0], query.grid) for weight, found in zip(weights, alone)]
+    distance = np.mean([np.sqrt(weights[level]) * resize(alone[level].distance, fine) for level in used], axis=0)
+    squared = [weight * spread(found.layer_distance[0], fine) for weight, found in zip(weights, alone)]
     finest = alone[0]
     return Correspondence(distance.astype(np.float32), np.stack(squared), finest.image, finest.row, finest.col)
 
 
 def match_level(
-    query: Pyramid, gallery: Sequence[Tensor], level: int, kappa: int, radius: int | None
+    query: Pyramid,
+    gallery: Lanes | Sequence[Tensor],
+    images: Int[np.ndarray, "k"],
+    level: int,
+    kappa: int,
+    radius: int | None,
 ) -> Correspondence:
-    """One level searched by itself, on its own grid, unweighted. It has no coarser bound, so the search is dense."""
-    here, there = query.levels[level], gallery[level]
-    rows, columns = here.shape[2:]
-    kappa = min(kappa, len(there) * _least_candidates((rows, columns), query.grid, radius))
-    one = np.ones(1, np.float32)
-    place = search_densely([here], [there], one, kappa, _window((rows, columns), query.grid, radius))
-    return _describe((rows, columns), one, place, _measure([here], [there], place))
+    """One level searched by itself, on its own grid, unweighted."""
+    pixels = PixelSearch(query.levels, gallery, images)
+    kappa = _cut(pixels, kappa, radius, "ensemble", len(images))[level]
+    place = pixels.find_in_level(level, kappa, radius)
+    return _describe(place, pixels.measure_in_level(level, place), np.ones(1, np.float32))
 
 
 def resize(grid: Float[np.ndarray, "h w"], size: tuple[int, int]) -> Float[np.ndarray, "H W"]:

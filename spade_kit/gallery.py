@@ -16,9 +16,10 @@ from torch import Tensor
 
 from spade_kit._descent import can_descend
 from spade_kit._lanes import Lanes
+from spade_kit._search import levels_of
 from spade_kit.arguments import warn
 from spade_kit.backbones import Backbone
-from spade_kit.correspondence import Weights, levels_of, resolve_weights
+from spade_kit.correspondence import Weights, resolve_weights
 from spade_kit.crops import Crop
 from spade_kit.datasets import Photo, Sample
 from spade_kit.features import Pyramid, iterate_features

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf
-from typing import TYPE_CHECKING, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from spade_kit.arguments import check_count, check_number
-from spade_kit.correspondence import Correspondence, levels_of, match_level
+from spade_kit.correspondence import Correspondence, match_level, search_every_k
 from spade_kit.crops import Crop
 from spade_kit.datasets import Sample
 from spade_kit.features import Pyramid
@@ -66,6 +67,8 @@ class Result:
         The photograph as it was given, if it was a Sample.
     query
         Its features.
+    among
+        The training images it was judged against: all, or all that were not left out.
     spade
         The SPADE that judged it, with its gallery and options as they were.
     """
@@ -77,6 +80,7 @@ class Result:
     crop: Crop
     sample: Sample | None
     query: Pyramid
+    among: Int[np.ndarray, "m"]
     spade: SPADE
 
     def __repr__(self) -> str:
@@ -117,6 +121,43 @@ class Result:
         needed = "a finite raw distance, such as spade.threshold() gives"
         return self.anomaly_map >= check_number("A threshold", threshold, needed, least=-inf, most=inf)
 
+    # ---- the same photograph under other options ---------------------------------------------------------------------
+
+    def with_options(self, **options: Any) -> Result:
+        """The result under other options (k, kappa, radius, weights, combine, sigma), without a look at the photo.
+
+        What ``spade.with_options(...).predict(photo)`` gives, sooner: the features are here already, sigma alone needs
+        no search, and a search tries first what was found before. For the k slider see `with_k`.
+        """
+        return self.spade.with_options(**options)._judge_again(self)
+
+    def with_k(self, k: int) -> Result:
+        """The result if only the ``k`` nearest normal images had been retrieved, ``k`` up to what was.
+
+        The first call passes through the neighbours in their order, at most twice as long as a search, and keeps what
+        was nearest after each; every other k is then looked up.
+        """
+        most = len(self.neighbours)
+        if check_count("k", k) > most:
+            raise ValueError(
+                f"with_k looks back on the {most} images that were retrieved, but k={k} came. "
+                f"Take k up to {most}, or result.with_options(k={k})."
+            )
+        found = self._every_k(int(k))
+        neighbours = Neighbours(self.neighbours.index[:k], self.neighbours.distance[:k])
+        spade = self.spade.with_options(k=int(k))
+        again = replace(
+            self, anomaly_map=self._map(found.distance), neighbours=neighbours, correspondence=found, spade=spade
+        )
+        again.__dict__["_every_k"] = self._every_k  # what was passed through serves smaller k, too
+        return again
+
+    @cached_property
+    def _every_k(self) -> Callable[[int], Correspondence]:
+        return search_every_k(self.query, *self.spade._search_among(self.neighbours, self.among))
+
+    # ---- layers and places -------------------------------------------------------------------------------------------
+
     @cached_property
     def layer_maps(self) -> dict[str, Float[np.ndarray, "H W"]]:
         """What each layer contributes, by its part of the squared distance; the maps add up to ``anomaly_map``."""
@@ -126,10 +167,9 @@ class Result:
     @cached_property
     def layer_alone(self) -> dict[str, Float[np.ndarray, "H W"]]:
         """The map if each layer were searched by itself, on its own grid and unweighted. Computed on first use."""
-        levels = levels_of(self.spade._fitted.pixels, self.neighbours.index)
-        options = (int(self.spade.kappa), self.spade.radius)
+        pixels, options = self.spade._fitted.pixels, (int(self.spade.kappa), self.spade.radius)
         return {
-            name: self._map(match_level(self.query, levels, level, *options).distance)
+            name: self._map(match_level(self.query, pixels, self.neighbours.index, level, *options).distance)
             for level, name in enumerate(self.query.layers)
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -206,14 +207,19 @@ class SPADE:
             )
         return others
 
-    def _search(self, query: Pyramid, among: Int[np.ndarray, "m"]) -> tuple[Neighbours, Correspondence]:
+    def _search(
+        self, query: Pyramid, among: Int[np.ndarray, "m"], first: Int[np.ndarray, "f h w"] | None = None
+    ) -> tuple[Neighbours, Correspondence]:
         """Stages 2 and 3 among some of the training images."""
-        gallery = self._fitted
-        near = find_nearest(query.pooled, gallery.pooled[torch.from_numpy(among)], min(int(self.k), len(among)))
+        near = find_nearest(query.pooled, self._fitted.pooled[torch.from_numpy(among)], min(int(self.k), len(among)))
         neighbours = Neighbours(among[near.index[0]], near.distance[0])
+        return neighbours, search(query, *self._search_among(neighbours, among), first)  # type: ignore[call-arg]
+
+    def _search_among(self, neighbours: Neighbours, among: Int[np.ndarray, "m"]) -> tuple[Any, ...]:
+        """What `search` has to know beside the query."""
+        gallery = self._fitted
         weights = gallery.weights(self.weights, among)
-        options = (int(self.kappa), self.radius, self.combine)
-        return neighbours, search(query, gallery.pixels, neighbours.index, weights, *options)
+        return gallery.pixels, neighbours.index, weights, int(self.kappa), self.radius, self.combine
 
     def _judge(
         self, query: Pyramid, among: Int[np.ndarray, "m"], crop: np.ndarray, place: Crop, sample: Sample | None
@@ -221,7 +227,18 @@ class SPADE:
         neighbours, found = self._search(query, among)
         height, width, _ = crop.shape
         anomaly_map = make_map(found.distance, (height, width), self.sigma)
-        return Result(anomaly_map, neighbours, found, crop, place, sample, query, copy.copy(self))  # as it is now
+        return Result(
+            anomaly_map, neighbours, found, crop, place, sample, query, among, copy.copy(self)
+        )  # as it is now
+
+    def _judge_again(self, result: Result) -> Result:
+        """The same photograph under these options; what was found under its own is tried first, if it is searched."""
+        before = result.spade
+        neighbours, found = result.neighbours, result.correspondence
+        if self._search_options != before._search_options:
+            neighbours, found = self._search(result.query, result.among, found.place)
+        anomaly_map = make_map(found.distance, result.crop.size, self.sigma)
+        return replace(result, anomaly_map=anomaly_map, neighbours=neighbours, correspondence=found, spade=self)
 
     # ---- what is normal ----------------------------------------------------------------------------------------------
 

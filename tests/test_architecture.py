@@ -11,10 +11,11 @@ import spade_kit
 
 PACKAGE = Path(spade_kit.__file__).parent
 FLOORS = [  # a module may import from floors below its own
-    {"arguments", "crops", "demo", "metrics", "progress", "_lanes", "_kernels"},
+    {"arguments", "crops", "demo", "metrics", "progress", "_folding", "_lanes", "_kernels"},
     {"datasets", "backbones", "_tiles"},
     {"features"},
-    {"retrieval", "_descent", "_dense"},
+    {"retrieval", "_descent", "_scan", "_dense"},
+    {"_search"},
     {"correspondence"},
     {"scores"},
     {"gallery", "results"},

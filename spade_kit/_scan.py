@@ -1,0 +1,193 @@
+"""The exact search through one level by itself: all pairs are looked at, most of them along a few axes only.
+
+A level alone has no coarser one to bound it. But seen along a few axes, at right angles to each other, two cells are
+never farther apart than they are; and along the axes in which the query varies most, most pairs are too far apart
+already. Where a pair may still win all channels are compared, and then differences decide, as in the descent.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from spade_kit._kernels import FAR, NOWHERE, compiled, in_threads, insert, numba, stretch_for
+from spade_kit._lanes import CHUNK, LANES, lay_out, prepare, slack
+
+if numba:
+    from spade_kit._tiles import borrow, compare, measure
+
+_SEEDS = 4  # images in which the same place is tried first, to have tight limits early
+_BATCH = 8  # tiles of the gallery that stay in the first cache
+
+
+def scan(
+    query: np.ndarray,
+    gallery: np.ndarray,
+    order: np.ndarray,
+    images: np.ndarray,
+    kappa: int,
+    window: tuple[np.ndarray, np.ndarray],
+    history: bool = False,
+) -> np.ndarray:
+    """Where the kappa nearest cells lie, of all those of the gallery's ``images``.
+
+    Parameters
+    ----------
+    query, gallery
+        One level as tiles, (tiles, c + 1, 16) and (n, tiles, c + 1, 16), as `Lanes` and `lay_out` make them.
+    order
+        (h * w,): which cell of the grid stands where in the tiles.
+    window
+        Which rows and columns may be compared: bool (h, h) and (w, w).
+    history
+        Whether to tell what was found after each image, too.
+
+    Returns
+    -------
+    numpy.ndarray
+        As `descend` gives it: (kappa, h, w), or (k, kappa, h, w) with ``history``.
+    """
+    tiles, channels, h, w = len(query), query.shape[1] - 1, len(window[0]), len(window[1])
+    axes, error = _find_axes(query, h * w)
+    views = np.empty((tiles, axes.shape[0] + 1, LANES), np.float32)
+    views[:, :-1] = torch.matmul(torch.from_numpy(axes), torch.from_numpy(query[:, :-1]).double()).numpy()
+    views[:, -1] = (views[:, :-1].astype(np.float64) ** 2).sum(1) * (1 - slack(len(axes))) - error * query[:, -1]
+    place = np.full(tiles * LANES, -1, np.int64)
+    place[: h * w] = order
+    best = np.full((tiles, LANES, kappa), FAR, np.float32)
+    found = np.full((tiles, LANES, kappa), NOWHERE, np.int64)
+    log = np.empty((len(images) if history else 0, tiles, LANES, kappa), np.int64)
+    one = np.ones(1, np.float32)
+    arguments = (
+        np.ascontiguousarray(images, np.int64),
+        min(1 if history else _SEEDS, len(images)),
+        stretch_for(channels),
+        (*_directions(axes), 1 - slack(len(axes)), error),
+        prepare(views, [(0, len(axes))], one),
+        (*prepare(query, [(0, channels)], one), gallery),
+        place,
+        window,
+        _find_windows(place, window),
+        (best, found, log),
+    )
+    in_threads(lambda worker, workers: _scan(worker, workers, *arguments), tiles)
+    answer = log if history else found[None]
+    on_grid = np.empty((len(answer), h * w, kappa), np.int64)
+    on_grid[:, order] = answer.reshape(len(answer), -1, kappa)[:, : h * w]
+    places = on_grid.swapaxes(1, 2).reshape(-1, kappa, h, w)
+    return places if history else places[0]
+
+
+def _find_axes(query: np.ndarray, cells: int) -> tuple[np.ndarray, float]:
+    """(axes, c) float64: the principal axes of a query's cells, some of them, and how far a view along them may err.
+
+    The latter in units of a cell's squared length. Each coordinate is a sum of n products in float32 and errs by at
+    most n 2^-24 of the length, hence a view of m coordinates by sqrt(m) as much, and the squared distance of two, which
+    is at most 2 (|q|^2 + |g|^2), by 4 times that of |q|^2 + |g|^2; 5 cover what is of second order.
+    """
+    channels = query.shape[1] - 1
+    count = min(channels // 4, 2 + channels // 24) * 4
+    rows = torch.from_numpy(query[:, :-1].swapaxes(0, 1).reshape(channels, -1)[:, :cells]).double()
+    axes = (
+        torch.linalg.eigh(torch.cov(rows, correction=0).view(channels, channels)).eigenvectors.T.flip(0)[:count].numpy()
+    )
+    additions = min(channels, CHUNK) + channels / CHUNK + 3
+    return axes, 5 * np.sqrt(count) * additions * 2.0**-24
+
+
+def _directions(axes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The axes as query cells for `compare`, which then gives a gallery cell's coordinates, and limits nobody reads."""
+    directions = lay_out(axes.T[None].astype(np.float32))[0]
+    directions[:, -1] = 0
+    return directions, directions[:, 0].copy()
+
+
+def _find_windows(place: np.ndarray, window: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """(tiles, tiles): False where no cell of the one may be compared with any of the other."""
+    tiles, shared = len(place) // LANES, []
+    for at, near in zip((place // len(window[1]), place % len(window[1])), window):
+        reached = near[at].reshape(tiles, LANES, -1).any(1)  # (tiles, side)
+        shared.append(reached[:, at].reshape(tiles, tiles, LANES).any(2))
+    return shared[0] & shared[1]
+
+
+@compiled(cache=True)
+def _scan(worker, workers, images, seeds, stretch, axes, view, level, place, window, near, nearest):
+    """Every ``workers``-th tile of query cells; a few of the gallery's tiles stay in cache while they pass by."""
+    best, found, log = borrow(nearest[0]), borrow(nearest[1]), nearest[2]
+    tiles = len(found)
+    held = (
+        np.empty((_BATCH, view[0].shape[1], LANES), np.float32),
+        np.full(view[2].shape, FAR),
+        np.full(level[2].shape, FAR),
+        np.zeros((1, LANES), np.float32),
+        np.empty((1, 4, LANES), np.float32),
+        np.empty((1, LANES), np.float32),
+    )
+    views = (borrow(view[1]), borrow(view[2]), borrow(held[0]))
+    levels = (borrow(level[0]), borrow(level[1]), borrow(level[2]), borrow(level[3]))
+    state = (best, found, borrow(held[1]), borrow(held[2]))  # limits for views and for all channels
+    room = (borrow(held[3]), borrow(held[4]), borrow(held[5]))
+    where = (borrow(place), borrow(window[0]), borrow(window[1]))
+    for step in range(seeds + len(images)):
+        rank = step if step < seeds else step - seeds
+        for start in range(0, tiles, _BATCH):
+            end = min(start + _BATCH, tiles)
+            for tile in range(start, end):
+                _view(images[rank], tile, axes, views[2], tile - start, levels[3], room)
+            for cell in range(worker, tiles, workers):
+                for lane in range(0, LANES, 4):
+                    for tile in range(start, end):
+                        if not near[cell, tile] or (step < seeds and tile != cell):
+                            continue
+                        if compare(views[0], cell, lane, views[2], tile - start, room[0], state[2], room[1], 0):
+                            there = images[rank] * tiles + tile
+                            _compare_all(cell, lane, rank, there, tile, stretch, views, levels, where, state, room)
+        if step >= seeds and len(log):
+            for cell in range(worker, tiles, workers):
+                log[rank, cell] = found[cell]
+    return held  # kept until now
+
+
+@compiled(forceinline=True)
+def _view(image, tile, axes, views, at, gallery, room):
+    """A tile of the gallery as seen along the axes; behind, the squared length of that, shortened."""
+    above, sums, _ = room
+    directions, none, keep, error = axes
+    count = views.shape[1] - 1
+    for j in range(LANES):
+        views[at, count, j] = np.float32(0)
+    for first in range(0, count, 4):
+        index = image * gallery.shape[1] + tile
+        compare(directions, first // LANES, first % LANES, gallery, index, above, none, sums, 0)
+        for number in range(first, first + 4):
+            for j in range(LANES):
+                views[at, number, j] = sums[0, number - first, j]
+                views[at, count, j] += sums[0, number - first, j] * sums[0, number - first, j]
+    for j in range(LANES):
+        length = views[at, count, j] * keep - error * gallery[image, tile, gallery.shape[2] - 1, j]
+        views[at, count, j] = np.float32(length)
+
+
+@compiled(forceinline=True)
+def _compare_all(cell, lane, rank, there, tile, stretch, views, levels, where, state, room):
+    """Four query cells against sixteen by all channels, and by their differences where a pair may win."""
+    query, terms, own, gallery = levels
+    above, sums, exact = room
+    best, found, view_limits, limits = state
+    place, rows, columns = where
+    w = len(columns)
+    hits = compare(terms, cell, lane, gallery, there, above, limits, sums, 0)
+    for e in range(lane, lane + 4):
+        lanes = (hits >> (16 * (e - lane))) & 0xFFFF
+        here = place[LANES * cell + e]
+        if lanes == 0 or here < 0:
+            continue
+        measure(query, cell, e, gallery, there, 0, query.shape[1] - 1, exact, 0)
+        for j in range(LANES):
+            other = place[LANES * tile + j]
+            if (lanes >> j) & 1 and other >= 0 and rows[here // w, other // w] and columns[here % w, other % w]:
+                insert(cell, e, exact[0, j], rank * len(rows) * w + other, best, found)
+        farthest = best[cell, e, best.shape[2] - 1] * stretch
+        view_limits[cell, e] = farthest - views[1][cell, e]
+        limits[cell, e] = farthest - own[cell, e]
