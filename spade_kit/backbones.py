@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,6 +17,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from spade_kit._folding import fold_norms
 from spade_kit.crops import Crop, find_crop
 
 EMBEDDED = "efficientnet_lite0"
@@ -25,6 +27,7 @@ _STRIDES = range(4, 17)  # px per cell: finer is mere edges and slow, coarser ha
 _IMAGENET: _MeanStd = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _PROBE = 224  # px: the side of what shows a network's strides; a multiple of 32, so that they come out whole
 _SEED = 0  # of untrained weights
+_OWN = "a module of your own"
 _recording = threading.Lock()
 
 
@@ -37,7 +40,8 @@ class Backbone:
     name
         As asked for; ends in "(untrained)" where the weights are random.
     module
-        ``(n, 3, H, W) -> ([(n, c, h, w), ...] fine to coarse, (n, d))``.
+        ``(n, 3, H, W) -> ([(n, c, h, w), ...] fine to coarse, (n, d))``. On the CPU a named network is run with its
+        batch norms folded into its convolutions, from the first use on.
     sources
         What the network itself calls the levels; here they are always ``layer1``, ``layer2``, ...
     weights
@@ -76,7 +80,12 @@ class Backbone:
         x = torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2).float() / 255  # (n, 3, H, W)
         mean, std = (torch.tensor(value, device=self.device).view(3, 1, 1) for value in (self.mean, self.std))
         with torch.inference_mode():
-            return self.module((x - mean) / std)
+            return self._folded((x - mean) / std)
+
+    @cached_property
+    def _folded(self) -> nn.Module:
+        """The module as it is run: quicker by a third on a CPU. One of your own is run as it is."""
+        return fold_norms(self.module) if self.device.type == "cpu" and self.weights != _OWN else self.module
 
 
 def load_backbone(
@@ -130,7 +139,7 @@ def load_backbone(
                 "A module of your own needs the names of the layers to read, fine to coarse, but layers=None came. "
                 f"It has: {_listing(name)}."
             )
-        label, module, weights, (mean, std) = type(name).__name__, name, "a module of your own", _IMAGENET
+        label, module, weights, (mean, std) = type(name).__name__, name, _OWN, _IMAGENET
     else:
         build = _builder(name)
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):

@@ -18,6 +18,8 @@ from spade_kit.crops import Crop
 from spade_kit.datasets import Photo, as_array, as_list
 from spade_kit.progress import track
 
+_BATCH = {"cpu": 4}
+
 
 @dataclass(frozen=True, eq=False)
 class Pyramid:
@@ -81,7 +83,7 @@ def extract_features(
     images: Iterable[Photo] | Photo,
     backbone: str | nn.Module | Backbone = EMBEDDED,
     *,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     device: str | torch.device | None = None,
 ) -> Pyramid:
     """Turn photographs into one feature pyramid.
@@ -95,7 +97,8 @@ def extract_features(
     backbone
         A name or what `load_backbone` gave.
     batch_size
-        Photos per forward pass. It changes speed and memory, and the numbers by rounding only.
+        Photos per forward pass, by default 4 on the CPU, whose caches that fits, and 16 elsewhere. It changes speed
+        and memory, and the numbers by rounding only.
     device
         Where to compute; by default where the backbone is.
 
@@ -105,7 +108,8 @@ def extract_features(
         With the embedded backbone ``layer1`` (n, 24, 56, 56), ``layer2`` (n, 40, 28, 28), ``layer3``
         (n, 112, 14, 14) and ``pooled`` (n, 320).
     """
-    check_count("batch_size", batch_size)
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
     network = load_backbone(backbone, device=device)
     batches = [pyramid for *_, pyramid in iterate_features(as_list(images), network, batch_size)]
     if not batches:
@@ -118,10 +122,11 @@ def extract_features(
 
 
 def iterate_features(
-    images: Sequence[Photo], backbone: Backbone, batch_size: int = 16
+    images: Sequence[Photo], backbone: Backbone, batch_size: int | None = None
 ) -> Iterator[tuple[list[Crop], list[UInt8[np.ndarray, "H W 3"]], Pyramid]]:
     """Batch after batch: where the evaluated crops lie, their pixels, and their pyramid."""
     sizes: set[tuple[int, int]] = set()
+    batch_size = batch_size or _BATCH.get(backbone.device.type, 16)
     with track(total=len(images), desc="features") as progress:
         for start in range(0, len(images), batch_size):
             photos = [as_array(image) for image in images[start : start + batch_size]]

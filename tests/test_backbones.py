@@ -10,6 +10,7 @@ import torchvision
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from spade_kit import backbones, load_backbone
+from spade_kit._folding import fold_norms
 
 THREE = ("layer1", "layer2", "layer3")
 
@@ -111,10 +112,45 @@ def test_a_resnet_is_read_where_torchvisions_own_extractor_reads_it(rng, name, c
     crops = rng.integers(0, 256, (2, 64, 96, 3), np.uint8)
     with torch.inference_mode():
         expected = extractor(normalised(crops, backbone))
-    levels, pooled = backbone(crops)
+    with torch.inference_mode():
+        levels, pooled = backbone.module(normalised(crops, backbone))
     assert shapes(levels) == [(c, 16 // step, 24 // step) for c, step in zip(channels, (1, 2, 4))]
     assert pooled.shape == (2, pooled_length)
     all_close([*levels, pooled], [*(expected[layer] for layer in THREE), expected["layer4"].mean((2, 3))])
+
+
+@pytest.mark.parametrize(
+    "name", ["efficientnet_lite0", "wide_resnet50_2", "densenet121", "vgg11_bn", "vit_tiny_patch16_224"]
+)
+def test_folded_norms_change_no_number_by_more_than_a_ten_thousandth(rng, name):
+    """Of a level's own spread; against the network as it is."""
+    backbone = load_backbone(name, pretrained=name == "efficientnet_lite0")
+    crops = rng.integers(0, 256, (2, 224, 224, 3), np.uint8)
+    with torch.inference_mode():
+        expected, vector = backbone.module(normalised(crops, backbone))
+    levels, pooled = backbone(crops)
+    for ours, theirs in zip([*levels, pooled], [*expected, vector]):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * float(theirs.std()))
+    norms = [part for part in backbone._folded.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    assert not norms or name == "densenet121"  # which begins with some
+
+
+def test_a_norm_that_does_not_follow_the_convolution_beside_it_is_left_alone():
+    class Crossed(torch.nn.Module):
+        """The two stand next to each other, but the norm comes first."""
+
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.convolution, self.norm = torch.nn.Conv2d(3, 3, 1), torch.nn.BatchNorm2d(3)
+            self.norm.running_mean += torch.tensor([1.0, 2.0, 3.0])
+
+        def forward(self, x):
+            level = self.convolution(self.norm(x))
+            return [level], level.mean((2, 3))
+
+    crossed = Crossed().eval()
+    assert fold_norms(crossed) is crossed
 
 
 @pytest.mark.parametrize(
