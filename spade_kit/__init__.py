@@ -3,7 +3,12 @@
 Names are looked up on first use, so that ``import spade_kit`` takes no torch with it.
 """
 
+import os
 from importlib import import_module
+
+# Torch's OpenMP threads go on spinning for about 5 ms after each pass, in case more work comes, and keep a core from
+# the search meanwhile. With this they sleep after a fraction of a millisecond; the pass itself takes as long as before.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __version__ = "0.1.0"
 
