@@ -1,6 +1,7 @@
 # make lab    JupyterLab on the first notebook        make lab ARGS="--no-browser --port 8899"
 # make test   the whole test suite                    make test ARGS="tests/test_spade.py -k layer"
 # make check  formatting, lint, types, then the tests
+# make bench  how fast the search is, against what one would use otherwise   make bench ARGS=--quick
 #
 # The environment is built once, in .venv; with a conda environment active (base, too), that one is used instead.
 
@@ -13,9 +14,10 @@ endif
 BIN := $(HOME_OF_ENV)/bin
 LAB := $(HOME_OF_ENV)/.spade_kit-lab
 TEST := $(HOME_OF_ENV)/.spade_kit-test
+BENCH := $(HOME_OF_ENV)/.spade_kit-bench
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: lab test check demo picture clean
+.PHONY: lab test check bench demo picture clean
 
 lab: $(LAB)
 	$(BIN)/jupyter trust notebooks/*.ipynb
@@ -29,6 +31,9 @@ check: $(TEST)
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	TQDM_DISABLE=1 $(BIN)/python -m pytest $(ARGS)
+
+bench: $(BENCH)
+	TQDM_DISABLE=1 $(BIN)/python benchmarks/speed.py $(ARGS)
 
 demo: $(LAB)
 	$(BIN)/python -m spade_kit.demo data/demo
@@ -50,4 +55,8 @@ $(LAB): pyproject.toml | $(BIN)/python
 
 $(TEST): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install -e ".[lab,test]"
+	@touch $@ $(LAB)
+
+$(BENCH): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -e ".[lab,bench]"
 	@touch $@ $(LAB)

@@ -162,7 +162,11 @@ def _descend(
             for P in range(4 * quad, min(4 * quad + 4, blocks)):
                 first, end = 0, groups
                 if step < seeds:
-                    first = np.argmin(bounds[P % 4]) // 4
+                    nearest_block = 0
+                    for R in range(blocks):
+                        if bounds[P % 4, R] < bounds[P % 4, nearest_block]:
+                            nearest_block = R
+                    first = nearest_block // 4
                     end = first + 1
                 for group in range(first, end):
                     least = np.float32(np.inf)
@@ -171,7 +175,9 @@ def _descend(
                     if least <= state[2][P]:
                         _open_group(P, rank, image, group, bounds, levels, rules, state, room)
                 if step >= seeds and len(log):
-                    log[rank, P] = found[P]
+                    for pixel in range(LANES):
+                        for number in range(found.shape[2]):
+                            log[rank, P, pixel, number] = found[P, pixel, number]
     return held  # kept until now
 
 
@@ -183,7 +189,9 @@ def _bound_blocks(quad, image, levels, inside, fours, bounds, room):
     tile, lane = quad // 4, 4 * (quad % 4)
     for there in range(gallery.shape[1]):
         if not fours[quad, there]:
-            bounds[:, LANES * there : LANES * there + LANES] = np.float32(np.inf)
+            for p in range(4):
+                for R in range(LANES * there, LANES * there + LANES):
+                    bounds[p, R] = np.float32(np.inf)
             continue
         compare(terms, tile, lane, gallery, image * gallery.shape[1] + there, above, own, sums, 0)
         for p in range(4):
@@ -237,7 +245,8 @@ def _measure_blocks(P, image, group, levels, room):
     weights, spans = levels[3]
     exact = room[2]
     there = image * gallery.shape[1] + group // 4
-    exact[0] = np.float32(0)
+    for j in range(LANES):
+        exact[0, j] = np.float32(0)
     for level in range(len(spans)):
         measure(query, P // LANES, P % LANES, gallery, there, spans[level, 0], spans[level, 1], exact, 1)
         for j in range(LANES):

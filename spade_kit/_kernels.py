@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
+
+from spade_kit.arguments import warn
 
 try:
     import numba
@@ -35,6 +38,12 @@ def compiled(**options: Any) -> Callable[[Callable], Any]:
             return numba.njit(**{**settings, "cache": False})(function)
 
     return decorate
+
+
+@cache
+def say_what_is_lost() -> None:
+    """Once, where there is no compiler."""
+    warn("numba is not installed: the search compares all pairs, some hundred times more slowly. pip install numba.")
 
 
 def in_threads(work: Callable[[int, int], None], pieces: int) -> None:

@@ -108,7 +108,7 @@ def _find_windows(place: np.ndarray, window: tuple[np.ndarray, np.ndarray]) -> n
     for at, near in zip((place // len(window[1]), place % len(window[1])), window):
         reached = near[at].reshape(tiles, LANES, -1).any(1)  # (tiles, side)
         shared.append(reached[:, at].reshape(tiles, tiles, LANES).any(2))
-    return shared[0] & shared[1]
+    return np.ascontiguousarray(shared[0] & shared[1])
 
 
 @compiled(cache=True)
@@ -145,7 +145,9 @@ def _scan(worker, workers, images, seeds, stretch, axes, view, level, place, win
                             _compare_all(cell, lane, rank, there, tile, stretch, views, levels, where, state, room)
         if step >= seeds and len(log):
             for cell in range(worker, tiles, workers):
-                log[rank, cell] = found[cell]
+                for lane in range(LANES):
+                    for number in range(found.shape[2]):
+                        log[rank, cell, lane, number] = found[cell, lane, number]
     return held  # kept until now
 
 

@@ -11,8 +11,8 @@ import spade_kit
 
 PACKAGE = Path(spade_kit.__file__).parent
 FLOORS = [  # a module may import from floors below its own
-    {"arguments", "crops", "demo", "metrics", "progress", "_folding", "_lanes", "_kernels"},
-    {"datasets", "backbones", "_tiles"},
+    {"arguments", "crops", "demo", "metrics", "progress", "_folding", "_lanes"},
+    {"datasets", "backbones", "_tiles", "_kernels"},
     {"features"},
     {"retrieval", "_descent", "_scan", "_dense"},
     {"_search"},
@@ -34,8 +34,9 @@ def imports_of(module: str) -> set[str]:
         if isinstance(branch, ast.If) and ast.unparse(branch.test) == "TYPE_CHECKING"
         for node in ast.walk(branch)
     }
-    names = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and id(node) not in typing_only]
-    return {name.split(".")[1] for name in names if name and name.startswith("spade_kit.")}
+    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and id(node) not in typing_only]
+    inner = {node.module.split(".")[1] for node in froms if (node.module or "").startswith("spade_kit.")}
+    return inner | {alias.name for node in froms if node.module == "spade_kit" for alias in node.names}
 
 
 def test_every_module_has_its_floor():

@@ -1,0 +1,368 @@
+"""How fast the exact search is, as ratios in one run: `make bench`. Writes results/speed.json and results/speed.md.
+
+Everything is compared on the same features, and the distances are compared first. On a busy machine nothing is printed:
+libraries lose very differently there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from rivals import check_the_same, concatenate, faiss_flat, sklearn_brute, torch_dense
+
+import spade_kit
+from spade_kit import Pyramid, load_backbone
+from spade_kit._search import PixelSearch
+from spade_kit.correspondence import search
+from spade_kit.datasets import as_array
+
+RESULTS = Path(__file__).parent / "results"
+BUSY = 20  # per cent of all cores, taken by others
+QUERIES = 10
+FORWARD = """
+import sys, time, torch                 # torch first: with the threads it has by itself
+from spade_kit import load_backbone
+backbone = load_backbone(sys.argv[1], pretrained=sys.argv[2] == "True")
+x, times = torch.randn(1, 3, 224, 224), []
+with torch.inference_mode():
+    for _ in range(int(sys.argv[3])):
+        start = time.perf_counter()
+        backbone.module(x)
+        times.append(1e3 * (time.perf_counter() - start))
+print(sorted(times[3:])[len(times[3:]) // 2])
+"""
+
+
+class Times(list):
+    """Milliseconds, one a call."""
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self))
+
+    def __str__(self) -> str:
+        low, high = np.percentile(self, [25, 75])
+        return f"{self.median:.3g} ({low:.3g} to {high:.3g})"
+
+
+def tell(what: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}  {what}", file=sys.stderr, flush=True)
+
+
+def clock(call: Callable[[Any], Any], items: Iterable[Any], warm: bool = True) -> Times:
+    items = list(items)
+    if warm:
+        call(items[0])
+    times = Times()
+    for item in items:
+        start = time.perf_counter()
+        call(item)
+        times.append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def ratio(slow: Times, fast: Times) -> str:
+    """Of medians, and of the quartiles of what can be paired."""
+    if len(slow) != len(fast):
+        return f"{slow.median / fast.median:.3g}"
+    low, high = np.percentile(np.array(slow) / np.array(fast), [25, 75])
+    return f"{slow.median / fast.median:.3g} ({low:.3g} to {high:.3g})"
+
+
+def forward(name: str, pretrained: bool) -> float:
+    """ms: one plain forward pass of the unmodified network, in a process of its own."""
+    calls = 60 if name == "efficientnet_lite0" else 15
+    run = subprocess.run(
+        [sys.executable, "-c", FORWARD, name, str(pretrained), str(calls)], capture_output=True, text=True, check=True
+    )
+    return float(run.stdout)
+
+
+def load_of_others() -> float:
+    """Per cent of all cores that are busy while this process sleeps."""
+    return psutil.cpu_percent(interval=3)
+
+
+# ---- the table -------------------------------------------------------------------------------------------------------
+
+
+def compare(dataset: spade_kit.Dataset, name: str, pretrained: bool, rivals: dict[str, Callable]) -> list[dict]:
+    """Search, predict and the rivals with K = N <= 50, at both weightings."""
+    tell(f"{dataset.name}, {name}: search, predict, {', '.join(rivals)}")
+    backbone = load_backbone(name, pretrained=pretrained)
+    normals = dataset.train[:50]
+    spade = spade_kit.SPADE(backbone).fit(normals)
+    photos = [as_array(sample) for sample in dataset.test[:: max(1, len(dataset.test) // QUERIES)][:QUERIES]]
+    queries = [spade_kit.extract_features(photo, backbone) for photo in photos]
+    images, gallery = np.arange(len(normals)), spade._fitted
+    levels = gallery.pixels.read(images)
+    before = forward(name, pretrained)
+    rows = []
+    for weights in (None, "equal"):
+        judge, factors = spade.with_options(weights=weights), gallery.weights(weights, images)
+        options = (gallery.pixels, images, factors, 1, None, "concat")
+        found = [search(query, *options) for query in queries]
+        row = {
+            "data": dataset.name,
+            "backbone": backbone.name,
+            "weights": weights or "raw",
+            "normals": len(normals),
+            "queries": len(queries),
+            "search": clock(lambda query, options=options: search(query, *options), queries),
+            "predict": clock(judge.predict, photos),
+        }
+        held = concatenate(levels, factors)
+        asked = [concatenate(query.levels, factors) for query in queries]
+        for rival, build in rivals.items():
+            look = build(held)
+            for query, ours in zip(asked, found):
+                check_the_same(ours.distance, look(query), query, held)
+            row[rival] = clock(look, asked, warm=False)
+        rows.append(row)
+    ensemble = clock(spade.with_options(combine="ensemble").predict, photos)
+    options = (gallery.pixels, images, np.ones(len(levels), np.float32), 1, None, "ensemble")
+    alone = clock(lambda query: search(query, *options), queries)
+    rows.append({"data": dataset.name, "backbone": backbone.name, "weights": "ensemble", "normals": len(normals),
+                 "queries": len(queries), "search": alone, "predict": ensemble})  # fmt: skip
+    if "faiss" in rivals:
+        per_level = [(faiss_flat(concatenate([x], [1])), [concatenate([q.levels[at]], [1]) for q in queries])
+                     for at, x in enumerate(levels)]  # fmt: skip
+        rows[-1]["faiss"] = clock(
+            lambda at: [look(asked[at]) for look, asked in per_level], range(len(queries)), warm=False
+        )
+    between = (before + forward(name, pretrained)) / 2
+    for row in rows:
+        row["forward"] = between
+    return rows
+
+
+# ---- what it grows with ----------------------------------------------------------------------------------------------
+
+
+def grow(photos: Sequence[Any], normals: Sequence[Any]) -> list[dict]:
+    """One thing changed at a time, each against the dense search of torch (kappa and radius: against ours, dense)."""
+    rows = []
+    tell("growth with K, kappa, radius, crop")
+
+    def add(what: str, value: object, levels: Sequence[torch.Tensor], query: Pyramid, k: int, **options: Any) -> None:
+        kappa, radius = options.get("kappa", 1), options.get("radius")
+        one = np.ones(len(levels), np.float32)
+        pixels = PixelSearch(query.levels, [level[:k] for level in levels], np.arange(k))
+        ours = clock(lambda _: pixels.measure(pixels.find(one, kappa, radius)), range(5))
+        look = torch_dense(concatenate([level[:k] for level in levels], one))
+        asked = concatenate(query.levels, one)
+        rows.append(
+            {"what": what, "value": value, "search": ours, "torch": clock(lambda _: look(asked), range(2), warm=False)}
+        )
+
+    pyramid, query = spade_kit.extract_features(normals[:200]), spade_kit.extract_features(photos[0])
+    for k in (5, 10, 20, 50, 100, 200):
+        if k <= len(pyramid):
+            add("K", k, pyramid.levels, query, k)
+    for kappa in (1, 3, 10):
+        add("kappa", kappa, pyramid.levels, query, 50, kappa=kappa)
+    for radius in (0, 4, None):
+        add("radius", "everywhere" if radius is None else radius, pyramid.levels, query, 50, radius=radius)
+    for crop in (224, 320, 512):
+        backbone = load_backbone(resize=round(crop * 8 / 7), crop=crop)
+        held, asked = (spade_kit.extract_features(images, backbone) for images in (normals[:50], photos[0]))
+        add("crop", crop, held.levels, asked, min(50, len(held)))
+    return rows
+
+
+def grow_gallery(photos: Sequence[Any], normals: Sequence[Any]) -> list[dict]:
+    """N: predict with K = 50 of ever more normal images, and what the process holds."""
+    rows = []
+    tell("growth with N")
+    for n in (60, 200, 1000, 2000):
+        if n > len(normals):
+            break
+        before = psutil.Process().memory_info().rss
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            spade = spade_kit.SPADE().fit(normals[:n])
+        pixels = spade._fitted.pixels
+        held = pixels.fine.nbytes + pixels.middle.nbytes + pixels.coarse.nbytes
+        rows.append({
+            "normals": n, "predict": clock(spade.predict, photos), "features_mb": held / 2**20,
+            "resident_mb": (psutil.Process().memory_info().rss - before) / 2**20,
+            "said": [str(warning.message) for warning in said],
+        })  # fmt: skip
+        del spade, pixels
+    return rows
+
+
+def fit(samples: Sequence[spade_kit.Sample]) -> dict:
+    """`fit` against decoding, resizing and forward passes alone."""
+    tell("fit")
+    backbone = load_backbone()
+
+    def bare(_: int) -> None:
+        for start in range(0, len(samples), 4):
+            photos = [sample.image for sample in samples[start : start + 4]]
+            backbone(np.stack([backbone.find_crop(photo).cut(photo) for photo in photos]))
+
+    whole, alone = Times(), Times()
+    bare(0)
+    for _ in range(5):
+        alone += clock(bare, [0], warm=False)
+        whole += clock(lambda _: spade_kit.SPADE(backbone).fit(samples), [0], warm=False)
+    return {"images": len(samples), "fit": whole, "bare": alone}
+
+
+def live(spade: spade_kit.SPADE, photos: Sequence[Any]) -> list[dict]:
+    """What a moved slider waits for, against a search from scratch."""
+    tell("live controls, worst cases")
+    results = [spade.predict(photo) for photo in photos]
+    whole = clock(lambda result: spade._search(result.query, result.among), results)
+    rows = [
+        {"what": "with_k, the first", "time": clock(lambda result: result.with_k(20), results, warm=False)},
+        {"what": "with_k, then", "time": clock(lambda result: result.with_k(10), results)},
+        {"what": "sigma", "time": clock(lambda result: result.with_options(sigma=2), results)},
+    ]
+    for row in rows:
+        row["search"] = whole
+    for options in ({"kappa": 3}, {"radius": 4}, {"weights": "equal"}, {"weights": {"layer1": 2}}):
+        other = spade.with_options(**options)
+        scratch = clock(lambda result, other=other: other._search(result.query, result.among), results)
+        again = clock(
+            lambda result, other=other: other._search(result.query, result.among, result.correspondence.place), results
+        )
+        rows.append({"what": ", ".join(f"{k}={v}" for k, v in options.items()), "time": again, "search": scratch})
+    return rows
+
+
+def worst() -> list[dict]:
+    """What prunes badly, against the dense search of torch; 20 normal images of the embedded backbone's shapes."""
+    generator = torch.Generator().manual_seed(0)
+    shapes, rows = [(24, 56, 56), (40, 28, 28), (112, 14, 14)], []
+    noise, other = ([torch.randn(n, *shape, generator=generator) for shape in shapes] for n in (20, 1))
+    one = np.ones(3, np.float32)
+    constant = [torch.full((20, *shape), 1.5) for shape in shapes]
+    cases = {
+        "noise": (other, noise),
+        "constant images": ([level[:1] for level in constant], constant),
+        "all normals identical": (other, [level[:1].repeat(20, 1, 1, 1) for level in noise]),
+        "one normal": (other, [level[:1] for level in noise]),
+        "a query equal to a normal": ([level[7:8] for level in noise], noise),
+    }
+    for case, (query, gallery) in cases.items():
+        pixels = PixelSearch(query, gallery, np.arange(len(gallery[0])))
+        look, asked = torch_dense(concatenate(gallery, one)), concatenate(query, one)
+        ours = clock(lambda _, pixels=pixels: pixels.find(one, 1, None), range(3))
+        rows.append({"what": case, "search": ours, "torch": clock(lambda _, a=asked, look=look: look(a), range(3))})
+    return rows
+
+
+# ---- the report ------------------------------------------------------------------------------------------------------
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
+
+
+def write(report: dict[str, Any]) -> str:
+    """The Markdown of a report. Times are medians in ms, with quartiles."""
+    parts = [
+        "# Speed\n",
+        f"{report['cpu']}, {report['threads']} threads; {report['versions']}. Others took "
+        f"{report['load_before']:.0f} % of the cores before and {report['load_after']:.0f} % after. Medians in ms, in "
+        "brackets quartiles over the queries. Forward: one plain pass of the unmodified network, in a process of its "
+        "own. Search: places and distances, features given. K = N. Untrained networks are labelled.\n",
+    ]
+    head = ("data", "backbone", "weights", "N", "forward", "search", "predict", "search / forward", "predict / forward")
+    rivals = [name for name in ("faiss", "torch", "sklearn") if any(name in row for row in report["compare"])]
+    body = []
+    for row in report["compare"]:
+        line = [row["data"], row["backbone"], row["weights"], row["normals"], f"{row['forward']:.3g}", row["search"],
+                row["predict"], f"{row['search'].median / row['forward']:.2f}",
+                f"{row['predict'].median / row['forward']:.2f}"]  # fmt: skip
+        body.append(line + [f"{ratio(row[rival], row['search'])} x" if rival in row else "" for rival in rivals])
+    parts += [table((*head, *(f"against {rival}" for rival in rivals)), body)]
+    parts += ["## Growth, embedded backbone\n", table(("what", "", "search", "torch, dense", "ratio"), (
+        (row["what"], row["value"], row["search"], row["torch"], ratio(row["torch"], row["search"]))
+        for row in report["growth"]))]  # fmt: skip
+    parts += ["## N\n", table(("normals", "predict", "features, MB", "resident, MB"), (
+        (row["normals"], row["predict"], f"{row['features_mb']:.0f}", f"{row['resident_mb']:.0f}")
+        for row in report["gallery"]))]  # fmt: skip
+    parts += ["## Live\n", table(("what", "time", "a search from scratch", "ratio"), (
+        (row["what"], row["time"], row["search"], f"{row['time'].median / row['search'].median:.2f}")
+        for row in report["live"]))]  # fmt: skip
+    parts += ["## Worst cases\n", table(("what", "search", "torch, dense", "search / dense"), (
+        (row["what"], row["search"], row["torch"], f"{row['search'].median / row['torch'].median:.2f}")
+        for row in report["worst"]))]  # fmt: skip
+    done = report["fit"]
+    parts += [f"`fit` of {done['images']} photos: {done['fit']} ms, decoding, resizing and forward passes alone "
+              f"{done['bare']} ms: {done['fit'].median / done['bare'].median:.2f} x.\n"]  # fmt: skip
+    return "\n".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="without the large network and the slow rivals")
+    arguments = parser.parse_args()
+    os.environ["TQDM_DISABLE"] = "1"
+    warnings.simplefilter("ignore")
+    report: dict[str, Any] = {"load_before": load_of_others()}
+    if report["load_before"] > BUSY:
+        sys.exit(f"Others take {report['load_before']:.0f} % of the cores: ratios would mean nothing. Try when idle.")
+    sets = [spade_kit.load_dataset("demo")]
+    if "SPADE_KIT_MVTEC" in os.environ:
+        sets.insert(0, spade_kit.load_dataset(Path(os.environ["SPADE_KIT_MVTEC"]) / "toothbrush"))
+    cells = spade_kit.load_dataset("solar_cells")
+    everyone = [*cells.train, *cells.test]
+    slow = {} if arguments.quick else {"torch": torch_dense, "sklearn": sklearn_brute}
+    report["compare"] = [
+        row for data in sets for row in compare(data, "efficientnet_lite0", True, {"faiss": faiss_flat, **slow})
+    ]
+    if not arguments.quick:
+        report["compare"] += [
+            row for data in sets for row in compare(data, "wide_resnet50_2", False, {"faiss": faiss_flat})
+        ]
+    photos = [as_array(sample) for sample in sets[0].test[:: max(1, len(sets[0].test) // QUERIES)][:QUERIES]]
+    report["growth"] = grow([as_array(cells.test[0])], cells.train)
+    report["gallery"] = grow_gallery([as_array(sample) for sample in everyone[2100:2110]], everyone)
+    report["fit"] = fit(sets[0].train)
+    report["live"] = live(spade_kit.SPADE().fit(sets[0].train), photos)
+    report["worst"] = worst()
+    report["load_after"] = load_of_others()
+    report["cpu"] = f"{platform.machine()} {cpu_name()}"
+    report["threads"] = torch.get_num_threads()
+    names = ("torch", "numba", "numpy", "faiss", "scikit-learn")
+    report["versions"] = ", ".join(f"{name} {version(name)}" for name in names)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "speed.json").write_text(json.dumps(report, indent=1) + "\n")
+    (RESULTS / "speed.md").write_text(write(report))
+    if report["load_after"] > BUSY:
+        sys.exit(f"Others took {report['load_after']:.0f} % of the cores in the end: run it again when idle.")
+    print(write(report))
+
+
+def cpu_name() -> str:
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def version(name: str) -> str:
+    from importlib.metadata import version as installed
+
+    return installed("faiss-cpu" if name == "faiss" else name).split("+")[0]
+
+
+if __name__ == "__main__":
+    main()

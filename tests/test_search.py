@@ -1,0 +1,355 @@
+"""The compiled searches from near: their inner loops, their bounds, what they keep, and how they are compiled."""
+
+import os
+import subprocess
+import sys
+import warnings
+
+import numba
+import numba.core.caching
+import numpy as np
+import pytest
+import reference
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import spade_kit._kernels as kernels
+import spade_kit._search as pixel_search
+from spade_kit import SPADE
+from spade_kit._descent import descend
+from spade_kit._kernels import compiled, in_threads, stretch_for
+from spade_kit._lanes import LANES, Lanes, lay_out, nested_order, prepare, slack, within
+from spade_kit._scan import _find_axes, scan
+from spade_kit._search import PixelSearch
+from spade_kit._tiles import compare, measure
+
+seeds = st.integers(0, 2**32 - 1)
+channels = st.sampled_from([1, 2, 3, 5, 24, 31, 32, 33, 64, 65, 130])  # about the edges of fours and of chunks
+
+
+def make_levels(rng, n, shapes, whole=False):
+    draw = (lambda shape: rng.integers(0, 3, shape)) if whole else (lambda shape: rng.normal(size=shape))
+    return [torch.tensor(draw((n, *shape)), dtype=torch.float32) for shape in shapes]
+
+
+# ---- the inner loops -------------------------------------------------------------------------------------------------
+
+
+@numba.njit
+def compare_once(terms, tile, lane, gallery, index, above, limits, sums, level):
+    return compare(terms, tile, lane, gallery, index, above, limits, sums, level)
+
+
+@numba.njit
+def measure_once(query, tile, lane, gallery, index, first, last, sums, level):
+    measure(query, tile, lane, gallery, index, first, last, sums, level)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seeds, channels, st.integers(0, 2), st.sampled_from([0, 4, 8, 12]), st.integers(0, 5))
+def test_four_cells_are_compared_with_sixteen_as_by_hand(seed, c, tile, lane, index):
+    rng = np.random.default_rng(seed)
+    terms, gallery = (rng.normal(size=(*size, c, 16)).astype(np.float32) for size in ((3,), (2, 3)))
+    above, limits = rng.normal(size=(2, 16)).astype(np.float32), rng.normal(size=(3, 16)).astype(np.float32)
+    sums = np.zeros((2, 4, 16), np.float32)
+    bits = compare_once(terms, tile, lane, gallery, index, above, limits, sums, 1)
+    held = gallery.reshape(6, c, 16)[index].astype(np.float64)
+    by_hand = above[1] + terms[tile, :, lane : lane + 4].astype(np.float64).T @ held
+    np.testing.assert_allclose(sums[1], by_hand, rtol=1e-5, atol=1e-5 * np.sqrt(c))
+    assert not sums[0].any()
+    set_bits = [[(bits >> (16 * e + j)) & 1 for j in range(16)] for e in range(4)]
+    np.testing.assert_array_equal(set_bits, sums[1] <= limits[tile, lane : lane + 4, None])
+
+
+@settings(max_examples=30, deadline=None)
+@given(seeds, channels, st.integers(0, 2), st.integers(0, 15), st.integers(0, 5))
+def test_differences_are_measured_as_by_hand_and_equal_cells_are_at_0(seed, c, tile, lane, index):
+    rng = np.random.default_rng(seed)
+    query, gallery = (rng.normal(size=(*size, c, 16)).astype(np.float32) for size in ((3,), (2, 3)))
+    gallery[index // 3, index % 3, :, 5] = query[tile, :, lane]
+    first = c // 3
+    sums = np.zeros((2, 16), np.float32)
+    measure_once(query, tile, lane, gallery, index, first, c, sums, 1)
+    there = gallery[index // 3, index % 3, first:].astype(np.float64)
+    np.testing.assert_allclose(sums[1], ((query[tile, first:, lane, None] - there) ** 2).sum(0), rtol=1e-5)
+    assert sums[1, 5] == 0
+
+
+def test_arrays_the_inner_loops_could_not_read_are_refused_when_compiled(rng):
+    tiles = rng.normal(size=(2, 16, 5)).astype(np.float32).swapaxes(1, 2)
+    with pytest.raises(Exception, match="Tiles are contiguous float32 arrays"):
+        measure_once(tiles, 0, 0, tiles[None], 0, 0, 5, np.zeros((1, 16), np.float32), 0)
+
+
+# ---- the bounds ------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(seeds, channels, st.sampled_from([0, 1, 1e2, 1e4]), st.sampled_from([1e-3, 1, 1e3]))
+def test_a_bound_is_never_above_the_distance_however_large_the_features(seed, c, offset, weight):
+    """Close cells far from the origin, where the product form loses most."""
+    rng = np.random.default_rng(seed)
+    cells = (offset + rng.normal(size=(2, c, 16)) * rng.choice([1e-3, 1])).astype(np.float32)
+    query, gallery = (lay_out(some[None]) for some in cells)
+    weights = np.array([weight], np.float32)
+    _, terms, own = prepare(query[0], [(0, c)], weights)
+    above, sums = np.zeros((1, 16), np.float32), np.zeros((1, 4, 16), np.float32)
+    for lane in (0, 4, 8, 12):
+        compare_once(terms, 0, lane, gallery, 0, above, own, sums, 0)
+        difference = cells[0, :, lane : lane + 4, None].astype(np.float64) - cells[1][:, None]
+        distance = weights[0].astype(np.float64) * (difference**2).sum(0)
+        assert (sums[0] + own[0, lane : lane + 4, None] <= distance).all()
+        length = weight * max((cells.astype(np.float64) ** 2).sum(1).max(), 1e-30)
+        assert (distance - (sums[0] + own[0, lane : lane + 4, None]) <= 5 * slack(c) * length).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(seeds, channels)
+def test_along_the_axes_nothing_is_farther_than_it_is(seed, c):
+    rng = np.random.default_rng(seed)
+    query = lay_out(rng.normal(size=(1, c, 35)).astype(np.float32))[0]
+    axes, error = _find_axes(query, 35)
+    np.testing.assert_allclose(axes @ axes.T, np.eye(len(axes)), atol=1e-12)
+    assert 0 <= error < 1e-3
+    assert len(axes) <= c
+
+
+def test_measured_distances_that_differ_by_rounding_alone_stay_within_reach():
+    assert 1 + 1e-5 > stretch_for(24) > 1
+    assert stretch_for(1792) > 1 + 1792 * 2**-24
+
+
+# ---- what is found ---------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def wide_searches(draw):
+    rows, cols = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    shapes = [(draw(channels), rows * 2**step, cols * 2**step) for step in (2, 1, 0)]
+    n = draw(st.integers(1, 6))
+    return draw(seeds), shapes, n, draw(st.integers(1, 3)), draw(st.sampled_from([None, 0, 2])), draw(st.booleans())
+
+
+def built(recipe):
+    seed, shapes, n, kappa, radius, whole = recipe
+    rng = np.random.default_rng(seed)
+    query, gallery = make_levels(rng, 1, shapes, whole), make_levels(rng, n, shapes, whole)
+    _, h, w = shapes[0]
+    fewest = n * (h * w if radius is None else min(radius + 1, h) * min(radius + 1, w))
+    return rng, query, gallery, min(kappa, fewest), radius
+
+
+@settings(max_examples=60, deadline=None)
+@given(wide_searches())
+def test_after_each_image_the_descent_knows_what_a_search_among_so_many_finds(recipe):
+    _, query, gallery, kappa, radius = built(recipe)
+    lanes, asked, one = Lanes.of(gallery), Lanes.of(query), np.ones(3, np.float32)
+    n = len(lanes)
+    kept = descend(asked, lanes, np.arange(n), one, kappa, radius, history=True)
+    for k in range(1, n + 1):
+        few = min(kappa, fewest(query, radius) * k)
+        np.testing.assert_array_equal(kept[k - 1][:few], descend(asked, lanes, np.arange(k), one, few, radius))
+
+
+def fewest(query, radius):
+    h, w = query[0].shape[2:]
+    return h * w if radius is None else min(radius + 1, h) * min(radius + 1, w)
+
+
+@settings(max_examples=60, deadline=None)
+@given(wide_searches())
+def test_what_is_tried_first_changes_nothing_that_is_found(recipe):
+    rng, query, gallery, kappa, radius = built(recipe)
+    lanes, asked, one = Lanes.of(gallery), Lanes.of(query), np.ones(3, np.float32)
+    images = rng.permutation(len(lanes))
+    expected = descend(asked, lanes, images, one, kappa, radius)
+    h, w = query[0].shape[2:]
+    anywhere = rng.integers(0, 2 * len(lanes) * h * w, (2, h, w))  # places out of the window and out of the images, too
+    for first in (anywhere, expected, np.concatenate([expected, expected])):
+        np.testing.assert_array_equal(descend(asked, lanes, images, one, kappa, radius, first=first), expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(wide_searches(), st.integers(0, 2))
+def test_a_level_alone_is_scanned_as_all_its_pairs_would_be(recipe, level):
+    _, query, gallery, kappa, radius = built(recipe)
+    h, w = query[level].shape[2:]
+    fine = query[0].shape[2:]
+    search = PixelSearch(query, Lanes.of(gallery), np.arange(len(gallery[0])))
+    near = [
+        within(side, whole, len(search.images) * 99 if radius is None else radius) for side, whole in zip((h, w), fine)
+    ]
+    kappa = min(kappa, len(search.images) * int(near[0].sum(1).min() * near[1].sum(1).min()))
+    place = search.find_in_level(level, kappa, radius)
+    table = reference.all_distances([query[level][0].numpy()], [gallery[level].numpy()], [1])
+    allowed = (near[0][:, None, :, None] & near[1][:, None]).reshape(h * w, h * w)
+    table[~np.tile(allowed, len(search.images))] = np.inf
+    _, squared = reference.nearest(table, kappa)
+    lengths = (query[level] ** 2).sum(1).max() + (gallery[level] ** 2).sum(1).max()
+    got = np.take_along_axis(table, place.reshape(kappa, -1).T, 1).T
+    np.testing.assert_allclose(got, squared, rtol=0, atol=1e-6 * float(lengths))
+    np.testing.assert_allclose(search.measure_in_level(level, place)[0].reshape(kappa, -1), got, rtol=1e-9, atol=1e-12)
+    if recipe[-1]:  # whole features: ties are ties
+        np.testing.assert_array_equal(place.reshape(kappa, -1), reference.nearest(table, kappa)[0])
+    kept = search.find_in_level(level, kappa, radius, history=True)
+    np.testing.assert_array_equal(kept[-1], place)
+
+
+@pytest.mark.parametrize("case", ["constant", "twins", "member", "noise", "one"])
+def test_the_worst_cases_are_exact(rng, case):
+    shapes = [(5, 16, 12), (6, 8, 6), (7, 4, 3)]
+    query, gallery = make_levels(rng, 1, shapes), make_levels(rng, 5, shapes)
+    if case == "constant":
+        query, gallery = ([torch.full_like(level, 1.5) for level in levels] for levels in (query, gallery))
+    if case == "twins":
+        gallery = [level[:1].repeat(5, 1, 1, 1) for level in gallery]
+    if case == "member":
+        query = [level[3:4] for level in gallery]
+    if case == "one":
+        gallery = [level[:1] for level in gallery]
+    search = PixelSearch(query, gallery, np.arange(len(gallery[0])))
+    found = search.find(np.ones(3, np.float32), 1, None)
+    arrays = [[level.numpy() for level in levels] for levels in (query, gallery)]
+    table = reference.all_distances([level[0] for level in arrays[0]], arrays[1], [1, 1, 1])
+    np.testing.assert_array_equal(found.reshape(1, -1), reference.nearest(table, 1)[0])
+
+
+def test_a_part_of_a_gallery_is_scanned_in_place(rng):
+    shapes = [(9, 8, 8), (5, 4, 4)]
+    query, gallery = make_levels(rng, 1, shapes), make_levels(rng, 6, shapes)
+    images = np.array([4, 0, 5])
+    window = (np.ones((8, 8), bool),) * 2
+    place = scan(Lanes.of(query).fine[0], Lanes.of(gallery).fine, nested_order(8, 8, 2), images, 2, window)
+    chosen = lay_out(gallery[0][images].flatten(2).numpy())
+    raster = scan(lay_out(query[0].flatten(2).numpy())[0], chosen, np.arange(64), np.arange(3), 2, window)
+    np.testing.assert_array_equal(place, raster)
+
+
+# ---- looking back and searching again --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"kappa": 3, "radius": 1}, {"weights": "equal"}, {"combine": "ensemble"}], ids=str
+)
+def test_looking_back_on_k_images_is_judging_with_k(spade, scratched, options):
+    judge = spade.with_options(**options)
+    result = judge.predict(scratched)
+    for k in (1, 3, 5):
+        back, anew = result.with_k(k), judge.with_options(k=k).predict(scratched)
+        np.testing.assert_array_equal(back.correspondence.place, anew.correspondence.place)
+        np.testing.assert_allclose(back.anomaly_map, anew.anomaly_map, rtol=1e-6)
+        np.testing.assert_array_equal(back.neighbours.index, anew.neighbours.index)
+        assert back.spade.k == k
+    np.testing.assert_array_equal(result.with_k(4).with_k(2).anomaly_map, result.with_k(2).anomaly_map)
+
+
+def test_where_nothing_is_compiled_looking_back_searches_again(spade, scratched, monkeypatch):
+    expected = spade.with_options(k=2).predict(scratched)
+    result = spade.predict(scratched)
+    monkeypatch.setattr(pixel_search.PixelSearch, "descends", property(lambda _: False, lambda *_: None), raising=False)
+    np.testing.assert_array_equal(result.with_k(2).correspondence.place, expected.correspondence.place)
+
+
+def test_looking_back_passes_through_the_images_once(spade, scratched, monkeypatch):
+    result = spade.predict(scratched)
+    result.with_k(2)
+    monkeypatch.setattr("spade_kit._search.descend", None)
+    assert result.with_k(4).with_k(3).image_score >= result.image_score
+    with pytest.raises(ValueError, match=r"looks back on the 5 images .* k=6 came.*with_options\(k=6\)"):
+        result.with_k(6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"kappa": 3}, {"radius": 2}, {"weights": "equal"}, {"k": 9}, {"k": 2}, {"combine": "ensemble"}, {"sigma": 1}, {}],
+    ids=str,
+)
+def test_a_result_under_other_options_is_what_predict_gives(spade, scratched, options):
+    other, anew = spade.predict(scratched).with_options(**options), spade.with_options(**options).predict(scratched)
+    np.testing.assert_array_equal(other.correspondence.place, anew.correspondence.place)
+    np.testing.assert_array_equal(other.anomaly_map, anew.anomaly_map)
+    assert repr(other.spade) == repr(anew.spade)
+
+
+def test_sigma_and_threshold_never_search_again(spade, scratched, monkeypatch):
+    result = spade.predict(scratched)
+    expected = spade.with_options(sigma=1).predict(scratched).anomaly_map
+    monkeypatch.setattr("spade_kit.spade.search", None)
+    np.testing.assert_array_equal(result.with_options(sigma=1).anomaly_map, expected)
+    assert result.segmentation(result.image_score).any()
+
+
+def test_a_left_out_image_stays_left_out_under_other_options(spade):
+    result = spade.predict_left_out(3).with_options(radius=2, k=9)
+    assert 3 not in result.neighbours.index
+    np.testing.assert_array_equal(result.anomaly_map, spade.with_options(radius=2, k=9).predict_left_out(3).anomaly_map)
+
+
+# ---- threads, compiler, cache ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("torchs", "numbas", "expected"), [(1, 4, 1), (3, 8, 3), (4, 2, 2)])
+def test_as_many_threads_as_torch_and_numba_allow(monkeypatch, torchs, numbas, expected):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: torchs)
+    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", numbas)
+    seen = []
+    in_threads(lambda worker, workers: seen.append((worker, workers)), 99)
+    assert sorted(seen) == [(worker, expected) for worker in range(expected)]
+
+
+def test_a_thread_that_fails_is_not_lost(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+
+    def work(worker, workers):
+        if worker == 1:
+            raise MemoryError("no room")
+
+    with pytest.raises(MemoryError, match="no room"):
+        in_threads(work, 2)
+
+
+def test_where_nothing_can_be_written_it_is_compiled_all_the_same(monkeypatch):
+    monkeypatch.setattr(numba.core.caching.CacheImpl, "_locator_classes", [])
+    with pytest.raises(RuntimeError, match="no locator"):
+        numba.njit(cache=True)(lambda x: x + 1)
+    assert compiled(cache=True)(lambda x: x + 1)(2) == 3
+
+
+def test_a_second_process_finds_what_the_first_compiled(tmp_path):
+    script = (
+        "import time, numpy, torch\n"
+        "from spade_kit import Pyramid, match_pixels, _descent, _scan\n"
+        "levels = [torch.rand(2, 3, 8, 8), torch.rand(2, 3, 4, 4), torch.rand(2, 3, 2, 2)]\n"
+        "pyramid = Pyramid(levels, ['layer1', 'layer2', 'layer3'], torch.rand(2, 3))\n"
+        "for combine in ('concat', 'ensemble'):\n"
+        "    match_pixels(pyramid.select(0), pyramid, combine=combine)\n"
+        "for kernel in (_descent._descend, _descent._measure_level, _scan._scan):\n"
+        "    print(sum(kernel.stats.cache_hits.values()), sum(kernel.stats.cache_misses.values()))\n"
+    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    runs = [
+        subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+        for _ in range(2)
+    ]
+    hits, misses = ([line.split()[column] for line in runs[1].stdout.splitlines()] for column in (0, 1))
+    assert "0" not in hits
+    assert misses == ["0"] * 3
+    assert [line.split()[0] for line in runs[0].stdout.splitlines()] == ["0"] * 3
+    assert "Warning" not in runs[0].stderr + runs[1].stderr
+
+
+def test_without_numba_one_line_says_what_is_lost(monkeypatch, rng):
+    monkeypatch.setattr(kernels, "numba", None)
+    kernels.say_what_is_lost.cache_clear()
+    levels = make_levels(rng, 2, [(3, 4, 4), (3, 2, 2)])
+    with pytest.warns(UserWarning, match="numba is not installed.*pip install numba"):
+        PixelSearch([level[:1] for level in levels], levels, np.arange(2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PixelSearch([level[:1] for level in levels], levels, np.arange(2))
+
+
+def test_a_gallery_begins_on_a_cache_line(demo):
+    pixels = SPADE(k=2).fit(demo.train[:3])._fitted.pixels
+    assert {array.ctypes.data % (4 * LANES) for array in (pixels.fine, pixels.middle, pixels.coarse)} == {0}
