@@ -28,8 +28,8 @@ from math import inf
 
 import numpy as np
 
-from spade_kit._kernels import FAR, NOWHERE, compiled, in_threads, insert, numba, stretch_for
-from spade_kit._lanes import LANES, Lanes, grids_nest, nested_order, prepare, within
+from spade_kit._kernels import FAR, NOWHERE, compiled, in_threads, insert, may_enter, numba, stretch_for
+from spade_kit._lanes import LANES, Lanes, grids_nest, nested_order, prepare, put_on_grid, within
 
 if numba:
     from spade_kit._tiles import borrow, compare, measure
@@ -87,7 +87,7 @@ def descend(
     log = np.empty((len(images) if history else 0, blocks, LANES, kappa), np.int64)
     arguments = (
         np.ascontiguousarray(images, np.int64),
-        min(1 if history else _SEEDS, len(images)),
+        min(1 if history else 0 if tries.shape[2] >= kappa else _SEEDS, len(images)),
         np.ascontiguousarray(tries),
         weights,
         np.array(gallery.spans[2:], np.int64).reshape(-1, 2),
@@ -99,11 +99,7 @@ def descend(
         (best, found, log),
     )
     in_threads(lambda worker, workers: _descend(worker, workers, *arguments), -(-blocks // 4))
-    answer = log if history else found[None]
-    on_grid = np.empty((len(answer), h * w, kappa), np.int64)
-    on_grid[:, order] = answer.reshape(len(answer), -1, kappa)
-    places = on_grid.swapaxes(1, 2).reshape(-1, kappa, h, w)
-    return places if history else places[0]
+    return put_on_grid(log, order, h, w) if history else put_on_grid(found[None], order, h, w)[0]
 
 
 def _find_windows(gallery: Lanes, radius: int | None) -> tuple[np.ndarray, np.ndarray]:
@@ -267,6 +263,12 @@ def _insert_pixels(P, a, rank, image, R, pixels, levels, rules, state, room):
         if lanes == 0:
             continue
         measure(query, P, 4 * a + e, gallery, image * len(found) + R, 0, gallery.shape[2] - 1, exact, 2)
+        least = FAR
+        for j in range(LANES):
+            exact[2, j] = exact[0, R % LANES] + weights[1] * exact[1, 4 * (R % 4) + (j >> 2)] + weights[0] * exact[2, j]
+            least = exact[2, j] if exact[2, j] < least else least
+        if not may_enter(P, 4 * a + e, least, rank * len(found) * LANES, best, found):
+            continue
         row = 4 * (P // columns) + 2 * (a >> 1) + (e >> 1)
         column = 4 * (P % columns) + 2 * (a & 1) + (e & 1)
         for j in range(LANES):
@@ -276,9 +278,8 @@ def _insert_pixels(P, a, rank, image, R, pixels, levels, rules, state, room):
             there_column = 4 * (R % columns) + 2 * ((j >> 2) & 1) + (j & 1)
             if abs(there_row - row) > radius or abs(there_column - column) > radius:
                 continue
-            total = exact[0, R % LANES] + weights[1] * exact[1, 4 * (R % 4) + (j >> 2)] + weights[0] * exact[2, j]
             place = (rank * len(found) * LANES) + there_row * 4 * columns + there_column
-            insert(P, 4 * a + e, total, place, best, found)
+            insert(P, 4 * a + e, exact[2, j], place, best, found)
 
 
 @compiled(forceinline=True)

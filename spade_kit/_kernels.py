@@ -62,6 +62,18 @@ def in_threads(work: Callable[[int, int], None], pieces: int) -> None:
 
 
 @compiled(forceinline=True)
+def may_enter(cell, pixel, distance, start, best, found):
+    """Whether a candidate at this distance, from place ``start`` on, can be among a pixel's nearest.
+
+    One at the distance of the last of them cannot, if that lies before. Where all is alike, this ends the search soon.
+    """
+    last = best.shape[2] - 1
+    return distance < best[cell, pixel, last] or (
+        distance == best[cell, pixel, last] and start <= found[cell, pixel, last]
+    )
+
+
+@compiled(forceinline=True)
 def insert(cell, pixel, distance, place, best, found):
     """Put a candidate into a pixel's sorted list of the nearest; of equal ones the first place goes before.
 

@@ -72,6 +72,10 @@ class Lanes:
     def __len__(self) -> int:
         return len(self.fine)
 
+    @property
+    def nbytes(self) -> int:
+        return self.fine.nbytes + self.middle.nbytes + self.coarse.nbytes
+
     def write(self, start: int, levels: Sequence[Tensor]) -> None:
         """Lay out some images' (n, c, h, w) levels from place ``start`` on."""
         fine, middle, *coarse = (level.cpu().numpy() for level in levels)
@@ -125,6 +129,14 @@ def prepare(
 def nested_order(h: int, w: int, times: int) -> np.ndarray:
     """(h * w,) which cell of the grid stands where in nested order."""
     return nest(np.arange(h * w).reshape(1, 1, h, w), times).ravel()
+
+
+def put_on_grid(found: np.ndarray, order: np.ndarray, h: int, w: int) -> np.ndarray:
+    """What was found for cells in their tiles (n, tiles, 16, kappa), on the grid again: (n, kappa, h, w)."""
+    n, kappa = len(found), found.shape[-1]
+    on_grid = np.empty((n, h * w, kappa), found.dtype)
+    on_grid[:, order] = found.reshape(n, -1, kappa)[:, : h * w]
+    return on_grid.swapaxes(1, 2).reshape(n, kappa, h, w)
 
 
 def nest(level: np.ndarray, times: int) -> np.ndarray:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from spade_kit._kernels import FAR, NOWHERE, compiled, in_threads, insert, numba, stretch_for
-from spade_kit._lanes import CHUNK, LANES, lay_out, prepare, slack
+from spade_kit._kernels import FAR, NOWHERE, compiled, in_threads, insert, may_enter, numba, stretch_for
+from spade_kit._lanes import CHUNK, LANES, lay_out, prepare, put_on_grid, slack
 
 if numba:
     from spade_kit._tiles import borrow, compare, measure
@@ -71,11 +71,7 @@ def scan(
         (best, found, log),
     )
     in_threads(lambda worker, workers: _scan(worker, workers, *arguments), tiles)
-    answer = log if history else found[None]
-    on_grid = np.empty((len(answer), h * w, kappa), np.int64)
-    on_grid[:, order] = answer.reshape(len(answer), -1, kappa)[:, : h * w]
-    places = on_grid.swapaxes(1, 2).reshape(-1, kappa, h, w)
-    return places if history else places[0]
+    return put_on_grid(log, order, h, w) if history else put_on_grid(found[None], order, h, w)[0]
 
 
 def _find_axes(query: np.ndarray, cells: int) -> tuple[np.ndarray, float]:
@@ -88,9 +84,8 @@ def _find_axes(query: np.ndarray, cells: int) -> tuple[np.ndarray, float]:
     channels = query.shape[1] - 1
     count = min(channels // 4, 2 + channels // 24) * 4
     rows = torch.from_numpy(query[:, :-1].swapaxes(0, 1).reshape(channels, -1)[:, :cells]).double()
-    axes = (
-        torch.linalg.eigh(torch.cov(rows, correction=0).view(channels, channels)).eigenvectors.T.flip(0)[:count].numpy()
-    )
+    spread = torch.cov(rows, correction=0).view(channels, channels)
+    axes = torch.linalg.eigh(spread).eigenvectors.T.flip(0)[:count].numpy()
     additions = min(channels, CHUNK) + channels / CHUNK + 3
     return axes, 5 * np.sqrt(count) * additions * 2.0**-24
 
@@ -186,6 +181,11 @@ def _compare_all(cell, lane, rank, there, tile, stretch, views, levels, where, s
         if lanes == 0 or here < 0:
             continue
         measure(query, cell, e, gallery, there, 0, query.shape[1] - 1, exact, 0)
+        least = FAR
+        for j in range(LANES):
+            least = exact[0, j] if exact[0, j] < least else least
+        if not may_enter(cell, e, least, rank * len(rows) * w, best, found):
+            continue
         for j in range(LANES):
             other = place[LANES * tile + j]
             if (lanes >> j) & 1 and other >= 0 and rows[here // w, other // w] and columns[here % w, other % w]:

@@ -134,14 +134,15 @@ def _join(batches: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray,
 
 def _make_room(n: int, batch: Pyramid, dtype: torch.dtype) -> Lanes | list[Tensor]:
     shapes = [tuple(level.shape[1:]) for level in batch.levels]
-    size = n * dtype.itemsize * sum(int(np.prod(shape)) for shape in shapes)
-    if size > _WORTH_SAYING:
+    device = batch.levels[0].device
+    descends = dtype == torch.float32 and device.type == "cpu" and can_descend(shapes)
+    one = Lanes(1, shapes).nbytes if descends else dtype.itemsize * sum(int(np.prod(shape)) for shape in shapes)
+    if n * one > _WORTH_SAYING:
         warn(
-            f"The features of {n} images will take {size / 2**30:.1f} GB of memory. If that is too much, take fewer "
+            f"The features of {n} images will take {n * one / 2**30:.1f} GB of memory. If that is too much, take fewer "
             'images, precision="float16" for half, or a smaller crop (load_backbone(..., crop=...)).'
         )
-    device = batch.levels[0].device
-    if dtype == torch.float32 and device.type == "cpu" and can_descend(shapes):
+    if descends:
         return Lanes(n, shapes)
     return [torch.empty((n, *shape), dtype=dtype, device=device) for shape in shapes]
 
