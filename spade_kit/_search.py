@@ -105,6 +105,8 @@ class PixelSearch:
             asked, held = ((lanes.fine, lanes.middle)[level] for lanes in (self._asked, self.gallery))
             return asked[0], held, nested_order(*self.grids[level], 2 - level), self.images
         lanes = self.gallery if isinstance(self.gallery, Lanes) else None
+        if lanes and level == 2 and len(self.grids) == 3:  # a tile of blocks is a tile of this level's cells
+            return self._asked.coarse[0], lanes.coarse, np.arange(lanes.blocks), self.images
         there = lanes.level(level, self.images) if lanes else self._levels[level]
         asked, held = (lay_out(cells.flatten(2).cpu().numpy()) for cells in (self.query[level], there))
         h, w = self.grids[level]
