@@ -12,7 +12,7 @@ from torch import Tensor
 from spade_kit import _kernels
 from spade_kit._dense import search_densely
 from spade_kit._descent import can_descend, descend, measure_places
-from spade_kit._lanes import Lanes, lay_out, nested_order, within
+from spade_kit._lanes import LANES, Lanes, lay_out, nested_order, within
 from spade_kit._scan import scan
 
 
@@ -90,14 +90,14 @@ class PixelSearch:
 
     def measure_in_level(self, level: int, place: np.ndarray) -> np.ndarray:
         """(1, kappa, h, w) float64: each pair's squared distance."""
-        if not self.scans:
+        if not isinstance(self.gallery, Lanes):
             return _measure(self.query[level], self._levels[level], place)[None]
         asked, held, order, images = self._tiles(level)
         position = np.empty_like(order)
         position[order] = np.arange(len(order))
         there, here = position[place % len(order)], position.reshape(place.shape[1:])
-        cells = held[images[place // len(order)], there // 16, :-1, there % 16]  # (kappa, h, w, c)
-        return ((asked[here // 16, :-1, here % 16].astype(np.float64) - cells) ** 2).sum(-1)[None]
+        cells = held[images[place // len(order)], there // LANES, :-1, there % LANES]  # (kappa, h, w, c)
+        return ((asked[here // LANES, :-1, here % LANES].astype(np.float64) - cells) ** 2).sum(-1)[None]
 
     def _tiles(self, level: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """A level of query and gallery as tiles, which cell stands where in them, and where the images are."""

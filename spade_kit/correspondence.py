@@ -195,14 +195,7 @@ def search(
     """
     pixels = PixelSearch(query.levels, gallery, images)
     kappas = _cut(pixels, kappa, radius, combine, len(images))
-    if combine == "ensemble":
-        alone = [pixels.find_in_level(level, kappas[level], radius) for level in range(len(weights))]
-        return _average(pixels, alone, weights)
-    if len(weights) == 1:
-        place = pixels.find_in_level(0, kappas[0], radius)
-        return _describe(place, pixels.measure_in_level(0, place), weights)
-    place = pixels.find(weights, kappas[0], radius, first)
-    return _describe(place, pixels.measure(place), weights)
+    return _describe_all(pixels, _find_all(pixels, weights, kappas, radius, combine, first), weights, combine)
 
 
 def search_every_k(
@@ -220,25 +213,47 @@ def search_every_k(
     measured. Where neither descent nor scan serves (no numba, a GPU, grids that do not nest), each k is searched anew.
     """
     pixels = PixelSearch(query.levels, gallery, images)
-    options = (weights, kappa, radius, combine)
-    alone = combine == "ensemble" or len(weights) == 1
-    if not (pixels.scans if alone else pixels.descends):
-        return lambda k: search(query, gallery, images[:k], *options)
+    if not (pixels.scans if _by_level(weights, combine) else pixels.descends):
+        return lambda k: search(query, gallery, images[:k], weights, kappa, radius, combine)
     kappas = _cut(pixels, kappa, radius, combine, len(images))
-    if alone:
-        kept = [pixels.find_in_level(level, kappas[level], radius, history=True) for level in range(len(weights))]
-    else:
-        kept = [pixels.find(weights, kappas[0], radius, history=True)]
+    kept = _find_all(pixels, weights, kappas, radius, combine, history=True)
 
     def answer(k: int) -> Correspondence:
         fewer = _cut(pixels, kappa, radius, combine, k)
         places = [np.ascontiguousarray(history[k - 1][:few]) for history, few in zip(kept, fewer)]
-        if combine == "ensemble":
-            return _average(pixels, places, weights)
-        measured = pixels.measure_in_level(0, places[0]) if alone else pixels.measure(places[0])
-        return _describe(places[0], measured, weights)
+        return _describe_all(pixels, places, weights, combine)
 
     return answer
+
+
+def _by_level(weights: Float[np.ndarray, "L"], combine: str) -> bool:
+    """Whether levels are searched each by itself."""
+    return combine == "ensemble" or len(weights) == 1
+
+
+def _find_all(
+    pixels: PixelSearch,
+    weights: Float[np.ndarray, "L"],
+    kappas: Sequence[int],
+    radius: int | None,
+    combine: str,
+    first: Int[np.ndarray, "f h w"] | None = None,
+    history: bool = False,
+) -> list[np.ndarray]:
+    """The places that each search finds: one for every level by itself, or one for all."""
+    if _by_level(weights, combine):
+        return [pixels.find_in_level(level, kappa, radius, history) for level, kappa in enumerate(kappas)]
+    return [pixels.find(weights, kappas[0], radius, first, history)]
+
+
+def _describe_all(
+    pixels: PixelSearch, places: Sequence[np.ndarray], weights: Float[np.ndarray, "L"], combine: str
+) -> Correspondence:
+    """What `_find_all` found, measured."""
+    if combine == "ensemble":
+        return _average(pixels, places, weights)
+    measured = pixels.measure_in_level(0, places[0]) if len(weights) == 1 else pixels.measure(places[0])
+    return _describe(places[0], measured, weights)
 
 
 def _cut(pixels: PixelSearch, kappa: int, radius: int | None, combine: str, k: int) -> list[int]:

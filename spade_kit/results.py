@@ -137,15 +137,15 @@ class Result:
         The first call passes through the neighbours in their order, at most twice as long as a search, and keeps what
         was nearest after each; every other k is then looked up.
         """
-        most = len(self.neighbours)
-        if check_count("k", k) > most:
+        k, most = int(check_count("k", k)), len(self.neighbours)
+        if k > most:
             raise ValueError(
                 f"with_k looks back on the {most} images that were retrieved, but k={k} came. "
                 f"Take k up to {most}, or result.with_options(k={k})."
             )
-        found = self._every_k(int(k))
+        found = self._every_k(k)
         neighbours = Neighbours(self.neighbours.index[:k], self.neighbours.distance[:k])
-        spade = self.spade.with_options(k=int(k))
+        spade = self.spade.with_options(k=k)
         again = replace(
             self, anomaly_map=self._map(found.distance), neighbours=neighbours, correspondence=found, spade=spade
         )
@@ -154,7 +154,7 @@ class Result:
 
     @cached_property
     def _every_k(self) -> Callable[[int], Correspondence]:
-        return search_every_k(self.query, *self.spade._search_among(self.neighbours, self.among))
+        return search_every_k(self.query, **self.spade._search_among(self.neighbours, self.among))
 
     # ---- layers and places -------------------------------------------------------------------------------------------
 

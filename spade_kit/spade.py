@@ -213,13 +213,19 @@ class SPADE:
         """Stages 2 and 3 among some of the training images."""
         near = find_nearest(query.pooled, self._fitted.pooled[torch.from_numpy(among)], min(int(self.k), len(among)))
         neighbours = Neighbours(among[near.index[0]], near.distance[0])
-        return neighbours, search(query, *self._search_among(neighbours, among), first)  # type: ignore[call-arg]
+        return neighbours, search(query, **self._search_among(neighbours, among), first=first)
 
-    def _search_among(self, neighbours: Neighbours, among: Int[np.ndarray, "m"]) -> tuple[Any, ...]:
+    def _search_among(self, neighbours: Neighbours, among: Int[np.ndarray, "m"]) -> dict[str, Any]:
         """What `search` has to know beside the query."""
         gallery = self._fitted
-        weights = gallery.weights(self.weights, among)
-        return gallery.pixels, neighbours.index, weights, int(self.kappa), self.radius, self.combine
+        return {
+            "gallery": gallery.pixels,
+            "images": neighbours.index,
+            "weights": gallery.weights(self.weights, among),
+            "kappa": int(self.kappa),
+            "radius": self.radius,
+            "combine": self.combine,
+        }
 
     def _judge(
         self, query: Pyramid, among: Int[np.ndarray, "m"], crop: np.ndarray, place: Crop, sample: Sample | None
@@ -227,15 +233,13 @@ class SPADE:
         neighbours, found = self._search(query, among)
         height, width, _ = crop.shape
         anomaly_map = make_map(found.distance, (height, width), self.sigma)
-        return Result(
-            anomaly_map, neighbours, found, crop, place, sample, query, among, copy.copy(self)
-        )  # as it is now
+        as_it_is_now = copy.copy(self)
+        return Result(anomaly_map, neighbours, found, crop, place, sample, query, among, as_it_is_now)
 
     def _judge_again(self, result: Result) -> Result:
         """The same photograph under these options; what was found under its own is tried first, if it is searched."""
-        before = result.spade
         neighbours, found = result.neighbours, result.correspondence
-        if self._search_options != before._search_options:
+        if self._search_options != result.spade._search_options:
             neighbours, found = self._search(result.query, result.among, found.place)
         anomaly_map = make_map(found.distance, result.crop.size, self.sigma)
         return replace(result, anomaly_map=anomaly_map, neighbours=neighbours, correspondence=found, spade=self)
