@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from spade_kit._kernels import NOWHERE
 from spade_kit._lanes import Lanes
 from spade_kit._search import PixelSearch, least_candidates
 from spade_kit.arguments import DefaultInt, check_count, check_number, choose, cut_count
@@ -198,32 +199,98 @@ def search(
     return _describe_all(pixels, _find_all(pixels, weights, kappas, radius, combine, first), weights, combine)
 
 
-def search_every_k(
-    query: Pyramid,
-    gallery: Lanes | Sequence[Tensor],
-    images: Int[np.ndarray, "k"],
-    weights: Float[np.ndarray, "L"],
-    kappa: int,
-    radius: int | None,
-    combine: str,
-) -> Callable[[int], Correspondence]:
-    """`search` among the first k of the images, for whatever k is asked for.
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """Every cell's match for every k at once, written down only where a further image brings a nearer pixel.
+
+    Cell after cell, along rows, and in each cell by k; the first step of a cell has k = 1. At some k the last step of a
+    cell that does not come later holds.
+
+    Attributes
+    ----------
+    count
+        (h, w): how many steps each cell has.
+    k
+        (s,): from how many images on a step holds.
+    distance, layer_distance, image, row, col
+        (s,), (L, s), (s,) ...: as in `Correspondence`, places of the nearest.
+    """
+
+    count: Int[np.ndarray, "h w"]
+    k: Int[np.ndarray, "s"]
+    distance: Float[np.ndarray, "s"]
+    layer_distance: Float[np.ndarray, "L s"]
+    image: Int[np.ndarray, "s"]
+    row: Int[np.ndarray, "s"]
+    col: Int[np.ndarray, "s"]
+
+    def __len__(self) -> int:
+        return len(self.k)
+
+
+class EveryK:
+    """`search` among the first k of the images, for whatever k is asked for; arguments are those of `search`.
 
     One pass, little slower than a search, keeps what was nearest after each image; an answer then has only to be
     measured. Where neither descent nor scan serves (no numba, a GPU, grids that do not nest), each k is searched anew.
     """
-    pixels = PixelSearch(query.levels, gallery, images)
-    if not (pixels.scans if _by_level(weights, combine) else pixels.descends):
-        return lambda k: search(query, gallery, images[:k], weights, kappa, radius, combine)
-    kappas = _cut(pixels, kappa, radius, combine, len(images))
-    kept = _find_all(pixels, weights, kappas, radius, combine, history=True)
 
-    def answer(k: int) -> Correspondence:
-        fewer = _cut(pixels, kappa, radius, combine, k)
-        places = [np.ascontiguousarray(history[k - 1][:few]) for history, few in zip(kept, fewer)]
-        return _describe_all(pixels, places, weights, combine)
+    def __init__(
+        self,
+        query: Pyramid,
+        gallery: Lanes | Sequence[Tensor],
+        images: Int[np.ndarray, "k"],
+        weights: Float[np.ndarray, "L"],
+        kappa: int,
+        radius: int | None,
+        combine: str,
+    ) -> None:
+        self._anew = lambda k: search(query, gallery, images[:k], weights, kappa, radius, combine)
+        self._pixels = pixels = PixelSearch(query.levels, gallery, images)
+        self._weights, self._combine = weights, combine
+        self._kappas = [_cut(pixels, kappa, radius, combine, k) for k in range(1, len(images) + 1)]
+        self._kept: list[np.ndarray] | None = None  # each (k, kappa, h, w)
+        if pixels.scans if _by_level(weights, combine) else pixels.descends:
+            self._kept = _find_all(pixels, weights, self._kappas[-1], radius, combine, history=True)
 
-    return answer
+    def __call__(self, k: int) -> Correspondence:
+        if self._kept is None:
+            return self._anew(k)
+        pairs = zip(self._kept, self._kappas[k - 1])
+        places = [np.ascontiguousarray(history[k - 1][:kappa]) for history, kappa in pairs]
+        return _describe_all(self._pixels, places, self._weights, self._combine)
+
+    def steps(self) -> Steps | None:
+        """All answers at once, or None where levels are searched each by itself or each k anew."""
+        if self._kept is None or _by_level(self._weights, self._combine):
+            return None
+        history = self._kept[0]
+        kappas = np.array([kappa for (kappa,) in self._kappas])
+        changed = np.ones((len(history), *history.shape[2:]), bool)
+        changed[1:] = (history[1:] != history[:-1]).any(1) | (kappas[1:] != kappas[:-1])[:, None, None]
+        count = changed.sum(0)
+        row, col, at = np.nonzero(changed.transpose(1, 2, 0))
+        # slot s of a cell holds its s-th step, so that no more is measured than the longest list asks for
+        slot = np.arange(len(at)) - np.repeat(count.ravel().cumsum() - count.ravel(), count.ravel())
+        places = np.zeros((count.max(), *history.shape[1:]), np.int64)
+        places[slot, :, row, col] = np.where(history[at, :, row, col] == NOWHERE, 0, history[at, :, row, col])
+        squared = self._pixels.measure(places.reshape(-1, *count.shape))
+        weighted = (
+            self._weights[:, None].astype(np.float64)
+            * squared.reshape(len(squared), *places.shape)[:, slot, :, row, col]
+        )  # (s, L, kappa)
+        counts = np.arange(places.shape[1]) < kappas[at, None]
+        distance = (np.sqrt(weighted.sum(1)) * counts).sum(1) / counts.sum(1)
+        nearest, (h, w) = history[at, 0, row, col], count.shape
+        return Steps(
+            count=count,
+            k=at + 1,
+            distance=distance.astype(np.float32),
+            layer_distance=np.ascontiguousarray(weighted[:, :, 0].T, np.float32),
+            image=nearest // (h * w),
+            row=nearest // w % h,
+            col=nearest % w,
+        )
 
 
 def _by_level(weights: Float[np.ndarray, "L"], combine: str) -> bool:
@@ -311,7 +378,7 @@ def resize(grid: Float[np.ndarray, "h w"], size: tuple[int, int]) -> Float[np.nd
     return torch.nn.functional.interpolate(tensor, size, mode="bilinear", align_corners=False)[0, 0].numpy()
 
 
-def spread(grid: Float[np.ndarray, "h w"], size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
+def spread(grid: Shaped[np.ndarray, "h w"], size: tuple[int, int]) -> Shaped[np.ndarray, "H W"]:
     """Every fine pixel takes the value of the coarse cell that holds it."""
     (h, w), (rows, columns) = size, grid.shape
     return grid[np.arange(h)[:, None] * rows // h, np.arange(w) * columns // w]

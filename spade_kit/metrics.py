@@ -35,13 +35,26 @@ def pixel_roc_auc(maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H
 
 def f1_max(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> float:
     """The best harmonic mean of precision and recall over all thresholds."""
+    return _best_f1(scores, labels)[0]
+
+
+def f1_threshold(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> float:
+    """The threshold at which `f1_max` is reached: the lowest, where there are several.
+
+    It has seen the labels, so what is measured with it is an upper limit of what one gets on new photographs.
+    """
+    return _best_f1(scores, labels)[1]
+
+
+def _best_f1(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> tuple[float, float]:
     scores, labels = np.asarray(scores), _as_bool(labels, "labels")
     if scores.shape != labels.shape:
         raise ValueError(f"Each score needs its label, but {scores.shape} scores and {labels.shape} labels came.")
     _check_both(labels, "labels")
     _check_finite(scores)
-    precision, recall, _ = precision_recall_curve(labels, scores)
-    return float((2 * precision * recall / np.maximum(precision + recall, 1e-12)).max())
+    precision, recall, thresholds = precision_recall_curve(labels, scores)
+    f1 = (2 * precision * recall / np.maximum(precision + recall, 1e-12))[:-1]  # the last is no threshold's
+    return float(f1.max()), float(thresholds[f1.argmax()])
 
 
 def aupro(maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"], fpr_limit: float = 0.3) -> float:

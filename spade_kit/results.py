@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf
@@ -12,12 +12,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from spade_kit.arguments import check_count, check_number
-from spade_kit.correspondence import Correspondence, match_level, search_every_k
+from spade_kit.correspondence import Correspondence, EveryK, Steps, match_level, spread
 from spade_kit.crops import Crop
 from spade_kit.datasets import Sample
 from spade_kit.features import Pyramid
 from spade_kit.retrieval import Neighbours
-from spade_kit.scores import make_map, share_out
+from spade_kit.scores import make_map, share_out, split
 
 if TYPE_CHECKING:
     from spade_kit.spade import SPADE
@@ -153,8 +153,27 @@ class Result:
         return again
 
     @cached_property
-    def _every_k(self) -> Callable[[int], Correspondence]:
-        return search_every_k(self.query, **self.spade._search_among(self.neighbours, self.among))
+    def _every_k(self) -> EveryK:
+        return EveryK(self.query, **self.spade._search_among(self.neighbours, self.among))
+
+    @cached_property
+    def steps(self) -> Steps | None:
+        """The matches for every k up to what was retrieved, as a list of changes; None where there is no such list.
+
+        That is with ``combine="ensemble"``, a single layer, or where each k is searched anew.
+        """
+        return self._every_k.steps()
+
+    def with_normals(self, images: Iterable[SupportsIndex]) -> Result:
+        """The result if of the training images it was judged against only these had been fitted."""
+        chosen = np.unique([check_count("A training image", image, least=0) for image in images])
+        if len(chosen) == 0 or not np.isin(chosen, self.among).all():
+            unknown = [int(image) for image in chosen if image not in self.among]
+            raise ValueError(
+                f"with_normals needs at least one of the {len(self.among)} training images that this photo was judged "
+                f"against, but {unknown or 'none'} came. Take some of result.among."
+            )
+        return self.spade._judge_among(self, chosen)
 
     # ---- layers and places -------------------------------------------------------------------------------------------
 
@@ -167,11 +186,28 @@ class Result:
     @cached_property
     def layer_alone(self) -> dict[str, Float[np.ndarray, "H W"]]:
         """The map if each layer were searched by itself, on its own grid and unweighted. Computed on first use."""
+        return {name: self._map(found.distance) for name, found in self.match_alone.items()}
+
+    @cached_property
+    def match_alone(self) -> dict[str, Correspondence]:
+        """What each layer finds if it is searched by itself: places on its own grid. Computed on first use."""
         pixels, options = self.spade._fitted.pixels, (int(self.spade.kappa), self.spade.radius)
         return {
-            name: self._map(match_level(self.query, pixels, self.neighbours.index, level, *options).distance)
+            name: match_level(self.query, pixels, self.neighbours.index, level, *options)
             for level, name in enumerate(self.query.layers)
         }
+
+    @cached_property
+    def layer_agrees(self) -> dict[str, Bool[np.ndarray, "h w"]]:
+        """Where a layer by itself ends in the cell of its grid that holds the pixel found by all together."""
+        together, fine = self.correspondence, self.query.grid
+        agrees = {}
+        for name, alone in self.match_alone.items():
+            _, rows, cols = alone.image.shape
+            there = (together.image[0], together.row[0] * rows // fine[0], together.col[0] * cols // fine[1])
+            own = [spread(place[0], fine) for place in (alone.image, alone.row, alone.col)]
+            agrees[name] = np.logical_and.reduce([mine == all_s for mine, all_s in zip(own, there)])
+        return agrees
 
     def _map(self, distance: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "H W"]:
         height, width = self.anomaly_map.shape
@@ -187,7 +223,7 @@ class Result:
             )
         at = (row * h // height, col * w // width)
         found = self.correspondence
-        shares = share_out(found)[:, at[0], at[1]]
+        shares = split(found.distance[at][None], found.layer_distance[:, at[0], at[1], None])[:, 0]
         neighbour, there_row, there_col = (int(places[0][at]) for places in (found.image, found.row, found.col))
         return Match(
             image=int(self.neighbours.index[neighbour]),

@@ -22,8 +22,13 @@ def share_out(found: Correspondence) -> Float[np.ndarray, "L h w"]:
 
     The parts add up to the distance, unless kappa > 1 and the nearest pixel is at distance 0: it then has no parts.
     """
-    whole = found.layer_distance.sum(0)
-    return found.distance * found.layer_distance / np.where(whole > 0, whole, 1)
+    return split(found.distance, found.layer_distance)
+
+
+def split(distance: Float[np.ndarray, "..."], layer_distance: Float[np.ndarray, "L ..."]) -> Float[np.ndarray, "L ..."]:
+    """Distances in proportion to squared distances of layers; 0 where these are all 0."""
+    whole = layer_distance.sum(0)
+    return distance * layer_distance / np.where(whole > 0, whole, 1)
 
 
 def check_sigma(sigma: float) -> float:

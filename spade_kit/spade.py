@@ -244,6 +244,14 @@ class SPADE:
         anomaly_map = make_map(found.distance, result.crop.size, self.sigma)
         return replace(result, anomaly_map=anomaly_map, neighbours=neighbours, correspondence=found, spade=self)
 
+    def _judge_among(self, result: Result, among: Int[np.ndarray, "m"]) -> Result:
+        """The same photograph against some of the training images."""
+        neighbours, found = self._search(result.query, among)
+        anomaly_map = make_map(found.distance, result.crop.size, self.sigma)
+        return replace(
+            result, anomaly_map=anomaly_map, neighbours=neighbours, correspondence=found, among=among, spade=self
+        )
+
     # ---- what is normal ----------------------------------------------------------------------------------------------
 
     def threshold(self, fpr: float = 0.01, *, of: str = "pixel", groups: Iterable[Hashable] | None = None) -> float:

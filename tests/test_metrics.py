@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from spade_kit.metrics import aupro, f1_max, pixel_roc_auc, roc_auc
+from spade_kit.metrics import aupro, f1_max, f1_threshold, pixel_roc_auc, roc_auc
 
 seeds = st.integers(0, 2**32 - 1)
 steps = st.sampled_from([2, 4, 12, 10**6])  # how many different scores there may be: few make ties
@@ -259,3 +259,9 @@ def test_names_are_no_labels():
         roc_auc(np.array([1.0, 2.0]), ["good", "bent"])
     with pytest.raises(ValueError, match="Each score needs its label"):
         roc_auc(np.array([1.0, 2.0, 3.0]), [True, False])
+
+
+def test_the_f1_threshold_is_where_f1_is_best():
+    scores, labels = np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True])
+    assert f1_threshold(scores, labels) == 0.35  # 0.8: F1 2/3; 0.4: 1/2; 0.35: 4/5; 0.1: 2/3
+    assert f1_max(scores, labels) == pytest.approx(0.8)

@@ -286,6 +286,35 @@ def test_a_left_out_image_stays_left_out_under_other_options(spade):
     np.testing.assert_array_equal(result.anomaly_map, spade.with_options(radius=2, k=9).predict_left_out(3).anomaly_map)
 
 
+@pytest.mark.filterwarnings("ignore:kappa=5 was asked for")
+@pytest.mark.parametrize("options", [{}, {"kappa": 5, "radius": 1}, {"kappa": 2}, {"weights": "equal"}], ids=str)
+def test_the_steps_hold_the_match_of_every_cell_for_every_k(spade, scratched, options):
+    result = spade.with_options(**options).predict(scratched)
+    steps = result.steps
+    ends = steps.count.cumsum()
+    for k in range(1, 6):
+        last = [at[steps.k[at] <= k][-1] for at in np.split(np.arange(len(steps)), ends[:-1])]
+        found = result.with_k(k).correspondence
+        np.testing.assert_allclose(steps.distance[last], found.distance.ravel(), rtol=1e-6)
+        np.testing.assert_array_equal(steps.image[last], found.image[0].ravel())
+        np.testing.assert_array_equal(steps.row[last] * 56 + steps.col[last], (found.row * 56 + found.col)[0].ravel())
+        np.testing.assert_allclose(steps.layer_distance[:, last], found.layer_distance.reshape(3, -1), rtol=1e-6)
+
+
+def test_an_ensemble_has_no_steps(spade, scratched):
+    assert spade.with_options(combine="ensemble").predict(scratched).steps is None
+
+
+def test_judging_by_some_normals_is_having_fitted_only_those(spade, scratched, demo):
+    chosen = [1, 4, 7]
+    anew = SPADE(k=3).fit([demo.train[index] for index in chosen]).predict(scratched)
+    result = spade.predict(scratched).with_normals(chosen)
+    np.testing.assert_array_equal(result.neighbours.index, np.array(chosen)[anew.neighbours.index])
+    np.testing.assert_allclose(result.anomaly_map, anew.anomaly_map, rtol=1e-4)
+    with pytest.raises(ValueError, match=r"12 training images that .* but \[12\] came"):
+        spade.predict(scratched).with_normals([3, 12])
+
+
 # ---- threads, compiler, cache ----------------------------------------------------------------------------------------
 
 

@@ -380,3 +380,12 @@ def test_each_mistake_gets_a_sentence(spade, result):
         SPADE().fit([])
     with pytest.raises(ValueError, match="at least one other normal image"):
         SPADE(k=1).fit([result.image]).predict_left_out(0)
+
+
+def test_a_layer_agrees_where_it_finds_the_same_normal_cell_by_itself(result):
+    found, alone = result.correspondence, result.match_alone["layer2"]
+    for row, col in ((0, 0), (13, 40), (55, 55)):
+        together = found.image[0, row, col], found.row[0, row, col] // 2, found.col[0, row, col] // 2
+        by_itself = tuple(place[0, row // 2, col // 2] for place in (alone.image, alone.row, alone.col))
+        assert result.layer_agrees["layer2"][row, col] == (together == by_itself)
+    assert 0 < result.layer_agrees["layer2"].mean() < 1
