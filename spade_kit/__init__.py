@@ -22,6 +22,7 @@ _HOME = {
     "load_dataset": "datasets",
     "Pyramid": "features",
     "extract_features": "features",
+    "draw_explanation": "figures",
     "draw_layers": "figures",
     "draw_match": "figures",
     "draw_neighbours": "figures",
@@ -32,6 +33,7 @@ _HOME = {
     "Match": "results",
     "Result": "results",
     "SPADE": "spade",
+    "explore": "widgets",
 }
 _MODULES = {"backbones", "correspondence", "datasets", "demo", "features", "figures", "metrics", "retrieval", "scores"}
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 COLOURS = "cividis"  # even in lightness, also for colour-blind readers
 RING = "#D55E00"  # vermilion of the Okabe-Ito colours, seen on cividis and on photographs
-_SCALE = 2.0  # the colour bar ends at this many times the normals' 99th percentile
+SCALE = 2.0  # the colour bar ends at this many times the normals' 99th percentile
 _WIDTH = 10.4  # inches: a notebook's width
 _INCH = 2.6  # of one picture, where that many fit
 _BAR = 0.7  # of a colour bar with its labels
@@ -119,6 +119,16 @@ def draw_reconstruction(result: Result, *, axes: Sequence[Axes] | None = None) -
     return _finish(figure, result)
 
 
+def draw_explanation(result: Result, row: int, col: int, threshold: float | None = None) -> Figure:
+    """What was found, and below it the normal pixel that explains one place: `draw_result` above `draw_match`."""
+    figure = plt.figure(figsize=(_WIDTH, 6.4), layout="constrained")
+    above, below = map(figure.add_subfigure, figure.add_gridspec(2, 1, height_ratios=(3.6, 2.8)))
+    draw_result(result, threshold, axes=above.subplots(1, 3))
+    draw_match(result, row, col, axes=below.subplots(1, 5))
+    plt.close(figure)
+    return figure
+
+
 # ---- pieces ----------------------------------------------------------------------------------------------------------
 
 
@@ -180,7 +190,7 @@ def _add_bar(panel: Axes, image: AxesImage, result: Result) -> None:
 def _end_of_scale(result: Result) -> float:
     """Twice the normals' level, which is the same for every photo; the photo's own maximum only where there is none."""
     level = result.spade.normal_level
-    return _SCALE * level if level else max(result.image_score, 1e-9)
+    return SCALE * level if level else max(result.image_score, 1e-9)
 
 
 def _contour(panel: Axes, mask: np.ndarray, colour: str, style: str) -> None:

@@ -35,6 +35,7 @@ from spade_kit.scores import check_fpr, check_sigma, find_threshold, make_map
 
 _OPTIONS = ("k", "kappa", "radius", "weights", "combine", "sigma")
 _NORMALS_FOR_SCALE = 64
+_OPTIONS_KEPT = 8  # for how many options the distances of left-out normal images are remembered
 _ITSELF = (
     "This photo is one of the fitted images and matches itself at distance 0. "
     "predict_left_out(index) judges it against the others."
@@ -168,11 +169,17 @@ class SPADE:
 
         Warns where the photograph is one of the fitted ones: it would match itself at distance 0.
         """
+        return self._predict(image)
+
+    def _predict(self, image: Photo, *, leave_out: bool = False) -> Result:
+        """Judge a photograph; one of the fitted ones with a warning, or with ``leave_out`` against all the others."""
         gallery = self._fitted
         photo = as_array(image)
         place = self.backbone.find_crop(photo)
         crop = place.cut(photo)
         known = gallery.places.get(digest(crop))
+        if known is not None and leave_out:
+            return self.predict_left_out(known)
         if known is None:
             query = gallery.rounded(compute_features([crop], self.backbone))
         else:
@@ -301,10 +308,13 @@ class SPADE:
             return None
         options = (*self._search_options, self.sigma)
         if options not in self._levels:
-            images = np.unique(np.linspace(0, len(self) - 1, min(len(self), _NORMALS_FOR_SCALE)).astype(int))
-            maps = np.stack(list(self._left_out_maps(images.tolist(), None)))
+            maps = np.stack(list(self._left_out_maps(self._normals_for_scale, None)))
             self._levels[options] = float(np.percentile(maps, 99))
         return self._levels[options]
+
+    @property
+    def _normals_for_scale(self) -> list[int]:
+        return np.unique(np.linspace(0, len(self) - 1, min(len(self), _NORMALS_FOR_SCALE)).astype(int)).tolist()
 
     @property
     def _search_options(self) -> tuple:
@@ -312,9 +322,16 @@ class SPADE:
         weights = tuple(self.weights.items()) if isinstance(self.weights, Mapping) else self.weights
         return self.k, self.kappa, self.radius, weights, self.combine
 
+    def remembers(self, images: Iterable[int]) -> bool:
+        """Whether these training images were already judged, each against the others, under the present options."""
+        kept = self._left_out.get((*self._search_options, None), {})
+        return all(image in kept for image in images)
+
     def _left_out_maps(self, images: Sequence[int], groups: tuple[Hashable, ...] | None) -> Iterator[np.ndarray]:
         """The maps of training images, each against the others; distances are searched once and kept."""
         kept = self._left_out.setdefault((*self._search_options, groups), {})
+        for oldest in list(self._left_out)[:-_OPTIONS_KEPT]:
+            self._left_out.pop(oldest, None)
         for index in track(images, desc="normal images, each left out in turn"):
             if index not in kept:
                 _, found = self._search(self._fitted.pyramid(index), self._others(index, groups))

@@ -1,0 +1,554 @@
+"""The explorer: pick a photograph, point at a pixel, and see which normal pixel explains it, layer by layer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import numpy as np
+import pandas
+import traitlets
+from matplotlib.figure import Figure
+
+from spade_kit.arguments import choose
+from spade_kit.datasets import Dataset, Photo
+from spade_kit.figures import SCALE, draw_explanation
+from spade_kit.results import Result
+from spade_kit.spade import SPADE
+from spade_kit.widgets.album import Album, read_upload
+from spade_kit.widgets.background import Background, Step
+from spade_kit.widgets.checks import CHECKS
+from spade_kit.widgets.normals import Normals, judge_normals
+from spade_kit.widgets.packing import (
+    LOOKS_BACK,
+    NeighbourPictures,
+    colour_table,
+    pack_alone,
+    pack_matches,
+    pack_photo,
+)
+from spade_kit.widgets.pages import join_modules, make_page, read_style
+from spade_kit.widgets.preview import draw_preview
+from spade_kit.widgets.scored import Scored
+from spade_kit.widgets.sight import Options, Sight, freeze
+
+_REACH = 50  # the page follows K by itself up to here, at least
+_QUICK = 8  # normal photos that give a first idea of what is normal, until all are judged
+_BATCH = 8  # photos, before the page is told
+_PAGE_BYTES = 650_000  # a photo's part of a saved page, base64 aside, up to which whole normal crops go with it
+_OPTIONS = ("kappa", "radius", "weights", "combine", "without", "only")
+_MOVABLE = ("index", "k", *_OPTIONS, "sigma", "threshold", "threshold_rule", "probe", "pinned", "opacity", "alone")
+_TOLD = ("about", "photos", "normals", "scores", "as_python")
+_MESSAGES = ("hello", "normals", "upload", "page", "png")
+_MISTAKES = (ValueError, OSError)
+
+
+def explore(spade: SPADE, photos: Dataset | Iterable[Photo] | None = None) -> Explorer:
+    """A widget to look at photographs through a fitted SPADE.
+
+    Parameters
+    ----------
+    photos
+        A Dataset, of which ``test`` is shown, or a list of photographs. Left out, or with a dataset of normals alone:
+        each of the fitted photographs, judged against the others.
+
+    Returns
+    -------
+    Explorer
+        All that a hand can move can be set from Python, too: see its attributes.
+    """
+    return Explorer(spade, photos)
+
+
+class Explorer(anywidget.AnyWidget):
+    """See `explore`. What is set from Python is computed at once; what is moved in the page is answered there.
+
+    Attributes
+    ----------
+    index
+        Which photograph.
+    k, kappa, radius, weights, combine, sigma
+        As of `SPADE`.
+    threshold
+        A raw distance; from there up the map counts as anomalous. Setting it makes the rule ``"hand"``.
+    threshold_rule
+        ``"pixel 0.01"``: what 1 % of the pixels of normal photographs reach; ``"image 0.05"``: what the maps of 5 %
+        of them reach; ``"f1"``: best F1 over the pixels of all photographs with masks, which uses test labels;
+        ``"hand"``. Of more than 64 normal photographs, 64 are asked.
+    probe, pinned
+        (row, col) of the map, and whether it stays there. Setting it pins it.
+    without, only
+        Training images left out; the one training image to compare with, or None for all.
+    opacity
+        Of the map over the photograph.
+    alone
+        Whether layers are shown searched each by itself, instead of their shares.
+    """
+
+    _esm = join_modules("explorer.js")
+    _css = read_style()
+
+    index = traitlets.Any(0).tag(sync=True)
+    k = traitlets.Any(1).tag(sync=True)
+    kappa = traitlets.Any(1).tag(sync=True)
+    radius = traitlets.Any(None, allow_none=True).tag(sync=True)
+    weights = traitlets.Any(None, allow_none=True).tag(sync=True)
+    combine = traitlets.Any("concat").tag(sync=True)
+    sigma = traitlets.Any(4.0).tag(sync=True)
+    threshold = traitlets.Any(0.0).tag(sync=True)
+    threshold_rule = traitlets.Any("pixel 0.01").tag(sync=True)
+    probe = traitlets.Any((0, 0)).tag(sync=True)
+    pinned = traitlets.Bool(False).tag(sync=True)
+    without = traitlets.Any(()).tag(sync=True)
+    only = traitlets.Any(None, allow_none=True).tag(sync=True)
+    opacity = traitlets.Any(0.35).tag(sync=True)
+    alone = traitlets.Bool(False).tag(sync=True)
+
+    # what Python tells the page
+    about = traitlets.Dict().tag(sync=True)
+    photos: traitlets.List = traitlets.List().tag(sync=True)
+    photo = traitlets.Dict().tag(sync=True)
+    matches = traitlets.Dict().tag(sync=True)
+    layers_alone = traitlets.Dict().tag(sync=True)
+    normals = traitlets.Dict().tag(sync=True)
+    scores: traitlets.List = traitlets.List().tag(sync=True)
+    as_python = traitlets.Unicode().tag(sync=True)
+    problem = traitlets.Unicode().tag(sync=True)
+
+    def __init__(self, spade: SPADE, photos: Dataset | Iterable[Photo] | None = None) -> None:
+        self._quiet = True  # until everything is there
+        self.spade = spade = copy.copy(spade)  # as it is now
+        self._album: Album = Album(spade, photos)
+        self._sight = Sight(spade, self._album)
+        self._pictures = NeighbourPictures()
+        self._thumbs: dict[int, bytes] = {}
+        self._scored = Scored(self._album)
+        self._known: Known | None = None  # of normal photos
+        self._seen: tuple = (None, None)  # what the page was last told of: photo, options
+        self._now: tuple = (None, None)  # what `result` was last asked for, and its answer
+        self._upload: list[bytes] = []
+        self._background = Background(self._meanwhile)
+        self._most: int = max(1, len(spade) - 1)  # neighbours that any photo has, a fitted one, too
+        super().__init__(
+            k=min(int(spade.k), self._most),
+            **{name: getattr(spade, name) for name in ("kappa", "radius", "weights", "combine", "sigma")},
+        )
+        self._say_photos()
+        self.about = {
+            "layers": list(spade.backbone.layers),
+            "colours": colour_table(),
+            "backbone": f"{spade.backbone.name}, weights: {spade.backbone.weights}",
+            "normals": len(spade),
+            "most": self._most,
+            "masks": self._album.has_masks,
+            "scale": SCALE,
+            "start": {name: getattr(self, name) for name in ("k", *_OPTIONS, "sigma", "threshold_rule", "opacity")},
+        }
+        self.observe(self._follow, list(_MOVABLE))
+        self.on_msg(self._hear)
+        self._look()
+        self._quiet = False
+
+    # ---- for Python --------------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        options = self._sight.judge(self._options(self.k), sigma=self.sigma).describe_options()
+        return f"Explorer({self._album.name(self.index)}; {options}; probe {self.probe})"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict, dict]:
+        data, metadata = super()._repr_mimebundle_(**kwargs) or ({}, {})
+        picture = draw_preview(self.result, self.probe, self.threshold, self._scale)
+        return {**data, "text/plain": repr(self), "image/png": picture}, metadata
+
+    @property
+    def result(self) -> Result:
+        """What is seen, as a Result."""
+        wanted = (self.index, self._options(self.k), self.sigma)
+        if self._now[0] != wanted:
+            full = self._sight.find(self.index, self._options(self._reach))
+            k = min(self.k, len(full.neighbours))
+            self._now = wanted, (full.with_k(k) if k < len(full.neighbours) else full).with_options(sigma=self.sigma)
+        return self._now[1]
+
+    def readout(self) -> pandas.DataFrame:
+        """What is seen at the probe: the normal pixel that explains it, the distance, and each layer's part of that.
+
+        ``normal`` is the training image, ``neighbour`` its rank from 1, nearest first; places are map pixels.
+        """
+        (row, col), match = self.probe, self.result.match(*self.probe)
+        cells = {"row": row, "col": col, "normal": match.image, "neighbour": match.neighbour + 1}
+        cells |= {"normal row": match.row, "normal col": match.col, "distance": round(match.distance, 3)}
+        return pandas.DataFrame([cells | {n: round(d, 3) for n, d in match.layers.items()}], index=["probe"])
+
+    def show(self, photo: Photo) -> None:
+        """Look at a photograph of one's own, which joins the others at the end."""
+        index = self._album.add(photo)
+        try:
+            self._sight.find(index, self._options(self._reach))
+        except _MISTAKES:
+            self._album.drop_last()
+            raise
+        self._say_photos()
+        self.index = index
+
+    def finish(self) -> None:
+        """Compute now what would come in the background: what is normal, and the score of every photograph."""
+        self._background.finish()
+
+    def code(self) -> str:
+        """Lines of Python that give what is seen, from the ``spade`` and ``dataset`` or ``photos`` of `explore`."""
+        start = self.about["start"]
+        names = ("k", "kappa", "radius", "weights", "combine", "sigma")
+        options = ", ".join(f"{name}={getattr(self, name)!r}" for name in names if getattr(self, name) != start[name])
+        lines = [f"result = {self._album.describe(self.index, f'.with_options({options})' if options else '')}"]
+        if self.only is not None:
+            lines += [f"result = result.with_normals([{self.only}])"]
+        elif self.without:
+            lines += [f"result = result.with_normals(i for i in result.among if i not in {list(self.without)})"]
+        lines += [
+            f"spade_kit.draw_explanation(result, {', '.join(map(str, self.probe))}, threshold={self.threshold:.6g})"
+        ]
+        return "\n".join(lines)
+
+    def draw(self) -> Figure:
+        """What is seen, as a Matplotlib figure."""
+        row, col = self.probe
+        return draw_explanation(self.result, row, col, self.threshold)
+
+    def save_html(self, path: str | Path, photos: Iterable[int] | None = None) -> None:
+        """Write a page that works offline: hover, pins, K, sigma, threshold, opacity and layers.
+
+        Parameters
+        ----------
+        photos
+            Which photographs, by index; if left out, the present one. Each takes up to 1 MB.
+        """
+        Path(path).write_text(self._make_page(photos), encoding="utf-8")
+
+    def close(self) -> None:
+        self._background.stop()
+        super().close()
+
+    # ---- what can be set ---------------------------------------------------------------------------------------------
+
+    @traitlets.validate("index", "k", "kappa", "radius", "weights", "combine", "sigma", "threshold", "threshold_rule")
+    @traitlets.validate("probe", "without", "only", "opacity")
+    def _check(self, proposal: dict) -> Any:
+        return CHECKS[proposal["trait"].name](self, proposal["value"])
+
+    @contextmanager
+    def _quietly(self) -> Iterator[None]:
+        """Set traits without consequences."""
+        before, self._quiet = self._quiet, True
+        try:
+            yield
+        finally:
+            self._quiet = before
+
+    def _follow(self, change: dict) -> None:
+        """What is set from Python is computed at once; after a mistake all is as before."""
+        if self._quiet:
+            return
+        name = change["name"]
+        try:
+            with self._quietly():
+                if name == "probe":
+                    self.pinned = True
+                if name == "threshold":
+                    self.threshold_rule = "hand"
+            self._look()
+            if self.threshold_rule == "f1":
+                self.finish()
+        except _MISTAKES:
+            with self._quietly():
+                setattr(self, name, change["old"])
+            raise
+
+    def set_state(self, sync_data: dict) -> None:
+        """What the page sends. A mistake is told there, and all is as before."""
+        before = {name: getattr(self, name) for name in _MOVABLE}
+        problem = ""
+        try:
+            with self._quietly():
+                super().set_state(sync_data)
+            self._look()
+        except _MISTAKES as mistake:
+            problem = str(mistake)
+            with self._quietly():
+                for name, value in before.items():
+                    setattr(self, name, value)
+            self._look()
+        self.problem = problem
+
+    def _options(self, k: int) -> Options:
+        return Options(k, self.kappa, self.radius, freeze(self.weights), self.combine, self.without, self.only)
+
+    @property
+    def _reach(self) -> int:
+        """How many neighbours are searched: more than K where the page can then follow it by itself."""
+        follows = self.combine == "concat" and self.kappa <= LOOKS_BACK and len(self.spade.backbone.layers) > 1
+        return min(max(self.k, _REACH), self._most) if follows else self.k
+
+    def _look(self) -> None:
+        """Tell the page all that follows from what is set."""
+        options = self._options(self._reach)
+        with self.hold_sync(), self._quietly():
+            if self._seen != (self.index, options):
+                full = self._sight.find(self.index, options)
+                if self._seen[0] != self.index:
+                    self.photo = self._pack_photo(self.index, full)
+                    row, col = self.probe if self.pinned else _highest(self.result)
+                    self.probe = tuple(min(at, side - 1) for at, side in zip((row, col), self.photo["size"]))
+                self.matches = self._pack_matches(self.index, full)
+                self._seen = (self.index, options)
+            if self.alone and self.layers_alone.get("for") != _key(self.index, self._options(self.k)):
+                self.layers_alone = self._pack_alone(self.index, self.result)
+            self._look_at_normals()
+            self._set_threshold()
+            self.as_python = self.code()
+        self._background.restart()
+
+    def _pack_photo(self, index: int, full: Result) -> dict[str, Any]:
+        return {"index": index, "left_out": len(full.among) < len(self.spade), **pack_photo(full)}
+
+    def _pack_matches(self, index: int, full: Result) -> dict[str, Any]:
+        return {
+            "index": index,
+            "options": {name: getattr(self, name) for name in _OPTIONS},
+            "asked_k": self.k,
+            "factors": self.spade._fitted.weights(self.weights, full.among).tolist(),
+            "thumbs": self._pictures.of(full),
+            **pack_matches(full),
+        }
+
+    def _pack_alone(self, index: int, result: Result) -> dict[str, Any]:
+        return {
+            "for": _key(index, self._options(self.k)),
+            "index": index,
+            "k": self.k,
+            "options": {name: getattr(self, name) for name in _OPTIONS},
+            "layers": pack_alone(result),
+        }
+
+    # ---- what is normal, and the threshold ---------------------------------------------------------------------------
+
+    def _look_at_normals(self) -> None:
+        """See to it that something is known of normal photos: a first idea at once, the rest in the background."""
+        if len(self.spade) == 1:
+            return
+        options, wanted = self._options(self.k).of_all, self._all_options
+        if self._known is not None and self._known.options == wanted:
+            return
+        judge = self._sight.judge(options, sigma=self.sigma)
+        images = self.spade._normals_for_scale
+        if judge.remembers(images) or len(images) <= _QUICK:
+            self._say_normals(Known(wanted, judge_normals(judge, images), complete=True))
+        elif self._known is None or replace(self._known.options[0], k=self.k) != options:
+            few = images[:: -(-len(images) // _QUICK)]
+            self._say_normals(Known(wanted, judge_normals(judge, few), complete=False))
+        else:  # another K or sigma hardly moves the scale: what is known will do until the rest is there
+            self.normals = self.normals | {"stale": True}
+
+    @property
+    def _all_options(self) -> tuple[Options, float]:
+        """All that maps depend on, for all normal photos."""
+        return self._options(self.k).of_all, self.sigma
+
+    def _say_normals(self, known: Known) -> None:
+        self._known = known
+        self.normals = known.normals.pack(len(self.spade)) | {"stale": not known.complete}
+
+    @property
+    def _scale(self) -> float:
+        """Where the scale of the maps ends: at twice what is normal, as in figures."""
+        return SCALE * self._known.normals.level if self._known else max(self.result.image_score, 1e-9)
+
+    def _set_threshold(self) -> None:
+        """As the rule says; what is not known yet follows when the background comes to it."""
+        of, _, rate = self.threshold_rule.partition(" ")
+        if of in ("pixel", "image") and self._known is not None:
+            self.threshold = self._known.normals.threshold(of, float(rate))
+        elif of in ("pixel", "image"):  # one normal photo: nobody knows what is normal
+            self.threshold_rule, self.threshold = "hand", self.result.image_score / 2
+        elif of == "f1" and self._scored.complete(self._all_options, len(self._album)):
+            self.threshold = self._scored.best_f1_threshold()
+
+    # ---- meanwhile ---------------------------------------------------------------------------------------------------
+
+    def _meanwhile(self) -> Iterator[Step]:
+        """What to compute while nobody waits, most urgent first."""
+        yield from self._draw_thumbs()
+        yield from self._look_ahead()
+        yield from self._judge_all_normals()
+        yield from self._score_all_photos()
+
+    def _draw_thumbs(self) -> Iterator[Step]:
+        missing = [index for index in range(len(self._album)) if index not in self._thumbs]
+        for start in range(0, len(missing), _BATCH):
+            batch = missing[start : start + _BATCH]
+            yield partial(self._album.thumbs, batch), self._say_thumbs
+
+    def _say_thumbs(self, thumbs: dict[int, bytes]) -> None:
+        self._thumbs |= thumbs
+        self.send({"kind": "thumbs", "indexes": list(thumbs)}, list(thumbs.values()))
+
+    def _look_ahead(self) -> Iterator[Step]:
+        options = self._options(self._reach)
+        for index in (self.index + 1, self.index - 1):
+            if 0 <= index < len(self._album):
+                yield partial(self._prepare, index, options), _tell_nobody
+
+    def _prepare(self, index: int, options: Options) -> None:
+        try:
+            result = self._sight.find(index, options)
+        except _MISTAKES:
+            return  # said when it is picked
+        self._pictures.of(result)
+        _ = result.steps
+
+    def _judge_all_normals(self) -> Iterator[Step]:
+        wanted, images = self._all_options, self.spade._normals_for_scale
+        if len(self.spade) == 1 or (self._known and self._known.complete and self._known.options == wanted):
+            return
+        judge = self._sight.judge(wanted[0], sigma=self.sigma)
+        for image in images:
+            if not judge.remembers([image]):
+                yield partial(list, judge._left_out_maps([image], None)), _tell_nobody
+        yield partial(judge_normals, judge, images), lambda normals: self._tell_normals(wanted, normals)
+
+    def _tell_normals(self, options: tuple[Options, float], normals: Normals) -> None:
+        with self.hold_sync(), self._quietly():
+            self._say_normals(Known(options, normals, complete=True))
+            self._set_threshold()
+            self.as_python = self.code()
+
+    def _score_all_photos(self) -> Iterator[Step]:
+        options, sigma = self._all_options
+        scored = self._scored
+        scored.start(options, sigma)
+        judge = self._sight.judge(options, sigma=sigma)
+        for index in range(len(self._album)):
+            if index not in scored.fresh:
+                last = (index + 1) % _BATCH == 0 or index + 1 == len(self._album)
+                yield partial(scored.score, index, judge), self._say_scores if last else _tell_nobody
+        yield _do_nothing, self._tell_threshold
+
+    def _say_scores(self, _: None = None) -> None:
+        self.scores = self._scored.pack(len(self._album))
+
+    def _tell_threshold(self, _: None) -> None:
+        with self.hold_sync(), self._quietly():
+            self._say_scores()
+            self._set_threshold()
+            self.as_python = self.code()
+
+    # ---- the page speaks ---------------------------------------------------------------------------------------------
+
+    def _say_photos(self) -> None:
+        self.photos = [[self._album.name(index), self._album.label(index)] for index in range(len(self._album))]
+
+    def _hear(self, _: Any, content: dict, buffers: Sequence[Any]) -> None:
+        try:
+            getattr(self, f"_hear_{choose('A message', content['kind'], _MESSAGES)}")(content, buffers)
+        except _MISTAKES as mistake:
+            self.problem = str(mistake)
+
+    def _hear_hello(self, content: dict, buffers: Sequence[Any]) -> None:
+        self.send({"kind": "here"})
+        if self._thumbs:
+            self._say_thumbs(self._thumbs)
+
+    def _hear_normals(self, content: dict, buffers: Sequence[Any]) -> None:
+        images = [self.spade._check_index(image) for image in content["images"]]
+        self.send({"kind": "normals", "images": images}, [self.spade._fitted.normals[image].jpeg for image in images])
+
+    def _hear_upload(self, content: dict, buffers: Sequence[Any]) -> None:
+        """A file comes in parts, since a notebook's messages must not be long."""
+        if content["part"] == 0:
+            self._upload = []
+        self._upload.append(bytes(buffers[0]))
+        if len(self._upload) == content["parts"]:
+            self.problem = ""
+            self.show(read_upload(content["name"], b"".join(self._upload)))
+
+    def _hear_page(self, content: dict, buffers: Sequence[Any]) -> None:
+        self.send({"kind": "file", "name": self._file_name("html")}, [self._make_page(None).encode()])
+
+    def _hear_png(self, content: dict, buffers: Sequence[Any]) -> None:
+        stream = BytesIO()
+        self.draw().savefig(stream, dpi=150)
+        self.send({"kind": "file", "name": self._file_name("png")}, [stream.getvalue()])
+
+    def _file_name(self, suffix: str) -> str:
+        return f"{self._album.name(self.index).replace('/', '-')}.{suffix}"
+
+    # ---- a page that stands alone ------------------------------------------------------------------------------------
+
+    def _make_page(self, photos: Iterable[int] | None) -> str:
+        indexes = [self.index] if photos is None else [self._album.check(index) for index in photos]
+        state = {name: getattr(self, name) for name in (*_MOVABLE, *_TOLD)}
+        thumbs = self._album.thumbs(indexes)
+        saved, normals = {}, {}
+        for index in indexes:
+            full = self._sight.find(index, self._options(self._reach))
+            result = full.with_k(min(self.k, len(full.neighbours)))
+            saved[index] = {
+                "photo": self._pack_photo(index, full),
+                "matches": self._pack_matches(index, full),
+                "layers_alone": self._pack_alone(index, result),
+                "probe": self.probe if index == self.index else _highest(result),
+            }
+            room = _PAGE_BYTES - sum(map(_bytes_in, saved[index].values()))
+            explains = np.bincount(full.correspondence.image[0].ravel(), minlength=len(full.neighbours))
+            for rank in explains.argsort()[::-1]:
+                image = int(full.neighbours.index[rank])
+                crop = self.spade._fitted.normals[image].jpeg
+                if image not in normals and len(crop) < room:
+                    normals[image] = crop
+                    room -= len(crop)
+        state["index"] = indexes[0] if self.index not in indexes else self.index
+        return make_page(self._album.name(state["index"]), state, saved, thumbs, normals)
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What is known of normal photos, under which options, and whether all were asked."""
+
+    options: tuple[Options, float]
+    normals: Normals
+    complete: bool
+
+
+# ---- small things ----------------------------------------------------------------------------------------------------
+
+
+def _key(index: int, options: Options) -> str:
+    return f"{index} {options}"
+
+
+def _highest(result: Result) -> tuple[int, int]:
+    row, col = divmod(int(result.anomaly_map.argmax()), result.anomaly_map.shape[1])
+    return row, col
+
+
+def _bytes_in(value: Any) -> int:
+    if isinstance(value, dict):
+        return sum(map(_bytes_in, value.values()))
+    if isinstance(value, (list, tuple)):
+        return sum(map(_bytes_in, value))
+    return len(value) if isinstance(value, bytes) else 0
+
+
+def _tell_nobody(_: Any) -> None:
+    """For steps whose result lies where it is wanted."""
+
+
+def _do_nothing() -> None:
+    """For steps that only tell."""

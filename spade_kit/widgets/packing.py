@@ -1,0 +1,110 @@
+"""Results as bytes: what a page needs to follow the pointer and the sliders by itself."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+import matplotlib
+import numpy as np
+from PIL import Image
+
+from spade_kit.correspondence import Correspondence, Steps
+from spade_kit.figures import COLOURS
+from spade_kit.results import Result
+from spade_kit.scores import split
+
+LOOKS_BACK = 4  # up to this kappa the page is sent every k at once; beyond, a list of changes is no longer short
+_NEIGHBOUR = 112  # px, of a neighbour's picture until the whole crop is asked for
+
+
+def jpeg(pixels: np.ndarray, side: int | None = None, quality: int = 82) -> bytes:
+    """A JPEG of (H, W, 3) uint8, its long side ``side`` pixels."""
+    image = Image.fromarray(pixels)
+    if side is not None:
+        image.thumbnail((side, side))
+    stream = BytesIO()
+    image.save(stream, "JPEG", quality=quality)
+    return stream.getvalue()
+
+
+def colour_table() -> bytes:
+    """256 colours of the maps, RGB."""
+    return (matplotlib.colormaps[COLOURS](np.arange(256))[:, :3] * 255).round().astype(np.uint8).tobytes()
+
+
+def pack_photo(result: Result) -> dict[str, Any]:
+    """The crop, and where its defect is known to be: one bit a pixel, rows first."""
+    mask = result.mask
+    return {
+        "size": list(result.anomaly_map.shape),
+        "jpeg": jpeg(result.image, quality=90),
+        "mask": None if mask is None or not mask.any() else np.packbits(mask).tobytes(),
+    }
+
+
+def pack_matches(result: Result) -> dict[str, Any]:
+    """The match of every cell, for every k where that is a short list, otherwise for the result's own k.
+
+    ``count`` (h w) uint16 says how many steps each cell has; a step has its ``k``, ``image`` and ``place``
+    (row * w + col), ``distance`` and what part of it each layer has, ``parts`` (L s), as uint16 of 65535.
+    """
+    k = len(result.neighbours)
+    steps = result.steps if result.spade.kappa <= LOOKS_BACK else None
+    first = 1
+    if steps is None:
+        steps, first = _as_steps(result.correspondence, k), k
+    h, w = result.query.grid
+    parts = split(np.ones_like(steps.distance), steps.layer_distance)
+    return {
+        "grid": [h, w],
+        "layers": list(result.query.layers),
+        "k_range": [first, k],
+        "neighbours": [[int(i), float(d)] for i, d in zip(result.neighbours.index, result.neighbours.distance)],
+        "count": steps.count.astype("<u2").tobytes(),
+        "k": steps.k.astype("<u2").tobytes(),
+        "image": steps.image.astype("<u2").tobytes(),
+        "place": (steps.row * w + steps.col).astype("<u4").tobytes(),
+        "distance": steps.distance.astype("<f4").tobytes(),
+        "parts": (parts * 65535).round().astype("<u2").tobytes(),
+    }
+
+
+def _as_steps(found: Correspondence, k: int) -> Steps:
+    h, w = found.distance.shape
+    return Steps(
+        count=np.ones((h, w), np.int64),
+        k=np.full(h * w, k),
+        distance=found.distance.ravel(),
+        layer_distance=found.layer_distance.reshape(len(found.layer_distance), -1),
+        image=found.image[0].ravel(),
+        row=found.row[0].ravel(),
+        col=found.col[0].ravel(),
+    )
+
+
+def pack_alone(result: Result) -> dict[str, Any]:
+    """Each layer searched by itself: its grid, distances and matches there, and where it agrees with all together."""
+    return {
+        name: {
+            "grid": list(found.distance.shape),
+            "distance": found.distance.astype("<f4").tobytes(),
+            "image": found.image[0].astype("<u2").tobytes(),
+            "place": (found.row[0] * found.distance.shape[1] + found.col[0]).astype("<u4").tobytes(),
+            "agrees": result.layer_agrees[name].astype(np.uint8).tobytes(),
+        }
+        for name, found in result.match_alone.items()
+    }
+
+
+class NeighbourPictures:
+    """Small pictures of normal images, made when first asked for."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, bytes] = {}
+
+    def of(self, result: Result) -> list[bytes]:
+        for index in result.neighbours.index.tolist():
+            if index not in self._made:
+                self._made[index] = jpeg(result.spade.normal_image(index), _NEIGHBOUR)
+        return [self._made[index] for index in result.neighbours.index.tolist()]

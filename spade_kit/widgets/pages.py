@@ -1,0 +1,92 @@
+"""The page's own code, and a page that stands alone: one file that asks nobody for anything."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from html import escape
+from pathlib import Path
+from typing import Any
+
+STATIC = Path(__file__).parent / "static"
+_IMPORT = re.compile(r'^import \{[^}]*\} from "\./([a-z_]+\.js)";\n', re.MULTILINE)
+
+
+def join_modules(name: str) -> str:
+    """An ES module with all that it imports, each once, as one text: a widget is handed over as a single module."""
+    joined: dict[str, str] = {}
+
+    def add(name: str) -> None:
+        if name not in joined:
+            text = (STATIC / name).read_text(encoding="utf-8")
+            joined[name] = ""  # its place comes after what it imports
+            for other in _IMPORT.findall(text):
+                add(other)
+            del joined[name]
+            joined[name] = re.sub(r"^export (?!default)", "", _IMPORT.sub("", text), flags=re.MULTILINE)
+
+    add(name)
+    return "\n".join(joined.values())
+
+
+def read_style() -> str:
+    return (STATIC / "explorer.css").read_text(encoding="utf-8")
+
+
+def make_page(
+    title: str,
+    state: dict[str, Any],
+    photos: dict[int, dict[str, Any]],
+    thumbs: dict[int, bytes],
+    normals: dict[int, bytes],
+) -> str:
+    """A page that works offline.
+
+    Parameters
+    ----------
+    state
+        The widget's traits.
+    photos
+        By index, the traits that change with the photo.
+    thumbs
+        Small pictures of these photos, JPEG.
+    normals
+        Crops of normal images, JPEG, by index.
+    """
+    code = join_modules("alone.js").replace("export default", "const explorer =")
+    data = json.dumps(_without_bytes({"state": state, "photos": photos, "thumbs": thumbs, "normals": normals})).replace(
+        "</", "<\\/"
+    )
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<link rel="icon" href="data:,">
+<style>
+body {{ margin: 0; padding: 12px; color-scheme: light dark; }}
+{read_style()}
+</style>
+</head>
+<body>
+<main id="explorer"></main>
+<script type="module">
+{code}
+showAlone(document.getElementById("explorer"), {data});
+</script>
+</body>
+</html>
+"""
+
+
+def _without_bytes(value: Any) -> Any:
+    """Bytes as base64, for JSON."""
+    if isinstance(value, bytes):
+        return {"base64": base64.b64encode(value).decode()}
+    if isinstance(value, dict):
+        return {str(key): _without_bytes(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_bytes(item) for item in value]
+    return value

@@ -1,0 +1,47 @@
+"""The picture that stands in for a widget where none can live: on a web page, in a notebook that is not trusted."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw
+
+from spade_kit.figures import COLOURS, RING
+from spade_kit.results import Result
+
+_SIDE = 300  # px of the longer side of each picture
+_GAP = 8
+
+
+def draw_preview(result: Result, probe: tuple[int, int], threshold: float, end: float) -> bytes:
+    """Photo with what was found outlined, map, and the normal photo that explains the probe, side by side: a PNG.
+
+    ``end`` is the distance at which the colours end.
+    """
+    match = result.match(*probe)
+    found = result.segmentation(threshold)
+    edge = found & ~(np.roll(found, 1, 0) & np.roll(found, -1, 0) & np.roll(found, 1, 1) & np.roll(found, -1, 1))
+    photo = result.image.copy()
+    photo[edge] = [int(RING[at : at + 2], 16) for at in (1, 3, 5)]
+    heat = matplotlib.colormaps[COLOURS](result.anomaly_map / end, bytes=True)[..., :3]
+    normal = result.spade.normal_image(match.image)
+    pictures = [_draw(pixels, at) for pixels, at in ((photo, probe), (heat, probe), (normal, (match.row, match.col)))]
+    width, height = pictures[0].size
+    sheet = Image.new("RGB", (3 * width + 2 * _GAP, height), "white")
+    for number, picture in enumerate(pictures):
+        sheet.paste(picture, (number * (width + _GAP), 0))
+    stream = BytesIO()
+    sheet.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _draw(pixels: np.ndarray, at: tuple[int, int]) -> Image.Image:
+    scale = _SIDE / max(pixels.shape[:2])
+    picture = Image.fromarray(pixels).resize(tuple(round(side * scale) for side in pixels.shape[1::-1]))
+    y, x = ((place + 0.5) * scale for place in at)
+    pen = ImageDraw.Draw(picture)
+    for radius, width, colour in ((12, 6, "white"), (11, 3, RING)):
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=width)
+    return picture

@@ -1,0 +1,84 @@
+"""Results of an album's photographs under whatever options, those of late at hand."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from spade_kit.arguments import DefaultInt
+from spade_kit.results import Result
+from spade_kit.spade import SPADE
+from spade_kit.widgets.album import Album
+
+_KEPT = 8  # this photo, those before and after, and what was just tried
+
+
+@dataclass(frozen=True)
+class Options:
+    """All that matches depend on, beside the photograph."""
+
+    k: int
+    kappa: int
+    radius: int | None
+    weights: tuple[tuple[str, float], ...] | str | None
+    combine: str
+    without: tuple[int, ...] = ()  # training images left out
+    only: int | None = None  # the one to compare with
+
+    @property
+    def of_all(self) -> Options:
+        """The same, with all training images."""
+        return replace(self, without=(), only=None)
+
+
+def freeze(weights: Mapping[str, float] | str | None) -> tuple[tuple[str, float], ...] | str | None:
+    return tuple(weights.items()) if isinstance(weights, Mapping) else weights
+
+
+class Sight:
+    """Judges photographs; a photograph that is at hand under other options is not read again."""
+
+    def __init__(self, spade: SPADE, album: Album) -> None:
+        self._spade, self._album = spade, album
+        self._results: OrderedDict[tuple[int, Options], Result] = OrderedDict()
+        self._lock = Lock()  # what lies ahead is looked at from another thread
+
+    def judge(self, options: Options, **sigma: float) -> SPADE:
+        """The fitted SPADE under these options; counts beyond what there is are cut without a word."""
+        weights: Any = options.weights
+        return self._spade.with_options(
+            k=DefaultInt(options.k),
+            kappa=DefaultInt(options.kappa),
+            radius=options.radius,
+            weights=dict(weights) if isinstance(weights, tuple) else weights,
+            combine=options.combine,
+            **sigma,
+        )
+
+    def find(self, index: int, options: Options) -> Result:
+        key = (index, options)
+        with self._lock:
+            known = self._results.get(key)
+        result = self._make(index, options) if known is None else known
+        with self._lock:
+            self._results[key] = result
+            self._results.move_to_end(key)
+            while len(self._results) > _KEPT:
+                self._results.popitem(last=False)
+        return result
+
+    def _make(self, index: int, options: Options) -> Result:
+        if options.only is not None:
+            return self.find(index, options.of_all).with_normals([options.only])
+        if options.without:
+            result = self.find(index, options.of_all)
+            return result.with_normals(np.setdiff1d(result.among, options.without))
+        with self._lock:
+            near = [result for (at, known), result in self._results.items() if at == index and known == known.of_all]
+        judge = self.judge(options)
+        return judge._judge_again(near[-1]) if near else self._album.judge(index, judge)

@@ -1,0 +1,58 @@
+// The explorer without Python: a saved page is its own model.
+
+import { render } from "./explorer.js";
+
+const unpackBytes = (value) => {
+  if (Array.isArray(value)) return value.map(unpackBytes);
+  if (value === null || typeof value !== "object") return value;
+  if ("base64" in value) return new DataView(Uint8Array.from(atob(value.base64), (c) => c.charCodeAt(0)).buffer);
+  return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, unpackBytes(item)]));
+};
+
+class SavedModel {
+  constructor({ state, photos, thumbs, normals }) {
+    [this.state, this.photos, this.thumbs, this.normals] = [state, photos, thumbs, normals].map(unpackBytes);
+    this.saved = Object.keys(photos).map(Number);
+    this.listeners = {};
+    Object.assign(this.state, this.photos[this.state.index]);
+  }
+
+  get(name) {
+    return this.state[name];
+  }
+
+  set(name, value) {
+    if (this.state[name] === value) return;
+    this.state[name] = value;
+    if (name === "index") {
+      const { probe, ...photo } = this.photos[value];
+      Object.assign(this.state, photo, this.state.pinned ? {} : { probe });
+      for (const changed of ["photo", "matches", "layers_alone", "probe"]) this.#fire(`change:${changed}`);
+    }
+    this.#fire(`change:${name}`);
+  }
+
+  save_changes() {}
+
+  on(name, act) {
+    (this.listeners[name] ??= []).push(act);
+  }
+
+  off(name, act) {
+    this.listeners[name] = (this.listeners[name] ?? []).filter((other) => other !== act);
+  }
+
+  /** Only pictures can be asked for, and of crops of normal photos not all are here. */
+  send(message) {
+    if (message.kind === "hello") this.#fire("msg:custom", { kind: "thumbs", indexes: this.saved }, this.saved.map((index) => this.thumbs[index]));
+    if (message.kind !== "normals") return;
+    const images = message.images.filter((image) => image in this.normals);
+    if (images.length) this.#fire("msg:custom", { kind: "normals", images }, images.map((image) => this.normals[image]));
+  }
+
+  #fire(name, ...told) {
+    for (const act of this.listeners[name] ?? []) act(...told);
+  }
+}
+
+export const showAlone = (root, data) => render({ model: new SavedModel(data), el: root });

@@ -1,0 +1,51 @@
+// Sliders and lists with their names and values beside them.
+
+import { el, say } from "./dom.js";
+
+export class Slider {
+  /** @param {object} about name, help, min, max, step, ``format(value)`` and ``move(value)`` */
+  constructor({ name, help, min, max, step = 1, format = String, move }) {
+    this.format = format;
+    this.output = el("output", {});
+    this.input = el("input", { type: "range", min, max, step, "aria-label": name, title: help });
+    this.input.addEventListener("input", () => {
+      this.tell(+this.input.value);
+      move(+this.input.value);
+    });
+    this.node = el("label", { class: "sk-slider", title: help }, el("span", { class: "name" }, name), this.output, this.input);
+  }
+
+  tell(value) {
+    say(this.output, this.format(value));
+    this.input.setAttribute("aria-valuetext", this.format(value));
+  }
+
+  show(value, max = null) {
+    if (max !== null) this.input.max = Math.max(max, value);
+    if (+this.input.value !== value) this.input.value = value;
+    this.tell(value);
+  }
+}
+
+export class Choice {
+  /** @param {object} about name, help and ``pick(value)`` */
+  constructor({ name, help, pick, plain = false }) {
+    this.select = el("select", { "aria-label": name, title: help, onchange: () => pick(this.select.value) });
+    this.node = plain ? this.select : el("label", { class: "sk-choice", title: help }, el("span", { class: "name" }, name), this.select);
+  }
+
+  /** @param {Array} options [value, text] each */
+  offer(options) {
+    const wanted = JSON.stringify(options);
+    if (this.offered === wanted) return;
+    this.offered = wanted;
+    this.select.replaceChildren(...options.map(([value, text]) => el("option", { value }, text)));
+  }
+
+  show(value) {
+    this.select.value = value;
+  }
+}
+
+export const button = (text, help, press, attributes = {}) =>
+  el("button", { type: "button", title: help, onclick: press, ...attributes }, text);

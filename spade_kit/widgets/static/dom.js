@@ -1,0 +1,36 @@
+// Elements, and bytes as they come from Python.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function fill(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (value === true) node.setAttribute(name, "");
+    else if (value !== false && value != null) node.setAttribute(name, value);
+  }
+  node.append(...children);
+  return node;
+}
+
+export const el = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
+export const svg = (tag, attributes = {}, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
+
+export const bytes = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
+
+/** A typed array of little-endian numbers; copied, since they may lie at an odd place. */
+export const numbers = (view, Kind) => new Kind(bytes(view).slice().buffer);
+
+export const picture = (view) => createImageBitmap(new Blob([bytes(view)], { type: "image/jpeg" }));
+
+export function download(name, view, type) {
+  const url = URL.createObjectURL(new Blob([bytes(view)], { type }));
+  el("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 10000);
+}
+
+/** Set a text only where it changes, so that a screen reader is not told the same again. */
+export function say(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+export const clamp = (value, least, most) => Math.min(Math.max(value, least), most);

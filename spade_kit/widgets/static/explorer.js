@@ -1,0 +1,727 @@
+// The explorer's page: state lies in the model, and every change of it is painted from there.
+
+import { bytes, clamp, download, el, numbers, picture, say, svg } from "./dom.js";
+import { Matches, colours, contour, makeMap, paintMap, unpack, upsampler } from "./maps.js";
+import { Pane, Patch } from "./pane.js";
+import { Choice, Slider, button } from "./controls.js";
+import { NormalPictures } from "./pictures.js";
+import { Readout } from "./readout.js";
+import { Strip } from "./strip.js";
+
+const OPTIONS = ["kappa", "radius", "weights", "combine", "without", "only"];
+const PATIENCE = 5000; // ms without an answer, until that is said
+const PART = 500000; // bytes of an upload in one message
+const SHAPES = ["M-7 0A7 7 0 1 0 7 0A7 7 0 1 0-7 0Z", "M-6-6H6V6H-6Z", "M0-9L9 0L0 9L-9 0Z"]; // of layers, told apart without colour
+
+const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
+
+class Explorer {
+  constructor(model, root) {
+    [this.model, this.root] = [model, root];
+    this.about = model.get("about");
+    this.table = colours(bytes(this.about.colours));
+    this.hovered = null; // a place under the pointer
+    this.chosen = null; // a normal photo whose part is looked at
+    this.base = null; // what layers counted before they were weighed by hand
+    this.unmuted = {}; // layer -> its weight before it was muted
+    this.operators = {};
+    this.normals = new NormalPictures(
+      (images) => this.tell({ kind: "normals", images }),
+      () => this.paintProbe(),
+    );
+    this.build();
+    this.listen();
+    this.#hears(!model.saved);
+    this.tell({ kind: "hello" });
+    if (!model.saved) this.ears = setTimeout(() => this.#hears(false), PATIENCE / 2);
+  }
+
+  get = (name) => this.model.get(name);
+
+  put(changes) {
+    for (const [name, value] of Object.entries(changes)) this.model.set(name, value);
+    this.model.save_changes();
+  }
+
+  tell(message, buffers = []) {
+    try {
+      this.model.send(message, undefined, buffers);
+    } catch {
+      this.#hears(false);
+    }
+  }
+
+  // ---- what there is ------------------------------------------------------------------------------------------------
+
+  build() {
+    const { layers, most, masks } = this.about;
+    const pointed = {
+      hover: (row, col) => this.hover([row, col]),
+      leave: () => this.leave(),
+      pin: (row, col) => this.put({ probe: [row, col], pinned: true }),
+    };
+    this.photo = new Pane("The photo", { ...pointed, key: (event) => this.key(event) });
+    this.map = new Pane("Its anomaly map", pointed);
+    this.normal = new Pane("The normal photo that explains the place");
+    this.own = layers.map((name, l) => {
+      const mark = svg("g", { class: `sk-own own${l % 3}`, visibility: "hidden" }, ...["halo", "ink"].map((c) => svg("path", { class: c, d: SHAPES[l % 3] })));
+      this.normal.marks.append(mark);
+      return mark;
+    });
+    this.layers = layers.map((name, l) => {
+      const pane = new Pane(`What ${name} contributes`, pointed);
+      const weight = new Slider({
+        name: "weight", help: `How much the squared distance of ${name} counts`, min: 0, max: 3, step: 0.05,
+        format: (value) => `× ${value.toFixed(2)}`, move: (value) => this.weigh(l, value),
+      });
+      const solo = button("solo", `Let only ${name} count`, () => this.solo(l), { class: "python" });
+      const mute = button("mute", `Let ${name} not count`, () => this.mute(l), { class: "python" });
+      weight.input.classList.add("python");
+      weight.input.setAttribute("aria-label", `weight of ${name}`);
+      pane.figure.append(el("div", { class: "sk-weigh" }, weight.node, solo, mute));
+      return { name, pane, weight, solo, mute };
+    });
+
+    // choosing a photo
+    this.name = new Choice({ name: "photo", help: "Which photo", plain: true, pick: (index) => this.put({ index: +index }) });
+    this.filter = new Choice({ name: "show", help: "Which photos the strip shows; misses and false alarms are counted at the threshold", pick: () => this.paintPhotos() });
+    this.order = new Choice({ name: "order", help: "How the strip is sorted", pick: () => this.paintPhotos() });
+    this.order.offer([["listed", "as listed"], ["score", "highest score first"]]);
+    this.file = el("input", { type: "file", accept: "image/*", hidden: true, "aria-label": "photo from disk", onchange: () => this.upload(this.file.files[0]) });
+    this.score = el("div", { class: "sk-score", role: "status" });
+    this.spinner = el("span", { class: "sk-spinner", role: "img", "aria-label": "computing" });
+    const head = el("div", { class: "sk-head" },
+      el("span", { class: "sk-group" },
+        button("‹", "Previous photo  [", () => this.step(-1), { "aria-label": "previous photo" }),
+        this.name.node,
+        button("›", "Next photo  ]", () => this.step(1), { "aria-label": "next photo" })),
+      this.filter.node, this.order.node,
+      button("open a photo…", "A photo of your own; it can also be dropped here", () => this.file.click(), { class: "python" }), this.file,
+      this.spinner, this.score);
+    this.strip = new Strip("photos", (index) => this.put({ index }));
+
+    // moving parameters
+    const slider = (name, key, help, about) => new Slider({ name, help, ...about, move: (value) => this.put({ [key]: about.read ? about.read(value) : value }) });
+    this.sliders = {
+      k: slider("K", "k", "How many normal photos are compared with", { min: 1, max: most }),
+      kappa: slider("kappa", "kappa", "How many nearest pixels are averaged", { min: 1, max: 10 }),
+      radius: slider("radius", "radius", "How far from its own place a pixel may find its match, in cells of the finest grid", {
+        min: 0, max: 56, format: (value) => (value >= this.everywhere ? "everywhere" : `${value}`), read: (value) => (value >= this.everywhere ? null : value),
+      }),
+      sigma: slider("sigma", "sigma", "How much the map is smoothed, in pixels", { min: 0, max: 16, step: 0.5 }),
+      opacity: slider("overlay", "opacity", "How much of the map lies over the photo", { min: 0, max: 1, step: 0.05, format: (value) => `${Math.round(100 * value)} %` }),
+    };
+    for (const name of ["kappa", "radius"]) this.sliders[name].input.classList.add("python");
+    this.weighing = new Choice({ name: "weights", help: "What each layer's squared distance counts", pick: (value) => this.put({ weights: value === "equal" ? "equal" : null }) });
+    this.combining = new Choice({ name: "matched", help: "One match for all layers together, or each layer its own, averaged", pick: (value) => this.put({ combine: value }) });
+    this.combining.offer([["concat", "together"], ["ensemble", "each, averaged"]]);
+    this.rule = new Choice({ name: "threshold at", help: "Where the threshold lies; it follows when other options change", pick: (value) => this.put({ threshold_rule: value }) });
+    for (const choice of [this.weighing, this.combining, this.rule]) choice.select.classList.add("python");
+    const controls = el("div", { class: "sk-controls" },
+      ...Object.values(this.sliders).map((one) => one.node), this.rule.node,
+      button("reset", "All options as the explorer was opened with", () => this.put({ ...this.about.start }), { class: "reset python" }));
+
+    // the scale, on which the threshold is moved
+    this.threshold = el("input", { type: "range", min: 0, step: "any", "aria-label": "threshold", title: "The threshold, a raw distance",
+      oninput: () => this.put({ threshold: +this.threshold.value, threshold_rule: "hand" }) });
+    this.gradient = el("canvas", { width: 256, height: 1, "aria-hidden": "true" });
+    paintMap(this.gradient, Float32Array.from({ length: 256 }, (_, i) => i), this.table, 256);
+    this.level = el("span", { class: "level" }, el("span", {}));
+    this.ends = [el("span", {}, "0"), el("span", {})];
+    this.bar = el("div", { class: "sk-bar" }, el("div", { class: "scale" }, this.gradient, this.level, this.threshold), el("div", { class: "ends" }, ...this.ends));
+    this.map.figure.append(this.bar);
+    this.legend = el("div", { class: "sk-legend" },
+      el("span", { class: "found" }, "found"), el("span", { class: "truth" }, "truth"), el("span", { class: "pin" }, "pinned"), el("span", { class: "pointed" }, "pointed at"));
+    this.photo.figure.append(this.legend);
+
+    // what explains the place
+    this.patches = [new Patch("The place, close up"), new Patch("Its match, close up")];
+    this.patchNames = [el("span"), el("span")];
+    const close = el("div", { class: "sk-patches" }, ...this.patches.map((patch, i) => el("figure", {}, patch.canvas, el("figcaption", {}, this.patchNames[i]))));
+    this.readout = new Readout();
+    this.alone = ["shares", "each alone"].map((text, i) =>
+      button(text, ["What each layer contributes to the map", "The map if each layer were searched by itself"][i], () => this.put({ alone: i === 1 })));
+    const switcher = el("div", { class: "sk-group", role: "group", "aria-label": "how layers are shown" }, ...this.alone);
+    this.aloneRemark = el("span", { class: "sk-remark" });
+
+    // neighbours
+    this.neighbours = new Strip("retrieved normal photos, nearest first", (image) => this.choose(image));
+    this.about_chosen = el("div", { class: "sk-chosen" });
+
+    // taking away
+    this.copy = button("copy as Python", "The lines that give what is seen", () => this.copyCode());
+    this.saves = { page: button("save page", "One file that works without Python", () => this.save("page"), { class: "python" }), png: button("PNG", "A picture for slides", () => this.save("png"), { class: "python" }) };
+    this.help = el("div", { class: "sk-help", hidden: true }, el("p", {}, "Point at the photo, the map or a layer: rings show the place, and the normal pixel that explains it. Click to pin the place and compare it with others."),
+      el("dl", {}, ...[["← ↑ → ↓", "move the probe by a cell (with Shift by four); click the photo first, or Tab to it"], ["Enter", "pin it"], ["Esc", "free it; then let go of a chosen neighbour"], ["[  ]", "previous, next photo"], ["?", "this help"]].flatMap(([keys, text]) => [el("dt", {}, keys), el("dd", {}, text)])));
+    this.helper = button("?", "Keys and hints  ?", () => this.toggleHelp(), { "aria-label": "help", "aria-expanded": "false" });
+    this.problem = el("p", { class: "sk-problem", role: "alert", hidden: true });
+    this.source = el("span", { class: "sk-source" });
+    this.code = el("textarea", { class: "sk-code", readonly: true, rows: 3, hidden: true, "aria-label": "Python code" });
+
+    this.root.classList.add("spade-kit");
+    this.root.dataset.lmSuppressShortcuts = "true"; // keys pressed here are not the notebook's
+    this.root.append(head, this.problem, this.strip.node, controls,
+      el("div", { class: "sk-views" }, this.photo.figure, this.map.figure, this.normal.figure),
+      el("div", { class: "sk-row" }, el("span", { class: "sk-heading" }, "Layers"), switcher, this.combining.node, this.weighing.node, this.aloneRemark),
+      el("div", { class: "sk-below" }, el("div", { class: "sk-layers" }, ...this.layers.map((layer) => layer.pane.figure)), el("div", { class: "sk-why" }, close, this.readout.node)),
+      el("div", { class: "sk-row" }, this.neighboursTitle = el("span", { class: "sk-heading" }), this.about_chosen),
+      this.neighbours.node,
+      el("div", { class: "sk-foot" }, this.copy, this.saves.page, this.saves.png, this.helper, this.source), this.code, this.help);
+    this.rule.masks = masks;
+    say(this.source, `${this.about.backbone}; ${this.about.normals} normal photos`);
+  }
+
+  listen() {
+    const on = {
+      "change:matches": () => {
+        if (this.deaf) this.#hears(true);
+        this.answer();
+      },
+      "change:photo": () => this.answer(),
+      "change:layers_alone change:alone": () => this.paintMaps(),
+      "change:normals": () => this.paintMaps(),
+      "change:k change:sigma": () => this.paintMaps(),
+      "change:threshold change:threshold_rule": () => this.paintThreshold(),
+      "change:opacity": () => this.paintOpacity(),
+      "change:probe change:pinned": () => this.paintProbe(),
+      "change:photos change:scores": () => this.paintPhotos(),
+      "change:problem": () => this.complain(this.get("problem")),
+      [["index", ...OPTIONS].map((name) => `change:${name}`).join(" ")]: () => this.paintOptions(),
+      "msg:custom": (message, buffers) => this.hear(message, buffers),
+    };
+    for (const [names, act] of Object.entries(on)) for (const name of names.split(" ")) this.model.on(name, act);
+    this.off = () => {
+      for (const [names, act] of Object.entries(on)) for (const name of names.split(" ")) this.model.off(name, act);
+    };
+    this.root.addEventListener("keydown", (event) => this.keyAnywhere(event));
+    this.root.addEventListener("dragover", (event) => event.preventDefault());
+    this.root.addEventListener("drop", (event) => {
+      event.preventDefault();
+      if (event.dataTransfer.files.length) this.upload(event.dataTransfer.files[0]);
+    });
+  }
+
+  close() {
+    this.off();
+    [this.ears, this.waiting].forEach(clearTimeout);
+    for (const part of [this.strip, this.neighbours, this.readout, this.normals]) part.close();
+    this.bitmap?.close();
+  }
+
+  // ---- Python speaks --------------------------------------------------------------------------------------------------
+
+  /** A photo and its matches have come; what was seen stays until both can be drawn. */
+  async answer() {
+    const [photo, matches] = [this.get("photo"), this.get("matches")];
+    if (!matches.grid || photo.index !== matches.index) return;
+    this.latest = matches;
+    if (photo !== this.shown?.photo) {
+      const bitmap = await picture(photo.jpeg);
+      if (this.latest !== matches) return bitmap.close(); // another answer has come meanwhile
+      this.bitmap?.close();
+      this.bitmap = bitmap;
+    }
+    if (matches !== this.shown?.matches) {
+      this.matches = new Matches(matches);
+      this.normals.offer(matches.neighbours.map(([image]) => image), matches.thumbs);
+      this.neighbours.keep([...matches.neighbours.map(([image]) => image), ...this.get("without")]);
+      matches.neighbours.forEach(([image], rank) => this.neighbours.picture(image, matches.thumbs[rank]));
+    }
+    this.shown = { photo, matches };
+    const [H, W] = photo.size;
+    for (const pane of [this.photo, this.map, this.normal, ...this.layers.map((layer) => layer.pane)]) pane.resize(H, W);
+    this.photo.draw(this.bitmap);
+    const truth = photo.mask ? contour(unpack(bytes(photo.mask), H * W), H, W, 0.5) : "";
+    for (const pane of [this.photo, this.map]) pane.outline("truth", truth);
+    this.legend.classList.toggle("known", Boolean(photo.mask));
+    this.paintMaps();
+    this.paintPhotos();
+    this.paintOptions();
+    this.paintOpacity();
+    this.root.dataset.shown = `${photo.index}`;
+  }
+
+  hear(message, buffers) {
+    if (message.kind === "here") this.#hears(true);
+    if (message.kind === "thumbs") {
+      message.indexes.forEach((index, i) => this.strip.picture(index, buffers[i]));
+      this.paintPhotos();
+    }
+    if (message.kind === "normals") this.normals.receive(message.images, buffers);
+    if (message.kind === "file") {
+      const kind = message.name.endsWith(".png") ? "png" : "page";
+      this.saves[kind].removeAttribute("aria-busy");
+      download(message.name, buffers[0], kind === "png" ? "image/png" : "text/html");
+    }
+  }
+
+  #hears(yes) {
+    clearTimeout(this.ears);
+    this.deaf = !yes;
+    for (const control of this.root.querySelectorAll(".python")) control.disabled = this.deaf;
+    this.root.classList.toggle("deaf", this.deaf);
+    if (yes) this.complain(this.get("problem"));
+    else if (!this.model.saved) this.complain("Python does not answer. Pointing, K, sigma, the threshold and the overlay work all the same; for the rest, run the cell again.");
+    if (this.shown) this.paintPhotos();
+  }
+
+  complain(text) {
+    this.problem.hidden = !text;
+    say(this.problem, text);
+    for (const save of Object.values(this.saves)) save.removeAttribute("aria-busy");
+  }
+
+  // ---- hands ------------------------------------------------------------------------------------------------------------
+
+  hover(place) {
+    this.hovered = place;
+    this.paintProbe();
+  }
+
+  leave() {
+    const place = this.hovered;
+    this.hovered = null;
+    if (place && !this.get("pinned")) this.put({ probe: place });
+    this.paintProbe();
+  }
+
+  step(by) {
+    const indexes = this.listed().map((card) => card.key);
+    const at = indexes.indexOf(this.get("index"));
+    const to = indexes[at < 0 ? 0 : clamp(at + by, 0, indexes.length - 1)];
+    if (to !== undefined && (!this.deaf || this.model.saved)) this.put({ index: to });
+  }
+
+  key(event) {
+    const direction = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+    if (direction && this.shown) {
+      const [H, W] = this.shown.photo.size;
+      const by = event.shiftKey ? 4 : 1;
+      const [row, col] = this.get("probe");
+      const [down, right] = [(direction[0] * by * H) / this.matches.h, (direction[1] * by * W) / this.matches.w];
+      this.hovered = null;
+      this.put({ probe: [clamp(Math.round(row + down), 0, H - 1), clamp(Math.round(col + right), 0, W - 1)] });
+    } else if (event.key === "Enter" || event.key === " ") this.put({ pinned: true });
+    else return;
+    event.preventDefault();
+  }
+
+  keyAnywhere(event) {
+    const typing = event.target.matches("textarea, input:not([type=range]), select");
+    if (event.ctrlKey || event.metaKey || event.altKey || typing) return;
+    if (event.key === "[") this.step(-1);
+    else if (event.key === "]") this.step(1);
+    else if (event.key === "?") this.toggleHelp();
+    else if (event.key === "Escape") {
+      if (this.get("pinned")) this.put({ pinned: false });
+      else this.choose(null);
+    } else return;
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  toggleHelp() {
+    this.help.hidden = !this.help.hidden;
+    this.helper.setAttribute("aria-expanded", !this.help.hidden);
+  }
+
+  upload(file) {
+    if (!file || this.deaf) return;
+    this.complain("");
+    this.root.classList.add("busy");
+    const parts = Math.max(1, Math.ceil(file.size / PART));
+    file.arrayBuffer().then((content) => {
+      for (let part = 0; part < parts; part++)
+        this.tell({ kind: "upload", name: file.name, part, parts }, [content.slice(part * PART, (part + 1) * PART)]);
+      this.file.value = "";
+    });
+  }
+
+  save(kind) {
+    this.saves[kind].setAttribute("aria-busy", "true");
+    this.tell({ kind });
+  }
+
+  async copyCode() {
+    const code = this.get("as_python");
+    try {
+      await navigator.clipboard.writeText(code);
+      say(this.copy, "copied");
+      setTimeout(() => say(this.copy, "copy as Python"), 1500);
+    } catch {
+      this.code.hidden = false; // no clipboard here: it can be copied by hand
+      this.code.value = code;
+      this.code.select();
+    }
+  }
+
+  // weights: each layer's factor is what it counts at first (1, or its equal weight) times what the slider says
+
+  factors() {
+    const weights = this.get("weights");
+    const base = this.base ?? this.about.layers.map(() => 1);
+    if (weights === null) return { base: this.about.layers.map(() => 1), by: this.about.layers.map(() => 1) };
+    if (weights === "equal") return { base: this.shown.matches.factors, by: this.about.layers.map(() => 1) };
+    return { base, by: this.about.layers.map((name, l) => (weights[name] ?? 1) / base[l]) };
+  }
+
+  setFactors(base, by) {
+    const equal = this.get("weights") === "equal" || (this.base && this.base.some((value) => value !== 1));
+    this.base = base;
+    if (by.every((value) => value === 1)) this.put({ weights: equal ? "equal" : null });
+    else if (by.some((value) => value > 0)) this.put({ weights: Object.fromEntries(this.about.layers.map((name, l) => [name, base[l] * by[l]])) });
+  }
+
+  weigh(layer, value) {
+    const { base, by } = this.factors();
+    this.setFactors(base, by.map((old, l) => (l === layer ? value : old)));
+  }
+
+  mute(layer) {
+    const { base, by } = this.factors();
+    const muted = by[layer] === 0;
+    if (!muted) this.unmuted[layer] = by[layer];
+    this.setFactors(base, by.map((old, l) => (l === layer ? (muted ? (this.unmuted[layer] ?? 1) : 0) : old)));
+  }
+
+  solo(layer) {
+    const { base, by } = this.factors();
+    const already = by.every((value, l) => (value > 0) === (l === layer));
+    if (!already) by.forEach((value, l) => (this.unmuted[l] = value || 1));
+    this.setFactors(base, by.map((old, l) => (already || l === layer ? (this.unmuted[l] ?? 1) : 0)));
+  }
+
+  choose(image) {
+    this.chosen = this.chosen === image ? null : image;
+    this.paintNeighbours();
+    this.paintProbe();
+  }
+
+  leaveOut(image, out) {
+    const without = this.get("without").filter((other) => other !== image);
+    this.put({ without: out ? [...without, image].sort((a, b) => a - b) : without });
+  }
+
+  // ---- painting -----------------------------------------------------------------------------------------------------------
+
+  /** Maps from matches: what K, sigma and the scale change. */
+  paintMaps() {
+    if (!this.shown) return;
+    const { h, w, least, most } = this.matches;
+    const [H, W] = this.shown.photo.size;
+    const sigma = this.get("sigma");
+    this.k = clamp(this.get("k"), least, most);
+    this.steps = this.matches.at(this.k);
+    this.values = this.upsample(this.matches.grid(this.steps), h, w, sigma);
+    const level = this.get("normals").level;
+    let highest = 0;
+    for (const value of this.values) highest = Math.max(highest, value);
+    this.highest = highest;
+    this.end = level ? this.about.scale * level : highest || 1;
+    paintMap(this.map.canvas, this.values, this.table, this.end);
+    this.photo.over.getContext("2d").drawImage(this.map.canvas, 0, 0);
+
+    const alone = this.aloneNow();
+    this.layers.forEach(({ name, pane }, l) => {
+      const found = alone?.layers[name];
+      const map = found ? this.upsample(numbers(found.distance, Float32Array), ...found.grid, sigma) : this.upsample(this.matches.grid(this.steps, l), h, w, sigma);
+      paintMap(pane.canvas, map, this.table, this.end);
+      this.veil(pane, found ? bytes(found.agrees) : null, "disagree");
+      say(pane.title, found ? `${name} alone` : `${name}, its share`);
+      pane.canvas.setAttribute("aria-label", found ? `The map of ${name} searched alone` : `What ${name} contributes to the map`);
+      if (found) {
+        const agreeing = bytes(found.agrees).reduce((a, b) => a + b, 0) / (h * w);
+        say(pane.remark, `agrees at ${Math.round(100 * agreeing)} %`);
+      }
+    });
+    this.alone.forEach((one, i) => one.setAttribute("aria-pressed", this.get("alone") === (i === 1)));
+    say(this.aloneRemark, this.get("alone") ? (alone ? "dark veil: alone, the layer finds another normal pixel than all together" : "searching each layer…") : "");
+    this.sliders.k.show(this.k, Math.min(this.about.most, Math.max(most, 1)));
+    this.sliders.sigma.show(sigma, 16);
+    this.paintThreshold();
+    this.paintNeighbours();
+    this.paintProbe();
+    this.paintBusy();
+  }
+
+  upsample(grid, h, w, sigma) {
+    const [H, W] = this.shown.photo.size;
+    const operator = (from, to) => {
+      const key = `${from} ${to} ${sigma}`;
+      if (Object.keys(this.operators).length > 40) this.operators = {};
+      return (this.operators[key] ??= upsampler(from, to, sigma));
+    };
+    return makeMap(grid, w, operator(h, H), operator(w, W));
+  }
+
+  /** What layers find alone, if it is that of what is seen. */
+  aloneNow() {
+    const alone = this.get("layers_alone");
+    if (!this.get("alone") || !alone.layers) return null;
+    return alone.index === this.shown.matches.index && alone.k === this.get("k") && same(alone.options, this.shown.matches.options) ? alone : null;
+  }
+
+  /** Darken the cells of a pane that are 0 in a list. */
+  veil(pane, shown, kind) {
+    const context = pane.veil.getContext("2d");
+    context.clearRect(0, 0, pane.W, pane.H);
+    pane.veil.dataset.kind = shown ? kind : "";
+    if (!shown) return;
+    const { h, w } = this.matches;
+    context.fillStyle = "#000";
+    for (let i = 0; i < h * w; i++)
+      if (!shown[i]) context.fillRect(((i % w) * pane.W) / w, (Math.floor(i / w) * pane.H) / h, pane.W / w, pane.H / h);
+  }
+
+  paintThreshold() {
+    if (!this.shown) return;
+    const [threshold, normals] = [this.get("threshold"), this.get("normals")];
+    const [H, W] = this.shown.photo.size;
+    const path = contour(this.values, H, W, threshold);
+    for (const pane of [this.photo, this.map]) pane.outline("found", path);
+    const marked = this.values.reduce((count, value) => count + (value >= threshold), 0) / this.values.length;
+    this.threshold.max = this.end;
+    this.threshold.value = Math.min(threshold, this.end);
+    this.threshold.setAttribute("aria-valuetext", threshold.toFixed(2));
+    say(this.ends[1], `≥ ${this.end.toFixed(1)}`);
+    this.level.hidden = !normals.level;
+    if (normals.level) {
+      this.level.style.left = `${(100 * normals.level) / this.end}%`;
+      say(this.level.firstChild, `normals' 99 %: ${normals.level.toFixed(1)}`);
+    }
+    this.bar.classList.toggle("stale", Boolean(normals.stale));
+    this.bar.title = normals.stale ? "What is normal under these options is still being computed" : "";
+    say(this.map.title, `Anomaly map ≥ ${threshold.toFixed(2)}`);
+    say(this.map.remark, `${(100 * marked).toFixed(1)} % of it${this.rate(threshold)}`);
+    const rules = (normals.rates ?? []).map((rule) => {
+      const [of, rate] = rule.split(" ");
+      return [rule, `${+(100 * rate).toFixed(2)} % of normal ${of === "pixel" ? "pixels" : "photos"}`];
+    });
+    const now = this.get("threshold_rule");
+    if (now !== "hand" && now !== "f1" && !rules.some(([rule]) => rule === now)) rules.push([now, now]);
+    this.rule.offer([...rules, ...(this.rule.masks ? [["f1", "best F1 (uses test labels)"]] : []), ["hand", "by hand"]]);
+    this.rule.show(now);
+    this.paintScore();
+    if (this.filter.select.value === "misses" || this.filter.select.value === "alarms") this.paintPhotos();
+  }
+
+  /** What share of normal pixels a threshold marks. */
+  rate(threshold) {
+    const { curve } = this.get("normals");
+    if (!curve) return "";
+    const at = clamp((threshold / curve.end) * (curve.marked.length - 1), 0, curve.marked.length - 1);
+    const [low, high] = [curve.marked[Math.floor(at)], curve.marked[Math.ceil(at)]];
+    const rate = threshold > curve.end ? 0 : low + (at % 1) * (high - low);
+    return `, ${(100 * rate).toFixed(rate < 0.001 ? 2 : 1)} % of normals`;
+  }
+
+  paintScore() {
+    const { scores, of, stale } = this.get("normals");
+    let text = `score ${this.highest.toFixed(2)}`;
+    if (scores) {
+      const reached = scores.filter((score) => score >= this.highest).length;
+      const among = scores.length < of ? `${scores.length} of ${of}` : `${of}`;
+      text += reached ? `, reached by ${reached} of ${scores.length} normals` : `, above all ${among} normals`;
+    }
+    say(this.score, text);
+    this.score.classList.toggle("stale", Boolean(stale));
+    say(this.photo.remark, this.shown.photo.left_out ? "judged against the others" : "");
+  }
+
+  paintOpacity() {
+    this.photo.over.style.opacity = this.get("opacity");
+    this.sliders.opacity.show(this.get("opacity"));
+  }
+
+  paintOptions() {
+    if (!this.shown) return;
+    const [radius, weights] = [this.get("radius"), this.get("weights")];
+    this.everywhere = Math.max(this.matches.h, this.matches.w);
+    this.sliders.radius.show(radius ?? this.everywhere, this.everywhere);
+    this.sliders.kappa.show(this.get("kappa"), 10);
+    this.weighing.offer([["none", "as they are"], ["equal", "equal"], ["hand", "by hand"]]);
+    this.weighing.show(weights === null ? "none" : weights === "equal" ? "equal" : "hand");
+    this.combining.show(this.get("combine"));
+    if (weights === null) this.base = null;
+    const { by } = this.factors();
+    this.layers.forEach(({ weight, solo, mute, name }, l) => {
+      weight.show(Math.round(100 * by[l]) / 100, 3);
+      const only = by.every((value, other) => value > 0 === (other === l));
+      solo.setAttribute("aria-pressed", only);
+      mute.setAttribute("aria-pressed", by[l] === 0);
+      mute.disabled = this.deaf || only;
+      mute.setAttribute("aria-label", `mute ${name}`);
+      solo.setAttribute("aria-label", `solo ${name}`);
+    });
+    const index = this.get("index");
+    this.name.show(index);
+    this.paintPhotos();
+    this.paintBusy();
+  }
+
+  /** Whether the answer to what is set is still awaited. */
+  paintBusy() {
+    if (!this.shown) return;
+    const { matches } = this.shown;
+    const k = this.get("k");
+    const covered = k >= this.matches.least && k <= this.matches.most;
+    const busy =
+      this.get("index") !== matches.index ||
+      OPTIONS.some((name) => !same(this.get(name), matches.options[name])) ||
+      (!covered && matches.asked_k !== k) ||
+      (this.get("alone") && !this.aloneNow());
+    this.root.classList.toggle("busy", busy);
+    this.root.setAttribute("aria-busy", busy);
+    clearTimeout(this.waiting);
+    if (busy && !this.model.saved) this.waiting = setTimeout(() => this.#hears(false), PATIENCE);
+  }
+
+  /** The photos that the strip shows, in its order. */
+  listed() {
+    const [scores, threshold] = [this.get("scores"), this.get("threshold")];
+    const wanted = this.filter.select.value || "all";
+    const saved = this.model.saved;
+    const cards = this.get("photos").map(([name, label], index) => {
+      const [score, fresh] = scores[index] ?? [null, false];
+      const wrong = label === null || score === null ? "" : label === "good" ? (score >= threshold ? "alarms" : "") : score < threshold ? "misses" : "";
+      return { key: index, name: `photo ${name}${score === null ? "" : `, score ${score.toFixed(2)}`}`, top: "", bottom: score === null ? (fresh ? "unreadable" : "…") : score.toFixed(1), score, label, wrong, state: fresh ? "" : "stale" };
+    });
+    const shown = cards.filter((card) => (!saved || saved.includes(card.key)) && (wanted === "all" || wanted === `label ${card.label}` || wanted === card.wrong));
+    return this.order.select.value === "score" ? shown.sort((a, b) => (b.score ?? -1) - (a.score ?? -1)) : shown;
+  }
+
+  paintPhotos() {
+    const photos = this.get("photos");
+    this.name.offer(photos.map(([name], index) => [index, name]).filter(([index]) => !this.model.saved || this.model.saved.includes(index)));
+    this.name.show(this.get("index"));
+    const labels = [...new Set(photos.map(([, label]) => label))].filter((label) => label !== null);
+    const judged = labels.length ? [["misses", "misses"], ["alarms", "false alarms"]] : [];
+    this.filter.offer([["all", "all"], ...labels.map((label) => [`label ${label}`, label]), ...judged]);
+    const cards = this.listed();
+    this.strip.show(cards, this.get("index"));
+    this.strip.node.classList.toggle("none", !cards.length);
+    this.strip.node.dataset.none = `no ${this.filter.select.selectedOptions[0]?.text ?? "photos"} at this threshold`;
+    const picked = `${this.get("index")} ${this.order.select.value} ${this.filter.select.value}`;
+    if (this.picked !== picked) this.strip.reveal(this.get("index"));
+    this.picked = picked;
+    say(this.photo.title, photos[this.shown?.photo.index]?.[0] ?? "");
+  }
+
+  paintNeighbours() {
+    if (!this.shown) return;
+    const { matches } = this.shown;
+    const shares = new Float64Array(matches.neighbours.length);
+    for (const step of this.steps) shares[this.matches.image[step]] += 1 / this.steps.length;
+    const cards = matches.neighbours.slice(0, this.k).map(([image, distance], rank) => ({
+      key: image, top: `${rank + 1}`, bottom: distance.toFixed(2), share: shares[rank] / Math.max(...shares),
+      name: `neighbour ${rank + 1}, normal ${image}, distance ${distance.toFixed(2)}, explains ${(100 * shares[rank]).toFixed(1)} % of the pixels`,
+    }));
+    const out = this.get("without").filter((image) => !matches.neighbours.some(([other]) => other === image));
+    cards.push(...out.map((image) => ({ key: image, top: "✕", bottom: `normal ${image}`, name: `normal ${image}, left out`, state: "out" })));
+    this.neighbours.show(cards, this.chosen);
+    say(this.neighboursTitle, this.get("only") === null ? `Its ${this.k} nearest normal photos` : `Compared with normal ${this.get("only")} only`);
+
+    const rank = matches.neighbours.findIndex(([image]) => image === this.chosen);
+    const explained = rank < 0 ? null : Uint8Array.from(this.steps, (step) => this.matches.image[step] === rank);
+    for (const pane of [this.map, this.photo]) this.veil(pane, explained, "part");
+    const { h, w } = this.matches;
+    const [H, W] = this.shown.photo.size;
+    const places = rank < 0 ? [] : [...this.steps].filter((step) => this.matches.image[step] === rank).map((step) => this.matches.place[step]);
+    this.dots = [...new Set(places)].map((place) => svg("circle", { cx: (((place % w) + 0.5) * W) / w, cy: ((Math.floor(place / w) + 0.5) * H) / h, r: Math.max(H, W) / 180 }));
+
+    const known = rank >= 0 || out.includes(this.chosen);
+    const actions = [];
+    if (known && rank >= 0) {
+      actions.push(el("span", {}, `Normal ${this.chosen} explains ${(100 * shares[rank]).toFixed(1)} % of the pixels: the bright part; dots are the pixels that do.`));
+      if (matches.neighbours.length > 1) actions.push(button("leave out", "See the map without it", () => this.leaveOut(this.chosen, true), { class: "python" }), button("only this one", "See the map if this were the only normal photo", () => this.put({ only: this.chosen }), { class: "python" }));
+    } else if (known) actions.push(button("bring back", "Compare with it again", () => this.leaveOut(this.chosen, false), { class: "python" }));
+    if (this.get("only") !== null) actions.push(button("compare with all", "With all normal photos again", () => this.put({ only: null }), { class: "python" }));
+    if (this.get("without").length) actions.push(button("bring all back", "Compare with all normal photos again", () => this.put({ without: [] }), { class: "python" }));
+    if (known) actions.push(button("close", "Look at all of the map again  Esc", () => this.choose(null)));
+    if (!known) this.chosen = null;
+    const wanted = JSON.stringify([rank, this.chosen, this.get("only"), this.get("without"), known && rank >= 0 && shares[rank]]);
+    if (this.offered !== wanted) {
+      this.about_chosen.replaceChildren(...actions);
+      if (this.deaf) for (const action of this.about_chosen.querySelectorAll(".python")) action.disabled = true;
+    }
+    this.offered = wanted;
+  }
+
+  /** What is seen at a place. */
+  see(place) {
+    const { h, w } = this.matches;
+    const [H, W] = this.shown.photo.size;
+    const cell = Math.floor((place[0] * h) / H) * w + Math.floor((place[1] * w) / W);
+    const { row, col, ...match } = this.matches.describe(this.steps[cell]);
+    match.image = this.shown.matches.neighbours[match.neighbour][0];
+    match.place = [Math.floor(((row + 0.5) * H) / h), Math.floor(((col + 0.5) * W) / w)];
+    return { place, cell, match };
+  }
+
+  /** What a layer finds alone at a place. */
+  seeAlone(place, found) {
+    const [h, w] = found.grid;
+    const [H, W] = this.shown.photo.size;
+    const cell = Math.floor((place[0] * h) / H) * w + Math.floor((place[1] * w) / W);
+    const at = numbers(found.place, Uint32Array)[cell];
+    return {
+      neighbour: numbers(found.image, Uint16Array)[cell],
+      distance: numbers(found.distance, Float32Array)[cell],
+      place: [Math.floor(((Math.floor(at / w) + 0.5) * H) / h), Math.floor((((at % w) + 0.5) * W) / w)],
+    };
+  }
+
+  paintProbe() {
+    if (!this.shown) return;
+    const { matches, photo } = this.shown;
+    const [pinned, probe] = [this.get("pinned"), this.get("probe").map((at, axis) => Math.min(at, photo.size[axis] - 1))];
+    const pin = pinned ? this.see(probe) : null;
+    const hover = this.hovered ? this.see(this.hovered) : pinned ? null : this.see(probe);
+    const seen = hover ?? pin;
+    for (const pane of [this.photo, this.map, ...this.layers.map((layer) => layer.pane)]) {
+      pane.point("pinned", pin?.place);
+      pane.point("hovered", hover?.place);
+    }
+    const image = this.chosen !== null && !this.hovered && matches.neighbours.some(([other]) => other === this.chosen) ? this.chosen : seen.match.image;
+    const bitmap = this.normals.get(image);
+    if (bitmap) this.normal.draw(bitmap);
+    this.normal.point("pinned", pin?.match.image === image ? pin.match.place : null);
+    this.normal.point("hovered", hover?.match.image === image ? hover.match.place : null);
+    this.normal.dots.replaceChildren(...(image === this.chosen ? this.dots : []));
+    const rank = matches.neighbours.findIndex(([other]) => other === image);
+    say(this.normal.title, `Normal ${image}`);
+    say(this.normal.remark, `neighbour ${rank + 1} of ${this.k}`);
+
+    const { h, w } = this.matches;
+    this.patches[0].draw(this.bitmap, seen.place, photo.size, [h, w]);
+    const other = this.normals.get(seen.match.image);
+    if (other) this.patches[1].draw(other, seen.match.place, photo.size, [h, w]);
+    say(this.patchNames[0], `(${seen.place.join(", ")})`);
+    say(this.patchNames[1], `(${seen.match.place.join(", ")})`);
+
+    const alone = this.aloneNow();
+    const own = alone && this.layers.map(({ name }) => this.seeAlone(seen.place, alone.layers[name]));
+    this.own.forEach((mark, l) => {
+      const there = own && matches.neighbours[own[l].neighbour][0] === image ? own[l].place : null;
+      mark.setAttribute("visibility", there ? "visible" : "hidden");
+      if (there) mark.setAttribute("transform", `translate(${there[1] + 0.5} ${there[0] + 0.5}) scale(${Math.max(...photo.size) / 224})`);
+    });
+    if (!alone) this.layers.forEach(({ pane }, l) => say(pane.remark, `${seen.match.distance ? Math.round((100 * seen.match.parts[l]) / seen.match.distance) : 0} % here`));
+    const both = pin && hover ? [["pinned", pin], ["pointed at", hover]] : [[pin ? "pinned" : "pointed at", seen]];
+    this.readout.show(both, this.about.layers, alone && ((s, l) => this.tellAlone(s, alone.layers[this.about.layers[l]])));
+  }
+
+  tellAlone(seen, found) {
+    const own = this.seeAlone(seen.place, found);
+    const agrees = bytes(found.agrees)[seen.cell];
+    return `${own.distance.toFixed(3)} · ${agrees ? "the same pixel" : `neighbour ${own.neighbour + 1}, (${own.place.join(", ")})`}`;
+  }
+}
+
+export function render({ model, el: root }) {
+  const explorer = new Explorer(model, root);
+  explorer.answer();
+  return () => explorer.close();
+}
+
+export default { render };

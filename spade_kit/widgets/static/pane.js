@@ -1,0 +1,110 @@
+// A picture with what lies on it, in one coordinate system: map pixels. Pointing at it gives a place.
+
+import { clamp, el, svg } from "./dom.js";
+
+/** A ring with a cross of four strokes, so that its middle can be seen; dark below light, for any background. */
+export function ring(kind) {
+  const shape = () => [
+    svg("circle", { r: 8 }),
+    svg("path", { d: "M-14 0H-8M8 0H14M0-14V-8M0 8V14" }),
+  ];
+  return svg("g", { class: `sk-ring ${kind}`, visibility: "hidden" }, svg("g", { class: "halo" }, ...shape()), svg("g", { class: "ink" }, ...shape()));
+}
+
+export class Pane {
+  /**
+   * @param {string} name what the picture is, for those who cannot see it
+   * @param {object} on ``hover(row, col)``, ``leave()``, ``pin(row, col)``, ``key(event)``; none for a pane to look at
+   */
+  constructor(name, on = null, rings = ["pinned", "hovered"]) {
+    this.canvas = el("canvas", { class: "base", role: "img", "aria-label": name });
+    this.over = el("canvas", { class: "over", "aria-hidden": "true" });
+    this.veil = el("canvas", { class: "veil", "aria-hidden": "true" });
+    this.truth = svg("g", { class: "sk-truth" }, svg("path", { class: "halo" }), svg("path", { class: "ink" }));
+    this.found = svg("g", { class: "sk-found" }, svg("path", { class: "halo" }), svg("path", { class: "ink" }));
+    this.dots = svg("g", { class: "sk-dots" });
+    this.rings = Object.fromEntries(rings.map((kind) => [kind, ring(kind)]));
+    this.marks = svg("svg", { class: "marks", "aria-hidden": "true", preserveAspectRatio: "none" }, this.dots, this.truth, this.found, ...Object.values(this.rings));
+    this.stage = el("div", { class: "sk-stage" }, this.canvas, this.over, this.veil, this.marks);
+    this.title = el("span", { class: "sk-title" });
+    this.remark = el("span", { class: "sk-remark" });
+    this.figure = el("figure", {}, el("figcaption", {}, this.title, this.remark), this.stage);
+    if (on) this.#listen(on);
+  }
+
+  resize(H, W) {
+    if (this.H === H && this.W === W) return;
+    [this.H, this.W] = [H, W];
+    for (const canvas of [this.canvas, this.over, this.veil]) [canvas.width, canvas.height] = [W, H];
+    this.marks.setAttribute("viewBox", `0 0 ${W} ${H}`);
+    this.stage.style.aspectRatio = `${W} / ${H}`;
+  }
+
+  draw(bitmap) {
+    this.canvas.getContext("2d").drawImage(bitmap, 0, 0, this.W, this.H);
+  }
+
+  /** Put a ring on a pixel, or take it away. */
+  point(kind, place) {
+    const mark = this.rings[kind];
+    mark.setAttribute("visibility", place ? "visible" : "hidden");
+    if (!place) return;
+    const scale = Math.max(this.H, this.W) / 224;
+    mark.setAttribute("transform", `translate(${place[1] + 0.5} ${place[0] + 0.5}) scale(${scale})`);
+    [mark.dataset.row, mark.dataset.col] = place;
+  }
+
+  outline(which, path) {
+    for (const line of this[which].children) line.setAttribute("d", path);
+  }
+
+  #listen(on) {
+    const place = (event) => {
+      const box = this.stage.getBoundingClientRect();
+      const row = Math.floor(((event.clientY - box.top) / box.height) * this.H);
+      const col = Math.floor(((event.clientX - box.left) / box.width) * this.W);
+      return [clamp(row, 0, this.H - 1), clamp(col, 0, this.W - 1)];
+    };
+    this.stage.classList.add("pointed");
+    this.stage.addEventListener("pointermove", (event) => on.hover(...place(event)));
+    this.stage.addEventListener("pointerleave", () => on.leave());
+    this.stage.addEventListener("click", (event) => on.pin(...place(event)));
+    if (on.key) {
+      this.stage.tabIndex = 0;
+      this.stage.setAttribute("role", "application");
+      this.stage.setAttribute("aria-label", "Probe: arrow keys move it, Enter pins it, Escape frees it");
+      this.stage.addEventListener("keydown", on.key);
+    }
+  }
+}
+
+/** What surrounds a place, enlarged, with a frame around its cell; both patches of a pair have one scale. */
+export class Patch {
+  constructor(name, cells = 10) {
+    this.cells = cells;
+    this.canvas = el("canvas", { width: 120, height: 120, role: "img", "aria-label": name });
+  }
+
+  draw(bitmap, [row, col], [H, W], [h, w]) {
+    const context = this.canvas.getContext("2d");
+    const [height, width] = [H / h, W / w]; // of a cell
+    const side = this.cells * Math.max(height, width);
+    const scale = this.canvas.width / side;
+    const [top, left] = [row + 0.5 - side / 2, col + 0.5 - side / 2];
+    context.fillStyle = "#808080";
+    context.fillRect(0, 0, this.canvas.width, this.canvas.height);
+    context.setTransform((scale * W) / bitmap.width, 0, 0, (scale * H) / bitmap.height, -left * scale, -top * scale);
+    context.drawImage(bitmap, 0, 0);
+    context.setTransform(scale, 0, 0, scale, -left * scale, -top * scale);
+    const cell = [Math.floor((col * w) / W) * width, Math.floor((row * h) / H) * height, width, height];
+    for (const [ink, thick] of [["#000", 4], ["#fff", 2]]) {
+      [context.strokeStyle, context.lineWidth] = [ink, thick / scale];
+      context.strokeRect(...cell);
+    }
+    context.setTransform(1, 0, 0, 1, 0, 0);
+  }
+
+  clear() {
+    this.canvas.getContext("2d").clearRect(0, 0, this.canvas.width, this.canvas.height);
+  }
+}

@@ -1,0 +1,45 @@
+// What is known of one place, or of two side by side, as a table and as a sentence.
+
+import { el, say } from "./dom.js";
+
+const percent = (part, whole) => (whole > 0 ? Math.round((100 * part) / whole) : 0);
+const pair = ([row, col]) => `(${row}, ${col})`;
+
+/** @param {object} seen place, match: {image, neighbour, place, distance, parts} */
+export function sentence({ place, match }, layers) {
+  const parts = layers.map((name, l) => `${name} ${percent(match.parts[l], match.distance)} %`).join(", ");
+  return `${pair(place)} → normal ${match.image}, neighbour ${match.neighbour + 1}, ${pair(match.place)}, distance ${match.distance.toFixed(3)}: ${parts}`;
+}
+
+export class Readout {
+  constructor() {
+    this.body = el("tbody");
+    this.head = el("tr");
+    this.live = el("p", { class: "sk-live", "aria-live": "polite" });
+    this.node = el("div", { class: "sk-readout" }, el("table", {}, el("thead", {}, this.head), this.body), this.live);
+  }
+
+  /** @param {Array} seen [heading, what is seen] of one place or two; @param {object} own what layers find alone */
+  show(seen, layers, own) {
+    const rows = [
+      ["place", (s) => pair(s.place)],
+      ["explained by", (s) => `normal ${s.match.image} (neighbour ${s.match.neighbour + 1})`],
+      ["there at", (s) => pair(s.match.place)],
+      ["distance", (s) => s.match.distance.toFixed(3)],
+      ...layers.map((name, l) => [name, (s) => `${s.match.parts[l].toFixed(3)} · ${percent(s.match.parts[l], s.match.distance)} %`]),
+      ...(own ? layers.map((name, l) => [`${name} alone`, (s) => own(s, l)]) : []),
+    ];
+    this.head.replaceChildren(el("td"), ...seen.map(([heading]) => el("th", { scope: "col" }, heading)));
+    this.body.replaceChildren(
+      ...rows.map(([name, cell]) => el("tr", {}, el("th", { scope: "row" }, name), ...seen.map(([, s]) => el("td", {}, cell(s))))),
+    );
+    // spoken once the pointer rests, not at every pixel on the way
+    clearTimeout(this.timer);
+    const text = seen.map(([heading, s]) => (seen.length > 1 ? `${heading} ` : "") + sentence(s, layers)).join("; ");
+    this.timer = setTimeout(() => say(this.live, text), 150);
+  }
+
+  close() {
+    clearTimeout(this.timer);
+  }
+}

@@ -1,0 +1,74 @@
+// Small pictures in a row, one of which is picked.
+
+import { bytes, el, say } from "./dom.js";
+
+export class Strip {
+  /** @param {function} pick called with a picture's key */
+  constructor(name, pick) {
+    this.pick = pick;
+    this.cards = new Map();
+    this.node = el("div", { class: "sk-strip", role: "group", "aria-label": name });
+  }
+
+  /** Show cards in this order. @param {Array} cards {key, top, bottom, name, share, state} each */
+  show(cards, picked) {
+    const order = cards.map((card) => this.#update(card, card.key === picked));
+    const now = this.node.children;
+    if (order.length !== now.length || order.some((node, i) => now[i] !== node)) this.node.replaceChildren(...order);
+  }
+
+  picture(key, view) {
+    const card = this.cards.get(key) ?? this.#make(key);
+    if (card.view === view || !view.byteLength) return;
+    this.#forget(card);
+    card.view = view;
+    card.image.src = card.url = URL.createObjectURL(new Blob([bytes(view)], { type: "image/jpeg" }));
+  }
+
+  reveal(key) {
+    const node = this.cards.get(key)?.node;
+    if (!node?.isConnected) return;
+    const [left, right] = [this.node.scrollLeft, this.node.scrollLeft + this.node.clientWidth];
+    if (node.offsetLeft < left || node.offsetLeft + node.offsetWidth > right)
+      this.node.scrollLeft = node.offsetLeft - this.node.clientWidth / 2;
+  }
+
+  /** Drop the pictures that are not among these keys. */
+  keep(keys) {
+    const kept = new Set(keys);
+    for (const [key, card] of this.cards) {
+      if (kept.has(key)) continue;
+      this.#forget(card);
+      this.cards.delete(key);
+    }
+  }
+
+  close() {
+    this.keep([]);
+  }
+
+  #make(key) {
+    const [top, bottom, image] = [el("span", { class: "top" }), el("span", { class: "bottom" }), el("img", { alt: "", draggable: "false" })];
+    const share = el("span", { class: "share" });
+    const node = el("button", { type: "button", class: "sk-card", onclick: () => this.pick(key) }, image, top, bottom, share);
+    const card = { node, image, top, bottom, share };
+    this.cards.set(key, card);
+    return card;
+  }
+
+  #update({ key, top, bottom, name, share = null, state = "" }, picked) {
+    const card = this.cards.get(key) ?? this.#make(key);
+    say(card.top, top);
+    say(card.bottom, bottom);
+    card.node.className = `sk-card ${state}`;
+    card.node.setAttribute("aria-label", name);
+    card.node.setAttribute("aria-pressed", picked);
+    card.node.dataset.key = key;
+    card.share.style.width = share === null ? "0" : `${100 * share}%`;
+    return card.node;
+  }
+
+  #forget(card) {
+    if (card.url) URL.revokeObjectURL(card.url);
+  }
+}

@@ -1,0 +1,207 @@
+"""A real browser, JupyterLab in it, and an explorer in that: what browser tests stand on."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+ARGUMENTS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+]
+READY = "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.connectionStatus === 'connected'"
+RUN_ALL = """async () => {
+    const notebook = jupyterapp.shell.currentWidget;
+    await notebook.context.ready;
+    await notebook.sessionContext.ready;
+    await jupyterapp.commands.execute('notebook:run-all-cells');
+    return notebook.content.widgets.filter(cell => cell.model.type === 'code').flatMap(cell =>
+        cell.model.outputs.toJSON().filter(o => o.output_type === 'error').map(e => e.ename + ': ' + e.evalue));
+}"""
+EXECUTE = """async (code) => {
+    const kernel = jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+    const future = kernel.requestExecute({ code, silent: false, store_history: false });
+    let text = '';
+    future.onIOPub = (message) => {
+        const { header: { msg_type: type }, content } = message;
+        if (type === 'stream') text += content.text;
+        if (type === 'error') text += 'ERROR ' + content.ename + ': ' + content.evalue;
+    };
+    await future.done;
+    return text;
+}"""
+
+
+def find_browser() -> str | None:
+    named = os.environ.get("CHROMIUM")
+    return named or next((path for path in map(shutil.which, BROWSERS) if path), None)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def wait_for(url: str, process: subprocess.Popen, seconds: float = 90) -> None:
+    """Until a server answers."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise RuntimeError(f"No answer from {url}; exit status {process.poll()}.")
+
+
+class Jupyter:
+    """A server of one's own: its own folder, settings and token, listening on localhost."""
+
+    def __init__(self, folder: Path, app: str = "jupyterlab", *options: str) -> None:
+        self.folder, self.port, token = folder, free_port(), "t" * 32
+        mine = {name: str(folder / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")}
+        environment = os.environ | mine | {"JUPYTER_TOKEN": token, "JUPYTER_PREFER_ENV_PATH": "1"}
+        self.environment = environment
+        self.log = open(folder / f"{app}.log", "wb")  # noqa: SIM115
+        common = [f"--port={self.port}", "--no-browser", *options]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", app, *common], env=environment, stdout=self.log, stderr=self.log, cwd=folder
+        )
+        self.query = f"token={token}"
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}/{path}{'&' if '?' in path else '?'}{self.query}"
+
+    def close(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.log.close()
+
+
+def start_lab(folder: Path) -> Jupyter:
+    root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    lab = Jupyter(
+        folder,
+        "jupyterlab",
+        *root,
+        "--ServerApp.ip=127.0.0.1",
+        "--ServerApp.port_retries=0",
+        f"--ServerApp.root_dir={folder}",
+        "--LabApp.extension_manager=readonly",
+        "--LabApp.expose_app_in_browser=True",
+        "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    )
+    wait_for(lab.url("api/status"), lab.process)
+    return lab
+
+
+def write_notebook(path: Path, *cells: str) -> None:
+    import nbformat
+
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, path)
+
+
+class Notebook:
+    """A notebook open in a page of its own, run from top to bottom."""
+
+    def __init__(self, browser, lab: Jupyter, name: str, *cells: str, run: bool = True, **page) -> None:
+        write_notebook(lab.folder / name, *cells) if cells else None
+        self.errors: list[str] = []
+        self.page = browser.new_page(**({"viewport": {"width": 1280, "height": 1000}} | page))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.goto(lab.url(f"doc/tree/{name}"))
+        self.page.wait_for_selector(".jp-Notebook")
+        if run:
+            self.page.wait_for_function(READY, timeout=90_000)
+            errors = self.page.evaluate(RUN_ALL)
+            assert errors == [], errors
+
+    def execute(self, code: str) -> str:
+        """Run a line in the notebook's kernel and tell what it printed."""
+        text = self.page.evaluate(EXECUTE, code)
+        assert not text.startswith("ERROR"), text
+        return text.strip()
+
+    def ask(self, expression: str):
+        """A value of the kernel's, through JSON."""
+        return json.loads(self.execute(f"import json; print(json.dumps({expression}))"))
+
+    def close(self) -> None:
+        self.page.evaluate("jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+        self.page.close()
+
+
+class Shown:
+    """An explorer as a hand and an eye have it."""
+
+    def __init__(self, page, nth: int = 0) -> None:
+        self.page = page
+        self.root = page.locator(".spade-kit").nth(nth)
+        self.root.locator(":scope[data-shown]").wait_for(timeout=60_000)
+        self.stages = self.root.locator(".sk-stage")
+        self.photo, self.map, self.normal, *self.layers = (self.stages.nth(at) for at in range(6))
+
+    def settle(self) -> None:
+        """Until the answer to all that was asked is drawn."""
+        self.root.locator(":scope[aria-busy=false]").wait_for(timeout=30_000)
+        self.page.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
+
+    def at(self, stage, row: int, col: int) -> dict:
+        """Where on the screen a pixel of the map lies."""
+        stage.scroll_into_view_if_needed()
+        box, (height, width) = stage.bounding_box(), self.size
+        return {
+            "x": box["x"] + (col + 0.5) * box["width"] / width,
+            "y": box["y"] + (row + 0.5) * box["height"] / height,
+        }
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return tuple(self.map.locator("canvas.base").evaluate("canvas => [canvas.height, canvas.width]"))
+
+    def hover(self, stage, row: int, col: int) -> None:
+        self.page.mouse.move(**self.at(stage, row, col))
+
+    def click(self, stage, row: int, col: int) -> None:
+        self.page.mouse.click(**self.at(stage, row, col))
+
+    def ring(self, stage, kind: str = "hovered") -> tuple[int, int] | None:
+        mark = stage.locator(f".sk-ring.{kind}")
+        if mark.get_attribute("visibility") == "hidden":
+            return None
+        return int(mark.get_attribute("data-row")), int(mark.get_attribute("data-col"))
+
+    def pixels(self, stage, canvas: str = "base") -> np.ndarray:
+        """(H, W, 3) uint8, as they are drawn."""
+        script = "c => Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)"
+        values = stage.locator(f"canvas.{canvas}").evaluate(script)
+        return np.array(values, np.uint8).reshape(*self.size, 4)[..., :3]
+
+    def slide(self, name: str, value: float) -> None:
+        """Move a slider as a hand does: the page hears of each change."""
+        script = (
+            "(input, value) => { input.value = value; input.dispatchEvent(new Event('input', { bubbles: true })); }"
+        )
+        self.root.get_by_label(name, exact=True).evaluate(script, value)
+
+    def press(self, name: str) -> None:
+        self.root.get_by_role("button", name=name, exact=True).click()
+
+    def choose(self, name: str, value: str) -> None:
+        self.root.get_by_label(name, exact=True).select_option(value)
