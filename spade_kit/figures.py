@@ -122,8 +122,10 @@ def draw_reconstruction(result: Result, *, axes: Sequence[Axes] | None = None) -
 def draw_explanation(result: Result, row: int, col: int, threshold: float | None = None) -> Figure:
     """What was found, and below it the normal pixel that explains one place: `draw_result` above `draw_match`."""
     figure = plt.figure(figsize=(_WIDTH, 6.4), layout="constrained")
-    above, below = map(figure.add_subfigure, figure.add_gridspec(2, 1, height_ratios=(3.6, 2.8)))
+    grid = figure.add_gridspec(2, 1, height_ratios=(3.6, 2.8))
+    above, below = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
     draw_result(result, threshold, axes=above.subplots(1, 3))
+    above.supxlabel("")  # the small print stands below once
     draw_match(result, row, col, axes=below.subplots(1, 5))
     plt.close(figure)
     return figure

@@ -1,5 +1,6 @@
 """A real browser, JupyterLab in it, and an explorer in that: what browser tests stand on."""
 
+import base64
 import json
 import os
 import shutil
@@ -8,9 +9,11 @@ import subprocess
 import sys
 import time
 import urllib.request
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 ARGUMENTS = [
@@ -68,7 +71,10 @@ class Jupyter:
 
     def __init__(self, folder: Path, app: str = "jupyterlab", *options: str) -> None:
         self.folder, self.port, token = folder, free_port(), "t" * 32
-        mine = {name: str(folder / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")}
+        settings = {"JUPYTER_CONFIG_PATH": str(Path(__file__).parents[1] / ".jupyter")}
+        mine = settings | {
+            name: str(folder / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")
+        }
         environment = os.environ | mine | {"JUPYTER_TOKEN": token, "JUPYTER_PREFER_ENV_PATH": "1"}
         self.environment = environment
         self.log = open(folder / f"{app}.log", "wb")  # noqa: SIM115
@@ -142,9 +148,22 @@ class Notebook:
         """A value of the kernel's, through JSON."""
         return json.loads(self.execute(f"import json; print(json.dumps({expression}))"))
 
+    def until(self, expression: str, value, seconds: float = 10) -> None:
+        """What the page tells the kernel takes its time."""
+        end = time.monotonic() + seconds
+        while (now := self.ask(expression)) != value and time.monotonic() < end:
+            self.page.wait_for_timeout(50)
+        assert now == value
+
     def close(self) -> None:
         self.page.evaluate("jupyterapp.shell.currentWidget.sessionContext.shutdown()")
         self.page.close()
+
+
+def read_canvas(canvas) -> np.ndarray:
+    """(H, W, 4) uint8."""
+    url = canvas.evaluate("canvas => canvas.toDataURL('image/png')")
+    return np.asarray(Image.open(BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGBA"))
 
 
 class Shown:
@@ -188,10 +207,8 @@ class Shown:
         return int(mark.get_attribute("data-row")), int(mark.get_attribute("data-col"))
 
     def pixels(self, stage, canvas: str = "base") -> np.ndarray:
-        """(H, W, 3) uint8, as they are drawn."""
-        script = "c => Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)"
-        values = stage.locator(f"canvas.{canvas}").evaluate(script)
-        return np.array(values, np.uint8).reshape(*self.size, 4)[..., :3]
+        """(H, W, 4) uint8, as they are drawn."""
+        return read_canvas(stage.locator(f"canvas.{canvas}"))
 
     def slide(self, name: str, value: float) -> None:
         """Move a slider as a hand does: the page hears of each change."""

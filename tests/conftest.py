@@ -20,6 +20,7 @@ jaxtyping.install_import_hook(
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",  # an int will do for a float
 )
 
+import browsing  # noqa: E402
 import matplotlib  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -91,3 +92,29 @@ class TinyNet(torch.nn.Module):
 @pytest.fixture
 def tiny() -> spade_kit.Backbone:
     return spade_kit.load_backbone(TinyNet(), layers=("early", "middle", "late"), pooled="late", resize=72, crop=64)
+
+
+# ---- a browser -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """The system's Chromium, headless."""
+    path = browsing.find_browser()
+    if path is None:
+        if os.environ.get("CI"):
+            pytest.fail("no Chromium was found; with CI set browser tests must run (Debian: apt install chromium)")
+        pytest.skip("browser tests need Chromium (Debian: apt install chromium, or CHROMIUM=path)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=browsing.ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory, browser):
+    lab = browsing.start_lab(tmp_path_factory.mktemp("lab"))
+    yield lab
+    lab.close()

@@ -11,9 +11,9 @@ _PAUSE = 0.3  # s after the last change: a slider may still be moving
 
 
 class Background:
-    """Steps that start over whenever something changes.
+    """Steps that start over whenever something changes, which may be in any thread.
 
-    Without a running event loop, in a plain script, nothing is computed until `finish` is called.
+    Made without a running event loop, in a plain script, it computes nothing until `finish` is called.
 
     Parameters
     ----------
@@ -23,20 +23,20 @@ class Background:
 
     def __init__(self, steps: Callable[[], Iterator[Step]]) -> None:
         self._steps = steps
+        self._round = 0  # steps of an earlier round are given up
         self._task: asyncio.Task | None = None
+        try:
+            self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:
+            self._loop = None
 
     def restart(self) -> None:
-        self.stop()
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            return
-        self._task = loop.create_task(self._run())
+        self._round += 1
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._begin, self._round)
 
     def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None
+        self._round += 1
 
     def finish(self) -> None:
         """Do all of it now."""
@@ -44,7 +44,15 @@ class Background:
         for compute, tell in self._steps():
             tell(compute())
 
-    async def _run(self) -> None:
+    def _begin(self, number: int) -> None:
+        self._task = asyncio.ensure_future(self._run(number))  # held here: a loop keeps only weak references
+
+    async def _run(self, number: int) -> None:
         await asyncio.sleep(_PAUSE)
+        if number != self._round:
+            return
         for compute, tell in self._steps():
-            tell(await asyncio.to_thread(compute))
+            value = await asyncio.to_thread(compute)
+            if number != self._round:
+                return
+            tell(value)

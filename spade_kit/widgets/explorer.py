@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import anywidget
@@ -123,6 +124,7 @@ class Explorer(anywidget.AnyWidget):
     problem = traitlets.Unicode().tag(sync=True)
 
     def __init__(self, spade: SPADE, photos: Dataset | Iterable[Photo] | None = None) -> None:
+        self._lock = RLock()
         self._quiet = True  # until everything is there
         self.spade = spade = copy.copy(spade)  # as it is now
         self._album: Album = Album(spade, photos)
@@ -238,19 +240,24 @@ class Explorer(anywidget.AnyWidget):
 
     # ---- what can be set ---------------------------------------------------------------------------------------------
 
-    @traitlets.validate("index", "k", "kappa", "radius", "weights", "combine", "sigma", "threshold", "threshold_rule")
-    @traitlets.validate("probe", "without", "only", "opacity")
+    @traitlets.validate(*CHECKS)
     def _check(self, proposal: dict) -> Any:
         return CHECKS[proposal["trait"].name](self, proposal["value"])
 
     @contextmanager
     def _quietly(self) -> Iterator[None]:
-        """Set traits without consequences."""
-        before, self._quiet = self._quiet, True
-        try:
-            yield
-        finally:
-            self._quiet = before
+        """Set traits without consequences, and with no other thread in between."""
+        with self._lock:
+            before, self._quiet = self._quiet, True
+            try:
+                yield
+            finally:
+                self._quiet = before
+
+    def notify_change(self, change: Any) -> None:
+        """One change at a time: a notebook's cells and its page's messages come in different threads."""
+        with self._lock:
+            super().notify_change(change)
 
     def _follow(self, change: dict) -> None:
         """What is set from Python is computed at once; after a mistake all is as before."""
@@ -273,19 +280,20 @@ class Explorer(anywidget.AnyWidget):
 
     def set_state(self, sync_data: dict) -> None:
         """What the page sends. A mistake is told there, and all is as before."""
-        before = {name: getattr(self, name) for name in _MOVABLE}
-        problem = ""
-        try:
-            with self._quietly():
-                super().set_state(sync_data)
-            self._look()
-        except _MISTAKES as mistake:
-            problem = str(mistake)
-            with self._quietly():
-                for name, value in before.items():
-                    setattr(self, name, value)
-            self._look()
-        self.problem = problem
+        with self._lock:
+            before = {name: getattr(self, name) for name in _MOVABLE}
+            problem = ""
+            try:
+                with self._quietly():
+                    super().set_state(sync_data)
+                self._look()
+            except Exception as mistake:  # whatever it is: nobody sees a traceback here
+                problem = str(mistake) if isinstance(mistake, _MISTAKES) else f"{type(mistake).__name__}: {mistake}"
+                with self._quietly():
+                    for name, value in before.items():
+                        setattr(self, name, value)
+                self._look()
+            self.problem = problem
 
     def _options(self, k: int) -> Options:
         return Options(k, self.kappa, self.radius, freeze(self.weights), self.combine, self.without, self.only)
@@ -299,7 +307,7 @@ class Explorer(anywidget.AnyWidget):
     def _look(self) -> None:
         """Tell the page all that follows from what is set."""
         options = self._options(self._reach)
-        with self.hold_sync(), self._quietly():
+        with self._quietly(), self.hold_sync():
             if self._seen != (self.index, options):
                 full = self._sight.find(self.index, options)
                 if self._seen[0] != self.index:
@@ -323,10 +331,23 @@ class Explorer(anywidget.AnyWidget):
             "index": index,
             "options": {name: getattr(self, name) for name in _OPTIONS},
             "asked_k": self.k,
-            "factors": self.spade._fitted.weights(self.weights, full.among).tolist(),
+            "factors": self._factors(full).tolist(),
+            "struck": self._find_struck(index, full),
             "thumbs": self._pictures.of(full),
             **pack_matches(full),
         }
+
+    def _factors(self, result: Result) -> np.ndarray:
+        """What each layer's squared distance counts."""
+        return self.spade._fitted.weights(self.weights, result.among)
+
+    def _find_struck(self, index: int, full: Result) -> list[list]:
+        """The neighbours that were left out, with their distances: the page shows them where they were."""
+        if not self.without or self.only is not None:
+            return []
+        near = self._sight.find(index, self._options(self._reach).of_all).neighbours
+        pairs = zip(near.index.tolist(), near.distance.tolist())
+        return [[image, distance] for image, distance in pairs if image in self.without]
 
     def _pack_alone(self, index: int, result: Result) -> dict[str, Any]:
         return {
@@ -334,7 +355,7 @@ class Explorer(anywidget.AnyWidget):
             "index": index,
             "k": self.k,
             "options": {name: getattr(self, name) for name in _OPTIONS},
-            "layers": pack_alone(result),
+            "layers": pack_alone(result, self._factors(result)),
         }
 
     # ---- what is normal, and the threshold ---------------------------------------------------------------------------
@@ -424,7 +445,7 @@ class Explorer(anywidget.AnyWidget):
         yield partial(judge_normals, judge, images), lambda normals: self._tell_normals(wanted, normals)
 
     def _tell_normals(self, options: tuple[Options, float], normals: Normals) -> None:
-        with self.hold_sync(), self._quietly():
+        with self._quietly(), self.hold_sync():
             self._say_normals(Known(options, normals, complete=True))
             self._set_threshold()
             self.as_python = self.code()
@@ -444,7 +465,7 @@ class Explorer(anywidget.AnyWidget):
         self.scores = self._scored.pack(len(self._album))
 
     def _tell_threshold(self, _: None) -> None:
-        with self.hold_sync(), self._quietly():
+        with self._quietly(), self.hold_sync():
             self._say_scores()
             self._set_threshold()
             self.as_python = self.code()

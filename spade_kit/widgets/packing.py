@@ -83,18 +83,23 @@ def _as_steps(found: Correspondence, k: int) -> Steps:
     )
 
 
-def pack_alone(result: Result) -> dict[str, Any]:
-    """Each layer searched by itself: its grid, distances and matches there, and where it agrees with all together."""
-    return {
-        name: {
-            "grid": list(found.distance.shape),
-            "distance": found.distance.astype("<f4").tobytes(),
+def pack_alone(result: Result, weights: np.ndarray) -> dict[str, Any]:
+    """Each layer searched by itself: its grid, distances and matches there, and where it agrees with all together.
+
+    Distances are weighted as they are in all layers together, so that both can be seen on one scale; those of a layer
+    of weight 0, which would all be 0, are left as they are.
+    """
+    packed = {}
+    for (name, found), weight in zip(result.match_alone.items(), weights):
+        h, w = found.distance.shape
+        packed[name] = {
+            "grid": [h, w],
+            "distance": (found.distance * np.sqrt(weight or 1)).astype("<f4").tobytes(),
             "image": found.image[0].astype("<u2").tobytes(),
-            "place": (found.row[0] * found.distance.shape[1] + found.col[0]).astype("<u4").tobytes(),
+            "place": (found.row[0] * w + found.col[0]).astype("<u4").tobytes(),
             "agrees": result.layer_agrees[name].astype(np.uint8).tobytes(),
         }
-        for name, found in result.match_alone.items()
-    }
+    return packed
 
 
 class NeighbourPictures:

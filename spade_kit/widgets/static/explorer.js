@@ -142,7 +142,9 @@ class Explorer {
     this.alone = ["shares", "each alone"].map((text, i) =>
       button(text, ["What each layer contributes to the map", "The map if each layer were searched by itself"][i], () => this.put({ alone: i === 1 })));
     const switcher = el("div", { class: "sk-group", role: "group", "aria-label": "how layers are shown" }, ...this.alone);
-    this.aloneRemark = el("span", { class: "sk-remark" });
+    this.marking = el("input", { type: "checkbox", checked: true, onchange: () => this.paintMaps() });
+    this.marks = el("label", { hidden: true, title: "Alone, the layer finds another normal pixel there than all together" }, this.marking, " shade where it disagrees with all together");
+    this.aloneRemark = el("span", { class: "sk-remark", role: "status" });
 
     // neighbours
     this.neighbours = new Strip("retrieved normal photos, nearest first", (image) => this.choose(image));
@@ -162,7 +164,7 @@ class Explorer {
     this.root.dataset.lmSuppressShortcuts = "true"; // keys pressed here are not the notebook's
     this.root.append(head, this.problem, this.strip.node, controls,
       el("div", { class: "sk-views" }, this.photo.figure, this.map.figure, this.normal.figure),
-      el("div", { class: "sk-row" }, el("span", { class: "sk-heading" }, "Layers"), switcher, this.combining.node, this.weighing.node, this.aloneRemark),
+      el("div", { class: "sk-row" }, el("span", { class: "sk-heading" }, "Layers"), switcher, this.combining.node, this.weighing.node, this.marks, this.aloneRemark),
       el("div", { class: "sk-below" }, el("div", { class: "sk-layers" }, ...this.layers.map((layer) => layer.pane.figure)), el("div", { class: "sk-why" }, close, this.readout.node)),
       el("div", { class: "sk-row" }, this.neighboursTitle = el("span", { class: "sk-heading" }), this.about_chosen),
       this.neighbours.node,
@@ -426,7 +428,7 @@ class Explorer {
       const found = alone?.layers[name];
       const map = found ? this.upsample(numbers(found.distance, Float32Array), ...found.grid, sigma) : this.upsample(this.matches.grid(this.steps, l), h, w, sigma);
       paintMap(pane.canvas, map, this.table, this.end);
-      this.veil(pane, found ? bytes(found.agrees) : null, "disagree");
+      this.veil(pane, found && this.marking.checked ? bytes(found.agrees) : null, "disagree");
       say(pane.title, found ? `${name} alone` : `${name}, its share`);
       pane.canvas.setAttribute("aria-label", found ? `The map of ${name} searched alone` : `What ${name} contributes to the map`);
       if (found) {
@@ -435,7 +437,8 @@ class Explorer {
       }
     });
     this.alone.forEach((one, i) => one.setAttribute("aria-pressed", this.get("alone") === (i === 1)));
-    say(this.aloneRemark, this.get("alone") ? (alone ? "dark veil: alone, the layer finds another normal pixel than all together" : "searching each layer…") : "");
+    this.marks.hidden = !alone;
+    say(this.aloneRemark, this.get("alone") && !alone ? "searching each layer…" : "");
     this.sliders.k.show(this.k, Math.min(this.about.most, Math.max(most, 1)));
     this.sliders.sigma.show(sigma, 16);
     this.paintThreshold();
@@ -616,8 +619,12 @@ class Explorer {
       key: image, top: `${rank + 1}`, bottom: distance.toFixed(2), share: shares[rank] / Math.max(...shares),
       name: `neighbour ${rank + 1}, normal ${image}, distance ${distance.toFixed(2)}, explains ${(100 * shares[rank]).toFixed(1)} % of the pixels`,
     }));
-    const out = this.get("without").filter((image) => !matches.neighbours.some(([other]) => other === image));
-    cards.push(...out.map((image) => ({ key: image, top: "✕", bottom: `normal ${image}`, name: `normal ${image}, left out`, state: "out" })));
+    const out = matches.struck.map(([image]) => image);
+    for (const [image, distance] of matches.struck) {
+      const card = { key: image, top: "✕", bottom: distance.toFixed(2), name: `normal ${image}, left out`, state: "out" };
+      const before = cards.findIndex(({ key }) => matches.neighbours.find(([other]) => other === key)?.[1] > distance);
+      cards.splice(before < 0 ? cards.length : before, 0, card);
+    }
     this.neighbours.show(cards, this.chosen);
     say(this.neighboursTitle, this.get("only") === null ? `Its ${this.k} nearest normal photos` : `Compared with normal ${this.get("only")} only`);
 
@@ -639,7 +646,7 @@ class Explorer {
     if (this.get("without").length) actions.push(button("bring all back", "Compare with all normal photos again", () => this.put({ without: [] }), { class: "python" }));
     if (known) actions.push(button("close", "Look at all of the map again  Esc", () => this.choose(null)));
     if (!known) this.chosen = null;
-    const wanted = JSON.stringify([rank, this.chosen, this.get("only"), this.get("without"), known && rank >= 0 && shares[rank]]);
+    const wanted = JSON.stringify([rank, out, this.chosen, this.get("only"), this.get("without"), known && rank >= 0 && shares[rank]]);
     if (this.offered !== wanted) {
       this.about_chosen.replaceChildren(...actions);
       if (this.deaf) for (const action of this.about_chosen.querySelectorAll(".python")) action.disabled = true;
@@ -707,7 +714,7 @@ class Explorer {
       if (there) mark.setAttribute("transform", `translate(${there[1] + 0.5} ${there[0] + 0.5}) scale(${Math.max(...photo.size) / 224})`);
     });
     if (!alone) this.layers.forEach(({ pane }, l) => say(pane.remark, `${seen.match.distance ? Math.round((100 * seen.match.parts[l]) / seen.match.distance) : 0} % here`));
-    const both = pin && hover ? [["pinned", pin], ["pointed at", hover]] : [[pin ? "pinned" : "pointed at", seen]];
+    const both = pin && hover ? [["pinned", pin], ["pointed at", hover]] : [[pin ? "pinned" : this.hovered ? "pointed at" : "probe", seen]];
     this.readout.show(both, this.about.layers, alone && ((s, l) => this.tellAlone(s, alone.layers[this.about.layers[l]])));
   }
 

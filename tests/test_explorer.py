@@ -1,0 +1,282 @@
+"""The explorer without a browser: what it computes, what it tells a page, and what it says of mistakes."""
+
+import re
+from dataclasses import replace
+from io import BytesIO
+from threading import Thread
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import spade_kit
+from spade_kit import SPADE, explore
+from spade_kit.scores import share_out
+from spade_kit.widgets.pages import join_modules
+
+
+@pytest.fixture
+def explorer(spade, demo):
+    explorer = explore(spade, demo)
+    yield explorer
+    explorer.close()
+
+
+# ---- what is seen ----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_set_is_what_predict_would_give(explorer, spade, demo):
+    explorer.index, explorer.k, explorer.kappa, explorer.radius, explorer.sigma = 26, 4, 2, 5, 1.5
+    explorer.weights = {"layer2": 0.5}
+    anew = spade.with_options(k=4, kappa=2, radius=5, sigma=1.5, weights={"layer2": 0.5}).predict(demo.test[26])
+    np.testing.assert_array_equal(explorer.result.anomaly_map, anew.anomaly_map)
+    assert explorer.matches["index"] == 26
+    assert repr(explorer).startswith("Explorer(scratch/002; K=4, kappa=2, radius 5, concat, weights layer2 x 0.5")
+
+
+def test_the_probe_starts_where_the_map_is_highest(explorer):
+    assert explorer.result.anomaly_map[explorer.probe] == explorer.result.image_score
+    explorer.index = 5
+    assert explorer.result.anomaly_map[explorer.probe] == explorer.result.image_score
+    explorer.probe = (10, 20)
+    assert explorer.pinned
+    explorer.index = 6
+    assert explorer.probe == (10, 20)
+
+
+def test_the_readout_is_the_match_at_the_probe(explorer):
+    explorer.probe = (100, 61)
+    match, said = explorer.result.match(100, 61), explorer.readout().loc["probe"]
+    assert said[["row", "col", "normal", "neighbour"]].tolist() == [100, 61, match.image, match.neighbour + 1]
+    assert said[["normal row", "normal col"]].tolist() == [match.row, match.col]
+    assert said["distance"] == round(match.distance, 3)
+    assert said[["layer1", "layer2", "layer3"]].tolist() == [round(part, 3) for part in match.layers.values()]
+
+
+def test_changes_can_be_observed(explorer):
+    seen = []
+    explorer.observe(lambda change: seen.append((change["name"], change["new"])), ["k", "threshold"])
+    explorer.k = 2
+    explorer.threshold = 30.0
+    assert ("k", 2) in seen
+    assert seen[-1] == ("threshold", 30.0)
+    assert explorer.threshold_rule == "hand"
+
+
+def test_the_lines_of_python_give_what_is_seen(explorer, spade, demo):
+    explorer.index, explorer.k, explorer.sigma = 9, 3, 2
+    explorer.without = [int(explorer.result.neighbours.index[0])]
+    names = {"spade": spade, "dataset": demo, "spade_kit": spade_kit}
+    exec(explorer.code(), names)
+    np.testing.assert_array_equal(names["result"].anomaly_map, explorer.result.anomaly_map)
+    explorer.only = 4
+    exec(explorer.code(), names)
+    np.testing.assert_array_equal(names["result"].anomaly_map, explorer.result.anomaly_map)
+
+
+# ---- which photos ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", ["nothing", "a dataset of normals alone"])
+def test_normals_alone_are_each_judged_against_the_others(spade, demo, given):
+    explorer = explore(spade, None if given == "nothing" else replace(demo, test=[]))
+    assert len(explorer.photos) == len(spade) == 12
+    explorer.index = 3
+    np.testing.assert_array_equal(explorer.result.anomaly_map, spade.predict_left_out(3).anomaly_map)
+    names = {"spade": spade, "spade_kit": spade_kit}
+    exec(explorer.code(), names)
+    np.testing.assert_array_equal(names["result"].anomaly_map, explorer.result.anomaly_map)
+    assert explorer.photos[3] == ["good/003", "good"]
+
+
+def test_a_photo_that_was_fitted_is_judged_against_the_others(spade, demo):
+    explorer = explore(spade, [demo.train[2].path, demo.test[0].path])
+    np.testing.assert_array_equal(explorer.result.anomaly_map, spade.predict_left_out(2).anomaly_map)
+    assert explorer.photo["left_out"]
+    explorer.index = 1
+    assert not explorer.photo["left_out"]
+
+
+def test_a_photo_of_ones_own_joins_the_others(explorer, spade, demo):
+    photo = demo.test[30].image
+    explorer.show(photo)
+    assert explorer.index == 48
+    assert explorer.photos[48] == ["photo 48", None]
+    np.testing.assert_allclose(explorer.result.anomaly_map, spade.predict(photo).anomaly_map, rtol=1e-5)
+
+
+def test_an_unreadable_photo_is_named_and_the_others_go_on(spade, demo, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    explorer = explore(spade, [demo.test[0].path, tmp_path / "broken.png", demo.test[20].path])
+    with pytest.raises(ValueError, match=r"broken\.png, but Pillow cannot read it"):
+        explorer.index = 1
+    assert explorer.index == 0
+    explorer.finish()
+    scores = [spade.predict(demo.test[index]).image_score for index in (0, 20)]
+    assert [score for score, _ in explorer.scores] == [pytest.approx(scores[0]), None, pytest.approx(scores[1])]
+    assert all(fresh for _, fresh in explorer.scores)
+
+
+def test_one_normal_photo_is_enough_to_look(demo):
+    explorer = explore(SPADE(k=1).fit(demo.train[:1]), demo)
+    assert explorer.normals == {}
+    assert explorer.threshold_rule == "hand"
+    assert explorer.threshold == pytest.approx(explorer.result.image_score / 2)
+
+
+# ---- what is normal --------------------------------------------------------------------------------------------------
+
+
+def test_what_is_normal_is_stale_until_it_is_computed_again(explorer, spade):
+    explorer.finish()
+    assert not explorer.normals["stale"]
+    assert explorer.normals["level"] == spade.normal_level
+    assert explorer.threshold == spade.threshold(0.01)
+    explorer.k = 2
+    assert explorer.normals["stale"]
+    explorer.finish()
+    assert not explorer.normals["stale"]
+    assert explorer.normals["level"] == spade.with_options(k=2).normal_level
+    scores = [spade.with_options(k=2).predict_left_out(index).image_score for index in range(12)]
+    np.testing.assert_allclose(explorer.normals["scores"], sorted(scores), rtol=1e-6)
+
+
+def test_other_distances_have_a_scale_of_their_own_at_once(explorer):
+    before = explorer.normals["level"]
+    explorer.weights = "equal"
+    assert explorer.normals["level"] < before / 10
+
+
+def test_thresholds_are_those_of_left_out_normals(explorer, spade):
+    explorer.finish()
+    for rule, expected in (("pixel 0.05", spade.threshold(0.05)), ("image 0.2", spade.threshold(0.2, of="image"))):
+        explorer.threshold_rule = rule
+        assert explorer.threshold == pytest.approx(expected, rel=1e-6)
+    curve = explorer.normals["curve"]
+    maps = np.stack([spade.predict_left_out(index).anomaly_map for index in range(12)])
+    for at, marked in list(enumerate(curve["marked"]))[::51]:
+        assert marked == pytest.approx((maps >= at / 255 * curve["end"]).mean(), abs=2e-5)
+
+
+def test_best_f1_from_python_is_there_at_once_and_follows_k(explorer, spade, demo):
+    explorer.threshold_rule = "f1"
+    results = [spade.predict(sample) for sample in demo.test]
+    maps, masks = (np.stack([getattr(result, name) for result in results]) for name in ("anomaly_map", "mask"))
+    assert explorer.threshold == pytest.approx(spade_kit.metrics.f1_threshold(maps.ravel(), masks.ravel()), rel=1e-6)
+
+
+# ---- what a page is told ---------------------------------------------------------------------------------------------
+
+
+def decode(pack, name, kind):
+    return np.frombuffer(pack[name], kind)
+
+
+def test_a_page_can_follow_every_k(explorer, spade, demo):
+    pack = explorer.matches
+    count = decode(pack, "count", "<u2")
+    ends, k = count.cumsum(), decode(pack, "k", "<u2")
+    reaches = spade.with_options(k=11).predict(demo.test[0])
+    parts = decode(pack, "parts", "<u2").reshape(3, -1) / 65535
+    assert pack["k_range"] == [1, 11]
+    for few in (1, 5, 11):
+        found = reaches.with_k(few).correspondence
+        last = [at[k[at] <= few][-1] for at in np.split(np.arange(len(k)), ends[:-1])]
+        distance = decode(pack, "distance", "<f4")[last]
+        np.testing.assert_allclose(distance, found.distance.ravel(), rtol=1e-6)
+        np.testing.assert_allclose(distance * parts[:, last], share_out(found).reshape(3, -1), atol=1e-3)
+        np.testing.assert_array_equal(decode(pack, "place", "<u4")[last], (found.row * 56 + found.col)[0].ravel())
+        np.testing.assert_array_equal(decode(pack, "image", "<u2")[last], found.image[0].ravel())
+
+
+@pytest.mark.parametrize("options", [{"kappa": 6}, {"combine": "ensemble"}], ids=str)
+def test_where_a_list_of_changes_is_long_a_page_asks_for_each_k(explorer, options):
+    (name, value), *_ = options.items()
+    setattr(explorer, name, value)
+    assert explorer.matches["k_range"] == [5, 5]
+    explorer.k = 3
+    assert explorer.matches["k_range"] == [3, 3]
+
+
+def test_the_picture_that_stands_in_is_the_same_every_time(explorer):
+    data, _ = explorer._repr_mimebundle_()
+    again, _ = explorer._repr_mimebundle_()
+    assert set(data) == {"application/vnd.jupyter.widget-view+json", "image/png", "text/plain"}
+    assert (data["image/png"], data["text/plain"]) == (again["image/png"], again["text/plain"])
+    picture = Image.open(BytesIO(data["image/png"]))
+    assert picture.size == (916, 300)
+
+
+def test_the_pages_code_is_one_module_without_imports():
+    for name in ("explorer.js", "alone.js"):
+        text = join_modules(name)
+        assert not re.findall(r"^(import .*|export (?!default).*)$", text, re.MULTILINE)
+        names = re.findall(r"^(?:async )?(?:function|class|const|let) (\w+)", text, re.MULTILINE)
+        assert len(names) == len(set(names)) > 20
+
+
+# ---- mistakes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("index", 48, "index is a photo from 0 to 47, but 48 came"),
+        ("k", 0, "k must be a whole number of at least 1"),
+        ("kappa", 1.5, "kappa must be a whole number"),
+        ("radius", -1, "radius must be a whole number of at least 0"),
+        ("weights", {"layer9": 1}, "A layer is one of 'layer1', 'layer2', 'layer3', but 'layer9' came"),
+        ("weights", {"layer1": 0, "layer2": 0, "layer3": 0}, "At least one layer needs a weight above 0"),
+        ("combine", "concatenate", "Did you mean 'concat'"),
+        ("sigma", -1, "sigma is a finite number of map pixels"),
+        ("threshold", float("nan"), "threshold is a raw distance from 0 up, but nan came"),
+        ("threshold_rule", "pixel", "like 'pixel 0.01', but 'pixel' came"),
+        ("threshold_rule", "photo 0.1", "A threshold rule is one of"),
+        ("probe", (0, 224), r"0 <= row < 224, 0 <= col < 224, but \(0, 224\) came"),
+        ("without", [12], "training image from 0 to 11, but 12 came"),
+        ("only", -1, "index must be a whole number of at least 0"),
+        ("opacity", 2, "opacity is a number from 0 to 1, but 2 came"),
+    ],
+)
+def test_a_mistake_is_a_sentence_and_changes_nothing(explorer, name, value, sentence):
+    before, options = getattr(explorer, name), explorer.matches["options"]
+    with pytest.raises(ValueError, match=sentence):
+        setattr(explorer, name, value)
+    assert getattr(explorer, name) == before
+    assert explorer.matches["options"] == options
+
+
+def test_a_mistake_from_the_page_is_told_there(explorer):
+    explorer.set_state({"kappa": 0, "k": 2})
+    assert explorer.problem == "kappa must be a whole number of at least 1, but 0 came."
+    assert (explorer.kappa, explorer.k) == (1, 5)
+    explorer.set_state({"kappa": 2})
+    assert (explorer.kappa, explorer.problem) == (2, "")
+
+
+def test_best_f1_needs_masks(spade, demo):
+    explorer = explore(spade, [sample.path for sample in demo.test[:3]])
+    with pytest.raises(ValueError, match="needs photographs with masks, but these have none"):
+        explorer.threshold_rule = "f1"
+
+
+def test_leaving_out_all_is_a_mistake(explorer):
+    with pytest.raises(ValueError, match="needs at least one of the 12 training images"):
+        explorer.without = range(12)
+    assert explorer.without == ()
+
+
+def test_a_notebooks_cells_and_its_page_may_speak_at_once(explorer, spade, demo):
+    """Messages of a page come in a thread of their own."""
+    moves = [{"probe": [step, 5], "pinned": step % 2 == 0, "k": 1 + step % 5} for step in range(60)]
+    page = Thread(target=lambda: [explorer.set_state(move) for move in moves])
+    page.start()
+    for step in range(30):
+        explorer.index = step % 7
+        assert explorer.matches["index"] == step % 7
+    page.join()
+    assert explorer.index == 29 % 7
+    assert explorer.k == 5
+    assert explorer.problem == ""
+    anew = spade.predict(demo.test[29 % 7])
+    np.testing.assert_array_equal(explorer.result.anomaly_map, anew.anomaly_map)

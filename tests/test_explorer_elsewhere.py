@@ -1,0 +1,219 @@
+"""The explorer where no JupyterLab is: a saved page, voila, Notebook 7; and for those who see or move otherwise."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from browsing import Jupyter, Notebook, Shown, wait_for, write_notebook
+
+import spade_kit
+
+START = """
+import spade_kit
+parts = spade_kit.load_dataset("demo")
+ex = spade_kit.explore(spade_kit.SPADE(k=5).fit(parts.train[:6]), parts.test[:4])
+"""
+SEEN = (2, 26)
+
+
+@pytest.fixture(scope="module")
+def saved(spade, demo, tmp_path_factory):
+    """Two photos in one file."""
+    explorer = spade_kit.explore(spade, demo)
+    explorer.index, explorer.alone = SEEN[0], True
+    explorer.finish()
+    path = tmp_path_factory.mktemp("saved") / "page.html"
+    explorer.save_html(path, SEEN)
+    return path
+
+
+@pytest.fixture
+def offline(browser, saved):
+    """The saved page with the network cut, and what it asked for."""
+    context = browser.new_context(viewport={"width": 1200, "height": 1000}, offline=True)
+    page = context.new_page()
+    page.asked, page.errors = [], []
+    page.on("request", lambda request: page.asked.append(request.url))
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.goto(saved.as_uri())
+    yield page
+    assert page.errors == []
+    assert [url for url in page.asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    context.close()
+
+
+def grey_of_map(shown: Shown, values: np.ndarray, end: float) -> np.ndarray:
+    from matplotlib import colormaps
+
+    expected = colormaps["cividis"](np.clip((values / end * 256).astype(int), 0, 255), bytes=True)
+    return np.abs(shown.pixels(shown.map).astype(int) - expected).max()
+
+
+def test_a_saved_page_holds_a_megabyte_a_photo_at_most_and_names_no_other_place(saved):
+    assert saved.stat().st_size < len(SEEN) * 1_000_000
+    text = saved.read_text()
+    assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_a_saved_page_follows_the_pointer_and_the_sliders_offline(offline, spade, demo):
+    shown = Shown(offline)
+    result = spade.predict(demo.test[SEEN[0]])
+    shown.hover(shown.photo, 100, 61)
+    match = result.match(100, 61)
+    assert shown.ring(shown.normal) == (match.row, match.col)
+    shown.click(shown.map, 30, 40)
+    assert shown.ring(shown.photo, "pinned") == (30, 40)
+    shown.slide("K", 2)
+    end = 2 * spade.normal_level
+    few = result.with_k(2)
+    assert grey_of_map(shown, few.anomaly_map, end) <= 4  # of a colour's 256: one grey level
+    shown.slide("threshold", end / 4)
+    share = (few.anomaly_map >= end / 4).mean()
+    assert f"{100 * share:.1f} % of it" in shown.map.locator("xpath=..").inner_text()
+    shown.slide("overlay", 0.6)
+    assert shown.photo.locator("canvas.over").evaluate("c => getComputedStyle(c).opacity") == "0.6"
+    shown.press("shares")
+    shown.slide("K", 5)
+    shown.press("each alone")
+    assert "layer1 alone" in shown.layers[0].locator("xpath=..").inner_text()
+    shown.press("next photo")
+    shown.root.locator(f":scope[data-shown='{SEEN[1]}']").wait_for()
+    other = spade.predict(demo.test[SEEN[1]])
+    assert grey_of_map(shown, other.anomaly_map, end) <= 4
+    shown.hover(shown.photo, 60, 160)
+    match = other.match(60, 160)
+    assert shown.ring(shown.normal) == (match.row, match.col)
+    assert shown.root.get_by_label("kappa", exact=True).is_disabled()
+    assert shown.root.get_by_role("alert").count() == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_stands_in_the_way_of_a_screen_reader(browser, saved, scheme):
+    page = browser.new_page(color_scheme=scheme)
+    page.goto(saved.as_uri())
+    shown = Shown(page)
+    shown.press("help")
+    shown.root.get_by_label("retrieved normal photos").locator(".sk-card").nth(1).click()
+    results = Axe().run(page)
+    grave = [found for found in results.response["violations"] if found["impact"] in ("serious", "critical")]
+    assert not grave, results.generate_report()
+    page.close()
+
+
+@pytest.mark.parametrize("width", [760, 1600])
+def test_nothing_is_cut_off_at_any_width(browser, saved, width):
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto(saved.as_uri())
+    shown = Shown(page)
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    beyond = shown.root.evaluate(
+        """root => [...root.querySelectorAll('button, label, figcaption, th, td')].filter(node => {
+            const [inner, outer] = [node.getBoundingClientRect(), root.getBoundingClientRect()];
+            const cut = inner.right > outer.right + 1 || node.scrollWidth > node.clientWidth + 1;
+            return cut && inner.width && !node.closest('.sk-strip');
+        }).map(node => node.outerHTML.slice(0, 90))"""
+    )
+    assert beyond == []
+    page.close()
+
+
+def test_at_a_zoom_of_two_hundred_percent_rings_are_where_one_points(browser, saved, spade, demo):
+    context = browser.new_context(viewport={"width": 640, "height": 500}, device_scale_factor=2)
+    page = context.new_page()
+    page.goto(saved.as_uri())
+    shown = Shown(page)
+    shown.hover(shown.photo, 190, 30)
+    match = spade.predict(demo.test[SEEN[0]]).match(190, 30)
+    assert shown.ring(shown.photo) == (190, 30)
+    assert shown.ring(shown.normal) == (match.row, match.col)
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    context.close()
+
+
+def test_a_tap_pins(browser, saved):
+    context = browser.new_context(viewport={"width": 800, "height": 1000}, has_touch=True)
+    page = context.new_page()
+    page.goto(saved.as_uri())
+    shown = Shown(page)
+    place = shown.at(shown.photo, 120, 90)
+    page.touchscreen.tap(place["x"], place["y"])
+    assert shown.ring(shown.photo, "pinned") == (120, 90)
+    context.close()
+
+
+def test_layout_does_not_jump_while_one_points(offline):
+    shown = Shown(offline)
+    tops = set()
+    for row in range(4, 220, 24):
+        shown.hover(shown.photo, row, 223 - row)
+        offline.wait_for_timeout(180)
+        tops.add(shown.root.locator(".sk-foot").evaluate("foot => foot.offsetTop"))
+    assert max(tops) - min(tops) <= 24  # a line of the readout at most
+
+
+def test_a_page_of_one_photo_has_no_other_to_go_to(browser, spade, demo, tmp_path):
+    explorer = spade_kit.explore(spade, demo)
+    explorer.index = 7
+    explorer.save_html(tmp_path / "one.html")
+    page = browser.new_page()
+    page.goto((tmp_path / "one.html").as_uri())
+    shown = Shown(page)
+    shown.press("next photo")
+    assert shown.root.get_attribute("data-shown") == "7"
+    page.close()
+
+
+def test_voila_serves_it_alone(browser, tmp_path):
+    write_notebook(tmp_path / "app.ipynb", START, "ex")
+    voila = Jupyter(tmp_path, "voila", "--Voila.ip=127.0.0.1", str(tmp_path / "app.ipynb"))
+    try:
+        wait_for(f"http://127.0.0.1:{voila.port}/voila/static/favicon.ico?token={voila.query}", voila.process)
+        page = browser.new_page()
+        page.goto(voila.url(""))
+        shown = Shown(page)
+        shown.slide("kappa", 2)
+        shown.settle()
+        shown.press("next photo")
+        shown.settle()
+        assert shown.root.get_attribute("data-shown") == "1"
+        page.close()
+    finally:
+        voila.close()
+
+
+def test_notebook_seven_has_it_too(browser, lab):
+    write_notebook(lab.folder / "seven.ipynb", START, "ex")
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    page.goto(lab.url("notebooks/seven.ipynb"))
+    page.wait_for_selector(".jp-Notebook")
+    page.wait_for_function(
+        "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.connectionStatus === 'connected'",
+        timeout=60_000,
+    )
+    page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
+    shown = Shown(page)
+    shown.slide("kappa", 2)
+    shown.settle()
+    assert shown.root.get_by_role("alert").count() == 0
+    page.close()
+
+
+def test_both_themes_of_jupyterlab_leave_the_text_readable(browser, lab):
+    notebook = Notebook(browser, lab, "themes.ipynb", START, "ex.finish()", "ex")
+    shown = Shown(notebook.page)
+    for theme in ("JupyterLab Dark", "JupyterLab Light"):
+        notebook.page.evaluate(f"jupyterapp.commands.execute('apputils:change-theme', {{ theme: '{theme}' }})")
+        notebook.page.wait_for_timeout(800)
+        shown.settle()
+        found = Axe().run(notebook.page, context=[[".spade-kit"]], options={"runOnly": ["color-contrast"]})
+        assert found.response["violations"] == [], found.generate_report()
+    notebook.close()
+
+
+def test_a_script_without_an_event_loop_has_it_too(tmp_path):
+    script = START + "ex.finish(); print(ex); print(ex.readout().columns.tolist())"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("Explorer(")
+    assert "'distance', 'layer1', 'layer2', 'layer3']" in run.stdout

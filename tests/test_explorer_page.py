@@ -1,0 +1,591 @@
+"""The explorer in a real browser: every control as a hand uses it, and what is shown against what Python says."""
+
+import json
+
+import numpy as np
+import pytest
+from browsing import RUN_ALL, Notebook, Shown, read_canvas
+from PIL import Image
+
+from spade_kit.widgets.packing import colour_table
+from spade_kit.widgets.sight import freeze
+
+START = """
+import spade_kit
+parts = spade_kit.load_dataset("demo")
+spade = spade_kit.SPADE(k=5).fit(parts.train[:12])
+ex = spade_kit.explore(spade, parts)
+def reset(index=0):
+    for name, value in ex.about["start"].items():
+        setattr(ex, name, value)
+    ex.index, ex.pinned, ex.alone = index, False, False
+    ex.finish()
+"""
+PHOTOS = (2, 19, 26)  # a chip, a misplaced part, a scratch
+COLOURS = np.frombuffer(colour_table(), np.uint8).reshape(256, 3).astype(int)
+
+
+@pytest.fixture(scope="module")
+def notebook(browser, lab):
+    notebook = Notebook(browser, lab, "explorer.ipynb", START, "ex")
+    yield notebook
+    assert notebook.errors == []
+    notebook.close()
+
+
+@pytest.fixture
+def shown(notebook):
+    notebook.execute("reset()")
+    shown = Shown(notebook.page)
+    notebook.page.mouse.move(0, 0)
+    shown.settle()
+    return shown
+
+
+def grey(values: np.ndarray, end: float) -> np.ndarray:
+    """Which of 256 colours a distance has."""
+    return np.clip(values / end * 256, 0, 255).astype(int)
+
+
+def grey_of(pixels: np.ndarray) -> np.ndarray:
+    """The same, from its colour."""
+    colours, which = np.unique(pixels[..., :3].reshape(-1, 3), axis=0, return_inverse=True)
+    return np.abs(colours[:, None].astype(int) - COLOURS).sum(-1).argmin(-1)[which].reshape(pixels.shape[:2])
+
+
+def assert_shows(shown: Shown, stage, values: np.ndarray, notebook) -> None:
+    """A pane shows these distances, within one of 256 grey levels, once what is normal is known."""
+    notebook.execute("ex.finish()")
+    shown.settle()
+    end = 2 * notebook.ask("ex.normals['level']")
+    difference = np.abs(grey_of(shown.pixels(stage)) - grey(values, end))
+    assert difference.max() <= 1, f"{difference.max()} grey levels, at {(difference > 1).mean():.1%} of the pixels"
+
+
+# ---- pointing --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("index", PHOTOS)
+def test_the_rings_are_where_the_match_is(notebook, shown, spade, demo, index):
+    notebook.execute(f"ex.index = {index}")
+    shown.settle()
+    result = spade.predict(demo.test[index])
+    for place, stage in zip([(5, 9), (100, 61), (218, 130)], (shown.photo, shown.map, shown.layers[1])):
+        shown.hover(stage, *place)
+        match = result.match(*place)
+        for view in (shown.photo, shown.map, *shown.layers):
+            assert shown.ring(view) == place
+        assert shown.ring(shown.normal) == (match.row, match.col)
+        figure = shown.root.locator("figure", has=shown.page.locator("[aria-label^='The normal photo']"))
+        assert f"Normal {match.image}neighbour {match.neighbour + 1} of 5" in figure.inner_text().replace("\n", "")
+        said = f"({place[0]}, {place[1]}) → normal {match.image}, neighbour {match.neighbour + 1}, "
+        said += f"({match.row}, {match.col}), distance {match.distance:.3f}: layer1 "
+        shown.root.locator(".sk-live", has_text=said).wait_for(timeout=2000)
+        shares = [round(100 * part / match.distance) for part in match.layers.values()]
+        heard = shown.root.locator(".sk-live").inner_text()
+        assert heard.endswith(", ".join(f"layer{layer} {share} %" for layer, share in enumerate(shares, 1)))
+
+
+def test_a_click_pins_a_second_place_is_compared_and_escape_frees(notebook, shown, result):
+    shown.click(shown.photo, 40, 50)
+    shown.hover(shown.map, 150, 120)
+    assert shown.ring(shown.layers[0], "pinned") == (40, 50)
+    assert shown.ring(shown.layers[0]) == (150, 120)
+    headings = shown.root.locator(".sk-readout thead th").all_inner_texts()
+    assert headings == ["pinned", "pointed at"]
+    notebook.until("[ex.probe, ex.pinned]", [[40, 50], True])
+    places = shown.root.locator(".sk-readout tbody tr").first.locator("td").all_inner_texts()
+    assert places == ["(40, 50)", "(150, 120)"]
+    shown.photo.focus()
+    shown.page.keyboard.press("Escape")
+    assert shown.ring(shown.photo, "pinned") is None
+    notebook.until("ex.pinned", False)
+
+
+def test_what_is_pointed_at_stays_when_the_pointer_leaves(notebook, shown):
+    shown.hover(shown.photo, 77, 33)
+    shown.page.mouse.move(0, 0)
+    assert shown.ring(shown.photo) == (77, 33)
+    notebook.until("ex.probe", [77, 33])
+
+
+def test_the_patches_show_the_place_and_its_match(notebook, shown, spade, demo):
+    shown.hover(shown.photo, 120, 100)
+    match = spade.predict(demo.test[0]).match(120, 100)
+    pictures = (demo.test[0].image, (120, 100)), (spade.normal_image(match.image), (match.row, match.col))
+    shown.page.wait_for_timeout(300)  # the whole normal crop comes when it is first wanted
+    for canvas, (picture, (row, col)) in zip(shown.root.locator(".sk-patches canvas").all(), pictures):
+        drawn = read_canvas(canvas)[..., :3].astype(float)
+        if picture.shape[0] != 224:
+            picture = spade.backbone.find_crop(picture).cut(picture)
+        expected = picture[row - 15 : row + 16, col - 15 : col + 16].mean((0, 1))
+        assert np.abs(drawn[6:-6, 6:-6].mean((0, 1)) - expected).max() < 12
+
+
+# ---- parameters ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("index", PHOTOS)
+def test_the_map_is_pythons_for_every_k_sigma_and_scale(notebook, shown, spade, demo, index):
+    notebook.execute(f"ex.index = {index}")
+    shown.settle()
+    result = spade.predict(demo.test[index])
+    assert_shows(shown, shown.map, result.anomaly_map, notebook)
+    for k in (3, 1):
+        shown.slide("K", k)
+        fewer = result.with_k(k)
+        assert_shows(shown, shown.map, fewer.anomaly_map, notebook)
+        for stage, values in zip(shown.layers, fewer.layer_maps.values()):
+            assert_shows(shown, stage, values, notebook)
+        assert f"score {fewer.image_score:.2f}" in shown.root.locator(".sk-score").inner_text()
+    notebook.until("ex.k", 1)
+    assert notebook.ask("[ex.k, ex.result.image_score]") == [1, pytest.approx(fewer.image_score, rel=1e-5)]
+    shown.slide("sigma", 1.5)
+    assert_shows(shown, shown.map, fewer.with_options(sigma=1.5).anomaly_map, notebook)
+    shown.slide("sigma", 0)
+    assert_shows(shown, shown.map, fewer.with_options(sigma=0).anomaly_map, notebook)
+
+
+def test_more_neighbours_than_the_fit_had_can_be_asked_for(notebook, shown, spade, demo):
+    shown.slide("K", 11)
+    assert_shows(shown, shown.map, spade.with_options(k=11).predict(demo.test[0]).anomaly_map, notebook)
+
+
+def test_what_is_found_is_the_segmentation(notebook, shown, spade, demo):
+    values = spade.predict(demo.test[0]).anomaly_map
+    threshold = float(np.quantile(values, 0.9))
+    shown.slide("threshold", threshold)
+    segmentation = values >= threshold
+    notebook.until("ex.threshold_rule", "hand")
+    assert notebook.ask("[ex.threshold, ex.threshold_rule]") == [pytest.approx(threshold, rel=1e-6), "hand"]
+    assert f"{100 * segmentation.mean():.1f} % of it" in shown.map.locator("xpath=..").inner_text()
+    inside = shown.photo.locator(".sk-found .ink").evaluate(
+        """path => {
+            const [H, W] = [224, 224], found = [];
+            const drawn = new Path2D(path.getAttribute('d')), context = new OffscreenCanvas(1, 1).getContext('2d');
+            for (let i = 0; i < H * W; i++)
+                found.push(+context.isPointInPath(drawn, (i % W) + 0.5, Math.floor(i / W) + 0.5, 'evenodd'));
+            return found;
+        }"""
+    )
+    assert (np.array(inside, bool).reshape(224, 224) != segmentation).mean() < 0.002  # along the line, by its rounding
+
+
+def test_the_truth_is_outlined_where_the_mask_is(notebook, shown, demo, spade):
+    mask = spade.predict(demo.test[0]).mask
+    box = shown.photo.locator(".sk-truth .ink").evaluate(
+        "p => { const b = p.getBBox(); return [b.y, b.x, b.height, b.width]; }"
+    )
+    rows, cols = np.nonzero(mask)
+    expected = [rows.min(), cols.min(), np.ptp(rows) + 1, np.ptp(cols) + 1]
+    np.testing.assert_allclose(box, expected, atol=1.01)
+
+
+def test_the_overlay_follows_its_slider(notebook, shown):
+    shown.slide("overlay", 0.8)
+    assert shown.photo.locator("canvas.over").evaluate("c => getComputedStyle(c).opacity") == "0.8"
+    notebook.until("ex.opacity", 0.8)
+    np.testing.assert_array_equal(shown.pixels(shown.photo, "over"), shown.pixels(shown.map))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "options"),
+    [
+        ("kappa", 3, {"kappa": 3}),
+        ("kappa", 6, {"kappa": 6}),  # beyond where the page follows K by itself
+        ("radius", 2, {"radius": 2}),
+        ("weight of layer2", 0.25, {"weights": {"layer1": 1, "layer2": 0.25, "layer3": 1}}),
+    ],
+    ids=str,
+)
+def test_a_slider_that_searches_again_shows_what_predict_gives(notebook, shown, spade, demo, name, value, options):
+    shown.slide(name, value)
+    shown.settle()
+    result = spade.with_options(**options).predict(demo.test[0])
+    assert_shows(shown, shown.map, result.anomaly_map, notebook)
+    shown.slide("K", 2)
+    shown.settle()
+    assert_shows(shown, shown.map, result.with_k(2).anomaly_map, notebook)
+    notebook.until("ex.k", 2)
+    (option,) = options
+    assert freeze(notebook.ask(f"ex.{option}")) == freeze(options[option])
+
+
+def test_equal_weights_an_ensemble_and_back(notebook, shown, spade, demo):
+    shown.choose("weights", "equal")
+    shown.settle()
+    equal = spade.with_options(weights="equal").predict(demo.test[0])
+    assert_shows(shown, shown.map, equal.anomaly_map, notebook)
+    shown.choose("matched", "ensemble")
+    shown.settle()
+    assert_shows(shown, shown.map, equal.with_options(combine="ensemble").anomaly_map, notebook)
+    shown.slide("K", 3)  # asks Python
+    shown.settle()
+    assert_shows(shown, shown.map, equal.with_options(combine="ensemble", k=3).anomaly_map, notebook)
+    shown.press("reset")
+    shown.settle()
+    assert_shows(shown, shown.map, spade.predict(demo.test[0]).anomaly_map, notebook)
+
+
+def test_solo_and_mute_weigh_layers_and_give_back_what_was(notebook, shown, spade, demo):
+    shown.slide("weight of layer1", 2)
+    shown.press("mute layer3")
+    shown.settle()
+    notebook.until("ex.weights", {"layer1": 2, "layer2": 1, "layer3": 0})
+    shown.press("solo layer2")
+    shown.settle()
+    notebook.until("ex.weights", {"layer1": 0, "layer2": 1, "layer3": 0})
+    only = spade.with_options(weights={"layer1": 0, "layer3": 0}).predict(demo.test[0])
+    assert_shows(shown, shown.map, only.anomaly_map, notebook)
+    assert shown.root.get_by_role("button", name="mute layer2").is_disabled()  # something has to count
+    shown.press("solo layer2")
+    shown.press("mute layer3")
+    shown.settle()
+    assert notebook.ask("ex.weights")["layer1"] == 2
+
+
+def test_layers_alone_are_what_each_finds_by_itself(notebook, shown, spade, demo):
+    shown.press("each alone")
+    shown.settle()
+    result = spade.predict(demo.test[0])
+    for stage, values in zip(shown.layers, result.layer_alone.values()):
+        assert_shows(shown, stage, values, notebook)
+    shown.hover(shown.photo, 60, 60)
+    cells = shown.root.locator(".sk-readout tbody tr").all_inner_texts()
+    for name, alone in result.match_alone.items():
+        h, w = alone.distance.shape
+        at = 60 * h // 224, 60 * w // 224
+        (said,) = [cell for cell in cells if cell.startswith(f"{name} alone")]
+        assert f"{alone.distance[at]:.3f}" in said
+        agrees = result.layer_agrees[name][60 * 56 // 224, 60 * 56 // 224]
+        assert ("the same pixel" if agrees else f"neighbour {alone.image[0][at] + 1}, ") in said
+        veil = shown.layers[list(result.layer_alone).index(name)].locator("canvas.veil")
+        assert veil.get_attribute("data-kind") == "disagree"
+    shown.press("shares")
+    assert_shows(shown, shown.layers[2], result.layer_maps["layer3"], notebook)
+
+
+def test_the_threshold_follows_its_rule(notebook, shown, spade, demo):
+    shown.choose("threshold at", "pixel 0.05")
+    shown.settle()
+    assert notebook.ask("ex.threshold") == pytest.approx(spade.threshold(0.05), rel=1e-6)
+    shown.choose("threshold at", "f1")
+    notebook.until("ex.threshold_rule", "f1")
+    notebook.execute("ex.finish()")
+    masks = [(result.anomaly_map, result.mask) for result in map(spade.predict, demo.test)]
+    from sklearn.metrics import precision_recall_curve
+
+    maps, truths = (np.concatenate([pair[at].ravel() for pair in masks]) for at in (0, 1))
+    precision, recall, thresholds = precision_recall_curve(truths, maps)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    assert notebook.ask("ex.threshold") == pytest.approx(thresholds[f1[:-1].argmax()], rel=1e-4)
+    assert "uses test labels" in shown.root.get_by_label("threshold at").locator("option:checked").inner_text()
+
+
+# ---- neighbours ------------------------------------------------------------------------------------------------------
+
+
+def test_neighbours_are_in_order_and_say_what_they_explain(notebook, shown, spade, demo):
+    result = spade.predict(demo.test[0])
+    cards = shown.root.get_by_label("retrieved normal photos").locator(".sk-card")
+    shares = [(result.correspondence.image[0] == rank).mean() for rank in range(5)]
+    for rank, (card, share) in enumerate(zip(cards.all(), shares)):
+        index, distance = result.neighbours.index[rank], result.neighbours.distance[rank]
+        expected = (
+            f"neighbour {rank + 1}, normal {index}, distance {distance:.2f}, explains {100 * share:.1f} % of the pixels"
+        )
+        assert card.get_attribute("aria-label") == expected
+    assert cards.count() == 5
+    cards.nth(1).click()
+    explained = result.correspondence.image[0] == 1
+    places = {(r, c) for r, c in zip(result.correspondence.row[0][explained], result.correspondence.col[0][explained])}
+    assert shown.normal.locator(".sk-dots circle").count() == len(places)
+    veil = shown.pixels(shown.map, "veil")[2::4, 2::4, 3] > 0
+    np.testing.assert_array_equal(veil, ~explained)
+    shown.press("close")
+    assert shown.normal.locator(".sk-dots circle").count() == 0
+
+
+def test_a_neighbour_can_be_left_out_brought_back_and_be_the_only_one(notebook, shown, spade, demo):
+    result = spade.predict(demo.test[0])
+    second = int(result.neighbours.index[1])
+    cards = shown.root.get_by_label("retrieved normal photos").locator(".sk-card")
+    cards.nth(1).click()
+    shown.press("leave out")
+    shown.settle()
+    others = [index for index in range(12) if index != second]
+    assert_shows(shown, shown.map, result.with_normals(others).anomaly_map, notebook)
+    notebook.until("ex.without", [second])
+    assert "out" in cards.nth(1).get_attribute("class")
+    assert cards.count() == 6
+    shown.press("bring back")
+    shown.settle()
+    assert_shows(shown, shown.map, result.anomaly_map, notebook)
+    shown.press("only this one")
+    shown.settle()
+    assert_shows(shown, shown.map, result.with_normals([second]).anomaly_map, notebook)
+    shown.press("compare with all")
+    shown.settle()
+    assert_shows(shown, shown.map, result.anomaly_map, notebook)
+
+
+# ---- photos ----------------------------------------------------------------------------------------------------------
+
+
+def test_photos_are_picked_by_arrow_list_strip_and_key(notebook, shown):
+    shown.press("next photo")
+    shown.settle()
+    notebook.until("ex.index", 1)
+    shown.choose("photo", "5")
+    shown.settle()
+    notebook.until("ex.index", 5)
+    shown.root.get_by_label("photos", exact=True).locator(".sk-card").nth(8).click()
+    shown.settle()
+    notebook.until("ex.index", 8)
+    shown.page.keyboard.press("[")
+    shown.settle()
+    notebook.until("ex.index", 7)
+    assert shown.root.get_attribute("data-shown") == "7"
+
+
+def test_the_strip_can_be_filtered_and_sorted(notebook, shown, spade, demo):
+    strip = shown.root.get_by_label("photos", exact=True)
+    scores = {index: spade.predict(sample).image_score for index, sample in enumerate(demo.test)}
+    shown.choose("show", "label scratch")
+    scratches = [index for index, sample in enumerate(demo.test) if sample.label == "scratch"]
+    keys = lambda: [int(card.get_attribute("data-key")) for card in strip.locator(".sk-card").all()]  # noqa: E731
+    assert keys() == scratches
+    shown.choose("order", "score")
+    assert keys() == sorted(scratches, key=lambda index: -scores[index])
+    threshold = notebook.ask("ex.threshold")
+    shown.choose("show", "alarms")
+    good = [index for index, sample in enumerate(demo.test) if sample.label == "good"]
+    assert set(keys()) == {index for index in good if scores[index] >= threshold}
+    middle = float(np.median(list(scores.values())))
+    notebook.execute(f"ex.threshold = {middle}")
+    shown.choose("show", "misses")
+    assert set(keys()) == {i for i, score in scores.items() if i not in good and score < middle}
+    shown.choose("show", "all")
+    shown.choose("order", "listed")
+
+
+def test_of_fifty_photos_picked_in_two_seconds_the_last_is_shown(notebook, shown, spade, demo):
+    shown.page.evaluate(
+        """async () => {
+            const select = document.querySelector('.spade-kit select[aria-label=photo]');
+            for (let i = 0; i < 50; i++) {
+                select.value = (i * 7) % 48;
+                select.dispatchEvent(new Event('change'));
+                await new Promise(done => setTimeout(done, 40));
+            }
+        }"""
+    )
+    shown.settle()
+    last = 49 * 7 % 48
+    notebook.until("ex.index", last)
+    assert notebook.ask("ex.index") == last
+    assert shown.root.get_attribute("data-shown") == str(last)
+    assert_shows(shown, shown.map, spade.predict(demo.test[last]).anomaly_map, notebook)
+
+
+def test_two_hundred_photos_in_a_row_leave_no_more_behind_than_a_hundred(notebook, shown):
+    session = shown.page.context.new_cdp_session(shown.page)
+    session.send("Performance.enable")
+
+    def measure(count: int) -> dict[str, float]:
+        for step in range(count):
+            shown.choose("photo", str(step % 48))
+            shown.settle()
+        session.send("HeapProfiler.collectGarbage")
+        metrics = {metric["name"]: metric["value"] for metric in session.send("Performance.getMetrics")["metrics"]}
+        resident = notebook.ask("int(open('/proc/self/statm').read().split()[1]) * 4096 / 1e6")
+        return {"heap": metrics["JSHeapUsedSize"] / 1e6, "nodes": metrics["Nodes"], "python": resident}
+
+    first, second = measure(100), measure(100)
+    assert second["heap"] < first["heap"] + 8  # MB
+    assert second["nodes"] < first["nodes"] + 500
+    assert second["python"] < first["python"] + 60
+
+
+def upload(shown: Shown, *files) -> None:
+    shown.root.get_by_label("photo from disk").set_input_files(*files)
+
+
+def test_a_photo_of_ones_own_is_judged_a_large_one_too(notebook, shown, spade, demo, tmp_path, rng):
+    large = Image.fromarray(demo.test[2].image).resize((4000, 3000))
+    noisy = np.asarray(large) // 2 + rng.integers(0, 128, (3000, 4000, 3), dtype=np.uint8)  # no JPEG makes it small
+    Image.fromarray(noisy).save(tmp_path / "large.jpg", quality=92)
+    upload(shown, tmp_path / "large.jpg")
+    shown.root.locator(":scope[data-shown='48']").wait_for(timeout=30_000)
+    shown.settle()
+    notebook.execute("ex.finish()")
+    assert shown.root.get_by_label("photo", exact=True).locator("option:checked").inner_text() == "large"
+    assert_shows(shown, shown.map, spade.predict(tmp_path / "large.jpg").anomaly_map, notebook)
+
+
+def test_a_broken_upload_is_named_and_all_stays_as_it_was(notebook, shown, tmp_path):
+    before = notebook.ask("[ex.index, len(ex.photos)]")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    upload(shown, tmp_path / "broken.png")
+    shown.root.get_by_role("alert").filter(has_text="Pillow cannot read broken.png").wait_for()
+    assert notebook.ask("[ex.index, len(ex.photos)]") == before
+    shown.press("next photo")
+    shown.settle()
+    assert shown.root.get_by_role("alert").count() == 0
+
+
+# ---- from Python -----------------------------------------------------------------------------------------------------
+
+
+def test_what_python_sets_is_shown(notebook, shown, spade, demo):
+    notebook.execute("ex.index, ex.k, ex.kappa, ex.sigma = 26, 3, 2, 2")
+    notebook.execute("ex.radius = 6; ex.weights = {'layer1': 0.5}; ex.threshold = 40; ex.probe = (120, 80)")
+    notebook.execute("ex.finish()")
+    shown.settle()
+    judge = spade.with_options(k=3, kappa=2, sigma=2, radius=6, weights={"layer1": 0.5})
+    result = judge.predict(demo.test[26])
+    assert_shows(shown, shown.map, result.anomaly_map, notebook)
+    match = result.match(120, 80)
+    assert shown.ring(shown.photo, "pinned") == (120, 80)
+    assert shown.ring(shown.normal, "pinned") == (match.row, match.col)
+    shows = {
+        name: shown.root.get_by_label(name, exact=True).input_value() for name in ("K", "kappa", "radius", "sigma")
+    }
+    assert shows == {"K": "3", "kappa": "2", "radius": "6", "sigma": "2"}
+    assert float(shown.root.get_by_label("threshold", exact=True).input_value()) == 40
+    assert shown.root.get_by_label("weights", exact=True).input_value() == "hand"
+
+
+def test_the_copied_lines_give_what_is_seen(notebook, shown):
+    shown.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    shown.slide("kappa", 2)
+    shown.slide("sigma", 3)
+    shown.settle()
+    shown.press("copy as Python")
+    code = shown.page.evaluate("navigator.clipboard.readText()")
+    assert "with_options(kappa=2, sigma=3.0).predict(dataset.test[0])" in code
+    notebook.execute("dataset = parts\n" + code)
+    assert notebook.ask("bool((result.anomaly_map == ex.result.anomaly_map).all())")
+
+
+def test_a_picture_for_slides_and_a_page_are_handed_over(notebook, shown, tmp_path):
+    with shown.page.expect_download() as png:
+        shown.press("PNG")
+    png.value.save_as(tmp_path / "slide.png")
+    with Image.open(tmp_path / "slide.png") as slide:
+        assert slide.width > 1000
+    with shown.page.expect_download() as page:
+        shown.press("save page")
+    assert page.value.suggested_filename == "chip-000.html"
+
+
+# ---- keys, touch, zoom -----------------------------------------------------------------------------------------------
+
+
+def test_keys_alone_are_enough(notebook, shown, spade, demo):
+    notebook.execute("ex.probe = (100, 100); ex.pinned = False")
+    keyboard = shown.page.keyboard
+    shown.root.get_by_role("button", name="previous photo").focus()
+    for _ in range(80):
+        keyboard.press("Tab")
+        if shown.photo.evaluate("stage => stage === document.activeElement"):
+            break
+    keyboard.press("ArrowRight")
+    keyboard.press("Shift+ArrowDown")
+    keyboard.press("Enter")
+    assert shown.ring(shown.photo, "pinned") == (116, 104)
+    notebook.until("[ex.probe, ex.pinned]", [[116, 104], True])
+    match = spade.predict(demo.test[0]).match(116, 104)
+    assert shown.ring(shown.normal, "pinned") == (match.row, match.col)
+    keyboard.press("Escape")
+    notebook.until("ex.pinned", False)
+    keyboard.press("]")
+    shown.settle()
+    notebook.until("ex.index", 1)
+    keyboard.press("?")
+    assert shown.root.locator(".sk-help").is_visible()
+    keyboard.press("?")
+    assert not shown.root.locator(".sk-help").is_visible()
+    # the notebook's own shortcuts were not triggered: no cell came or went
+    cells = shown.page.evaluate("jupyterapp.shell.currentWidget.content.widgets.length")
+    assert cells == 2
+
+
+def test_sliders_move_by_keys(notebook, shown, spade, demo):
+    shown.root.get_by_label("K", exact=True).focus()
+    shown.page.keyboard.press("ArrowLeft")
+    shown.page.keyboard.press("ArrowLeft")
+    notebook.until("ex.k", 3)
+    assert_shows(shown, shown.map, spade.predict(demo.test[0]).with_k(3).anomaly_map, notebook)
+
+
+# ---- more than one, and none -----------------------------------------------------------------------------------------
+
+
+def test_two_explorers_in_a_notebook_do_not_meet(browser, lab):
+    more = "other = spade_kit.explore(spade, parts); other.index = 9\nother"
+    notebook = Notebook(browser, lab, "two.ipynb", START, "ex", more)
+    one, two = Shown(notebook.page, 0), Shown(notebook.page, 1)
+    one.slide("K", 2)
+    two.slide("K", 4)
+    two.press("next photo")
+    two.settle()
+    notebook.until("[ex.k, other.k, ex.index, other.index]", [2, 4, 0, 10])
+    one.hover(one.photo, 100, 100)
+    assert two.ring(two.photo) != (100, 100)
+    assert notebook.errors == []
+    notebook.close()
+
+
+def test_after_a_restart_the_page_says_so_and_a_new_run_works(browser, lab):
+    notebook = Notebook(browser, lab, "restart.ipynb", START, "ex")
+    shown = Shown(notebook.page)
+    notebook.page.evaluate("jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    shown.hover(shown.photo, 60, 60)
+    assert shown.ring(shown.photo) == (60, 60)
+    shown.slide("kappa", 3)
+    shown.root.get_by_role("alert").filter(has_text="Python does not answer").wait_for(timeout=20_000)
+    assert notebook.page.evaluate(RUN_ALL) == []
+    again = Shown(notebook.page)
+    again.slide("kappa", 2)
+    again.settle()
+    notebook.until("ex.kappa", 2)
+    notebook.close()
+
+
+def test_without_a_kernel_a_reopened_notebook_still_answers_the_pointer(browser, lab, spade, demo):
+    notebook = Notebook(browser, lab, "kept.ipynb", START, "ex.finish()", "ex")
+    Shown(notebook.page).settle()
+    notebook.page.evaluate("jupyterapp.commands.execute('docmanager:save')")
+    notebook.page.wait_for_function("!jupyterapp.shell.currentWidget.context.model.dirty", timeout=20_000)
+    notebook.close()
+    assert (lab.folder / "kept.ipynb").stat().st_size < 1_500_000
+    saved = json.loads((lab.folder / "kept.ipynb").read_text())
+    assert set(saved["cells"][2]["outputs"][0]["data"]) == {
+        *("application/vnd.jupyter.widget-view+json", "image/png", "text/plain")
+    }
+    again = Notebook(browser, lab, "kept.ipynb", run=False)
+    shown = Shown(again.page)
+    shown.root.get_by_role("alert").filter(has_text="Python does not answer").wait_for(timeout=20_000)
+    shown.hover(shown.photo, 100, 61)
+    result = spade.predict(demo.test[0])
+    match = result.match(100, 61)
+    assert shown.ring(shown.normal) == (match.row, match.col)
+    shown.slide("K", 2)
+    end = 2 * spade.normal_level
+    assert np.abs(grey_of(shown.pixels(shown.map)) - grey(result.with_k(2).anomaly_map, end)).max() <= 1
+    assert shown.root.get_by_label("kappa", exact=True).is_disabled()
+    assert again.errors == []
+    again.close()
+
+
+def test_an_untrusted_notebook_shows_a_picture_and_a_line(browser, lab):
+    kept = json.loads((lab.folder / "kept.ipynb").read_text())
+    kept["metadata"].pop("signature", None)
+    kept["cells"][0]["source"] = "# touched by somebody else\n"
+    (lab.folder / "foreign.ipynb").write_text(json.dumps(kept))
+    notebook = Notebook(browser, lab, "foreign.ipynb", run=False)
+    picture = notebook.page.locator(".jp-OutputArea img")
+    picture.wait_for(timeout=20_000)
+    assert picture.evaluate("image => image.naturalWidth") > 500
+    notebook.close()
