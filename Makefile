@@ -1,7 +1,9 @@
 # make lab    JupyterLab on the first notebook        make lab ARGS="--no-browser --port 8899"
 # make test   the whole test suite                    make test ARGS="tests/test_spade.py -k layer"
 # make check  formatting, lint, types, then the tests
+# make app    the explorer alone, as a web page on this machine
 # make bench  how fast the search is, against what one would use otherwise   make bench ARGS=--quick
+# make bench-widgets  how fast the explorer is, in a browser
 #
 # The environment is built once, in .venv; with a conda environment active (base, too), that one is used instead.
 
@@ -17,11 +19,17 @@ TEST := $(HOME_OF_ENV)/.spade_kit-test
 BENCH := $(HOME_OF_ENV)/.spade_kit-bench
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: lab test check bench demo picture clean
+# settings that a notebook with widgets needs: their state is saved with it
+export JUPYTER_CONFIG_PATH := $(CURDIR)/.jupyter
+
+.PHONY: lab app test check bench bench-widgets demo picture clean
 
 lab: $(LAB)
 	$(BIN)/jupyter trust notebooks/*.ipynb
 	$(BIN)/jupyter lab $(AS_ROOT) $(ARGS) notebooks/00_quickstart.ipynb
+
+app: $(LAB)
+	$(BIN)/voila --Voila.ip=127.0.0.1 $(ARGS) notebooks/06_explorer.ipynb
 
 test: $(TEST)
 	TQDM_DISABLE=1 $(BIN)/python -m pytest $(ARGS)
@@ -34,6 +42,9 @@ check: $(TEST)
 
 bench: $(BENCH)
 	TQDM_DISABLE=1 $(BIN)/python benchmarks/speed.py $(ARGS)
+
+bench-widgets: $(TEST)
+	TQDM_DISABLE=1 $(BIN)/python benchmarks/widgets.py $(ARGS)
 
 demo: $(LAB)
 	$(BIN)/python -m spade_kit.demo data/demo

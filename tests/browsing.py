@@ -108,8 +108,7 @@ def start_lab(folder: Path) -> Jupyter:
         f"--ServerApp.root_dir={folder}",
         "--LabApp.extension_manager=readonly",
         "--LabApp.expose_app_in_browser=True",
-        "--LabApp.news_url=None",
-        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        "--JupyterNotebookApp.expose_app_in_browser=True",
     )
     wait_for(lab.url("api/status"), lab.process)
     return lab

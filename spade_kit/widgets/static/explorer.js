@@ -161,7 +161,6 @@ class Explorer {
     this.code = el("textarea", { class: "sk-code", readonly: true, rows: 3, hidden: true, "aria-label": "Python code" });
 
     this.root.classList.add("spade-kit");
-    this.root.dataset.lmSuppressShortcuts = "true"; // keys pressed here are not the notebook's
     this.root.append(head, this.problem, this.strip.node, controls,
       el("div", { class: "sk-views" }, this.photo.figure, this.map.figure, this.normal.figure),
       el("div", { class: "sk-row" }, el("span", { class: "sk-heading" }, "Layers"), switcher, this.combining.node, this.weighing.node, this.marks, this.aloneRemark),
@@ -176,7 +175,7 @@ class Explorer {
   listen() {
     const on = {
       "change:matches": () => {
-        if (this.deaf) this.#hears(true);
+        if (this.deaf && !this.model.saved) this.#hears(true);
         this.answer();
       },
       "change:photo": () => this.answer(),
@@ -196,6 +195,8 @@ class Explorer {
       for (const [names, act] of Object.entries(on)) for (const name of names.split(" ")) this.model.off(name, act);
     };
     this.root.addEventListener("keydown", (event) => this.keyAnywhere(event));
+    // keys pressed here are not the notebook's, which looks for this mark at what has the focus
+    this.root.addEventListener("focusin", (event) => (event.target.dataset.lmSuppressShortcuts = "true"));
     this.root.addEventListener("dragover", (event) => event.preventDefault());
     this.root.addEventListener("drop", (event) => {
       event.preventDefault();

@@ -1,0 +1,223 @@
+"""How long it takes from an event in the page to the first frame that shows its effect: ``make bench-widgets``.
+
+JupyterLab in headless Chromium with software rendering, the demo, 60 normal photos, K = 50. Medians of 15, in
+milliseconds; what is written to ``results/widgets.md`` is committed. Measure on an idle machine.
+"""
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+from browsing import ARGUMENTS, READY, Notebook, Shown, find_browser, start_lab, write_notebook  # noqa: E402
+
+REPEATS = 15
+FIT = "import spade_kit\nparts = spade_kit.load_dataset('demo')\nspade = spade_kit.SPADE().fit(parts.train)"
+SHOW = "ex = spade_kit.explore(spade, parts)\nex"
+# what is seen is compared frame by frame, after the frame was painted
+MEASURE = """async ([act, what]) => {
+    const root = document.querySelector('.spade-kit');
+    const stages = root.querySelectorAll('.sk-stage');
+    const [stage, map, layer] = [stages[0], ...[1, 3].map(at => stages[at].querySelector('canvas.base'))];
+    const pixels = canvas => Array.from(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data
+        .filter((_, i) => i % 97 === 0)).join();
+    const look = {
+        ring: () => stage.querySelector('.sk-ring.hovered').getAttribute('transform'),
+        found: () => stages[1].querySelector('.sk-found .ink').getAttribute('d'),
+        overlay: () => stage.querySelector('canvas.over').style.opacity,
+        map: () => pixels(map), layer: () => pixels(layer),
+        photo: () => root.getAttribute('data-shown'),
+    }[what];
+    const slide = (name, value) => {
+        const input = root.querySelector(`input[aria-label="${name}"]`);
+        input.value = value;
+        input.dispatchEvent(new Event('input', { bubbles: true }));
+    };
+    const hover = (x, y) => {
+        const box = stage.getBoundingClientRect();
+        const [clientX, clientY] = [box.left + x * box.width, box.top + y * box.height];
+        stage.dispatchEvent(new PointerEvent('pointermove', { clientX, clientY }));
+    };
+    const press = name => [...root.querySelectorAll('button')]
+        .find(button => (button.getAttribute('aria-label') ?? button.textContent) === name).click();
+    const pick = index => {
+        const select = root.querySelector('select[aria-label=photo]');
+        select.value = index;
+        select.dispatchEvent(new Event('change'));
+    };
+    const neighbour = rank => root.querySelectorAll('.sk-strip')[1].children[rank].click();
+    const before = look(), start = performance.now();
+    eval(act);
+    do await new Promise(done => requestAnimationFrame(() => setTimeout(done)));
+    while (look() === before && performance.now() - start < 20000);
+    return performance.now() - start;
+}"""
+
+
+class Bench:
+    def __init__(self, notebook: Notebook) -> None:
+        self.notebook, self.page = notebook, notebook.page
+        self.shown = Shown(self.page)
+        self.rows: list[tuple[str, float, list[float]]] = []
+
+    def measure(self, name: str, aim: float, what: str, acts: list[str], *, pause: int = 0, after: str = "") -> None:
+        times = []
+        for act in acts:
+            self.shown.settle()
+            self.page.wait_for_timeout(pause)
+            times.append(self.page.evaluate(MEASURE, [act, what]))
+            if after:
+                self.shown.settle()
+                self.notebook.execute(after)
+        self.rows.append((name, aim, times))
+        low, _, high = statistics.quantiles(times, n=4)
+        print(f"{name:40} {statistics.median(times):8.1f} ({low:.1f} to {high:.1f}), aim {aim:g}", flush=True)
+
+
+def measure_first_display(browser, lab) -> list[float]:
+    times = []
+    for number in range(3):
+        name = f"first{number}.ipynb"
+        write_notebook(lab.folder / name, FIT + "\nspade.predict(parts.test[1])", SHOW)
+        page = browser.new_page(viewport={"width": 1280, "height": 1200})
+        page.goto(lab.url(f"doc/tree/{name}"))
+        page.wait_for_selector(".jp-Notebook")
+        page.wait_for_function(READY, timeout=90_000)
+        page.evaluate(
+            """async () => {
+                const content = jupyterapp.shell.currentWidget.content;
+                content.activeCellIndex = 0;
+                await jupyterapp.commands.execute('notebook:run-cell');
+                content.activeCellIndex = 1;
+            }"""
+        )
+        times.append(
+            page.evaluate(
+                """async () => {
+                    const start = performance.now();
+                    jupyterapp.commands.execute('notebook:run-cell');
+                    do await new Promise(done => requestAnimationFrame(() => setTimeout(done)));
+                    while (!document.querySelector('.spade-kit[data-shown]'));
+                    return performance.now() - start;
+                }"""
+            )
+        )
+        page.evaluate("jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+        page.close()
+    return times
+
+
+def spread(first: float, last: float) -> list[float]:
+    return [first + (last - first) * (7 * step % REPEATS) / (REPEATS - 1) for step in range(REPEATS)]
+
+
+def run(results: Path) -> None:
+    load = os.getloadavg()[0]
+    folder = Path(tempfile.mkdtemp())
+    lab = start_lab(folder)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=find_browser(), args=ARGUMENTS)
+        version = browser.version
+        first = measure_first_display(browser, lab)
+        notebook = Notebook(browser, lab, "bench.ipynb", FIT, SHOW, viewport={"width": 1280, "height": 1200})
+        notebook.execute("ex.finish()")
+        bench = Bench(notebook)
+        bench.rows.append(("first display, of the fitted demo", 1000, first))
+        bench.measure("hover", 16, "ring", [f"hover({x:.3f}, {1 - x:.3f})" for x in spread(0.05, 0.95)])
+        bench.measure("threshold", 50, "found", [f"slide('threshold', {value:.3f})" for value in spread(20, 60)])
+        bench.measure("overlay", 50, "overlay", [f"slide('overlay', {value:.2f})" for value in spread(0, 1)])
+        bench.measure("K", 50, "map", [f"slide('K', {round(value)})" for value in spread(1, 49)])
+        notebook.execute("ex.k = 50; ex.finish()")
+        bench.measure("sigma", 100, "map", [f"slide('sigma', {value:.1f})" for value in spread(0.5, 15.5)])
+        notebook.execute("ex.sigma = 4; ex.alone = True")
+        bench.shown.settle()
+        switch = ["press('shares')", "press('each alone')"] * (REPEATS // 2)
+        bench.measure("layer display, once searched", 50, "layer", switch)
+        notebook.execute("ex.alone = False; ex.finish()")
+        bench.measure("kappa", 300, "map", [f"slide('kappa', {2 + step % 3})" for step in range(REPEATS)])
+        notebook.execute("ex.kappa = 1")
+        bench.measure("radius", 300, "map", [f"slide('radius', {round(value)})" for value in spread(1, 30)])
+        notebook.execute("ex.radius = None")
+        weighing = [f"slide('weight of layer2', {value:.2f})" for value in spread(0.2, 2.5)]
+        bench.measure("weight of a layer", 300, "map", weighing)
+        notebook.execute("ex.weights = None; ex.finish()")
+        out = ["neighbour(0); press('leave out')"] * REPEATS
+        bench.measure("leaving a neighbour out", 300, "map", out, after="ex.without = ()")
+        bench.page.reload()
+        notebook.close()
+
+        notebook = Notebook(browser, lab, "photos.ipynb", FIT, SHOW, viewport={"width": 1280, "height": 1200})
+        bench.notebook, bench.page, bench.shown = notebook, notebook.page, Shown(notebook.page)
+        notebook.execute("ex.finish()")
+        cold = [f"pick({(5 + 17 * step) % 48})" for step in range(REPEATS)]
+        bench.measure("another photo, cold", 500, "photo", cold)
+        ahead = ["press('next photo')"] * REPEATS
+        notebook.execute("ex.index = 0")
+        bench.measure("next photo, looked ahead", 150, "photo", ahead, pause=1200)
+        wire = measure_wire(notebook, bench.shown)
+        notebook.page.evaluate("jupyterapp.commands.execute('docmanager:save')")
+        notebook.page.wait_for_function("!jupyterapp.shell.currentWidget.context.model.dirty", timeout=20_000)
+        saved = (folder / "photos.ipynb").stat().st_size / 1e6
+        notebook.execute("ex.save_html('page.html')")
+        page = (folder / "page.html").stat().st_size / 1e6
+        notebook.close()
+        browser.close()
+    lab.close()
+    results.write_text(report(bench.rows, wire, saved, page, version, load), encoding="utf-8")
+    print(results.read_text(encoding="utf-8"))
+
+
+def measure_wire(notebook: Notebook, shown: Shown) -> float:
+    """MB that come for one photo, thumbnails and scores of the strip aside."""
+    session = notebook.page.context.new_cdp_session(notebook.page)
+    session.send("Network.enable")
+    sizes: list[int] = []
+    session.on("Network.webSocketFrameReceived", lambda event: sizes.append(len(event["response"]["payloadData"])))
+    totals = []
+    for index in (3, 21, 40):
+        sizes.clear()
+        shown.choose("photo", str(index))
+        shown.settle()
+        # binary frames are told in base64
+        totals.append(sum(sizes) * 3 / 4 / 1e6)
+    return statistics.median(totals)
+
+
+def report(rows, wire: float, saved: float, page: float, version: str, load: float) -> str:
+    names = ("jupyterlab", "anywidget", "ipywidgets", "ipykernel", "torch")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    lines = [
+        "# The explorer: from an event to the frame that shows it",
+        "",
+        f"{platform.machine()}, {os.cpu_count()} cores; Chromium {version}, headless, software rendering; {versions}; "
+        f"load before: {load:.1f}. The demo: 60 normal photos, K = 50, 224 px. Medians, in brackets quartiles.",
+        "",
+        "| what | ms | aim |",
+        "| --- | --- | --- |",
+    ]
+    for name, aim, times in rows:
+        low, _, high = statistics.quantiles(times, n=4)
+        lines.append(f"| {name} | {statistics.median(times):.0f} ({low:.0f} to {high:.0f}) | {aim:g} |")
+    lines += [
+        "",
+        "| size | MB | at most |",
+        "| --- | --- | --- |",
+        f"| a photo on the wire | {wire:.2f} | 0.7 |",
+        f"| the saved notebook | {saved:.2f} | 1.5 |",
+        f"| a saved page of one photo | {page:.2f} | 1 |",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--to", type=Path, default=ROOT / "benchmarks" / "results" / "widgets.md")
+    run(parser.parse_args().to)
