@@ -23,7 +23,7 @@ REPEATS = 15
 FIT = "import spade_kit\nparts = spade_kit.load_dataset('demo')\nspade = spade_kit.SPADE().fit(parts.train)"
 SHOW = "ex = spade_kit.explore(spade, parts)\nex"
 # what is seen is compared frame by frame, after the frame was painted
-MEASURE = """async ([act, what]) => {
+MEASURE = """async ([act, what, phase]) => {
     const root = document.querySelector('.spade-kit');
     const stages = root.querySelectorAll('.sk-stage');
     const [stage, map, layer] = [stages[0], ...[1, 3].map(at => stages[at].querySelector('canvas.base'))];
@@ -54,6 +54,7 @@ MEASURE = """async ([act, what]) => {
         select.dispatchEvent(new Event('change'));
     };
     const neighbour = rank => root.querySelectorAll('.sk-strip')[1].children[rank].click();
+    await new Promise(done => setTimeout(done, phase)); // hands do not wait for the start of a frame
     const before = look(), start = performance.now();
     eval(act);
     do await new Promise(done => requestAnimationFrame(() => setTimeout(done)));
@@ -70,10 +71,10 @@ class Bench:
 
     def measure(self, name: str, aim: float, what: str, acts: list[str], *, pause: int = 0, after: str = "") -> None:
         times = []
-        for act in acts:
+        for number, act in enumerate(acts):
             self.shown.settle()
             self.page.wait_for_timeout(pause)
-            times.append(self.page.evaluate(MEASURE, [act, what]))
+            times.append(self.page.evaluate(MEASURE, [act, what, 7 * number % 17]))
             if after:
                 self.shown.settle()
                 self.notebook.execute(after)
@@ -149,9 +150,8 @@ def run(results: Path) -> None:
         weighing = [f"slide('weight of layer2', {value:.2f})" for value in spread(0.2, 2.5)]
         bench.measure("weight of a layer", 300, "map", weighing)
         notebook.execute("ex.weights = None; ex.finish()")
-        out = ["neighbour(0); press('leave out')"] * REPEATS
+        out = [f"neighbour({rank}); press('leave out')" for rank in range(REPEATS)]
         bench.measure("leaving a neighbour out", 300, "map", out, after="ex.without = ()")
-        bench.page.reload()
         notebook.close()
 
         notebook = Notebook(browser, lab, "photos.ipynb", FIT, SHOW, viewport={"width": 1280, "height": 1200})

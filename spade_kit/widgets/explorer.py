@@ -41,7 +41,7 @@ from spade_kit.widgets.scored import Scored
 from spade_kit.widgets.sight import Options, Sight, freeze
 
 _REACH = 50  # the page follows K by itself up to here, at least
-_QUICK = 8  # normal photos that give a first idea of what is normal, until all are judged
+_QUICK = 4  # normal photos that give a first idea of what is normal, until all are judged
 _BATCH = 8  # photos, before the page is told
 _PAGE_BYTES = 650_000  # a photo's part of a saved page, base64 aside, up to which whole normal crops go with it
 _OPTIONS = ("kappa", "radius", "weights", "combine", "without", "only")
@@ -116,6 +116,7 @@ class Explorer(anywidget.AnyWidget):
     about = traitlets.Dict().tag(sync=True)
     photos: traitlets.List = traitlets.List().tag(sync=True)
     photo = traitlets.Dict().tag(sync=True)
+    neighbours = traitlets.Dict().tag(sync=True)
     matches = traitlets.Dict().tag(sync=True)
     layers_alone = traitlets.Dict().tag(sync=True)
     normals = traitlets.Dict().tag(sync=True)
@@ -314,6 +315,8 @@ class Explorer(anywidget.AnyWidget):
                     self.photo = self._pack_photo(self.index, full)
                     row, col = self.probe if self.pinned else _highest(self.result)
                     self.probe = tuple(min(at, side - 1) for at, side in zip((row, col), self.photo["size"]))
+                if self.neighbours.get("images") != full.neighbours.index.tolist():
+                    self.neighbours = self._pack_neighbours(full)
                 self.matches = self._pack_matches(self.index, full)
                 self._seen = (self.index, options)
             if self.alone and self.layers_alone.get("for") != _key(self.index, self._options(self.k)):
@@ -326,6 +329,9 @@ class Explorer(anywidget.AnyWidget):
     def _pack_photo(self, index: int, full: Result) -> dict[str, Any]:
         return {"index": index, "left_out": len(full.among) < len(self.spade), **pack_photo(full)}
 
+    def _pack_neighbours(self, full: Result) -> dict[str, Any]:
+        return {"images": full.neighbours.index.tolist(), "jpegs": self._pictures.of(full)}
+
     def _pack_matches(self, index: int, full: Result) -> dict[str, Any]:
         return {
             "index": index,
@@ -333,7 +339,6 @@ class Explorer(anywidget.AnyWidget):
             "asked_k": self.k,
             "factors": self._factors(full).tolist(),
             "struck": self._find_struck(index, full),
-            "thumbs": self._pictures.of(full),
             **pack_matches(full),
         }
 
@@ -522,6 +527,7 @@ class Explorer(anywidget.AnyWidget):
             result = full.with_k(min(self.k, len(full.neighbours)))
             saved[index] = {
                 "photo": self._pack_photo(index, full),
+                "neighbours": self._pack_neighbours(full),
                 "matches": self._pack_matches(index, full),
                 "layers_alone": self._pack_alone(index, result),
                 "probe": self.probe if index == self.index else _highest(result),

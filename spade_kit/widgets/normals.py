@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
 
@@ -31,9 +31,12 @@ class Normals:
     level: float
     pixels: np.ndarray
     scores: np.ndarray
+    _thresholds: dict[tuple[str, float], float] = field(default_factory=dict)  # asked for again and again
 
     def threshold(self, of: str, fpr: float) -> float:
-        return find_threshold(self.pixels if of == "pixel" else self.scores, fpr)
+        if (of, fpr) not in self._thresholds:
+            self._thresholds[of, fpr] = find_threshold(self.pixels if of == "pixel" else self.scores, fpr)
+        return self._thresholds[of, fpr]
 
     def pack(self, of: int) -> dict[str, Any]:
         """For the page: level, scores, and what share of normal pixels each of evenly spaced thresholds marks."""

@@ -27,7 +27,7 @@ class SavedModel {
     if (name === "index") {
       const { probe, ...photo } = this.photos[value];
       Object.assign(this.state, photo, this.state.pinned ? {} : { probe });
-      for (const changed of ["photo", "matches", "layers_alone", "probe"]) this.#fire(`change:${changed}`);
+      for (const changed of ["photo", "neighbours", "matches", "layers_alone", "probe"]) this.#fire(`change:${changed}`);
     }
     this.#fire(`change:${name}`);
   }

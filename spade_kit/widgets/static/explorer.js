@@ -174,11 +174,10 @@ class Explorer {
 
   listen() {
     const on = {
-      "change:matches": () => {
+      "change:matches change:photo": () => {
         if (this.deaf && !this.model.saved) this.#hears(true);
-        this.answer();
+        this.coming ??= queueMicrotask(() => this.answer()) ?? true; // all of a message first
       },
-      "change:photo": () => this.answer(),
       "change:layers_alone change:alone": () => this.paintMaps(),
       "change:normals": () => this.paintMaps(),
       "change:k change:sigma": () => this.paintMaps(),
@@ -215,6 +214,7 @@ class Explorer {
 
   /** A photo and its matches have come; what was seen stays until both can be drawn. */
   async answer() {
+    this.coming = null;
     const [photo, matches] = [this.get("photo"), this.get("matches")];
     if (!matches.grid || photo.index !== matches.index) return;
     this.latest = matches;
@@ -224,13 +224,14 @@ class Explorer {
       this.bitmap?.close();
       this.bitmap = bitmap;
     }
-    if (matches !== this.shown?.matches) {
-      this.matches = new Matches(matches);
-      this.normals.offer(matches.neighbours.map(([image]) => image), matches.thumbs);
-      this.neighbours.keep([...matches.neighbours.map(([image]) => image), ...this.get("without")]);
-      matches.neighbours.forEach(([image], rank) => this.neighbours.picture(image, matches.thumbs[rank]));
+    if (matches !== this.shown?.matches) this.matches = new Matches(matches);
+    const neighbours = this.get("neighbours");
+    if (neighbours !== this.shown?.neighbours) {
+      this.normals.offer(neighbours.images, neighbours.jpegs);
+      this.neighbours.keep([...neighbours.images, ...this.get("without")]);
+      neighbours.images.forEach((image, rank) => this.neighbours.picture(image, neighbours.jpegs[rank]));
     }
-    this.shown = { photo, matches };
+    this.shown = { photo, matches, neighbours };
     const [H, W] = photo.size;
     for (const pane of [this.photo, this.map, this.normal, ...this.layers.map((layer) => layer.pane)]) pane.resize(H, W);
     this.photo.draw(this.bitmap);
@@ -238,7 +239,6 @@ class Explorer {
     for (const pane of [this.photo, this.map]) pane.outline("truth", truth);
     this.legend.classList.toggle("known", Boolean(photo.mask));
     this.paintMaps();
-    this.paintPhotos();
     this.paintOptions();
     this.paintOpacity();
     this.root.dataset.shown = `${photo.index}`;

@@ -34,13 +34,15 @@ export class Pane {
 
   resize(H, W) {
     if (this.H === H && this.W === W) return;
-    [this.H, this.W] = [H, W];
+    [this.H, this.W, this.drawn] = [H, W, null];
     for (const canvas of [this.canvas, this.over, this.veil]) [canvas.width, canvas.height] = [W, H];
     this.marks.setAttribute("viewBox", `0 0 ${W} ${H}`);
     this.stage.style.aspectRatio = `${W} / ${H}`;
   }
 
   draw(bitmap) {
+    if (this.drawn === bitmap) return;
+    this.drawn = bitmap;
     this.canvas.getContext("2d").drawImage(bitmap, 0, 0, this.W, this.H);
   }
 

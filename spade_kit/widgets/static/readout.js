@@ -29,14 +29,22 @@ export class Readout {
       ...layers.map((name, l) => [name, (s) => `${s.match.parts[l].toFixed(3)} · ${percent(s.match.parts[l], s.match.distance)} %`]),
       ...(own ? layers.map((name, l) => [`${name} alone`, (s) => own(s, l)]) : []),
     ];
-    this.head.replaceChildren(el("td"), ...seen.map(([heading]) => el("th", { scope: "col" }, heading)));
-    this.body.replaceChildren(
-      ...rows.map(([name, cell]) => el("tr", {}, el("th", { scope: "row" }, name), ...seen.map(([, s]) => el("td", {}, cell(s))))),
-    );
+    this.#write([["", ...seen.map(([heading]) => heading)], ...rows.map(([name, cell]) => [name, ...seen.map(([, one]) => cell(one))])]);
     // spoken once the pointer rests, not at every pixel on the way
     clearTimeout(this.timer);
     const text = seen.map(([heading, s]) => (seen.length > 1 ? `${heading} ` : "") + sentence(s, layers)).join("; ");
     this.timer = setTimeout(() => say(this.live, text), 150);
+  }
+
+  /** Texts of the table, its first row the heading; cells are made anew only where the shape changes. */
+  #write([head, ...rows]) {
+    const shape = `${head.length} ${rows.length}`;
+    if (this.shape !== shape) {
+      this.shape = shape;
+      this.head.replaceChildren(el("td"), ...head.slice(1).map(() => el("th", { scope: "col" })));
+      this.body.replaceChildren(...rows.map((row) => el("tr", {}, el("th", { scope: "row" }), ...row.slice(1).map(() => el("td")))));
+    }
+    [this.head, ...this.body.children].forEach((line, r) => [...line.children].forEach((cell, c) => say(cell, [head, ...rows][r][c])));
   }
 
   close() {

@@ -17,11 +17,10 @@ export class Strip {
     if (order.length !== now.length || order.some((node, i) => now[i] !== node)) this.node.replaceChildren(...order);
   }
 
+  /** Give a card its picture, a JPEG. */
   picture(key, view) {
     const card = this.cards.get(key) ?? this.#make(key);
-    if (card.view === view || !view.byteLength) return;
-    this.#forget(card);
-    card.view = view;
+    if (card.url || !view.byteLength) return; // a key has one picture for good
     card.image.src = card.url = URL.createObjectURL(new Blob([bytes(view)], { type: "image/jpeg" }));
   }
 
