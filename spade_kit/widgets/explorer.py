@@ -37,7 +37,7 @@ from spade_kit.widgets.packing import (
 )
 from spade_kit.widgets.pages import join_modules, make_page, read_style
 from spade_kit.widgets.preview import draw_preview
-from spade_kit.widgets.scored import Scored
+from spade_kit.widgets.scored import Score, Scored
 from spade_kit.widgets.sight import Options, Sight, freeze
 
 _REACH = 50  # the page follows K by itself up to here, at least
@@ -136,6 +136,7 @@ class Explorer(anywidget.AnyWidget):
         self._known: Known | None = None  # of normal photos
         self._seen: tuple = (None, None)  # what the page was last told of: photo, options
         self._now: tuple = (None, None)  # what `result` was last asked for, and its answer
+        self._to_do: tuple = ()  # what the background was last started for
         self._upload: list[bytes] = []
         self._background = Background(self._meanwhile)
         self._most: int = max(1, len(spade) - 1)  # neighbours that any photo has, a fitted one, too
@@ -324,7 +325,10 @@ class Explorer(anywidget.AnyWidget):
             self._look_at_normals()
             self._set_threshold()
             self.as_python = self.code()
-        self._background.restart()
+        to_do = (self.index, self._all_options, self.threshold_rule, len(self._album))
+        if self._to_do != to_do:
+            self._to_do = to_do
+            self._background.restart()
 
     def _pack_photo(self, index: int, full: Result) -> dict[str, Any]:
         return {"index": index, "left_out": len(full.among) < len(self.spade), **pack_photo(full)}
@@ -369,10 +373,11 @@ class Explorer(anywidget.AnyWidget):
         """See to it that something is known of normal photos: a first idea at once, the rest in the background."""
         if len(self.spade) == 1:
             return
-        options, wanted = self._options(self.k).of_all, self._all_options
+        wanted = self._all_options
+        options, sigma = wanted
         if self._known is not None and self._known.options == wanted:
             return
-        judge = self._sight.judge(options, sigma=self.sigma)
+        judge = self._sight.judge(options, sigma=sigma)
         images = self.spade._normals_for_scale
         if judge.remembers(images) or len(images) <= _QUICK:
             self._say_normals(Known(wanted, judge_normals(judge, images), complete=True))
@@ -403,7 +408,7 @@ class Explorer(anywidget.AnyWidget):
             self.threshold = self._known.normals.threshold(of, float(rate))
         elif of in ("pixel", "image"):  # one normal photo: nobody knows what is normal
             self.threshold_rule, self.threshold = "hand", self.result.image_score / 2
-        elif of == "f1" and self._scored.complete(self._all_options, len(self._album)):
+        elif of == "f1" and self._scored.complete(self._all_options):
             self.threshold = self._scored.best_f1_threshold()
 
     # ---- meanwhile ---------------------------------------------------------------------------------------------------
@@ -457,21 +462,22 @@ class Explorer(anywidget.AnyWidget):
 
     def _score_all_photos(self) -> Iterator[Step]:
         options, sigma = self._all_options
-        scored = self._scored
-        scored.start(options, sigma)
+        self._scored.start(options, sigma)
         judge = self._sight.judge(options, sigma=sigma)
-        for index in range(len(self._album)):
-            if index not in scored.fresh:
-                last = (index + 1) % _BATCH == 0 or index + 1 == len(self._album)
-                yield partial(scored.score, index, judge), self._say_scores if last else _tell_nobody
-        yield _do_nothing, self._tell_threshold
+        missing = self._scored.missing()
+        for index in missing:
+            yield partial(self._scored.score, index, judge), self._take_score
+        if missing:
+            yield _do_nothing, self._say_scores
 
-    def _say_scores(self, _: None = None) -> None:
-        self.scores = self._scored.pack(len(self._album))
+    def _take_score(self, score: Score) -> None:
+        self._scored.take(score)
+        if score.index % _BATCH == 0:
+            self.scores = self._scored.pack()
 
-    def _tell_threshold(self, _: None) -> None:
+    def _say_scores(self, _: None) -> None:
         with self._quietly(), self.hold_sync():
-            self._say_scores()
+            self.scores = self._scored.pack()
             self._set_threshold()
             self.as_python = self.code()
 
