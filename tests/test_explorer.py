@@ -176,10 +176,10 @@ def test_a_page_can_follow_every_k(explorer, spade, demo):
     pack = explorer.matches
     count = decode(pack, "count", "<u2")
     ends, k = count.cumsum(), decode(pack, "k", "<u2")
-    reaches = spade.with_options(k=11).predict(demo.test[0])
+    reaches = spade.with_options(k=12).predict(demo.test[0])
     parts = decode(pack, "parts", "<u2").reshape(3, -1) / 65535
-    assert pack["k_range"] == [1, 11]
-    for few in (1, 5, 11):
+    assert pack["k_range"] == [1, 12]
+    for few in (1, 5, 12):
         found = reaches.with_k(few).correspondence
         last = [at[k[at] <= few][-1] for at in np.split(np.arange(len(k)), ends[:-1])]
         distance = decode(pack, "distance", "<f4")[last]

@@ -139,7 +139,7 @@ class Explorer(anywidget.AnyWidget):
         self._to_do: tuple = ()  # what the background was last started for
         self._upload: list[bytes] = []
         self._background = Background(self._meanwhile)
-        self._most: int = max(1, len(spade) - 1)  # neighbours that any photo has, a fitted one, too
+        self._most: int = len(spade)  # neighbours; a photo that is left out has one less
         super().__init__(
             k=min(int(spade.k), self._most),
             **{name: getattr(spade, name) for name in ("kappa", "radius", "weights", "combine", "sigma")},
