@@ -327,6 +327,7 @@ def test_a_neighbour_can_be_left_out_brought_back_and_be_the_only_one(notebook, 
     shown.press("compare with all")
     shown.settle()
     assert_shows(shown, shown.map, result.anomaly_map, notebook)
+    shown.press("close")
 
 
 # ---- photos ----------------------------------------------------------------------------------------------------------
