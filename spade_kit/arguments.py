@@ -27,6 +27,14 @@ def check_count(name: str, value: SupportsIndex, least: int = 1) -> int:
     return value if isinstance(value, DefaultInt) else number
 
 
+def check_index(name: str, value: SupportsIndex, count: int, what: str) -> int:
+    """A place among ``count`` things, from 0."""
+    place = check_count(name, value, least=0)
+    if place >= count:
+        raise ValueError(f"{name} is a {what} from 0 to {count - 1}, but {place} came.")
+    return place
+
+
 def cut_count(name: str, value: int, available: int, of: str) -> int:
     """No more than there are; said once where more was asked for."""
     if value > available and not isinstance(value, DefaultInt):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -174,6 +175,11 @@ def resolve_weights(weights: Weights, layers: Sequence[str], variance) -> Float[
     return factors
 
 
+def freeze_weights(weights: Weights) -> tuple[tuple[str, float], ...] | str | None:
+    """Weights as a key of a dictionary."""
+    return tuple(weights.items()) if isinstance(weights, Mapping) else weights
+
+
 def channel_variance(gallery: Pyramid) -> list[float]:
     """Each level's variance over all images and places, summed over its channels."""
     return [float(level.cpu().double().var((0, 2, 3), correction=0).sum()) for level in gallery.levels]
@@ -247,11 +253,16 @@ class EveryK:
     ) -> None:
         self._anew = lambda k: search(query, gallery, images[:k], weights, kappa, radius, combine)
         self._pixels = pixels = PixelSearch(query.levels, gallery, images)
-        self._weights, self._combine = weights, combine
+        self._weights, self._radius, self._combine = weights, radius, combine
         self._kappas = [_cut(pixels, kappa, radius, combine, k) for k in range(1, len(images) + 1)]
-        self._kept: list[np.ndarray] | None = None  # each (k, kappa, h, w)
-        if pixels.scans if _by_level(weights, combine) else pixels.descends:
-            self._kept = _find_all(pixels, weights, self._kappas[-1], radius, combine, history=True)
+
+    @cached_property
+    def _kept(self) -> list[np.ndarray] | None:
+        """What was nearest after each image, each (k, kappa, h, w)."""
+        pixels, weights, combine = self._pixels, self._weights, self._combine
+        if not (pixels.scans if _by_level(weights, combine) else pixels.descends):
+            return None
+        return _find_all(pixels, weights, self._kappas[-1], self._radius, combine, history=True)
 
     def __call__(self, k: int) -> Correspondence:
         if self._kept is None:
@@ -262,7 +273,7 @@ class EveryK:
 
     def steps(self) -> Steps | None:
         """All answers at once, or None where levels are searched each by itself or each k anew."""
-        if self._kept is None or _by_level(self._weights, self._combine):
+        if _by_level(self._weights, self._combine) or self._kept is None:
             return None
         history = self._kept[0]
         kappas = np.array([kappa for (kappa,) in self._kappas])

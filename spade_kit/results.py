@@ -145,10 +145,7 @@ class Result:
             )
         found = self._every_k(k)
         neighbours = Neighbours(self.neighbours.index[:k], self.neighbours.distance[:k])
-        spade = self.spade.with_options(k=k)
-        again = replace(
-            self, anomaly_map=self._map(found.distance), neighbours=neighbours, correspondence=found, spade=spade
-        )
+        again = self._matched(neighbours, found, self.spade.with_options(k=k), self.among)
         again.__dict__["_every_k"] = self._every_k  # what was passed through serves smaller k, too
         return again
 
@@ -174,6 +171,15 @@ class Result:
                 f"against, but {unknown or 'none'} came. Take some of result.among."
             )
         return self.spade._judge_among(self, chosen)
+
+    def _matched(
+        self, neighbours: Neighbours, found: Correspondence, spade: SPADE, among: Int[np.ndarray, "m"]
+    ) -> Result:
+        """The same photograph with other matches, as ``spade`` found them among these training images."""
+        anomaly_map = make_map(found.distance, self.crop.size, spade.sigma)
+        return replace(
+            self, anomaly_map=anomaly_map, neighbours=neighbours, correspondence=found, spade=spade, among=among
+        )
 
     # ---- layers and places -------------------------------------------------------------------------------------------
 

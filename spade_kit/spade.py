@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -13,7 +12,7 @@ from jaxtyping import Int, UInt8
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from spade_kit.arguments import check_count, choose, cut_count, warn
+from spade_kit.arguments import check_count, check_index, choose, cut_count, warn
 from spade_kit.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.correspondence import (
     DEFAULT_KAPPA,
@@ -21,6 +20,7 @@ from spade_kit.correspondence import (
     Weights,
     check_search,
     cut_kappa,
+    freeze_weights,
     resolve_weights,
     search,
 )
@@ -197,10 +197,7 @@ class SPADE:
         return self._judge(gallery.pyramid(index), self._others(index, None), normal.image, normal.crop, normal.sample)
 
     def _check_index(self, index: SupportsIndex) -> int:
-        place = check_count("index", index, least=0)
-        if place >= len(self):
-            raise ValueError(f"index is a training image from 0 to {len(self) - 1}, but {place} came.")
-        return place
+        return check_index("index", index, len(self), "training image")
 
     def _others(self, index: int, groups: tuple[Hashable, ...] | None) -> Int[np.ndarray, "m"]:
         """All training images but this one, or but all of its group."""
@@ -248,16 +245,12 @@ class SPADE:
         neighbours, found = result.neighbours, result.correspondence
         if self._search_options != result.spade._search_options:
             neighbours, found = self._search(result.query, result.among, found.place)
-        anomaly_map = make_map(found.distance, result.crop.size, self.sigma)
-        return replace(result, anomaly_map=anomaly_map, neighbours=neighbours, correspondence=found, spade=self)
+        return result._matched(neighbours, found, self, result.among)
 
     def _judge_among(self, result: Result, among: Int[np.ndarray, "m"]) -> Result:
         """The same photograph against some of the training images."""
         neighbours, found = self._search(result.query, among)
-        anomaly_map = make_map(found.distance, result.crop.size, self.sigma)
-        return replace(
-            result, anomaly_map=anomaly_map, neighbours=neighbours, correspondence=found, among=among, spade=self
-        )
+        return result._matched(neighbours, found, self, among)
 
     # ---- what is normal ----------------------------------------------------------------------------------------------
 
@@ -319,10 +312,9 @@ class SPADE:
     @property
     def _search_options(self) -> tuple:
         """All that distances depend on; sigma only smooths them."""
-        weights = tuple(self.weights.items()) if isinstance(self.weights, Mapping) else self.weights
-        return self.k, self.kappa, self.radius, weights, self.combine
+        return self.k, self.kappa, self.radius, freeze_weights(self.weights), self.combine
 
-    def remembers(self, images: Iterable[int]) -> bool:
+    def _remembers(self, images: Iterable[int]) -> bool:
         """Whether these training images were already judged, each against the others, under the present options."""
         kept = self._left_out.get((*self._search_options, None), {})
         return all(image in kept for image in images)

@@ -7,8 +7,8 @@ import pytest
 from browsing import RUN_ALL, Notebook, Shown, read_canvas
 from PIL import Image
 
+from spade_kit.correspondence import freeze_weights
 from spade_kit.widgets.packing import colour_table
-from spade_kit.widgets.sight import freeze
 
 START = """
 import spade_kit
@@ -208,7 +208,7 @@ def test_a_slider_that_searches_again_shows_what_predict_gives(notebook, shown, 
     assert_shows(shown, shown.map, result.with_k(2).anomaly_map, notebook)
     notebook.until("ex.k", 2)
     (option,) = options
-    assert freeze(notebook.ask(f"ex.{option}")) == freeze(options[option])
+    assert freeze_weights(notebook.ask(f"ex.{option}")) == freeze_weights(options[option])
 
 
 def test_equal_weights_an_ensemble_and_back(notebook, shown, spade, demo):

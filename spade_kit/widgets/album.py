@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from spade_kit.arguments import check_count
+from spade_kit.arguments import check_index
 from spade_kit.datasets import Dataset, Photo, Sample, as_array, as_list
 from spade_kit.results import Result
 from spade_kit.spade import SPADE
@@ -55,10 +55,7 @@ class Album:
         self._expressions.pop()
 
     def check(self, index: int) -> int:
-        place = check_count("index", index, least=0)
-        if place >= len(self):
-            raise ValueError(f"index is a photo from 0 to {len(self) - 1}, but {place} came.")
-        return place
+        return check_index("index", index, len(self), "photo")
 
     def _sample(self, index: int) -> Photo | None:
         photo = self._photos[index]

@@ -19,6 +19,7 @@ import traitlets
 from matplotlib.figure import Figure
 
 from spade_kit.arguments import choose
+from spade_kit.correspondence import freeze_weights
 from spade_kit.datasets import Dataset, Photo
 from spade_kit.figures import SCALE, draw_explanation
 from spade_kit.results import Result
@@ -31,6 +32,7 @@ from spade_kit.widgets.packing import (
     LOOKS_BACK,
     NeighbourPictures,
     colour_table,
+    find_steps,
     pack_alone,
     pack_matches,
     pack_photo,
@@ -38,7 +40,7 @@ from spade_kit.widgets.packing import (
 from spade_kit.widgets.pages import join_modules, make_page, read_style
 from spade_kit.widgets.preview import draw_preview
 from spade_kit.widgets.scored import Score, Scored
-from spade_kit.widgets.sight import Options, Sight, freeze
+from spade_kit.widgets.sight import Options, Sight
 
 _REACH = 50  # the page follows K by itself up to here, at least
 _QUICK = 4  # normal photos that give a first idea of what is normal, until all are judged
@@ -176,10 +178,13 @@ class Explorer(anywidget.AnyWidget):
         """What is seen, as a Result."""
         wanted = (self.index, self._options(self.k), self.sigma)
         if self._now[0] != wanted:
-            full = self._sight.find(self.index, self._options(self._reach))
-            k = min(self.k, len(full.neighbours))
-            self._now = wanted, (full.with_k(k) if k < len(full.neighbours) else full).with_options(sigma=self.sigma)
+            self._now = wanted, self._narrow(self._sight.find(self.index, self._options(self._reach)))
         return self._now[1]
+
+    def _narrow(self, full: Result) -> Result:
+        """A result at reach under the present K and sigma."""
+        fewer = full.with_k(self.k) if self.k < len(full.neighbours) else full
+        return fewer.with_options(sigma=self.sigma)
 
     def readout(self) -> pandas.DataFrame:
         """What is seen at the probe: the normal pixel that explains it, the distance, and each layer's part of that.
@@ -298,7 +303,7 @@ class Explorer(anywidget.AnyWidget):
             self.problem = problem
 
     def _options(self, k: int) -> Options:
-        return Options(k, self.kappa, self.radius, freeze(self.weights), self.combine, self.without, self.only)
+        return Options(k, self.kappa, self.radius, freeze_weights(self.weights), self.combine, self.without, self.only)
 
     @property
     def _reach(self) -> int:
@@ -320,15 +325,24 @@ class Explorer(anywidget.AnyWidget):
                     self.neighbours = self._pack_neighbours(full)
                 self.matches = self._pack_matches(self.index, full)
                 self._seen = (self.index, options)
-            if self.alone and self.layers_alone.get("for") != _key(self.index, self._options(self.k)):
+            asked = self._asked(self.index) | {"k": self.k}
+            if self.alone and asked != {name: self.layers_alone.get(name) for name in asked}:
                 self.layers_alone = self._pack_alone(self.index, self.result)
             self._look_at_normals()
-            self._set_threshold()
-            self.as_python = self.code()
+            self._conclude()
         to_do = (self.index, self._all_options, self.threshold_rule, len(self._album))
         if self._to_do != to_do:
             self._to_do = to_do
             self._background.restart()
+
+    def _conclude(self) -> None:
+        """What follows from all else."""
+        self._set_threshold()
+        self.as_python = self.code()
+
+    def _asked(self, index: int) -> dict[str, Any]:
+        """What an answer to the page is about, so that it knows whether it still waits."""
+        return {"index": index, "options": {name: getattr(self, name) for name in _OPTIONS}}
 
     def _pack_photo(self, index: int, full: Result) -> dict[str, Any]:
         return {"index": index, "left_out": len(full.among) < len(self.spade), **pack_photo(full)}
@@ -338,8 +352,7 @@ class Explorer(anywidget.AnyWidget):
 
     def _pack_matches(self, index: int, full: Result) -> dict[str, Any]:
         return {
-            "index": index,
-            "options": {name: getattr(self, name) for name in _OPTIONS},
+            **self._asked(index),
             "asked_k": self.k,
             "factors": self._factors(full).tolist(),
             "struck": self._find_struck(index, full),
@@ -359,13 +372,7 @@ class Explorer(anywidget.AnyWidget):
         return [[image, distance] for image, distance in pairs if image in self.without]
 
     def _pack_alone(self, index: int, result: Result) -> dict[str, Any]:
-        return {
-            "for": _key(index, self._options(self.k)),
-            "index": index,
-            "k": self.k,
-            "options": {name: getattr(self, name) for name in _OPTIONS},
-            "layers": pack_alone(result, self._factors(result)),
-        }
+        return {**self._asked(index), "k": self.k, "layers": pack_alone(result, self._factors(result))}
 
     # ---- what is normal, and the threshold ---------------------------------------------------------------------------
 
@@ -379,7 +386,7 @@ class Explorer(anywidget.AnyWidget):
             return
         judge = self._sight.judge(options, sigma=sigma)
         images = self.spade._normals_for_scale
-        if judge.remembers(images) or len(images) <= _QUICK:
+        if judge._remembers(images) or len(images) <= _QUICK:
             self._say_normals(Known(wanted, judge_normals(judge, images), complete=True))
         elif self._known is None or replace(self._known.options[0], k=self.k) != options:
             few = images[:: -(-len(images) // _QUICK)]
@@ -442,7 +449,7 @@ class Explorer(anywidget.AnyWidget):
         except _MISTAKES:
             return  # said when it is picked
         self._pictures.of(result)
-        _ = result.steps
+        find_steps(result)
 
     def _judge_all_normals(self) -> Iterator[Step]:
         wanted, images = self._all_options, self.spade._normals_for_scale
@@ -450,15 +457,14 @@ class Explorer(anywidget.AnyWidget):
             return
         judge = self._sight.judge(wanted[0], sigma=self.sigma)
         for image in images:
-            if not judge.remembers([image]):
+            if not judge._remembers([image]):
                 yield partial(list, judge._left_out_maps([image], None)), _tell_nobody
         yield partial(judge_normals, judge, images), lambda normals: self._tell_normals(wanted, normals)
 
     def _tell_normals(self, options: tuple[Options, float], normals: Normals) -> None:
         with self._quietly(), self.hold_sync():
             self._say_normals(Known(options, normals, complete=True))
-            self._set_threshold()
-            self.as_python = self.code()
+            self._conclude()
 
     def _score_all_photos(self) -> Iterator[Step]:
         options, sigma = self._all_options
@@ -478,8 +484,7 @@ class Explorer(anywidget.AnyWidget):
     def _say_scores(self, _: None) -> None:
         with self._quietly(), self.hold_sync():
             self.scores = self._scored.pack()
-            self._set_threshold()
-            self.as_python = self.code()
+            self._conclude()
 
     # ---- the page speaks ---------------------------------------------------------------------------------------------
 
@@ -530,7 +535,7 @@ class Explorer(anywidget.AnyWidget):
         saved, normals = {}, {}
         for index in indexes:
             full = self._sight.find(index, self._options(self._reach))
-            result = full.with_k(min(self.k, len(full.neighbours)))
+            result = self._narrow(full)
             saved[index] = {
                 "photo": self._pack_photo(index, full),
                 "neighbours": self._pack_neighbours(full),
@@ -560,10 +565,6 @@ class Known:
 
 
 # ---- small things ----------------------------------------------------------------------------------------------------
-
-
-def _key(index: int, options: Options) -> str:
-    return f"{index} {options}"
 
 
 def _highest(result: Result) -> tuple[int, int]:

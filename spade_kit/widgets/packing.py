@@ -49,9 +49,8 @@ def pack_matches(result: Result) -> dict[str, Any]:
     ``count`` (h w) uint16 says how many steps each cell has; a step has its ``k``, ``image`` and ``place``
     (row * w + col), ``distance`` and what part of it each layer has, ``parts`` (L s), as uint16 of 65535.
     """
-    k = len(result.neighbours)
-    steps = result.steps if result.spade.kappa <= LOOKS_BACK else None
-    first = 1
+    k, first = len(result.neighbours), 1
+    steps = find_steps(result)
     if steps is None:
         steps, first = _as_steps(result.correspondence, k), k
     h, w = result.query.grid
@@ -68,6 +67,11 @@ def pack_matches(result: Result) -> dict[str, Any]:
         "distance": steps.distance.astype("<f4").tobytes(),
         "parts": (parts * 65535).round().astype("<u2").tobytes(),
     }
+
+
+def find_steps(result: Result) -> Steps | None:
+    """The matches for every k, where they are a short list."""
+    return result.steps if result.spade.kappa <= LOOKS_BACK else None
 
 
 def _as_steps(found: Correspondence, k: int) -> Steps:

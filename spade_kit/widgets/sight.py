@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
@@ -34,10 +33,6 @@ class Options:
     def of_all(self) -> Options:
         """The same, with all training images."""
         return replace(self, without=(), only=None)
-
-
-def freeze(weights: Mapping[str, float] | str | None) -> tuple[tuple[str, float], ...] | str | None:
-    return tuple(weights.items()) if isinstance(weights, Mapping) else weights
 
 
 class Sight:
