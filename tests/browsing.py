@@ -76,7 +76,6 @@ class Jupyter:
             name: str(folder / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")
         }
         environment = os.environ | mine | {"JUPYTER_TOKEN": token, "JUPYTER_PREFER_ENV_PATH": "1"}
-        self.environment = environment
         self.log = open(folder / f"{app}.log", "wb")  # noqa: SIM115
         common = [f"--port={self.port}", "--no-browser", *options]
         self.process = subprocess.Popen(
@@ -126,7 +125,8 @@ class Notebook:
     """A notebook open in a page of its own, run from top to bottom."""
 
     def __init__(self, browser, lab: Jupyter, name: str, *cells: str, run: bool = True, **page) -> None:
-        write_notebook(lab.folder / name, *cells) if cells else None
+        if cells:
+            write_notebook(lab.folder / name, *cells)
         self.errors: list[str] = []
         self.page = browser.new_page(**({"viewport": {"width": 1280, "height": 1000}} | page))
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browsing import Jupyter, Notebook, Shown, wait_for, write_notebook
+from browsing import READY, Jupyter, Notebook, Shown, wait_for, write_notebook
 
 import spade_kit
 
@@ -188,10 +188,7 @@ def test_notebook_seven_has_it_too(browser, lab):
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
     page.goto(lab.url("notebooks/seven.ipynb"))
     page.wait_for_selector(".jp-Notebook")
-    page.wait_for_function(
-        "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.connectionStatus === 'connected'",
-        timeout=60_000,
-    )
+    page.wait_for_function(READY, timeout=60_000)
     page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
     shown = Shown(page)
     shown.slide("kappa", 2)

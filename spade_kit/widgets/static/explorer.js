@@ -1,7 +1,7 @@
 // The explorer's page: state lies in the model, and every change of it is painted from there.
 
-import { bytes, clamp, download, el, numbers, picture, say, svg } from "./dom.js";
-import { Matches, colours, contour, makeMap, paintMap, unpack, upsampler } from "./maps.js";
+import { bytes, clamp, download, el, picture, say, svg } from "./dom.js";
+import { Matches, cellOf, colours, contour, decodeAlone, makeMap, middleOf, paintMap, unpack, upsampler } from "./maps.js";
 import { Pane, Patch } from "./pane.js";
 import { Choice, Slider, button } from "./controls.js";
 import { NormalPictures } from "./pictures.js";
@@ -74,8 +74,8 @@ class Explorer {
         name: "weight", help: `How much the squared distance of ${name} counts`, min: 0, max: 3, step: 0.05,
         format: (value) => `× ${value.toFixed(2)}`, move: (value) => this.weigh(l, value),
       });
-      const solo = button("solo", `Let only ${name} count`, () => this.solo(l), { class: "python" });
-      const mute = button("mute", `Let ${name} not count`, () => this.mute(l), { class: "python" });
+      const solo = button("solo", `Let only ${name} count`, () => this.solo(l), { class: "python", "aria-label": `solo ${name}` });
+      const mute = button("mute", `Let ${name} not count`, () => this.mute(l), { class: "python", "aria-label": `mute ${name}` });
       weight.input.classList.add("python");
       weight.input.setAttribute("aria-label", `weight of ${name}`);
       pane.figure.append(el("div", { class: "sk-weigh" }, weight.node, solo, mute));
@@ -113,6 +113,7 @@ class Explorer {
     };
     for (const name of ["kappa", "radius"]) this.sliders[name].input.classList.add("python");
     this.weighing = new Choice({ name: "weights", help: "What each layer's squared distance counts", pick: (value) => this.put({ weights: value === "equal" ? "equal" : null }) });
+    this.weighing.offer([["none", "as they are"], ["equal", "equal"], ["hand", "by hand"]]);
     this.combining = new Choice({ name: "matched", help: "One match for all layers together, or each layer its own, averaged", pick: (value) => this.put({ combine: value }) });
     this.combining.offer([["concat", "together"], ["ensemble", "each, averaged"]]);
     this.rule = new Choice({ name: "threshold at", help: "Where the threshold lies; it follows when other options change", pick: (value) => this.put({ threshold_rule: value }) });
@@ -361,10 +362,10 @@ class Explorer {
   // weights: each layer's factor is what it counts at first (1, or its equal weight) times what the slider says
 
   factors() {
-    const weights = this.get("weights");
-    const base = this.base ?? this.about.layers.map(() => 1);
-    if (weights === null) return { base: this.about.layers.map(() => 1), by: this.about.layers.map(() => 1) };
-    if (weights === "equal") return { base: this.shown.matches.factors, by: this.about.layers.map(() => 1) };
+    const [weights, ones] = [this.get("weights"), this.about.layers.map(() => 1)];
+    if (weights === null) return { base: ones, by: ones };
+    if (weights === "equal") return { base: this.shown.matches.factors, by: ones };
+    const base = this.base ?? ones;
     return { base, by: this.about.layers.map((name, l) => (weights[name] ?? 1) / base[l]) };
   }
 
@@ -426,14 +427,14 @@ class Explorer {
 
     const alone = this.aloneNow();
     this.layers.forEach(({ name, pane }, l) => {
-      const found = alone?.layers[name];
-      const map = found ? this.upsample(numbers(found.distance, Float32Array), ...found.grid, sigma) : this.upsample(this.matches.grid(this.steps, l), h, w, sigma);
+      const found = alone?.[l];
+      const map = found ? this.upsample(found.distance, ...found.grid, sigma) : this.upsample(this.matches.grid(this.steps, l), h, w, sigma);
       paintMap(pane.canvas, map, this.table, this.end);
-      this.veil(pane, found && this.marking.checked ? bytes(found.agrees) : null, "disagree");
+      this.veil(pane, found && this.marking.checked ? found.agrees : null, "disagree");
       say(pane.title, found ? `${name} alone` : `${name}, its share`);
       pane.canvas.setAttribute("aria-label", found ? `The map of ${name} searched alone` : `What ${name} contributes to the map`);
       if (found) {
-        const agreeing = bytes(found.agrees).reduce((a, b) => a + b, 0) / (h * w);
+        const agreeing = found.agrees.reduce((a, b) => a + b, 0) / (h * w);
         say(pane.remark, `agrees at ${Math.round(100 * agreeing)} %`);
       }
     });
@@ -458,11 +459,14 @@ class Explorer {
     return makeMap(grid, w, operator(h, H), operator(w, W));
   }
 
-  /** What layers find alone, if it is that of what is seen. */
+  /** What each layer finds alone, if it is that of what is seen. */
   aloneNow() {
     const alone = this.get("layers_alone");
     if (!this.get("alone") || !alone.layers) return null;
-    return alone.index === this.shown.matches.index && alone.k === this.get("k") && same(alone.options, this.shown.matches.options) ? alone : null;
+    const { index, options } = this.shown.matches;
+    if (alone.index !== index || alone.k !== this.get("k") || !same(alone.options, options)) return null;
+    if (this.decoded?.alone !== alone) this.decoded = { alone, layers: this.about.layers.map((name) => decodeAlone(alone.layers[name])) };
+    return this.decoded.layers;
   }
 
   /** Darken the cells of a pane that are 0 in a list. */
@@ -543,22 +547,17 @@ class Explorer {
     this.everywhere = Math.max(this.matches.h, this.matches.w);
     this.sliders.radius.show(radius ?? this.everywhere, this.everywhere);
     this.sliders.kappa.show(this.get("kappa"), 10);
-    this.weighing.offer([["none", "as they are"], ["equal", "equal"], ["hand", "by hand"]]);
     this.weighing.show(weights === null ? "none" : weights === "equal" ? "equal" : "hand");
     this.combining.show(this.get("combine"));
     if (weights === null) this.base = null;
     const { by } = this.factors();
-    this.layers.forEach(({ weight, solo, mute, name }, l) => {
+    this.layers.forEach(({ weight, solo, mute }, l) => {
       weight.show(Math.round(100 * by[l]) / 100, 3);
       const only = by.every((value, other) => value > 0 === (other === l));
       solo.setAttribute("aria-pressed", only);
       mute.setAttribute("aria-pressed", by[l] === 0);
       mute.disabled = this.deaf || only;
-      mute.setAttribute("aria-label", `mute ${name}`);
-      solo.setAttribute("aria-label", `solo ${name}`);
     });
-    const index = this.get("index");
-    this.name.show(index);
     this.paintPhotos();
     this.paintBusy();
   }
@@ -616,8 +615,9 @@ class Explorer {
     const { matches } = this.shown;
     const shares = new Float64Array(matches.neighbours.length);
     for (const step of this.steps) shares[this.matches.image[step]] += 1 / this.steps.length;
+    const largest = Math.max(...shares);
     const cards = matches.neighbours.slice(0, this.k).map(([image, distance], rank) => ({
-      key: image, top: `${rank + 1}`, bottom: distance.toFixed(2), share: shares[rank] / Math.max(...shares),
+      key: image, top: `${rank + 1}`, bottom: distance.toFixed(2), share: shares[rank] / largest,
       name: `neighbour ${rank + 1}, normal ${image}, distance ${distance.toFixed(2)}, explains ${(100 * shares[rank]).toFixed(1)} % of the pixels`,
     }));
     const out = matches.struck.map(([image]) => image);
@@ -637,46 +637,42 @@ class Explorer {
     const places = rank < 0 ? [] : [...this.steps].filter((step) => this.matches.image[step] === rank).map((step) => this.matches.place[step]);
     this.dots = [...new Set(places)].map((place) => svg("circle", { cx: (((place % w) + 0.5) * W) / w, cy: ((Math.floor(place / w) + 0.5) * H) / h, r: Math.max(H, W) / 180 }));
 
-    const known = rank >= 0 || out.includes(this.chosen);
+    if (rank < 0 && !out.includes(this.chosen)) this.chosen = null;
+    const wanted = JSON.stringify([rank, out, this.chosen, this.get("only"), this.get("without"), shares[rank]]);
+    if (this.offered !== wanted) this.offerActions(rank, shares[rank]);
+    this.offered = wanted;
+  }
+
+  /** What can be done with the chosen neighbour, which has this rank, or -1 where it was left out. */
+  offerActions(rank, share) {
+    const { matches } = this.shown;
     const actions = [];
-    if (known && rank >= 0) {
-      actions.push(el("span", {}, `Normal ${this.chosen} explains ${(100 * shares[rank]).toFixed(1)} % of the pixels: the bright part; dots are the pixels that do.`));
+    if (rank >= 0) {
+      actions.push(el("span", {}, `Normal ${this.chosen} explains ${(100 * share).toFixed(1)} % of the pixels: the bright part; dots are the pixels that do.`));
       if (matches.neighbours.length > 1) actions.push(button("leave out", "See the map without it", () => this.leaveOut(this.chosen, true), { class: "python" }), button("only this one", "See the map if this were the only normal photo", () => this.put({ only: this.chosen }), { class: "python" }));
-    } else if (known) actions.push(button("bring back", "Compare with it again", () => this.leaveOut(this.chosen, false), { class: "python" }));
+    } else if (this.chosen !== null) actions.push(button("bring back", "Compare with it again", () => this.leaveOut(this.chosen, false), { class: "python" }));
     if (this.get("only") !== null) actions.push(button("compare with all", "With all normal photos again", () => this.put({ only: null }), { class: "python" }));
     if (this.get("without").length) actions.push(button("bring all back", "Compare with all normal photos again", () => this.put({ without: [] }), { class: "python" }));
-    if (known) actions.push(button("close", "Look at all of the map again  Esc", () => this.choose(null)));
-    if (!known) this.chosen = null;
-    const wanted = JSON.stringify([rank, out, this.chosen, this.get("only"), this.get("without"), known && rank >= 0 && shares[rank]]);
-    if (this.offered !== wanted) {
-      this.about_chosen.replaceChildren(...actions);
-      if (this.deaf) for (const action of this.about_chosen.querySelectorAll(".python")) action.disabled = true;
-    }
-    this.offered = wanted;
+    if (this.chosen !== null) actions.push(button("close", "Look at all of the map again  Esc", () => this.choose(null)));
+    this.about_chosen.replaceChildren(...actions);
+    if (this.deaf) for (const action of this.about_chosen.querySelectorAll(".python")) action.disabled = true;
   }
 
   /** What is seen at a place. */
   see(place) {
-    const { h, w } = this.matches;
-    const [H, W] = this.shown.photo.size;
-    const cell = Math.floor((place[0] * h) / H) * w + Math.floor((place[1] * w) / W);
-    const { row, col, ...match } = this.matches.describe(this.steps[cell]);
-    match.image = this.shown.matches.neighbours[match.neighbour][0];
-    match.place = [Math.floor(((row + 0.5) * H) / h), Math.floor(((col + 0.5) * W) / w)];
+    const [size, grid] = [this.shown.photo.size, [this.matches.h, this.matches.w]];
+    const cell = cellOf(place, size, grid);
+    const { there, ...match } = this.matches.describe(this.steps[cell]);
+    match.image = this.matches.neighbours[match.neighbour][0];
+    match.place = middleOf(there, size, grid);
     return { place, cell, match };
   }
 
   /** What a layer finds alone at a place. */
   seeAlone(place, found) {
-    const [h, w] = found.grid;
-    const [H, W] = this.shown.photo.size;
-    const cell = Math.floor((place[0] * h) / H) * w + Math.floor((place[1] * w) / W);
-    const at = numbers(found.place, Uint32Array)[cell];
-    return {
-      neighbour: numbers(found.image, Uint16Array)[cell],
-      distance: numbers(found.distance, Float32Array)[cell],
-      place: [Math.floor(((Math.floor(at / w) + 0.5) * H) / h), Math.floor((((at % w) + 0.5) * W) / w)],
-    };
+    const { size } = this.shown.photo;
+    const cell = cellOf(place, size, found.grid);
+    return { neighbour: found.image[cell], distance: found.distance[cell], place: middleOf(found.place[cell], size, found.grid) };
   }
 
   paintProbe() {
@@ -708,21 +704,16 @@ class Explorer {
     say(this.patchNames[1], `(${seen.match.place.join(", ")})`);
 
     const alone = this.aloneNow();
-    const own = alone && this.layers.map(({ name }) => this.seeAlone(seen.place, alone.layers[name]));
-    this.own.forEach((mark, l) => {
-      const there = own && matches.neighbours[own[l].neighbour][0] === image ? own[l].place : null;
-      mark.setAttribute("visibility", there ? "visible" : "hidden");
-      if (there) mark.setAttribute("transform", `translate(${there[1] + 0.5} ${there[0] + 0.5}) scale(${Math.max(...photo.size) / 224})`);
-    });
+    const own = alone?.map((found) => this.seeAlone(seen.place, found));
+    this.own.forEach((mark, l) => this.normal.put(mark, own && matches.neighbours[own[l].neighbour][0] === image ? own[l].place : null));
     if (!alone) this.layers.forEach(({ pane }, l) => say(pane.remark, `${seen.match.distance ? Math.round((100 * seen.match.parts[l]) / seen.match.distance) : 0} % here`));
     const both = pin && hover ? [["pinned", pin], ["pointed at", hover]] : [[pin ? "pinned" : this.hovered ? "pointed at" : "probe", seen]];
-    this.readout.show(both, this.about.layers, alone && ((s, l) => this.tellAlone(s, alone.layers[this.about.layers[l]])));
+    this.readout.show(both, this.about.layers, alone && ((s, l) => this.tellAlone(s, alone[l])));
   }
 
   tellAlone(seen, found) {
     const own = this.seeAlone(seen.place, found);
-    const agrees = bytes(found.agrees)[seen.cell];
-    return `${own.distance.toFixed(3)} · ${agrees ? "the same pixel" : `neighbour ${own.neighbour + 1}, (${own.place.join(", ")})`}`;
+    return `${own.distance.toFixed(3)} · ${found.agrees[seen.cell] ? "the same pixel" : `neighbour ${own.neighbour + 1}, (${own.place.join(", ")})`}`;
   }
 }
 

@@ -1,7 +1,7 @@
 // All that a page computes by itself: running minimum over neighbours, upsampling, smoothing, colours and contours.
 // What these mean is defined in Python (correspondence.py, scores.py); tests hold both together.
 
-import { numbers } from "./dom.js";
+import { bytes, numbers } from "./dom.js";
 
 /** The matches of one photo: for every cell what is nearest among the first k neighbours, for every k sent. */
 export class Matches {
@@ -42,13 +42,30 @@ export class Matches {
     return grid;
   }
 
-  /** What is known of one step: neighbour, place on the grid, distance, and the layers' parts of it. */
+  /** What is known of one step: neighbour, cell there, distance, and the layers' parts of it. */
   describe(step) {
     const parts = this.layers.map((_, l) => (this.distance[step] * this.parts[l * this.k.length + step]) / 65535);
-    const [row, col] = [Math.floor(this.place[step] / this.w), this.place[step] % this.w];
-    return { neighbour: this.image[step], row, col, distance: this.distance[step], parts };
+    return { neighbour: this.image[step], there: this.place[step], distance: this.distance[step], parts };
   }
 }
+
+/** What a layer finds alone, by cell of its own grid. */
+export const decodeAlone = ({ grid, distance, image, place, agrees }) => ({
+  grid,
+  distance: numbers(distance, Float32Array),
+  image: numbers(image, Uint16Array),
+  place: numbers(place, Uint32Array),
+  agrees: bytes(agrees), // by cell of the finest grid
+});
+
+/** Which cell of a grid (h w) a pixel of the map (H W) lies in. */
+export const cellOf = ([row, col], [H, W], [h, w]) => Math.floor((row * h) / H) * w + Math.floor((col * w) / W);
+
+/** The pixel in the middle of a cell. */
+export const middleOf = (cell, [H, W], [h, w]) => [
+  Math.floor(((Math.floor(cell / w) + 0.5) * H) / h),
+  Math.floor((((cell % w) + 0.5) * W) / w),
+];
 
 const reflect = (i, n) => {
   const j = ((i % (2 * n)) + 2 * n) % (2 * n);

@@ -2,8 +2,10 @@
 
 import { clamp, el, svg } from "./dom.js";
 
+const CELLS = 10; // of the finest grid, across a patch
+
 /** A ring with a cross of four strokes, so that its middle can be seen; dark below light, for any background. */
-export function ring(kind) {
+function ring(kind) {
   const shape = () => [
     svg("circle", { r: 8 }),
     svg("path", { d: "M-14 0H-8M8 0H14M0-14V-8M0 8V14" }),
@@ -16,14 +18,14 @@ export class Pane {
    * @param {string} name what the picture is, for those who cannot see it
    * @param {object} on ``hover(row, col)``, ``leave()``, ``pin(row, col)``, ``key(event)``; none for a pane to look at
    */
-  constructor(name, on = null, rings = ["pinned", "hovered"]) {
+  constructor(name, on = null) {
     this.canvas = el("canvas", { class: "base", role: "img", "aria-label": name });
     this.over = el("canvas", { class: "over", "aria-hidden": "true" });
     this.veil = el("canvas", { class: "veil", "aria-hidden": "true" });
     this.truth = svg("g", { class: "sk-truth" }, svg("path", { class: "halo" }), svg("path", { class: "ink" }));
     this.found = svg("g", { class: "sk-found" }, svg("path", { class: "halo" }), svg("path", { class: "ink" }));
     this.dots = svg("g", { class: "sk-dots" });
-    this.rings = Object.fromEntries(rings.map((kind) => [kind, ring(kind)]));
+    this.rings = Object.fromEntries(["pinned", "hovered"].map((kind) => [kind, ring(kind)]));
     this.marks = svg("svg", { class: "marks", "aria-hidden": "true", preserveAspectRatio: "none" }, this.dots, this.truth, this.found, ...Object.values(this.rings));
     this.stage = el("div", { class: "sk-stage" }, this.canvas, this.over, this.veil, this.marks);
     this.title = el("span", { class: "sk-title" });
@@ -48,7 +50,11 @@ export class Pane {
 
   /** Put a ring on a pixel, or take it away. */
   point(kind, place) {
-    const mark = this.rings[kind];
+    this.put(this.rings[kind], place);
+  }
+
+  /** The same with any mark; it is drawn for a map of 224 pixels. */
+  put(mark, place) {
     mark.setAttribute("visibility", place ? "visible" : "hidden");
     if (!place) return;
     const scale = Math.max(this.H, this.W) / 224;
@@ -82,15 +88,14 @@ export class Pane {
 
 /** What surrounds a place, enlarged, with a frame around its cell; both patches of a pair have one scale. */
 export class Patch {
-  constructor(name, cells = 10) {
-    this.cells = cells;
+  constructor(name) {
     this.canvas = el("canvas", { width: 120, height: 120, role: "img", "aria-label": name });
   }
 
   draw(bitmap, [row, col], [H, W], [h, w]) {
     const context = this.canvas.getContext("2d");
     const [height, width] = [H / h, W / w]; // of a cell
-    const side = this.cells * Math.max(height, width);
+    const side = CELLS * Math.max(height, width);
     const scale = this.canvas.width / side;
     const [top, left] = [row + 0.5 - side / 2, col + 0.5 - side / 2];
     context.fillStyle = "#808080";
@@ -104,9 +109,5 @@ export class Patch {
       context.strokeRect(...cell);
     }
     context.setTransform(1, 0, 0, 1, 0, 0);
-  }
-
-  clear() {
-    this.canvas.getContext("2d").clearRect(0, 0, this.canvas.width, this.canvas.height);
   }
 }
