@@ -29,7 +29,7 @@ lab: $(LAB)
 	$(BIN)/jupyter lab $(AS_ROOT) $(ARGS) notebooks/00_quickstart.ipynb
 
 app: $(LAB)
-	$(BIN)/voila --Voila.ip=127.0.0.1 $(ARGS) notebooks/06_explorer.ipynb
+	$(BIN)/voila --Voila.ip=127.0.0.1 --Voila.auto_token=True $(ARGS) notebooks/06_explorer.ipynb
 
 test: $(TEST)
 	TQDM_DISABLE=1 $(BIN)/python -m pytest $(ARGS)
