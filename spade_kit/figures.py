@@ -38,18 +38,18 @@ def draw_result(result: Result, threshold: float | None = None, *, axes: Sequenc
     Parameters
     ----------
     threshold
-        Where to draw the contour; by default at the normals' 99th percentile (with a single normal image nobody knows
-        what is normal, and no contour is drawn).
+        Where to draw the contour; by default at the normals' 99th percentile (compared with a single normal image
+        nobody knows what is normal, and no contour is drawn).
     axes
         Three axes to draw into.
     """
     figure, (photo, heat, outline) = _panels(axes, 3, bars=1)
-    level = result.spade.normal_level if threshold is None else threshold
+    level = result.spade.normal_level if threshold is None and len(result.among) > 1 else threshold
     _show(photo, result.image, _title(result))
     _add_bar(heat, _heat(heat, result.anomaly_map, result, f"anomaly map, max {result.image_score:.2f}"), result)
     lines = []
     if level is None:
-        _show(outline, result.image, "no threshold: one normal image")
+        _show(outline, result.image, "no threshold: one normal")
     else:
         _show(outline, result.image, f"map ≥ {level:.2f}")
         _contour(outline, result.segmentation(level), RING, "solid")
@@ -228,8 +228,6 @@ def _finish(figure: Figure, result: Result, remark: str = "") -> Figure:
     """Provenance in small print: which weights, which crop, which options."""
     backbone = result.spade.backbone
     height, width = result.anomaly_map.shape
-    print_ = (
-        f"{backbone.name}, weights: {backbone.weights}; crop {height} x {width} px; {result.spade.describe_options()}"
-    )
+    print_ = f"{backbone.name}, weights: {backbone.weights}; crop {height} x {width} px; {result.describe_options()}"
     figure.supxlabel(f"{remark}\n{print_}" if remark else print_, fontsize=_SMALL, color="#666666")
     return figure

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from spade_kit.arguments import check_count, check_number
+from spade_kit.arguments import DefaultInt, check_count, check_number
 from spade_kit.correspondence import Correspondence, EveryK, Steps, match_level, spread
 from spade_kit.crops import Crop
 from spade_kit.datasets import Sample
@@ -111,6 +111,15 @@ class Result:
     def box(self) -> tuple[int, int, int, int]:
         """(top, left, bottom, right) of the evaluated crop in photo pixels."""
         return self.crop.box
+
+    def describe_options(self) -> str:
+        """The options, and with how many of the normal images it was compared, in small print."""
+        options = self.spade.with_options(k=DefaultInt(len(self.neighbours))).describe_options()
+        if len(self.among) == 1:
+            return f"compared with normal {self.among[0]} only; {options}"
+        if len(self.among) < len(self.spade):
+            return f"compared with {len(self.among)} of {len(self.spade)} normals; {options}"
+        return options
 
     def on_photo(self) -> Float[np.ndarray, "H W"]:
         """The anomaly map at the photograph's own size, NaN where it was not judged."""

@@ -50,6 +50,7 @@ def test_the_readout_is_the_match_at_the_probe(explorer):
     assert said[["row", "col", "normal", "neighbour"]].tolist() == [100, 61, match.image, match.neighbour + 1]
     assert said[["normal row", "normal col"]].tolist() == [match.row, match.col]
     assert said["distance"] == round(match.distance, 3)
+    assert said["map"] == round(float(explorer.result.anomaly_map[100, 61]), 3)
     assert said[["layer1", "layer2", "layer3"]].tolist() == [round(part, 3) for part in match.layers.values()]
 
 
@@ -72,6 +73,36 @@ def test_the_lines_of_python_give_what_is_seen(explorer, spade, demo):
     explorer.only = 4
     exec(explorer.code(), names)
     np.testing.assert_array_equal(names["result"].anomaly_map, explorer.result.anomaly_map)
+    explorer.index = 10
+    assert explorer.only is None
+
+
+@pytest.mark.parametrize(
+    ("photos", "line"),
+    [
+        ("dataset", "# spade and dataset as in spade_kit.explore(spade, dataset)"),
+        ("photos", "# spade and photos as in spade_kit.explore(spade, photos)"),
+        (None, "# spade as in spade_kit.explore(spade, ...)"),
+    ],
+)
+def test_the_lines_of_python_say_where_their_names_come_from(spade, demo, tmp_path, photos, line):
+    explorer = explore(spade, {"dataset": demo, "photos": demo.test[:2]}.get(photos))
+    assert explorer.code().splitlines()[:2] == ["import spade_kit", line]
+    Image.fromarray(demo.test[0].image).save(tmp_path / "mine.png")
+    explorer.show(tmp_path / "mine.png")
+    names = {"spade": spade}
+    exec(explorer.code(), names)
+    np.testing.assert_array_equal(names["result"].anomaly_map, explorer.result.anomaly_map)
+
+
+def test_a_figure_says_with_what_it_was_compared(explorer):
+    small_print = lambda: explorer.draw().subfigs[1].get_supxlabel()  # noqa: E731
+    assert "; K=5, " in small_print()
+    explorer.only = 4
+    assert "; compared with normal 4 only; K=1, " in small_print()
+    assert explorer.draw().subfigs[0].axes[2].get_title() == "no threshold: one normal"
+    explorer.only, explorer.without = None, (2, 4)
+    assert "; compared with 10 of 12 normals; K=5, " in small_print()
 
 
 # ---- which photos ----------------------------------------------------------------------------------------------------

@@ -57,11 +57,14 @@ def in_order(value):
     return list(value.items()) if isinstance(value, dict) else value
 
 
-def assert_shows(shown: Shown, stage, values: np.ndarray, notebook) -> None:
-    """A pane shows these distances, within one of 256 grey levels, once what is normal is known."""
+def assert_shows(shown: Shown, stage, values: np.ndarray, notebook, end: float = 2) -> None:
+    """A pane shows these distances, within one of 256 grey levels, once what is normal is known.
+
+    The colours end at ``end`` times what is normal.
+    """
     notebook.execute("ex.finish()")
     shown.settle()
-    end = 2 * notebook.ask("ex.normals['level']")
+    end *= notebook.ask("ex.normals['level']")
     difference = np.abs(grey_of(shown.pixels(stage)) - grey(values, end))
     assert difference.max() <= 1, f"{difference.max()} grey levels, at {(difference > 1).mean():.1%} of the pixels"
 
@@ -90,7 +93,7 @@ def test_the_rings_are_where_the_match_is(notebook, shown, spade, demo, index):
         assert heard.endswith(", ".join(f"layer{layer} {share} %" for layer, share in enumerate(shares, 1)))
 
 
-def test_a_click_pins_a_second_place_is_compared_and_escape_frees(notebook, shown, result):
+def test_a_click_pins_a_second_place_is_compared_and_escape_frees(notebook, shown, spade, demo):
     shown.click(shown.photo, 40, 50)
     shown.hover(shown.map, 150, 120)
     assert shown.ring(shown.layers[0], "pinned") == (40, 50)
@@ -100,10 +103,44 @@ def test_a_click_pins_a_second_place_is_compared_and_escape_frees(notebook, show
     notebook.until("[ex.probe, ex.pinned]", [[40, 50], True])
     places = shown.root.locator(".sk-readout tbody tr").first.locator("td").all_inner_texts()
     assert places == ["(40, 50)", "(150, 120)"]
+    smoothed = shown.root.locator(".sk-readout tr", has_text="map here").locator("td").all_inner_texts()
+    for said, place in zip(smoothed, [(40, 50), (150, 120)]):
+        assert float(said) == pytest.approx(spade.predict(demo.test[0]).anomaly_map[place], abs=2e-3)
     shown.photo.focus()
     shown.page.keyboard.press("Escape")
     assert shown.ring(shown.photo, "pinned") is None
     notebook.until("ex.pinned", False)
+
+
+def test_a_pin_is_freed_by_a_second_click_by_its_button_and_by_escape_wherever_one_clicked(notebook, shown):
+    pin = lambda: shown.ring(shown.photo, "pinned")  # noqa: E731
+    shown.click(shown.layers[1], 40, 50)
+    assert pin() == (40, 50)
+    shown.page.keyboard.press("Escape")
+    assert pin() is None
+    shown.click(shown.map, 60, 50)
+    shown.click(shown.map, 60, 50)
+    assert pin() is None
+    shown.click(shown.map, 60, 50)
+    shown.press("free the pinned place")
+    assert pin() is None
+    notebook.until("ex.pinned", False)
+    shown.root.locator(".sk-heading").first.click()  # on what takes no focus
+    shown.page.keyboard.press("]")
+    shown.settle()
+    notebook.until("ex.index", 1)
+
+
+def test_what_is_pinned_is_the_place_that_was_pointed_at(notebook, shown):
+    """A pointer moves by fractions of a screen pixel, but a click has whole ones."""
+    shown.photo.scroll_into_view_if_needed()
+    for part in (0.311, 0.4372, 0.5391):
+        box = shown.photo.bounding_box()
+        shown.page.mouse.move(box["x"] + part * box["width"], box["y"] + part * box["height"])
+        pointed = shown.ring(shown.photo)
+        shown.page.mouse.down()
+        shown.page.mouse.up()
+        assert shown.ring(shown.photo, "pinned") == pointed
 
 
 def test_what_is_pointed_at_stays_when_the_pointer_leaves(notebook, shown):
@@ -140,7 +177,7 @@ def test_the_map_is_pythons_for_every_k_sigma_and_scale(notebook, shown, spade, 
         fewer = result.with_k(k)
         assert_shows(shown, shown.map, fewer.anomaly_map, notebook)
         for stage, values in zip(shown.layers, fewer.layer_maps.values()):
-            assert_shows(shown, stage, values, notebook)
+            assert_shows(shown, stage, values, notebook, end=1)
         assert f"score {fewer.image_score:.2f}" in shown.root.locator(".sk-score").inner_text()
     notebook.until("ex.k", 1)
     assert notebook.ask("[ex.k, ex.result.image_score]") == [1, pytest.approx(fewer.image_score, rel=1e-5)]
@@ -266,7 +303,7 @@ def test_layers_alone_are_what_each_finds_by_itself(notebook, shown, spade, demo
         veil = shown.layers[list(result.layer_alone).index(name)].locator("canvas.veil")
         assert veil.get_attribute("data-kind") == "disagree"
     shown.press("shares")
-    assert_shows(shown, shown.layers[2], result.layer_maps["layer3"], notebook)
+    assert_shows(shown, shown.layers[2], result.layer_maps["layer3"], notebook, end=1)
 
 
 def test_the_threshold_follows_its_rule(notebook, shown, spade, demo):
@@ -334,6 +371,56 @@ def test_a_neighbour_can_be_left_out_brought_back_and_be_the_only_one(notebook, 
     shown.press("close")
 
 
+def test_compared_with_one_photo_only_nothing_is_called_anomalous(notebook, shown):
+    """The threshold and the ranks are of comparisons with all."""
+    shown.slide("threshold", 20)
+    cards = shown.root.get_by_label("retrieved normal photos").locator(".sk-card")
+    cards.nth(1).click()
+    image = int(cards.nth(1).get_attribute("data-key"))
+    assert shown.photo.locator(".sk-found .ink").get_attribute("d") != ""
+    shown.press("only this one")
+    shown.settle()
+    assert shown.root.locator(".sk-score").inner_text().endswith(f", compared with normal {image} only")
+    assert shown.photo.locator(".sk-found .ink").get_attribute("d") == ""
+    assert "no threshold" in shown.map.locator("xpath=..").inner_text()
+    shown.root.get_by_role("button", name=f"normal {image} only").click()
+    shown.settle()
+    notebook.until("ex.only", None)
+    assert shown.photo.locator(".sk-found .ink").get_attribute("d") != ""
+    notebook.execute(f"ex.only = {image}")
+    shown.press("next photo")
+    shown.settle()
+    notebook.until("[ex.index, ex.only]", [1, None])
+
+
+def test_a_chosen_neighbour_is_let_go_with_its_photo_beyond_k_and_by_its_mark(notebook, shown):
+    cards = shown.root.get_by_label("retrieved normal photos").locator(".sk-card")
+    mark = shown.root.get_by_role("button", name="bright: explained by normal")
+
+    def choose() -> None:
+        cards.nth(3).click()
+        assert mark.is_visible()
+        assert shown.pixels(shown.photo, "veil")[..., 3].any()
+
+    def assert_let_go() -> None:
+        shown.settle()
+        assert not mark.is_visible()
+        assert not shown.pixels(shown.photo, "veil")[..., 3].any()
+        assert shown.normal.locator(".sk-dots circle").count() == 0
+
+    for let_go in (
+        mark.click,
+        lambda: shown.slide("K", 2),
+        lambda: shown.press("next photo"),
+        lambda: shown.press("reset"),
+        lambda: shown.page.keyboard.press("Escape"),
+    ):
+        choose()
+        let_go()
+        assert_let_go()
+        shown.slide("K", 5)
+
+
 # ---- photos ----------------------------------------------------------------------------------------------------------
 
 
@@ -364,12 +451,18 @@ def test_the_strip_can_be_filtered_and_sorted(notebook, shown, spade, demo):
     assert keys() == sorted(scratches, key=lambda index: -scores[index])
     threshold = notebook.ask("ex.threshold")
     shown.choose("show", "alarms")
+    assert "This threshold is for pixels" in strip.get_attribute("data-remark")
     good = [index for index, sample in enumerate(demo.test) if sample.label == "good"]
     assert set(keys()) == {index for index in good if scores[index] >= threshold}
     middle = float(np.median(list(scores.values())))
     notebook.execute(f"ex.threshold = {middle}")
     shown.choose("show", "misses")
-    assert set(keys()) == {i for i, score in scores.items() if i not in good and score < middle}
+    misses = {i for i, score in scores.items() if i not in good and score < middle}
+    assert set(keys()) == misses
+    assert (
+        shown.root.get_by_label("show", exact=True).locator("option:checked").inner_text() == f"misses ({len(misses)})"
+    )
+    assert strip.get_attribute("data-remark") == ""
     shown.choose("show", "all")
     shown.choose("order", "listed")
 
@@ -425,14 +518,30 @@ def test_a_photo_of_ones_own_is_judged_a_large_one_too(notebook, shown, spade, d
     shown.settle()
     notebook.execute("ex.finish()")
     assert shown.root.get_by_label("photo", exact=True).locator("option:checked").inner_text() == "large"
+    assert notebook.ask("ex.code()").splitlines()[2].startswith("photo = 'large.jpg'")
+    shown.choose("order", "score")
+    card = shown.root.get_by_label("photos", exact=True).locator("[aria-pressed=true]")
+    in_sight = """node => {
+        const [card, strip] = [node, node.parentNode].map(one => one.getBoundingClientRect());
+        return card.left >= strip.left && card.right <= strip.right;
+    }"""
+    assert card.evaluate(in_sight)
+    shown.choose("order", "listed")
     assert_shows(shown, shown.map, spade.predict(tmp_path / "large.jpg").anomaly_map, notebook)
 
 
 def test_a_broken_upload_is_named_and_all_stays_as_it_was(notebook, shown, tmp_path):
     before = notebook.ask("[ex.index, len(ex.photos)]")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    top = shown.photo.bounding_box()["y"]
     upload(shown, tmp_path / "broken.png")
-    shown.root.get_by_role("alert").filter(has_text="Pillow cannot read broken.png").wait_for()
+    shown.root.get_by_role("alert").filter(has_text="Pillow cannot read broken.png (it is no picture)").wait_for()
+    shown.settle()  # nothing goes on turning
+    assert shown.photo.bounding_box()["y"] == top
+    shown.press("close this message")
+    assert shown.root.get_by_role("alert").count() == 0
+    upload(shown, tmp_path / "broken.png")
+    shown.root.get_by_role("alert").wait_for()
     assert notebook.ask("[ex.index, len(ex.photos)]") == before
     shown.press("next photo")
     shown.settle()

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from spade_kit.arguments import check_index
 from spade_kit.datasets import Dataset, Photo, Sample, as_array, as_list
@@ -15,6 +15,7 @@ from spade_kit.spade import SPADE
 from spade_kit.widgets.packing import jpeg
 
 _THUMB = 72  # px
+_FITTED = "# spade as in spade_kit.explore(spade, ...)"
 
 
 class Album:
@@ -31,28 +32,37 @@ class Album:
         self._spade = spade
         self._photos: list[Photo | int] = []
         self._expressions: list[str] = []
+        self._origins: list[str] = []  # of what an expression names
         given = photos.test if isinstance(photos, Dataset) else [] if photos is None else as_list(photos)
-        name = "dataset.test" if isinstance(photos, Dataset) else "photos"
+        name = "dataset" if isinstance(photos, Dataset) else "photos"
+        list_ = "dataset.test" if isinstance(photos, Dataset) else "photos"
         for place, photo in enumerate(given):
-            self.add(photo, f"{name}[{place}]")
+            self._append(photo, f"{list_}[{place}]", f"# spade and {name} as in spade_kit.explore(spade, {name})")
         if not given:
-            self._photos = list(range(len(spade)))
-            self._expressions = [""] * len(spade)
+            for image in range(len(spade)):
+                self._append(image, "", _FITTED)
 
     def __len__(self) -> int:
         return len(self._photos)
 
-    def add(self, photo: Photo, expression: str = "") -> int:
+    def add(self, photo: Photo) -> int:
         """Put a photograph at the end, and tell its place."""
-        if not expression:
-            expression = repr(str(photo)) if isinstance(photo, (str, Path)) else "photo"
-        self._photos.append(photo)
-        self._expressions.append(expression)
+        if isinstance(photo, (str, Path)):
+            self._append(photo, repr(str(photo)), _FITTED)
+        elif named := getattr(photo, "filename", ""):
+            self._append(photo, "photo", f"{_FITTED}\nphoto = {str(named)!r}  # with the folder that it lies in")
+        else:
+            self._append(photo, "photo", f"{_FITTED}; photo as in show(photo)")
         return len(self) - 1
 
+    def _append(self, photo: Photo | int, expression: str, origin: str) -> None:
+        self._photos.append(photo)
+        self._expressions.append(expression)
+        self._origins.append(origin)
+
     def drop_last(self) -> None:
-        self._photos.pop()
-        self._expressions.pop()
+        for each in (self._photos, self._expressions, self._origins):
+            each.pop()
 
     def check(self, index: int) -> int:
         return check_index("index", index, len(self), "photo")
@@ -100,6 +110,10 @@ class Album:
         except (OSError, ValueError):
             return b""
 
+    def origin(self, index: int) -> str:
+        """Where the names in `describe` come from, as lines of Python."""
+        return self._origins[index]
+
     def describe(self, index: int, options: str) -> str:
         """The call that judges it, in Python."""
         photo = self._photos[index]
@@ -113,8 +127,9 @@ def read_upload(name: str, content: bytes) -> Image.Image:
         photo = Image.open(BytesIO(content))
         photo.load()
     except (OSError, SyntaxError, Image.DecompressionBombError) as problem:
+        why = "it is no picture" if isinstance(problem, UnidentifiedImageError) else problem
         raise ValueError(
-            f"A photo was expected, but Pillow cannot read {name} ({problem}). Take a PNG, JPEG, TIFF, BMP or WebP."
+            f"A photo was expected, but Pillow cannot read {name} ({why}). Take a PNG, JPEG, TIFF, BMP or WebP."
         ) from problem
     photo.filename = name  # type: ignore[attr-defined]
     return photo

@@ -88,7 +88,8 @@ class Explorer(anywidget.AnyWidget):
     probe, pinned
         (row, col) of the map, and whether it stays there. Setting it pins it.
     without, only
-        Training images left out; the one training image to compare with, or None for all.
+        Training images left out; the one training image to compare with, or None for all. Another photograph is
+        compared with all again.
     opacity
         Of the map over the photograph.
     alone
@@ -170,7 +171,7 @@ class Explorer(anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict, dict]:
         data, metadata = super()._repr_mimebundle_(**kwargs) or ({}, {})
-        picture = draw_preview(self.result, self.probe, self.threshold, self._scale)
+        picture = draw_preview(self.result, self.probe, self._verdict, self._scale)
         return {**data, "text/plain": repr(self), "image/png": picture}, metadata
 
     @property
@@ -181,6 +182,11 @@ class Explorer(anywidget.AnyWidget):
             self._now = wanted, self._narrow(self._sight.find(self.index, self._options(self._reach)))
         return self._now[1]
 
+    @property
+    def _verdict(self) -> float | None:
+        """The threshold, where it means something: it is of comparisons with all."""
+        return self.threshold if self.only is None else None
+
     def _narrow(self, full: Result) -> Result:
         """A result at reach under the present K and sigma."""
         fewer = full.with_k(self.k) if self.k < len(full.neighbours) else full
@@ -189,11 +195,13 @@ class Explorer(anywidget.AnyWidget):
     def readout(self) -> pandas.DataFrame:
         """What is seen at the probe: the normal pixel that explains it, the distance, and each layer's part of that.
 
-        ``normal`` is the training image, ``neighbour`` its rank from 1, nearest first; places are map pixels.
+        ``normal`` is the training image, ``neighbour`` its rank from 1, nearest first; places are map pixels; ``map``
+        is the anomaly map there, which is smoothed, while distances are those of the two pixels.
         """
         (row, col), match = self.probe, self.result.match(*self.probe)
         cells = {"row": row, "col": col, "normal": match.image, "neighbour": match.neighbour + 1}
-        cells |= {"normal row": match.row, "normal col": match.col, "distance": round(match.distance, 3)}
+        cells |= {"normal row": match.row, "normal col": match.col}
+        cells |= {"map": round(float(self.result.anomaly_map[row, col]), 3), "distance": round(match.distance, 3)}
         return pandas.DataFrame([cells | {n: round(d, 3) for n, d in match.layers.items()}], index=["probe"])
 
     def show(self, photo: Photo) -> None:
@@ -212,24 +220,24 @@ class Explorer(anywidget.AnyWidget):
         self._background.finish()
 
     def code(self) -> str:
-        """Lines of Python that give what is seen, from the ``spade`` and ``dataset`` or ``photos`` of `explore`."""
+        """Lines of Python that give what is seen; the first say where what they name comes from."""
         start = self.about["start"]
         names = ("k", "kappa", "radius", "weights", "combine", "sigma")
         options = ", ".join(f"{name}={getattr(self, name)!r}" for name in names if getattr(self, name) != start[name])
-        lines = [f"result = {self._album.describe(self.index, f'.with_options({options})' if options else '')}"]
+        lines = ["import spade_kit", self._album.origin(self.index)]
+        lines += [f"result = {self._album.describe(self.index, f'.with_options({options})' if options else '')}"]
         if self.only is not None:
             lines += [f"result = result.with_normals([{self.only}])"]
         elif self.without:
             lines += [f"result = result.with_normals(i for i in result.among if i not in {list(self.without)})"]
-        lines += [
-            f"spade_kit.draw_explanation(result, {', '.join(map(str, self.probe))}, threshold={self.threshold:.6g})"
-        ]
+        threshold = "" if self._verdict is None else f", threshold={self._verdict:.6g}"
+        lines += [f"spade_kit.draw_explanation(result, {', '.join(map(str, self.probe))}{threshold})"]
         return "\n".join(lines)
 
     def draw(self) -> Figure:
         """What is seen, as a Matplotlib figure."""
         row, col = self.probe
-        return draw_explanation(self.result, row, col, self.threshold)
+        return draw_explanation(self.result, row, col, self._verdict)
 
     def save_html(self, path: str | Path, photos: Iterable[int] | None = None) -> None:
         """Write a page that works offline: hover, pins, K, sigma, threshold, opacity and layers.
@@ -271,18 +279,22 @@ class Explorer(anywidget.AnyWidget):
         if self._quiet:
             return
         name = change["name"]
+        before = {"only": self.only, "threshold_rule": self.threshold_rule, name: change["old"]}
         try:
             with self._quietly():
                 if name == "probe":
                     self.pinned = True
                 if name == "threshold":
                     self.threshold_rule = "hand"
+                if name == "index":
+                    self.only = None
             self._look()
             if self.threshold_rule == "f1":
                 self.finish()
         except _MISTAKES:
             with self._quietly():
-                setattr(self, name, change["old"])
+                for trait, value in before.items():
+                    setattr(self, trait, value)
             raise
 
     def set_state(self, sync_data: dict) -> None:
@@ -293,6 +305,8 @@ class Explorer(anywidget.AnyWidget):
             try:
                 with self._quietly():
                     super().set_state(sync_data)
+                    if self.index != before["index"]:
+                        self.only = None
                 self._look()
             except Exception as mistake:  # whatever it is: nobody sees a traceback here
                 problem = str(mistake) if isinstance(mistake, _MISTAKES) else f"{type(mistake).__name__}: {mistake}"

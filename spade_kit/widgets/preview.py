@@ -15,16 +15,17 @@ _SIDE = 300  # px of the longer side of each picture
 _GAP = 8
 
 
-def draw_preview(result: Result, probe: tuple[int, int], threshold: float, end: float) -> bytes:
+def draw_preview(result: Result, probe: tuple[int, int], threshold: float | None, end: float) -> bytes:
     """Photo with what was found outlined, map, and the normal photo that explains the probe, side by side: a PNG.
 
-    ``end`` is the distance at which the colours end.
+    Without a ``threshold`` nothing is outlined; ``end`` is the distance at which the colours end.
     """
     match = result.match(*probe)
-    found = result.segmentation(threshold)
-    edge = found & ~(np.roll(found, 1, 0) & np.roll(found, -1, 0) & np.roll(found, 1, 1) & np.roll(found, -1, 1))
     photo = result.image.copy()
-    photo[edge] = [int(RING[at : at + 2], 16) for at in (1, 3, 5)]
+    if threshold is not None:
+        found = result.segmentation(threshold)
+        inside = np.roll(found, 1, 0) & np.roll(found, -1, 0) & np.roll(found, 1, 1) & np.roll(found, -1, 1)
+        photo[found & ~inside] = [int(RING[at : at + 2], 16) for at in (1, 3, 5)]
     heat = matplotlib.colormaps[COLOURS](result.anomaly_map / end, bytes=True)[..., :3]
     normal = result.spade.normal_image(match.image)
     pictures = [_draw(pixels, at) for pixels, at in ((photo, probe), (heat, probe), (normal, (match.row, match.col)))]

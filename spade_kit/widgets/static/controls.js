@@ -39,7 +39,9 @@ export class Choice {
     const wanted = JSON.stringify(options);
     if (this.offered === wanted) return;
     this.offered = wanted;
+    const picked = this.select.value;
     this.select.replaceChildren(...options.map(([value, text]) => el("option", { value }, text)));
+    if (options.some(([value]) => `${value}` === picked)) this.select.value = picked;
   }
 
   show(value) {

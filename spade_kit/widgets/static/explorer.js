@@ -6,12 +6,26 @@ import { Pane, Patch } from "./pane.js";
 import { Choice, Slider, button } from "./controls.js";
 import { NormalPictures } from "./pictures.js";
 import { Readout } from "./readout.js";
+import { Retrieved } from "./retrieved.js";
 import { Strip } from "./strip.js";
+import { Weights } from "./weights.js";
 
 const OPTIONS = ["kappa", "radius", "weights", "combine", "without", "only"];
 const PATIENCE = 5000; // ms without an answer, until that is said
 const PART = 500000; // bytes of an upload in one message
 const SHAPES = ["M-7 0A7 7 0 1 0 7 0A7 7 0 1 0-7 0Z", "M-6-6H6V6H-6Z", "M0-9L9 0L0 9L-9 0Z"]; // of layers, told apart without colour
+
+const HELP = [
+  ["K", "how many normal photos are compared with"],
+  ["kappa", "how many nearest pixels are averaged"],
+  ["radius", "how far from its own place a pixel may find its match"],
+  ["sigma", "how much the map is smoothed; distances of single pixels are not"],
+  ["← ↑ → ↓", "move the probe by a cell (with Shift by four); click a picture first, or Tab to the photo"],
+  ["Enter", "pin it"],
+  ["Esc", "free it; then let go of a chosen neighbour; then compare with all again"],
+  ["[  ]", "previous, next photo"],
+  ["?", "this help"],
+];
 
 const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 
@@ -21,14 +35,24 @@ class Explorer {
     this.about = model.get("about");
     this.table = colours(bytes(this.about.colours));
     this.hovered = null; // a place under the pointer
-    this.chosen = null; // a normal photo whose part is looked at
-    this.base = null; // what layers counted before they were weighed by hand
-    this.unmuted = {}; // layer -> its weight before it was muted
+    this.uploading = false;
     this.operators = {};
     this.normals = new NormalPictures(
       (images) => this.tell({ kind: "normals", images }),
       () => this.paintProbe(),
     );
+    this.weights = new Weights(this.about.layers, {
+      read: () => this.get("weights"),
+      equal: () => this.shown.matches.factors,
+      write: (weights) => this.put({ weights }),
+    });
+    this.retrieved = new Retrieved({
+      put: (changes) => this.put(changes),
+      changed: () => {
+        this.paintNeighbours();
+        this.paintProbe();
+      },
+    });
     this.build();
     this.listen();
     this.#hears(!model.saved);
@@ -58,10 +82,11 @@ class Explorer {
     const pointed = {
       hover: (row, col) => this.hover([row, col]),
       leave: () => this.leave(),
-      pin: (row, col) => this.put({ probe: [row, col], pinned: true }),
+      pin: (row, col) => this.pin([row, col]),
     };
-    this.photo = new Pane("The photo", { ...pointed, key: (event) => this.key(event) });
-    this.map = new Pane("Its anomaly map", pointed);
+    this.photo = new Pane("The photo", { ...pointed, key: (event) => this.key(event), letGo: () => this.retrieved.choose(null) });
+    this.map = new Pane("Its anomaly map", { ...pointed, letGo: () => this.put({ only: null, without: [] }) });
+    this.map.chip.classList.add("python");
     this.normal = new Pane("The normal photo that explains the place");
     this.own = layers.map((name, l) => {
       const mark = svg("g", { class: `sk-own own${l % 3}`, visibility: "hidden" }, ...["halo", "ink"].map((c) => svg("path", { class: c, d: SHAPES[l % 3] })));
@@ -72,10 +97,10 @@ class Explorer {
       const pane = new Pane(`What ${name} contributes`, pointed);
       const weight = new Slider({
         name: "weight", help: `How much the squared distance of ${name} counts`, min: 0, max: 3, step: 0.05,
-        format: (value) => `× ${value.toFixed(2)}`, move: (value) => this.weigh(l, value),
+        format: (value) => `× ${value.toFixed(2)}`, move: (value) => this.weights.weigh(l, value),
       });
-      const solo = button("solo", `Let only ${name} count`, () => this.solo(l), { class: "python", "aria-label": `solo ${name}` });
-      const mute = button("mute", `Let ${name} not count`, () => this.mute(l), { class: "python", "aria-label": `mute ${name}` });
+      const solo = button("solo", `Let only ${name} count`, () => this.weights.solo(l), { class: "python", "aria-label": `solo ${name}` });
+      const mute = button("mute", `Let ${name} not count`, () => this.weights.mute(l), { class: "python", "aria-label": `mute ${name}` });
       weight.input.classList.add("python");
       weight.input.setAttribute("aria-label", `weight of ${name}`);
       pane.figure.append(el("div", { class: "sk-weigh" }, weight.node, solo, mute));
@@ -114,13 +139,13 @@ class Explorer {
     for (const name of ["kappa", "radius"]) this.sliders[name].input.classList.add("python");
     this.weighing = new Choice({ name: "weights", help: "What each layer's squared distance counts", pick: (value) => this.put({ weights: value === "equal" ? "equal" : null }) });
     this.weighing.offer([["none", "as they are"], ["equal", "equal"], ["hand", "by hand"]]);
-    this.combining = new Choice({ name: "matched", help: "One match for all layers together, or each layer its own, averaged", pick: (value) => this.put({ combine: value }) });
-    this.combining.offer([["concat", "together"], ["ensemble", "each, averaged"]]);
+    this.combining = new Choice({ name: "matched", help: "One match for all layers together, or each layer its own, and the distances averaged", pick: (value) => this.put({ combine: value }) });
+    this.combining.offer([["concat", "all layers together"], ["ensemble", "each layer, averaged"]]);
     this.rule = new Choice({ name: "threshold at", help: "Where the threshold lies; it follows when other options change", pick: (value) => this.put({ threshold_rule: value }) });
     for (const choice of [this.weighing, this.combining, this.rule]) choice.select.classList.add("python");
     const controls = el("div", { class: "sk-controls" },
       ...Object.values(this.sliders).map((one) => one.node), this.rule.node,
-      button("reset", "All options as the explorer was opened with", () => this.put({ ...this.about.start }), { class: "reset python" }));
+      button("reset", "All options as the explorer was opened with", () => this.reset(), { class: "reset python" }));
 
     // the scale, on which the threshold is moved
     this.threshold = el("input", { type: "range", min: 0, step: "any", "aria-label": "threshold", title: "The threshold, a raw distance",
@@ -129,10 +154,13 @@ class Explorer {
     paintMap(this.gradient, Float32Array.from({ length: 256 }, (_, i) => i), this.table, 256);
     this.level = el("span", { class: "level" }, el("span", {}));
     this.ends = [el("span", {}, "0"), el("span", {})];
+    this.levelText = el("span");
+    this.level.firstChild.append(el("span", { class: "wide" }, "normals' "), this.levelText);
     this.bar = el("div", { class: "sk-bar" }, el("div", { class: "scale" }, this.gradient, this.level, this.threshold), el("div", { class: "ends" }, ...this.ends));
     this.map.figure.append(this.bar);
+    this.unpin = button("×", "Free the pinned place  Esc", () => this.put({ pinned: false }), { class: "sk-chip", "aria-label": "free the pinned place" });
     this.legend = el("div", { class: "sk-legend" },
-      el("span", { class: "found" }, "found"), el("span", { class: "truth" }, "truth"), el("span", { class: "pin" }, "pinned"), el("span", { class: "pointed" }, "pointed at"));
+      el("span", { class: "found" }, "found"), el("span", { class: "truth" }, "truth"), el("span", { class: "pointed" }, "pointed at"), el("span", { class: "pin" }, "pinned"), this.unpin);
     this.photo.figure.append(this.legend);
 
     // what explains the place
@@ -145,29 +173,25 @@ class Explorer {
     const switcher = el("div", { class: "sk-group", role: "group", "aria-label": "how layers are shown" }, ...this.alone);
     this.marking = el("input", { type: "checkbox", checked: true, onchange: () => this.paintMaps() });
     this.marks = el("label", { hidden: true, title: "Alone, the layer finds another normal pixel there than all together" }, this.marking, " shade where it disagrees with all together");
-    this.aloneRemark = el("span", { class: "sk-remark", role: "status" });
-
-    // neighbours
-    this.neighbours = new Strip("retrieved normal photos, nearest first", (image) => this.choose(image));
-    this.about_chosen = el("div", { class: "sk-chosen" });
+    this.layersRemark = el("span", { class: "sk-remark", role: "status" });
 
     // taking away
     this.copy = button("copy as Python", "The lines that give what is seen", () => this.copyCode());
     this.saves = { page: button("save page", "One file that works without Python", () => this.save("page"), { class: "python" }), png: button("PNG", "A picture for slides", () => this.save("png"), { class: "python" }) };
-    this.help = el("div", { class: "sk-help", hidden: true }, el("p", {}, "Point at the photo, the map or a layer: rings show the place, and the normal pixel that explains it. Click to pin the place and compare it with others."),
-      el("dl", {}, ...[["← ↑ → ↓", "move the probe by a cell (with Shift by four); click the photo first, or Tab to it"], ["Enter", "pin it"], ["Esc", "free it; then let go of a chosen neighbour"], ["[  ]", "previous, next photo"], ["?", "this help"]].flatMap(([keys, text]) => [el("dt", {}, keys), el("dd", {}, text)])));
+    this.help = el("div", { class: "sk-help", hidden: true }, el("p", {}, "Point at the photo, the map or a layer: rings show the place, and the normal pixel that explains it. Click to pin the place and compare it with others; click it again to free it. Click a retrieved normal photo to see which part of the map it explains."),
+      el("dl", {}, ...HELP.flatMap(([keys, text]) => [el("dt", {}, keys), el("dd", {}, text)])));
     this.helper = button("?", "Keys and hints  ?", () => this.toggleHelp(), { "aria-label": "help", "aria-expanded": "false" });
-    this.problem = el("p", { class: "sk-problem", role: "alert", hidden: true });
+    this.problemText = el("span");
+    this.problem = el("div", { class: "sk-problem", role: "alert", hidden: true }, this.problemText, button("×", "Close this message", () => this.dismiss(), { class: "sk-chip", "aria-label": "close this message" }));
     this.source = el("span", { class: "sk-source" });
     this.code = el("textarea", { class: "sk-code", readonly: true, rows: 3, hidden: true, "aria-label": "Python code" });
 
     this.root.classList.add("spade-kit");
     this.root.append(head, this.problem, this.strip.node, controls,
       el("div", { class: "sk-views" }, this.photo.figure, this.map.figure, this.normal.figure),
-      el("div", { class: "sk-row" }, el("span", { class: "sk-heading" }, "Layers"), switcher, this.combining.node, this.weighing.node, this.marks, this.aloneRemark),
+      el("div", { class: "sk-row" }, el("span", { class: "sk-heading" }, "Layers"), switcher, this.combining.node, this.weighing.node, this.marks, this.layersRemark),
       el("div", { class: "sk-below" }, el("div", { class: "sk-layers" }, ...this.layers.map((layer) => layer.pane.figure)), el("div", { class: "sk-why" }, close, this.readout.node)),
-      el("div", { class: "sk-row" }, this.neighboursTitle = el("span", { class: "sk-heading" }), this.about_chosen),
-      this.neighbours.node,
+      this.retrieved.head, this.retrieved.strip.node,
       el("div", { class: "sk-foot" }, this.copy, this.saves.page, this.saves.png, this.helper, this.source), this.code, this.help);
     this.rule.masks = masks;
     say(this.source, `${this.about.backbone}; ${this.about.normals} normal photos`);
@@ -197,6 +221,10 @@ class Explorer {
     this.root.addEventListener("keydown", (event) => this.keyAnywhere(event));
     // keys pressed here are not the notebook's, which looks for this mark at what has the focus
     this.root.addEventListener("focusin", (event) => (event.target.dataset.lmSuppressShortcuts = "true"));
+    // after a click on what takes no focus itself, keys are for the probe
+    this.root.addEventListener("click", () => {
+      if (!this.root.contains(this.root.getRootNode().activeElement)) this.photo.stage.focus({ preventScroll: true });
+    });
     this.root.addEventListener("dragover", (event) => event.preventDefault());
     this.root.addEventListener("drop", (event) => {
       event.preventDefault();
@@ -207,7 +235,7 @@ class Explorer {
   close() {
     this.off();
     [this.ears, this.waiting].forEach(clearTimeout);
-    for (const part of [this.strip, this.neighbours, this.readout, this.normals]) part.close();
+    for (const part of [this.strip, this.retrieved, this.readout, this.normals]) part.close();
     this.bitmap?.close();
   }
 
@@ -229,9 +257,10 @@ class Explorer {
     const neighbours = this.get("neighbours");
     if (neighbours !== this.shown?.neighbours) {
       this.normals.offer(neighbours.images, neighbours.jpegs);
-      this.neighbours.keep([...neighbours.images, ...this.get("without")]);
-      neighbours.images.forEach((image, rank) => this.neighbours.picture(image, neighbours.jpegs[rank]));
+      this.retrieved.offer(neighbours.images, neighbours.jpegs, this.get("without"));
     }
+    if (photo !== this.shown?.photo) this.retrieved.chosen = null;
+    this.uploading = false;
     this.shown = { photo, matches, neighbours };
     const [H, W] = photo.size;
     for (const pane of [this.photo, this.map, this.normal, ...this.layers.map((layer) => layer.pane)]) pane.resize(H, W);
@@ -271,8 +300,15 @@ class Explorer {
 
   complain(text) {
     this.problem.hidden = !text;
-    say(this.problem, text);
+    say(this.problemText, text);
+    this.uploading = false;
+    this.paintBusy();
     for (const save of Object.values(this.saves)) save.removeAttribute("aria-busy");
+  }
+
+  dismiss() {
+    this.complain("");
+    if (this.get("problem") && !this.deaf) this.put({ problem: "" });
   }
 
   // ---- hands ------------------------------------------------------------------------------------------------------------
@@ -287,6 +323,17 @@ class Explorer {
     this.hovered = null;
     if (place && !this.get("pinned")) this.put({ probe: place });
     this.paintProbe();
+  }
+
+  /** Keep a place; the one that is kept is freed. */
+  pin(place) {
+    const again = this.get("pinned") && this.see(place).cell === this.see(this.get("probe")).cell;
+    this.put(again ? { pinned: false } : { probe: place, pinned: true });
+  }
+
+  reset() {
+    this.retrieved.choose(null);
+    this.put({ ...this.about.start });
   }
 
   step(by) {
@@ -318,7 +365,8 @@ class Explorer {
     else if (event.key === "?") this.toggleHelp();
     else if (event.key === "Escape") {
       if (this.get("pinned")) this.put({ pinned: false });
-      else this.choose(null);
+      else if (this.retrieved.chosen !== null) this.retrieved.choose(null);
+      else if (this.get("only") !== null && !this.deaf) this.put({ only: null });
     } else return;
     event.preventDefault();
     event.stopPropagation();
@@ -332,7 +380,8 @@ class Explorer {
   upload(file) {
     if (!file || this.deaf) return;
     this.complain("");
-    this.root.classList.add("busy");
+    this.uploading = true;
+    this.paintBusy();
     const parts = Math.max(1, Math.ceil(file.size / PART));
     file.arrayBuffer().then((content) => {
       for (let part = 0; part < parts; part++)
@@ -359,53 +408,6 @@ class Explorer {
     }
   }
 
-  // weights: each layer's factor is what it counts at first (1, or its equal weight) times what the slider says
-
-  factors() {
-    const [weights, ones] = [this.get("weights"), this.about.layers.map(() => 1)];
-    if (weights === null) return { base: ones, by: ones };
-    if (weights === "equal") return { base: this.shown.matches.factors, by: ones };
-    const base = this.base ?? ones;
-    return { base, by: this.about.layers.map((name, l) => (weights[name] ?? 1) / base[l]) };
-  }
-
-  setFactors(base, by) {
-    const equal = this.get("weights") === "equal" || (this.base && this.base.some((value) => value !== 1));
-    this.base = base;
-    if (by.every((value) => value === 1)) this.put({ weights: equal ? "equal" : null });
-    else if (by.some((value) => value > 0)) this.put({ weights: Object.fromEntries(this.about.layers.map((name, l) => [name, base[l] * by[l]])) });
-  }
-
-  weigh(layer, value) {
-    const { base, by } = this.factors();
-    this.setFactors(base, by.map((old, l) => (l === layer ? value : old)));
-  }
-
-  mute(layer) {
-    const { base, by } = this.factors();
-    const muted = by[layer] === 0;
-    if (!muted) this.unmuted[layer] = by[layer];
-    this.setFactors(base, by.map((old, l) => (l === layer ? (muted ? (this.unmuted[layer] ?? 1) : 0) : old)));
-  }
-
-  solo(layer) {
-    const { base, by } = this.factors();
-    const already = by.every((value, l) => (value > 0) === (l === layer));
-    if (!already) by.forEach((value, l) => (this.unmuted[l] = value || 1));
-    this.setFactors(base, by.map((old, l) => (already || l === layer ? (this.unmuted[l] ?? 1) : 0)));
-  }
-
-  choose(image) {
-    this.chosen = this.chosen === image ? null : image;
-    this.paintNeighbours();
-    this.paintProbe();
-  }
-
-  leaveOut(image, out) {
-    const without = this.get("without").filter((other) => other !== image);
-    this.put({ without: out ? [...without, image].sort((a, b) => a - b) : without });
-  }
-
   // ---- painting -----------------------------------------------------------------------------------------------------------
 
   /** Maps from matches: what K, sigma and the scale change. */
@@ -426,10 +428,11 @@ class Explorer {
     this.photo.over.getContext("2d").drawImage(this.map.canvas, 0, 0);
 
     const alone = this.aloneNow();
+    const end = alone ? this.end : this.end / 2; // shares add up to the map: each is a small part of it
     this.layers.forEach(({ name, pane }, l) => {
       const found = alone?.[l];
       const map = found ? this.upsample(found.distance, ...found.grid, sigma) : this.upsample(this.matches.grid(this.steps, l), h, w, sigma);
-      paintMap(pane.canvas, map, this.table, this.end);
+      paintMap(pane.canvas, map, this.table, end);
       this.veil(pane, found && this.marking.checked ? found.agrees : null, "disagree");
       say(pane.title, found ? `${name} alone` : `${name}, its share`);
       pane.canvas.setAttribute("aria-label", found ? `The map of ${name} searched alone` : `What ${name} contributes to the map`);
@@ -440,7 +443,7 @@ class Explorer {
     });
     this.alone.forEach((one, i) => one.setAttribute("aria-pressed", this.get("alone") === (i === 1)));
     this.marks.hidden = !alone;
-    say(this.aloneRemark, this.get("alone") && !alone ? "searching each layer…" : "");
+    say(this.layersRemark, this.get("alone") && !alone ? "searching each layer…" : `colours from 0 to ${end.toFixed(1)}`);
     this.sliders.k.show(this.k, Math.min(this.about.most, Math.max(most, 1)));
     this.sliders.sigma.show(sigma, 16);
     this.paintThreshold();
@@ -485,7 +488,8 @@ class Explorer {
     if (!this.shown) return;
     const [threshold, normals] = [this.get("threshold"), this.get("normals")];
     const [H, W] = this.shown.photo.size;
-    const path = contour(this.values, H, W, threshold);
+    const judged = this.judged();
+    const path = judged ? contour(this.values, H, W, threshold) : "";
     for (const pane of [this.photo, this.map]) pane.outline("found", path);
     const marked = this.values.reduce((count, value) => count + (value >= threshold), 0) / this.values.length;
     this.threshold.max = this.end;
@@ -495,12 +499,14 @@ class Explorer {
     this.level.hidden = !normals.level;
     if (normals.level) {
       this.level.style.left = `${(100 * normals.level) / this.end}%`;
-      say(this.level.firstChild, `normals' 99 %: ${normals.level.toFixed(1)}`);
+      say(this.levelText, `99 %: ${normals.level.toFixed(1)}`);
     }
     this.bar.classList.toggle("stale", Boolean(normals.stale));
     this.bar.title = normals.stale ? "What is normal under these options is still being computed" : "";
-    say(this.map.title, `Anomaly map ≥ ${threshold.toFixed(2)}`);
-    say(this.map.remark, `${(100 * marked).toFixed(1)} % of it${this.rate(threshold)}`);
+    this.bar.classList.toggle("unused", !judged);
+    this.legend.classList.toggle("judged", judged);
+    say(this.map.title, judged ? `Anomaly map ≥ ${threshold.toFixed(2)}` : "Distance");
+    say(this.map.remark, judged ? `${(100 * marked).toFixed(1)} % of it${this.rate(threshold)}` : "no threshold");
     const rules = (normals.rates ?? []).map((rule) => {
       const [of, rate] = rule.split(" ");
       return [rule, `${+(100 * rate).toFixed(2)} % of normal ${of === "pixel" ? "pixels" : "photos"}`];
@@ -510,7 +516,13 @@ class Explorer {
     this.rule.offer([...rules, ...(this.rule.masks ? [["f1", "best F1 (uses test labels)"]] : []), ["hand", "by hand"]]);
     this.rule.show(now);
     this.paintScore();
+    this.paintFilter();
     if (this.filter.select.value === "misses" || this.filter.select.value === "alarms") this.paintPhotos();
+  }
+
+  /** Whether the map can be held against the threshold, which is of comparisons with all normal photos. */
+  judged() {
+    return this.shown.matches.options.only === null;
   }
 
   /** What share of normal pixels a threshold marks. */
@@ -526,10 +538,12 @@ class Explorer {
   paintScore() {
     const { scores, of, stale } = this.get("normals");
     let text = `score ${this.highest.toFixed(2)}`;
-    if (scores) {
+    if (!this.judged()) text += `, compared with normal ${this.shown.matches.options.only} only`;
+    else if (scores) {
       const reached = scores.filter((score) => score >= this.highest).length;
       const among = scores.length < of ? `${scores.length} of ${of}` : `${of}`;
       text += reached ? `, reached by ${reached} of ${scores.length} normals` : `, above all ${among} normals`;
+      if (stale) text += " so far…";
     }
     say(this.score, text);
     this.score.classList.toggle("stale", Boolean(stale));
@@ -549,8 +563,7 @@ class Explorer {
     this.sliders.kappa.show(this.get("kappa"), 10);
     this.weighing.show(weights === null ? "none" : weights === "equal" ? "equal" : "hand");
     this.combining.show(this.get("combine"));
-    if (weights === null) this.base = null;
-    const { by } = this.factors();
+    const { by } = this.weights.factors();
     this.layers.forEach(({ weight, solo, mute }, l) => {
       weight.show(Math.round(100 * by[l]) / 100, 3);
       const only = by.every((value, other) => value > 0 === (other === l));
@@ -568,28 +581,37 @@ class Explorer {
     const { matches } = this.shown;
     const k = this.get("k");
     const covered = k >= this.matches.least && k <= this.matches.most;
-    const busy =
+    const awaited =
       this.get("index") !== matches.index ||
       OPTIONS.some((name) => !same(this.get(name), matches.options[name])) ||
       (!covered && matches.asked_k !== k) ||
       (this.get("alone") && !this.aloneNow());
-    this.root.classList.toggle("busy", busy);
-    this.root.setAttribute("aria-busy", busy);
+    this.root.classList.toggle("busy", awaited || this.uploading);
+    this.root.setAttribute("aria-busy", awaited || this.uploading);
     clearTimeout(this.waiting);
-    if (busy && !this.model.saved) this.waiting = setTimeout(() => this.#hears(false), PATIENCE);
+    if (awaited && !this.model.saved) this.waiting = setTimeout(() => this.#hears(false), PATIENCE);
   }
 
-  /** The photos that the strip shows, in its order. */
-  listed() {
-    const [scores, threshold] = [this.get("scores"), this.get("threshold")];
-    const wanted = this.filter.select.value || "all";
-    const saved = this.model.saved;
-    const cards = this.get("photos").map(([name, label], index) => {
+  /** Photos with what is known of them; ``wrong`` where the threshold and the label do not agree. */
+  known() {
+    const [scores, threshold, saved] = [this.get("scores"), this.get("threshold"), this.model.saved];
+    const photos = this.get("photos").map(([name, label], index) => {
       const [score, fresh] = scores[index] ?? [null, false];
       const wrong = label === null || score === null ? "" : label === "good" ? (score >= threshold ? "alarms" : "") : score < threshold ? "misses" : "";
-      return { key: index, name: `photo ${name}${score === null ? "" : `, score ${score.toFixed(2)}`}`, top: "", bottom: score === null ? (fresh ? "unreadable" : "…") : score.toFixed(1), score, label, wrong, state: fresh ? "" : "stale" };
+      return { index, name, label, score, fresh, wrong };
     });
-    const shown = cards.filter((card) => (!saved || saved.includes(card.key)) && (wanted === "all" || wanted === `label ${card.label}` || wanted === card.wrong));
+    return saved ? photos.filter(({ index }) => saved.includes(index)) : photos;
+  }
+
+  /** The photos that the strip shows, in its order, as cards. */
+  listed() {
+    const wanted = this.filter.select.value || "all";
+    const shown = this.known()
+      .filter(({ label, wrong }) => wanted === "all" || wanted === `label ${label}` || wanted === wrong)
+      .map(({ index, name, score, fresh }) => ({
+        key: index, name: `photo ${name}${score === null ? "" : `, score ${score.toFixed(2)}`}`, top: name.split("/").at(-1),
+        bottom: score === null ? (fresh ? "unreadable" : "…") : score.toFixed(1), score, state: fresh ? "" : "stale",
+      }));
     return this.order.select.value === "score" ? shown.sort((a, b) => (b.score ?? -1) - (a.score ?? -1)) : shown;
   }
 
@@ -597,65 +619,45 @@ class Explorer {
     const photos = this.get("photos");
     this.name.offer(photos.map(([name], index) => [index, name]).filter(([index]) => !this.model.saved || this.model.saved.includes(index)));
     this.name.show(this.get("index"));
-    const labels = [...new Set(photos.map(([, label]) => label))].filter((label) => label !== null);
-    const judged = labels.length ? [["misses", "misses"], ["alarms", "false alarms"]] : [];
-    this.filter.offer([["all", "all"], ...labels.map((label) => [`label ${label}`, label]), ...judged]);
+    this.paintFilter();
     const cards = this.listed();
     this.strip.show(cards, this.get("index"));
-    this.strip.node.classList.toggle("none", !cards.length);
-    this.strip.node.dataset.none = `no ${this.filter.select.selectedOptions[0]?.text ?? "photos"} at this threshold`;
     const picked = `${this.get("index")} ${this.order.select.value} ${this.filter.select.value}`;
-    if (this.picked !== picked) this.strip.reveal(this.get("index"));
+    if (this.picked !== picked || !this.strip.moved) this.strip.reveal(this.get("index"));
     this.picked = picked;
     say(this.photo.title, photos[this.shown?.photo.index]?.[0] ?? "");
   }
 
-  paintNeighbours() {
-    if (!this.shown) return;
-    const { matches } = this.shown;
-    const shares = new Float64Array(matches.neighbours.length);
-    for (const step of this.steps) shares[this.matches.image[step]] += 1 / this.steps.length;
-    const largest = Math.max(...shares);
-    const cards = matches.neighbours.slice(0, this.k).map(([image, distance], rank) => ({
-      key: image, top: `${rank + 1}`, bottom: distance.toFixed(2), share: shares[rank] / largest,
-      name: `neighbour ${rank + 1}, normal ${image}, distance ${distance.toFixed(2)}, explains ${(100 * shares[rank]).toFixed(1)} % of the pixels`,
-    }));
-    const out = matches.struck.map(([image]) => image);
-    for (const [image, distance] of matches.struck) {
-      const card = { key: image, top: "✕", bottom: distance.toFixed(2), name: `normal ${image}, left out`, state: "out" };
-      const before = cards.findIndex(({ key }) => matches.neighbours.find(([other]) => other === key)?.[1] > distance);
-      cards.splice(before < 0 ? cards.length : before, 0, card);
-    }
-    this.neighbours.show(cards, this.chosen);
-    say(this.neighboursTitle, this.get("only") === null ? `Its ${this.k} nearest normal photos` : `Compared with normal ${this.get("only")} only`);
-
-    const rank = matches.neighbours.findIndex(([image]) => image === this.chosen);
-    const explained = rank < 0 ? null : Uint8Array.from(this.steps, (step) => this.matches.image[step] === rank);
-    for (const pane of [this.map, this.photo]) this.veil(pane, explained, "part");
-    const { h, w } = this.matches;
-    const [H, W] = this.shown.photo.size;
-    const places = rank < 0 ? [] : [...this.steps].filter((step) => this.matches.image[step] === rank).map((step) => this.matches.place[step]);
-    this.dots = [...new Set(places)].map((place) => svg("circle", { cx: (((place % w) + 0.5) * W) / w, cy: ((Math.floor(place / w) + 0.5) * H) / h, r: Math.max(H, W) / 180 }));
-
-    if (rank < 0 && !out.includes(this.chosen)) this.chosen = null;
-    const wanted = JSON.stringify([rank, out, this.chosen, this.get("only"), this.get("without"), shares[rank]]);
-    if (this.offered !== wanted) this.offerActions(rank, shares[rank]);
-    this.offered = wanted;
+  /** What can be shown, with how many there are; misses and alarms are of whole photos. */
+  paintFilter() {
+    const photos = this.known();
+    const count = (name, key) => photos.filter((photo) => photo[key] === name).length;
+    const labels = [...new Set(photos.map(({ label }) => label))].filter((label) => label !== null);
+    const wrong = labels.length ? [["misses", `misses (${count("misses", "wrong")})`], ["alarms", `false alarms (${count("alarms", "wrong")})`]] : [];
+    this.filter.offer([["all", `all (${photos.length})`], ...labels.map((label) => [`label ${label}`, `${label} (${count(label, "label")})`]), ...wrong]);
+    const wanted = this.filter.select.value;
+    const pixelwise = /^(pixel|f1)/.test(this.get("threshold_rule")) && ["misses", "alarms"].includes(wanted);
+    const none = wrong.some(([value, text]) => value === wanted && text.endsWith("(0)")) ? "None at this threshold. " : "";
+    const hint = pixelwise ? "This threshold is for pixels: most photos have some beyond it. To judge whole photos, set the threshold at a share of normal photos." : "";
+    this.strip.node.dataset.remark = none + hint;
   }
 
-  /** What can be done with the chosen neighbour, which has this rank, or -1 where it was left out. */
-  offerActions(rank, share) {
-    const { matches } = this.shown;
-    const actions = [];
-    if (rank >= 0) {
-      actions.push(el("span", {}, `Normal ${this.chosen} explains ${(100 * share).toFixed(1)} % of the pixels: the bright part; dots are the pixels that do.`));
-      if (matches.neighbours.length > 1) actions.push(button("leave out", "See the map without it", () => this.leaveOut(this.chosen, true), { class: "python" }), button("only this one", "See the map if this were the only normal photo", () => this.put({ only: this.chosen }), { class: "python" }));
-    } else if (this.chosen !== null) actions.push(button("bring back", "Compare with it again", () => this.leaveOut(this.chosen, false), { class: "python" }));
-    if (this.get("only") !== null) actions.push(button("compare with all", "With all normal photos again", () => this.put({ only: null }), { class: "python" }));
-    if (this.get("without").length) actions.push(button("bring all back", "Compare with all normal photos again", () => this.put({ without: [] }), { class: "python" }));
-    if (this.chosen !== null) actions.push(button("close", "Look at all of the map again  Esc", () => this.choose(null)));
-    this.about_chosen.replaceChildren(...actions);
-    if (this.deaf) for (const action of this.about_chosen.querySelectorAll(".python")) action.disabled = true;
+  paintNeighbours() {
+    if (!this.shown) return;
+    const seen = { pack: this.shown.matches, matches: this.matches, steps: this.steps, k: this.k, size: this.shown.photo.size };
+    this.retrieved.show({ ...seen, without: this.get("without"), only: this.get("only"), deaf: this.deaf });
+    const { part } = this.retrieved;
+    for (const pane of [this.map, this.photo]) this.veil(pane, part?.explained, "part");
+    this.photo.mark(part ? `bright: explained by normal ${part.image}` : "", "Look at all of the photo again  Esc");
+    this.markComparison();
+  }
+
+  /** Say above the map that it is not compared with all. */
+  markComparison() {
+    const [only, without] = [this.shown.matches.options.only, this.shown.matches.options.without];
+    if (only !== null) this.map.mark(`normal ${only} only`, "The threshold and ranks are of comparisons with all normal photos: compare with all again  Esc");
+    else if (without.length) this.map.mark(`without normal ${without.join(", ")}`, "The threshold and ranks are of comparisons with all normal photos: compare with all again");
+    else this.map.mark("");
   }
 
   /** What is seen at a place. */
@@ -665,7 +667,7 @@ class Explorer {
     const { there, ...match } = this.matches.describe(this.steps[cell]);
     match.image = this.matches.neighbours[match.neighbour][0];
     match.place = middleOf(there, size, grid);
-    return { place, cell, match };
+    return { place, cell, match, map: this.values[place[0] * size[1] + place[1]] };
   }
 
   /** What a layer finds alone at a place. */
@@ -686,12 +688,14 @@ class Explorer {
       pane.point("pinned", pin?.place);
       pane.point("hovered", hover?.place);
     }
-    const image = this.chosen !== null && !this.hovered && matches.neighbours.some(([other]) => other === this.chosen) ? this.chosen : seen.match.image;
+    this.unpin.hidden = !pinned;
+    const { part } = this.retrieved;
+    const image = part && !this.hovered ? part.image : seen.match.image;
     const bitmap = this.normals.get(image);
     if (bitmap) this.normal.draw(bitmap);
     this.normal.point("pinned", pin?.match.image === image ? pin.match.place : null);
     this.normal.point("hovered", hover?.match.image === image ? hover.match.place : null);
-    this.normal.dots.replaceChildren(...(image === this.chosen ? this.dots : []));
+    this.normal.dots.replaceChildren(...(image === part?.image ? part.dots : []));
     const rank = matches.neighbours.findIndex(([other]) => other === image);
     say(this.normal.title, `Normal ${image}`);
     say(this.normal.remark, `neighbour ${rank + 1} of ${this.k}`);
@@ -700,8 +704,8 @@ class Explorer {
     this.patches[0].draw(this.bitmap, seen.place, photo.size, [h, w]);
     const other = this.normals.get(seen.match.image);
     if (other) this.patches[1].draw(other, seen.match.place, photo.size, [h, w]);
-    say(this.patchNames[0], `(${seen.place.join(", ")})`);
-    say(this.patchNames[1], `(${seen.match.place.join(", ")})`);
+    say(this.patchNames[0], `place (${seen.place.join(", ")})`);
+    say(this.patchNames[1], `match (${seen.match.place.join(", ")})`);
 
     const alone = this.aloneNow();
     const own = alone?.map((found) => this.seeAlone(seen.place, found));

@@ -1,6 +1,6 @@
 // A picture with what lies on it, in one coordinate system: map pixels. Pointing at it gives a place.
 
-import { clamp, el, svg } from "./dom.js";
+import { clamp, el, say, svg } from "./dom.js";
 
 const CELLS = 10; // of the finest grid, across a patch
 
@@ -16,7 +16,8 @@ function ring(kind) {
 export class Pane {
   /**
    * @param {string} name what the picture is, for those who cannot see it
-   * @param {object} on ``hover(row, col)``, ``leave()``, ``pin(row, col)``, ``key(event)``; none for a pane to look at
+   * @param {object} on ``hover(row, col)``, ``leave()``, ``pin(row, col)``, ``key(event)``; none for a pane to look at.
+   *  ``letGo()`` for what its chip says
    */
   constructor(name, on = null) {
     this.canvas = el("canvas", { class: "base", role: "img", "aria-label": name });
@@ -30,7 +31,8 @@ export class Pane {
     this.stage = el("div", { class: "sk-stage" }, this.canvas, this.over, this.veil, this.marks);
     this.title = el("span", { class: "sk-title" });
     this.remark = el("span", { class: "sk-remark" });
-    this.figure = el("figure", {}, el("figcaption", {}, this.title, this.remark), this.stage);
+    this.chip = el("button", { type: "button", class: "sk-chip", hidden: true, onclick: () => on.letGo() });
+    this.figure = el("figure", {}, el("figcaption", {}, el("span", { class: "sk-mark" }, this.chip), this.title, this.remark), this.stage);
     if (on) this.#listen(on);
   }
 
@@ -62,6 +64,13 @@ export class Pane {
     [mark.dataset.row, mark.dataset.col] = place;
   }
 
+  /** Say what is special about this picture; pressed, it goes away. */
+  mark(text, help = "") {
+    this.chip.hidden = !text;
+    say(this.chip, text ? `${text} ×` : "");
+    this.chip.title = help;
+  }
+
   outline(which, path) {
     for (const line of this[which].children) line.setAttribute("d", path);
   }
@@ -74,9 +83,10 @@ export class Pane {
       return [clamp(row, 0, this.H - 1), clamp(col, 0, this.W - 1)];
     };
     this.stage.classList.add("pointed");
-    this.stage.addEventListener("pointermove", (event) => on.hover(...place(event)));
-    this.stage.addEventListener("pointerleave", () => on.leave());
-    this.stage.addEventListener("click", (event) => on.pin(...place(event)));
+    let under = null; // a click has whole screen pixels and may miss, by one, the place that was pointed at
+    this.stage.addEventListener("pointermove", (event) => on.hover(...(under = place(event))));
+    this.stage.addEventListener("pointerleave", () => on.leave((under = null)));
+    this.stage.addEventListener("click", (event) => on.pin(...(under ?? place(event))));
     if (on.key) {
       this.stage.tabIndex = 0;
       this.stage.setAttribute("role", "application");

@@ -25,6 +25,7 @@ export class Readout {
       ["place", (s) => pair(s.place)],
       ["explained by", (s) => `normal ${s.match.image} (neighbour ${s.match.neighbour + 1})`],
       ["there at", (s) => pair(s.match.place)],
+      ["map here", (s) => s.map.toFixed(3)],
       ["distance", (s) => s.match.distance.toFixed(3)],
       ...layers.map((name, l) => [name, (s) => `${s.match.parts[l].toFixed(3)} · ${percent(s.match.parts[l], s.match.distance)} %`]),
       ...(own ? layers.map((name, l) => [`${name} alone`, (s) => own(s, l)]) : []),

@@ -8,6 +8,8 @@ export class Strip {
     this.pick = pick;
     this.cards = new Map();
     this.node = el("div", { class: "sk-strip", role: "group", "aria-label": name });
+    this.moved = false; // by hand, since a card was revealed
+    for (const hand of ["wheel", "pointerdown"]) this.node.addEventListener(hand, () => (this.moved = true), { passive: true });
   }
 
   /** Show cards in this order. @param {Array} cards {key, top, bottom, name, share, state} each */
@@ -24,7 +26,9 @@ export class Strip {
     card.image.src = card.url = URL.createObjectURL(new Blob([bytes(view)], { type: "image/jpeg" }));
   }
 
+  /** Bring a card into view, where it lies now. */
   reveal(key) {
+    this.moved = false;
     const node = this.cards.get(key)?.node;
     if (!node?.isConnected) return;
     const [left, right] = [this.node.scrollLeft, this.node.scrollLeft + this.node.clientWidth];
@@ -61,6 +65,7 @@ export class Strip {
     say(card.bottom, bottom);
     card.node.className = `sk-card ${state}`;
     card.node.setAttribute("aria-label", name);
+    card.node.title = name;
     card.node.setAttribute("aria-pressed", picked);
     card.node.dataset.key = key;
     card.share.style.width = share === null ? "0" : `${100 * share}%`;
