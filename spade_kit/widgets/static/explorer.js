@@ -160,7 +160,7 @@ class Explorer {
     this.map.figure.append(this.bar);
     this.unpin = button("×", "Free the pinned place  Esc", () => this.put({ pinned: false }), { class: "sk-chip", "aria-label": "free the pinned place" });
     this.legend = el("div", { class: "sk-legend" },
-      el("span", { class: "found" }, "found"), el("span", { class: "truth" }, "truth"), el("span", { class: "pointed" }, "pointed at"), el("span", { class: "pin" }, "pinned"), this.unpin);
+      el("span", { class: "found" }, "found"), el("span", { class: "truth" }, "truth"), el("span", { class: "pointed" }, "pointed at"), el("span", { class: "pin" }, "pinned ", this.unpin));
     this.photo.figure.append(this.legend);
 
     // what explains the place
@@ -172,7 +172,7 @@ class Explorer {
       button(text, ["What each layer contributes to the map", "The map if each layer were searched by itself"][i], () => this.put({ alone: i === 1 })));
     const switcher = el("div", { class: "sk-group", role: "group", "aria-label": "how layers are shown" }, ...this.alone);
     this.marking = el("input", { type: "checkbox", checked: true, onchange: () => this.paintMaps() });
-    this.marks = el("label", { hidden: true, title: "Alone, the layer finds another normal pixel there than all together" }, this.marking, " shade where it disagrees with all together");
+    this.marks = el("label", { hidden: true, title: "Alone, the layer finds another normal pixel there than all together" }, this.marking, " shade where it disagrees");
     this.layersRemark = el("span", { class: "sk-remark", role: "status" });
 
     // taking away
@@ -443,7 +443,7 @@ class Explorer {
     });
     this.alone.forEach((one, i) => one.setAttribute("aria-pressed", this.get("alone") === (i === 1)));
     this.marks.hidden = !alone;
-    say(this.layersRemark, this.get("alone") && !alone ? "searching each layer…" : `colours from 0 to ${end.toFixed(1)}`);
+    say(this.layersRemark, this.get("alone") && !alone ? "searching each layer…" : `colours to ${end.toFixed(1)}`);
     this.sliders.k.show(this.k, Math.min(this.about.most, Math.max(most, 1)));
     this.sliders.sigma.show(sigma, 16);
     this.paintThreshold();

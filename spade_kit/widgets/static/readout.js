@@ -23,7 +23,8 @@ export class Readout {
   show(seen, layers, own) {
     const rows = [
       ["place", (s) => pair(s.place)],
-      ["explained by", (s) => `normal ${s.match.image} (neighbour ${s.match.neighbour + 1})`],
+      ["explained by", (s) => `normal ${s.match.image}`],
+      ["neighbour", (s) => `${s.match.neighbour + 1}`],
       ["there at", (s) => pair(s.match.place)],
       ["map here", (s) => s.map.toFixed(3)],
       ["distance", (s) => s.match.distance.toFixed(3)],
@@ -43,7 +44,7 @@ export class Readout {
     if (this.shape !== shape) {
       this.shape = shape;
       this.head.replaceChildren(el("td"), ...head.slice(1).map(() => el("th", { scope: "col" })));
-      this.body.replaceChildren(...rows.map((row) => el("tr", {}, el("th", { scope: "row" }), ...row.slice(1).map(() => el("td")))));
+      this.body.replaceChildren(...rows.map((row) => el("tr", { class: row[0].endsWith(" alone") ? "own" : "" }, el("th", { scope: "row" }), ...row.slice(1).map(() => el("td")))));
     }
     [this.head, ...this.body.children].forEach((line, r) => [...line.children].forEach((cell, c) => say(cell, [head, ...rows][r][c])));
   }
