@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from itertools import pairwise
 
 import numpy as np
@@ -71,6 +72,12 @@ class Lanes:
 
     def __len__(self) -> int:
         return len(self.fine)
+
+    def first(self, n: int) -> Lanes:
+        """The first n images, in the same memory."""
+        fewer = copy(self)
+        fewer.coarse, fewer.middle, fewer.fine = self.coarse[:n], self.middle[:n], self.fine[:n]
+        return fewer
 
     @property
     def nbytes(self) -> int:

@@ -13,6 +13,10 @@ GRID = 32  # sides that are multiples of this make the grids of strides 4, 8, 16
 SMALLEST = 32  # px: below this a photograph has no detail that strides 4 to 16 could describe
 
 
+class SmallPhotoError(ValueError):
+    """A photograph that has no detail to describe."""
+
+
 @dataclass(frozen=True)
 class Crop:
     """Where the evaluated crop lies: the photo is scaled, then a window is cut out of the scaled photo.
@@ -80,7 +84,7 @@ def find_crop(photo: tuple[int, int], resize: int, crop: int | None) -> Crop:
     side near ``resize``, both sides rounded to multiples of 32 so that the grids nest.
     """
     if min(photo) < SMALLEST:
-        raise ValueError(
+        raise SmallPhotoError(
             f"A photo needs at least {SMALLEST} pixels on each side, but this one has {photo[0]} x {photo[1]} "
             "(rows x columns). Take a larger photo."
         )

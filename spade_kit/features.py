@@ -12,13 +12,15 @@ from jaxtyping import Float, UInt8
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from spade_kit.arguments import check_count
+from spade_kit.arguments import check_count, warn
 from spade_kit.backbones import EMBEDDED, Backbone, load_backbone
-from spade_kit.crops import Crop
+from spade_kit.crops import Crop, SmallPhotoError
 from spade_kit.datasets import Photo, as_array, as_list
+from spade_kit.images import UnreadablePhotoError
 from spade_kit.progress import track
 
 _BATCH = {"cpu": 4}
+_NAMED = 3  # of photos that are skipped, how many with their reason
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,15 +124,24 @@ def extract_features(
 
 
 def iterate_features(
-    images: Sequence[Photo], backbone: Backbone, batch_size: int | None = None
-) -> Iterator[tuple[list[Crop], list[UInt8[np.ndarray, "H W 3"]], Pyramid]]:
-    """Batch after batch: where the evaluated crops lie, their pixels, and their pyramid."""
+    images: Sequence[Photo], backbone: Backbone, batch_size: int | None = None, *, skip: bool = False
+) -> Iterator[tuple[list[Photo], list[Crop], list[UInt8[np.ndarray, "H W 3"]], Pyramid]]:
+    """Batch after batch: photographs, where their evaluated crops lie, the crops' pixels, and their pyramid.
+
+    With ``skip`` files that cannot be read and photographs that are too small are left out, and named in one warning;
+    the error of the first is raised if none is left.
+    """
     sizes: set[tuple[int, int]] = set()
+    skipped: list[Exception] = []
     batch_size = batch_size or _BATCH.get(backbone.device.type, 16)
     with track(total=len(images), desc="features") as progress:
         for start in range(0, len(images), batch_size):
-            photos = [as_array(image) for image in images[start : start + batch_size]]
-            places = [backbone.find_crop(photo) for photo in photos]
+            batch = images[start : start + batch_size]
+            read = [_read(image, backbone, skipped if skip else None) for image in batch]
+            progress.update(len(batch))
+            if not any(read):
+                continue
+            kept, photos, places = zip(*filter(None, read))
             sizes.update(place.size for place in places)
             if len(sizes) > 1:
                 raise ValueError(
@@ -138,8 +149,26 @@ def iterate_features(
                     "Take a backbone with crop=224, or photos of one aspect."
                 )
             crops = [place.cut(photo) for place, photo in zip(places, photos)]
-            yield places, crops, compute_features(crops, backbone)
-            progress.update(len(crops))
+            yield list(kept), list(places), crops, compute_features(crops, backbone)
+    if skipped:
+        if len(skipped) == len(images):
+            raise skipped[0]
+        named = "; ".join(map(str, skipped[:_NAMED]))
+        warn(f"{len(skipped)} of {len(images)} photos are skipped. {named}{'; ...' if len(skipped) > _NAMED else ''}")
+
+
+def _read(
+    image: Photo, backbone: Backbone, skipped: list[Exception] | None
+) -> tuple[Photo, UInt8[np.ndarray, "H W 3"], Crop] | None:
+    """A photograph with its pixels and its crop; None, and the reason in ``skipped``, where it has none."""
+    try:
+        photo = as_array(image)
+        return image, photo, backbone.find_crop(photo)
+    except (UnreadablePhotoError, FileNotFoundError, SmallPhotoError) as problem:
+        if skipped is None:
+            raise
+        skipped.append(problem)
+        return None
 
 
 def compute_features(crops: Sequence[UInt8[np.ndarray, "H W 3"]], backbone: Backbone) -> Pyramid:

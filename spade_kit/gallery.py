@@ -108,7 +108,7 @@ def build_gallery(images: Sequence[Photo], backbone: Backbone, precision: str) -
     pooled: list[Tensor] = []
     moments: list[list[tuple[np.ndarray, np.ndarray]]] = []
     pixels: Lanes | list[Tensor] | None = None
-    for places, crops, batch in iterate_features(images, backbone):
+    for photos, places, crops, batch in iterate_features(images, backbone, skip=True):
         if pixels is None:
             pixels = _make_room(len(images), batch, dtype)
         start = len(normals)
@@ -118,11 +118,13 @@ def build_gallery(images: Sequence[Photo], backbone: Backbone, precision: str) -
         else:
             for room, level in zip(pixels, held):
                 room[start : start + len(crops)] = level
-        normals += map(_keep, images[start : start + len(crops)], places, crops)
+        normals += map(_keep, photos, places, crops)
         pooled.append(batch.pooled)
         moments.append([_moments(level) for level in held])
     if pixels is None:
         raise ValueError("fit needs at least one normal image, but none came.")
+    if len(normals) < len(images):
+        pixels = pixels.first(len(normals)) if isinstance(pixels, Lanes) else [x[: len(normals)] for x in pixels]
     joined = [_join(level) for level in zip(*moments)]
     return Gallery(batch.layers, tuple(normals), torch.cat(pooled), pixels, joined, dtype)
 

@@ -12,8 +12,9 @@ import spade_kit
 PACKAGE = Path(spade_kit.__file__).parent
 FLOORS = [  # a module may import from floors below its own
     {"arguments", "crops", "demo", "metrics", "progress", "_folding", "_lanes"},
-    {"datasets", "backbones", "_tiles", "_kernels"},
-    {"features"},
+    {"images", "backbones", "_tiles", "_kernels"},
+    {"datasets"},
+    {"features", "layouts"},
     {"retrieval", "_descent", "_scan", "_dense"},
     {"_search"},
     {"correspondence"},

@@ -1,0 +1,253 @@
+"""Folders as people have them: what is found, and that nothing of a guess is silent."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from spade_kit import SPADE, load_dataset
+
+
+@pytest.fixture
+def put(tmp_path, rng):
+    """Write photos, each another one, and masks; names are paths below one folder."""
+
+    def put(*names: str, size: tuple[int, int] = (6, 8)) -> Path:
+        for name in names:
+            path = tmp_path / "set" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(path)
+        return tmp_path / "set"
+
+    return put
+
+
+def found(samples) -> list[tuple]:
+    """Label, name, and the mask's name."""
+    return [(s.label, s.path.name, s.mask_path.name if s.mask_path else None) for s in samples]
+
+
+@pytest.mark.parametrize(
+    ("train", "good", "bad", "masks"),
+    [
+        ("train/good", "test/good", "test/bent", "ground_truth/bent"),
+        ("Train/OK", "Test/ok", "Test/bent", "Masks/Bent"),
+        ("training/Normal", "testing/NORMAL", "testing/bent", "Ground_Truth/bent"),
+    ],
+)
+def test_splits_go_by_several_names(put, train, good, bad, masks):
+    folder = put(f"{train}/10.png", f"{train}/9.png", f"{good}/0.png", f"{bad}/0.jpg", f"{bad}/1.jpg", f"{masks}/0.png")
+    put(f"{masks}/1_mask.png")
+    dataset = load_dataset(folder)
+    assert found(dataset.train) == [("good", "9.png", None), ("good", "10.png", None)]
+    assert sorted(found(dataset.test)) == [
+        ("bent", "0.jpg", "0.png"),
+        ("bent", "1.jpg", "1_mask.png"),
+        ("good", "0.png", None),
+    ]
+    assert all(sample.masked for sample in dataset.train + dataset.test)
+    assert dataset.remarks == ()
+
+
+def test_btad_is_read_by_its_own_names(put):
+    folder = put("train/ok/0000.bmp", "test/ok/0001.bmp", "test/ko/0000.bmp", "ground_truth/ko/0000.png")
+    dataset = load_dataset(folder)
+    assert sorted(found(dataset.test)) == [("good", "0001.bmp", None), ("ko", "0000.bmp", "0000.png")]
+
+
+def test_all_masks_of_a_picture_of_mvtec_loco_are_joined(put):
+    folder = put("train/good/000.png", "validation/good/000.png", "test/good/000.png", "test/logical_anomalies/000.png")
+    masks = folder / "ground_truth/logical_anomalies/000"
+    masks.mkdir(parents=True)
+    joined = np.zeros((6, 8), np.uint8)
+    for number, place in enumerate([(1, 2), (4, 7)]):
+        mask = np.zeros((6, 8), np.uint8)
+        mask[place] = joined[place] = 200 + number
+        Image.fromarray(mask).save(masks / f"{number:03}.png")
+    dataset = load_dataset(folder)
+    (logical,) = [sample for sample in dataset.test if sample.label == "logical_anomalies"]
+    np.testing.assert_array_equal(logical.mask, joined > 0)
+    assert dataset.remarks == ("validation: not used.",)
+
+
+@pytest.mark.parametrize("given", ["folder", "as train"])
+def test_a_plain_folder_holds_normal_photos(put, given):
+    folder = put("b10.png", "b9.png", "a.jpg")
+    dataset = load_dataset(folder) if given == "folder" else load_dataset(train=folder)
+    assert found(dataset.train) == [("good", name, None) for name in ("a.jpg", "b9.png", "b10.png")]
+    assert dataset.test == []
+    assert str(dataset).splitlines() == [
+        "set: 3 normal photos, 0 to test",
+        "plain folder: all photos count as normal; no masks; 6 x 8 px",
+    ]
+
+
+def test_folders_beside_the_photos_of_a_plain_folder_are_told(put):
+    assert load_dataset(put("0.png", "old/1.png")).remarks == ("1 folder of photos not used: set/old.",)
+
+
+def test_two_folders(put):
+    folder = put("fine/0.png", "line/7.png", "line/scratch/1.png", "line/ok/2.png")
+    dataset = load_dataset(train=folder / "fine", test=folder / "line")
+    assert found(dataset.train) == [("good", "0.png", None)]
+    assert found(dataset.test) == [(None, "7.png", None), ("good", "2.png", None), ("scratch", "1.png", None)]
+    assert str(dataset).startswith("fine: 1 normal photos, 3 to test (1 good, 1 unknown, 1 scratch)\ntwo folders;")
+
+
+VISA = """object,split,label,image,mask
+candle,train,normal,candle/Data/Images/Normal/0001.JPG,
+candle,test,normal,candle/Data/Images/Normal/0002.JPG,
+candle,test,anomaly,candle/Data/Images/Anomaly/000.JPG,candle/Data/Masks/Anomaly/000.png
+capsules,train,normal,capsules/Data/Images/Normal/000.JPG,
+"""
+
+
+def test_visa_goes_by_its_official_split(put):
+    files = [row.split(",")[3] for row in VISA.splitlines()[1:]]
+    root = put(*files, "candle/Data/Masks/Anomaly/000.png")
+    (root / "split_csv").mkdir()
+    (root / "split_csv/1cls.csv").write_text(VISA)
+    dataset = load_dataset(root / "candle")
+    assert found(dataset.train) == [("good", "0001.JPG", None)]
+    assert found(dataset.test) == [("good", "0002.JPG", None), ("anomaly", "000.JPG", "000.png")]
+    assert dataset.layout == "VisA, official split of one class"
+    with pytest.raises(FileNotFoundError, match=r"holds all of VisA: candle, capsules\. Take one, .*candle'\)"):
+        load_dataset(root)
+
+
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_a_table_says_what_is_what(put, separator):
+    folder = put("a/0.png", "a/1.png", "b/2.png", "b/2 mask.png")
+    rows = ["path,label,mask,split", "a/0.png,OK,,train", "a/1.png,,,test", "b/2.png,dent,b/2 mask.png,test"]
+    (folder / "list.csv").write_text("\ufeff" + "\n".join(rows).replace(",", separator), encoding="utf-8")
+    dataset = load_dataset(folder / "list.csv")
+    assert dataset.name == "list"
+    assert found(dataset.train) == [("good", "0.png", None)]
+    assert found(dataset.test) == [(None, "1.png", None), ("dent", "2.png", "2 mask.png")]
+
+
+def test_a_table_of_paths_alone_names_normal_photos(put):
+    folder = put("a/0.png", "1.png")
+    (folder / "list.csv").write_text("path\na/0.png\n1.png\n")
+    dataset = load_dataset(folder / "list.csv")
+    assert [sample.label for sample in dataset.train] == ["good", "good"]
+
+
+def test_the_guess_can_be_overridden(put):
+    folder = put("0.png", "train/good/1.png")
+    assert found(load_dataset(folder).train) == [("good", "1.png", None)]
+    assert found(load_dataset(folder, layout="plain").train) == [("good", "0.png", None)]
+
+
+# ---- what is told ----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_no_photo_is_skipped_and_named(put):
+    folder = put("train/good/0.png", "train/good/1.png", "test/bent/0.png")
+    (folder / "train/good/2.png").write_bytes(b"")
+    (folder / "test/bent/1.jpg").write_bytes(b"no picture")
+    with pytest.warns(
+        UserWarning, match=r"set: 2 of 5 photos are skipped\. .*2\.png.* it is empty.*1\.jpg.* it is none of"
+    ):
+        dataset = load_dataset(folder)
+    assert [len(dataset.train), len(dataset.test)] == [2, 1]
+    assert "2 of 5 photos are skipped" in str(dataset)
+
+
+def test_masks_that_fit_no_photo_are_told(put):
+    folder = put("train/good/0.png", *(f"test/bent/{at}.png" for at in range(4)), "ground_truth/bent/0_mask.png")
+    put("ground_truth/bent/1_mask.png", size=(12, 16))
+    put("ground_truth/bent/2_mask.png", size=(8, 6))
+    put("ground_truth/bent/9_mask.png")
+    (folder / "ground_truth/bent/3_mask.png").write_bytes(b"")
+    dataset = load_dataset(folder)
+    assert [sample.mask_path is not None for sample in dataset.test] == [True, True, False, False]
+    assert dataset.remarks == (
+        "1 mask without a photo: bent/9_mask.png.",
+        "2 masks unreadable or of another shape than the photo, not used: bent/2_mask.png, bent/3_mask.png.",
+        "1 mask of another size than the photo, resized: bent/1_mask.png.",
+    )
+
+
+def test_a_photo_to_test_that_is_also_normal_is_told(put):
+    folder = put("train/good/0.png", "train/good/1.png", "test/bent/0.png")
+    (folder / "test/bent/5.png").write_bytes((folder / "train/good/1.png").read_bytes())
+    assert load_dataset(folder).remarks == ("1 photo to test also among the normal ones: bent/5.png.",)
+
+
+def test_photos_of_several_sizes_are_told(put):
+    put("0.png", "1.png")
+    dataset = load_dataset(put("2.png", size=(20, 10)))
+    assert "2 sizes from 6 x 8 to 20 x 10 px" in str(dataset)
+
+
+# ---- mistakes --------------------------------------------------------------------------------------------------------
+
+
+def test_mistakes_get_a_sentence(put, tmp_path):
+    folder = put("good/0.png", "scratch/1.png")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.txt").write_text("")
+    mistakes = [
+        (tmp_path / "empty", {}, r"Photos were expected in .*empty, but it holds nothing\. Take the folder that"),
+        (folder, {"layout": "mvtec"}, r"holds good, scratch\. .*train=.*good', test=.*scratch'\)"),
+        (tmp_path / "nowhere", {}, r"expected at .*nowhere, but there is none\. Check the path"),
+        (tmp_path / "file.txt", {}, r"a CSV table was expected, but .*file\.txt is another file"),
+        (None, {"train": folder / "good", "test": tmp_path / "empty"}, r"expected in .*empty, but it holds nothing"),
+        (None, {"train": tmp_path / "file.txt"}, r"expected at .*file\.txt, but that is a file"),
+    ]
+    for path, options, sentence in mistakes:
+        with pytest.raises(FileNotFoundError, match=sentence):
+            load_dataset(path, **options)
+    for path, options, sentence in (
+        (folder, {"layout": "mvtek"}, "layout is one of .* Did you mean 'mvtec'"),
+        (folder, {"train": folder}, "takes either a name or path, or the folder of normal photos"),
+        (None, {}, "takes either a name or path"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            load_dataset(path, **options)
+
+
+def test_a_dataset_of_which_nothing_can_be_read_is_an_error(tmp_path):
+    (tmp_path / "0.png").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=r"No normal photo of .* can be read\. .*0\.png.*it is empty"):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("file\n0.png\n", "needs a first line with the columns path, but it begins with 'file'"),
+        ("path,label\n0.png,dent\n", "has defects, so it needs a column split"),
+        ("path,split\n0.png,trian\n", "split in row 2 of list.csv is one of 'train', 'test', but 'trian' came"),
+        ("path,label,split\n0.png,dent,train\n", "Row 2 of list.csv puts a 'dent' photo among the normal ones"),
+        ("path,split\n0.png,test\n", "names no normal photo for training"),
+    ],
+)
+def test_a_table_with_a_mistake_gets_a_sentence(put, text, sentence):
+    folder = put("0.png")
+    (folder / "list.csv").write_text(text)
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence):
+        load_dataset(folder / "list.csv")
+
+
+# ---- and then -------------------------------------------------------------------------------------------------------
+
+
+def test_a_fit_leaves_out_what_cannot_be_read_and_names_it(put, demo):
+    folder = put("large.png", "other.png", size=(64, 64))
+    put("small.png", size=(20, 64))
+    whole = (folder / "other.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    names = ["cut.png", "large.png", "small.png", "missing.png", "other.png"]
+    with pytest.warns(
+        UserWarning, match=r"3 of 5 photos are skipped\. .*cut\.png.*; A photo needs at least 32.*missing\.png"
+    ):
+        spade = SPADE(k=1).fit([folder / name for name in names])
+    alone = SPADE(k=1).fit([folder / "large.png", folder / "other.png"])
+    assert len(spade) == 2
+    result, expected = spade.predict(demo.test[0]), alone.predict(demo.test[0])
+    np.testing.assert_array_equal(result.anomaly_map, expected.anomaly_map)
+    with pytest.raises(FileNotFoundError, match=r"missing\.png, but there is no such file"):
+        SPADE(k=1).fit([folder / "missing.png"])
