@@ -308,7 +308,8 @@ def _solar_cells() -> Dataset:
     good = [sample for sample in samples if sample.label == GOOD]
     train = good[::2]
     kept = {sample.path for sample in train}
-    return Dataset("solar_cells", train, [sample for sample in samples if sample.path not in kept])
+    test = [sample for sample in samples if sample.path not in kept]
+    return Dataset("solar_cells", train, test, "package elpv-dataset")
 
 
 _PLAIN = "plain folder: all photos count as normal"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, SupportsIndex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 import torch
@@ -27,11 +28,15 @@ from spade_kit.correspondence import (
 from spade_kit.crops import Crop
 from spade_kit.datasets import Photo, Sample, as_array, as_list
 from spade_kit.features import Pyramid, compute_features
+from spade_kit.folders import predict_folder
 from spade_kit.gallery import PRECISIONS, Gallery, build_gallery, digest
 from spade_kit.progress import track
 from spade_kit.results import Result
 from spade_kit.retrieval import DEFAULT_K, Neighbours, find_nearest
 from spade_kit.scores import check_fpr, check_sigma, find_threshold, make_map
+
+if TYPE_CHECKING:
+    import pandas
 
 _OPTIONS = ("k", "kappa", "radius", "weights", "combine", "sigma")
 _NORMALS_FOR_SCALE = 64
@@ -195,6 +200,34 @@ class SPADE:
         index = self._check_index(index)
         normal = gallery.normals[index]
         return self._judge(gallery.pyramid(index), self._others(index, None), normal.image, normal.crop, normal.sample)
+
+    def predict_folder(self, folder: str | Path, out: str | Path, fpr: float | None = None) -> pandas.DataFrame:
+        """Judge every photograph in a folder and below; no labels needed.
+
+        In the folder ``out``: ``results.csv``, a row a photo; ``segmentations`` as PNG, white where the map reaches the
+        threshold; ``maps``, raw distances as float32 TIFF, both at the photo's own size and 0 where it was not judged
+        (``load_backbone(..., crop=None)`` judges all of it). Interrupted, a second call goes on where it was. What
+        cannot be read is a row with its reason. Photographs that were fitted are judged against the others.
+
+        Parameters
+        ----------
+        fpr
+            The rate of normal photographs that may reach the threshold: 0.05 unless there are too few of them.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The table: ``path``, ``verdict``, ``image_score``, ``retrieval_score``, ``threshold``, ``nearest_normal``,
+            ``row`` and ``col`` of the most anomalous place in photo pixels, ``reason``.
+
+        Raises
+        ------
+        ValueError
+            If ``out`` holds results of another fit or other options.
+        OSError
+            If something cannot be written; what was written before is whole.
+        """
+        return predict_folder(self, folder, out, fpr)
 
     def _check_index(self, index: SupportsIndex) -> int:
         return check_index("index", index, len(self), "training image")

@@ -19,7 +19,7 @@ FLOORS = [  # a module may import from floors below its own
     {"_search"},
     {"correspondence"},
     {"scores"},
-    {"gallery", "results"},
+    {"folders", "gallery", "results"},
     {"spade"},
     {"figures"},
     {"widgets.packing", "widgets.checks", "widgets.pages", "widgets.background", "widgets.preview", "widgets.normals"},

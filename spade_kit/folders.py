@@ -1,0 +1,238 @@
+"""A whole folder of photographs in, a table and pictures out; interrupted, it goes on where it was."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas
+from PIL import Image
+
+from spade_kit.images import is_picture, natural_order
+from spade_kit.progress import track
+
+if TYPE_CHECKING:
+    from spade_kit.results import Result
+    from spade_kit.spade import SPADE
+
+FPR = 0.05  # of normal photographs, unless there are too few of them to say
+_LONGEST_NAME = 255  # bytes, on nearly every file system
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is said of one photograph; where it could not be judged, only why."""
+
+    path: str
+    verdict: str
+    image_score: float | None = None
+    retrieval_score: float | None = None
+    threshold: float | None = None
+    nearest_normal: str = ""
+    row: int | None = None
+    col: int | None = None
+    reason: str = ""
+
+
+COLUMNS = [column.name for column in fields(Row)]
+NOT_JUDGED = "not judged"
+
+
+def predict_folder(spade: SPADE, folder: str | Path, out: str | Path, fpr: float | None = None) -> pandas.DataFrame:
+    """See `SPADE.predict_folder`."""
+    photos = _list_photos(Path(folder).expanduser(), Path(out).expanduser())
+    rate = max(FPR, 1 / (len(spade) + 1)) if fpr is None else fpr
+    threshold = spade.threshold(rate, of="image")
+    run = Run(spade, Path(folder).expanduser(), Path(out).expanduser(), threshold)
+    rows = run.start({"rate": rate, "threshold": threshold})
+    names = _name_outputs(photos)
+    with track(total=len(photos), desc="photos") as progress:
+        for photo in photos:
+            if photo.as_posix() not in rows:
+                rows[photo.as_posix()] = run.judge(photo, names[photo])
+            progress.update()
+    frame = _make_frame(rows[photo.as_posix()] for photo in photos)
+    run.write_table(frame)
+    print(_conclude(frame, rate, threshold, len(spade), run.table))
+    return frame
+
+
+class Run:
+    """One folder under one fitted SPADE, its rows written as they come."""
+
+    def __init__(self, spade: SPADE, folder: Path, out: Path, threshold: float) -> None:
+        self.spade, self.folder, self.out, self.threshold = spade, folder, out, threshold
+        self.table = out / "results.csv"
+
+    def start(self, decided: dict[str, float]) -> dict[str, Row]:
+        """The rows that are there already, of photographs that were judged; another run's folder is refused."""
+        provenance = _describe(self.spade) | decided
+        record = self.out / "run.json"
+        if record.is_file():
+            before = json.loads(record.read_text(encoding="utf-8"))
+            changed = [name for name in provenance if before.get(name) != provenance[name]]
+            if changed:
+                told = ", ".join(f"{name} was {before.get(name)!r} and is {provenance[name]!r}" for name in changed)
+                raise ValueError(f"{self.out} holds results of another run: {told}. Take another folder.")
+        elif self.table.exists():
+            raise ValueError(f"{self.out} holds a results.csv of something else. Take another folder.")
+        rows = self._read_rows()
+        self._write(record, json.dumps(provenance, indent=1).encode())
+        self.write_table(_make_frame(rows.values()))
+        return rows
+
+    def _read_rows(self) -> dict[str, Row]:
+        """Whole lines with whole pictures only; what could not be read is tried again."""
+        if not self.table.is_file():
+            return {}
+        lines = self.table.read_text(encoding="utf-8").splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]
+        rows = {}
+        for cells in csv.DictReader(whole):
+            if None not in cells.values() and cells["verdict"] != NOT_JUDGED:
+                rows[cells["path"]] = _parse(cells)
+        return rows
+
+    def judge(self, photo: Path, name: Path) -> Row:
+        """Judge a photograph; its pictures are written before its row."""
+        path = photo.as_posix()
+        try:
+            result = self.spade._predict(self.folder / photo, leave_out=True)
+        except (ValueError, OSError) as problem:
+            row = Row(path, NOT_JUDGED, reason=str(problem))
+        else:
+            row = self._make_row(path, result)
+            on_photo = np.nan_to_num(result.on_photo(), nan=0.0)
+            picture = BytesIO()
+            Image.fromarray((on_photo >= self.threshold).astype(np.uint8) * 255).save(picture, "PNG")
+            self._write(self.out / "segmentations" / f"{name}.png", picture.getvalue())
+            values = BytesIO()
+            Image.fromarray(on_photo).save(values, "TIFF", compression="tiff_adobe_deflate")
+            self._write(self.out / "maps" / f"{name}.tiff", values.getvalue())
+        self._tell_of_failure(self.table, lambda: self._append(row))
+        return row
+
+    def _make_row(self, path: str, result: Result) -> Row:
+        on_photo = result.on_photo()
+        row, col = np.unravel_index(np.nanargmax(on_photo), on_photo.shape)
+        nearest = int(result.neighbours.index[0])
+        sample = self.spade._fitted.normals[nearest].sample
+        verdict = "anomalous" if result.image_score >= self.threshold else "normal"
+        named = str(nearest) if sample is None else sample.path.name
+        return Row(
+            path=path,
+            verdict=verdict,
+            image_score=_six_digits(result.image_score),
+            retrieval_score=_six_digits(result.retrieval_score),
+            threshold=_six_digits(self.threshold),
+            nearest_normal=named,
+            row=int(row),
+            col=int(col),
+        )
+
+    def write_table(self, frame: pandas.DataFrame) -> None:
+        self._write(self.table, frame.to_csv(index=False, lineterminator="\n").encode())
+
+    def _append(self, row: Row) -> None:
+        with open(self.table, "a", encoding="utf-8", newline="") as lines:
+            csv.writer(lines, lineterminator="\n").writerow(["" if v is None else v for v in asdict(row).values()])
+
+    def _write(self, path: Path, content: bytes) -> None:
+        """Whole or not at all."""
+
+        def write() -> None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            passing = path.parent / ".writing"
+            passing.write_bytes(content)
+            os.replace(passing, path)
+
+        self._tell_of_failure(path, write)
+
+    def _tell_of_failure(self, path: Path, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except OSError as problem:
+            raise OSError(
+                f"{path} could not be written ({problem.strerror or problem}). What was written before is whole: make "
+                "room, or take another folder, and call again; it goes on from there."
+            ) from problem
+
+
+def _list_photos(folder: Path, out: Path) -> list[Path]:
+    """All pictures in a folder and below, as paths from it on; links to folders are not followed."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"A folder of photos was expected at {folder}, but there is none. Check the path.")
+    photos = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if (Path(place) / name).resolve() != out.resolve()]
+        photos += [(Path(place) / name).relative_to(folder) for name in files if is_picture(Path(name))]
+    if not photos:
+        raise FileNotFoundError(f"Photos were expected in {folder}, but there are none. Check the path.")
+    return sorted(photos, key=natural_order)
+
+
+def _name_outputs(photos: list[Path]) -> dict[Path, Path]:
+    """Without the ending where that leaves one photo a name, and short enough for .tiff behind it."""
+    stems = Counter(photo.with_suffix("") for photo in photos)
+    names = {photo: photo.with_suffix("") if stems[photo.with_suffix("")] == 1 else photo for photo in photos}
+    return {photo: name.with_name(_shorten(name.name)) for photo, name in names.items()}
+
+
+def _shorten(name: str) -> str:
+    room = _LONGEST_NAME - len(".tiff")
+    content = os.fsencode(name)
+    if len(content) <= room:
+        return name
+    mark = hashlib.sha256(content).hexdigest()[:8]
+    return content[: room - 9].decode("utf-8", "ignore") + f"-{mark}"
+
+
+def _describe(spade: SPADE) -> dict[str, Any]:
+    """What results depend on."""
+    digests = b"".join(normal.digest for normal in spade._fitted.normals)
+    height, width, _ = spade._fitted.normals[0].image.shape
+    return {
+        "spade_kit": version("spade_kit"),
+        "backbone": spade.backbone.name,
+        "weights": spade.backbone.weights,
+        "crop": f"{height} x {width}",
+        "options": spade.describe_options(),
+        "normals": len(spade),
+        "normals_sha256": hashlib.sha256(digests).hexdigest(),
+    }
+
+
+def _six_digits(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def _parse(cells: dict[str, str]) -> Row:
+    values: dict[str, Any] = dict(cells)
+    values |= {name: float(cells[name]) for name in ("image_score", "retrieval_score", "threshold")}
+    values |= {name: int(cells[name]) for name in ("row", "col")}
+    return Row(**values)
+
+
+def _make_frame(rows: Iterable[Row]) -> pandas.DataFrame:
+    frame = pandas.DataFrame([asdict(row) for row in rows], columns=COLUMNS)
+    return frame.astype({"row": "Int64", "col": "Int64"})  # which may be unknown
+
+
+def _conclude(frame: pandas.DataFrame, rate: float, threshold: float, normals: int, table: Path) -> str:
+    counts = frame["verdict"].value_counts()
+    lost = counts.get(NOT_JUDGED, 0)
+    return (
+        f"{len(frame)} photos: {counts.get('anomalous', 0)} reach the threshold of {threshold:.4g}, which about "
+        f"{100 * rate:.2g} % of normal photos do, judged by {normals} of them"
+        f"{f'; {lost} not judged, see the reasons' if lost else ''}. All in {table}."
+    )

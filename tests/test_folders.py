@@ -1,0 +1,175 @@
+"""A folder judged without labels: the table, the pictures, and all that can get in the way."""
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+from PIL import Image
+
+from spade_kit import SPADE
+from spade_kit.folders import COLUMNS
+
+
+@pytest.fixture
+def line(demo, tmp_path) -> Path:
+    """Photos as they come from a line: some deep in folders, one broken."""
+    folder = tmp_path / "line"
+    for sample, name in zip(demo.test[::9], ("10.png", "9.png", "monday/a b.png", "monday/ä/ß.png", "x.png", "y.png")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(sample.path, folder / name)
+    whole = (folder / "x.png").read_bytes()
+    (folder / "broken.png").write_bytes(whole[:2000])
+    (folder / "notes.txt").write_text("no photo")
+    return folder
+
+
+NAMES = ["9.png", "10.png", "broken.png", "monday/a b.png", "monday/ä/ß.png", "x.png", "y.png"]
+
+
+def test_a_row_and_two_pictures_a_photo(spade, demo, line, tmp_path, capsys):
+    frame = spade.predict_folder(line, tmp_path / "out", fpr=0.2)
+    assert list(frame.columns) == COLUMNS
+    assert frame["path"].tolist() == NAMES
+    threshold = spade.threshold(0.2, of="image")
+    for row in frame.itertuples():
+        if row.path == "broken.png":
+            assert row.verdict == "not judged"
+            assert "broken.png, but it cannot be read" in row.reason
+            continue
+        result = spade.predict(line / row.path)
+        assert row.image_score == pytest.approx(result.image_score, rel=1e-5)
+        assert row.retrieval_score == pytest.approx(result.retrieval_score, rel=1e-5)
+        assert row.verdict == ("anomalous" if result.image_score >= threshold else "normal")
+        assert row.nearest_normal == demo.train[result.neighbours.index[0]].path.name
+        on_photo = result.on_photo()
+        assert on_photo[row.row, row.col] == np.nanmax(on_photo)
+        with Image.open(tmp_path / "out/maps" / Path(row.path).with_suffix(".tiff")) as values:
+            assert values.mode == "F"
+            np.testing.assert_array_equal(np.asarray(values), np.nan_to_num(on_photo))
+        with Image.open(tmp_path / "out/segmentations" / row.path) as marked:
+            np.testing.assert_array_equal(np.asarray(marked) > 0, np.nan_to_num(on_photo) >= threshold)
+    beyond = (frame["verdict"] == "anomalous").sum()
+    assert 0 < beyond < 6
+    said = capsys.readouterr().out
+    assert said.startswith(
+        f"7 photos: {beyond} reach the threshold of {threshold:.4g}, which about 20 % of normal photos"
+    )
+    assert "judged by 12 of them; 1 not judged, see the reasons. All in " in said
+    pandas.testing.assert_frame_equal(
+        pandas.read_csv(tmp_path / "out/results.csv", keep_default_na=False).astype(str),
+        frame.astype(object).where(frame.notna(), "").astype(str),
+    )
+
+
+def test_interrupted_it_goes_on_where_it_was(spade, line, tmp_path, monkeypatch):
+    whole = spade.predict_folder(line, tmp_path / "whole", fpr=0.2)
+    predict, asked = SPADE._predict, []
+
+    def interrupted(self, image, **options):
+        asked.append(Path(image).name)
+        if asked.count("a b.png") == 1 and asked[-1] == "a b.png":
+            raise KeyboardInterrupt
+        return predict(self, image, **options)
+
+    monkeypatch.setattr(SPADE, "_predict", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        spade.predict_folder(line, tmp_path / "out", fpr=0.2)
+    assert len((tmp_path / "out/results.csv").read_text().splitlines()) == 4
+    asked.clear()
+    asked.append("a b.png")
+    again = spade.predict_folder(line, tmp_path / "out", fpr=0.2)
+    assert asked[1:] == ["broken.png", "a b.png", "ß.png", "x.png", "y.png"]  # what could not be read is tried again
+    pandas.testing.assert_frame_equal(again, whole)
+
+
+def test_half_a_row_is_written_anew(spade, line, tmp_path):
+    whole = spade.predict_folder(line, tmp_path / "out", fpr=0.2)
+    table = tmp_path / "out/results.csv"
+    text = table.read_text()
+    table.write_text(text[: text.index("y.png") + 9])
+    pandas.testing.assert_frame_equal(spade.predict_folder(line, tmp_path / "out", fpr=0.2), whole)
+    assert table.read_text() == text
+
+
+def test_results_of_another_run_are_not_mixed_in(spade, line, tmp_path):
+    spade.predict_folder(line, tmp_path / "out", fpr=0.2)
+    before = (tmp_path / "out/results.csv").read_text()
+    with pytest.raises(
+        ValueError, match=r"holds results of another run: options was 'K=5, .*' and is 'K=2, .*other folder"
+    ):
+        spade.with_options(k=2).predict_folder(line, tmp_path / "out", fpr=0.2)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/results.csv").write_text("something,else\n")
+    with pytest.raises(ValueError, match=r"holds a results\.csv of something else"):
+        spade.predict_folder(line, tmp_path / "other", fpr=0.2)
+    assert (tmp_path / "out/results.csv").read_text() == before
+    assert json.loads((tmp_path / "out/run.json").read_text())["normals"] == 12
+
+
+def test_a_full_disk_is_said_and_what_was_written_stays_whole(spade, line, tmp_path, monkeypatch):
+    whole = spade.predict_folder(line, tmp_path / "whole", fpr=0.2)
+    write, room = Path.write_bytes, 7
+
+    def write_until_full(self, content):
+        nonlocal room
+        room -= 1
+        if room < 0:
+            write(self, content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", write_until_full)
+    with pytest.raises(
+        OSError, match=r"could not be written \(No space left on device\)\. What was written before is whole"
+    ):
+        spade.predict_folder(line, tmp_path / "out", fpr=0.2)
+    monkeypatch.undo()
+    assert len(pandas.read_csv(tmp_path / "out/results.csv")) == 3
+    for path in (tmp_path / "out").rglob("*.tiff"):
+        Image.open(path).load()
+    pandas.testing.assert_frame_equal(spade.predict_folder(line, tmp_path / "out", fpr=0.2), whole)
+
+
+def test_names_are_kept_apart_and_short_enough(spade, demo, tmp_path):
+    folder = tmp_path / "line"
+    folder.mkdir()
+    photo = Image.fromarray(demo.test[0].image)
+    for name in ("same.png", "same.jpg", "n" * 251 + ".png"):
+        photo.save(folder / name)
+    (folder / "loop").symlink_to(folder)
+    frame = spade.predict_folder(folder, folder / "out", fpr=0.2)
+    assert len(frame) == 3
+    assert (frame["verdict"] != "not judged").all()
+    written = sorted(path.name for path in (folder / "out/maps").iterdir())
+    assert written[1:] == ["same.jpg.tiff", "same.png.tiff"]
+    assert written[0].startswith("n" * 200)
+    again = spade.predict_folder(folder, folder / "out", fpr=0.2)  # its own pictures are no photos
+    pandas.testing.assert_frame_equal(again, frame)
+
+
+def test_a_fitted_photo_is_judged_against_the_others(spade, demo, tmp_path):
+    (tmp_path / "line").mkdir()
+    shutil.copy(demo.train[3].path, tmp_path / "line")
+    frame = spade.predict_folder(tmp_path / "line", tmp_path / "out", fpr=0.2)
+    assert frame["image_score"][0] == pytest.approx(spade.predict_left_out(3).image_score, rel=1e-5)
+
+
+def test_with_few_normal_photos_the_rate_is_what_they_allow(spade, line, tmp_path, capsys):
+    spade.predict_folder(line, tmp_path / "out")
+    assert "which about 7.7 % of normal photos do" in capsys.readouterr().out
+    with pytest.warns(
+        UserWarning, match=r"A false-alarm rate of 0\.01 needs at least 99 normal scores, but there are 12"
+    ):
+        spade.predict_folder(line, tmp_path / "strict", fpr=0.01)
+
+
+def test_a_folder_without_photos_is_said(spade, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"expected at .*nowhere, but there is none"):
+        spade.predict_folder(tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match=r"Photos were expected in .*, but there are none"):
+        spade.predict_folder(tmp_path, tmp_path / "out")
