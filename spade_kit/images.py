@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -34,17 +35,16 @@ def read_image(path: Path | str) -> UInt8[np.ndarray, "H W 3"]:
         If it is no picture, is cut off, or is damaged as far as its format can tell: PNG has check sums, and a JPEG's
         code must come out even. In BMP, TIFF and GIF a byte of a pixel may change without a trace.
     """
-    with _open(path) as picture:
-        return as_rgb(picture)
+    return as_rgb(decode(_read(path), path))
 
 
 def read_mask(path: Path | str) -> Bool[np.ndarray, "H W"]:
     """True where a mask is not 0; a folder holds several masks of one photograph, which are joined."""
     if Path(path).is_dir():
         return np.logical_or.reduce([read_mask(part) for part in pictures_in(Path(path))])
-    with _open(path) as mask:
-        grey = mask if len(mask.getbands()) == 1 and mask.mode != "P" else mask.convert("L")
-        return np.array(grey) > 0
+    mask = decode(_read(path), path)
+    grey = mask if len(mask.getbands()) == 1 and mask.mode != "P" else mask.convert("L")
+    return np.array(grey) > 0
 
 
 def read_size(path: Path | str) -> tuple[int, int]:
@@ -55,7 +55,7 @@ def read_size(path: Path | str) -> tuple[int, int]:
             turned = picture.getexif().get(0x0112, 1) >= 5
             return picture.size if turned else picture.size[::-1]
     except Exception as problem:
-        raise _unreadable(path, problem) from problem
+        raise _unreadable(path, Path(path).stat().st_size, problem) from problem
 
 
 def as_rgb(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
@@ -96,22 +96,25 @@ def natural_order(path: Path) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
 
-def _open(path: Path | str) -> Image.Image:
-    """Pillow's picture, its pixels read and checked."""
-    _check_file(path)
+def decode(content: bytes, name: Path | str) -> Image.Image:
+    """Pillow's picture of what a file holds, its pixels read and checked; errors as of `read_image`."""
     try:
-        with Image.open(path, formats=FORMATS) as picture:
+        with Image.open(BytesIO(content), formats=FORMATS) as picture:
             if picture.format == "PNG":
                 picture.verify()  # check sums, which reading leaves out
-        with Image.open(path, formats=FORMATS) as picture:
-            picture.load()  # stays when the file is closed
+        picture = Image.open(BytesIO(content), formats=FORMATS)
+        picture.load()
         if picture.format == "JPEG" and picture.mode in ("L", "RGB"):
             # libjpeg guesses on after damage, and Pillow does not tell; an eighth of the size has to read all the same
-            content = Path(path).read_bytes()
             simplejpeg.decode_jpeg(content, "GRAY", min_height=1, min_width=1, min_factor=8, strict=True)
     except Exception as problem:  # of damaged files Pillow raises about anything
-        raise _unreadable(path, problem) from problem
+        raise _unreadable(name, len(content), problem) from problem
     return picture
+
+
+def _read(path: Path | str) -> bytes:
+    _check_file(path)
+    return Path(path).read_bytes()
 
 
 def _check_file(path: Path | str) -> None:
@@ -124,8 +127,8 @@ def _check_file(path: Path | str) -> None:
         raise FileNotFoundError(f"A photo was expected at {path}, but there is no such file. Check the path.")
 
 
-def _unreadable(path: Path | str, problem: Exception) -> UnreadablePhotoError:
-    if Path(path).stat().st_size == 0:
+def _unreadable(name: Path | str, length: int, problem: Exception) -> UnreadablePhotoError:
+    if length == 0:
         why = "it is empty"
     elif isinstance(problem, UnidentifiedImageError):
         why = f"it is none of {', '.join(FORMATS)}"
@@ -133,4 +136,4 @@ def _unreadable(path: Path | str, problem: Exception) -> UnreadablePhotoError:
         why = f"it claims more than {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} megapixels"
     else:
         why = str(problem) or type(problem).__name__
-    return UnreadablePhotoError(f"A photo was expected at {path}, but it cannot be read: {why}. Remove or replace it.")
+    return UnreadablePhotoError(f"A photo was expected in {name}, but it cannot be read: {why}. Remove or replace it.")

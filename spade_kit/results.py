@@ -118,7 +118,7 @@ class Result:
         if len(self.among) == 1:
             return f"compared with normal {self.among[0]} only; {options}"
         if len(self.among) < len(self.spade):
-            return f"compared with {len(self.among)} of {len(self.spade)} normals; {options}"
+            return f"judged against {len(self.among)} of {len(self.spade)} normals; {options}"
         return options
 
     def on_photo(self) -> Float[np.ndarray, "H W"]:

@@ -80,14 +80,14 @@ def test_the_lines_of_python_give_what_is_seen(explorer, spade, demo):
 @pytest.mark.parametrize(
     ("photos", "line"),
     [
-        ("dataset", "# spade and dataset as in spade_kit.explore(spade, dataset)"),
-        ("photos", "# spade and photos as in spade_kit.explore(spade, photos)"),
-        (None, "# spade as in spade_kit.explore(spade, ...)"),
+        ("dataset", "# dataset as in spade_kit.explore(spade, dataset)"),
+        ("photos", "# photos as in spade_kit.explore(spade, photos)"),
+        (None, "result = spade.predict_left_out(0)"),
     ],
 )
 def test_the_lines_of_python_say_where_their_names_come_from(spade, demo, tmp_path, photos, line):
     explorer = explore(spade, {"dataset": demo, "photos": demo.test[:2]}.get(photos))
-    assert explorer.code().splitlines()[:2] == ["import spade_kit", line]
+    assert explorer.code().splitlines()[:3] == ["import spade_kit", "# spade as in spade_kit.explore(spade, ...)", line]
     Image.fromarray(demo.test[0].image).save(tmp_path / "mine.png")
     explorer.show(tmp_path / "mine.png")
     names = {"spade": spade}
@@ -102,7 +102,7 @@ def test_a_figure_says_with_what_it_was_compared(explorer):
     assert "; compared with normal 4 only; K=1, " in small_print()
     assert explorer.draw().subfigs[0].axes[2].get_title() == "no threshold: one normal"
     explorer.only, explorer.without = None, (2, 4)
-    assert "; compared with 10 of 12 normals; K=5, " in small_print()
+    assert "; judged against 10 of 12 normals; K=5, " in small_print()
 
 
 # ---- which photos ----------------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def test_a_photo_of_ones_own_joins_the_others(explorer, spade, demo):
 def test_an_unreadable_photo_is_named_and_the_others_go_on(spade, demo, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"nothing")
     explorer = explore(spade, [demo.test[0].path, tmp_path / "broken.png", demo.test[20].path])
-    with pytest.raises(ValueError, match=r"broken\.png, but Pillow cannot read it"):
+    with pytest.raises(ValueError, match=r"broken\.png, but it cannot be read"):
         explorer.index = 1
     assert explorer.index == 0
     explorer.finish()

@@ -128,7 +128,7 @@ def test_what_cannot_be_read_is_named_with_the_reason(tmp_path, content, why):
     path = tmp_path / "photo.png"
     path.write_bytes(content)
     with pytest.raises(
-        UnreadablePhotoError, match=rf"A photo was expected at .*photo\.png, but it cannot be read: .*({why})"
+        UnreadablePhotoError, match=rf"A photo was expected in .*photo\.png, but it cannot be read: .*({why})"
     ):
         read_image(path)
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
-from io import BytesIO
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from spade_kit.arguments import check_index
 from spade_kit.datasets import Dataset, Photo, Sample, as_array, as_list
+from spade_kit.images import decode
 from spade_kit.results import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets.packing import jpeg
 
 _THUMB = 72  # px
-_FITTED = "# spade as in spade_kit.explore(spade, ...)"
 
 
 class Album:
@@ -34,13 +34,14 @@ class Album:
         self._expressions: list[str] = []
         self._origins: list[str] = []  # of what an expression names
         given = photos.test if isinstance(photos, Dataset) else [] if photos is None else as_list(photos)
-        name = "dataset" if isinstance(photos, Dataset) else "photos"
-        list_ = "dataset.test" if isinstance(photos, Dataset) else "photos"
+        name = find_name(photos) or ("dataset" if isinstance(photos, Dataset) else "photos")
+        list_ = f"{name}.test" if isinstance(photos, Dataset) else name
         for place, photo in enumerate(given):
-            self._append(photo, f"{list_}[{place}]", f"# spade and {name} as in spade_kit.explore(spade, {name})")
+            origin = "" if find_name(photos) else f"# {name} as in spade_kit.explore(spade, {name})"
+            self._append(photo, f"{list_}[{place}]", origin)
         if not given:
             for image in range(len(spade)):
-                self._append(image, "", _FITTED)
+                self._append(image, "", "")
 
     def __len__(self) -> int:
         return len(self._photos)
@@ -48,11 +49,13 @@ class Album:
     def add(self, photo: Photo) -> int:
         """Put a photograph at the end, and tell its place."""
         if isinstance(photo, (str, Path)):
-            self._append(photo, repr(str(photo)), _FITTED)
+            self._append(photo, repr(str(photo)), "")
         elif named := getattr(photo, "filename", ""):
-            self._append(photo, "photo", f"{_FITTED}\nphoto = {str(named)!r}  # with the folder that it lies in")
+            self._append(photo, "photo", f"photo = {str(named)!r}  # with the folder that it lies in")
+        elif name := find_name(photo):
+            self._append(photo, name, "")
         else:
-            self._append(photo, "photo", f"{_FITTED}; photo as in show(photo)")
+            self._append(photo, "photo", "# photo as in show(photo)")
         return len(self) - 1
 
     def _append(self, photo: Photo | int, expression: str, origin: str) -> None:
@@ -114,22 +117,21 @@ class Album:
         """Where the names in `describe` come from, as lines of Python."""
         return self._origins[index]
 
-    def describe(self, index: int, options: str) -> str:
-        """The call that judges it, in Python."""
+    def describe(self, index: int, spade: str) -> str:
+        """The call by which a SPADE judges it, in Python."""
         photo = self._photos[index]
         call = f"predict_left_out({photo})" if isinstance(photo, int) else f"predict({self._expressions[index]})"
-        return f"spade{options}.{call}"
+        return f"{spade}.{call}"
+
+
+def find_name(thing: object) -> str | None:
+    """What a thing is called in the user's notebook or script, if it has a name there."""
+    names = vars(sys.modules["__main__"]).items()
+    return next((name for name, value in names if value is thing and thing is not None and name[0] != "_"), None)
 
 
 def read_upload(name: str, content: bytes) -> Image.Image:
     """An uploaded file as a photograph that knows its name."""
-    try:
-        photo = Image.open(BytesIO(content))
-        photo.load()
-    except (OSError, SyntaxError, Image.DecompressionBombError) as problem:
-        why = "it is no picture" if isinstance(problem, UnidentifiedImageError) else problem
-        raise ValueError(
-            f"A photo was expected, but Pillow cannot read {name} ({why}). Take a PNG, JPEG, TIFF, BMP or WebP."
-        ) from problem
+    photo = decode(content, name)
     photo.filename = name  # type: ignore[attr-defined]
     return photo

@@ -24,7 +24,7 @@ from spade_kit.datasets import Dataset, Photo
 from spade_kit.figures import SCALE, draw_explanation
 from spade_kit.results import Result
 from spade_kit.spade import SPADE
-from spade_kit.widgets.album import Album, read_upload
+from spade_kit.widgets.album import Album, find_name, read_upload
 from spade_kit.widgets.background import Background, Step
 from spade_kit.widgets.checks import CHECKS
 from spade_kit.widgets.normals import Normals, judge_normals
@@ -130,6 +130,7 @@ class Explorer(anywidget.AnyWidget):
     def __init__(self, spade: SPADE, photos: Dataset | Iterable[Photo] | None = None) -> None:
         self._lock = RLock()
         self._quiet = True  # until everything is there
+        self._named = find_name(spade)
         self.spade = spade = copy.copy(spade)  # as it is now
         self._album: Album = Album(spade, photos)
         self._sight = Sight(spade, self._album)
@@ -220,19 +221,21 @@ class Explorer(anywidget.AnyWidget):
         self._background.finish()
 
     def code(self) -> str:
-        """Lines of Python that give what is seen; the first say where what they name comes from."""
+        """Lines of Python that give what is seen, by the names that things had when this was made."""
         start = self.about["start"]
         names = ("k", "kappa", "radius", "weights", "combine", "sigma")
         options = ", ".join(f"{name}={getattr(self, name)!r}" for name in names if getattr(self, name) != start[name])
-        lines = ["import spade_kit", self._album.origin(self.index)]
-        lines += [f"result = {self._album.describe(self.index, f'.with_options({options})' if options else '')}"]
+        lines = ["import spade_kit", "" if self._named else "# spade as in spade_kit.explore(spade, ...)"]
+        lines += [self._album.origin(self.index)]
+        judge = (self._named or "spade") + (f".with_options({options})" if options else "")
+        lines += [f"result = {self._album.describe(self.index, judge)}"]
         if self.only is not None:
             lines += [f"result = result.with_normals([{self.only}])"]
         elif self.without:
             lines += [f"result = result.with_normals(i for i in result.among if i not in {list(self.without)})"]
         threshold = "" if self._verdict is None else f", threshold={self._verdict:.6g}"
         lines += [f"spade_kit.draw_explanation(result, {', '.join(map(str, self.probe))}{threshold})"]
-        return "\n".join(lines)
+        return "\n".join(filter(None, lines))
 
     def draw(self) -> Figure:
         """What is seen, as a Matplotlib figure."""

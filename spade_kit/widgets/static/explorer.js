@@ -15,14 +15,15 @@ const PATIENCE = 5000; // ms without an answer, until that is said
 const PART = 500000; // bytes of an upload in one message
 const SHAPES = ["M-7 0A7 7 0 1 0 7 0A7 7 0 1 0-7 0Z", "M-6-6H6V6H-6Z", "M0-9L9 0L0 9L-9 0Z"]; // of layers, told apart without colour
 
+const SIGNS = ["○", "□", "◇"]; // of the same
 const HELP = [
   ["K", "how many normal photos are compared with"],
   ["kappa", "how many nearest pixels are averaged"],
   ["radius", "how far from its own place a pixel may find its match"],
   ["sigma", "how much the map is smoothed; distances of single pixels are not"],
-  ["← ↑ → ↓", "move the probe by a cell (with Shift by four); click a picture first, or Tab to the photo"],
-  ["Enter", "pin it"],
-  ["Esc", "free it; then let go of a chosen neighbour; then compare with all again"],
+  ["← ↑ → ↓", "move the probe by a cell (with Shift by four), or beside a pinned place another one; click a picture first, or Tab to the photo"],
+  ["Enter", "pin the place"],
+  ["Esc", "close this help; free the pinned place; let go of a chosen neighbour; compare with all again"],
   ["[  ]", "previous, next photo"],
   ["?", "this help"],
 ];
@@ -128,7 +129,7 @@ class Explorer {
     // moving parameters
     const slider = (name, key, help, about) => new Slider({ name, help, ...about, move: (value) => this.put({ [key]: about.read ? about.read(value) : value }) });
     this.sliders = {
-      k: slider("K", "k", "How many normal photos are compared with", { min: 1, max: most }),
+      k: slider("K", "k", "How many normal photos are compared with", { min: 1, max: most, format: (value) => `${value} of ${this.about.most}` }),
       kappa: slider("kappa", "kappa", "How many nearest pixels are averaged", { min: 1, max: 10 }),
       radius: slider("radius", "radius", "How far from its own place a pixel may find its match, in cells of the finest grid", {
         min: 0, max: 56, format: (value) => (value >= this.everywhere ? "everywhere" : `${value}`), read: (value) => (value >= this.everywhere ? null : value),
@@ -194,7 +195,7 @@ class Explorer {
       this.retrieved.head, this.retrieved.strip.node,
       el("div", { class: "sk-foot" }, this.copy, this.saves.page, this.saves.png, this.helper, this.source), this.code, this.help);
     this.rule.masks = masks;
-    say(this.source, `${this.about.backbone}; ${this.about.normals} normal photos`);
+    say(this.source, `${this.about.backbone}; ${this.about.normals} normal photos${this.model.saved ? "; greyed controls need Python" : ""}`);
   }
 
   listen() {
@@ -348,11 +349,14 @@ class Explorer {
     if (direction && this.shown) {
       const [H, W] = this.shown.photo.size;
       const by = event.shiftKey ? 4 : 1;
-      const [row, col] = this.get("probe");
+      const pinned = this.get("pinned");
+      const [row, col] = (pinned && this.hovered) || this.get("probe");
       const [down, right] = [(direction[0] * by * H) / this.matches.h, (direction[1] * by * W) / this.matches.w];
-      this.hovered = null;
-      this.put({ probe: [clamp(Math.round(row + down), 0, H - 1), clamp(Math.round(col + right), 0, W - 1)] });
-    } else if (event.key === "Enter" || event.key === " ") this.put({ pinned: true });
+      const place = [clamp(Math.round(row + down), 0, H - 1), clamp(Math.round(col + right), 0, W - 1)];
+      this.hovered = pinned ? place : null; // beside what is pinned another place is looked at
+      if (pinned) this.paintProbe();
+      else this.put({ probe: place });
+    } else if (event.key === "Enter" || event.key === " ") this.put({ probe: this.hovered ?? this.get("probe"), pinned: true });
     else return;
     event.preventDefault();
   }
@@ -364,7 +368,8 @@ class Explorer {
     else if (event.key === "]") this.step(1);
     else if (event.key === "?") this.toggleHelp();
     else if (event.key === "Escape") {
-      if (this.get("pinned")) this.put({ pinned: false });
+      if (!this.help.hidden) this.toggleHelp();
+      else if (this.get("pinned")) this.put({ pinned: false });
       else if (this.retrieved.chosen !== null) this.retrieved.choose(null);
       else if (this.get("only") !== null && !this.deaf) this.put({ only: null });
     } else return;
@@ -434,7 +439,7 @@ class Explorer {
       const map = found ? this.upsample(found.distance, ...found.grid, sigma) : this.upsample(this.matches.grid(this.steps, l), h, w, sigma);
       paintMap(pane.canvas, map, this.table, end);
       this.veil(pane, found && this.marking.checked ? found.agrees : null, "disagree");
-      say(pane.title, found ? `${name} alone` : `${name}, its share`);
+      say(pane.title, found ? `${name} alone ${SIGNS[l % 3]}` : `${name}, its share`);
       pane.canvas.setAttribute("aria-label", found ? `The map of ${name} searched alone` : `What ${name} contributes to the map`);
       if (found) {
         const agreeing = found.agrees.reduce((a, b) => a + b, 0) / (h * w);
@@ -488,7 +493,8 @@ class Explorer {
     if (!this.shown) return;
     const [threshold, normals] = [this.get("threshold"), this.get("normals")];
     const [H, W] = this.shown.photo.size;
-    const judged = this.judged();
+    const why = this.unjudged();
+    const judged = !why;
     const path = judged ? contour(this.values, H, W, threshold) : "";
     for (const pane of [this.photo, this.map]) pane.outline("found", path);
     const marked = this.values.reduce((count, value) => count + (value >= threshold), 0) / this.values.length;
@@ -505,8 +511,8 @@ class Explorer {
     this.bar.title = normals.stale ? "What is normal under these options is still being computed" : "";
     this.bar.classList.toggle("unused", !judged);
     this.legend.classList.toggle("judged", judged);
-    say(this.map.title, judged ? `Anomaly map ≥ ${threshold.toFixed(2)}` : "Distance");
-    say(this.map.remark, judged ? `${(100 * marked).toFixed(1)} % of it${this.rate(threshold)}` : "no threshold");
+    say(this.map.title, judged ? `Anomaly map ≥ ${threshold.toFixed(2)}` : "Anomaly map");
+    say(this.map.remark, judged ? `${(100 * marked).toFixed(1)} % of it${this.rate(threshold)}` : why);
     const rules = (normals.rates ?? []).map((rule) => {
       const [of, rate] = rule.split(" ");
       return [rule, `${+(100 * rate).toFixed(2)} % of normal ${of === "pixel" ? "pixels" : "photos"}`];
@@ -520,9 +526,11 @@ class Explorer {
     if (this.filter.select.value === "misses" || this.filter.select.value === "alarms") this.paintPhotos();
   }
 
-  /** Whether the map can be held against the threshold, which is of comparisons with all normal photos. */
-  judged() {
-    return this.shown.matches.options.only === null;
+  /** Why the map cannot be held against the threshold, which is of comparisons with all normal photos; "" if it can. */
+  unjudged() {
+    if (this.shown.matches.options.only !== null) return "no threshold";
+    const awaited = this.get("threshold_rule") === "f1" && this.get("scores").some(([, fresh]) => !fresh);
+    return awaited && !this.model.saved ? "best F1 comes when all photos are judged…" : "";
   }
 
   /** What share of normal pixels a threshold marks. */
@@ -537,8 +545,11 @@ class Explorer {
 
   paintScore() {
     const { scores, of, stale } = this.get("normals");
+    const { index, options } = this.shown.matches;
+    const [all, fresh] = this.get("scores")[index] ?? [null, false];
     let text = `score ${this.highest.toFixed(2)}`;
-    if (!this.judged()) text += `, compared with normal ${this.shown.matches.options.only} only`;
+    if (fresh && all !== null && (options.only !== null || options.without.length)) text += ` (with all ${all.toFixed(2)})`;
+    if (options.only !== null) text += `, compared with normal ${options.only} only`;
     else if (scores) {
       const reached = scores.filter((score) => score >= this.highest).length;
       const among = scores.length < of ? `${scores.length} of ${of}` : `${of}`;
@@ -608,8 +619,8 @@ class Explorer {
     const wanted = this.filter.select.value || "all";
     const shown = this.known()
       .filter(({ label, wrong }) => wanted === "all" || wanted === `label ${label}` || wanted === wrong)
-      .map(({ index, name, score, fresh }) => ({
-        key: index, name: `photo ${name}${score === null ? "" : `, score ${score.toFixed(2)}`}`, top: name.split("/").at(-1),
+      .map(({ index, name, label, score, fresh }) => ({
+        key: index, name: `photo ${name}${score === null ? "" : `, score ${score.toFixed(2)}`}`, top: name.split("/").at(-1), kind: label ?? "",
         bottom: score === null ? (fresh ? "unreadable" : "…") : score.toFixed(1), score, state: fresh ? "" : "stale",
       }));
     return this.order.select.value === "score" ? shown.sort((a, b) => (b.score ?? -1) - (a.score ?? -1)) : shown;

@@ -78,7 +78,7 @@ export class Retrieved {
       actions.push(button("only this one", "See the map if this were the only normal photo", () => this.on.put({ only: part.image }), python));
     } else if (!part && this.chosen !== null) actions.push(button("bring back", "Compare with it again", () => out(without.filter((image) => image !== this.chosen)), python));
     if (only !== null) actions.push(button("compare with all", "With all normal photos again", () => this.on.put({ only: null }), python));
-    if (without.length) actions.push(button("bring all back", "Compare with all normal photos again", () => out([]), python));
+    if (only === null && without.length) actions.push(button("bring all back", "Compare with all normal photos again", () => out([]), python));
     if (this.chosen !== null) actions.push(button("close", "Look at all of the map again  Esc", () => this.choose(null)));
     this.actions.replaceChildren(...actions);
   }

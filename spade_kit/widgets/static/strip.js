@@ -9,12 +9,21 @@ export class Strip {
     this.cards = new Map();
     this.node = el("div", { class: "sk-strip", role: "group", "aria-label": name });
     this.moved = false; // by hand, since a card was revealed
+    this.node.addEventListener("keydown", (event) => {
+      const next = { ArrowLeft: "previousElementSibling", ArrowRight: "nextElementSibling" }[event.key];
+      if (!next) return;
+      event.target.closest(".sk-card")?.[next]?.focus();
+      event.preventDefault();
+    });
     for (const hand of ["wheel", "pointerdown"]) this.node.addEventListener(hand, () => (this.moved = true), { passive: true });
   }
 
-  /** Show cards in this order. @param {Array} cards {key, top, bottom, name, share, state} each */
+  /** Show cards in this order. @param {Array} cards {key, top, kind, bottom, name, share, state} each; one of them can be tabbed to,
+   *  and from there arrows lead to the others */
   show(cards, picked) {
     const order = cards.map((card) => this.#update(card, card.key === picked));
+    const stop = Math.max(0, cards.findIndex(({ key }) => key === picked));
+    order.forEach((node, i) => (node.tabIndex = i === stop ? 0 : -1));
     const now = this.node.children;
     if (order.length !== now.length || order.some((node, i) => now[i] !== node)) this.node.replaceChildren(...order);
   }
@@ -52,16 +61,17 @@ export class Strip {
 
   #make(key) {
     const [top, bottom, image] = [el("span", { class: "top" }), el("span", { class: "bottom" }), el("img", { alt: "", draggable: "false" })];
-    const share = el("span", { class: "share" });
-    const node = el("button", { type: "button", class: "sk-card", onclick: () => this.pick(key) }, image, top, bottom, share);
-    const card = { node, image, top, bottom, share };
+    const [share, kind] = [el("span", { class: "share" }), el("span", { class: "kind" })];
+    const node = el("button", { type: "button", class: "sk-card", onclick: () => this.pick(key) }, image, top, kind, bottom, share);
+    const card = { node, image, top, kind, bottom, share };
     this.cards.set(key, card);
     return card;
   }
 
-  #update({ key, top, bottom, name, share = null, state = "" }, picked) {
+  #update({ key, top, kind = "", bottom, name, share = null, state = "" }, picked) {
     const card = this.cards.get(key) ?? this.#make(key);
     say(card.top, top);
+    say(card.kind, kind);
     say(card.bottom, bottom);
     card.node.className = `sk-card ${state}`;
     card.node.setAttribute("aria-label", name);
