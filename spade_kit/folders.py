@@ -234,5 +234,5 @@ def _conclude(frame: pandas.DataFrame, rate: float, threshold: float, normals: i
     return (
         f"{len(frame)} photos: {counts.get('anomalous', 0)} reach the threshold of {threshold:.4g}, which about "
         f"{100 * rate:.2g} % of normal photos do, judged by {normals} of them"
-        f"{f'; {lost} not judged, see the reasons' if lost else ''}. All in {table}."
+        f"{f'; {lost} not judged, see the reasons' if lost else ''}. All in {table.parent.name}/{table.name}."
     )

@@ -163,12 +163,12 @@ def test_what_is_normal_is_stale_until_it_is_computed_again(explorer, spade):
     assert not explorer.normals["stale"]
     assert explorer.normals["level"] == spade.normal_level
     assert explorer.threshold == spade.threshold(0.01)
-    explorer.k = 2
+    explorer.k = 8  # which nobody asked this spade for before
     assert explorer.normals["stale"]
     explorer.finish()
     assert not explorer.normals["stale"]
-    assert explorer.normals["level"] == spade.with_options(k=2).normal_level
-    scores = [spade.with_options(k=2).predict_left_out(index).image_score for index in range(12)]
+    assert explorer.normals["level"] == spade.with_options(k=8).normal_level
+    scores = [spade.with_options(k=8).predict_left_out(index).image_score for index in range(12)]
     np.testing.assert_allclose(explorer.normals["scores"], sorted(scores), rtol=1e-6)
 
 
