@@ -1,6 +1,7 @@
 """The explorer in a real browser: every control as a hand uses it, and what is shown against what Python says."""
 
 import json
+from base64 import b64encode
 
 import numpy as np
 import pytest
@@ -528,6 +529,23 @@ def test_a_photo_of_ones_own_is_judged_a_large_one_too(notebook, shown, spade, d
     assert card.evaluate(in_sight)
     shown.choose("order", "listed")
     assert_shows(shown, shown.map, spade.predict(tmp_path / "large.jpg").anomaly_map, notebook)
+
+
+def test_a_photo_can_be_dropped(notebook, shown, spade, demo):
+    before = len(notebook.ask("ex.photos"))
+    drop = shown.page.evaluate_handle(
+        """async content => {
+            const drop = new DataTransfer();
+            const blob = await (await fetch('data:image/jpeg;base64,' + content)).blob();
+            drop.items.add(new File([blob], 'dropped.jpg', { type: 'image/jpeg' }));
+            return drop;
+        }""",
+        b64encode(demo.test[30].path.read_bytes()).decode(),
+    )
+    shown.photo.dispatch_event("drop", {"dataTransfer": drop})
+    shown.root.locator(f":scope[data-shown='{before}']").wait_for(timeout=30_000)
+    assert shown.root.get_by_label("photo", exact=True).locator("option:checked").inner_text() == "dropped"
+    assert_shows(shown, shown.map, spade.predict(demo.test[30].path).anomaly_map, notebook)
 
 
 def test_a_broken_upload_is_named_and_all_stays_as_it_was(notebook, shown, tmp_path):

@@ -12,6 +12,7 @@ import { Weights } from "./weights.js";
 
 const OPTIONS = ["kappa", "radius", "weights", "combine", "without", "only"];
 const PATIENCE = 5000; // ms without an answer, until that is said
+const SORTED_AFTER = 300; // ms
 const PART = 500000; // bytes of an upload in one message
 const SHAPES = ["M-7 0A7 7 0 1 0 7 0A7 7 0 1 0-7 0Z", "M-6-6H6V6H-6Z", "M0-9L9 0L0 9L-9 0Z"]; // of layers, told apart without colour
 
@@ -210,7 +211,8 @@ class Explorer {
       "change:threshold change:threshold_rule": () => this.paintThreshold(),
       "change:opacity": () => this.paintOpacity(),
       "change:probe change:pinned": () => this.paintProbe(),
-      "change:photos change:scores": () => this.paintPhotos(),
+      "change:photos": () => this.paintPhotos(),
+      "change:scores": () => this.paintScores(),
       "change:problem": () => this.complain(this.get("problem")),
       [["index", ...OPTIONS].map((name) => `change:${name}`).join(" ")]: () => this.paintOptions(),
       "msg:custom": (message, buffers) => this.hear(message, buffers),
@@ -235,7 +237,7 @@ class Explorer {
 
   close() {
     this.off();
-    [this.ears, this.waiting].forEach(clearTimeout);
+    [this.ears, this.waiting, this.sorting].forEach(clearTimeout);
     for (const part of [this.strip, this.retrieved, this.readout, this.normals]) part.close();
     this.bitmap?.close();
   }
@@ -543,6 +545,15 @@ class Explorer {
     return `, ${(100 * rate).toFixed(rate < 0.001 ? 2 : 1)} % of normals`;
   }
 
+  /** Scores come one after another: of thousands of photos the strip is not sorted anew for each. */
+  paintScores() {
+    this.sorting ??= setTimeout(() => {
+      this.sorting = null;
+      this.paintThreshold();
+      this.paintPhotos();
+    }, SORTED_AFTER);
+  }
+
   paintScore() {
     const { scores, of, stale } = this.get("normals");
     const { index, options } = this.shown.matches;
@@ -699,7 +710,7 @@ class Explorer {
       pane.point("pinned", pin?.place);
       pane.point("hovered", hover?.place);
     }
-    this.unpin.hidden = !pinned;
+    if (this.unpin.hidden === pinned) this.unpin.hidden = !pinned;
     const { part } = this.retrieved;
     const image = part && !this.hovered ? part.image : seen.match.image;
     const bitmap = this.normals.get(image);
