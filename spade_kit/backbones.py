@@ -68,7 +68,7 @@ class Backbone:
 
     def to(self, device: str | torch.device) -> Backbone:
         """The same network on another device; it is moved, not copied."""
-        device = torch.device(device)
+        device = find_device(device)
         return replace(self, module=self.module.to(device), device=device)
 
     def find_crop(self, photo: UInt8[np.ndarray, "H W 3"]) -> Crop:
@@ -153,9 +153,22 @@ def load_backbone(
         module = _Taps(module, sources, pooled or coarsest)
     elif pooled is not None:
         raise ValueError(f"With {name!r} pooled= goes together with layers=, but layers=None came. Name both.")
-    place = torch.device(device or "cpu")
+    place = find_device(device or "cpu")
     module = module.eval().to(place)
     return Backbone(label, module, module.sources, weights, mean, std, resize, crop, place)
+
+
+def find_device(device: str | torch.device) -> torch.device:
+    """A device that torch knows and that is here."""
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise ValueError(
+            f"A device is 'cpu', 'cuda' or 'mps' as far as it is here, but {device!r} came: {reason}"
+        ) from None
+    return found
 
 
 def _check_crop(resize: int, crop: int | None) -> None:

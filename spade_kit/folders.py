@@ -111,8 +111,8 @@ class Run:
         except (ValueError, OSError) as problem:
             row = Row(path, NOT_JUDGED, reason=str(problem))
         else:
-            row = self._make_row(path, result)
-            on_photo = np.nan_to_num(result.on_photo(), nan=0.0)
+            on_photo = np.nan_to_num(result.on_photo(), nan=0.0)  # a distance is at least 0
+            row = self._make_row(path, result, on_photo)
             picture = BytesIO()
             Image.fromarray((on_photo >= self.threshold).astype(np.uint8) * 255).save(picture, "PNG")
             self._write(self.out / "segmentations" / f"{name}.png", picture.getvalue())
@@ -122,9 +122,8 @@ class Run:
         self._tell_of_failure(self.table, lambda: self._append(row))
         return row
 
-    def _make_row(self, path: str, result: Result) -> Row:
-        on_photo = result.on_photo()
-        row, col = np.unravel_index(np.nanargmax(on_photo), on_photo.shape)
+    def _make_row(self, path: str, result: Result, on_photo: np.ndarray) -> Row:
+        row, col = np.unravel_index(on_photo.argmax(), on_photo.shape)
         nearest = int(result.neighbours.index[0])
         sample = self.spade._fitted.normals[nearest].sample
         verdict = "anomalous" if result.image_score >= self.threshold else "normal"

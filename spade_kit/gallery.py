@@ -144,9 +144,15 @@ def _make_room(n: int, batch: Pyramid, dtype: torch.dtype) -> Lanes | list[Tenso
             f"The features of {n} images will take {n * one / 2**30:.1f} GB of memory. If that is too much, take fewer "
             'images, precision="float16" for half, or a smaller crop (load_backbone(..., crop=...)).'
         )
-    if descends:
-        return Lanes(n, shapes)
-    return [torch.empty((n, *shape), dtype=dtype, device=device) for shape in shapes]
+    try:
+        if descends:
+            return Lanes(n, shapes)
+        return [torch.empty((n, *shape), dtype=dtype, device=device) for shape in shapes]
+    except (MemoryError, RuntimeError) as problem:  # numpy's and torch's
+        raise MemoryError(
+            f"The features of {n} images need {n * one / 2**30:.1f} GB of memory, which cannot be had. Take fewer "
+            'images, precision="float16" for half, or a smaller crop (load_backbone(..., crop=...)).'
+        ) from problem
 
 
 def _hold(level: Tensor, dtype: torch.dtype, name: str) -> Tensor:

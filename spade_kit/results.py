@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from spade_kit.arguments import DefaultInt, check_count, check_number
+from spade_kit.arguments import DefaultInt, check_count, check_number, warn
 from spade_kit.correspondence import Correspondence, EveryK, Steps, match_level, spread
 from spade_kit.crops import Crop
 from spade_kit.datasets import Sample
@@ -104,8 +104,15 @@ class Result:
     @cached_property
     def mask(self) -> Bool[np.ndarray, "H W"] | None:
         """The truth on the evaluated crop, or None where it is unknown."""
-        mask = self.sample.mask if self.sample else None
-        return None if mask is None else self.crop.cut_mask(mask)
+        if self.sample is None or (mask := self.sample.mask) is None:
+            return None
+        cut = self.crop.cut_mask(mask)
+        if mask.any() and not cut.any():
+            warn(
+                f"Nothing of the defect of {self.sample.path.name} is left on the evaluated crop: it lies outside, "
+                "or is smaller than a pixel there. Take load_backbone(..., crop=None), or a larger resize."
+            )
+        return cut
 
     @property
     def box(self) -> tuple[int, int, int, int]:

@@ -251,3 +251,26 @@ def test_a_fit_leaves_out_what_cannot_be_read_and_names_it(put, demo):
     np.testing.assert_array_equal(result.anomaly_map, expected.anomaly_map)
     with pytest.raises(FileNotFoundError, match=r"missing\.png, but there is no such file"):
         SPADE(k=1).fit([folder / "missing.png"])
+
+
+def test_damaged_files_never_stop_a_fit(demo, tmp_path):
+    """Files cut, changed and spliced, among a few good ones."""
+    rng = np.random.default_rng(0)
+    paths = []
+    for number in range(120):
+        content = bytearray(demo.train[number % 6].path.read_bytes())
+        how, at, other = number % 3, *rng.integers(0, len(content), 2)
+        if how == 0:
+            content = content[:at]
+        elif how == 1:
+            content[at] ^= rng.integers(1, 256)
+        else:
+            part = content[other : other + 200]
+            content[at : at + len(part)] = part
+        paths.append(tmp_path / f"{number}.jpg")
+        paths[-1].write_bytes(bytes(content))
+    with pytest.warns(
+        UserWarning, match=r"of 123 photos are skipped\. A photo was expected in .*, but it cannot be read"
+    ):
+        spade = SPADE(k=1).fit([*paths, *demo.train[6:9]])
+    assert 3 <= len(spade) < 123 - 40  # every third file was cut

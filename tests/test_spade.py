@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from sklearn.exceptions import NotFittedError
 
 import spade_kit
-from spade_kit import SPADE, extract_features, match_pixels, nearest_images
+from spade_kit import SPADE, Sample, extract_features, match_pixels, nearest_images
 from spade_kit._lanes import Lanes
 from spade_kit.scores import find_threshold
 
@@ -389,3 +389,53 @@ def test_a_layer_agrees_where_it_finds_the_same_normal_cell_by_itself(result):
         by_itself = tuple(place[0, row // 2, col // 2] for place in (alone.image, alone.row, alone.col))
         assert result.layer_agrees["layer2"][row, col] == (together == by_itself)
     assert 0 < result.layer_agrees["layer2"].mean() < 1
+
+
+# ---- what can go wrong on the way ------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_fit_leaves_all_as_it_was(spade, demo, monkeypatch):
+    before = SPADE(k=5).fit(demo.train[:6])
+    expected = before.predict(demo.test[0]).anomaly_map
+    passes = iter(range(2))
+
+    def interrupted(self, crops):
+        next(passes)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(before.backbone), "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        before.fit(demo.train[6:12])
+    monkeypatch.undo()
+    assert len(before) == 6
+    np.testing.assert_array_equal(before.predict(demo.test[0]).anomaly_map, expected)
+
+
+def test_too_little_memory_is_said_with_what_is_needed(demo, monkeypatch):
+    make = Lanes.__init__
+
+    def refuse(self, n, shapes):
+        if n == 6:
+            raise MemoryError("Unable to allocate")
+        make(self, n, shapes)
+
+    monkeypatch.setattr(Lanes, "__init__", refuse)
+    with pytest.raises(
+        MemoryError, match=r"The features of 6 images need 0\.0 GB of memory, which cannot be had\. Take fewer"
+    ):
+        SPADE(k=5).fit(demo.train[:6])
+
+
+def test_a_device_that_is_not_here_gets_a_sentence():
+    with pytest.raises(ValueError, match=r"A device is 'cpu', 'cuda' or 'mps' as far as it is here, but 'gpu' came: "):
+        SPADE(device="gpu")
+
+
+def test_a_defect_that_the_crop_loses_is_told(spade, demo, tmp_path):
+    Image.fromarray(demo.test[0].image).save(tmp_path / "photo.png")
+    mask = np.zeros(demo.test[0].image.shape[:2], np.uint8)
+    mask[2, 2] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    result = spade.predict(Sample(tmp_path / "photo.png", "dot", tmp_path / "mask.png"))
+    with pytest.warns(UserWarning, match=r"Nothing of the defect of photo\.png is left on the evaluated crop"):
+        assert not result.mask.any()
