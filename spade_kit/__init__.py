@@ -19,7 +19,7 @@ _HOME = {
     "match_pixels": "correspondence",
     "Dataset": "datasets",
     "Sample": "datasets",
-    "load_dataset": "layouts",
+    "load_dataset": "loading",
     "Pyramid": "features",
     "extract_features": "features",
     "draw_explanation": "figures",

@@ -15,6 +15,7 @@ FLOORS = [  # a module may import from floors below its own
     {"images", "backbones", "_tiles", "_kernels"},
     {"datasets"},
     {"features", "layouts"},
+    {"loading"},
     {"retrieval", "_descent", "_scan", "_dense"},
     {"_search"},
     {"correspondence"},

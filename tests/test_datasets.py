@@ -104,6 +104,7 @@ def test_a_dataset_says_what_it_holds(bottles):
     assert str(load_dataset(bottles)).splitlines() == [
         "bottles: 3 normal photos, 5 to test (2 good, 1 bent, 2 broken)",
         "MVTec AD layout; 2 masks; 5 x 7 px",
+        "1 file with another ending not used: good/notes.txt.",
         "4 photos to test also among the normal ones: bent/0.png, broken/0.png, broken/1.png and 1 more.",
     ]
 
@@ -213,7 +214,7 @@ def test_a_folder_in_another_layout_gets_a_sentence(bottles):
 
 
 def test_solar_cells_that_are_not_installed_get_a_pip_line(monkeypatch):
-    monkeypatch.setattr("spade_kit.layouts.find_spec", lambda name: None)
+    monkeypatch.setattr("spade_kit.loading.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install \"spade_kit\[data\]\""):
         load_dataset("solar_cells")
 

@@ -1,0 +1,198 @@
+"""Loading a dataset: what is no photo is left out, and what may surprise is said."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from spade_kit.arguments import choose, warn
+from spade_kit.datasets import GOOD, Dataset, Sample
+from spade_kit.images import UnreadablePhotoError, is_picture, natural_order, pictures_in, read_size
+from spade_kit.layouts import LAYOUTS, Found, check_folder, count, guess, name_some, read_splits, read_two
+
+_NAMED = 3  # of many that are skipped, how many with their reason
+
+
+def load_dataset(
+    name_or_path: str | Path | None = None,
+    *,
+    train: str | Path | None = None,
+    test: str | Path | None = None,
+    layout: str | None = None,
+) -> Dataset:
+    """Find the photographs of a dataset. ``print(dataset)`` says what was understood.
+
+    Parameters
+    ----------
+    name_or_path
+        ``"demo"`` is the rendered part that comes with the package. ``"solar_cells"`` are 2,624 real
+        electroluminescence photographs [1]_ from the package elpv-dataset. Otherwise a path, see *Notes*.
+    train, test
+        Instead of a path: a folder of normal photos, and one of photos to judge, directly in it or in a folder for
+        each kind.
+    layout
+        One of ``LAYOUTS`` where the guess is wrong.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder, or no normal photo in it.
+    ImportError
+        If ``"solar_cells"`` are asked for and elpv-dataset is not installed.
+
+    Notes
+    -----
+    Understood are
+
+    - ``"mvtec"``: ``train/good``, ``test/<kind>``, and masks ``ground_truth/<kind>/<stem>_mask.png``, with or without
+      ``_mask``; ``good`` may be called ``ok`` or ``normal``, and ``ground_truth`` ``masks``. BTAD and MVTec LOCO are
+      read so, too; several masks in a folder ``ground_truth/<kind>/<stem>/`` are joined.
+    - ``"visa"``: one object's folder of VisA, by its official split in ``split_csv/1cls.csv``.
+    - ``"csv"``: a table with the columns ``path``, ``label``, ``mask``, ``split``, of which all but ``path`` may be
+      missing; paths start at its own folder.
+    - ``"plain"``: a folder of photos, all of them normal. `explore` then judges each against the others.
+
+    References
+    ----------
+    .. [1] S. Deitsch et al., "Segmentation of photovoltaic module cells in uncalibrated electroluminescence images",
+       Machine Vision and Applications 32, 2021, doi:10.1007/s00138-021-01191-9. Licence CC BY-NC-SA 4.0.
+    """
+    if (name_or_path is None) == (train is None) or (test is not None and train is None):
+        raise ValueError(
+            "load_dataset takes either a name or path, or the folder of normal photos as train=..., with test=... "
+            "if there are photos to judge."
+        )
+    if name_or_path == "demo":
+        return _assemble(read_splits(_demo_folder()), "demo")
+    if name_or_path == "solar_cells":
+        return _solar_cells()
+    if train is not None:
+        return _assemble(read_two(check_folder(train), None if test is None else check_folder(test)), Path(train).name)
+    path = Path(str(name_or_path)).expanduser()
+    if layout is not None:
+        choose("layout", layout, LAYOUTS)
+    guessed = layout or guess(path if path.is_file() else check_folder(path))
+    return _assemble(LAYOUTS[guessed](path), path.resolve().stem if path.is_file() else path.resolve().name)
+
+
+# ---- what is to be said of it ---------------------------------------------------------------------------------------
+
+
+def _assemble(found: Found, name: str) -> Dataset:
+    """Drop what is no photo, and say what may surprise."""
+    skipped: dict[Path, str] = {}
+    sizes: dict[Path, tuple[int, int]] = {}
+    for sample in found.train + found.test:
+        try:
+            sizes[sample.path] = read_size(sample.path)
+        except (OSError, UnreadablePhotoError) as problem:
+            skipped[sample.path] = str(problem)
+    train, test = (
+        [replace(s, masked=found.masked) for s in part if s.path in sizes] for part in (found.train, found.test)
+    )
+    if not train:
+        raise FileNotFoundError(f"No normal photo of {name} can be read. {next(iter(skipped.values()))}")
+    remarks = list(found.remarks)
+    if skipped:
+        reasons = "; ".join(list(skipped.values())[:_NAMED])
+        remarks.append(f"{len(skipped)} of {len(found.train) + len(found.test)} photos are skipped. {reasons}")
+    if others := _find_others({sample.path.parent for sample in found.train + found.test}):
+        remarks.append(f"{count(others, 'file')} with another ending not used: {name_some(others)}.")
+    test, lost = _check_masks(test, sizes)
+    remarks += lost
+    if twice := _in_both(train, test):
+        remarks.append(f"{count(twice, 'photo')} to test also among the normal ones: {name_some(twice)}.")
+    dataset = Dataset(name, train, test, found.layout, tuple(remarks))
+    if skipped:
+        warn(f"{name}: {remarks[len(found.remarks)]}")
+    return dataset
+
+
+def _find_others(folders: set[Path]) -> list[Path]:
+    """Files beside the photos that are no pictures by their names, such as HEIC."""
+    there = (file for folder in folders if folder.is_dir() for file in folder.iterdir())
+    files = (file for file in there if file.is_file() and file.name[0] != "." and file.suffix.lower() != ".csv")
+    return sorted((file for file in files if not is_picture(file)), key=natural_order)
+
+
+def _check_masks(test: list[Sample], sizes: dict[Path, tuple[int, int]]) -> tuple[list[Sample], list[str]]:
+    """Masks that cannot be read or have another shape are dropped: their photo's truth is unknown then."""
+    wrong, resized, checked = [], [], []
+    for sample in test:
+        mask = sample.mask_path
+        if mask is not None:
+            size = _size_of_mask(mask)
+            height, width = sizes[sample.path]
+            if size is None or abs(size[0] * width - size[1] * height) > max(size[0] * width, size[1] * height) / 50:
+                wrong.append(mask)
+                sample = replace(sample, mask_path=None)
+            elif size != (height, width):
+                resized.append(mask)
+        checked.append(sample)
+    remarks = []
+    if wrong:
+        remarks.append(
+            f"{count(wrong, 'mask')} unreadable or of another shape than the photo, not used: {name_some(wrong)}."
+        )
+    if resized:
+        remarks.append(f"{count(resized, 'mask')} of another size than the photo, resized: {name_some(resized)}.")
+    return checked, remarks
+
+
+def _size_of_mask(path: Path) -> tuple[int, int] | None:
+    try:
+        parts = pictures_in(path) if path.is_dir() else [path]
+        sizes = {read_size(part) for part in parts}
+    except (OSError, UnreadablePhotoError):
+        return None
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def _in_both(train: list[Sample], test: list[Sample]) -> list[Path]:
+    """Photos to test whose file is, byte for byte, one of the normal ones."""
+    by_length = defaultdict(list)
+    for sample in train:
+        by_length[sample.path.stat().st_size].append(sample.path)
+    digests: dict[Path, bytes] = {}
+
+    def digest(path: Path) -> bytes:
+        if path not in digests:
+            digests[path] = hashlib.sha256(path.read_bytes()).digest()
+        return digests[path]
+
+    alike = ((sample.path, by_length.get(sample.path.stat().st_size, [])) for sample in test)
+    return [path for path, others in alike if any(digest(path) == digest(other) for other in others)]
+
+
+# ---- datasets that come with packages -------------------------------------------------------------------------------
+
+
+def _demo_folder() -> Path:
+    """Beside the package in a checkout, inside it in an installed wheel."""
+    package = Path(__file__).parent
+    return next((at for at in (package.parent / "data" / "demo", package / "data" / "demo") if at.is_dir()), package)
+
+
+def _solar_cells() -> Dataset:
+    """Cells that no expert doubted are normal: every second one of them for training, all the rest to test.
+
+    The label of a doubtful or broken cell is the probability that experts gave it, so that one can ask whether the
+    score grows with it.
+    """
+    package = find_spec("elpv_dataset")
+    if package is None or package.origin is None:
+        raise ImportError('The solar cells come with the package elpv-dataset: pip install "spade_kit[data]".')
+    folder = Path(package.origin).parent / "data"
+    with open(folder / "labels.csv", encoding="utf-8") as lines:
+        rows = [line.split() for line in lines if line.strip()]
+    labels = {0.0: GOOD, 1 / 3: "defect 33 %", 2 / 3: "defect 67 %", 1.0: "defect 100 %"}
+    closest = {row[1]: labels[min(labels, key=lambda known: abs(known - float(row[1])))] for row in rows}
+    samples = [Sample(folder / row[0], closest[row[1]]) for row in rows]
+    good = [sample for sample in samples if sample.label == GOOD]
+    train = good[::2]
+    kept = {sample.path for sample in train}
+    test = [sample for sample in samples if sample.path not in kept]
+    return Dataset("solar_cells", train, test, "package elpv-dataset")
