@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.ndimage import label
-from sklearn.metrics import auc, precision_recall_curve, roc_auc_score
+from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
 
 _EIGHT_CONNECTED = np.ones((3, 3))
 
@@ -19,18 +19,34 @@ def roc_auc(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> fl
     >>> roc_auc(np.array([1.0, 2.0, 3.0]), np.array([False, True, True]))
     1.0
     """
-    scores, labels = np.asarray(scores), _as_bool(labels, "labels")
-    if scores.shape != labels.shape:
-        raise ValueError(f"Each score needs its label, but {scores.shape} scores and {labels.shape} labels came.")
-    _check_both(labels, "labels")
-    _check_finite(scores)
-    return float(roc_auc_score(labels, scores))
+    return float(roc_auc_score(*_checked(scores, labels)))
 
 
 def pixel_roc_auc(maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"]) -> float:
     """ROC-AUC over all pixels of all images together."""
     _check_shapes(maps, masks)
     return roc_auc(np.ravel(maps), np.ravel(masks))
+
+
+def average_precision(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> float:
+    """Precision averaged over the steps of recall: how pure the top of the ranking is, where anomalies are rare.
+
+    >>> average_precision(np.array([1.0, 2.0, 3.0]), np.array([True, False, True]))
+    0.8333333333333333
+    """
+    return float(average_precision_score(*_checked(scores, labels)))
+
+
+def pixel_average_precision(maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"]) -> float:
+    """Average precision over all pixels of all images together."""
+    _check_shapes(maps, masks)
+    return average_precision(np.ravel(maps), np.ravel(masks))
+
+
+def pixel_f1_max(maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"]) -> float:
+    """The best harmonic mean of precision and recall over all pixels of all images together."""
+    _check_shapes(maps, masks)
+    return f1_max(np.ravel(maps), np.ravel(masks))
 
 
 def f1_max(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> float:
@@ -47,12 +63,7 @@ def f1_threshold(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) 
 
 
 def _best_f1(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> tuple[float, float]:
-    scores, labels = np.asarray(scores), _as_bool(labels, "labels")
-    if scores.shape != labels.shape:
-        raise ValueError(f"Each score needs its label, but {scores.shape} scores and {labels.shape} labels came.")
-    _check_both(labels, "labels")
-    _check_finite(scores)
-    precision, recall, thresholds = precision_recall_curve(labels, scores)
+    precision, recall, thresholds = precision_recall_curve(*_checked(scores, labels))
     f1 = (2 * precision * recall / np.maximum(precision + recall, 1e-12))[:-1]  # the last is no threshold's
     return float(f1.max()), float(thresholds[f1.argmax()])
 
@@ -106,6 +117,16 @@ def _region_weights(masks: Bool[np.ndarray, "n H W"]) -> Float[np.ndarray, "n H 
         weight[mask] = 1 / sizes[labels[mask]]
         regions += count
     return weights / regions
+
+
+def _checked(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and scores, as scikit-learn takes them."""
+    scores, labels = np.asarray(scores), _as_bool(labels, "labels")
+    if scores.shape != labels.shape:
+        raise ValueError(f"Each score needs its label, but {scores.shape} scores and {labels.shape} labels came.")
+    _check_both(labels, "labels")
+    _check_finite(scores)
+    return labels, scores
 
 
 def _check_shapes(maps: np.ndarray, masks: np.ndarray) -> None:

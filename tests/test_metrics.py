@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from spade_kit.metrics import aupro, f1_max, f1_threshold, pixel_roc_auc, roc_auc
+from spade_kit.metrics import (
+    aupro,
+    average_precision,
+    f1_max,
+    f1_threshold,
+    pixel_average_precision,
+    pixel_f1_max,
+    pixel_roc_auc,
+    roc_auc,
+)
 
 seeds = st.integers(0, 2**32 - 1)
 steps = st.sampled_from([2, 4, 12, 10**6])  # how many different scores there may be: few make ties
@@ -96,6 +105,19 @@ def test_f1_max_by_hand():
     assert f1_max(np.array([5.0, 4, 3, 2, 1]), np.array([True, False, True, False, False])) == pytest.approx(0.8)
 
 
+@settings(max_examples=60, deadline=None)
+@given(seeds, st.integers(2, 40), steps)
+def test_average_precision_adds_up_precision_by_steps_of_recall(seed, n, steps):
+    scores, labels = draw_scores(seed, n, steps)
+    area, recall = 0.0, 0.0
+    for threshold in np.unique(scores)[::-1]:
+        marked = scores >= threshold
+        found = (marked & labels).sum() / labels.sum()
+        area += (found - recall) * (marked & labels).sum() / marked.sum()
+        recall = found
+    assert average_precision(scores, labels) == pytest.approx(area, abs=1e-12)
+
+
 # ---- pixels ----------------------------------------------------------------------------------------------------------
 
 
@@ -108,6 +130,12 @@ def test_pixel_roc_auc_takes_all_pixels_of_all_images_together(rng):
     pairs = np.mean([a > b for a in strange for b in normal])
     assert pixel_roc_auc(maps, masks) == pytest.approx(pairs)
     assert abs(np.mean([roc_auc_score(mask.ravel(), one.ravel()) for one, mask in zip(maps, masks)]) - pairs) > 0.01
+
+
+def test_pixels_of_all_images_are_ranked_together_for_precision_too(rng):
+    maps, masks = rng.random((2, 5, 3)).astype(np.float32), rng.random((2, 5, 3)) < 0.3
+    assert pixel_average_precision(maps, masks) == average_precision(maps.ravel(), masks.ravel())
+    assert pixel_f1_max(maps, masks) == f1_max(maps.ravel(), masks.ravel())
 
 
 def test_aupro_by_hand():
@@ -215,14 +243,16 @@ def test_maps_and_labels_of_whole_numbers_are_ranked_the_same(rng):
 
 # ---- mistakes --------------------------------------------------------------------------------------------------------
 
+OF_IMAGES = (roc_auc, average_precision, f1_max)
+OF_PIXELS = (pixel_roc_auc, pixel_average_precision, pixel_f1_max, aupro)
 FLAT = {"scores": np.arange(4.0), "labels": np.array([False, True, False, True])}
 DEEP = {"maps": np.arange(24.0).reshape(2, 3, 4), "masks": np.arange(24).reshape(2, 3, 4) % 2 == 0}
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("metric", [roc_auc, f1_max, pixel_roc_auc, aupro])
+@pytest.mark.parametrize("metric", [*OF_IMAGES, *OF_PIXELS])
 def test_each_mistake_gets_a_sentence(metric):
-    scores, truth = (FLAT if metric in (roc_auc, f1_max) else DEEP).values()
+    scores, truth = (FLAT if metric in OF_IMAGES else DEEP).values()
     assert 0 <= metric(scores, truth) <= 1
     for wrong in (np.nan, np.inf, -np.inf):
         spoilt = scores.copy()
@@ -236,7 +266,7 @@ def test_each_mistake_gets_a_sentence(metric):
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("metric", [pixel_roc_auc, aupro])
+@pytest.mark.parametrize("metric", OF_PIXELS)
 def test_shapes_that_do_not_match_get_a_sentence(metric):
     """Turned masks have as many pixels, and would give a number."""
     maps, masks = DEEP.values()
