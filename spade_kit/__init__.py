@@ -22,6 +22,8 @@ _HOME = {
     "load_dataset": "loading",
     "Pyramid": "features",
     "extract_features": "features",
+    "Report": "evaluation",
+    "evaluate": "evaluation",
     "draw_explanation": "figures",
     "draw_layers": "figures",
     "draw_match": "figures",

@@ -21,7 +21,7 @@ FLOORS = [  # a module may import from floors below its own
     {"correspondence"},
     {"scores"},
     {"folders", "gallery", "results"},
-    {"spade"},
+    {"evaluation", "spade"},
     {"figures"},
     {"widgets.packing", "widgets.checks", "widgets.pages", "widgets.background", "widgets.preview", "widgets.normals"},
     {"widgets.album"},
