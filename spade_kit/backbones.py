@@ -133,6 +133,8 @@ def load_backbone(
     if isinstance(name, Backbone):
         return name if device is None else name.to(device)
     _check_crop(resize, crop)
+    if layers is not None and (isinstance(layers, str) or not layers):
+        raise ValueError(f"layers is a list of names, fine to coarse, but {layers!r} came.")
     if isinstance(name, nn.Module):
         if layers is None:
             raise ValueError(

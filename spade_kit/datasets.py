@@ -99,6 +99,7 @@ def as_array(photo: Photo) -> UInt8[np.ndarray, "H W 3"]:
     if isinstance(photo, Image.Image):
         return as_rgb(photo)
     came = f"a {type(photo).__name__}"
+    cure = "Take one photo at a time."
     if isinstance(photo, np.ndarray):
         came = f"an array {photo.shape} of {photo.dtype}"
         if photo.ndim == 3 and photo.shape[2] == 3:
@@ -108,11 +109,23 @@ def as_array(photo: Photo) -> UInt8[np.ndarray, "H W 3"]:
                 if photo.min() >= 0 and photo.max() <= 1:  # false where there is NaN
                     return (photo * 255).round().astype(np.uint8)
                 came += f", from {photo.min():.4g} to {photo.max():.4g},"
+        cure = _say_how_to_convert(photo)
     raise ValueError(
         "A photo is a Sample, a path, a PIL image or an (H, W, 3) array, uint8 or float from 0 to 1, "
-        f"but {came} came. Take one photo at a time; from numbers make one with "
-        "Image.fromarray(values.astype(np.uint8)).convert('RGB')."
+        f"but {came} came. {cure}"
     )
+
+
+def _say_how_to_convert(values: np.ndarray) -> str:
+    if values.ndim == 2:
+        return "Of a grey photo take np.dstack([photo] * 3)."
+    if values.ndim == 3 and values.shape[2] == 4:
+        return "Leave transparency out: photo[..., :3]."
+    if values.ndim == 3 and values.shape[0] == 3 and values.shape[2] != 3:
+        return "Put the channels last: photo.transpose(1, 2, 0)."
+    if values.ndim == 4:
+        return "Take one photo at a time."
+    return "Scale its values to 0..255, all photos alike, and take photo.astype(np.uint8)."
 
 
 def as_list(photos: Iterable[Photo] | Photo) -> list[Photo]:

@@ -18,7 +18,8 @@ import numpy as np
 import pandas
 from PIL import Image
 
-from spade_kit.images import is_picture, natural_order
+from spade_kit.images import FORMATS, is_picture, natural_order
+from spade_kit.layouts import check_folder
 from spade_kit.progress import track
 
 if TYPE_CHECKING:
@@ -50,12 +51,19 @@ NOT_JUDGED = "not judged"
 
 def predict_folder(spade: SPADE, folder: str | Path, out: str | Path, fpr: float | None = None) -> pandas.DataFrame:
     """See `SPADE.predict_folder`."""
-    photos = _list_photos(Path(folder).expanduser(), Path(out).expanduser())
-    rate = max(FPR, 1 / (len(spade) + 1)) if fpr is None else fpr
+    for name, given in (("folder", folder), ("out", out)):
+        if not isinstance(given, (str, Path)):
+            raise ValueError(f"predict_folder takes the path of a folder as {name}, but {given!r} came.")
+    folder, out = check_folder(folder), Path(out).expanduser()
+    if out.is_file():
+        raise ValueError(f"Results are written to a folder, but {out} is a file. Take another name.")
+    photos = _list_photos(folder)
+    smallest = 1 / (len(spade) + 1)  # rate that so many normal photographs can say something about
+    rate = max(FPR, smallest) if fpr is None else fpr
     threshold = spade.threshold(rate, of="image")
-    run = Run(spade, Path(folder).expanduser(), Path(out).expanduser(), threshold)
-    rows = run.start({"rate": rate, "threshold": threshold})
     names = _name_outputs(photos)
+    run = Run(spade, folder, out, threshold)
+    rows = run.start({"rate": rate, "threshold": threshold}, names)
     with track(total=len(photos), desc="photos") as progress:
         for photo in photos:
             if photo.as_posix() not in rows:
@@ -63,7 +71,7 @@ def predict_folder(spade: SPADE, folder: str | Path, out: str | Path, fpr: float
             progress.update()
     frame = _make_frame(rows[photo.as_posix()] for photo in photos)
     run.write_table(frame)
-    print(_conclude(frame, rate, threshold, len(spade), run.table))
+    print(_conclude(frame, max(rate, smallest), threshold, len(spade)))
     return frame
 
 
@@ -74,8 +82,8 @@ class Run:
         self.spade, self.folder, self.out, self.threshold = spade, folder, out, threshold
         self.table = out / "results.csv"
 
-    def start(self, decided: dict[str, float]) -> dict[str, Row]:
-        """The rows that are there already, of photographs that were judged; another run's folder is refused."""
+    def start(self, decided: dict[str, float], names: dict[Path, Path]) -> dict[str, Row]:
+        """The rows that are there already, of photographs as they are now; another run's folder is refused."""
         provenance = _describe(self.spade) | decided
         record = self.out / "run.json"
         if record.is_file():
@@ -85,11 +93,26 @@ class Run:
                 told = ", ".join(f"{name} was {before.get(name)!r} and is {provenance[name]!r}" for name in changed)
                 raise ValueError(f"{self.out} holds results of another run: {told}. Take another folder.")
         elif self.table.exists():
-            raise ValueError(f"{self.out} holds a results.csv of something else. Take another folder.")
+            raise ValueError(f"{self.out} holds a results.csv, but no run.json that says of what. Take another folder.")
         rows = self._read_rows()
+        rows = {path.as_posix(): rows[path.as_posix()] for path in names if self._is_done(path, names[path], rows)}
         self._write(record, json.dumps(provenance, indent=1).encode())
         self.write_table(_make_frame(rows.values()))
         return rows
+
+    def _is_done(self, photo: Path, name: Path, rows: dict[str, Row]) -> bool:
+        """Whether a photograph has its row and both pictures, and was not replaced since."""
+        pictures = [self._segmentation(name), self._map(name)]
+        if photo.as_posix() not in rows or not all(path.is_file() for path in pictures):
+            return False
+        state = (self.folder / photo).stat()
+        return max(state.st_mtime, state.st_ctime) <= min(path.stat().st_mtime for path in pictures)
+
+    def _segmentation(self, name: Path) -> Path:
+        return self.out / "segmentations" / f"{name}.png"
+
+    def _map(self, name: Path) -> Path:
+        return self.out / "maps" / f"{name}.tiff"
 
     def _read_rows(self) -> dict[str, Row]:
         """Whole lines with whole pictures only; what could not be read is tried again."""
@@ -115,10 +138,10 @@ class Run:
             row = self._make_row(path, result, on_photo)
             picture = BytesIO()
             Image.fromarray((on_photo >= self.threshold).astype(np.uint8) * 255).save(picture, "PNG")
-            self._write(self.out / "segmentations" / f"{name}.png", picture.getvalue())
+            self._write(self._segmentation(name), picture.getvalue())
             values = BytesIO()
             Image.fromarray(on_photo).save(values, "TIFF", compression="tiff_adobe_deflate")
-            self._write(self.out / "maps" / f"{name}.tiff", values.getvalue())
+            self._write(self._map(name), values.getvalue())
         self._tell_of_failure(self.table, lambda: self._append(row))
         return row
 
@@ -167,16 +190,17 @@ class Run:
             ) from problem
 
 
-def _list_photos(folder: Path, out: Path) -> list[Path]:
-    """All pictures in a folder and below, as paths from it on; links to folders are not followed."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"A folder of photos was expected at {folder}, but there is none. Check the path.")
+def _list_photos(folder: Path) -> list[Path]:
+    """All pictures in a folder and below, as paths from it on, but for results; links to folders are not followed."""
     photos = []
     for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if (Path(place) / name).resolve() != out.resolve()]
+        if "run.json" in files:
+            folders[:] = [name for name in folders if name not in ("maps", "segmentations")]
         photos += [(Path(place) / name).relative_to(folder) for name in files if is_picture(Path(name))]
     if not photos:
-        raise FileNotFoundError(f"Photos were expected in {folder}, but there are none. Check the path.")
+        raise FileNotFoundError(
+            f"Photos were expected in {folder}, but there are none. {', '.join(FORMATS)} are read: convert others."
+        )
     return sorted(photos, key=natural_order)
 
 
@@ -227,11 +251,11 @@ def _make_frame(rows: Iterable[Row]) -> pandas.DataFrame:
     return frame.astype({"row": "Int64", "col": "Int64"})  # which may be unknown
 
 
-def _conclude(frame: pandas.DataFrame, rate: float, threshold: float, normals: int, table: Path) -> str:
+def _conclude(frame: pandas.DataFrame, rate: float, threshold: float, normals: int) -> str:
     counts = frame["verdict"].value_counts()
     lost = counts.get(NOT_JUDGED, 0)
     return (
         f"{len(frame)} photos: {counts.get('anomalous', 0)} reach the threshold of {threshold:.4g}, which about "
         f"{100 * rate:.2g} % of normal photos do, judged by {normals} of them"
-        f"{f'; {lost} not judged, see the reasons' if lost else ''}. All in {table.parent.name}/{table.name}."
+        f"{f'; {lost} not judged, see the reasons' if lost else ''}. The table is results.csv."
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from spade_kit.arguments import choose
 from spade_kit.datasets import GOOD, Sample
-from spade_kit.images import natural_order, pictures_in
+from spade_kit.images import FORMATS, natural_order, pictures_in
 
 GOOD_NAMES = {"good", "ok", "normal"}
 TRAIN_NAMES = {"train", "training"}
@@ -65,19 +66,28 @@ def _say_what_is_there(folder: Path) -> str:
     datasets = [entry for entry in inside if entry.is_dir() and _child(entry, TRAIN_NAMES) is not None]
     kinds = [entry for entry in inside if entry.is_dir() and pictures_in(entry)]
     good = [entry for entry in kinds if entry.name.lower() in GOOD_NAMES]
-    cure = "Take the folder that the photos of good parts lie in."
+    tables = [entry for entry in inside if entry.suffix.lower() == ".csv"]
+    cure = f"Take the folder that the photos of good parts lie in; {', '.join(FORMATS)} are read: convert others."
     if datasets:
         cure = f"It is a folder of datasets: take one, such as load_dataset({str(datasets[0])!r})."
+    elif good:
+        judged = next((f", test={str(kind)!r}" for kind in kinds if kind != good[0]), "")
+        cure = f"Say which of them are normal: load_dataset(train={str(good[0])!r}{judged})."
     elif kinds:
-        train, test = (good or kinds)[0], next((kind for kind in kinds if kind not in (good or kinds)[:1]), None)
-        judged = f", test={str(test)!r}" if test else ""
-        cure = f"Say which of them are normal: load_dataset(train={str(train)!r}{judged})."
+        cure = "Say which of them holds normal photos: load_dataset(train=<that folder>, test=<another>)."
+    elif tables:
+        cure = f"Take its table: load_dataset({str(tables[0])!r})."
     return f"Photos were expected in {folder}, but it holds {holds}. {cure}"
 
 
 def _child(folder: Path, names: Iterable[str]) -> Path | None:
     """The subfolder that has one of these names, in whatever case."""
-    return next((entry for entry in _folders_in(folder) if entry.name.lower() in names), None)
+    names = {_plain(name) for name in names}
+    return next((entry for entry in _folders_in(folder) if _plain(entry.name) in names), None)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[ -]", "_", name.lower())
 
 
 def _folders_in(folder: Path) -> list[Path]:
@@ -113,10 +123,10 @@ def read_splits(folder: Path) -> Found:
             remarks.append(f"{train_folder.name}/{other.name}: {len(pictures_in(other))} photos not used.")
     for other in _folders_in(folder):
         if other not in (train_folder, test_folder, mask_folder):
-            remarks.append(f"{other.name}: not used.")
+            remarks.append(f"{other.name}: not used; photos to judge lie in test, masks in ground_truth or masks.")
     test = [] if test_folder is None else _read_kinds(test_folder, mask_folder)
     if mask_folder is not None:
-        remarks += _find_masks_without_photo(mask_folder, test)
+        remarks += _find_what_has_no_partner(mask_folder, test)
     return Found(train, test, "MVTec AD layout", mask_folder is not None, tuple(remarks))
 
 
@@ -126,25 +136,30 @@ def _read_kinds(folder: Path, masks: Path | None) -> list[Sample]:
     for kind in _folders_in(folder):
         label = _label(kind.name)
         truth = _find_masks(masks, kind.name) if masks is not None and label != GOOD else {}
-        samples += [Sample(path, label, truth.get(path.stem)) for path in pictures_in(kind)]
+        samples += [Sample(path, label, truth.get(path.stem.lower())) for path in pictures_in(kind)]
     return samples
 
 
 def _find_masks(masks: Path, kind: str) -> dict[str, Path]:
-    """By a photo's stem: a picture called so, with or without ``_mask``, or a folder of pictures called so."""
+    """By a photo's stem in lower case: a picture called so, with or without ``_mask``, or a folder of pictures."""
     folder = _child(masks, {kind.lower()})
     if folder is None:
         return {}
-    several = {entry.name: entry for entry in _folders_in(folder) if pictures_in(entry)}
-    return several | {path.stem.removesuffix("_mask"): path for path in pictures_in(folder)}
+    several = {entry.name.lower(): entry for entry in _folders_in(folder) if pictures_in(entry)}
+    return several | {re.sub(r"[ _-]mask$", "", path.stem.lower()): path for path in pictures_in(folder)}
 
 
-def _find_masks_without_photo(masks: Path, test: list[Sample]) -> list[str]:
+def _find_what_has_no_partner(masks: Path, test: list[Sample]) -> list[str]:
     used = {sample.mask_path for sample in test}
     kinds = [kind.name for kind in _folders_in(masks) if _label(kind.name) != GOOD]
     there = [mask for kind in kinds for mask in _find_masks(masks, kind).values()] + pictures_in(masks)
     lost = sorted((mask for mask in there if mask not in used), key=natural_order)
-    return [f"{count(lost, 'mask')} without a photo: {name_some(lost)}."] if lost else []
+    remarks = [f"{count(lost, 'mask')} without a photo: {name_some(lost)}."] if lost else []
+    bare = [sample.path for sample in test if sample.label not in (GOOD, None) and sample.mask_path is None]
+    if bare:
+        wanted = f"{masks.name}/{bare[0].parent.name}/{bare[0].stem}_mask.png"
+        remarks.append(f"{count(bare, 'photo')} of defects without a mask: {name_some(bare)}; it would be {wanted}.")
+    return remarks
 
 
 def read_two(train: Path, test: Path | None) -> Found:
@@ -190,37 +205,57 @@ def _read_visa(folder: Path) -> Found:
 
 def _read_csv(path: Path) -> Found:
     parts: dict[str, list[Sample]] = {"train": [], "test": []}
+    remarks = []
     rows = list(_read_table(path, ("path",)))
-    if rows and "split" not in rows[0] and any(_label(row.get("label") or GOOD) != GOOD for row in rows):
-        raise ValueError(f"{path} has defects, so it needs a column split with 'train' or 'test' in each row.")
+    unknown = sorted(set(rows[0] if rows else ()) - {"path", "label", "mask", "split"})
+    if unknown:
+        told = f"{path.name} has columns {', '.join(unknown)}, but known are path, label, mask and split"
+        if not {"label", "split"} & set(rows[0]):
+            raise ValueError(f"{told}. Rename them.")
+        remarks.append(f"{told}: the others are not used.")
+    if rows and not {"label", "split"} & set(rows[0]):
+        remarks.append(f"{path.name} has no labels: all photos count as normal.")
+    defects = [row["label"] for row in rows if row.get("label") and _label(row["label"]) != GOOD]
+    if defects and "split" not in rows[0]:
+        raise ValueError(
+            f"{path} has defects, such as {defects[0]!r}, so it needs a column split with 'train' or 'test' in each "
+            "row."
+        )
     for number, row in enumerate(rows, 2):
-        split = (row.get("split") or "train").strip().lower()
+        split = (row.get("split") or "train").lower()
         choose(f"split in row {number} of {path.name}", split, parts)
-        label = _label(row["label"].strip()) if row.get("label") else GOOD if split == "train" else None
+        label = _label(row["label"]) if row.get("label") else GOOD if split == "train" else None
         if split == "train" and label != GOOD:
             raise ValueError(
                 f"Row {number} of {path.name} puts a {label!r} photo among the normal ones. Make it 'test'."
             )
-        mask = path.parent / row["mask"].strip() if (row.get("mask") or "").strip() else None
-        parts[split].append(Sample(path.parent / row["path"].strip(), label, mask))
+        mask = path.parent / row["mask"] if row.get("mask") else None
+        parts[split].append(Sample(path.parent / row["path"], label, mask))
     if not parts["train"]:
         raise FileNotFoundError(f"{path} names no normal photo for training. Give some rows split 'train'.")
     masked = any(sample.mask_path for sample in parts["test"])
-    return Found(parts["train"], parts["test"], f"table {path.name}", masked)
+    return Found(parts["train"], parts["test"], f"table {path.name}", masked, tuple(remarks))
 
 
 def _read_table(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
-    """Rows of a CSV file, separated by commas or semicolons, with these columns at least."""
-    with open(path, encoding="utf-8-sig", newline="") as lines:
-        head = lines.readline()
-        lines.seek(0)
-        rows = csv.DictReader(lines, delimiter=";" if head.count(";") > head.count(",") else ",")
-        missing = set(columns) - set(rows.fieldnames or ())
-        if missing:
-            raise ValueError(
-                f"{path} needs a first line with the columns {', '.join(columns)}, but it begins with {head.strip()!r}."
-            )
-        yield from rows
+    """Rows of a CSV file, separated by commas, semicolons or tabs, with these columns at least; empty ones left out."""
+    if not path.is_file():
+        raise FileNotFoundError(f"A CSV table was expected at {path}, but there is no such file. Check the path.")
+    try:
+        head, *lines = path.read_text(encoding="utf-8-sig").splitlines() or [""]
+    except UnicodeDecodeError as problem:
+        raise ValueError(f"{path} is no text in UTF-8. Save it as CSV in UTF-8.") from problem
+    separator = max(",;\t", key=head.count)
+    names = [name.strip().lower() for name in next(csv.reader([head], delimiter=separator), [])]
+    if not set(columns) <= set(names):
+        raise ValueError(
+            f"{path} needs a first line with the columns {', '.join(columns)}, separated by commas, semicolons or "
+            f"tabs, but it begins with {head.strip()!r}."
+        )
+    for row in csv.DictReader(lines, names, delimiter=separator, restval=""):
+        cells = {name: cell.strip() for name, cell in row.items() if name is not None}
+        if any(cells.values()):
+            yield cells
 
 
 # ---- words ----------------------------------------------------------------------------------------------------------

@@ -60,6 +60,9 @@ def load_dataset(
     .. [1] S. Deitsch et al., "Segmentation of photovoltaic module cells in uncalibrated electroluminescence images",
        Machine Vision and Applications 32, 2021, doi:10.1007/s00138-021-01191-9. Licence CC BY-NC-SA 4.0.
     """
+    for given in (name_or_path, train, test):
+        if given is not None and (not isinstance(given, (str, Path)) or str(given) == ""):
+            raise ValueError(f"A dataset is given by a name or by one path, but {given!r} came.")
     if (name_or_path is None) == (train is None) or (test is not None and train is None):
         raise ValueError(
             "load_dataset takes either a name or path, or the folder of normal photos as train=..., with test=... "

@@ -26,7 +26,7 @@ from spade_kit.correspondence import (
     search,
 )
 from spade_kit.crops import Crop
-from spade_kit.datasets import Photo, Sample, as_array, as_list
+from spade_kit.datasets import GOOD, Photo, Sample, as_array, as_list
 from spade_kit.features import Pyramid, compute_features
 from spade_kit.folders import predict_folder
 from spade_kit.gallery import PRECISIONS, Gallery, build_gallery, digest
@@ -129,7 +129,7 @@ class SPADE:
         weights = self.weights
         if isinstance(weights, Mapping):
             weights = ", ".join(f"{name} x {value:g}" for name, value in weights.items())
-        weighing = "" if weights is None else f", weights {weights}"
+        weighing = f", weights {weights}" if weights else ""
         return f"K={int(self.k)}, kappa={int(self.kappa)}, {radius}, {self.combine}{weighing}, sigma={self.sigma:g}"
 
     # ---- the gallery -------------------------------------------------------------------------------------------------
@@ -144,6 +144,7 @@ class SPADE:
         """
         self._gallery = build_gallery(as_list(images), self.backbone, self.precision)
         self._left_out, self._levels = {}, {}
+        self._say_what_is_odd()
         self._say_what_is_cut({"k", "kappa"})
         return self
 
@@ -168,6 +169,19 @@ class SPADE:
         return other
 
     # ---- predictions -------------------------------------------------------------------------------------------------
+
+    def _say_what_is_odd(self) -> None:
+        """What was fitted should be normal, and each photograph be there once."""
+        normals = self._fitted.normals
+        defects = [normal.sample for normal in normals if normal.sample and normal.sample.label not in (GOOD, None)]
+        if defects:
+            warn(
+                f"{len(defects)} of {len(normals)} fitted photos are labelled as defects, such as "
+                f"{defects[0].label!r}: fit takes normal ones."
+            )
+        twice = len(normals) - len(self._fitted.places)
+        if twice:
+            warn(f"{twice} of {len(normals)} fitted photos are there twice: left out, they find themselves.")
 
     def predict(self, image: Photo) -> Result:
         """Judge one photograph.

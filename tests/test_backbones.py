@@ -302,3 +302,10 @@ def test_a_backbone_stays_as_it_is(tiny):
 def test_a_backbone_can_be_copied(tiny, rng):
     crops = rng.integers(0, 256, (1, 64, 64, 3), np.uint8)
     all_close(copy.deepcopy(tiny)(crops)[0], tiny(crops)[0])
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("layers", ["blocks", []])
+def test_layers_are_a_list_of_names(layers):
+    with pytest.raises(ValueError, match="layers is a list of names, fine to coarse, but"):
+        load_backbone("resnet18", layers=layers, pretrained=False)

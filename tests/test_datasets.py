@@ -104,6 +104,7 @@ def test_a_dataset_says_what_it_holds(bottles):
     assert str(load_dataset(bottles)).splitlines() == [
         "bottles: 3 normal photos, 5 to test (2 good, 1 bent, 2 broken)",
         "MVTec AD layout; 2 masks; 5 x 7 px",
+        "1 photo of defects without a mask: bent/0.png; it would be ground_truth/bent/0_mask.png.",
         "1 file with another ending not used: good/notes.txt.",
         "4 photos to test also among the normal ones: bent/0.png, broken/0.png, broken/1.png and 1 more.",
     ]

@@ -148,6 +148,15 @@ def test_an_unreadable_photo_is_named_and_the_others_go_on(spade, demo, tmp_path
     assert all(fresh for _, fresh in explorer.scores)
 
 
+def test_a_broken_photo_at_the_beginning_is_named_and_the_next_one_is_shown(spade, demo, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    with pytest.warns(UserWarning, match=r"1 photos before the first that is shown cannot be judged\. .*broken\.png"):
+        explorer = explore(spade, [tmp_path / "broken.png", demo.test[0].path])
+    assert explorer.index == 1
+    with pytest.raises(ValueError, match=r"broken\.png, but it cannot be read"):
+        explore(spade, [tmp_path / "broken.png"])
+
+
 def test_one_normal_photo_is_enough_to_look(demo):
     explorer = explore(SPADE(k=1).fit(demo.train[:1]), demo)
     assert explorer.normals == {}

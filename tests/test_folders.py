@@ -59,7 +59,7 @@ def test_a_row_and_two_pictures_a_photo(spade, demo, line, tmp_path, capsys):
     assert said.startswith(
         f"7 photos: {beyond} reach the threshold of {threshold:.4g}, which about 20 % of normal photos"
     )
-    assert "judged by 12 of them; 1 not judged, see the reasons. All in " in said
+    assert said.rstrip().endswith("judged by 12 of them; 1 not judged, see the reasons. The table is results.csv.")
     pandas.testing.assert_frame_equal(
         pandas.read_csv(tmp_path / "out/results.csv", keep_default_na=False).astype(str),
         frame.astype(object).where(frame.notna(), "").astype(str),
@@ -105,7 +105,7 @@ def test_results_of_another_run_are_not_mixed_in(spade, line, tmp_path):
         spade.with_options(k=2).predict_folder(line, tmp_path / "out", fpr=0.2)
     (tmp_path / "other").mkdir()
     (tmp_path / "other/results.csv").write_text("something,else\n")
-    with pytest.raises(ValueError, match=r"holds a results\.csv of something else"):
+    with pytest.raises(ValueError, match=r"holds a results\.csv, but no run\.json that says of what"):
         spade.predict_folder(line, tmp_path / "other", fpr=0.2)
     assert (tmp_path / "out/results.csv").read_text() == before
     assert json.loads((tmp_path / "out/run.json").read_text())["normals"] == 12
@@ -166,10 +166,40 @@ def test_with_few_normal_photos_the_rate_is_what_they_allow(spade, line, tmp_pat
         UserWarning, match=r"A false-alarm rate of 0\.01 needs at least 99 normal scores, but there are 12"
     ):
         spade.predict_folder(line, tmp_path / "strict", fpr=0.01)
+    assert "which about 7.7 % of normal photos do" in capsys.readouterr().out
+
+
+def test_what_was_replaced_or_is_missing_is_judged_anew(spade, demo, line, tmp_path):
+    before = spade.predict_folder(line, tmp_path / "out", fpr=0.2).set_index("path")
+    (tmp_path / "out/maps/9.tiff").unlink()
+    shutil.copy(demo.test[26].path, line / "10.png")
+    after = spade.predict_folder(line, tmp_path / "out", fpr=0.2).set_index("path")
+    assert (tmp_path / "out/maps/9.tiff").is_file()
+    assert after.loc["10.png", "image_score"] == pytest.approx(spade.predict(demo.test[26]).image_score, rel=1e-5)
+    assert before.drop("10.png").equals(after.drop("10.png"))
+
+
+def test_results_are_no_photos_even_in_the_same_folder(spade, line):
+    first = spade.predict_folder(line, line, fpr=0.2)
+    assert first["path"].tolist() == spade.predict_folder(line, line, fpr=0.2)["path"].tolist() == NAMES
 
 
 def test_a_folder_without_photos_is_said(spade, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"expected at .*nowhere, but there is none"):
         spade.predict_folder(tmp_path / "nowhere", tmp_path / "out")
-    with pytest.raises(FileNotFoundError, match=r"Photos were expected in .*, but there are none"):
-        spade.predict_folder(tmp_path, tmp_path / "out")
+    (tmp_path / "iphone").mkdir()
+    (tmp_path / "iphone/a.heic").write_bytes(b"heic")
+    with pytest.raises(
+        FileNotFoundError, match=r"expected in .*, but there are none\. PNG, .* are read: convert others"
+    ):
+        spade.predict_folder(tmp_path / "iphone", tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match=r"expected at .*a\.heic, but that is a file"):
+        spade.predict_folder(tmp_path / "iphone/a.heic", tmp_path / "out")
+    with pytest.raises(ValueError, match=r"written to a folder, but .*a\.heic is a file"):
+        spade.predict_folder(tmp_path / "iphone", tmp_path / "iphone/a.heic")
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_list_is_no_folder(spade, tmp_path):
+    with pytest.raises(ValueError, match=r"takes the path of a folder as folder, but \['a\.png'\] came"):
+        spade.predict_folder(["a.png"], tmp_path / "out")

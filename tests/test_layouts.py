@@ -33,17 +33,17 @@ def found(samples) -> list[tuple]:
     [
         ("train/good", "test/good", "test/bent", "ground_truth/bent"),
         ("Train/OK", "Test/ok", "Test/bent", "Masks/Bent"),
-        ("training/Normal", "testing/NORMAL", "testing/bent", "Ground_Truth/bent"),
+        ("training/Normal", "testing/NORMAL", "testing/bent", "Ground Truth/bent"),
     ],
 )
 def test_splits_go_by_several_names(put, train, good, bad, masks):
     folder = put(f"{train}/10.png", f"{train}/9.png", f"{good}/0.png", f"{bad}/0.jpg", f"{bad}/1.jpg", f"{masks}/0.png")
-    put(f"{masks}/1_mask.png")
+    put(f"{masks}/1-MASK.png")
     dataset = load_dataset(folder)
     assert found(dataset.train) == [("good", "9.png", None), ("good", "10.png", None)]
     assert sorted(found(dataset.test)) == [
         ("bent", "0.jpg", "0.png"),
-        ("bent", "1.jpg", "1_mask.png"),
+        ("bent", "1.jpg", "1-MASK.png"),
         ("good", "0.png", None),
     ]
     assert all(sample.masked for sample in dataset.train + dataset.test)
@@ -68,7 +68,7 @@ def test_all_masks_of_a_picture_of_mvtec_loco_are_joined(put):
     dataset = load_dataset(folder)
     (logical,) = [sample for sample in dataset.test if sample.label == "logical_anomalies"]
     np.testing.assert_array_equal(logical.mask, joined > 0)
-    assert dataset.remarks == ("validation: not used.",)
+    assert dataset.remarks == ("validation: not used; photos to judge lie in test, masks in ground_truth or masks.",)
 
 
 @pytest.mark.parametrize("given", ["folder", "as train"])
@@ -116,10 +116,10 @@ def test_visa_goes_by_its_official_split(put):
         load_dataset(root)
 
 
-@pytest.mark.parametrize("separator", [",", ";"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
 def test_a_table_says_what_is_what(put, separator):
     folder = put("a/0.png", "a/1.png", "b/2.png", "b/2 mask.png")
-    rows = ["path,label,mask,split", "a/0.png,OK,,train", "a/1.png,,,test", "b/2.png,dent,b/2 mask.png,test"]
+    rows = ["Path,Label,mask,Split", "a/0.png,OK ,,train", "a/1.png,,,test", ",,,", "b/2.png,dent,b/2 mask.png,test"]
     (folder / "list.csv").write_text("\ufeff" + "\n".join(rows).replace(",", separator), encoding="utf-8")
     dataset = load_dataset(folder / "list.csv")
     assert dataset.name == "list"
@@ -132,6 +132,7 @@ def test_a_table_of_paths_alone_names_normal_photos(put):
     (folder / "list.csv").write_text("path\na/0.png\n1.png\n")
     dataset = load_dataset(folder / "list.csv")
     assert [sample.label for sample in dataset.train] == ["good", "good"]
+    assert dataset.remarks == ("list.csv has no labels: all photos count as normal.",)
 
 
 def test_the_guess_can_be_overridden(put):
@@ -176,6 +177,19 @@ def test_a_photo_to_test_that_is_also_normal_is_told(put):
     assert load_dataset(folder).remarks == ("1 photo to test also among the normal ones: bent/5.png.",)
 
 
+def test_a_defect_without_a_mask_is_told(put):
+    folder = put("train/good/0.png", "test/bent/0.png", "test/bent/1.png", "ground_truth/bent/0_mask.png")
+    told = "1 photo of defects without a mask: bent/1.png; it would be ground_truth/bent/1_mask.png."
+    assert load_dataset(folder).remarks == (told,)
+
+
+def test_defects_and_doubles_among_the_fitted_are_told(demo):
+    with pytest.warns(UserWarning, match=r"1 of 3 fitted photos are labelled as defects, such as 'chip'"):
+        SPADE(k=1).fit([*demo.train[:2], demo.test[0]])
+    with pytest.warns(UserWarning, match=r"1 of 3 fitted photos are there twice: left out, they find themselves"):
+        SPADE(k=1).fit([*demo.train[:2], demo.train[0]])
+
+
 def test_photos_of_several_sizes_are_told(put):
     put("0.png", "1.png")
     dataset = load_dataset(put("2.png", size=(20, 10)))
@@ -195,6 +209,11 @@ def test_mistakes_get_a_sentence(put, tmp_path):
         (tmp_path / "nowhere", {}, r"expected at .*nowhere, but there is none\. Check the path"),
         (tmp_path / "file.txt", {}, r"a CSV table was expected, but .*file\.txt is another file"),
         (None, {"train": folder / "good", "test": tmp_path / "empty"}, r"expected in .*empty, but it holds nothing"),
+        (
+            folder / "table.csv",
+            {"layout": "csv"},
+            r"A CSV table was expected at .*table\.csv, but there is no such file",
+        ),
         (None, {"train": tmp_path / "file.txt"}, r"expected at .*file\.txt, but that is a file"),
     ]
     for path, options, sentence in mistakes:
@@ -204,6 +223,7 @@ def test_mistakes_get_a_sentence(put, tmp_path):
         (folder, {"layout": "mvtek"}, "layout is one of .* Did you mean 'mvtec'"),
         (folder, {"train": folder}, "takes either a name or path, or the folder of normal photos"),
         (None, {}, "takes either a name or path"),
+        ("", {}, "given by a name or by one path, but '' came"),
     ):
         with pytest.raises(ValueError, match=sentence):
             load_dataset(path, **options)
@@ -218,8 +238,9 @@ def test_a_dataset_of_which_nothing_can_be_read_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("file\n0.png\n", "needs a first line with the columns path, but it begins with 'file'"),
-        ("path,label\n0.png,dent\n", "has defects, so it needs a column split"),
+        ("file\n0.png\n", "needs a first line with the columns path, .* but it begins with 'file'"),
+        ("path,label\n0.png,dent\n", "has defects, such as 'dent', so it needs a column split"),
+        ("path,class\n0.png,dent\n", "has columns class, but known are path, label, mask and split. Rename them"),
         ("path,split\n0.png,trian\n", "split in row 2 of list.csv is one of 'train', 'test', but 'trian' came"),
         ("path,label,split\n0.png,dent,train\n", "Row 2 of list.csv puts a 'dent' photo among the normal ones"),
         ("path,split\n0.png,test\n", "names no normal photo for training"),

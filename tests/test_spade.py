@@ -277,7 +277,8 @@ def test_float16_holds_half_and_rounds_both_sides(demo, scratched):
     assert isinstance(full._gallery.pixels, Lanes)
     assert {level.dtype for level in half._gallery.pixels} == {torch.float16}
     np.testing.assert_allclose(half.predict(scratched).anomaly_map, full.predict(scratched).anomaly_map, rtol=0.01)
-    twins = SPADE(k=1, precision="float16").fit([demo.train[0], demo.train[0]])
+    with pytest.warns(UserWarning, match="there twice"):
+        twins = SPADE(k=1, precision="float16").fit([demo.train[0], demo.train[0]])
     assert twins.predict_left_out(0).image_score == 0
 
 

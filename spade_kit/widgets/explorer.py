@@ -18,7 +18,7 @@ import pandas
 import traitlets
 from matplotlib.figure import Figure
 
-from spade_kit.arguments import choose
+from spade_kit.arguments import choose, warn
 from spade_kit.correspondence import freeze_weights
 from spade_kit.datasets import Dataset, Photo
 from spade_kit.figures import SCALE, draw_explanation
@@ -161,8 +161,23 @@ class Explorer(anywidget.AnyWidget):
         }
         self.observe(self._follow, list(_MOVABLE))
         self.on_msg(self._hear)
+        self.index = self._find_first()
         self._look()
         self._quiet = False
+
+    def _find_first(self) -> int:
+        """The first photograph that can be judged; those before it are named."""
+        skipped: list[Exception] = []
+        for index in range(len(self._album)):
+            try:
+                self._sight.find(index, self._options(self._reach))
+            except _MISTAKES as problem:
+                skipped.append(problem)
+            else:
+                if skipped:
+                    warn(f"{len(skipped)} photos before the first that is shown cannot be judged. {skipped[0]}")
+                return index
+        raise skipped[0]
 
     # ---- for Python --------------------------------------------------------------------------------------------------
 
@@ -253,7 +268,8 @@ class Explorer(anywidget.AnyWidget):
         Path(path).write_text(self._make_page(photos), encoding="utf-8")
 
     def close(self) -> None:
-        self._background.stop()
+        if hasattr(self, "_background"):  # ipywidgets closes what could not be made, too
+            self._background.stop()
         super().close()
 
     # ---- what can be set ---------------------------------------------------------------------------------------------
