@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from jaxtyping import Bool, Float
 from spade_kit import metrics
 from spade_kit.arguments import choose, warn
 from spade_kit.datasets import GOOD, Dataset, Sample
+from spade_kit.intervals import BINNED, PixelCounts, bootstrap
 from spade_kit.progress import track
 from spade_kit.scores import share_out
 
@@ -126,26 +128,68 @@ class Report:
         ValueError
             If there is nothing to compare, such as no photograph with a known defect.
         """
-        choose("A metric", name, [*OF_IMAGES, *OF_PIXELS])
+        if self._is_of_images(name):
+            return OF_IMAGES[name](*self._scores(kinds)[:2])
+        return OF_PIXELS[name](*self._pixels(name, kinds)[:2])
+
+    def interval(
+        self, name: str, kinds: Sequence[str] | None = None, *, level: float = 0.95, draws: int = 200, seed: int = 0
+    ) -> tuple[float, float]:
+        """Between which values a metric lies: bootstrap over photographs, of each kind as many as there are.
+
+        Metrics of pixels are taken on 1,024 quantile bins here, within a few thousandths of `metric`.
+
+        Parameters
+        ----------
+        name, kinds
+            As of `metric`.
+        level
+            The part of all draws that the interval holds.
+        """
+        self.metric(name, kinds)  # says what is missing
+        if self._is_of_images(name):
+            scores, bad, strata = self._scores(kinds)
+            repeat = partial(_measure_again, OF_IMAGES[name], scores, bad)
+        else:
+            maps, masks, strata = self._pixels(name, kinds)
+            repeat = partial(BINNED[name], PixelCounts.of(maps, masks))
+        return bootstrap(repeat, strata, level, draws, seed)
+
+    def _is_of_images(self, name: str) -> bool:
+        return choose("A metric", name, [*OF_IMAGES, *OF_PIXELS]) in OF_IMAGES
+
+    def _judged(self, kinds: Sequence[str] | None) -> pandas.DataFrame:
+        """Rows with a score and a label, of some kinds and all good ones."""
         labels = self._frame["label"]
         wanted = self._frame["image_score"].notna() & labels.notna()
         if kinds is not None:
             for kind in kinds:
                 choose("A kind", kind, self._kinds)
             wanted &= labels.isin([GOOD, *kinds])
-        if name in OF_IMAGES:
-            chosen = self._frame[wanted]
-            return OF_IMAGES[name](chosen["image_score"].to_numpy(float), (chosen["label"] != GOOD).to_numpy(bool))
-        pairs = [(self._maps[at], self._masks[at]) for at in np.flatnonzero(wanted)]
-        known = [(values, mask) for values, mask in pairs if values is not None and mask is not None]
+        return self._frame[wanted]
+
+    def _scores(self, kinds: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """Image scores, which are of defects, and the labels."""
+        judged = self._judged(kinds)
+        labels = judged["label"]
+        return judged["image_score"].to_numpy(float), (labels != GOOD).to_numpy(bool), labels.tolist()
+
+    def _pixels(self, name: str, kinds: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """Maps, masks and labels of photographs whose truth is known."""
+        rows = self._judged(kinds)
+        known = [
+            (values, mask, label)
+            for at, label in zip(rows.index, rows["label"])
+            if (values := self._maps[at]) is not None and (mask := self._masks[at]) is not None
+        ]
         if not known:
             raise ValueError(
                 f"{name} needs photos with masks, but {self.name} has none. Take one of {list(OF_IMAGES)}."
             )
-        maps, masks = zip(*known)
+        maps, masks, labels = zip(*known)
         if len({values.shape for values in maps}) > 1:
             raise ValueError(f"{name} needs maps of one size. Take a backbone with crop=224, or photos of one aspect.")
-        return OF_PIXELS[name](np.stack(maps), np.stack(masks))
+        return np.stack(maps), np.stack(masks), list(labels)
 
     def summary(self) -> pandas.DataFrame:
         """All metrics of all defects, and of each kind against all good photographs; NaN where they mean nothing."""
@@ -172,3 +216,9 @@ class Report:
     def _repr_html_(self) -> str:
         table = self.summary().dropna(axis="columns", how="all").round(3)
         return f"<p>{escape(self.name)}: {len(self._frame)} photos; {escape(self.options)}</p>{table.to_html()}"
+
+
+def _measure_again(
+    metric: Callable[[np.ndarray, np.ndarray], float], scores: np.ndarray, bad: np.ndarray, drawn: np.ndarray
+) -> float:
+    return metric(np.repeat(scores, drawn), np.repeat(bad, drawn))

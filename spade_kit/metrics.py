@@ -6,7 +6,7 @@ All take raw scores, the larger the stranger; nothing is squashed or rescaled on
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy.ndimage import label
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
 
@@ -94,7 +94,8 @@ def aupro(maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"], fp
         raise ValueError(f"fpr_limit is a rate above 0 and up to 1, but {fpr_limit!r} came.")
     _check_both(masks, "masks")
     _check_finite(maps)
-    weight = _region_weights(masks).ravel()  # what a pixel adds to the mean overlap
+    weights, regions = weigh_regions(masks)
+    weight = weights.ravel() / regions.sum()  # what a pixel adds to the mean overlap
     order = np.argsort(maps.ravel(), kind="stable")[::-1]
     normal = ~masks.ravel()
     fpr = np.cumsum(normal[order]) / normal.sum()
@@ -107,16 +108,15 @@ def aupro(maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"], fp
     return float(auc(np.append(fpr[inside], fpr_limit), np.append(pro[inside], edge)) / fpr_limit)
 
 
-def _region_weights(masks: Bool[np.ndarray, "n H W"]) -> Float[np.ndarray, "n H W"]:
-    """1 / (regions * pixels of the region) on defects, 0 elsewhere."""
+def weigh_regions(masks: Bool[np.ndarray, "n H W"]) -> tuple[Float[np.ndarray, "n H W"], Int[np.ndarray, "n"]]:
+    """One over the size of a pixel's 8-connected defect region, 0 elsewhere; and how many regions each mask has."""
     weights = np.zeros(masks.shape)
-    regions = 0
-    for mask, weight in zip(masks, weights):
-        labels, count = label(mask, structure=_EIGHT_CONNECTED)
+    regions = np.zeros(len(masks), np.int64)
+    for image, (mask, weight) in enumerate(zip(masks, weights)):
+        labels, regions[image] = label(mask, structure=_EIGHT_CONNECTED)
         sizes = np.bincount(labels.ravel())
         weight[mask] = 1 / sizes[labels[mask]]
-        regions += count
-    return weights / regions
+    return weights, regions
 
 
 def _checked(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

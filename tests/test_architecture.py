@@ -12,7 +12,7 @@ import spade_kit
 PACKAGE = Path(spade_kit.__file__).parent
 FLOORS = [  # a module may import from floors below its own
     {"arguments", "crops", "demo", "metrics", "progress", "_folding", "_lanes"},
-    {"images", "backbones", "_tiles", "_kernels"},
+    {"images", "intervals", "backbones", "_tiles", "_kernels"},
     {"datasets"},
     {"features", "layouts"},
     {"loading"},

@@ -8,6 +8,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from spade_kit import Sample, evaluate, metrics
 from spade_kit.evaluation import OF_IMAGES, OF_PIXELS
+from spade_kit.intervals import BINNED, PixelCounts
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,35 @@ def test_the_summary_has_all_metrics_by_kind(report):
     page = report._repr_html_()
     assert "demo: 48 photos; K=5" in page
     assert "<table" in page
+
+
+@pytest.mark.parametrize("name", OF_PIXELS)
+def test_on_bins_a_metric_of_pixels_is_nearly_the_exact_one(report, name):
+    maps, masks, _ = report._pixels(name, None)
+    binned = BINNED[name](PixelCounts.of(maps, masks), np.ones(len(maps), int))
+    assert binned == pytest.approx(report.metric(name), abs=3e-3)
+
+
+@pytest.mark.parametrize("name", ["image_roc_auc", "pixel_roc_auc", "pixel_average_precision", "aupro"])
+def test_an_interval_is_that_of_photographs_drawn_again(report, name):
+    """The same draws, each measured exactly on the photographs that were drawn, doubles and all."""
+    kinds, draws = ["scratch", "stain"], 25
+    frame = report.to_frame()
+    chosen = frame[frame["label"].isin(["good", *kinds])]
+    rng, values = np.random.default_rng(3), []
+    for _ in range(draws):
+        groups = [np.array(chosen.index[chosen["label"] == kind]) for kind in dict.fromkeys(chosen["label"])]
+        at = np.concatenate([rng.choice(group, len(group)) for group in groups])
+        if name in OF_IMAGES:
+            values.append(
+                OF_IMAGES[name](frame["image_score"].to_numpy()[at], (frame["label"] != "good").to_numpy()[at])
+            )
+        else:
+            values.append(OF_PIXELS[name](*(np.stack([part[i] for i in at]) for part in (report._maps, report._masks))))
+    expected = np.quantile(values, [0.1, 0.9])
+    np.testing.assert_allclose(report.interval(name, kinds, level=0.8, draws=draws, seed=3), expected, atol=4e-3)
+    low, high = report.interval(name, kinds)
+    assert low < report.metric(name, kinds) < high
 
 
 def test_without_masks_the_images_are_still_judged(spade, demo):
