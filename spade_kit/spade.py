@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
+import pandas
 import torch
 from jaxtyping import Int, UInt8
 from sklearn.exceptions import NotFittedError
@@ -34,9 +35,6 @@ from spade_kit.progress import track
 from spade_kit.results import Result
 from spade_kit.retrieval import DEFAULT_K, Neighbours, find_nearest
 from spade_kit.scores import check_fpr, check_sigma, find_threshold, make_map
-
-if TYPE_CHECKING:
-    import pandas
 
 _OPTIONS = ("k", "kappa", "radius", "weights", "combine", "sigma")
 _NORMALS_FOR_SCALE = 64
@@ -324,18 +322,47 @@ class SPADE:
         """
         check_fpr(fpr)
         choose("of", of, ("pixel", "image"))
-        if groups is not None:
-            groups = tuple(groups)
-            if len(groups) != len(self) or any(label != label for label in groups):
-                missing = sum(label != label for label in groups)
-                raise ValueError(
-                    f"groups needs one label per training image, {len(self)}, but {len(groups)} came, {missing} of "
-                    "them NaN. Give every image a label."
-                )
-        maps = self._left_out_maps(range(len(self)), groups)
+        maps = self._left_out_maps(range(len(self)), self._check_groups(groups))
         if of == "image":
             return find_threshold(np.array([values.max() for values in maps]), fpr)
         return find_threshold(np.concatenate([values.ravel() for values in maps]), fpr)
+
+    def _check_groups(self, groups: Iterable[Hashable] | None) -> tuple[Hashable, ...] | None:
+        if groups is None:
+            return None
+        groups = tuple(groups)
+        if len(groups) != len(self) or any(label != label for label in groups):
+            missing = sum(label != label for label in groups)
+            raise ValueError(
+                f"groups needs one label per training image, {len(self)}, but {len(groups)} came, {missing} of "
+                "them NaN. Give every image a label."
+            )
+        return groups
+
+    def suspects(self, groups: Iterable[Hashable] | None = None) -> pandas.DataFrame:
+        """The training images, the one first that looks most anomalous to all the others.
+
+        A defect among the normal images explains the same defect on others away: look at the first of these, and fit
+        again without those that are not normal. A faint defect need not be among the first.
+
+        Parameters
+        ----------
+        groups
+            As of `threshold`: photographs of the same piece must not vouch for each other.
+
+        Returns
+        -------
+        pandas.DataFrame
+            By training image: its ``path``, if it came with one, its ``score``, the maximum of its map, and the
+            place of that as map ``row`` and ``col``.
+        """
+        maps = self._left_out_maps(range(len(self)), self._check_groups(groups))
+        rows = []
+        for normal, values in zip(self._fitted.normals, maps):
+            row, col = np.unravel_index(values.argmax(), values.shape)
+            path = str(normal.sample.path) if normal.sample else ""
+            rows.append({"path": path, "score": float(values.max()), "row": int(row), "col": int(col)})
+        return pandas.DataFrame(rows).sort_values("score", ascending=False, kind="stable")
 
     @property
     def normal_level(self) -> float | None:

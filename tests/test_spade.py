@@ -392,6 +392,25 @@ def test_a_layer_agrees_where_it_finds_the_same_normal_cell_by_itself(result):
     assert 0 < result.layer_agrees["layer2"].mean() < 1
 
 
+def test_defects_among_the_normals_are_the_first_suspects(demo):
+    """Two defects planted where nobody would look. One good part comes between them."""
+    planted = [next(s for s in demo.test if s.label == kind).path for kind in ("thread", "scratch")]
+    normals = [sample.path for sample in demo.train[:30]]
+    judge = SPADE(k=10).fit([*normals[:10], *planted, *normals[10:]])
+    suspects = judge.suspects()
+    assert suspects.index[0] == 10
+    assert 11 in suspects.index[:3]
+    assert suspects["score"].is_monotonic_decreasing
+    for index, row in suspects.head(4).iterrows():
+        left_out = judge.predict_left_out(index)
+        assert row["score"] == pytest.approx(left_out.image_score)
+        assert left_out.anomaly_map[row["row"], row["col"]] == left_out.image_score
+    turned = np.asarray(Image.open(planted[0]).convert("RGB"))[:, 1:]  # the same thread, photographed once more
+    twice = SPADE(k=10).fit([*normals, planted[0], turned])
+    assert set(twice.suspects().index[:2]) != {30, 31}  # they explain each other
+    assert set(twice.suspects(groups=[*range(30), "piece", "piece"]).index[:2]) == {30, 31}
+
+
 # ---- what can go wrong on the way ------------------------------------------------------------------------------------
 
 
