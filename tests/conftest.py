@@ -56,7 +56,7 @@ def result(spade, scratched) -> spade_kit.Result:
 def photographs() -> Path:
     """Real photographs in the MVTec AD layout, if the environment names them."""
     folder = os.environ.get("SPADE_KIT_MVTEC")
-    if folder is None:
+    if not folder:
         pytest.skip("set SPADE_KIT_MVTEC to a folder in the MVTec AD layout to test on real photographs")
     return Path(folder)
 
