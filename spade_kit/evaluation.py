@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -61,7 +62,9 @@ def evaluate(spade: SPADE, dataset: Dataset | Sequence[Sample]) -> Report:
             values = mask = None
             try:
                 result = spade._predict(sample, leave_out=True)
-                mask = result.mask
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of masks that the crop empties: they are counted below
+                    mask = result.mask
             except (ValueError, OSError) as problem:
                 row["reason"] = str(problem)
             else:
@@ -75,6 +78,14 @@ def evaluate(spade: SPADE, dataset: Dataset | Sequence[Sample]) -> Report:
     lost = int(frame["image_score"].isna().sum())
     if lost == len(frame):
         raise ValueError(f"None of the {lost} photos of {name} could be judged. {frame['reason'][0]}")
+    emptied = sum(
+        mask is not None and s.label not in (GOOD, None) and not mask.any() for s, mask in zip(samples, masks)
+    )
+    if emptied:
+        warn(
+            f"Of {emptied} defects of {name} nothing is left on the evaluated crop: their pixels count as normal. "
+            "Take load_backbone(..., crop=None), or a larger resize."
+        )
     if lost:
         warn(f"{lost} of {len(frame)} photos of {name} were not judged: see the column reason of report.to_frame().")
     return Report(name, spade.describe_options(), frame, maps, masks)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from spade_kit import Sample, evaluate, metrics
@@ -119,6 +120,18 @@ def test_what_cannot_be_read_is_a_row_with_its_reason(spade, demo, tmp_path):
     assert report.metric("image_roc_auc") == evaluate(spade, samples[:2] + samples[3:]).metric("image_roc_auc")
     with pytest.raises(ValueError, match=r"None of the 1 photos of 1 photos could be judged\. .*it is empty"):
         evaluate(spade, samples[2:3])
+
+
+def test_defects_that_the_crop_loses_are_counted(spade, demo, tmp_path):
+    samples = list(demo.test[5:8])
+    for number in range(2):
+        mask = np.zeros(demo.test[0].image.shape[:2], np.uint8)
+        mask[2, 2 + number] = 255
+        Image.fromarray(mask).save(tmp_path / f"{number}.png")
+        samples.append(Sample(demo.test[number].path, "dot", tmp_path / f"{number}.png"))
+    with pytest.warns(UserWarning, match=r"Of 2 defects of 5 photos nothing is left on the evaluated crop") as said:
+        evaluate(spade, samples)
+    assert len(said) == 1
 
 
 def test_mistakes_get_a_sentence(spade, demo, report):
