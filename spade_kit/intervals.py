@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from sklearn.metrics import auc
 
-from spade_kit.metrics import weigh_regions
+from spade_kit.metrics import mean_up_to, weigh_regions
 
 _BINS = 1024  # quantiles, half of all values and half of those on defects, which may be few and high
 _SAMPLED = 1_000_000  # values from which the quantiles are taken
@@ -94,10 +94,7 @@ def binned_f1_max(counts: PixelCounts, drawn: Int[np.ndarray, "n"]) -> float:
 
 def binned_aupro(counts: PixelCounts, drawn: Int[np.ndarray, "n"], fpr_limit: float = 0.3) -> float:
     fp, _, overlap, _ = counts.curve(drawn)
-    fpr = fp / fp[-1]
-    inside = fpr <= fpr_limit
-    edge = np.interp(fpr_limit, fpr, overlap)
-    return float(auc(np.append(fpr[inside], fpr_limit), np.append(overlap[inside], edge)) / fpr_limit)
+    return mean_up_to(fpr_limit, fp / fp[-1], overlap)
 
 
 BINNED: dict[str, Callable[[PixelCounts, np.ndarray], float]] = {

@@ -103,9 +103,14 @@ def aupro(maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"], fp
     falling = maps.ravel()[order]
     ends = np.append(np.flatnonzero(np.diff(falling)), len(falling) - 1)  # equal scores are passed together
     fpr, pro = np.append(0, fpr[ends]), np.append(0, pro[ends])
-    inside = fpr <= fpr_limit
-    edge = np.interp(fpr_limit, fpr, pro)
-    return float(auc(np.append(fpr[inside], fpr_limit), np.append(pro[inside], edge)) / fpr_limit)
+    return mean_up_to(fpr_limit, fpr, pro)
+
+
+def mean_up_to(limit: float, x: Float[np.ndarray, "m"], y: Float[np.ndarray, "m"]) -> float:
+    """The mean height of a curve from 0 to a limit, at which it is interpolated; x rises."""
+    inside = x <= limit
+    edge = np.interp(limit, x, y)
+    return float(auc(np.append(x[inside], limit), np.append(y[inside], edge)) / limit)
 
 
 def weigh_regions(masks: Bool[np.ndarray, "n H W"]) -> tuple[Float[np.ndarray, "n H W"], Int[np.ndarray, "n"]]:
