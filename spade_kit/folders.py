@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +19,7 @@ from PIL import Image
 from spade_kit.images import FORMATS, is_picture, natural_order
 from spade_kit.layouts import check_folder
 from spade_kit.progress import track
+from spade_kit.records import RECORD, claim, describe_run, encode_tiff, tell_of_failure, write_whole
 
 if TYPE_CHECKING:
     from spade_kit.results import Result
@@ -84,19 +83,11 @@ class Run:
 
     def start(self, decided: dict[str, float], names: dict[Path, Path]) -> dict[str, Row]:
         """The rows that are there already, of photographs as they are now; another run's folder is refused."""
-        provenance = _describe(self.spade) | decided
-        record = self.out / "run.json"
-        if record.is_file():
-            before = json.loads(record.read_text(encoding="utf-8"))
-            changed = [name for name in provenance if before.get(name) != provenance[name]]
-            if changed:
-                told = ", ".join(f"{name} was {before.get(name)!r} and is {provenance[name]!r}" for name in changed)
-                raise ValueError(f"{self.out} holds results of another run: {told}. Take another folder.")
-        elif self.table.exists():
-            raise ValueError(f"{self.out} holds a results.csv, but no run.json that says of what. Take another folder.")
+        if self.table.exists() and not (self.out / RECORD).is_file():
+            raise ValueError(f"{self.out} holds a results.csv, but no {RECORD} that says of what. Take another folder.")
+        claim(self.out, describe_run(self.spade) | decided)
         rows = self._read_rows()
         rows = {path.as_posix(): rows[path.as_posix()] for path in names if self._is_done(path, names[path], rows)}
-        self._write(record, json.dumps(provenance, indent=1).encode())
         self.write_table(_make_frame(rows.values()))
         return rows
 
@@ -138,11 +129,9 @@ class Run:
             row = self._make_row(path, result, on_photo)
             picture = BytesIO()
             Image.fromarray((on_photo >= self.threshold).astype(np.uint8) * 255).save(picture, "PNG")
-            self._write(self._segmentation(name), picture.getvalue())
-            values = BytesIO()
-            Image.fromarray(on_photo).save(values, "TIFF", compression="tiff_adobe_deflate")
-            self._write(self._map(name), values.getvalue())
-        self._tell_of_failure(self.table, lambda: self._append(row))
+            write_whole(self._segmentation(name), picture.getvalue())
+            write_whole(self._map(name), encode_tiff(on_photo))
+        tell_of_failure(self.table, lambda: self._append(row))
         return row
 
     def _make_row(self, path: str, result: Result, on_photo: np.ndarray) -> Row:
@@ -163,38 +152,18 @@ class Run:
         )
 
     def write_table(self, frame: pandas.DataFrame) -> None:
-        self._write(self.table, frame.to_csv(index=False, lineterminator="\n").encode())
+        write_whole(self.table, frame.to_csv(index=False, lineterminator="\n").encode())
 
     def _append(self, row: Row) -> None:
         with open(self.table, "a", encoding="utf-8", newline="") as lines:
             csv.writer(lines, lineterminator="\n").writerow(["" if v is None else v for v in asdict(row).values()])
-
-    def _write(self, path: Path, content: bytes) -> None:
-        """Whole or not at all."""
-
-        def write() -> None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            passing = path.parent / ".writing"
-            passing.write_bytes(content)
-            os.replace(passing, path)
-
-        self._tell_of_failure(path, write)
-
-    def _tell_of_failure(self, path: Path, write: Callable[[], None]) -> None:
-        try:
-            write()
-        except OSError as problem:
-            raise OSError(
-                f"{path} could not be written ({problem.strerror or problem}). What was written before is whole: make "
-                "room, or take another folder, and call again; it goes on from there."
-            ) from problem
 
 
 def _list_photos(folder: Path) -> list[Path]:
     """All pictures in a folder and below, as paths from it on, but for results; links to folders are not followed."""
     photos = []
     for place, folders, files in os.walk(folder):
-        if "run.json" in files:
+        if RECORD in files:
             folders[:] = [name for name in folders if name not in ("maps", "segmentations")]
         photos += [(Path(place) / name).relative_to(folder) for name in files if is_picture(Path(name))]
     if not photos:
@@ -218,21 +187,6 @@ def _shorten(name: str) -> str:
         return name
     mark = hashlib.sha256(content).hexdigest()[:8]
     return content[: room - 9].decode("utf-8", "ignore") + f"-{mark}"
-
-
-def _describe(spade: SPADE) -> dict[str, Any]:
-    """What results depend on."""
-    digests = b"".join(normal.digest for normal in spade._fitted.normals)
-    height, width, _ = spade._fitted.normals[0].image.shape
-    return {
-        "spade_kit": version("spade_kit"),
-        "backbone": spade.backbone.name,
-        "weights": spade.backbone.weights,
-        "crop": f"{height} x {width}",
-        "options": spade.describe_options(),
-        "normals": len(spade),
-        "normals_sha256": hashlib.sha256(digests).hexdigest(),
-    }
 
 
 def _six_digits(value: float) -> float:

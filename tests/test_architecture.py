@@ -11,7 +11,7 @@ import spade_kit
 
 PACKAGE = Path(spade_kit.__file__).parent
 FLOORS = [  # a module may import from floors below its own
-    {"arguments", "crops", "demo", "metrics", "progress", "_folding", "_lanes"},
+    {"arguments", "crops", "demo", "metrics", "progress", "records", "_folding", "_lanes"},
     {"images", "intervals", "backbones", "_tiles", "_kernels"},
     {"datasets"},
     {"features", "layouts"},
