@@ -22,7 +22,7 @@ _HOME = {
     "load_dataset": "loading",
     "Pyramid": "features",
     "extract_features": "features",
-    "Report": "evaluation",
+    "Report": "reports",
     "evaluate": "evaluation",
     "draw_explanation": "figures",
     "draw_layers": "figures",

@@ -47,27 +47,28 @@ class PixelCounts:
     """Of each photograph, how many pixels lie in each bin, highest values first: (n, bins) each.
 
     ``overlap`` counts a defect's pixels by one over the size of their region; ``regions`` (n,) says how many there are.
+    ``thresholds`` (b,) are the lowest values of the bins.
     """
 
     normal: Float[np.ndarray, "n b"]
     defect: Float[np.ndarray, "n b"]
     overlap: Float[np.ndarray, "n b"]
     regions: Int[np.ndarray, "n"]
+    thresholds: Float[np.ndarray, "b"]
 
     @classmethod
     def of(cls, maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"]) -> PixelCounts:
         at = np.linspace(0, 1, _BINS // 2 + 1)[1:]
-        edges = np.unique(
-            [np.quantile(some[:: max(1, some.size // _SAMPLED)], at) for some in (maps.ravel(), maps[masks])]
-        )
+        samples = (some[:: max(1, some.size // _SAMPLED)] for some in (maps.ravel(), maps[masks]))
+        edges = np.unique([maps.min(), *np.ravel([np.quantile(some, at) for some in samples])])
         weights, regions = weigh_regions(masks)
         rows = []
         for values, mask, weight in zip(maps, masks, weights):
             bins = len(edges) - np.searchsorted(edges, values.ravel(), side="right")
             kinds = (~mask.ravel(), mask.ravel(), weight.ravel())
-            rows.append([np.bincount(bins, kind, len(edges) + 1) for kind in kinds])
+            rows.append([np.bincount(bins, kind, len(edges)) for kind in kinds])
         normal, defect, overlap = np.moveaxis(np.array(rows), 1, 0)
-        return cls(normal, defect, overlap, regions)
+        return cls(normal, defect, overlap, regions, edges[::-1])
 
     def curve(self, drawn: Int[np.ndarray, "n"]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """False and true positives, and the mean overlap, at falling thresholds; and the count of defect pixels."""

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from math import ceil
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.ndimage import gaussian_filter
 
 from spade_kit.arguments import check_number, warn
 from spade_kit.correspondence import Correspondence, resize
+from spade_kit.intervals import bootstrap
+
+_TAIL_BINS = 1024
 
 
 def make_map(distance: Float[np.ndarray, "h w"], size: tuple[int, int], sigma: float) -> Float[np.ndarray, "H W"]:
     """Distances of the grid as a map of the crop: bilinear, then Gaussian smoothing with ``sigma`` in map pixels."""
     return gaussian_filter(resize(distance, size), sigma, mode="reflect", truncate=4)
+
+
+def mean_of_top(anomaly_map: Float[np.ndarray, "H W"], part: float = 0.01) -> float:
+    """The mean of a map's highest values, a hundredth of them: less at the mercy of one pixel than the maximum."""
+    count = max(1, round(part * anomaly_map.size))
+    return float(np.partition(anomaly_map, -count, axis=None)[-count:].mean())
 
 
 def share_out(found: Correspondence) -> Float[np.ndarray, "L h w"]:
@@ -51,7 +61,7 @@ def find_threshold(scores: Float[np.ndarray, "n"], fpr: float) -> float:
        doi:10.1007/b106715 (conformal prediction).
     """
     count = len(scores)
-    rank = ceil(round((count + 1) * (1 - fpr), 9))  # rounded, since 150 * (1 - 0.18) comes out a little over 123
+    rank = _rank(count, fpr)
     if rank > count:
         warn(
             f"A false-alarm rate of {fpr:g} needs at least {ceil(1 / fpr) - 1} normal scores, but there are {count}: "
@@ -59,3 +69,42 @@ def find_threshold(scores: Float[np.ndarray, "n"], fpr: float) -> float:
         )
         rank = count
     return float(np.partition(scores, rank - 1)[rank - 1])
+
+
+def _rank(count: int, fpr: float) -> int:
+    return ceil(round((count + 1) * (1 - fpr), 9))  # rounded, since 150 * (1 - 0.18) comes out a little over 123
+
+
+def threshold_interval(
+    scores: Sequence[Float[np.ndarray, "_"]],
+    groups: Sequence[Hashable],
+    fpr: float,
+    level: float,
+    draws: int,
+    seed: int,
+) -> tuple[float, float]:
+    """The interval of `find_threshold` over draws of photographs; with groups, of groups of photographs.
+
+    Parameters
+    ----------
+    scores
+        Of each photograph, one or those of all its pixels.
+    groups
+        What each photograph belongs to.
+    """
+    every = np.concatenate(scores)
+    # bins as fine as one to two hundredths of the rate that is looked for, whatever the rate
+    tail = np.geomspace(fpr / 50, 1, _TAIL_BINS)
+    edges = np.unique([every.min(), *np.quantile(every, 1 - tail), every.max()])
+    if len(every) <= _TAIL_BINS:
+        edges = np.unique(every)
+    bins = [np.bincount(np.searchsorted(edges, values, "right") - 1, minlength=len(edges)) for values in scores]
+    names = list(dict.fromkeys(groups))
+    counts = np.array([np.sum([own for own, group in zip(bins, groups) if group == name], 0) for name in names])
+
+    def measure(drawn: Int[np.ndarray, "g"]) -> float:
+        below = np.cumsum(drawn @ counts)
+        rank = min(_rank(int(below[-1]), fpr), below[-1])
+        return float(edges[np.searchsorted(below, rank)])
+
+    return bootstrap(measure, ["normal"] * len(names), level, draws, seed)

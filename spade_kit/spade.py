@@ -34,7 +34,7 @@ from spade_kit.gallery import PRECISIONS, Gallery, build_gallery, digest
 from spade_kit.progress import track
 from spade_kit.results import Result
 from spade_kit.retrieval import DEFAULT_K, Neighbours, find_nearest
-from spade_kit.scores import check_fpr, check_sigma, find_threshold, make_map
+from spade_kit.scores import check_fpr, check_sigma, find_threshold, make_map, threshold_interval
 
 _OPTIONS = ("k", "kappa", "radius", "weights", "combine", "sigma")
 _NORMALS_FOR_SCALE = 64
@@ -326,6 +326,35 @@ class SPADE:
         if of == "image":
             return find_threshold(np.array([values.max() for values in maps]), fpr)
         return find_threshold(np.concatenate([values.ravel() for values in maps]), fpr)
+
+    def threshold_interval(
+        self,
+        fpr: float = 0.01,
+        *,
+        of: str = "pixel",
+        groups: Iterable[Hashable] | None = None,
+        level: float = 0.95,
+        draws: int = 200,
+        seed: int = 0,
+    ) -> tuple[float, float]:
+        """Between which values a threshold lies: how much it hangs on which normal images happened to be there.
+
+        Bootstrap over training images, with groups over groups; each is judged against the others once, as `threshold`
+        does. Of pixels scores are sorted into bins, whose rates are about a hundredth of ``fpr`` apart.
+
+        Parameters
+        ----------
+        fpr, of, groups
+            As of `threshold`.
+        level
+            The part of all draws that the interval holds.
+        """
+        check_fpr(fpr)
+        choose("of", of, ("pixel", "image"))
+        checked = self._check_groups(groups)
+        maps = self._left_out_maps(range(len(self)), checked)
+        scores = [values.max(keepdims=True).ravel() if of == "image" else values.ravel() for values in maps]
+        return threshold_interval(scores, checked or range(len(self)), fpr, level, draws, seed)
 
     def _check_groups(self, groups: Iterable[Hashable] | None) -> tuple[Hashable, ...] | None:
         if groups is None:

@@ -8,8 +8,8 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from spade_kit import Sample, evaluate, metrics
-from spade_kit.evaluation import OF_IMAGES, OF_PIXELS
 from spade_kit.intervals import BINNED, PixelCounts
+from spade_kit.reports import OF_IMAGES, OF_PIXELS
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_on_bins_a_metric_of_pixels_is_nearly_the_exact_one(report, name):
     assert binned == pytest.approx(report.metric(name), abs=3e-3)
 
 
-@pytest.mark.parametrize("name", ["image_roc_auc", "pixel_roc_auc", "pixel_average_precision", "aupro"])
+@pytest.mark.parametrize("name", ["image_roc_auc", "top_roc_auc", "pixel_roc_auc", "pixel_average_precision", "aupro"])
 def test_an_interval_is_that_of_photographs_drawn_again(report, name):
     """The same draws, each measured exactly on the photographs that were drawn, doubles and all."""
     kinds, draws = ["scratch", "stain"], 25
@@ -88,11 +88,12 @@ def test_an_interval_is_that_of_photographs_drawn_again(report, name):
         groups = [np.array(chosen.index[chosen["label"] == kind]) for kind in dict.fromkeys(chosen["label"])]
         at = np.concatenate([rng.choice(group, len(group)) for group in groups])
         if name in OF_IMAGES:
-            values.append(
-                OF_IMAGES[name](frame["image_score"].to_numpy()[at], (frame["label"] != "good").to_numpy()[at])
-            )
+            metric, score = OF_IMAGES[name]
+            values.append(metric(frame[score].to_numpy()[at], (frame["label"] != "good").to_numpy()[at]))
         else:
-            values.append(OF_PIXELS[name](*(np.stack([part[i] for i in at]) for part in (report._maps, report._masks))))
+            drawn = [report._judged[i] for i in at]
+            maps, masks = (np.stack([getattr(judged, part) for judged in drawn]) for part in ("anomaly_map", "mask"))
+            values.append(OF_PIXELS[name](maps, masks))
     expected = np.quantile(values, [0.1, 0.9])
     np.testing.assert_allclose(report.interval(name, kinds, level=0.8, draws=draws, seed=3), expected, atol=4e-3)
     low, high = report.interval(name, kinds)

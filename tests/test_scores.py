@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import convolve1d
 
 from spade_kit.correspondence import Correspondence
-from spade_kit.scores import find_threshold, make_map, share_out
+from spade_kit.scores import find_threshold, make_map, share_out, threshold_interval
 
 
 def bilinear_by_hand(grid, size):
@@ -85,3 +85,23 @@ def test_upsampling_is_torch_s_own(rng):
     grid = rng.random((5, 3)).astype(np.float32)
     theirs = torch.nn.functional.interpolate(torch.tensor(grid)[None, None], (17, 12), mode="bilinear")[0, 0]
     np.testing.assert_allclose(make_map(grid, (17, 12), 0), theirs, rtol=1e-6)
+
+
+@pytest.mark.parametrize("of", ["image", "pixel"])
+@pytest.mark.parametrize("groups", [None, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]])
+def test_a_threshold_s_interval_is_that_of_thresholds_over_draws(spade, of, groups):
+    maps = list(spade._left_out_maps(range(12), groups and tuple(groups)))
+    rng, names = np.random.default_rng(0), list(dict.fromkeys(groups or range(12)))
+    drawn, fpr = [], 0.1
+    for _ in range(60):
+        chosen = np.bincount(rng.choice(len(names), len(names)), minlength=len(names))
+        picked = [maps[at] for at in range(12) for _ in range(chosen[names.index(groups[at] if groups else at)])]
+        scores = [values.max() for values in picked] if of == "image" else np.concatenate([m.ravel() for m in picked])
+        drawn.append(np.sort(scores)[min(int(np.ceil((len(scores) + 1) * (1 - fpr))), len(scores)) - 1])
+    low, high = spade.threshold_interval(fpr, of=of, groups=groups, level=0.8, draws=60)
+    np.testing.assert_allclose((low, high), np.quantile(drawn, [0.1, 0.9]), rtol=1e-6 if of == "image" else 2e-3)
+    assert low <= spade.threshold(fpr, of=of, groups=groups) <= high
+
+
+def test_one_score_has_an_interval_without_width():
+    assert threshold_interval([np.array([3.0])] * 5, range(5), 0.2, 0.95, 20, 0) == (3.0, 3.0)

@@ -1,0 +1,315 @@
+"""What an evaluation found: metrics, how sure they are, curves, and a folder to keep it in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from html import escape
+from io import BytesIO
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+
+from spade_kit import metrics
+from spade_kit.arguments import check_number, choose
+from spade_kit.datasets import GOOD
+from spade_kit.intervals import BINNED, PixelCounts, bootstrap
+from spade_kit.records import claim, read_record, write_whole
+from spade_kit.shelf import Judged, Shelf
+
+FORMAT = 1  # of what `Report.save` writes
+TABLE = "photos.parquet"
+
+_Curve = tuple[str, np.ndarray, np.ndarray, np.ndarray]  # its name, x, y, threshold
+_Scored = tuple[Callable[[np.ndarray, np.ndarray], float], str]
+OF_IMAGES: dict[str, _Scored] = {  # and the score that is held against the labels
+    "image_roc_auc": (metrics.roc_auc, "image_score"),
+    "image_average_precision": (metrics.average_precision, "image_score"),
+    "image_f1_max": (metrics.f1_max, "image_score"),
+    "top_roc_auc": (metrics.roc_auc, "top_score"),
+    "retrieval_roc_auc": (metrics.roc_auc, "retrieval_score"),
+}
+OF_PIXELS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "pixel_roc_auc": metrics.pixel_roc_auc,
+    "pixel_average_precision": metrics.pixel_average_precision,
+    "pixel_f1_max": metrics.pixel_f1_max,
+    "aupro": metrics.aupro,
+    "aupro_05": partial(metrics.aupro, fpr_limit=0.05),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What `evaluate` found.
+
+    Attributes
+    ----------
+    name
+        Of the dataset.
+    run
+        What the figures depend on: backbone with a hash of its weights, crop, options, a hash of the normal
+        photographs, versions.
+    """
+
+    name: str
+    run: dict[str, Any] = field(repr=False)
+    _frame: pandas.DataFrame = field(repr=False)
+    _judged: Sequence[Judged | None] = field(repr=False)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A row a photograph: path, label, scores, each layer's share of all distances, seconds, and why not judged.
+
+        ``image_score`` is the maximum of the map, ``top_score`` the mean of its highest hundredth, ``retrieval_score``
+        the paper's, the mean distance of the retrieved normal images.
+        """
+        return self._frame.copy()
+
+    @property
+    def options(self) -> str:
+        """Of the SPADE that judged, in small print."""
+        return self.run["options"]
+
+    def metric(self, name: str, kinds: Sequence[str] | None = None) -> float:
+        """One of ``image_roc_auc, image_average_precision, image_f1_max``, of the image scores; ``top_roc_auc`` and
+        ``retrieval_roc_auc``, of the other two scores; ``pixel_roc_auc, pixel_average_precision, pixel_f1_max, aupro,
+        aupro_05`` (AUPRO up to a false-positive rate of 0.3 and 0.05), of the maps where the truth is known.
+
+        Parameters
+        ----------
+        kinds
+            Of which defects, beside all good photographs; if left out, of all.
+
+        Raises
+        ------
+        ValueError
+            If there is nothing to compare, such as no photograph with a known defect.
+        """
+        if self._is_of_images(name):
+            return OF_IMAGES[name][0](*self._scores(name, kinds)[:2])
+        return OF_PIXELS[name](*self._pixels(name, kinds)[:2])
+
+    def interval(
+        self, name: str, kinds: Sequence[str] | None = None, *, level: float = 0.95, draws: int = 200, seed: int = 0
+    ) -> tuple[float, float]:
+        """Between which values a metric lies: bootstrap over photographs, of each kind as many as there are.
+
+        Metrics of pixels are taken on 1,024 quantile bins here, within a few thousandths of `metric`.
+
+        Parameters
+        ----------
+        name, kinds
+            As of `metric`.
+        level
+            The part of all draws that the interval holds.
+        """
+        self.metric(name, kinds)  # says what is missing
+        if self._is_of_images(name):
+            scores, bad, strata = self._scores(name, kinds)
+            repeat = partial(_measure_again, OF_IMAGES[name][0], scores, bad)
+        else:
+            maps, masks, strata = self._pixels(name, kinds)
+            repeat = partial(BINNED[name], PixelCounts.of(maps, masks))
+        return bootstrap(repeat, strata, level, draws, seed)
+
+    def _is_of_images(self, name: str) -> bool:
+        return choose("A metric", name, [*OF_IMAGES, *OF_PIXELS]) in OF_IMAGES
+
+    def _rows(self, kinds: Sequence[str] | None) -> pandas.DataFrame:
+        """Rows with a score and a label, of some kinds and all good ones."""
+        labels = self._frame["label"]
+        wanted = self._frame["image_score"].notna() & labels.notna()
+        if kinds is not None:
+            for kind in kinds:
+                choose("A kind", kind, self._kinds)
+            wanted &= labels.isin([GOOD, *kinds])
+        return self._frame[wanted]
+
+    def _scores(self, name: str, kinds: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """The scores that a metric of images takes, which are of defects, and the labels."""
+        rows = self._rows(kinds)
+        labels = rows["label"]
+        return rows[OF_IMAGES[name][1]].to_numpy(float), (labels != GOOD).to_numpy(bool), labels.tolist()
+
+    def _pixels(self, name: str, kinds: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """Maps, masks and labels of photographs whose truth is known."""
+        rows = self._rows(kinds)
+        known = [
+            (judged.anomaly_map, judged.mask, label)
+            for at, label in zip(rows.index, rows["label"])
+            if (judged := self._judged[at]) is not None and judged.mask is not None
+        ]
+        if not known:
+            raise ValueError(
+                f"{name} needs photos with masks, but {self.name} has none. Take one of {list(OF_IMAGES)}."
+            )
+        maps, masks, labels = zip(*known)
+        if len({values.shape for values in maps}) > 1:
+            raise ValueError(f"{name} needs maps of one size. Take a backbone with crop=224, or photos of one aspect.")
+        return np.stack(maps), np.stack(masks), list(labels)
+
+    def summary(self) -> pandas.DataFrame:
+        """All metrics of all defects, and of each kind against all good photographs; NaN where they mean nothing."""
+        labels, kinds = self._frame["label"], self._kinds
+        rows = {"all": None} | {kind: [kind] for kind in kinds if len(kinds) > 1}
+        table = {
+            row: {"photos": int(labels.isin(only).sum()) if only else len(labels)}
+            | {name: self._metric_or_nan(name, only) for name in [*OF_IMAGES, *OF_PIXELS]}
+            for row, only in rows.items()
+        }
+        return pandas.DataFrame.from_dict(table, orient="index")
+
+    @property
+    def _kinds(self) -> list[str]:
+        """Of defects."""
+        return sorted(set(self._frame["label"].dropna()) - {GOOD})
+
+    def _metric_or_nan(self, name: str, kinds: Sequence[str] | None) -> float:
+        try:
+            return self.metric(name, kinds)
+        except ValueError:
+            return float("nan")
+
+    def rates(self, threshold: float, of: str = "pixel") -> dict[str, float]:
+        """What is found at a threshold, such as ``spade.threshold()``, and what is found wrongly.
+
+        Parameters
+        ----------
+        of
+            ``"pixel"``: of all pixels where the truth is known. ``"image"``: of the image scores.
+
+        Returns
+        -------
+        dict
+            ``false_positive_rate``, ``recall``, ``precision`` (NaN where nothing is found), and of pixels ``overlap``,
+            the mean over all defect regions of the part that is found.
+        """
+        needed = "a finite raw distance, such as spade.threshold() gives"
+        threshold = check_number("A threshold", threshold, needed, least=-inf, most=inf)
+        if choose("of", of, ("pixel", "image")) == "image":
+            scores, bad, _ = self._scores("image_roc_auc", None)
+            return _rate(scores >= threshold, bad)
+        maps, masks, _ = self._pixels("A rate of pixels", None)
+        weights, regions = metrics.weigh_regions(masks)
+        found = maps >= threshold
+        return _rate(found, masks) | {"overlap": float(weights[found].sum() / max(regions.sum(), 1))}
+
+    def curves(self, points: int = 200) -> pandas.DataFrame:
+        """ROC and precision-recall curves of images and of pixels, and the PRO curve: what lies behind the areas.
+
+        Parameters
+        ----------
+        points
+            The most that a curve may have, spread evenly along it.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Tidy: ``curve`` (``"roc"``, ``"pr"``, ``"pro"``), ``of`` (``"image"``, ``"pixel"``), ``x``, ``y`` and the
+            ``threshold`` of each point; each point is exact. x is the false-positive rate, or the recall for
+            ``"pr"``.
+        """
+        parts = []
+        for of, trace in (("image", self._trace_images), ("pixel", self._trace_pixels)):
+            try:
+                traced = trace()
+            except ValueError:  # no labels, or no masks
+                continue
+            parts += [_thin(x, y, threshold, points).assign(curve=curve, of=of) for curve, x, y, threshold in traced]
+        if not parts:
+            raise ValueError(f"A curve needs good photos and defects, but {self.name} has not both.")
+        return pandas.concat(parts, ignore_index=True)[["curve", "of", "x", "y", "threshold"]]
+
+    def _trace_images(self) -> list[_Curve]:
+        scores, bad, _ = self._scores("image_roc_auc", None)
+        falling, last = np.unique(-scores, return_inverse=True)
+        false, true = (np.cumsum(np.bincount(last, of, len(falling))) for of in (~bad, bad))
+        return _trace(false, true, -falling)
+
+    def _trace_pixels(self) -> list[_Curve]:
+        maps, masks, _ = self._pixels("A curve of pixels", None)
+        counts = PixelCounts.of(maps, masks)
+        false, true, overlap, _ = counts.curve(np.ones(len(maps), int))
+        return _trace(false[1:], true[1:], counts.thresholds, overlap[1:])
+
+    def save(self, folder: str | Path) -> None:
+        """Write the report to a folder: ``run.json``, the table as ``photos.parquet``, and maps and masks, a file each.
+
+        Raises
+        ------
+        ValueError
+            If the folder holds another run.
+        """
+        shelf = Shelf(Path(folder).expanduser(), len(self._frame))
+        claim(shelf.folder, self.run)
+        if not isinstance(self._judged, Shelf) or self._judged.folder != shelf.folder:
+            for index, (row, judged) in enumerate(zip(self._frame.to_dict("records"), self._judged)):
+                if judged is None:
+                    shelf.forget(index)
+                else:
+                    shelf.put(index, row, judged)
+        table = BytesIO()
+        self._frame.to_parquet(table)
+        write_whole(shelf.folder / TABLE, table.getvalue())
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Report:
+        """Read what `save`, or `evaluate` with a folder, has written."""
+        folder = Path(folder).expanduser()
+        run = read_record(folder)
+        if "report" not in run:
+            raise FileNotFoundError(f"A report was expected in {folder}, but there is none. Take what save wrote.")
+        if run["report"] != FORMAT:
+            raise ValueError(
+                f"Reports of format {FORMAT} are read, but {folder} holds format {run['report']}, written by spade_kit "
+                f"{run.get('spade_kit')}. Read it with that version, or evaluate again."
+            )
+        if not (folder / TABLE).is_file():
+            raise FileNotFoundError(
+                f"{folder} holds an evaluation that was interrupted. Call evaluate(..., folder=...) again: it goes on "
+                "from there."
+            )
+        frame = pandas.read_parquet(folder / TABLE)
+        return cls(run["dataset"], run, frame, Shelf(folder, len(frame)))
+
+    def _repr_html_(self) -> str:
+        table = self.summary().dropna(axis="columns", how="all").round(3)
+        return f"<p>{escape(self.name)}: {len(self._frame)} photos; {escape(self.options)}</p>{table.to_html()}"
+
+
+def _rate(found: np.ndarray, bad: np.ndarray) -> dict[str, float]:
+    true, false = int((found & bad).sum()), int((found & ~bad).sum())
+    rates = {
+        "false_positive_rate": (false, (~bad).sum()),
+        "recall": (true, bad.sum()),
+        "precision": (true, found.sum()),
+    }
+    return {name: part / whole if whole else float("nan") for name, (part, whole) in rates.items()}
+
+
+def _trace(
+    false: np.ndarray, true: np.ndarray, threshold: np.ndarray, overlap: np.ndarray | None = None
+) -> list[_Curve]:
+    """Curves from counts of false and true positives at falling thresholds; the last holds everything."""
+    if not len(false) or not false[-1] or not true[-1]:
+        raise ValueError("A curve needs normal and anomalous ones.")
+    x, top = np.append(0, false / false[-1]), np.append(inf, threshold)
+    curves = [("roc", x, np.append(0, true / true[-1]), top), ("pr", true / true[-1], true / (true + false), threshold)]
+    return curves if overlap is None else [*curves, ("pro", x, np.append(0, overlap), top)]
+
+
+def _thin(x: np.ndarray, y: np.ndarray, threshold: np.ndarray, points: int) -> pandas.DataFrame:
+    """At most so many points of a curve, evenly along its way, with both ends."""
+    way = np.append(0, np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y))))
+    kept = np.unique(np.searchsorted(way, np.linspace(0, way[-1], points)).clip(0, len(x) - 1))
+    kept = np.arange(len(x)) if len(x) <= points else kept
+    return pandas.DataFrame({"x": x[kept], "y": y[kept], "threshold": threshold[kept]})
+
+
+def _measure_again(
+    metric: Callable[[np.ndarray, np.ndarray], float], scores: np.ndarray, bad: np.ndarray, drawn: np.ndarray
+) -> float:
+    return metric(np.repeat(scores, drawn), np.repeat(bad, drawn))

@@ -1,0 +1,109 @@
+"""What an evaluation keeps of each photograph, in memory or one file a photograph in a folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from spade_kit.crops import Crop
+from spade_kit.datasets import Sample
+from spade_kit.records import encode_tiff, write_whole
+
+Row: TypeAlias = "dict[str, Any]"
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """The map of one photograph and the truth, if that is known, both on the evaluated crop; and where that lies."""
+
+    anomaly_map: Float[np.ndarray, "H W"]
+    mask: Bool[np.ndarray, "H W"] | None
+    crop: Crop
+
+
+class Shelf(Sequence["Judged | None"]):
+    """Judged photographs in a folder, each read when it is asked for; None where one could not be judged."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.folder, self._places = folder, range(count)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[at] for at in self._places[index]]
+        file = self._file(self._places[index])
+        return _unpack(file)[1] if file.is_file() else None
+
+    def _file(self, index: int) -> Path:
+        return self.folder / "photos" / f"{index:05d}.npz"
+
+    def put(self, index: int, row: Row, judged: Judged) -> None:
+        crop = judged.crop
+        arrays: dict[str, Any] = {
+            "row": np.array(json.dumps(row)),
+            "map": judged.anomaly_map,
+            "mask": np.empty(0, bool) if judged.mask is None else judged.mask,
+            "crop": np.array([crop.photo, crop.scaled, crop.offset, crop.size]),
+        }
+        stream = BytesIO()
+        np.savez_compressed(stream, **arrays)
+        write_whole(self._file(index), stream.getvalue())
+
+    def put_map(self, path: Path, judged: Judged) -> None:
+        """A raw map at the photo's own size, 0 where it was not judged (a distance is at least 0)."""
+        on_photo = np.nan_to_num(judged.crop.put_back(judged.anomaly_map), nan=0.0)
+        write_whole(self.folder / "maps" / path, encode_tiff(on_photo))
+
+    def find(self, index: int, sample: Sample) -> tuple[Row, Judged] | None:
+        """What is kept of a photograph, if that is this one as it is now."""
+        file = self._file(index)
+        if not file.is_file():
+            return None
+        row, judged = _unpack(file)
+        if (row["path"], row["label"]) != (str(sample.path), sample.label):
+            return None
+        sources = [path for path in (sample.path, sample.mask_path) if path is not None and path.exists()]
+        states = [path.stat() for path in sources]
+        changed = max((max(state.st_mtime, state.st_ctime) for state in states), default=0)
+        return (row, judged) if changed <= file.stat().st_mtime else None
+
+    def forget(self, index: int) -> None:
+        self._file(index).unlink(missing_ok=True)
+
+
+def _unpack(file: Path) -> tuple[Row, Judged]:
+    with np.load(file, allow_pickle=False) as arrays:
+        crop = Crop(*(tuple(pair) for pair in arrays["crop"].tolist()))
+        mask = arrays["mask"]
+        return json.loads(str(arrays["row"])), Judged(arrays["map"], mask if mask.size else None, crop)
+
+
+def name_maps(dataset: str, samples: Sequence[Sample]) -> list[Path]:
+    """``<dataset>/test/<kind>/<stem>.tiff``, where the evaluation script of MVTec AD looks for a photograph's map.
+
+    A second photograph of the same name has its place in the list added.
+    """
+    taken: set[Path] = set()
+    names = []
+    for index, sample in enumerate(samples):
+        folder = Path(_plain(dataset), "test", _plain(sample.label or "unknown"))
+        name = folder / f"{sample.path.stem}.tiff"
+        name = folder / f"{sample.path.stem}_{index}.tiff" if name in taken else name
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def _plain(name: str) -> str:
+    """A folder's name of letters, digits, spaces and what is harmless."""
+    return re.sub(r"[^\w .+-]", "_", name).strip(" .") or "_"

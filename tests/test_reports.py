@@ -1,0 +1,198 @@
+"""A report kept in a folder, read again, and what it says at a threshold and along all of them."""
+
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import pandas
+import pytest
+from PIL import Image
+from scipy.ndimage import label
+from sklearn.metrics import auc, precision_recall_curve, roc_curve
+
+from spade_kit import SPADE, Report, Sample, evaluate, metrics
+
+
+@pytest.fixture(scope="module")
+def samples(demo) -> list[Sample]:
+    return demo.test[::5]
+
+
+@pytest.fixture(scope="module")
+def report(spade, demo, samples) -> Report:
+    return evaluate(spade, replace(demo, test=samples))
+
+
+def stacked(report) -> tuple[np.ndarray, np.ndarray]:
+    return tuple(np.stack([getattr(judged, part) for judged in report._judged]) for part in ("anomaly_map", "mask"))
+
+
+# ---- a folder --------------------------------------------------------------------------------------------------------
+
+
+def test_kept_in_a_folder_it_says_the_same(spade, demo, samples, report, tmp_path):
+    kept = evaluate(spade, replace(demo, test=samples), folder=tmp_path)
+    timeless = [column for column in report.to_frame().columns if column != "seconds"]
+    for again in (kept, Report.load(tmp_path)):
+        pandas.testing.assert_frame_equal(again.to_frame()[timeless], report.to_frame()[timeless])
+        assert again.name == "demo"
+        assert again.metric("aupro") == report.metric("aupro")
+        assert again.interval("image_roc_auc") == report.interval("image_roc_auc")
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["weights_sha256"] == spade.backbone.sha256
+    assert run["options"] == spade.describe_options()
+    assert {"spade_kit", "torch", "crop", "normals_sha256", "dataset", "report"} <= set(run)
+
+
+def test_raw_maps_lie_where_the_script_of_mvtec_looks_for_them(spade, demo, samples, tmp_path):
+    evaluate(spade, replace(demo, test=samples), folder=tmp_path)
+    for sample in samples:
+        with Image.open(tmp_path / f"maps/demo/test/{sample.label}/{sample.path.stem}.tiff") as picture:
+            values = np.asarray(picture)
+        assert values.dtype == np.float32
+        assert values.shape == sample.image.shape[:2]
+        np.testing.assert_array_equal(values, np.nan_to_num(spade.predict(sample).on_photo()))
+
+
+def test_photos_of_one_name_keep_a_map_each(spade, samples, tmp_path):
+    twice = [Sample(samples[0].path, "a/b"), Sample(samples[0].path, "a/b"), Sample(samples[0].path)]
+    evaluate(spade, twice, folder=tmp_path)
+    stem = samples[0].path.stem
+    found = sorted(path.relative_to(tmp_path / "maps/3 photos/test").as_posix() for path in tmp_path.rglob("*.tiff"))
+    assert found == sorted([f"a_b/{stem}.tiff", f"a_b/{stem}_1.tiff", f"unknown/{stem}.tiff"])
+
+
+def test_interrupted_it_goes_on_where_it_was(spade, samples, tmp_path, monkeypatch):
+    predict, asked = SPADE._predict, []
+
+    def interrupted(self, image, **options):
+        asked.append(image)
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        return predict(self, image, **options)
+
+    monkeypatch.setattr(SPADE, "_predict", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(spade, samples, folder=tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"interrupted\. Call evaluate"):
+        Report.load(tmp_path)
+    report = evaluate(spade, samples, folder=tmp_path)
+    assert len(asked) == len(samples) + 1
+    assert asked[4:] == samples[3:]
+    assert report.to_frame()["image_score"].tolist() == evaluate(spade, samples).to_frame()["image_score"].tolist()
+    assert not list(tmp_path.rglob(".writing"))
+
+
+def test_photos_that_changed_are_judged_again_and_failed_ones_tried_again(spade, samples, tmp_path):
+    (tmp_path / "a.png").write_bytes(samples[0].path.read_bytes())
+    (tmp_path / "b.png").write_bytes(b"")
+    mine = [Sample(tmp_path / "a.png", "good"), Sample(tmp_path / "b.png", "chip")]
+    with pytest.warns(UserWarning, match="1 of 2 photos of 2 photos were not judged"):
+        first = evaluate(spade, mine, folder=tmp_path / "out")
+    assert Report.load(tmp_path / "out").to_frame()["reason"][1] == first.to_frame()["reason"][1]
+    (tmp_path / "a.png").write_bytes(samples[-1].path.read_bytes())
+    (tmp_path / "b.png").write_bytes(samples[-1].path.read_bytes())
+    for name in ("a.png", "b.png"):
+        os.utime(tmp_path / name, (2**31, 2**31))
+    scores = evaluate(spade, mine, folder=tmp_path / "out").to_frame()["image_score"].tolist()
+    assert scores == [spade.predict(samples[-1]).image_score] * 2
+
+
+def test_another_run_is_not_mixed_in(spade, samples, tmp_path):
+    evaluate(spade, samples[:2], folder=tmp_path)
+    with pytest.raises(ValueError, match=r"results of another run: options was .*sigma=4.* and is .*sigma=2"):
+        evaluate(spade.with_options(sigma=2), samples[:2], folder=tmp_path)
+    with pytest.raises(ValueError, match=r"another run: .*dataset was '2 photos' and is '3 photos'"):
+        evaluate(spade, samples[:3], folder=tmp_path)
+
+
+def test_what_was_held_in_memory_can_be_saved(spade, report, tmp_path):
+    report.save(tmp_path)
+    again = Report.load(tmp_path)
+    pandas.testing.assert_frame_equal(again.to_frame(), report.to_frame())
+    assert again.summary().equals(report.summary())
+    for kept, held in zip(stacked(again), stacked(report)):
+        np.testing.assert_array_equal(kept, held)
+    again.save(tmp_path)
+    again.save(tmp_path / "copy")
+    assert Report.load(tmp_path / "copy").metric("aupro") == report.metric("aupro")
+
+
+def test_folders_without_a_report_get_a_sentence(report, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"A report was expected in .*, but there is none"):
+        Report.load(tmp_path)
+    report.save(tmp_path)
+    run = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(run | {"report": 99, "spade_kit": "9.0"}))
+    with pytest.raises(ValueError, match=r"format 1 are read, but .* holds format 99, written by spade_kit 9\.0"):
+        Report.load(tmp_path)
+
+
+# ---- thresholds and curves -------------------------------------------------------------------------------------------
+
+
+def test_rates_at_a_threshold_are_counts(report):
+    maps, masks = stacked(report)
+    threshold = float(np.quantile(maps, 0.97))
+    rates, found = report.rates(threshold), maps >= threshold
+    assert rates["recall"] == found[masks].mean()
+    assert rates["false_positive_rate"] == found[~masks].mean()
+    assert rates["precision"] == masks[found].mean()
+    overlaps = []
+    for mask, marked in zip(masks, found):
+        regions, count = label(mask, np.ones((3, 3)))
+        overlaps += [marked[regions == region].mean() for region in range(1, count + 1)]
+    assert rates["overlap"] == pytest.approx(np.mean(overlaps))
+    frame = report.to_frame()
+    bad, marked = frame["label"] != "good", frame["image_score"] >= frame["image_score"].median()
+    of_images = report.rates(frame["image_score"].median(), of="image")
+    assert of_images["recall"] == marked[bad].mean()
+    assert of_images["false_positive_rate"] == marked[~bad].mean()
+    assert np.isnan(report.rates(1e9)["precision"])
+
+
+def test_points_of_curves_are_exact_and_few(report):
+    curves = report.curves()
+    assert curves.groupby(["curve", "of"]).size().max() <= 200
+    assert set(map(tuple, curves[["curve", "of"]].drop_duplicates().to_numpy())) == {
+        ("roc", "image"), ("roc", "pixel"), ("pr", "image"), ("pr", "pixel"), ("pro", "pixel"),
+    }  # fmt: skip
+    for row in curves[curves["of"] == "pixel"].iloc[::23].itertuples():
+        if np.isinf(row.threshold):
+            assert (row.x, row.y) == (0, 0)
+            continue
+        rates = report.rates(row.threshold)
+        x, y = {"roc": ("false_positive_rate", "recall"), "pr": ("recall", "precision")}.get(
+            row.curve, ("false_positive_rate", "overlap")
+        )
+        assert (row.x, row.y) == pytest.approx((rates[x], rates[y]))
+
+
+def test_curves_of_images_are_those_of_scikit_learn(report):
+    frame, curves = report.to_frame(), report.curves()
+    bad = frame["label"] != "good"
+    false, true, _ = roc_curve(bad, frame["image_score"], drop_intermediate=False)
+    mine = curves[(curves["curve"] == "roc") & (curves["of"] == "image")]
+    np.testing.assert_allclose(mine[["x", "y"]], np.transpose([false, true]))
+    precision, recall, _ = precision_recall_curve(bad, frame["image_score"])
+    mine = curves[(curves["curve"] == "pr") & (curves["of"] == "image")]
+    np.testing.assert_allclose(mine[["x", "y"]], np.transpose([recall, precision])[-2::-1])
+
+
+def test_thinned_curves_keep_their_areas(report):
+    curves = report.curves()
+    areas = {key: auc(part["x"], part["y"]) for key, part in curves.groupby(["curve", "of"])}
+    assert areas["roc", "pixel"] == pytest.approx(report.metric("pixel_roc_auc"), abs=2e-3)
+    pro = curves[curves["curve"] == "pro"]
+    area = metrics.mean_up_to(0.3, pro["x"].to_numpy(), pro["y"].to_numpy())
+    assert area == pytest.approx(report.metric("aupro"), abs=2e-3)
+    assert report.curves(points=20).groupby(["curve", "of"]).size().max() <= 20
+
+
+def test_curves_without_truth_get_a_sentence(spade, samples):
+    unlabelled = evaluate(spade, [Sample(sample.path) for sample in samples[:2]])
+    with pytest.raises(ValueError, match="A curve needs good photos and defects, but 2 photos has not both"):
+        unlabelled.curves()
+    unmasked = evaluate(spade, [Sample(sample.path, sample.label) for sample in samples])
+    assert set(unmasked.curves()["of"]) == {"image"}
