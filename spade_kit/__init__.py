@@ -24,6 +24,8 @@ _HOME = {
     "extract_features": "features",
     "Report": "reports",
     "evaluate": "evaluation",
+    "draw_curves": "charts",
+    "draw_hardest": "charts",
     "draw_explanation": "figures",
     "draw_layers": "figures",
     "draw_match": "figures",

@@ -19,17 +19,21 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from spade_kit.arguments import check_count
+from spade_kit.drawing import (
+    COLOURS,
+    RING,
+    SCALE,
+    WIDTH,
+    add_scale,
+    draw_contour,
+    make_panels,
+    show_map,
+    show_picture,
+    small_print,
+)
 
 if TYPE_CHECKING:
     from spade_kit.results import Match, Result
-
-COLOURS = "cividis"  # even in lightness, also for colour-blind readers
-RING = "#D55E00"  # vermilion of the Okabe-Ito colours, seen on cividis and on photographs
-SCALE = 2.0  # the colour bar ends at this many times the normals' 99th percentile
-_WIDTH = 10.4  # inches: a notebook's width
-_INCH = 2.6  # of one picture, where that many fit
-_BAR = 0.7  # of a colour bar with its labels
-_SMALL = 7.5  # pt, for provenance
 
 
 def draw_result(result: Result, threshold: float | None = None, *, axes: Sequence[Axes] | None = None) -> Figure:
@@ -43,19 +47,19 @@ def draw_result(result: Result, threshold: float | None = None, *, axes: Sequenc
     axes
         Three axes to draw into.
     """
-    figure, (photo, heat, outline) = _panels(axes, 3, bars=1)
+    figure, (photo, heat, outline) = make_panels(axes, 3, bars=1)
     level = result.spade.normal_level if threshold is None and len(result.among) > 1 else threshold
-    _show(photo, result.image, _title(result))
+    show_picture(photo, result.image, _title(result))
     _add_bar(heat, _heat(heat, result.anomaly_map, result, f"anomaly map, max {result.image_score:.2f}"), result)
     lines = []
     if level is None:
-        _show(outline, result.image, "no threshold: one normal")
+        show_picture(outline, result.image, "no threshold: one normal")
     else:
-        _show(outline, result.image, f"map ≥ {level:.2f}")
-        _contour(outline, result.segmentation(level), RING, "solid")
+        show_picture(outline, result.image, f"map ≥ {level:.2f}")
+        draw_contour(outline, result.segmentation(level), RING, "solid")
         lines.append(Line2D([], [], color=RING, label="found"))
     if result.mask is not None and result.mask.any():
-        _contour(outline, result.mask, "white", "dashed")
+        draw_contour(outline, result.mask, "white", "dashed")
         lines.append(Line2D([], [], color="white", linestyle="dashed", label="truth"))
     if lines:
         below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncols": 2}
@@ -67,13 +71,13 @@ def draw_neighbours(result: Result, count: int = 7, *, axes: Sequence[Axes] | No
     """The query and the normal images nearest to it as a whole, with the distances of their pooled vectors."""
     count = min(check_count("count", count), len(result.neighbours))
     columns = min(count + 1, 4)
-    figure, panels = _panels(axes, count + 1, columns)
-    _show(panels[0], result.image, "query")
+    figure, panels = make_panels(axes, count + 1, columns)
+    show_picture(panels[0], result.image, "query")
     for spine in panels[0].spines.values():
         spine.set(visible=True, color=RING, linewidth=2)
     for rank, panel in enumerate(panels[1:]):
         index, distance = result.neighbours.index[rank], result.neighbours.distance[rank]
-        _show(panel, result.spade.normal_image(index), f"{rank + 1}: normal {index}, {distance:.2f}")
+        show_picture(panel, result.spade.normal_image(index), f"{rank + 1}: normal {index}, {distance:.2f}")
     return _finish(figure, result, f"mean distance of all {len(result.neighbours)}: {result.retrieval_score:.3f}")
 
 
@@ -84,7 +88,7 @@ def draw_layers(result: Result, *, axes: Sequence[Axes] | None = None) -> Figure
     a pixel of a layer alone exceeds it; an ensemble is a mean, which single layers do exceed.
     """
     names = list(result.layer_maps)
-    figure, panels = _panels(axes, 2 * len(names), len(names), bars=1)
+    figure, panels = make_panels(axes, 2 * len(names), len(names), bars=1)
     for panel, name in zip(panels, names):
         image = _heat(panel, result.layer_maps[name], result, f"{name}: its share")
     _add_bar(panels[len(names) - 1], image, result)
@@ -97,10 +101,10 @@ def draw_layers(result: Result, *, axes: Sequence[Axes] | None = None) -> Figure
 def draw_match(result: Result, row: int, col: int, *, axes: Sequence[Axes] | None = None) -> Figure:
     """A pixel of the query, the normal pixel that explains it, both close up, and each layer's part of the distance."""
     match = result.match(row, col)
-    figure, (query, normal, here, there, bars) = _panels(axes, 5, 5)
+    figure, (query, normal, here, there, bars) = make_panels(axes, 5, 5)
     explaining = result.spade.normal_image(match.image)
-    _show(query, result.image, f"query ({row}, {col})")
-    _show(normal, explaining, f"normal {match.image} ({match.row}, {match.col})")
+    show_picture(query, result.image, f"query ({row}, {col})")
+    show_picture(normal, explaining, f"normal {match.image} ({match.row}, {match.col})")
     for panel, at in ((query, (row, col)), (normal, (match.row, match.col))):
         panel.plot(at[1], at[0], "o", markersize=15, markerfacecolor="none", markeredgecolor="white", markeredgewidth=4)
         panel.plot(at[1], at[0], "o", markersize=15, markerfacecolor="none", markeredgecolor=RING, markeredgewidth=2)
@@ -112,16 +116,16 @@ def draw_match(result: Result, row: int, col: int, *, axes: Sequence[Axes] | Non
 
 def draw_reconstruction(result: Result, *, axes: Sequence[Axes] | None = None) -> Figure:
     """The query, beside it the same picture put together from the normal patches that explain it, and how far off."""
-    figure, (query, rebuilt, heat) = _panels(axes, 3, bars=1)
-    _show(query, result.image, _title(result))
-    _show(rebuilt, result.reconstruction, "rebuilt from normal patches")
+    figure, (query, rebuilt, heat) = make_panels(axes, 3, bars=1)
+    show_picture(query, result.image, _title(result))
+    show_picture(rebuilt, result.reconstruction, "rebuilt from normal patches")
     _add_bar(heat, _heat(heat, result.anomaly_map, result, "distance of the features"), result)
     return _finish(figure, result)
 
 
 def draw_explanation(result: Result, row: int, col: int, threshold: float | None = None) -> Figure:
     """What was found, and below it the normal pixel that explains one place: `draw_result` above `draw_match`."""
-    figure = plt.figure(figsize=(_WIDTH, 6.4), layout="constrained")
+    figure = plt.figure(figsize=(WIDTH, 6.4), layout="constrained")
     grid = figure.add_gridspec(2, 1, height_ratios=(3.6, 2.8))
     above, below = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
     draw_result(result, threshold, axes=above.subplots(1, 3))
@@ -134,26 +138,6 @@ def draw_explanation(result: Result, row: int, col: int, threshold: float | None
 # ---- pieces ----------------------------------------------------------------------------------------------------------
 
 
-def _panels(
-    axes: Sequence[Axes] | None, count: int, columns: int | None = None, bars: int = 0
-) -> tuple[Figure, list[Axes]]:
-    """The axes given, or a new figure with one panel a picture, without pyplot showing it twice in a notebook."""
-    if axes is not None:
-        given = list(np.ravel(np.asarray(axes, dtype=object)))
-        if len(given) != count:
-            raise ValueError(f"This figure needs {count} axes, but {len(given)} came.")
-        return given[0].figure, given
-    columns = columns or count
-    rows = -(-count // columns)
-    side = min(_INCH, (_WIDTH - _BAR * bars) / columns)
-    figure = plt.figure(figsize=(side * columns + _BAR * bars, (side + 0.2) * rows + 0.3), layout="constrained")
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for unused in panels[count:]:
-        unused.remove()
-    plt.close(figure)
-    return figure, panels[:count]
-
-
 def _title(result: Result) -> str:
     if result.sample is None:
         return "photo"
@@ -161,32 +145,12 @@ def _title(result: Result) -> str:
     return f"{label}{result.sample.path.stem}"
 
 
-def _show(panel: Axes, picture: np.ndarray, title: str) -> None:
-    panel.imshow(picture)
-    _name(panel, title)
-
-
-def _name(panel: Axes, title: str) -> None:
-    panel.set_title(title, fontsize=9)
-    panel.set(xticks=[], yticks=[])
-
-
 def _heat(panel: Axes, values: np.ndarray, result: Result, title: str) -> AxesImage:
-    image = panel.imshow(values, COLOURS, vmin=0, vmax=_end_of_scale(result))
-    _name(panel, title)
-    return image
+    return show_map(panel, values, _end_of_scale(result), title)
 
 
 def _add_bar(panel: Axes, image: AxesImage, result: Result) -> None:
-    """The raw scale, with the normals' 99th percentile marked on it; an arrow where values go beyond."""
-    level, end = result.spade.normal_level, _end_of_scale(result)
-    bar = panel.figure.colorbar(image, ax=panel, fraction=0.046, pad=0.03, extend="max")
-    ticks = [0, end / 4, end / 2, end]
-    bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
-    bar.ax.tick_params(labelsize=8)
-    bar.set_label("distance" if level is None else "distance (line: normals' 99 %)", fontsize=8)
-    if level is not None:
-        bar.ax.axhline(level, color=RING, linewidth=2)
+    add_scale(panel, image, _end_of_scale(result), result.spade.normal_level)
 
 
 def _end_of_scale(result: Result) -> float:
@@ -195,17 +159,11 @@ def _end_of_scale(result: Result) -> float:
     return SCALE * level if level else max(result.image_score, 1e-9)
 
 
-def _contour(panel: Axes, mask: np.ndarray, colour: str, style: str) -> None:
-    if mask.any():
-        panel.contour(mask, levels=[0.5], colors="#222222", linewidths=3)  # seen on any photo
-        panel.contour(mask, levels=[0.5], colors=colour, linewidths=1.6, linestyles=style)
-
-
 def _show_patch(panel: Axes, result: Result, picture: np.ndarray, at: tuple[int, int], title: str) -> None:
     """What surrounds a pixel, with a frame around its cell of the finest grid."""
     (height, width), (h, w) = result.anomaly_map.shape, result.query.grid
     cell = (height / h, width / w)
-    _show(panel, picture, title)
+    show_picture(panel, picture, title)
     corner = [at[axis] * (h, w)[axis] // (height, width)[axis] * cell[axis] - 0.5 for axis in (0, 1)]
     panel.add_patch(Rectangle((corner[1], corner[0]), cell[1], cell[0], fill=False, edgecolor=RING, linewidth=2))
     reach = 4 * max(cell)
@@ -229,5 +187,4 @@ def _finish(figure: Figure, result: Result, remark: str = "") -> Figure:
     backbone = result.spade.backbone
     height, width = result.anomaly_map.shape
     print_ = f"{backbone.name}, weights: {backbone.weights}; crop {height} x {width} px; {result.describe_options()}"
-    figure.supxlabel(f"{remark}\n{print_}" if remark else print_, fontsize=_SMALL, color="#666666")
-    return figure
+    return small_print(figure, f"{remark}\n{print_}" if remark else print_)

@@ -68,6 +68,10 @@ class Report:
         """
         return self._frame.copy()
 
+    def judged(self, index: int) -> Judged | None:
+        """The map, the truth and the crop of the photograph in a row of the table; None if it was not judged."""
+        return self._judged[index]
+
     @property
     def options(self) -> str:
         """Of the SPADE that judged, in small print."""

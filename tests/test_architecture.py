@@ -11,7 +11,7 @@ import spade_kit
 
 PACKAGE = Path(spade_kit.__file__).parent
 FLOORS = [  # a module may import from floors below its own
-    {"arguments", "crops", "demo", "metrics", "progress", "records", "_folding", "_lanes"},
+    {"arguments", "crops", "demo", "drawing", "metrics", "progress", "records", "_folding", "_lanes"},
     {"images", "intervals", "backbones", "_tiles", "_kernels"},
     {"datasets"},
     {"features", "layouts"},
@@ -23,7 +23,7 @@ FLOORS = [  # a module may import from floors below its own
     {"folders", "gallery", "results", "shelf"},
     {"reports", "spade"},
     {"evaluation"},
-    {"figures"},
+    {"charts", "figures"},
     {"widgets.packing", "widgets.checks", "widgets.pages", "widgets.background", "widgets.preview", "widgets.normals"},
     {"widgets.album"},
     {"widgets.sight"},
@@ -58,11 +58,12 @@ def test_imports_flow_one_way(module):
 
 
 def test_figures_know_results_only_by_name():
-    assert imports_of("figures") == {"arguments"}
+    assert imports_of("figures") == {"arguments", "drawing"}
+    assert not imports_of("charts") & {"evaluation", "reports", "spade"}
 
 
 def test_the_demo_and_the_metrics_stand_on_the_ground():
-    assert imports_of("demo") == imports_of("metrics") == imports_of("crops") == set()
+    assert imports_of("demo") == imports_of("metrics") == imports_of("crops") == imports_of("drawing") == set()
 
 
 def test_importing_the_package_takes_no_heavy_library_with_it():

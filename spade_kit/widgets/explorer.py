@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 from spade_kit.arguments import choose, warn
 from spade_kit.correspondence import freeze_weights
 from spade_kit.datasets import Dataset, Photo
-from spade_kit.figures import SCALE, draw_explanation
+from spade_kit.drawing import SCALE
+from spade_kit.figures import draw_explanation
 from spade_kit.results import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets.album import Album, find_name, read_upload
