@@ -26,6 +26,7 @@ _HOME = {
     "evaluate": "evaluation",
     "draw_curves": "charts",
     "draw_hardest": "charts",
+    "draw_sweep": "charts",
     "draw_explanation": "figures",
     "draw_layers": "figures",
     "draw_match": "figures",
@@ -37,6 +38,7 @@ _HOME = {
     "Match": "results",
     "Result": "results",
     "SPADE": "spade",
+    "sweep": "sweeps",
     "explore": "widgets",
 }
 _MODULES = {"backbones", "correspondence", "datasets", "demo", "features", "figures", "metrics", "retrieval", "scores"}

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,6 +18,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from spade_kit._folding import fold_norms
+from spade_kit.arguments import check_count
 from spade_kit.crops import Crop, find_crop
 
 EMBEDDED = "efficientnet_lite0"
@@ -104,6 +105,7 @@ def load_backbone(
     pooled: str | None = None,
     resize: int = 256,
     crop: int | None = 224,
+    average: int = 1,
     device: str | torch.device | None = None,
 ) -> Backbone:
     """A pretrained network, ready to make feature pyramids.
@@ -122,6 +124,9 @@ def load_backbone(
     resize, crop
         The photo becomes a ``resize`` px square, of which the centre ``crop`` px are judged. ``crop=None`` judges the
         whole photo at its own aspect, its short side near ``resize``.
+    average
+        Average each level's features over so many cells by so many (odd; fewer at the border, 1 for none): a cell then
+        knows what is around it. The name says so.
     device
         ``"cpu"`` (the default), ``"cuda"``, ``"mps"``. A `Backbone` that is passed in stays as and where it is, unless
         another device is named.
@@ -141,6 +146,8 @@ def load_backbone(
     if isinstance(name, Backbone):
         return name if device is None else name.to(device)
     _check_crop(resize, crop)
+    if check_count("average", average) % 2 == 0:
+        raise ValueError(f"average is an odd number of cells, 1 for none, but {average} came. Take 3.")
     if layers is not None and (isinstance(layers, str) or not layers):
         raise ValueError(f"layers is a list of names, fine to coarse, but {layers!r} came.")
     if isinstance(name, nn.Module):
@@ -163,9 +170,12 @@ def load_backbone(
         module = _Taps(module, sources, pooled or coarsest)
     elif pooled is not None:
         raise ValueError(f"With {name!r} pooled= goes together with layers=, but layers=None came. Name both.")
+    sources = module.sources
+    if average > 1:
+        module, label = _Averaged(module, average), f"{label}, averaged {average} x {average}"
     place = find_device(device or "cpu")
     module = module.eval().to(place)
-    return Backbone(label, module, module.sources, weights, mean, std, resize, crop, place)
+    return Backbone(label, module, sources, weights, mean, std, resize, crop, place)
 
 
 def find_device(device: str | torch.device) -> torch.device:
@@ -305,6 +315,19 @@ class _TimmFeatures(nn.Module):
         if self.channels_last:
             maps = [level.permute(0, 3, 1, 2) for level in maps]  # (n, c, h, w)
         return [maps[index] for index in self.chosen], maps[-1].mean((2, 3))
+
+
+class _Averaged(nn.Module):
+    """A network whose levels are averaged over neighbouring cells, of which there are fewer at the border."""
+
+    def __init__(self, network: nn.Module, side: int) -> None:
+        super().__init__()
+        self.network, self.side = network, side
+
+    def forward(self, x: Float[Tensor, "n 3 H W"]) -> tuple[list[Tensor], Tensor]:
+        levels, pooled = self.network(x)
+        pool = partial(nn.functional.avg_pool2d, kernel_size=self.side, stride=1, padding=self.side // 2)
+        return [pool(level, count_include_pad=False) for level in levels], pooled
 
 
 class _Taps(nn.Module):

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from spade_kit.arguments import check_count
+from spade_kit.arguments import check_count, choose
 from spade_kit.datasets import GOOD
-from spade_kit.drawing import RING, SCALE, add_scale, draw_contour, make_panels, show_map, show_picture, small_print
+from spade_kit.drawing import (
+    COLOURS,
+    RING,
+    SCALE,
+    add_scale,
+    draw_contour,
+    make_panels,
+    show_map,
+    show_picture,
+    small_print,
+)
 from spade_kit.images import read_image
+from spade_kit.reports import METRICS, Report
+from spade_kit.sweeps import OPTIONS
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from spade_kit.reports import Report
     from spade_kit.shelf import Judged
 
 _COLOUR = {"image": "#0072B2", "pixel": RING}  # of the Okabe-Ito colours
+_LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _CURVES = {  # title, name of x, name of y, and the metrics whose areas they are
     "roc": ("ROC", "false-positive rate", "recall", {"image": "image_roc_auc", "pixel": "pixel_roc_auc"}),
     "pr": ("precision and recall", "recall", "precision", {
@@ -105,6 +119,99 @@ def _dress(figure: go.Figure, report: Report) -> go.Figure:
     margin = {"l": 55, "r": 15, "t": 35, "b": 160}
     figure.update_layout(template="plotly_white", height=450, margin=margin, **legends)
     return figure
+
+
+def draw_sweep(frame: pandas.DataFrame, metrics: Sequence[str] | None = None) -> Figure:
+    """What `sweep` found, a panel a metric.
+
+    Over one option a line (dots where its values have no order), over two a heat map; with more, a line for each
+    combination of all but the one with most values. Bars are intervals, where there are any, or reach from the lowest
+    to the highest draw.
+    """
+    options = [name for name in OPTIONS if name in frame.columns]
+    if not options:
+        raise ValueError(f"draw_sweep takes what sweep gave, but a table with {list(frame.columns)} came.")
+    ordered = {name: not frame[name].map(_has_no_order).any() for name in options}
+    told = frame.assign(**{name: frame[name].map(partial(_tell, name)) for name in options})
+    counts = told[options].nunique()
+    options = [name for name in options if counts[name] > 1] or options[:1]
+    options.sort(key=lambda name: (ordered[name], counts[name]), reverse=True)
+    known = [name for name in METRICS if name in frame.columns and frame[name].notna().any()]
+    chosen = [choose("A metric", name, known) for name in metrics] if metrics is not None else known
+    figure, panels = make_panels(None, len(chosen), min(len(chosen), 2), side=4.0)
+    for panel, metric in zip(panels, chosen):
+        panel.set_title(metric.replace("_", " "), fontsize=9)
+        if len(options) == 2:
+            _draw_heat_map(panel, told, options, metric)
+        else:
+            _draw_lines(panel, told, options, metric, ordered[options[0]])
+    if len(options) > 2:
+        lines, names = panels[0].get_legend_handles_labels()
+        figure.legend(lines, names, loc="outside lower center", ncols=4, fontsize=8, title=", ".join(options[1:]))
+    return figure
+
+
+def _draw_lines(panel: Axes, frame: pandas.DataFrame, options: list[str], metric: str, joined: bool) -> None:
+    first, others = options[0], options[1:]
+    names = list(dict.fromkeys(frame[first]))
+    lines = frame.groupby(others, sort=False) if others else [((), frame)]
+    for number, (key, rows) in enumerate(lines):
+        drawn = rows.groupby(first, sort=False)
+        middle = drawn[metric].mean().reindex(names).astype(float)
+        low, high = (f"{metric}_low", f"{metric}_high") if f"{metric}_low" in frame else (metric, metric)
+        ends = np.stack([middle - drawn[low].min().reindex(names), drawn[high].max().reindex(names) - middle])
+        panel.errorbar(
+            np.arange(len(names)) + (0.04 * number if others else 0),
+            middle.to_numpy(),
+            yerr=ends.clip(0) if ends.any() else None,
+            fmt="o-" if joined else "o",
+            color=_LINES[number % len(_LINES)],
+            capsize=3,
+            markersize=5,
+            label=", ".join(map(str, np.atleast_1d(key))),
+        )
+    slanted: dict[str, Any] = (
+        {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 8 else {}
+    )
+    panel.set_xticks(range(len(names)), names, fontsize=8, **slanted)
+    panel.set_xlabel(first, fontsize=9)
+    panel.margins(x=0.08)
+    panel.tick_params(labelsize=8)
+    panel.grid(axis="y", color="#dddddd")
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_heat_map(panel: Axes, frame: pandas.DataFrame, options: list[str], metric: str) -> None:
+    table = frame.groupby(options, sort=False)[metric].mean().unstack()
+    table = table[list(dict.fromkeys(frame[options[1]]))]
+    panel.imshow(table, COLOURS, aspect="auto")
+    middle = np.nanmean([table.to_numpy().min(), table.to_numpy().max()])
+    for (row, column), value in np.ndenumerate(table.to_numpy()):
+        panel.text(column, row, f"{value:.3f}", ha="center", va="center", fontsize=8, color=_ink(value, middle))
+    panel.set_xticks(range(table.shape[1]), table.columns, fontsize=8)
+    panel.set_yticks(range(table.shape[0]), table.index, fontsize=8)
+    panel.set_xlabel(options[1], fontsize=9)
+    panel.set_ylabel(options[0], fontsize=9)
+
+
+def _ink(value: float, middle: float) -> str:
+    return "black" if value > middle else "white"
+
+
+def _tell(option: str, value: Any) -> str:
+    """A value of an option in few words."""
+    if value is None:
+        return {"radius": "everywhere", "weights": "none", "crop": "whole photo"}.get(option, "all")
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} x {factor:g}" for name, factor in value.items())
+    if isinstance(value, (tuple, list)):
+        return " + ".join(map(str, value))
+    return str(getattr(value, "name", value))
+
+
+def _has_no_order(value: Any) -> bool:
+    return not (value is None or isinstance(value, (int, float)))
 
 
 def draw_hardest(report: Report, n: int = 4) -> Figure:

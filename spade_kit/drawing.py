@@ -20,7 +20,7 @@ _SMALL = 7.5  # pt, for provenance
 
 
 def make_panels(
-    axes: Sequence[Axes] | None, count: int, columns: int | None = None, bars: int = 0
+    axes: Sequence[Axes] | None, count: int, columns: int | None = None, bars: int = 0, side: float = _INCH
 ) -> tuple[Figure, list[Axes]]:
     """The axes given, or a new figure with one panel a picture, without pyplot showing it twice in a notebook."""
     if axes is not None:
@@ -30,7 +30,7 @@ def make_panels(
         return given[0].figure, given
     columns = columns or count
     rows = -(-count // columns)
-    side = min(_INCH, (WIDTH - _BAR * bars) / columns)
+    side = min(side, (WIDTH - _BAR * bars) / columns)
     figure = plt.figure(figsize=(side * columns + _BAR * bars, (side + 0.2) * rows + 0.3), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for unused in panels[count:]:

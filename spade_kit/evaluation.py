@@ -87,7 +87,7 @@ def _judge(spade: SPADE, sample: Sample) -> tuple[Row, Judged | None]:
             mask = result.mask
     except (ValueError, OSError) as problem:
         return row | {"seconds": time.perf_counter() - start, "reason": str(problem)}, None
-    row |= _describe(result)
+    row |= describe_scores(result)
     return row | {"seconds": time.perf_counter() - start}, Judged(result.anomaly_map, mask, result.crop)
 
 
@@ -124,7 +124,7 @@ def _columns(spade: SPADE) -> list[str]:
     return ["path", "label", "image_score", "top_score", "retrieval_score", *shares, "seconds", "reason"]
 
 
-def _describe(result: Result) -> dict[str, float]:
+def describe_scores(result: Result) -> dict[str, float]:
     """Scores, and what part of all distances each layer has."""
     parts = share_out(result.correspondence).reshape(len(result.query.layers), -1).sum(1)
     shares = parts / max(parts.sum(), 1e-30)

@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from spade_kit.arguments import check_count, warn
+from spade_kit.arguments import check_count, choose, warn
 from spade_kit.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.crops import Crop, SmallPhotoError
 from spade_kit.datasets import Photo, as_array, as_list
@@ -79,6 +79,20 @@ class Pyramid:
             self.layers,
             self.pooled[rows.to(self.pooled.device)],
         )
+
+    def only(self, layers: Sequence[str]) -> Pyramid:
+        """The same images as some of the layers alone see them, fine to coarse."""
+        kept = chosen_layers(layers, self.layers)
+        return Pyramid([self.levels[at] for at in kept], [self.layers[at] for at in kept], self.pooled)
+
+
+def chosen_layers(layers: Sequence[str], known: Sequence[str]) -> list[int]:
+    """The places of some layers, fine to coarse; at least one."""
+    if isinstance(layers, str) or not layers:
+        raise ValueError(f"layers is a list of names among {', '.join(known)}, but {layers!r} came.")
+    for name in layers:
+        choose("A layer", name, known)
+    return [at for at, name in enumerate(known) if name in layers]
 
 
 def extract_features(

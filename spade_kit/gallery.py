@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
 
@@ -22,7 +22,7 @@ from spade_kit.backbones import Backbone
 from spade_kit.correspondence import Weights, resolve_weights
 from spade_kit.crops import Crop
 from spade_kit.datasets import Photo, Sample
-from spade_kit.features import Pyramid, iterate_features
+from spade_kit.features import Pyramid, chosen_layers, iterate_features
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16}
 _WORTH_SAYING = 2 * 2**30  # bytes
@@ -83,6 +83,18 @@ class Gallery:
     def pyramid(self, index: int) -> Pyramid:
         """The features of one normal image, as a query would have them."""
         return Pyramid(levels_of(self.pixels, np.array([index])), self.layers, self.pooled[index, None])
+
+    def only(self, layers: Sequence[str]) -> Gallery:
+        """The same images as some of the layers alone see them."""
+        kept = chosen_layers(layers, self.layers)
+        if len(kept) == len(self.layers):
+            return self
+        held = levels_of(self.pixels, np.arange(len(self)))
+        levels = [held[at].to(self.precision) for at in kept]
+        descends = isinstance(self.pixels, Lanes) and can_descend([level.shape for level in levels])
+        pixels = Lanes.of(levels) if descends else levels
+        names, moments = [self.layers[at] for at in kept], [self.moments[at] for at in kept]
+        return replace(self, layers=names, pixels=pixels, moments=moments)
 
     def rounded(self, query: Pyramid) -> Pyramid:
         """A query in the gallery's precision, so that both are rounded alike."""

@@ -42,6 +42,9 @@ OF_PIXELS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 }
 
 
+METRICS = (*OF_IMAGES, *OF_PIXELS)
+
+
 @dataclass(frozen=True, eq=False)
 class Report:
     """What `evaluate` found.
@@ -120,7 +123,7 @@ class Report:
         return bootstrap(repeat, strata, level, draws, seed)
 
     def _is_of_images(self, name: str) -> bool:
-        return choose("A metric", name, [*OF_IMAGES, *OF_PIXELS]) in OF_IMAGES
+        return choose("A metric", name, METRICS) in OF_IMAGES
 
     def _rows(self, kinds: Sequence[str] | None) -> pandas.DataFrame:
         """Rows with a score and a label, of some kinds and all good ones."""
@@ -161,7 +164,7 @@ class Report:
         rows = {"all": None} | {kind: [kind] for kind in kinds if len(kinds) > 1}
         table = {
             row: {"photos": int(labels.isin(only).sum()) if only else len(labels)}
-            | {name: self._metric_or_nan(name, only) for name in [*OF_IMAGES, *OF_PIXELS]}
+            | {name: self._metric_or_nan(name, only) for name in METRICS}
             for row, only in rows.items()
         }
         return pandas.DataFrame.from_dict(table, orient="index")

@@ -309,3 +309,28 @@ def test_a_backbone_can_be_copied(tiny, rng):
 def test_layers_are_a_list_of_names(layers):
     with pytest.raises(ValueError, match="layers is a list of names, fine to coarse, but"):
         load_backbone("resnet18", layers=layers, pretrained=False)
+
+
+@pytest.mark.parametrize("side", [3, 5])
+def test_averaged_levels_are_means_over_the_cells_there_are(demo, side):
+    crops = np.stack([np.asarray(demo.train[0].image)[100:228, 100:228]])
+    plain, averaged = load_backbone(), load_backbone(average=side)
+    assert averaged.name == f"efficientnet_lite0, averaged {side} x {side}"
+    assert averaged.layers == plain.layers
+    assert averaged.sha256 == plain.sha256
+    (levels, pooled), (means, again) = plain(crops), averaged(crops)
+    torch.testing.assert_close(pooled, again)
+    for level, mean in zip(levels, means):
+        assert mean.shape == level.shape
+        h, w = level.shape[2:]
+        for row, col in ((0, 0), (h // 2, w - 1), (h // 2, w // 2)):
+            reach = side // 2
+            around = level[0, :, max(0, row - reach) : row + reach + 1, max(0, col - reach) : col + reach + 1]
+            torch.testing.assert_close(mean[0, :, row, col], around.mean((1, 2)), rtol=1e-4, atol=1e-4)
+
+
+def test_an_even_average_gets_a_sentence():
+    with pytest.raises(ValueError, match=r"average is an odd number of cells, 1 for none, but 2 came\. Take 3"):
+        load_backbone(average=2)
+    with pytest.raises(ValueError, match="average must be a whole number of at least 1, but 0 came"):
+        load_backbone(average=0)

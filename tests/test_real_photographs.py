@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from spade_kit import SPADE, load_dataset
+from spade_kit import SPADE, evaluate, load_dataset
 from spade_kit.metrics import aupro, pixel_roc_auc, roc_auc
 
 
@@ -71,3 +71,17 @@ def test_on_real_photographs_equal_weights_reach_what_was_measured(toothbrush):
     _, maps, masks, scores, bad = judge_all(spade.with_options(weights="equal"), dataset)
     assert pixel_roc_auc(maps, masks) >= 0.985
     assert roc_auc(scores, bad) >= 0.98
+
+
+def test_what_is_recommended_does_better_on_the_demo(demo):
+    report = evaluate(SPADE.recommended().fit(demo.train), demo)
+    kinds = sorted({sample.label for sample in demo.test} - {"good", "misplaced"})
+    assert report.metric("aupro", kinds) > 0.92
+    assert report.metric("image_roc_auc", kinds) > 0.95
+
+
+def test_what_is_recommended_does_better_on_real_photographs(photographs):
+    dataset = load_dataset(photographs / "toothbrush")
+    report = evaluate(SPADE.recommended().fit(dataset.train), dataset)
+    assert report.metric("aupro") > 0.93
+    assert report.metric("image_roc_auc") > 0.985

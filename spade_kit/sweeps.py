@@ -1,0 +1,266 @@
+"""Which setting matters here: one dataset judged under many, with nothing computed twice."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas
+from jaxtyping import Int, UInt8
+
+from spade_kit.arguments import DefaultInt, check_count, choose
+from spade_kit.backbones import EMBEDDED, Backbone, load_backbone
+from spade_kit.crops import Crop
+from spade_kit.datasets import Dataset, Sample
+from spade_kit.evaluation import describe_scores
+from spade_kit.features import Pyramid, iterate_features
+from spade_kit.progress import track
+from spade_kit.records import describe_run
+from spade_kit.reports import METRICS, Report
+from spade_kit.shelf import Judged
+from spade_kit.spade import SPADE
+
+MEASURED = ("image_roc_auc", "retrieval_roc_auc", "pixel_roc_auc", "aupro")
+# from what is slow to change to what is quick: later ones share what earlier ones took to compute
+OPTIONS = ("backbone", "crop", "layers", "normals", "weights", "combine", "radius", "kappa", "k", "sigma")
+_SEARCH = OPTIONS[4:8]
+_MARGIN = 256 / 224  # of the resized photo over its crop, as by default
+
+Setting: TypeAlias = "dict[str, Any]"
+
+
+def sweep(
+    dataset: Dataset,
+    over: Mapping[str, Iterable],
+    *,
+    metrics: Sequence[str] = MEASURED,
+    intervals: bool = False,
+    draws: int = 3,
+    seed: int = 0,
+) -> pandas.DataFrame:
+    """Judge a dataset under all combinations of some options, and say how well each does.
+
+    Features are computed once for a backbone and crop, a smaller K is looked up, and another sigma needs no search. It
+    says beforehand how long it will take.
+
+    Parameters
+    ----------
+    over
+        Lists of values by option: ``backbone``, ``layers`` (names to read, such as ``("layer2",)``, as if the backbone
+        gave no others; None for all), ``k``, ``kappa``, ``radius``, ``weights``, ``combine``, ``sigma``, ``crop``
+        (the photo is scaled along, as 256 is to 224; None for the whole photo), ``normals`` (how many are fitted, None
+        for all).
+    metrics
+        Of `Report.metric`.
+    intervals
+        Add a bootstrap interval of each metric, as ``<metric>_low`` and ``<metric>_high``.
+    draws, seed
+        Fewer normals are drawn so many times at random, each draw's fewer among its more.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Tidy, a row a setting: the options of ``over``, ``draw`` where normals are drawn, the metrics (NaN where they
+        mean nothing, such as of pixels without masks), and ``seconds`` a photo for features, search and map (NaN where
+        K was looked up or only sigma differs).
+
+    Examples
+    --------
+    ``sweep(parts, {"layers": [("layer1",), ("layer2",), ("layer3",), None]})`` answers which layer matters,
+    ``sweep(parts, {"k": [1, 5, 20, 50]})`` repeats the paper's ablation of K.
+    """
+    values = _check(dataset, over, metrics)
+    rows: list[Setting] = []
+    networks = [
+        (backbone, crop, _load(backbone, crop, "crop" in values))
+        for backbone, crop in product(values.get("backbone", [EMBEDDED]), values.get("crop", [224]))
+    ]
+    for name, crop, backbone in networks:
+        galleries = _Galleries(backbone, dataset)
+        plan = list(_plan(values, check_count("draws", draws), len(galleries.spade)))
+        _say_how_long(galleries, plan, values, len(metrics), len(networks))
+        with track(total=len(plan) * len(galleries.queries), desc="settings x photos") as progress:
+            for fitted, searched in plan:
+                spade, among, queries = galleries.take(fitted["layers"], fitted["normals"], fitted["draw"], seed)
+                for quick, report, seconds in _judge_all(spade.with_options(**searched), among, queries, values):
+                    setting = {"backbone": name, "crop": crop} | fitted | searched | quick
+                    measured = _measure(report, metrics, intervals)
+                    rows.append(setting | measured | {"seconds": galleries.seconds + seconds})
+                progress.update(len(queries))
+    return _tabulate(rows, values)
+
+
+def _check(dataset: Dataset, over: Mapping[str, Iterable], metrics: Sequence[str]) -> dict[str, list]:
+    if not isinstance(over, Mapping) or not over:
+        raise ValueError(f'sweep needs options with lists of values, like over={{"k": [1, 5, 50]}}, but {over!r} came.')
+    for name in over:
+        choose("An option", name, OPTIONS)
+    for name, some in over.items():
+        if isinstance(some, (str, Mapping)) or not isinstance(some, Iterable):
+            raise ValueError(f"sweep takes a list of values for {name}, but {some!r} came. Put it into brackets.")
+    values = {name: list(some) for name, some in over.items()}
+    if empty := [name for name, some in values.items() if not some]:
+        raise ValueError(f"sweep needs at least one value for each option, but none came for {', '.join(empty)}.")
+    for metric in metrics:
+        choose("A metric", metric, METRICS)
+    if not isinstance(dataset, Dataset) or not dataset.train or not dataset.test:
+        raise ValueError("sweep needs a Dataset with photos to fit and photos to judge. load_dataset gives one.")
+    return values
+
+
+def _load(backbone: Any, crop: int | None, asked: bool) -> Backbone:
+    if not asked:
+        return load_backbone(backbone)
+    if isinstance(backbone, Backbone):
+        raise ValueError("With crop among the options a backbone is named, since it is loaded anew for each crop.")
+    return load_backbone(backbone, resize=256 if crop is None else round(crop * _MARGIN), crop=crop)
+
+
+# ---- what is searched, and in which order ----------------------------------------------------------------------------
+
+
+def _plan(values: dict[str, list], draws: int, available: int) -> Iterator[tuple[Setting, Setting]]:
+    """What is fitted and how it is searched, of everything that needs a search of its own."""
+    for layers, count in product(values.get("layers", [None]), values.get("normals", [None])):
+        for draw in range(1 if count is None or count >= available else draws):
+            names = [name for name in _SEARCH if name in values]
+            for chosen in product(*(values[name] for name in names)):
+                yield {"layers": layers, "normals": count, "draw": draw}, dict(zip(names, chosen))
+
+
+@dataclass(frozen=True)
+class _Query:
+    pyramid: Pyramid
+    picture: UInt8[np.ndarray, "H W 3"]
+    place: Crop
+    sample: Sample
+
+
+class _Galleries:
+    """Everything that needs the network, computed once; and what of it a setting looks at."""
+
+    def __init__(self, backbone: Backbone, dataset: Dataset) -> None:
+        self.name = dataset.name
+        self.spade = SPADE(backbone).fit(dataset.train)
+        start = time.perf_counter()
+        self.queries = [
+            _Query(pyramid.select(at), picture, place, photo)
+            for photos, places, pictures, pyramid in iterate_features(dataset.test, backbone, skip=True)
+            for at, (photo, place, picture) in enumerate(zip(photos, places, pictures))
+            if isinstance(photo, Sample)
+        ]
+        self.seconds = (time.perf_counter() - start) / len(self.queries)  # of features, a photo
+        self._by_layers: dict[tuple[str, ...], tuple[SPADE, list[_Query]]] = {}
+
+    def take(
+        self, layers: Sequence[str] | None, count: int | None, draw: int, seed: int
+    ) -> tuple[SPADE, Int[np.ndarray, "m"], list[_Query]]:
+        """A fitted SPADE, which of its normals are there, and what is asked."""
+        among = np.arange(len(self.spade))
+        if count is not None:
+            shuffled = np.random.default_rng([seed, draw]).permutation(len(among))
+            among = np.sort(shuffled[: check_count("normals", count)])
+        if layers is None:
+            return self.spade, among, self.queries
+        key = tuple(layers)
+        if key not in self._by_layers:
+            spade = copy.copy(self.spade)
+            spade._gallery = self.spade._fitted.only(layers)
+            queries = [replace(query, pyramid=query.pyramid.only(layers)) for query in self.queries]
+            self._by_layers[key] = spade, queries
+        spade, queries = self._by_layers[key]
+        return spade, among, queries
+
+
+def _judge_all(
+    spade: SPADE, among: Int[np.ndarray, "m"], queries: list[_Query], values: dict[str, list]
+) -> Iterator[tuple[Setting, Report, float]]:
+    """All photographs under one search, and what needs none: every smaller K and other sigma."""
+    ks, sigmas = values.get("k", [spade.k]), values.get("sigma", [spade.sigma])
+    spade = spade.with_options(k=DefaultInt(max(ks)), sigma=sigmas[0])
+    kept: dict[tuple, list[tuple[dict[str, float], Judged]]] = {pair: [] for pair in product(ks, sigmas)}
+    searching = 0.0
+    for query in queries:
+        start = time.perf_counter()
+        result = spade._judge(query.pyramid, among, query.picture, query.place, query.sample)
+        searching += time.perf_counter() - start
+        for k in ks:
+            fewer = result if k >= len(result.neighbours) else result.with_k(k)
+            for sigma in sigmas:
+                other = fewer if sigma == spade.sigma else fewer.with_options(sigma=sigma)
+                kept[k, sigma].append((describe_scores(other), Judged(other.anomaly_map, result.mask, result.crop)))
+    run = describe_run(spade)
+    for k, sigma in kept:
+        frame = pandas.DataFrame(
+            [
+                {"path": str(query.sample.path), "label": query.sample.label} | scores
+                for query, (scores, _) in zip(queries, kept[k, sigma])
+            ]
+        )
+        judged = [judged for _, judged in kept[k, sigma]]
+        searched = k == max(ks) and sigma == sigmas[0]
+        seconds = searching / len(queries) if searched else float("nan")
+        yield {"k": k, "sigma": sigma}, Report("the dataset", run, frame, judged), seconds
+
+
+def _measure(report: Report, metrics: Sequence[str], intervals: bool) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name in metrics:
+        try:
+            found[name] = report.metric(name)
+            if intervals:
+                found[f"{name}_low"], found[f"{name}_high"] = report.interval(name)
+        except ValueError:  # nothing to compare, such as pixels without masks
+            found[name] = float("nan")
+    return found
+
+
+# ---- what is said before and after -----------------------------------------------------------------------------------
+
+
+def _say_how_long(
+    galleries: _Galleries, plan: list[tuple[Setting, Setting]], values: dict[str, list], metrics: int, networks: int
+) -> None:
+    """One photograph under every search, timed, after one that compiles what has to be compiled."""
+    seconds = 0.0
+    for fitted, searched in plan:
+        spade, among, queries = galleries.take(fitted["layers"], fitted["normals"], fitted["draw"], 0)
+        for _ in range(1 if seconds else 2):
+            start = time.perf_counter()
+            for _, report, _ in _judge_all(spade.with_options(**searched), among, queries[:1], values):
+                _sort(report, metrics)
+            last = time.perf_counter() - start
+        seconds += last
+    settings = len(plan) * len(values.get("k", [0])) * len(values.get("sigma", [0]))
+    named = f"{galleries.spade.backbone.name}: " if networks > 1 else ""
+    time_left = _tell_time(seconds * len(galleries.queries))
+    print(f"{named}{settings} settings on {len(galleries.queries)} photos, about {time_left}.")
+
+
+def _sort(report: Report, times: int) -> None:
+    """What metrics of pixels spend their time on."""
+    if (judged := report.judged(0)) is None:
+        return
+    for _ in range(times):
+        np.argsort(judged.anomaly_map.ravel())
+
+
+def _tell_time(seconds: float) -> str:
+    return f"{max(seconds, 1):.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def _tabulate(rows: list[Setting], values: dict[str, list]) -> pandas.DataFrame:
+    frame = pandas.DataFrame(rows)
+    told = [name for name in OPTIONS if name in values]
+    if "normals" in values:
+        told.insert(told.index("normals") + 1, "draw")
+    columns = told + [name for name in frame.columns if name not in (*OPTIONS, "draw")]
+    frame = frame[columns]
+    for name in told:  # as they came: None is no missing number
+        frame[name] = pandas.Series([row[name] for row in rows], dtype=object)
+    return frame

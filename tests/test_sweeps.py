@@ -1,0 +1,157 @@
+"""Many settings at once, against each setting by itself."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score
+
+from spade_kit import SPADE, draw_sweep, evaluate, load_backbone, match_pixels, sweep
+from spade_kit.scores import make_map
+
+
+@pytest.fixture(scope="module")
+def small(demo):
+    return replace(demo, train=demo.train[:6], test=demo.test[::6])
+
+
+def evaluated(small, train=None, backbone="efficientnet_lite0", **options):
+    return evaluate(SPADE(backbone, **options).fit(train or small.train), small)
+
+
+def test_every_setting_is_what_it_gives_by_itself(small, capsys):
+    frame = sweep(small, {"k": [1, 4], "sigma": [0, 4], "weights": [None, {"layer3": 0.1}], "kappa": [1, 2]})
+    assert len(frame) == 16
+    assert capsys.readouterr().out.startswith("16 settings on 8 photos, about ")
+    for row in frame.iloc[::3].itertuples():
+        report = evaluated(small, k=row.k, sigma=row.sigma, weights=row.weights, kappa=row.kappa)
+        for name in ("image_roc_auc", "retrieval_roc_auc", "pixel_roc_auc", "aupro"):
+            assert getattr(row, name) == pytest.approx(report.metric(name), abs=1e-6)
+    assert frame["seconds"].notna().sum() == 4
+
+
+def test_radius_and_the_ensemble_too(small):
+    frame = sweep(small, {"combine": ["concat", "ensemble"], "radius": [0, None]}, metrics=["pixel_average_precision"])
+    assert list(frame.columns) == ["combine", "radius", "pixel_average_precision", "seconds"]
+    for row in frame.itertuples():
+        expected = evaluated(small, combine=row.combine, radius=row.radius).metric("pixel_average_precision")
+        assert row.pixel_average_precision == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("layers", [("layer2",), ("layer2", "layer3"), ("layer1", "layer3"), None])
+def test_layers_are_read_as_if_there_were_no_others(small, layers):
+    """The stages by hand, on pyramids that never had the other layers."""
+    spade = SPADE().fit(small.train)
+    expected = []
+    for sample in small.test:
+        result = spade.predict(sample)
+        gallery = spade._fitted
+        normals = [gallery.pyramid(int(index)) for index in result.neighbours.index]
+        chosen = layers or gallery.layers
+        joined = replace(
+            normals[0],
+            levels=[torch.cat(levels) for levels in zip(*(normal.levels for normal in normals))],
+            pooled=gallery.pooled[result.neighbours.index],
+        )
+        found = match_pixels(result.query.only(chosen), joined.only(chosen))
+        expected.append(make_map(found.distance, (224, 224), 4).max())
+    frame = sweep(small, {"layers": [layers]}, metrics=["image_average_precision"])
+    bad = np.array([sample.label != "good" for sample in small.test])
+
+    assert frame["image_average_precision"][0] == pytest.approx(average_precision_score(bad, expected), abs=1e-6)
+
+
+def test_fewer_normals_are_drawn_several_times_each_among_the_more(small):
+    frame = sweep(small, {"normals": [1, 3, None]}, draws=2, seed=5)
+    assert frame[["normals", "draw"]].to_numpy().tolist() == [[1, 0], [1, 1], [3, 0], [3, 1], [None, 0]]
+    order = np.random.default_rng([5, 1]).permutation(6)
+    for count, row in ((1, 1), (3, 3)):
+        report = evaluated(small, train=[small.train[at] for at in order[:count]])
+        assert frame["aupro"][row] == pytest.approx(report.metric("aupro"), abs=1e-6)
+    assert frame["aupro"][4] == pytest.approx(evaluated(small).metric("aupro"), abs=1e-6)
+
+
+def test_crops_and_backbones_are_loaded_each(small, capsys):
+    network = load_backbone(resize=128, crop=96)
+    frame = sweep(small, {"backbone": [network, "efficientnet_lite0"], "k": [2]})
+    assert frame["backbone"].tolist() == [network, "efficientnet_lite0"]
+    assert frame["aupro"][0] == pytest.approx(evaluated(small, backbone=network, k=2).metric("aupro"))
+    assert capsys.readouterr().out.count("efficientnet_lite0: 1 settings on 8 photos") == 2
+    crops = sweep(small, {"crop": [112, None]}, metrics=["image_roc_auc"])
+    assert crops["crop"].tolist() == [112, None]
+    mine = evaluated(small, backbone=load_backbone(resize=128, crop=112))
+    assert crops["image_roc_auc"][0] == mine.metric("image_roc_auc")
+
+
+def test_intervals_are_those_of_the_report(small):
+    frame = sweep(small, {"k": [3]}, metrics=["image_roc_auc", "aupro"], intervals=True)
+    report = evaluated(small, k=3)
+    for name in ("image_roc_auc", "aupro"):
+        assert tuple(frame.loc[0, [f"{name}_low", f"{name}_high"]]) == report.interval(name)
+
+
+def test_without_masks_pixels_have_no_metric(small):
+    unmasked = replace(small, test=[replace(sample, mask_path=None, masked=False) for sample in small.test])
+    frame = sweep(unmasked, {"k": [2]})
+    assert frame["aupro"].isna().all()
+    assert frame["image_roc_auc"].notna().all()
+
+
+def test_mistakes_get_a_sentence(small):
+    for over, said in [
+        ({}, "sweep needs options with lists of values"),
+        ({"kk": [1]}, r"An option is one of .*, but 'kk' came\. Did you mean 'k'"),
+        ({"k": 5}, "sweep takes a list of values for k, but 5 came"),
+        ({"weights": "equal"}, "sweep takes a list of values for weights, but 'equal' came"),
+        ({"k": []}, "at least one value for each option, but none came for k"),
+        ({"layers": [("layer9",)]}, r"A layer is one of .*, but 'layer9' came"),
+        ({"layers": ["layer2"]}, "layers is a list of names among layer1, layer2, layer3, but 'layer2' came"),
+        ({"backbone": [load_backbone()], "crop": [224]}, "With crop among the options a backbone is named"),
+    ]:
+        with pytest.raises(ValueError, match=said):
+            sweep(small, over)
+    with pytest.raises(ValueError, match="A metric is one of"):
+        sweep(small, {"k": [1]}, metrics=["auproo"])
+    with pytest.raises(ValueError, match="sweep needs a Dataset with photos to fit and photos to judge"):
+        sweep(replace(small, test=[]), {"k": [1]})
+
+
+# ---- figures ---------------------------------------------------------------------------------------------------------
+
+
+def test_one_option_is_a_line_or_dots(small):
+    frame = sweep(small, {"k": [1, 2, 4]}, metrics=["aupro", "image_roc_auc"])
+    left, right = draw_sweep(frame).axes
+    assert [left.get_title(), right.get_title()] == ["image roc auc", "aupro"]
+    line = right.lines[0]
+    np.testing.assert_allclose(line.get_ydata(), frame["aupro"])
+    assert line.get_linestyle() == "-"
+    assert [label.get_text() for label in right.get_xticklabels()] == ["1", "2", "4"]
+    (panel,) = draw_sweep(sweep(small, {"layers": [("layer1",), None]}), metrics=["aupro"]).axes
+    assert panel.lines[0].get_linestyle() == "None"
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["layer1", "all"]
+
+
+def test_bars_reach_over_draws(small):
+    frame = sweep(small, {"normals": [2, None]}, metrics=["aupro"], draws=3)
+    (panel,) = draw_sweep(frame).axes
+    values = frame["aupro"][:3]
+    np.testing.assert_allclose(panel.lines[0].get_ydata(), [values.mean(), frame["aupro"][3]])
+    (segments,) = (bars.get_segments() for bars in panel.collections)
+    np.testing.assert_allclose(segments[0][:, 1], [values.min(), values.max()])
+
+
+def test_two_options_are_a_heat_map_and_three_are_lines(small):
+    frame = sweep(small, {"k": [1, 2, 4], "radius": [0, None]}, metrics=["aupro"])
+    (panel,) = draw_sweep(frame).axes
+    table = frame.assign(radius=frame["radius"].map(str)).pivot(index="k", columns="radius", values="aupro")
+    np.testing.assert_allclose(panel.images[0].get_array(), table[["0", "None"]])
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["0", "everywhere"]
+    frame = sweep(small, {"k": [1, 2, 4], "radius": [0, None], "sigma": [0, 4]}, metrics=["aupro"])
+    figure = draw_sweep(frame)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "0, 0", "0, 4", "everywhere, 0", "everywhere, 4",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="draw_sweep takes what sweep gave"):
+        draw_sweep(frame[["aupro"]])
