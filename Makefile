@@ -3,6 +3,7 @@
 # make check  formatting, lint, types, then the tests
 # make app    the explorer alone, as a web page on this machine
 # make bench  how fast the search is, against what one would use otherwise   make bench ARGS=--quick
+# make results DATA=path  how well each setting does on a dataset; demo, solar_cells, or a folder
 # make bench-widgets  how fast the explorer is, in a browser
 #
 # The environment is built once, in .venv; with a conda environment active (base, too), that one is used instead.
@@ -22,7 +23,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 # settings that a notebook with widgets needs: their state is saved with it
 export JUPYTER_CONFIG_PATH := $(CURDIR)/.jupyter
 
-.PHONY: lab app test check bench bench-widgets demo picture clean
+.PHONY: lab app test check bench bench-widgets results demo picture clean
 
 lab: $(LAB)
 	$(BIN)/jupyter trust notebooks/*.ipynb
@@ -42,6 +43,9 @@ check: $(TEST)
 
 bench: $(BENCH)
 	TQDM_DISABLE=1 $(BIN)/python benchmarks/speed.py $(ARGS)
+
+results: $(LAB)
+	TQDM_DISABLE=1 $(BIN)/python benchmarks/accuracy.py $(DATA) $(ARGS)
 
 bench-widgets: $(TEST)
 	TQDM_DISABLE=1 $(BIN)/python benchmarks/widgets.py $(ARGS)
