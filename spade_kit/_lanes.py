@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from itertools import pairwise
 
@@ -72,6 +72,30 @@ class Lanes:
 
     def __len__(self) -> int:
         return len(self.fine)
+
+    @classmethod
+    def held(cls, shapes: Sequence[tuple[int, ...]], tiles: Mapping[str, np.ndarray]) -> Lanes:
+        """What was laid out before, in the memory that holds it: `tiles`, given back."""
+        lanes = cls(0, shapes)
+        for name, room in lanes.tiles.items():
+            if tiles[name].shape[1:] != room.shape[1:] or tiles[name].dtype != room.dtype:
+                raise ValueError(f"{name} has shape {tiles[name].shape}, but {room.shape[1:]} an image was expected.")
+            setattr(lanes, name, tiles[name])
+        return lanes
+
+    @property
+    def tiles(self) -> dict[str, np.ndarray]:
+        return {"coarse": self.coarse, "middle": self.middle, "fine": self.fine}
+
+    def take(self, images: np.ndarray, more: Lanes | None = None) -> Lanes:
+        """Some images, and all of another's behind them, in memory of their own."""
+        count = len(images) + (len(more) if more else 0)
+        taken = Lanes(count, self.shapes)
+        for name, room in taken.tiles.items():
+            np.take(self.tiles[name], images, axis=0, out=room[: len(images)])
+            if more:
+                room[len(images) :] = more.tiles[name]
+        return taken
 
     def first(self, n: int) -> Lanes:
         """The first n images, in the same memory."""

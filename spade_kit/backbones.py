@@ -51,6 +51,8 @@ class Backbone:
         Per channel, of photographs scaled to 0..1, as in training.
     resize, crop
         See `load_backbone`.
+    recipe
+        How `load_backbone` was asked for it, so that it can be had again; None for a module of your own.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Backbone:
     resize: int
     crop: int | None
     device: torch.device
+    recipe: dict[str, Any] | None = None
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -157,12 +160,17 @@ def load_backbone(
                 f"It has: {_listing(name)}."
             )
         label, module, weights, (mean, std) = type(name).__name__, name, _OWN, _IMAGENET
+        recipe = None
     else:
         build = _builder(name)
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(_SEED)
             module, weights, (mean, std) = build(name, pretrained)
         label = name if pretrained else f"{name} (untrained)"
+        recipe = {
+            **{"name": name, "pretrained": pretrained, "layers": layers and list(layers), "pooled": pooled},
+            **{"resize": resize, "crop": crop, "average": average},
+        }
     if layers is not None:
         module = _Taps(module, tuple(layers), pooled or layers[-1])
     elif not isinstance(module, _TimmFeatures):
@@ -175,7 +183,7 @@ def load_backbone(
         module, label = _Averaged(module, average), f"{label}, averaged {average} x {average}"
     place = find_device(device or "cpu")
     module = module.eval().to(place)
-    return Backbone(label, module, sources, weights, mean, std, resize, crop, place)
+    return Backbone(label, module, sources, weights, mean, std, resize, crop, place, recipe)
 
 
 def find_device(device: str | torch.device) -> torch.device:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from datetime import datetime, timezone
+from functools import cached_property, partial
 from io import BytesIO
 
 import numpy as np
@@ -37,6 +38,8 @@ class Normal:
     digest: bytes  # of the crop's pixels, to recognise a photo that is in the gallery
     crop: Crop
     sample: Sample | None  # where it came from, if it came as a Sample
+    added: str = ""  # when, in UTC
+    why: str = "fit"
 
     @property
     def image(self) -> UInt8[np.ndarray, "H W 3"]:
@@ -96,6 +99,26 @@ class Gallery:
         names, moments = [self.layers[at] for at in kept], [self.moments[at] for at in kept]
         return replace(self, layers=names, pixels=pixels, moments=moments)
 
+    def take(self, images: Int[np.ndarray, "m"], more: Gallery | None = None) -> Gallery:
+        """Some of the images, and all of another gallery's behind them: what a fit of these would be."""
+        others = [more] if more else []
+        if isinstance(self.pixels, Lanes):
+            pixels: Lanes | list[Tensor] = self.pixels.take(images, more and more.pixels)  # type: ignore[arg-type]
+        else:
+            chosen = torch.from_numpy(images)
+            held = [level[chosen.to(level.device)] for level in self.pixels]
+            pixels = [torch.cat(levels) for levels in zip(held, *(other.pixels for other in others))]  # type: ignore
+        return replace(
+            self,
+            normals=sum((other.normals for other in others), tuple(self.normals[at] for at in images)),
+            pooled=torch.cat([self.pooled[torch.from_numpy(images)], *(other.pooled for other in others)]),
+            pixels=pixels,
+            moments=[
+                _join([(means[images], squares[images]), *(other.moments[level] for other in others)])
+                for level, (means, squares) in enumerate(self.moments)
+            ],
+        )
+
     def rounded(self, query: Pyramid) -> Pyramid:
         """A query in the gallery's precision, so that both are rounded alike."""
         return Pyramid(tuple(level.to(self.precision) for level in query.levels), query.layers, query.pooled)
@@ -113,7 +136,7 @@ def digest(crop: UInt8[np.ndarray, "H W 3"]) -> bytes:
     return hashlib.blake2b(crop.tobytes(), digest_size=16).digest()
 
 
-def build_gallery(images: Sequence[Photo], backbone: Backbone, precision: str) -> Gallery:
+def build_gallery(images: Sequence[Photo], backbone: Backbone, precision: str, why: str = "fit") -> Gallery:
     """Features of all images, batch by batch, straight into the layout that the search reads."""
     dtype = PRECISIONS[precision]
     normals: list[Normal] = []
@@ -130,7 +153,7 @@ def build_gallery(images: Sequence[Photo], backbone: Backbone, precision: str) -
         else:
             for room, level in zip(pixels, held):
                 room[start : start + len(crops)] = level
-        normals += map(_keep, photos, places, crops)
+        normals += map(partial(_keep, why), photos, places, crops)
         pooled.append(batch.pooled)
         moments.append([_moments(level) for level in held])
     if pixels is None:
@@ -177,10 +200,12 @@ def _hold(level: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     return held
 
 
-def _keep(image: Photo, place: Crop, crop: UInt8[np.ndarray, "H W 3"]) -> Normal:
+def _keep(why: str, image: Photo, place: Crop, crop: UInt8[np.ndarray, "H W 3"]) -> Normal:
     stream = BytesIO()
     Image.fromarray(crop).save(stream, "JPEG", quality=_JPEG_QUALITY)
-    return Normal(stream.getvalue(), digest(crop), place, image if isinstance(image, Sample) else None)
+    sample = image if isinstance(image, Sample) else None
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return Normal(stream.getvalue(), digest(crop), place, sample, now, why)
 
 
 def _moments(level: Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from jaxtyping import Int, UInt8
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from spade_kit.arguments import check_count, check_index, choose, cut_count, warn
+from spade_kit.arguments import DefaultInt, check_count, check_index, choose, cut_count, warn
 from spade_kit.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.correspondence import (
     DEFAULT_KAPPA,
@@ -35,6 +35,7 @@ from spade_kit.progress import track
 from spade_kit.results import Result
 from spade_kit.retrieval import DEFAULT_K, Neighbours, find_nearest
 from spade_kit.scores import check_fpr, check_sigma, find_threshold, make_map, threshold_interval
+from spade_kit.store import load_gallery, save_gallery
 
 _OPTIONS = ("k", "kappa", "radius", "weights", "combine", "sigma")
 _NORMALS_FOR_SCALE = 64
@@ -152,11 +153,87 @@ class SPADE:
         images
             Samples, paths, PIL images or (H, W, 3) uint8 arrays, all normal.
         """
-        self._gallery = build_gallery(as_list(images), self.backbone, self.precision)
-        self._left_out, self._levels = {}, {}
+        self._replace(build_gallery(as_list(images), self.backbone, self.precision))
         self._say_what_is_odd()
         self._say_what_is_cut({"k", "kappa"})
         return self
+
+    def add(self, images: Iterable[Photo] | Photo, why: str = "added") -> SPADE:
+        """Fit some more normal images, behind those that are there: as if all had been fitted at once.
+
+        It happens to this object alone; others that share its gallery, and results, keep what they had. What was known
+        of normal images, such as thresholds, is forgotten, since it depends on all of them.
+
+        Parameters
+        ----------
+        why
+            A word on where they come from, which is saved with them.
+        """
+        gallery, photos = self._fitted, as_list(images)
+        if not photos:
+            raise ValueError("add needs at least one normal image, but none came.")
+        more = build_gallery(photos, self.backbone, self.precision, why)
+        _check_shapes(more, gallery)
+        self._replace(gallery.take(np.arange(len(gallery)), more))
+        self._say_what_is_odd()
+        return self
+
+    def remove(self, index: SupportsIndex | Iterable[SupportsIndex]) -> SPADE:
+        """Take normal images out: as if they had never been fitted. The others move up.
+
+        It happens to this object alone, as with `add`.
+        """
+        given = list(index) if isinstance(index, Iterable) else [index]
+        gone = {self._check_index(place) for place in given}
+        kept = np.array([at for at in range(len(self)) if at not in gone], np.int64)
+        if len(kept) == 0:
+            raise ValueError(
+                f"At least one normal image has to stay, but all {len(self)} were to go. Fit others instead."
+            )
+        self._replace(self._fitted.take(kept))
+        return self
+
+    def save(self, folder: str | Path) -> None:
+        """Write everything that was fitted, and the options, to a folder; what was there before stays whole until then.
+
+        Features as safetensors, the crops of normal images as JPEG, and in ``spade.json`` where each came from, when
+        and why. Nothing in it is code.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; what was there before is whole.
+        """
+        options = {name: getattr(self, name) for name in _OPTIONS}
+        for name in ("k", "kappa"):  # a default that nobody asked for stays one
+            options[name] = None if isinstance(options[name], DefaultInt) else int(options[name])
+        save_gallery(Path(folder).expanduser(), self._fitted, self.backbone, self.precision, options)
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, backbone: Backbone | None = None, *, device: str | torch.device | None = None
+    ) -> SPADE:
+        """Read what `save` has written. Features stay in the file until a search looks at them.
+
+        Parameters
+        ----------
+        backbone
+            The one that it was fitted with, where that is a module of your own, which is not saved.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If nothing is there, or it is damaged, or from another backbone or version.
+        """
+        stored = load_gallery(Path(folder).expanduser(), backbone, device)
+        options = {name: value for name, value in stored.options.items() if value is not None}
+        spade = cls(stored.backbone, precision=stored.precision, **options)
+        spade._replace(stored.gallery)
+        return spade
+
+    def _replace(self, gallery: Gallery) -> None:
+        """Another gallery, and nothing remembered of the one before, which others may go on using."""
+        self._gallery, self._left_out, self._levels = gallery, {}, {}
 
     @property
     def _fitted(self) -> Gallery:
@@ -445,6 +522,14 @@ class SPADE:
                 kept[index] = found.distance
             height, width = self._fitted.normals[index].crop.size
             yield make_map(kept[index], (height, width), self.sigma)
+
+
+def _check_shapes(more: Gallery, gallery: Gallery) -> None:
+    if more.shapes != gallery.shapes:
+        raise ValueError(
+            f"More normal images must give the grids of the fitted ones, {gallery.shapes}, but {more.shapes} came. "
+            "With crop=None all photos need the same aspect; take a backbone with crop=224 otherwise."
+        )
 
 
 def _check_grid(query: Pyramid, gallery: Gallery) -> None:

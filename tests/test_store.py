@@ -1,0 +1,228 @@
+"""A fitted SPADE kept in a folder, changed, and had again; and everything that can be wrong with the folder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import TinyNet
+
+from spade_kit import SPADE, load_backbone
+from spade_kit._lanes import Lanes
+
+
+def same(one, other, photo, exactly=True):
+    mine, its = one.predict(photo), other.predict(photo)
+    compare = np.testing.assert_array_equal if exactly else close
+    compare(mine.anomaly_map, its.anomaly_map)
+    compare(mine.neighbours.distance, its.neighbours.distance)
+    if exactly:
+        np.testing.assert_array_equal(mine.neighbours.index, its.neighbours.index)
+        np.testing.assert_array_equal(mine.correspondence.place, its.correspondence.place)
+
+
+def close(mine, its):
+    np.testing.assert_allclose(mine, its, rtol=1e-4, atol=1e-3 * np.max(its))
+
+
+@pytest.fixture
+def fitted(demo) -> SPADE:
+    return SPADE(k=5).fit(demo.train[:8])
+
+
+# ---- correcting ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gone", [0, 3, 7, [1, 4, 6], np.int64(2)])
+def test_removing_is_as_if_they_had_never_been_fitted(fitted, demo, scratched, gone):
+    result, before = fitted.predict(scratched), fitted.with_options(sigma=4)
+    fitted.remove(gone)
+    kept = [at for at in range(8) if at not in np.atleast_1d(gone)]
+    same(fitted, SPADE(k=5).fit([demo.train[at] for at in kept]), scratched, exactly=False)
+    assert [normal.sample for normal in fitted._fitted.normals] == [demo.train[at] for at in kept]
+    same(before, result.spade, scratched)  # others keep what they had
+    assert len(before) == 8
+
+
+@pytest.mark.parametrize("options", [{}, {"weights": "equal"}, {"precision": "float16"}, {"combine": "ensemble"}])
+def test_adding_is_as_if_all_had_been_fitted_at_once(demo, scratched, options):
+    spade = SPADE(k=8, **options).fit(demo.train[:8]).add(demo.train[8:12])
+    whole = SPADE(k=8, **options).fit(demo.train[:12])
+    assert len(spade) == 12
+    same(spade, whole, scratched)  # whole batches of four: not even rounding differs
+    for mine, its in zip(spade._fitted.moments, whole._fitted.moments):
+        np.testing.assert_array_equal(mine[0], its[0])
+    close(spade.add(demo.train[12]).predict(scratched).anomaly_map,
+          SPADE(k=8, **options).fit(demo.train[:13]).predict(scratched).anomaly_map)  # fmt: skip
+
+
+def test_what_was_known_of_normals_is_known_anew(fitted, demo):
+    before = fitted.threshold(0.1), fitted.normal_level
+    fitted.add(demo.train[8:12])
+    refitted = SPADE(k=5).fit(demo.train[:12])
+    assert (fitted.threshold(0.1), fitted.normal_level) == (refitted.threshold(0.1), refitted.normal_level)
+    assert (fitted.threshold(0.1), fitted.normal_level) != before
+    fitted.remove([8, 9, 10, 11])
+    assert (fitted.threshold(0.1), fitted.normal_level) == before
+
+
+def test_taking_out_and_putting_back_a_last_one_changes_nothing(fitted, demo, scratched):
+    before = fitted.predict(scratched)
+    fitted.remove(7).add(demo.train[7])
+    close(fitted.predict(scratched).anomaly_map, before.anomaly_map)
+
+
+def test_mistakes_in_correcting_get_a_sentence(fitted, demo, tmp_path, scratched):
+    with pytest.raises(ValueError, match="At least one normal image has to stay, but all 8 were to go"):
+        fitted.remove(range(8))
+    with pytest.raises(ValueError, match="index is a training image from 0 to 7, but 8 came"):
+        fitted.remove(8)
+    with pytest.raises(ValueError, match="add needs at least one normal image, but none came"):
+        fitted.add([])
+    (tmp_path / "broken.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="it is empty"):
+        fitted.add(tmp_path / "broken.png")
+    with pytest.warns(UserWarning, match="1 of 9 fitted photos are there twice"):
+        fitted.add(demo.train[0])
+    with pytest.warns(UserWarning, match="labelled as defects, such as 'scratch'"):
+        fitted.remove(8).add(scratched)
+    assert len(fitted) == 9
+    whole = SPADE(load_backbone(crop=None, resize=128)).fit(demo.train[:2])
+    with pytest.raises(ValueError, match="More normal images must give the grids of the fitted ones"):
+        whole.add(demo.train[2].image[:200, :320])
+
+
+# ---- keeping ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [
+    {"k": 3, "kappa": 2, "radius": 4, "weights": "equal", "sigma": 2},
+    {"weights": {"layer1": 0.5}, "combine": "ensemble"},
+    {"precision": "float16"},
+])  # fmt: skip
+def test_what_is_loaded_says_the_same(demo, scratched, tmp_path, options):
+    spade = SPADE(**options).fit(demo.train[:5])
+    spade.save(tmp_path / "saved")
+    again = SPADE.load(tmp_path / "saved")
+    assert again.describe_options() == spade.describe_options()
+    assert repr(again) == repr(spade)
+    same(spade, again, scratched)
+    assert again.threshold(0.2) == spade.threshold(0.2)
+    for index in range(5):
+        np.testing.assert_array_equal(again.normal_image(index), spade.normal_image(index))
+    assert again.predict_left_out(1).sample.path == demo.train[1].path
+    assert again._fitted.normals[0].crop == spade._fitted.normals[0].crop
+    same(again.add(demo.train[5]), spade.add(demo.train[5]), scratched)
+
+
+def test_every_normal_says_where_it_came_from(fitted, demo, tmp_path):
+    fitted.add(demo.train[8], why="looked at by hand")
+    fitted.save(tmp_path)
+    told = json.loads((tmp_path / "spade.json").read_text())["normals"]
+    assert [one["path"] for one in told] == [str(sample.path) for sample in demo.train[:9]]
+    assert [one["why"] for one in told] == ["fit"] * 8 + ["looked at by hand"]
+    assert all(one["added"].endswith("+00:00") and len(one["sha"]) == 32 for one in told)
+    assert SPADE.load(tmp_path)._fitted.normals[8].why == "looked at by hand"
+
+
+def test_features_stay_in_the_file_until_they_are_looked_at(fitted, tmp_path):
+    fitted.save(tmp_path)
+    pixels = SPADE.load(tmp_path)._fitted.pixels
+    assert isinstance(pixels, Lanes)
+    with open("/proc/self/maps", encoding="utf-8") as maps:
+        assert any(str(tmp_path) in line for line in maps)
+
+
+def test_only_the_newest_features_stay(fitted, demo, scratched, tmp_path):
+    fitted.save(tmp_path)
+    loaded = SPADE.load(tmp_path)
+    loaded.remove(0).save(tmp_path)  # over the file that it was read from
+    assert len(list(tmp_path.glob("gallery-*"))) == 1
+    same(loaded, SPADE.load(tmp_path), scratched)
+    assert len(SPADE.load(tmp_path)) == 7
+
+
+KILLED = """
+import sys
+from pathlib import Path
+import spade_kit
+from spade_kit import SPADE
+spade = SPADE.load(sys.argv[1])
+print("ready", flush=True)
+while True:
+    spade.save(sys.argv[1])
+"""
+
+
+def test_killed_at_any_moment_a_whole_one_is_there(fitted, scratched, tmp_path):
+    fitted.save(tmp_path)
+    for delay in (0.0, 0.013, 0.05, 0.12):
+        with subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            time.sleep(delay)
+            process.send_signal(signal.SIGKILL)
+        same(SPADE.load(tmp_path), fitted, scratched)
+    fitted.save(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_full_disk_leaves_the_old_one_whole(fitted, demo, scratched, tmp_path, monkeypatch):
+    from spade_kit import store
+
+    fitted.save(tmp_path)
+    monkeypatch.setattr(store, "save_file", lambda *_: (_ for _ in ()).throw(store.SafetensorError("No space left")))
+    with pytest.raises(OSError, match=r"could not be written \(No space left\)\. What was written before is whole"):
+        fitted.remove(0).save(tmp_path)
+    assert len(SPADE.load(tmp_path)) == 8
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_module_of_ones_own_is_given_again(demo, scratched, tmp_path):
+    own = {"layers": ("early", "middle", "late"), "pooled": "late", "resize": 72, "crop": 64}
+    spade = SPADE(load_backbone(TinyNet(), **own)).fit(demo.train[:3])
+    spade.save(tmp_path)
+    with pytest.raises(ValueError, match=r"fitted with a module of your own, TinyNet, which is not saved\. Give it"):
+        SPADE.load(tmp_path)
+    same(SPADE.load(tmp_path, load_backbone(TinyNet(), **own)), spade, scratched)
+    other = TinyNet()
+    torch.nn.init.zeros_(other.stem.bias)
+    with pytest.raises(ValueError, match=r"was fitted with TinyNet, weights .*, but TinyNet, weights .* came"):
+        SPADE.load(tmp_path, load_backbone(other, **own))
+
+
+def test_folders_that_are_no_good_get_a_sentence(fitted, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no spade\.json\. spade\.save makes one"):
+        SPADE.load(tmp_path)
+    fitted.save(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"was fitted with efficientnet_lite0, .*'crop': 224.*, but .*'crop': 192.* came"
+    ):
+        SPADE.load(tmp_path, load_backbone(crop=192))
+    record = json.loads((tmp_path / "spade.json").read_text())
+    (features,) = tmp_path.glob("gallery-*")
+    whole = features.read_bytes()
+    for damaged in (whole[:-100], whole[:20], b"", whole[:8] + b"?" * 50 + whole[58:]):
+        features.write_bytes(damaged)
+        with pytest.raises(ValueError, match="is damaged or not all there"):
+            SPADE.load(tmp_path)
+    features.write_bytes(whole)
+    for wrong, said in [
+        ({"format": 99, "spade_kit": "9.0"}, r"format 1 are read, but .* has format 99, written by spade_kit 9\.0"),
+        ({"normals": record["normals"][1:]}, "damaged or not all there .*8 pictures of 7 images"),
+        ({"shapes": record["shapes"][:2]}, "damaged or not all there"),
+    ]:
+        (tmp_path / "spade.json").write_text(json.dumps(record | wrong))
+        with pytest.raises(ValueError, match=said):
+            SPADE.load(tmp_path)
+    (tmp_path / "spade.json").write_text("{")
+    with pytest.raises(ValueError, match=r"spade\.json is damaged"):
+        SPADE.load(tmp_path)
+    os.unlink(features)
+    (tmp_path / "spade.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="is damaged or not all there"):
+        SPADE.load(tmp_path)
