@@ -56,9 +56,9 @@ def claim(folder: Path, run: dict[str, Any]) -> None:
 
 
 def encode_tiff(values: Float[np.ndarray, "H W"]) -> bytes:
-    """A map as float32 TIFF, compressed without loss."""
+    """A map as float32 TIFF. Not compressed: that takes fifty times as long, for a fifth of the size."""
     stream = BytesIO()
-    Image.fromarray(values).save(stream, "TIFF", compression="tiff_adobe_deflate")
+    Image.fromarray(values).save(stream, "TIFF")
     return stream.getvalue()
 
 

@@ -56,7 +56,7 @@ class Shelf(Sequence["Judged | None"]):
             "crop": np.array([crop.photo, crop.scaled, crop.offset, crop.size]),
         }
         stream = BytesIO()
-        np.savez_compressed(stream, **arrays)
+        np.savez(stream, **arrays)
         write_whole(self._file(index), stream.getvalue())
 
     def put_map(self, path: Path, judged: Judged) -> None:
