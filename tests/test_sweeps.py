@@ -72,6 +72,14 @@ def test_fewer_normals_are_drawn_several_times_each_among_the_more(small):
     assert frame["aupro"][4] == pytest.approx(evaluated(small).metric("aupro"), abs=1e-6)
 
 
+def test_fitted_photos_are_judged_against_the_others(small):
+    mixed = replace(small, test=[*small.train[:3], *small.test[:4]])
+    frame = sweep(mixed, {"k": [3]}, metrics=["image_roc_auc", "pixel_roc_auc"])
+    report = evaluate(SPADE(k=3).fit(small.train), mixed)
+    for name in ("image_roc_auc", "pixel_roc_auc"):
+        assert frame[name][0] == pytest.approx(report.metric(name), abs=1e-6)
+
+
 def test_crops_and_backbones_are_loaded_each(small, capsys):
     network = load_backbone(resize=128, crop=96)
     frame = sweep(small, {"backbone": [network, "efficientnet_lite0"], "k": [2]})
