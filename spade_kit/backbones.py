@@ -32,7 +32,7 @@ _OWN = "a module of your own"
 _recording = threading.Lock()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Backbone:
     """A network that turns photographs into feature pyramids, with everything needed to use it rightly.
 
@@ -65,6 +65,9 @@ class Backbone:
     crop: int | None
     device: torch.device
     recipe: dict[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"{self.name}, {'whole photo at' if self.crop is None else f'crop {self.crop} of'} {self.resize} px"
 
     @property
     def layers(self) -> tuple[str, ...]:

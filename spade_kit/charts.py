@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from spade_kit.shelf import Judged
 
 _COLOUR = {"image": "#0072B2", "pixel": RING}  # of the Okabe-Ito colours
+_MOST = 8  # photos side by side, so that they can be seen
 _LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _CURVES = {  # title, name of x, name of y, and the metrics whose areas they are
     "roc": ("ROC", "false-positive rate", "recall", {"image": "image_roc_auc", "pixel": "pixel_roc_auc"}),
@@ -116,8 +117,8 @@ def _dress(figure: go.Figure, report: Report) -> go.Figure:
     below = {"x": 0, "y": -0.62, "xref": "paper", "yref": "paper", "xanchor": "left", "showarrow": False}
     figure.update_annotations(font_size=13)
     figure.add_annotation(text=said, font={"size": 11, "color": "#666666"}, **below)
-    margin = {"l": 55, "r": 15, "t": 35, "b": 160}
-    figure.update_layout(template="plotly_white", height=450, margin=margin, **legends)
+    margin = {"l": 55, "r": 15, "t": 60, "b": 160}  # above, room for Plotly's own buttons
+    figure.update_layout(template="plotly_white", height=475, margin=margin, **legends)
     return figure
 
 
@@ -128,9 +129,11 @@ def draw_sweep(frame: pandas.DataFrame, metrics: Sequence[str] | None = None) ->
     combination of all but the one with most values. Bars are intervals, where there are any, or reach from the lowest
     to the highest draw.
     """
-    options = [name for name in OPTIONS if name in frame.columns]
-    if not options:
-        raise ValueError(f"draw_sweep takes what sweep gave, but a table with {list(frame.columns)} came.")
+    columns = list(frame.columns) if isinstance(frame, pandas.DataFrame) else []
+    options = [name for name in OPTIONS if name in columns]
+    if not options or not len(frame):
+        came = f"a table of {len(frame)} rows with {columns}" if columns else f"a {type(frame).__name__}"
+        raise ValueError(f"draw_sweep takes what sweep gave, but {came} came.")
     ordered = {name: not frame[name].map(_has_no_order).any() for name in options}
     told = frame.assign(**{name: frame[name].map(partial(_tell, name)) for name in options})
     counts = told[options].nunique()
@@ -138,6 +141,10 @@ def draw_sweep(frame: pandas.DataFrame, metrics: Sequence[str] | None = None) ->
     options.sort(key=lambda name: (ordered[name], counts[name]), reverse=True)
     known = [name for name in METRICS if name in frame.columns and frame[name].notna().any()]
     chosen = [choose("A metric", name, known) for name in metrics] if metrics is not None else known
+    if not chosen:
+        raise ValueError(
+            "draw_sweep needs a metric, but all are NaN: photos to judge need labels, good ones and defects."
+        )
     figure, panels = make_panels(None, len(chosen), min(len(chosen), 2), side=4.0)
     for panel, metric in zip(panels, chosen):
         panel.set_title(metric.replace("_", " "), fontsize=9)
@@ -154,14 +161,14 @@ def draw_sweep(frame: pandas.DataFrame, metrics: Sequence[str] | None = None) ->
 def _draw_lines(panel: Axes, frame: pandas.DataFrame, options: list[str], metric: str, joined: bool) -> None:
     first, others = options[0], options[1:]
     names = list(dict.fromkeys(frame[first]))
-    lines = frame.groupby(others, sort=False) if others else [((), frame)]
+    lines = list(frame.groupby(others, sort=False)) if others else [((), frame)]
     for number, (key, rows) in enumerate(lines):
         drawn = rows.groupby(first, sort=False)
         middle = drawn[metric].mean().reindex(names).astype(float)
         low, high = (f"{metric}_low", f"{metric}_high") if f"{metric}_low" in frame else (metric, metric)
         ends = np.stack([middle - drawn[low].min().reindex(names), drawn[high].max().reindex(names) - middle])
         panel.errorbar(
-            np.arange(len(names)) + (0.04 * number if others else 0),
+            np.arange(len(names)) + 0.04 * (number - (len(lines) - 1) / 2),
             middle.to_numpy(),
             yerr=ends.clip(0) if ends.any() else None,
             fmt="o-" if joined else "o",
@@ -175,6 +182,7 @@ def _draw_lines(panel: Axes, frame: pandas.DataFrame, options: list[str], metric
     )
     panel.set_xticks(range(len(names)), names, fontsize=8, **slanted)
     panel.set_xlabel(first, fontsize=9)
+    panel.set_ylim(top=min(panel.get_ylim()[1], 1.005))  # no metric goes beyond 1
     panel.margins(x=0.08)
     panel.tick_params(labelsize=8)
     panel.grid(axis="y", color="#dddddd")
@@ -207,7 +215,7 @@ def _tell(option: str, value: Any) -> str:
         return ", ".join(f"{name} x {factor:g}" for name, factor in value.items())
     if isinstance(value, (tuple, list)):
         return " + ".join(map(str, value))
-    return str(getattr(value, "name", value))
+    return str(value)
 
 
 def _has_no_order(value: Any) -> bool:
@@ -220,7 +228,8 @@ def draw_hardest(report: Report, n: int = 4) -> Figure:
     Each photo with the truth (dashed) where it is known, and its map below, all on one scale: it ends at twice the 99th
     percentile of the good photos' maps.
     """
-    n = check_count("n", n)
+    if check_count("n", n) > _MOST:
+        raise ValueError(f"draw_hardest shows up to {_MOST} photos of a kind, but n={n} came. All stand in to_frame().")
     frame = report.to_frame().dropna(subset=["image_score", "label"])
     bad, good = frame[frame["label"] != GOOD], frame[frame["label"] == GOOD]
     halves = {
@@ -229,7 +238,7 @@ def draw_hardest(report: Report, n: int = 4) -> Figure:
     }
     shown = {name: rows for name, rows in halves.items() if len(rows)}
     if not shown:
-        raise ValueError(f"The hardest are found by labels, but no photo of {report.name} has one. Label them first.")
+        raise ValueError(f"The hardest are found by labels, but of {report.name} none has one. Label them first.")
     columns = max(map(len, shown.values()))
     figure, panels = make_panels(None, 2 * columns * len(shown), columns, bars=1)
     end = _end_of_scale(report, frame if good.empty else good)
@@ -248,7 +257,7 @@ def draw_hardest(report: Report, n: int = 4) -> Figure:
                 if judged.mask is not None:
                     draw_contour(panel, judged.mask, "white", "dashed")
         above[0].set_ylabel(name, fontsize=10)
-        add_scale(below[-1] if len(rows) == columns else below[len(rows) - 1], image, end)
+        add_scale(below[-1], image, end)
     said = f"{report.name}; {report.run['backbone']}, weights: {report.run['weights']}; {report.options}"
     return small_print(figure, said)
 

@@ -14,7 +14,7 @@ from spade_kit.arguments import warn
 from spade_kit.datasets import GOOD, Dataset, Sample
 from spade_kit.progress import track
 from spade_kit.records import claim, describe_run
-from spade_kit.reports import FORMAT, TABLE, Report
+from spade_kit.reports import FORMAT, TABLE, Report, judged_paths
 from spade_kit.scores import mean_of_top, share_out
 from spade_kit.shelf import Judged, Row, Shelf, name_maps
 
@@ -46,13 +46,18 @@ def evaluate(spade: SPADE, dataset: Dataset | Sequence[Sample], folder: str | Pa
         If something cannot be written; what was written before is whole.
     """
     samples = list(dataset.test if isinstance(dataset, Dataset) else dataset)
+    if not all(isinstance(sample, Sample) for sample in samples):
+        raise ValueError(
+            "evaluate takes a Dataset or a list of Samples, which say what is known of a photo, but others came. "
+            "load_dataset gives a Dataset; Sample(path, label) makes one of a path."
+        )
     if not samples:
         raise ValueError(
             "evaluate needs photos to judge, but none came. A dataset of normals alone has no test photos."
         )
     name = dataset.name if isinstance(dataset, Dataset) else f"{len(samples)} photos"
     run = describe_run(spade) | {"dataset": name, "report": FORMAT}
-    shelf = None if folder is None else Shelf(Path(folder).expanduser(), len(samples))
+    shelf = None if folder is None else Shelf(Path(folder).expanduser(), [str(sample.path) for sample in samples])
     if shelf is not None:
         claim(shelf.folder, run)
         (shelf.folder / TABLE).unlink(missing_ok=True)  # of a run that was complete: now it is not
@@ -61,7 +66,7 @@ def evaluate(spade: SPADE, dataset: Dataset | Sequence[Sample], folder: str | Pa
     emptied = 0
     with track(total=len(samples), desc="photos") as progress:
         for index, (sample, place) in enumerate(zip(samples, name_maps(name, samples))):
-            found = shelf and shelf.find(index, sample)
+            found = shelf and shelf.find(index, sample, place)
             row, judged = found or _judge(spade, sample)
             if shelf is not None and found is None:
                 _keep(shelf, index, place, row, judged)
@@ -71,9 +76,10 @@ def evaluate(spade: SPADE, dataset: Dataset | Sequence[Sample], folder: str | Pa
             progress.update()
     frame = pandas.DataFrame(rows, columns=[*_columns(spade)])
     _say_what_is_lost(name, frame, emptied)
-    report = Report(name, run, frame, shelf or kept)
-    if shelf is not None:
-        report.save(shelf.folder)
+    if shelf is None:
+        return Report(name, run, frame, kept)
+    report = Report(name, run, frame, Shelf(shelf.folder, judged_paths(frame)))
+    report.save(shelf.folder)
     return report
 
 
@@ -116,7 +122,7 @@ def _say_what_is_lost(name: str, frame: pandas.DataFrame, emptied: int) -> None:
             "Take load_backbone(..., crop=None), or a larger resize."
         )
     if lost:
-        warn(f"{lost} of {len(frame)} photos of {name} were not judged: see the column reason of report.to_frame().")
+        warn(f"{name}: {lost} of {len(frame)} were not judged, see the column reason of report.to_frame().")
 
 
 def _columns(spade: SPADE) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import cached_property, partial
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -203,7 +204,7 @@ def _hold(level: Tensor, dtype: torch.dtype, name: str) -> Tensor:
 def _keep(why: str, image: Photo, place: Crop, crop: UInt8[np.ndarray, "H W 3"]) -> Normal:
     stream = BytesIO()
     Image.fromarray(crop).save(stream, "JPEG", quality=_JPEG_QUALITY)
-    sample = image if isinstance(image, Sample) else None
+    sample = Sample(Path(image)) if isinstance(image, (str, Path)) else image if isinstance(image, Sample) else None
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return Normal(stream.getvalue(), digest(crop), place, sample, now, why)
 

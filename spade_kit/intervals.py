@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from sklearn.metrics import auc
 
+from spade_kit.arguments import check_count, check_number
 from spade_kit.metrics import mean_up_to, weigh_regions
 
 _BINS = 1024  # quantiles, half of all values and half of those on defects, which may be few and high
@@ -32,6 +33,8 @@ def bootstrap(
     ----------
     .. [1] B. Efron, R. Tibshirani, "An Introduction to the Bootstrap", Chapman & Hall, 1993 (percentile intervals).
     """
+    check_count("draws", draws)
+    check_number("level", level, "a part of all draws between 0 and 1, like 0.95", least=1e-6, most=1 - 1e-6)
     rng = np.random.default_rng(seed)
     groups = [np.flatnonzero(np.asarray(strata) == kind) for kind in dict.fromkeys(strata)]
     values = []

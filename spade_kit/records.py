@@ -41,11 +41,18 @@ def describe_run(spade: SPADE) -> dict[str, Any]:
 def read_record(folder: Path) -> dict[str, Any]:
     """What `claim` wrote; nothing where there is no record."""
     record = folder / RECORD
-    return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    if not record.is_file():
+        return {}
+    try:
+        return dict(json.loads(record.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as problem:
+        raise ValueError(f"{record} is damaged ({problem}). Take another folder.") from problem
 
 
 def claim(folder: Path, run: dict[str, Any]) -> None:
     """Make a folder that of a run; one that holds another run is refused."""
+    if folder.is_file():
+        raise ValueError(f"Results are written to a folder, but {folder} is a file. Take another name.")
     if (folder / RECORD).is_file():
         before = read_record(folder)
         changed = [name for name in run if before.get(name) != run[name]]
@@ -81,5 +88,5 @@ def tell_of_failure(path: Path, write: Callable[[], None]) -> None:
     except OSError as problem:
         raise OSError(
             f"{path} could not be written ({problem.strerror or problem}). What was written before is whole: make "
-            "room, or take another folder, and call again; it goes on from there."
+            "room, or take another folder, and call again."
         ) from problem

@@ -15,7 +15,7 @@ import numpy as np
 import pandas
 
 from spade_kit import metrics
-from spade_kit.arguments import check_number, choose
+from spade_kit.arguments import check_count, check_index, check_number, choose
 from spade_kit.datasets import GOOD
 from spade_kit.intervals import BINNED, PixelCounts, bootstrap
 from spade_kit.records import claim, read_record, write_whole
@@ -73,7 +73,7 @@ class Report:
 
     def judged(self, index: int) -> Judged | None:
         """The map, the truth and the crop of the photograph in a row of the table; None if it was not judged."""
-        return self._judged[index]
+        return self._judged[check_index("index", index, len(self._frame), "row")]
 
     @property
     def options(self) -> str:
@@ -130,6 +130,8 @@ class Report:
         labels = self._frame["label"]
         wanted = self._frame["image_score"].notna() & labels.notna()
         if kinds is not None:
+            if isinstance(kinds, str) or not len(kinds):
+                raise ValueError(f"kinds is a list of kinds of defects among {self._kinds}, but {kinds!r} came.")
             for kind in kinds:
                 choose("A kind", kind, self._kinds)
             wanted &= labels.isin([GOOD, *kinds])
@@ -151,7 +153,7 @@ class Report:
         ]
         if not known:
             raise ValueError(
-                f"{name} needs photos with masks, but {self.name} has none. Take one of {list(OF_IMAGES)}."
+                f"{name} needs photos with masks, but of {self.name} none has one. Take one of {list(OF_IMAGES)}."
             )
         maps, masks, labels = zip(*known)
         if len({values.shape for values in maps}) > 1:
@@ -219,6 +221,7 @@ class Report:
             ``threshold`` of each point; each point is exact. x is the false-positive rate, or the recall for
             ``"pr"``.
         """
+        check_count("points", points, least=2)
         parts = []
         for of, trace in (("image", self._trace_images), ("pixel", self._trace_pixels)):
             try:
@@ -227,7 +230,7 @@ class Report:
                 continue
             parts += [_thin(x, y, threshold, points).assign(curve=curve, of=of) for curve, x, y, threshold in traced]
         if not parts:
-            raise ValueError(f"A curve needs good photos and defects, but {self.name} has not both.")
+            raise ValueError(f"A curve needs good photos and defects, but of {self.name} there are not both.")
         return pandas.concat(parts, ignore_index=True)[["curve", "of", "x", "y", "threshold"]]
 
     def _trace_images(self) -> list[_Curve]:
@@ -250,7 +253,7 @@ class Report:
         ValueError
             If the folder holds another run.
         """
-        shelf = Shelf(Path(folder).expanduser(), len(self._frame))
+        shelf = Shelf(Path(folder).expanduser(), judged_paths(self._frame))
         claim(shelf.folder, self.run)
         if not isinstance(self._judged, Shelf) or self._judged.folder != shelf.folder:
             for index, (row, judged) in enumerate(zip(self._frame.to_dict("records"), self._judged)):
@@ -279,8 +282,17 @@ class Report:
                 f"{folder} holds an evaluation that was interrupted. Call evaluate(..., folder=...) again: it goes on "
                 "from there."
             )
-        frame = pandas.read_parquet(folder / TABLE)
-        return cls(run["dataset"], run, frame, Shelf(folder, len(frame)))
+        try:
+            frame = pandas.read_parquet(folder / TABLE)
+        except (OSError, ValueError) as problem:  # pyarrow's errors are ValueErrors
+            raise ValueError(
+                f"{folder / TABLE} is damaged ({problem}). Call evaluate(..., folder=...) again: it is written anew."
+            ) from problem
+        return cls(run["dataset"], run, frame, Shelf(folder, judged_paths(frame)))
+
+    def __str__(self) -> str:
+        table = self.summary().dropna(axis="columns", how="all").round(3)
+        return f"{self.name}: {len(self._frame)} photos; {self.options}\n{table.to_string()}"
 
     def _repr_html_(self) -> str:
         table = self.summary().dropna(axis="columns", how="all").round(3)
@@ -294,7 +306,7 @@ def _rate(found: np.ndarray, bad: np.ndarray) -> dict[str, float]:
         "recall": (true, bad.sum()),
         "precision": (true, found.sum()),
     }
-    return {name: part / whole if whole else float("nan") for name, (part, whole) in rates.items()}
+    return {name: float(part / whole) if whole else float("nan") for name, (part, whole) in rates.items()}
 
 
 def _trace(
@@ -314,6 +326,11 @@ def _thin(x: np.ndarray, y: np.ndarray, threshold: np.ndarray, points: int) -> p
     kept = np.unique(np.searchsorted(way, np.linspace(0, way[-1], points)).clip(0, len(x) - 1))
     kept = np.arange(len(x)) if len(x) <= points else kept
     return pandas.DataFrame({"x": x[kept], "y": y[kept], "threshold": threshold[kept]})
+
+
+def judged_paths(frame: pandas.DataFrame) -> list[str | None]:
+    """The paths of a report's rows, None where a photograph was not judged."""
+    return [path if judged else None for path, judged in zip(frame["path"], frame["image_score"].notna())]
 
 
 def _measure_again(

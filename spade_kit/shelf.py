@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeAlias
+from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -17,6 +18,7 @@ from spade_kit.crops import Crop
 from spade_kit.datasets import Sample
 from spade_kit.records import encode_tiff, write_whole
 
+_DAMAGED = (BadZipFile, EOFError, KeyError, OSError, TypeError, ValueError)  # what a file's reader may raise
 Row: TypeAlias = "dict[str, Any]"
 
 
@@ -30,19 +32,33 @@ class Judged:
 
 
 class Shelf(Sequence["Judged | None"]):
-    """Judged photographs in a folder, each read when it is asked for; None where one could not be judged."""
+    """Judged photographs in a folder, each read when it is asked for; None where one could not be judged.
 
-    def __init__(self, folder: Path, count: int) -> None:
-        self.folder, self._places = folder, range(count)
+    ``paths`` are those of the photographs, None where one was not judged.
+    """
+
+    def __init__(self, folder: Path, paths: Sequence[str | None]) -> None:
+        self.folder, self._paths = folder, list(paths)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._paths)
 
     def __getitem__(self, index):
         if isinstance(index, slice):
-            return [self[at] for at in self._places[index]]
-        file = self._file(self._places[index])
-        return _unpack(file)[1] if file.is_file() else None
+            return [self[at] for at in range(*index.indices(len(self)))]
+        at = range(len(self))[index]
+        if self._paths[at] is None:
+            return None
+        file = self._file(at)
+        try:
+            row, judged = _unpack(file)
+            if row["path"] != self._paths[at]:
+                raise ValueError(f"it is of {row['path']}, not of {self._paths[at]}")
+            return judged
+        except _DAMAGED as problem:
+            raise ValueError(
+                f"{file} is damaged or gone ({problem}). Call evaluate(..., folder=...) again: it is judged anew."
+            ) from problem
 
     def _file(self, index: int) -> Path:
         return self.folder / "photos" / f"{index:05d}.npz"
@@ -64,15 +80,22 @@ class Shelf(Sequence["Judged | None"]):
         on_photo = np.nan_to_num(judged.crop.put_back(judged.anomaly_map), nan=0.0)
         write_whole(self.folder / "maps" / path, encode_tiff(on_photo))
 
-    def find(self, index: int, sample: Sample) -> tuple[Row, Judged] | None:
-        """What is kept of a photograph, if that is this one as it is now."""
+    def find(self, index: int, sample: Sample, place: Path) -> tuple[Row, Judged] | None:
+        """What is kept of a photograph, if that is this one as it is now, and its raw map is there, too."""
         file = self._file(index)
         if not file.is_file():
             return None
-        row, judged = _unpack(file)
+        try:
+            row, judged = _unpack(file)
+        except _DAMAGED:
+            return None
         if (row["path"], row["label"]) != (str(sample.path), sample.label):
             return None
         sources = [path for path in (sample.path, sample.mask_path) if path is not None and path.exists()]
+        height, width = judged.crop.photo
+        raw = self.folder / "maps" / place
+        if not raw.is_file() or raw.stat().st_size < 4 * height * width:
+            return None
         states = [path.stat() for path in sources]
         changed = max((max(state.st_mtime, state.st_ctime) for state in states), default=0)
         return (row, judged) if changed <= file.stat().st_mtime else None
@@ -82,7 +105,7 @@ class Shelf(Sequence["Judged | None"]):
 
 
 def _unpack(file: Path) -> tuple[Row, Judged]:
-    with np.load(file, allow_pickle=False) as arrays:
+    with np.load(BytesIO(file.read_bytes()), allow_pickle=False) as arrays:
         crop = Crop(*(tuple(pair) for pair in arrays["crop"].tolist()))
         mask = arrays["mask"]
         return json.loads(str(arrays["row"])), Judged(arrays["map"], mask if mask.size else None, crop)

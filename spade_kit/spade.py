@@ -211,7 +211,7 @@ class SPADE:
 
     @classmethod
     def load(
-        cls, folder: str | Path, backbone: Backbone | None = None, *, device: str | torch.device | None = None
+        cls, folder: str | Path, backbone: str | Backbone | None = None, *, device: str | torch.device | None = None
     ) -> SPADE:
         """Read what `save` has written. Features stay in the file until a search looks at them.
 
@@ -226,6 +226,10 @@ class SPADE:
             If nothing is there, or it is damaged, or from another backbone or version.
         """
         stored = load_gallery(Path(folder).expanduser(), backbone, device)
+        if set(stored.options) != set(_OPTIONS):
+            raise ValueError(
+                f"{folder} says options {sorted(stored.options)}, but {sorted(_OPTIONS)} are needed. Fit again."
+            )
         options = {name: value for name, value in stored.options.items() if value is not None}
         spade = cls(stored.backbone, precision=stored.precision, **options)
         spade._replace(stored.gallery)
@@ -438,9 +442,8 @@ class SPADE:
         level
             The part of all draws that the interval holds.
         """
-        check_fpr(fpr)
-        choose("of", of, ("pixel", "image"))
         checked = self._check_groups(groups)
+        self.threshold(fpr, of=of, groups=checked)  # says what is wrong, and where there are too few to tell
         maps = self._left_out_maps(range(len(self)), checked)
         scores = [values.max(keepdims=True).ravel() if of == "image" else values.ravel() for values in maps]
         return threshold_interval(scores, checked or range(len(self)), fpr, level, draws, seed)
@@ -448,7 +451,13 @@ class SPADE:
     def _check_groups(self, groups: Iterable[Hashable] | None) -> tuple[Hashable, ...] | None:
         if groups is None:
             return None
+        if not isinstance(groups, Iterable):
+            raise ValueError(f"groups is a list of names or numbers, one a training image, but {groups!r} came.")
         groups = tuple(groups)
+        if not all(isinstance(label, Hashable) for label in groups):
+            raise ValueError(
+                "groups holds names or numbers, one a training image, but lists came. Take one label each."
+            )
         if len(groups) != len(self) or any(label != label for label in groups):
             missing = sum(label != label for label in groups)
             raise ValueError(

@@ -6,6 +6,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +28,8 @@ from spade_kit.records import tell_of_failure, write_whole
 FORMAT = 1
 RECORD = "spade.json"
 _DATA = "gallery-*.safetensors"
+_WRONG = (AttributeError, IndexError, KeyError, TypeError, ValueError)  # what a damaged record may lead to
+_KINDS = {"features": str, "backbone": dict, "precision": str, "options": dict, "layers": list, "shapes": list}
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ def save_gallery(folder: Path, gallery: Gallery, backbone: Backbone, precision: 
 
     So at any moment the record points at a whole file.
     """
+    if folder.is_file():
+        raise ValueError(f"A SPADE is saved to a folder, but {folder} is a file. Take another name.")
     before = set(folder.glob(_DATA))
     file = folder / _DATA.replace("*", uuid.uuid4().hex[:8])
     unfinished = folder / ".unfinished"  # with whatever safetensors begins there, should we be killed
@@ -63,6 +68,8 @@ def save_gallery(folder: Path, gallery: Gallery, backbone: Backbone, precision: 
         unfinished.mkdir(parents=True, exist_ok=True)
         try:
             save_file(_pack(gallery), unfinished / file.name)
+            (unfinished / "plain").touch()
+            shutil.copymode(unfinished / "plain", unfinished / file.name)  # safetensors lets nobody else read it
         except SafetensorError as problem:  # which wraps what the system said, such as a full disk
             raise OSError(str(problem)) from problem
         (unfinished / file.name).replace(file)
@@ -71,18 +78,17 @@ def save_gallery(folder: Path, gallery: Gallery, backbone: Backbone, precision: 
         tell_of_failure(file, write)
         write_whole(folder / RECORD, json.dumps(record, indent=1).encode())
     except OSError:
-        file.unlink(missing_ok=True)
+        with suppress(OSError):
+            file.unlink()
         raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     for old in before:
-        try:
+        with suppress(OSError):  # in use, on systems that hold on to open files
             old.unlink()
-        except OSError:  # in use, on systems that hold on to open files
-            continue
 
 
-def load_gallery(folder: Path, backbone: Backbone | None, device: str | torch.device | None) -> Stored:
+def load_gallery(folder: Path, backbone: str | Backbone | None, device: str | torch.device | None) -> Stored:
     """Read what `save_gallery` has written; features stay in the file until somebody looks at them."""
     record = _read_record(folder)
     network = _find_backbone(folder, record["backbone"], backbone, device)
@@ -91,7 +97,7 @@ def load_gallery(folder: Path, backbone: Backbone | None, device: str | torch.de
         with safe_open(file, framework="pt") as arrays:
             tensors = {name: arrays.get_tensor(name) for name in arrays.keys()}  # noqa: SIM118
         gallery = _unpack(record, tensors, network.device)
-    except (OSError, SafetensorError, KeyError, ValueError) as problem:
+    except (OSError, SafetensorError, *_WRONG) as problem:
         raise ValueError(
             f"{file} is damaged or not all there ({problem}). Fit again, or take a copy of it."
         ) from problem
@@ -110,7 +116,10 @@ def _read_record(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         found = record["format"]
-    except (ValueError, KeyError, TypeError) as problem:
+        sound = found != FORMAT or all(isinstance(record[name], kind) for name, kind in _KINDS.items())
+        if not sound or (found == FORMAT and not {"recipe", "name", "sha256"} <= set(record["backbone"])):
+            raise ValueError("parts of it are missing")
+    except _WRONG as problem:
         raise ValueError(f"{file} is damaged ({problem}). Fit again, or take a copy of it.") from problem
     if found != FORMAT:
         raise ValueError(
@@ -121,7 +130,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
 
 
 def _find_backbone(
-    folder: Path, wanted: dict[str, Any], given: Backbone | None, device: str | torch.device | None
+    folder: Path, wanted: dict[str, Any], given: str | Backbone | None, device: str | torch.device | None
 ) -> Backbone:
     """The network that made the features, or the one given, if it is the same."""
     if given is None and wanted["recipe"] is None:
@@ -129,7 +138,7 @@ def _find_backbone(
             f"{folder} was fitted with a module of your own, {wanted['name']}, which is not saved. Give it: "
             "SPADE.load(folder, backbone=...)."
         )
-    backbone = given or load_backbone(**wanted["recipe"])
+    backbone = load_backbone(**wanted["recipe"]) if given is None else load_backbone(given)
     backbone = backbone if device is None else backbone.to(device)
     if backbone.sha256 != wanted["sha256"] or (wanted["recipe"] and backbone.recipe != wanted["recipe"]):
         came, needed = (

@@ -18,7 +18,7 @@ from spade_kit.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.crops import Crop
 from spade_kit.datasets import Dataset, Sample
 from spade_kit.evaluation import describe_scores
-from spade_kit.features import Pyramid, iterate_features
+from spade_kit.features import Pyramid, chosen_layers, iterate_features
 from spade_kit.gallery import digest
 from spade_kit.progress import track
 from spade_kit.records import describe_run
@@ -82,6 +82,9 @@ def sweep(
         (backbone, crop, _load(backbone, crop, "crop" in values))
         for backbone, crop in product(values.get("backbone", [EMBEDDED]), values.get("crop", [224]))
     ]
+    for layers in values.get("layers", []):
+        for *_, backbone in networks if layers is not None else []:
+            chosen_layers(layers, backbone.layers)
     for name, crop, backbone in networks:
         galleries = _Galleries(backbone, dataset)
         plan = list(_plan(values, check_count("draws", draws), len(galleries.spade)))
@@ -105,9 +108,19 @@ def _check(dataset: Dataset, over: Mapping[str, Iterable], metrics: Sequence[str
     for name, some in over.items():
         if isinstance(some, (str, Mapping)) or not isinstance(some, Iterable):
             raise ValueError(f"sweep takes a list of values for {name}, but {some!r} came. Put it into brackets.")
-    values = {name: list(some) for name, some in over.items()}
+    values: dict[str, list] = {name: [] for name in over}
+    for name, some in over.items():
+        for value in some:
+            if value not in values[name]:
+                values[name].append(value)
     if empty := [name for name, some in values.items() if not some]:
         raise ValueError(f"sweep needs at least one value for each option, but none came for {', '.join(empty)}.")
+    for name in ("k", "normals"):
+        for count in values.get(name, []):
+            if name == "k" or count is not None:
+                check_count(name, count)
+    if isinstance(metrics, str):
+        raise ValueError(f"metrics is a list of names, but {metrics!r} came. Put it into brackets.")
     for metric in metrics:
         choose("A metric", metric, METRICS)
     if not isinstance(dataset, Dataset) or not dataset.train or not dataset.test:
@@ -167,7 +180,7 @@ class _Galleries:
         among = np.arange(len(self.spade))
         if count is not None:
             shuffled = np.random.default_rng([seed, draw]).permutation(len(among))
-            among = np.sort(shuffled[: check_count("normals", count)])
+            among = np.sort(shuffled[:count])
         if layers is None:
             return self.spade, among, self.queries
         key = tuple(layers)
@@ -248,7 +261,7 @@ def _say_how_long(
     settings = len(plan) * len(values.get("k", [0])) * len(values.get("sigma", [0]))
     named = f"{galleries.spade.backbone.name}: " if networks > 1 else ""
     time_left = _tell_time(seconds * len(galleries.queries))
-    print(f"{named}{settings} settings on {len(galleries.queries)} photos, about {time_left}.")
+    print(f"{named}{settings} setting{'s' * (settings > 1)} on {len(galleries.queries)} photos, about {time_left}.")
 
 
 def _sort(report: Report, times: int) -> None:

@@ -76,5 +76,7 @@ def test_the_hardest_of_few_and_of_lost_photos(spade, demo, tmp_path):
     figure = draw_hardest(report)
     picture = next(panel for panel in figure.axes if panel.get_title() == "chip/a").images[0].get_array()
     assert (np.asarray(picture) == 128).all()
-    with pytest.raises(ValueError, match="found by labels, but no photo of 1 photos has one"):
+    with pytest.raises(ValueError, match="shows up to 8 photos of a kind, but n=9 came"):
+        draw_hardest(report, n=9)
+    with pytest.raises(ValueError, match="found by labels, but of 1 photos none has one"):
         draw_hardest(evaluate(spade, [Sample(demo.test[0].path)]))

@@ -106,14 +106,14 @@ def test_without_masks_the_images_are_still_judged(spade, demo):
     assert 0 <= report.metric("image_roc_auc") <= 1
     assert report.summary().loc["all", list(OF_PIXELS)].isna().all()
     assert "pixel" not in report._repr_html_()
-    with pytest.raises(ValueError, match=r"aupro needs photos with masks, but 12 photos has none\. Take one of"):
+    with pytest.raises(ValueError, match=r"aupro needs photos with masks, but of 12 photos none has one\. Take one of"):
         report.metric("aupro")
 
 
 def test_what_cannot_be_read_is_a_row_with_its_reason(spade, demo, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"")
     samples = [*demo.test[:2], Sample(tmp_path / "broken.png", "chip"), *demo.test[6:8]]
-    with pytest.warns(UserWarning, match=r"1 of 5 photos of 5 photos were not judged: see the column reason"):
+    with pytest.warns(UserWarning, match="5 photos: 1 of 5 were not judged, see the column reason"):
         report = evaluate(spade, samples)
     frame = report.to_frame()
     assert np.isnan(frame["image_score"][2])

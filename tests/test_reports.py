@@ -88,7 +88,7 @@ def test_photos_that_changed_are_judged_again_and_failed_ones_tried_again(spade,
     (tmp_path / "a.png").write_bytes(samples[0].path.read_bytes())
     (tmp_path / "b.png").write_bytes(b"")
     mine = [Sample(tmp_path / "a.png", "good"), Sample(tmp_path / "b.png", "chip")]
-    with pytest.warns(UserWarning, match="1 of 2 photos of 2 photos were not judged"):
+    with pytest.warns(UserWarning, match="2 photos: 1 of 2 were not judged"):
         first = evaluate(spade, mine, folder=tmp_path / "out")
     assert Report.load(tmp_path / "out").to_frame()["reason"][1] == first.to_frame()["reason"][1]
     (tmp_path / "a.png").write_bytes(samples[-1].path.read_bytes())
@@ -97,6 +97,36 @@ def test_photos_that_changed_are_judged_again_and_failed_ones_tried_again(spade,
         os.utime(tmp_path / name, (2**31, 2**31))
     scores = evaluate(spade, mine, folder=tmp_path / "out").to_frame()["image_score"].tolist()
     assert scores == [spade.predict(samples[-1]).image_score] * 2
+
+
+def test_damaged_files_are_named_or_made_anew(spade, samples, tmp_path):
+    report = evaluate(spade, samples, folder=tmp_path)
+    scores = report.to_frame()["image_score"].tolist()
+    photo, whole = tmp_path / "photos/00001.npz", (tmp_path / "photos/00001.npz").read_bytes()
+    for damaged in (whole[:200], b"", b"PK" + whole[50:]):
+        photo.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"00001\.npz is damaged or gone .*evaluate.*again"):
+            Report.load(tmp_path).metric("aupro")
+        assert evaluate(spade, samples, folder=tmp_path).to_frame()["image_score"].tolist() == scores
+    photo.write_bytes((tmp_path / "photos/00000.npz").read_bytes())
+    with pytest.raises(ValueError, match=r"00001\.npz is damaged or gone \(it is of .*000\..*, not of "):
+        Report.load(tmp_path).metric("aupro")
+    photo.unlink()
+    with pytest.raises(ValueError, match=r"00001\.npz is damaged or gone"):
+        Report.load(tmp_path).metric("aupro")
+    evaluate(spade, samples, folder=tmp_path)
+    maps = sorted((tmp_path / "maps").rglob("*.tiff"))
+    content = [path.read_bytes() for path in maps]
+    maps[0].unlink()
+    maps[1].write_bytes(content[1][:1000])
+    evaluate(spade, samples, folder=tmp_path)
+    assert [path.read_bytes() for path in maps] == content
+    (tmp_path / "photos.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"photos\.parquet is damaged"):
+        Report.load(tmp_path)
+    (tmp_path / "run.json").write_text("[")
+    with pytest.raises(ValueError, match=r"run\.json is damaged"):
+        evaluate(spade, samples, folder=tmp_path)
 
 
 def test_another_run_is_not_mixed_in(spade, samples, tmp_path):
@@ -130,6 +160,28 @@ def test_folders_without_a_report_get_a_sentence(report, tmp_path):
 
 
 # ---- thresholds and curves -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong", [{"draws": 0}, {"level": 1}, {"level": 0}])
+def test_intervals_of_nothing_get_a_sentence(report, wrong):
+    with pytest.raises(ValueError, match=r"draws must be a whole number|level is a part of all draws"):
+        report.interval("image_roc_auc", **wrong)
+
+
+def test_mistakes_get_a_sentence(spade, report, tmp_path):
+    for kinds in ("scratch", []):
+        with pytest.raises(ValueError, match="kinds is a list of kinds of defects among"):
+            report.metric("aupro", kinds)
+    with pytest.raises(ValueError, match="points must be a whole number of at least 2"):
+        report.curves(points=1)
+    with pytest.raises(ValueError, match="index is a row from 0 to 9, but 99 came"):
+        report.judged(99)
+    with pytest.raises(ValueError, match="evaluate takes a Dataset or a list of Samples"):
+        evaluate(spade, ["a.png"])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="Results are written to a folder"):
+        report.save(tmp_path / "file")
+    assert "image_roc_auc" in str(report)
 
 
 def test_rates_at_a_threshold_are_counts(report):
@@ -192,7 +244,7 @@ def test_thinned_curves_keep_their_areas(report):
 
 def test_curves_without_truth_get_a_sentence(spade, samples):
     unlabelled = evaluate(spade, [Sample(sample.path) for sample in samples[:2]])
-    with pytest.raises(ValueError, match="A curve needs good photos and defects, but 2 photos has not both"):
+    with pytest.raises(ValueError, match="A curve needs good photos and defects, but of 2 photos there are not both"):
         unlabelled.curves()
     unmasked = evaluate(spade, [Sample(sample.path, sample.label) for sample in samples])
     assert set(unmasked.curves()["of"]) == {"image"}

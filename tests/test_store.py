@@ -120,6 +120,15 @@ def test_what_is_loaded_says_the_same(demo, scratched, tmp_path, options):
     same(again.add(demo.train[5]), spade.add(demo.train[5]), scratched)
 
 
+def test_others_may_read_it_and_photos_given_as_paths_are_named(demo, tmp_path):
+    spade = SPADE(k=2).fit([demo.train[0].path, str(demo.train[1].path)])
+    spade.save(tmp_path)
+    assert len({file.stat().st_mode for file in tmp_path.iterdir()}) == 1
+    told = json.loads((tmp_path / "spade.json").read_text())["normals"]
+    assert [one["path"] for one in told] == [str(sample.path) for sample in demo.train[:2]]
+    assert spade.suspects()["path"].str.len().min() > 0
+
+
 def test_every_normal_says_where_it_came_from(fitted, demo, tmp_path):
     fitted.add(demo.train[8], why="looked at by hand")
     fitted.save(tmp_path)
@@ -215,6 +224,11 @@ def test_folders_that_are_no_good_get_a_sentence(fitted, tmp_path):
         ({"format": 99, "spade_kit": "9.0"}, r"format 1 are read, but .* has format 99, written by spade_kit 9\.0"),
         ({"normals": record["normals"][1:]}, "damaged or not all there .*8 pictures of 7 images"),
         ({"shapes": record["shapes"][:2]}, "damaged or not all there"),
+        ({"shapes": []}, "damaged or not all there"),
+        ({"backbone": {}}, r"spade\.json is damaged \(parts of it are missing\)"),
+        ({"options": {}}, "says options"),
+        ({"options": None}, r"spade\.json is damaged \(parts of it are missing\)"),
+        ({"normals": 3}, "damaged or not all there"),
     ]:
         (tmp_path / "spade.json").write_text(json.dumps(record | wrong))
         with pytest.raises(ValueError, match=said):
@@ -222,6 +236,9 @@ def test_folders_that_are_no_good_get_a_sentence(fitted, tmp_path):
     (tmp_path / "spade.json").write_text("{")
     with pytest.raises(ValueError, match=r"spade\.json is damaged"):
         SPADE.load(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"A SPADE is saved to a folder, but .* is a file"):
+        fitted.save(tmp_path / "file")
     os.unlink(features)
     (tmp_path / "spade.json").write_text(json.dumps(record))
     with pytest.raises(ValueError, match="is damaged or not all there"):

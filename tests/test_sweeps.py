@@ -31,6 +31,12 @@ def test_every_setting_is_what_it_gives_by_itself(small, capsys):
     assert frame["seconds"].notna().sum() == 4
 
 
+def test_what_is_named_twice_counts_once(small):
+    frame = sweep(small, {"k": [1, 1, 4], "sigma": [4, 4.0]}, metrics=["aupro"])
+    assert len(frame) == 2
+    assert frame["aupro"][0] == pytest.approx(evaluated(small, k=1).metric("aupro"), abs=1e-6)
+
+
 def test_radius_and_the_ensemble_too(small):
     frame = sweep(small, {"combine": ["concat", "ensemble"], "radius": [0, None]}, metrics=["pixel_average_precision"])
     assert list(frame.columns) == ["combine", "radius", "pixel_average_precision", "seconds"]
@@ -85,7 +91,7 @@ def test_crops_and_backbones_are_loaded_each(small, capsys):
     frame = sweep(small, {"backbone": [network, "efficientnet_lite0"], "k": [2]})
     assert frame["backbone"].tolist() == [network, "efficientnet_lite0"]
     assert frame["aupro"][0] == pytest.approx(evaluated(small, backbone=network, k=2).metric("aupro"))
-    assert capsys.readouterr().out.count("efficientnet_lite0: 1 settings on 8 photos") == 2
+    assert capsys.readouterr().out.count("efficientnet_lite0: 1 setting on 8 photos") == 2
     crops = sweep(small, {"crop": [112, None]}, metrics=["image_roc_auc"])
     assert crops["crop"].tolist() == [112, None]
     mine = evaluated(small, backbone=load_backbone(resize=128, crop=112))
@@ -112,6 +118,8 @@ def test_mistakes_get_a_sentence(small):
         ({"kk": [1]}, r"An option is one of .*, but 'kk' came\. Did you mean 'k'"),
         ({"k": 5}, "sweep takes a list of values for k, but 5 came"),
         ({"weights": "equal"}, "sweep takes a list of values for weights, but 'equal' came"),
+        ({"normals": [0]}, "normals must be a whole number of at least 1, but 0 came"),
+        ({"k": [None]}, "k must be a whole number of at least 1, but None came"),
         ({"k": []}, "at least one value for each option, but none came for k"),
         ({"layers": [("layer9",)]}, r"A layer is one of .*, but 'layer9' came"),
         ({"layers": ["layer2"]}, "layers is a list of names among layer1, layer2, layer3, but 'layer2' came"),
@@ -161,5 +169,8 @@ def test_two_options_are_a_heat_map_and_three_are_lines(small):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "0, 0", "0, 4", "everywhere, 0", "everywhere, 4",
     ]  # fmt: skip
-    with pytest.raises(ValueError, match="draw_sweep takes what sweep gave"):
-        draw_sweep(frame[["aupro"]])
+    for wrong in (frame[["aupro"]], frame[:0], None):
+        with pytest.raises(ValueError, match="draw_sweep takes what sweep gave"):
+            draw_sweep(wrong)
+    with pytest.raises(ValueError, match="draw_sweep needs a metric, but all are NaN"):
+        draw_sweep(frame.assign(aupro=np.nan))
