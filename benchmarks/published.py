@@ -7,7 +7,7 @@ _HEAD = [
 _SPADE = "SPADE, wide_resnet50_2 | official | | {} | | Cohen & Hoshen, arXiv:2005.02357"
 _PADIM = "PaDiM, wide_resnet50_2 | official | | {} | | Defard et al., arXiv:2011.08785"
 _PATCHCORE = "PatchCore, wide_resnet50_2 | official | {} | {} | | README of anomalib"
-_HERE = "{}, efficientnet_lite0 | these photographs | {} | {} | {} | reported, anomalib 2.7"
+_HERE = "{}, efficientnet_lite0 | these photographs | {} | {} | {} | anomalib 2.7, measured elsewhere"
 
 
 def _lines(*rows: str) -> list[str]:
