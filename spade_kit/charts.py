@@ -251,7 +251,7 @@ def draw_hardest(report: Report, n: int = 4) -> Figure:
             judged = report.judged(row.Index)
             assert judged is not None  # it has a score
             picture = _read_picture(row.path, judged)
-            show_picture(photo, picture, f"{row.label}/{_stem(row.path)}")
+            show_picture(photo, picture, f"{row.label}/{Path(row.path).stem}")
             image = show_map(heat, judged.anomaly_map, end, _rank(row, bad if name == "false alarms" else good))
             for panel in (photo, heat):
                 if judged.mask is not None:
@@ -268,10 +268,6 @@ def _read_picture(path: str, judged: Judged) -> np.ndarray:
         return judged.crop.cut(read_image(path))
     except (OSError, ValueError):
         return np.full((*judged.crop.size, 3), 128, np.uint8)
-
-
-def _stem(path: str) -> str:
-    return Path(path).stem
 
 
 def _rank(row: Any, others: pandas.DataFrame) -> str:

@@ -69,12 +69,14 @@ def evaluate(spade: SPADE, dataset: Dataset | Sequence[Sample], folder: str | Pa
             found = shelf and shelf.find(index, sample, place)
             row, judged = found or _judge(spade, sample)
             if shelf is not None and found is None:
-                _keep(shelf, index, place, row, judged)
+                if judged is not None:
+                    shelf.put_map(place, judged)  # first: what has its file on the shelf is done
+                shelf.put(index, row, judged)
             emptied += _is_emptied(sample, judged)
             rows.append(row)
             kept.append(None if shelf is not None else judged)
             progress.update()
-    frame = pandas.DataFrame(rows, columns=[*_columns(spade)])
+    frame = pandas.DataFrame(rows, columns=_columns(spade))
     _say_what_is_lost(name, frame, emptied)
     if shelf is None:
         return Report(name, run, frame, kept)
@@ -95,15 +97,6 @@ def _judge(spade: SPADE, sample: Sample) -> tuple[Row, Judged | None]:
         return row | {"seconds": time.perf_counter() - start, "reason": str(problem)}, None
     row |= describe_scores(result)
     return row | {"seconds": time.perf_counter() - start}, Judged(result.anomaly_map, mask, result.crop)
-
-
-def _keep(shelf: Shelf, index: int, place: Path, row: Row, judged: Judged | None) -> None:
-    """Write the map first: what has its file on the shelf is done."""
-    if judged is None:
-        shelf.forget(index)
-    else:
-        shelf.put_map(place, judged)
-        shelf.put(index, row, judged)
 
 
 def _is_emptied(sample: Sample, judged: Judged | None) -> bool:

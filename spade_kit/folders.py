@@ -19,7 +19,16 @@ from PIL import Image
 from spade_kit.images import FORMATS, is_picture, natural_order
 from spade_kit.layouts import check_folder
 from spade_kit.progress import track
-from spade_kit.records import RECORD, claim, describe_run, encode_tiff, tell_of_failure, write_whole
+from spade_kit.records import (
+    RECORD,
+    changed_at,
+    check_is_no_file,
+    claim,
+    describe_run,
+    encode_tiff,
+    tell_of_failure,
+    write_whole,
+)
 
 if TYPE_CHECKING:
     from spade_kit.results import Result
@@ -54,8 +63,7 @@ def predict_folder(spade: SPADE, folder: str | Path, out: str | Path, fpr: float
         if not isinstance(given, (str, Path)):
             raise ValueError(f"predict_folder takes the path of a folder as {name}, but {given!r} came.")
     folder, out = check_folder(folder), Path(out).expanduser()
-    if out.is_file():
-        raise ValueError(f"Results are written to a folder, but {out} is a file. Take another name.")
+    check_is_no_file(out)
     photos = _list_photos(folder)
     smallest = 1 / (len(spade) + 1)  # rate that so many normal photographs can say something about
     rate = max(FPR, smallest) if fpr is None else fpr
@@ -96,8 +104,7 @@ class Run:
         pictures = [self._segmentation(name), self._map(name)]
         if photo.as_posix() not in rows or not all(path.is_file() for path in pictures):
             return False
-        state = (self.folder / photo).stat()
-        return max(state.st_mtime, state.st_ctime) <= min(path.stat().st_mtime for path in pictures)
+        return changed_at(self.folder / photo) <= min(path.stat().st_mtime for path in pictures)
 
     def _segmentation(self, name: Path) -> Path:
         return self.out / "segmentations" / f"{name}.png"

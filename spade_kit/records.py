@@ -49,10 +49,20 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{record} is damaged ({problem}). Take another folder.") from problem
 
 
+def check_is_no_file(folder: Path, what: str = "Results are written") -> None:
+    if folder.is_file():
+        raise ValueError(f"{what} to a folder, but {folder} is a file. Take another name.")
+
+
+def changed_at(path: Path) -> float:
+    """When a file was last written or put in its place: a copy keeps the time of writing."""
+    state = path.stat()
+    return max(state.st_mtime, state.st_ctime)
+
+
 def claim(folder: Path, run: dict[str, Any]) -> None:
     """Make a folder that of a run; one that holds another run is refused."""
-    if folder.is_file():
-        raise ValueError(f"Results are written to a folder, but {folder} is a file. Take another name.")
+    check_is_no_file(folder)
     if (folder / RECORD).is_file():
         before = read_record(folder)
         changed = [name for name in run if before.get(name) != run[name]]

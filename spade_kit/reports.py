@@ -15,10 +15,11 @@ import numpy as np
 import pandas
 
 from spade_kit import metrics
-from spade_kit.arguments import check_count, check_index, check_number, choose
+from spade_kit.arguments import check_count, check_index, choose
 from spade_kit.datasets import GOOD
 from spade_kit.intervals import BINNED, PixelCounts, bootstrap
 from spade_kit.records import claim, read_record, write_whole
+from spade_kit.scores import check_threshold
 from spade_kit.shelf import Judged, Shelf
 
 FORMAT = 1  # of what `Report.save` writes
@@ -113,12 +114,14 @@ class Report:
         level
             The part of all draws that the interval holds.
         """
-        self.metric(name, kinds)  # says what is missing
         if self._is_of_images(name):
             scores, bad, strata = self._scores(name, kinds)
+            OF_IMAGES[name][0](scores, bad)  # says what is missing
             repeat = partial(_measure_again, OF_IMAGES[name][0], scores, bad)
         else:
             maps, masks, strata = self._pixels(name, kinds)
+            if masks.all() or not masks.any():
+                OF_PIXELS[name](maps, masks)  # says what is missing; else it would sort all pixels for nothing
             repeat = partial(BINNED[name], PixelCounts.of(maps, masks))
         return bootstrap(repeat, strata, level, draws, seed)
 
@@ -166,7 +169,7 @@ class Report:
         rows = {"all": None} | {kind: [kind] for kind in kinds if len(kinds) > 1}
         table = {
             row: {"photos": int(labels.isin(only).sum()) if only else len(labels)}
-            | {name: self._metric_or_nan(name, only) for name in METRICS}
+            | {name: self.metric_or_nan(name, only) for name in METRICS}
             for row, only in rows.items()
         }
         return pandas.DataFrame.from_dict(table, orient="index")
@@ -176,7 +179,8 @@ class Report:
         """Of defects."""
         return sorted(set(self._frame["label"].dropna()) - {GOOD})
 
-    def _metric_or_nan(self, name: str, kinds: Sequence[str] | None) -> float:
+    def metric_or_nan(self, name: str, kinds: Sequence[str] | None = None) -> float:
+        """`metric`, NaN where there is nothing to compare."""
         try:
             return self.metric(name, kinds)
         except ValueError:
@@ -196,8 +200,7 @@ class Report:
             ``false_positive_rate``, ``recall``, ``precision`` (NaN where nothing is found), and of pixels ``overlap``,
             the mean over all defect regions of the part that is found.
         """
-        needed = "a finite raw distance, such as spade.threshold() gives"
-        threshold = check_number("A threshold", threshold, needed, least=-inf, most=inf)
+        threshold = check_threshold(threshold)
         if choose("of", of, ("pixel", "image")) == "image":
             scores, bad, _ = self._scores("image_roc_auc", None)
             return _rate(scores >= threshold, bad)
@@ -257,10 +260,7 @@ class Report:
         claim(shelf.folder, self.run)
         if not isinstance(self._judged, Shelf) or self._judged.folder != shelf.folder:
             for index, (row, judged) in enumerate(zip(self._frame.to_dict("records"), self._judged)):
-                if judged is None:
-                    shelf.forget(index)
-                else:
-                    shelf.put(index, row, judged)
+                shelf.put(index, row, judged)
         table = BytesIO()
         self._frame.to_parquet(table)
         write_whole(shelf.folder / TABLE, table.getvalue())
@@ -290,13 +290,18 @@ class Report:
             ) from problem
         return cls(run["dataset"], run, frame, Shelf(folder, judged_paths(frame)))
 
+    def _show(self) -> tuple[str, pandas.DataFrame]:
+        """A heading, and the summary in three decimals."""
+        heading = f"{self.name}: {len(self._frame)} photos; {self.options}"
+        return heading, self.summary().dropna(axis="columns", how="all").round(3)
+
     def __str__(self) -> str:
-        table = self.summary().dropna(axis="columns", how="all").round(3)
-        return f"{self.name}: {len(self._frame)} photos; {self.options}\n{table.to_string()}"
+        heading, table = self._show()
+        return f"{heading}\n{table.to_string()}"
 
     def _repr_html_(self) -> str:
-        table = self.summary().dropna(axis="columns", how="all").round(3)
-        return f"<p>{escape(self.name)}: {len(self._frame)} photos; {escape(self.options)}</p>{table.to_html()}"
+        heading, table = self._show()
+        return f"<p>{escape(heading)}</p>{table.to_html()}"
 
 
 def _rate(found: np.ndarray, bad: np.ndarray) -> dict[str, float]:

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import inf
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from spade_kit.arguments import DefaultInt, check_count, check_number, warn
+from spade_kit.arguments import DefaultInt, check_count, warn
 from spade_kit.correspondence import Correspondence, EveryK, Steps, match_level, spread
 from spade_kit.crops import Crop
 from spade_kit.datasets import Sample
 from spade_kit.features import Pyramid
 from spade_kit.retrieval import Neighbours
-from spade_kit.scores import make_map, share_out, split
+from spade_kit.scores import check_threshold, make_map, share_out, split
 
 if TYPE_CHECKING:
     from spade_kit.spade import SPADE
@@ -134,8 +133,7 @@ class Result:
 
     def segmentation(self, threshold: float) -> Bool[np.ndarray, "H W"]:
         """Where the map reaches the threshold: what the method calls anomalous."""
-        needed = "a finite raw distance, such as spade.threshold() gives"
-        return self.anomaly_map >= check_number("A threshold", threshold, needed, least=-inf, most=inf)
+        return self.anomaly_map >= check_threshold(threshold)
 
     # ---- the same photograph under other options ---------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from math import ceil
+from math import ceil, inf
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -43,6 +43,11 @@ def split(distance: Float[np.ndarray, "..."], layer_distance: Float[np.ndarray, 
 
 def check_sigma(sigma: float) -> float:
     return check_number("sigma", sigma, "a finite number of map pixels from 0, no smoothing, up", least=0, most=1e6)
+
+
+def check_threshold(threshold: float) -> float:
+    needed = "a finite raw distance, such as spade.threshold() gives"
+    return check_number("A threshold", threshold, needed, least=-inf, most=inf)
 
 
 def check_fpr(fpr: float) -> float:

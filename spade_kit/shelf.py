@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 
 from spade_kit.crops import Crop
 from spade_kit.datasets import Sample
-from spade_kit.records import encode_tiff, write_whole
+from spade_kit.records import changed_at, encode_tiff, write_whole
 
 _DAMAGED = (BadZipFile, EOFError, KeyError, OSError, TypeError, ValueError)  # what a file's reader may raise
 Row: TypeAlias = "dict[str, Any]"
@@ -63,7 +63,11 @@ class Shelf(Sequence["Judged | None"]):
     def _file(self, index: int) -> Path:
         return self.folder / "photos" / f"{index:05d}.npz"
 
-    def put(self, index: int, row: Row, judged: Judged) -> None:
+    def put(self, index: int, row: Row, judged: Judged | None) -> None:
+        """Keep a photograph; of one that could not be judged, let go of what was kept."""
+        if judged is None:
+            self._file(index).unlink(missing_ok=True)
+            return
         crop = judged.crop
         arrays: dict[str, Any] = {
             "row": np.array(json.dumps(row)),
@@ -96,12 +100,8 @@ class Shelf(Sequence["Judged | None"]):
         raw = self.folder / "maps" / place
         if not raw.is_file() or raw.stat().st_size < 4 * height * width:
             return None
-        states = [path.stat() for path in sources]
-        changed = max((max(state.st_mtime, state.st_ctime) for state in states), default=0)
+        changed = max(map(changed_at, sources), default=0)
         return (row, judged) if changed <= file.stat().st_mtime else None
-
-    def forget(self, index: int) -> None:
-        self._file(index).unlink(missing_ok=True)
 
 
 def _unpack(file: Path) -> tuple[Row, Judged]:

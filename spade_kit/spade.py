@@ -413,12 +413,14 @@ class SPADE:
         float
             The ceil((N + 1)(1 - fpr))-th smallest of N scores. A segmentation is ``map >= threshold``.
         """
+        return find_threshold(np.concatenate(self._normal_scores(fpr, of, groups)), fpr)
+
+    def _normal_scores(self, fpr: float, of: str, groups: Iterable[Hashable] | None) -> list[np.ndarray]:
+        """Of each training image, left out, its image score or the scores of all its pixels."""
         check_fpr(fpr)
         choose("of", of, ("pixel", "image"))
         maps = self._left_out_maps(range(len(self)), self._check_groups(groups))
-        if of == "image":
-            return find_threshold(np.array([values.max() for values in maps]), fpr)
-        return find_threshold(np.concatenate([values.ravel() for values in maps]), fpr)
+        return [values.max(keepdims=True).ravel() if of == "image" else values.ravel() for values in maps]
 
     def threshold_interval(
         self,
@@ -443,9 +445,8 @@ class SPADE:
             The part of all draws that the interval holds.
         """
         checked = self._check_groups(groups)
-        self.threshold(fpr, of=of, groups=checked)  # says what is wrong, and where there are too few to tell
-        maps = self._left_out_maps(range(len(self)), checked)
-        scores = [values.max(keepdims=True).ravel() if of == "image" else values.ravel() for values in maps]
+        scores = self._normal_scores(fpr, of, checked)
+        find_threshold(np.concatenate(scores), fpr)  # says so where there are too few to tell
         return threshold_interval(scores, checked or range(len(self)), fpr, level, draws, seed)
 
     def _check_groups(self, groups: Iterable[Hashable] | None) -> tuple[Hashable, ...] | None:

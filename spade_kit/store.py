@@ -23,7 +23,7 @@ from spade_kit.backbones import Backbone, load_backbone
 from spade_kit.crops import Crop
 from spade_kit.datasets import Sample
 from spade_kit.gallery import PRECISIONS, Gallery, Normal
-from spade_kit.records import tell_of_failure, write_whole
+from spade_kit.records import check_is_no_file, tell_of_failure, write_whole
 
 FORMAT = 1
 RECORD = "spade.json"
@@ -47,8 +47,7 @@ def save_gallery(folder: Path, gallery: Gallery, backbone: Backbone, precision: 
 
     So at any moment the record points at a whole file.
     """
-    if folder.is_file():
-        raise ValueError(f"A SPADE is saved to a folder, but {folder} is a file. Take another name.")
+    check_is_no_file(folder, "A SPADE is saved")
     before = set(folder.glob(_DATA))
     file = folder / _DATA.replace("*", uuid.uuid4().hex[:8])
     unfinished = folder / ".unfinished"  # with whatever safetensors begins there, should we be killed

@@ -233,12 +233,9 @@ def _judge_all(
 def _measure(report: Report, metrics: Sequence[str], intervals: bool) -> dict[str, float]:
     found: dict[str, float] = {}
     for name in metrics:
-        try:
-            found[name] = report.metric(name)
-            if intervals:
-                found[f"{name}_low"], found[f"{name}_high"] = report.interval(name)
-        except ValueError:  # nothing to compare, such as pixels without masks
-            found[name] = float("nan")
+        found[name] = report.metric_or_nan(name)
+        if intervals and not np.isnan(found[name]):
+            found[f"{name}_low"], found[f"{name}_high"] = report.interval(name)
     return found
 
 
