@@ -7,7 +7,7 @@ the others. No image is stretched to its own extremes: that would make good part
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
@@ -67,6 +67,29 @@ def draw_result(result: Result, threshold: float | None = None, *, axes: Sequenc
     return _finish(figure, result)
 
 
+def draw_views(result: Result, maps: Mapping[str, np.ndarray], place: tuple[int, int], scale: str) -> Figure:
+    """A photo, and what is seen of it under several views, with the same place marked in all.
+
+    Parameters
+    ----------
+    maps
+        By the views' names, (H, W) each, 1 where its colours end.
+    place
+        (row, col) to mark.
+    scale
+        What the colours mean, in words.
+    """
+    figure, (photo, *panels) = make_panels(None, len(maps) + 1, min(len(maps) + 1, 4))
+    show_picture(photo, result.image, _title(result))
+    for panel, (name, values) in zip(panels, maps.items()):
+        show_map(panel, values, 1, name)
+    for panel in (photo, *panels):
+        if result.mask is not None:
+            draw_contour(panel, result.mask, "white", "dashed")
+        _ring(panel, *place)
+    return small_print(figure, scale)
+
+
 def draw_neighbours(result: Result, count: int = 7, *, axes: Sequence[Axes] | None = None) -> Figure:
     """The query and the normal images nearest to it as a whole, with the distances of their pooled vectors."""
     count = min(check_count("count", count), len(result.neighbours))
@@ -106,8 +129,7 @@ def draw_match(result: Result, row: int, col: int, *, axes: Sequence[Axes] | Non
     show_picture(query, result.image, f"query ({row}, {col})")
     show_picture(normal, explaining, f"normal {match.image} ({match.row}, {match.col})")
     for panel, at in ((query, (row, col)), (normal, (match.row, match.col))):
-        panel.plot(at[1], at[0], "o", markersize=15, markerfacecolor="none", markeredgecolor="white", markeredgewidth=4)
-        panel.plot(at[1], at[0], "o", markersize=15, markerfacecolor="none", markeredgecolor=RING, markeredgewidth=2)
+        _ring(panel, *at)
     _show_patch(here, result, result.image, (row, col), "query, close up")
     _show_patch(there, result, explaining, (match.row, match.col), "normal, close up")
     _draw_parts(bars, match)
@@ -136,6 +158,11 @@ def draw_explanation(result: Result, row: int, col: int, threshold: float | None
 
 
 # ---- pieces ----------------------------------------------------------------------------------------------------------
+
+
+def _ring(panel: Axes, row: int, col: int) -> None:
+    for colour, width in (("white", 4), (RING, 2)):
+        panel.plot(col, row, "o", markersize=15, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=width)
 
 
 def _title(result: Result) -> str:

@@ -1,0 +1,181 @@
+"""Ways to look at the same photographs: layers alone or together, other options, other backbones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from spade_kit.arguments import check_index, choose
+from spade_kit.correspondence import Correspondence, match_level
+from spade_kit.features import Pyramid
+from spade_kit.metrics import aupro
+from spade_kit.results import Match, Result
+from spade_kit.retrieval import Neighbours
+from spade_kit.scores import make_map, split
+from spade_kit.spade import SPADE
+
+OPTIONS = ("k", "kappa", "radius", "weights", "combine", "sigma")
+ALL = "all layers"
+Wanted: TypeAlias = "str | Sequence[str] | Mapping[str, Any] | SPADE | None"
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A fitted SPADE under some options; with ``layer``, that one searched by itself.
+
+    Attributes
+    ----------
+    base
+        Which of the fitted ones it looks through: features of a photograph are the same for all its views.
+    """
+
+    name: str
+    base: int
+    spade: SPADE
+    layer: str | None = None
+
+    def judge(self, query: Pyramid, among: Int[np.ndarray, "m"], size: tuple[int, int]) -> Seen:
+        """What is seen of a photograph among some of the training images."""
+        if self.layer is None:
+            neighbours, found = self.spade._search(query, among)
+        else:
+            neighbours = self.spade._retrieve(query, among)
+            level = list(query.layers).index(self.layer)
+            options = int(self.spade.kappa), self.spade.radius
+            found = match_level(query, self.spade._fitted.pixels, neighbours.index, level, *options)
+        names = tuple(query.layers) if self.layer is None else (self.layer,)
+        return Seen(make_map(found.distance, size, self.spade.sigma), neighbours, found, names)
+
+    def judge_left_out(self, index: int) -> Float[np.ndarray, "H W"]:
+        """The map of a training image, compared with the others."""
+        gallery = self.spade._fitted
+        others = self.spade._others(index, None)
+        return self.judge(gallery.pyramid(index), others, gallery.normals[index].crop.size).anomaly_map
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """The map of a photograph under a view, with the match of every cell of the view's own grid."""
+
+    anomaly_map: Float[np.ndarray, "H W"]
+    neighbours: Neighbours
+    found: Correspondence
+    layers: tuple[str, ...]
+
+    def match(self, row: int, col: int) -> Match:
+        """The normal pixel that explains the pixel at (row, col) of the map."""
+        (height, width), (h, w), found = self.anomaly_map.shape, self.found.distance.shape, self.found
+        row, col = check_index("row", row, height, "row"), check_index("col", col, width, "column")
+        at = (row * h // height, col * w // width)
+        neighbour, there_row, there_col = (int(places[0][at]) for places in (found.image, found.row, found.col))
+        shares = split(found.distance[at][None], found.layer_distance[:, at[0], at[1], None])[:, 0]
+        return Match(
+            image=int(self.neighbours.index[neighbour]),
+            neighbour=neighbour,
+            row=int((there_row + 0.5) * height / h),
+            col=int((there_col + 0.5) * width / w),
+            distance=float(found.distance[at]),
+            layers={name: float(share) for name, share in zip(self.layers, shares)},
+        )
+
+
+def read_view(wanted: Wanted, bases: list[SPADE]) -> dict[str, Any]:
+    """What was asked for as a mapping: ``base``, ``layers`` (None for all), options that differ, a ``name`` if given.
+
+    A SPADE that is not among the ``bases`` yet is put at their end.
+    """
+    if isinstance(wanted, SPADE):
+        if not any(wanted is base for base in bases):
+            wanted._fitted  # noqa: B018  says so if it is not fitted
+            bases.append(wanted)
+        return {"base": next(at for at, base in enumerate(bases) if base is wanted), "layers": None}
+    if isinstance(wanted, str) or wanted is None:
+        wanted = {"layers": None if wanted in (None, ALL) else [wanted]}
+    elif not isinstance(wanted, Mapping):
+        wanted = {"layers": list(wanted)}
+    for name in wanted:
+        choose("A view says", name, ("name", "base", "layers", *OPTIONS))
+    base = check_index("base", wanted.get("base", 0), len(bases), "fitted SPADE")
+    layers, known = wanted.get("layers"), list(bases[base].backbone.layers)
+    if layers is not None:
+        layers = [choose("A layer", layer, known) for layer in ([layers] if isinstance(layers, str) else layers)]
+        layers = None if set(layers) == set(known) and len(known) > 1 else sorted(set(layers), key=known.index)
+        if layers == []:
+            raise ValueError(f"A view needs at least one layer of {', '.join(known)}, but none came.")
+    return {**wanted, "base": base, "layers": layers}
+
+
+def make_view(spec: Mapping[str, Any], bases: Sequence[SPADE]) -> View:
+    """What `read_view` gave, as a view. Layers that are not asked for weigh nothing."""
+    base, layers = bases[spec["base"]], spec["layers"]
+    options = {name: spec[name] for name in OPTIONS if name in spec}
+    name = spec.get("name") or _name(spec, bases)
+    if layers is not None and len(layers) == 1:
+        for option in ("weights", "combine"):
+            if options.pop(option, None) is not None:
+                raise ValueError(
+                    f"{option} is about several layers, but this view looks at {layers[0]} alone. Leave it out."
+                )
+        return View(name, spec["base"], base.with_options(**options), layers[0])
+    if layers is not None:
+        weights = options.get("weights", base.weights)
+        if weights == "equal":
+            gallery = base._fitted
+            weights = dict(zip(gallery.layers, gallery.weights("equal", np.arange(len(gallery))).tolist()))
+        options["weights"] = {
+            layer: (weights or {}).get(layer, 1) if layer in layers else 0 for layer in base.backbone.layers
+        }
+    return View(name, spec["base"], base.with_options(**options))
+
+
+def _name(spec: Mapping[str, Any], bases: Sequence[SPADE]) -> str:
+    """``layer1 + layer2, K=5``: what it looks at, and what differs from the fit."""
+    told = [ALL if spec["layers"] is None else " + ".join(spec["layers"])]
+    if len({base.backbone.name for base in bases}) > 1:
+        told.append(bases[spec["base"]].backbone.name)
+    elif len(bases) > 1:
+        told.append(f"fit {spec['base'] + 1}")
+    return ", ".join([*told, *(_tell(name, spec[name]) for name in OPTIONS if name in spec)])
+
+
+def _tell(name: str, value: Any) -> str:
+    if name == "k":
+        return f"K={value}"
+    if name == "radius":
+        return "everywhere" if value is None else f"radius {value}"
+    if name == "weights":
+        factors = value.items() if isinstance(value, Mapping) else []
+        return "weights " + (" ".join(f"{layer} x {factor:g}" for layer, factor in factors) or str(value or "none"))
+    return str(value) if name == "combine" else f"{name} {value}"
+
+
+def look(bases: Sequence[Result], view: View) -> Seen:
+    """A photograph, as each of the fitted ones has judged it, under a view."""
+    result = bases[view.base]
+    return view.judge(result.query, result.among, result.crop.size)
+
+
+def check_crops(first: SPADE, here: Result, other: SPADE, there: Result) -> None:
+    """Maps can only be laid over one another where they are of the same part of a photograph."""
+    if here.crop != there.crop:
+        raise ValueError(
+            f"Views must look at the same part of a photo, but {first.backbone.name} sees {_tell_crop(here)} and "
+            f"{other.backbone.name} {_tell_crop(there)}. Load both backbones with the same resize= and crop=."
+        )
+
+
+def _tell_crop(result: Result) -> str:
+    (height, width), (rows, cols) = result.crop.size, result.crop.scaled
+    return f"{height} x {width} px of {rows} x {cols}"
+
+
+def rank(maps: Sequence[Iterable[np.ndarray]], masks: Sequence[np.ndarray]) -> list[float] | None:
+    """AUPRO of each view over the same photographs; None where no mask shows a defect."""
+    truth = np.stack(masks) if masks else np.zeros(0, bool)
+    if not truth.any() or truth.all():
+        return None
+    return [float(aupro(np.stack(list(some)), truth)) for some in maps]
