@@ -40,6 +40,10 @@ _HOME = {
     "SPADE": "spade",
     "sweep": "sweeps",
     "explore": "widgets",
+    "choose_threshold": "widgets",
+    "compare_layers": "widgets",
+    "paint_defect": "widgets",
+    "review_suspects": "widgets",
 }
 _MODULES = {"backbones", "correspondence", "datasets", "demo", "features", "figures", "metrics", "retrieval", "scores"}
 

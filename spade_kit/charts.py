@@ -18,6 +18,7 @@ from spade_kit.drawing import (
     COLOURS,
     RING,
     SCALE,
+    WIDTH,
     add_scale,
     draw_contour,
     make_panels,
@@ -25,6 +26,7 @@ from spade_kit.drawing import (
     show_picture,
     small_print,
 )
+from spade_kit.evidence import Evidence
 from spade_kit.images import read_image
 from spade_kit.reports import METRICS, Report
 from spade_kit.sweeps import OPTIONS
@@ -101,6 +103,28 @@ def _mark(figure: go.Figure, report: Report, threshold: Any, of: str, axes: tupl
 
 def _legend(column: int) -> str:
     return "legend" if column == 1 else f"legend{column}"
+
+
+def draw_evidence(evidence: Evidence, threshold: float) -> Figure:
+    """Histograms of what normal and test photographs score, with a threshold in them and what follows from it."""
+    kinds = {"normal": (evidence.normal.sum(0), "#0072B2"), "test: good": (evidence.good, "#009E73")}
+    kinds |= {"test: defects": (evidence.defect, RING), "test: unknown": (evidence.unknown, "#8A8A8A")}
+    shown = {kind: (counts, colour) for kind, (counts, colour) in kinds.items() if counts.sum()}
+    figure = Figure(figsize=(WIDTH, 0.5 + 1.1 * len(shown)), layout="constrained")
+    panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+    for panel, (kind, (counts, colour)) in zip(panels, shown.items()):
+        panel.stairs(*_coarser(counts, evidence.edges), fill=True, color=colour)
+        panel.axvline(threshold, color="#222222", linewidth=1.5)
+        panel.set_yscale("symlog" if evidence.of == "pixel" else "linear")
+        panel.set_ylabel(f"{kind}\n{counts.sum():,}", fontsize=8)
+        panel.tick_params(labelsize=8)
+    panels[-1].set_xlabel(f"distance; {'maximum of the map' if evidence.of == 'image' else 'pixels'}", fontsize=8)
+    return small_print(figure, evidence.at(threshold).sentence.replace("%).", "%).\n"))
+
+
+def _coarser(counts: np.ndarray, edges: np.ndarray, by: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """Histograms of few photographs in wider bins, so that they can be seen."""
+    return counts.reshape(-1, by).sum(1), edges[::by]
 
 
 def _rounded(values: Sequence[float]) -> list[float]:

@@ -69,6 +69,10 @@ class Crop:
         on_photo[top:bottom, left:right] = map_coordinates(values, places, order=1, mode="nearest")
         return on_photo
 
+    def on_photo(self, places: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
+        """Where places (row, col) of the crop lie on the photograph; whole numbers are centres of pixels on both."""
+        return (places + 0.5 + np.array(self.offset)) * np.array(self.photo) / np.array(self.scaled) - 0.5
+
     def _places(self, pixels: np.ndarray, axis: int) -> np.ndarray:
         """Where the centres of photo pixels lie in the crop's pixel coordinates."""
         return (pixels + 0.5) * self.scaled[axis] / self.photo[axis] - 0.5 - self.offset[axis]

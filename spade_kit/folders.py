@@ -8,13 +8,11 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas
-from PIL import Image
 
 from spade_kit.images import FORMATS, is_picture, natural_order
 from spade_kit.layouts import check_folder
@@ -25,6 +23,7 @@ from spade_kit.records import (
     check_is_no_file,
     claim,
     describe_run,
+    encode_png,
     encode_tiff,
     tell_of_failure,
     write_whole,
@@ -134,9 +133,7 @@ class Run:
         else:
             on_photo = np.nan_to_num(result.on_photo(), nan=0.0)  # a distance is at least 0
             row = self._make_row(path, result, on_photo)
-            picture = BytesIO()
-            Image.fromarray((on_photo >= self.threshold).astype(np.uint8) * 255).save(picture, "PNG")
-            write_whole(self._segmentation(name), picture.getvalue())
+            write_whole(self._segmentation(name), encode_png(on_photo >= self.threshold))
             write_whole(self._map(name), encode_tiff(on_photo))
         tell_of_failure(self.table, lambda: self._append(row))
         return row

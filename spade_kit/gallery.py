@@ -84,6 +84,11 @@ class Gallery:
         """(c, h, w) of each level."""
         return self.pixels.shapes if isinstance(self.pixels, Lanes) else [tuple(x.shape[1:]) for x in self.pixels]
 
+    @property
+    def nbytes(self) -> int:
+        """Of the pixels' features, next to which all else is little."""
+        return self.pixels.nbytes if isinstance(self.pixels, Lanes) else sum(level.nbytes for level in self.pixels)
+
     def pyramid(self, index: int) -> Pyramid:
         """The features of one normal image, as a query would have them."""
         return Pyramid(levels_of(self.pixels, np.array([index])), self.layers, self.pooled[index, None])

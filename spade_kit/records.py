@@ -79,6 +79,13 @@ def encode_tiff(values: Float[np.ndarray, "H W"]) -> bytes:
     return stream.getvalue()
 
 
+def encode_png(pixels: np.ndarray) -> bytes:
+    """(H, W, 3) uint8, or (H, W) bool, white where True."""
+    stream = BytesIO()
+    Image.fromarray(pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, making its folder."""
 

@@ -306,6 +306,14 @@ class SPADE:
         normal = gallery.normals[index]
         return self._judge(gallery.pyramid(index), self._others(index, None), normal.image, normal.crop, normal.sample)
 
+    def _judge_normal(self, gallery: Gallery, index: int) -> Result:
+        """Judge a normal photograph of a gallery, this one or one before; one that is still here is left out."""
+        normal = gallery.normals[index]
+        here = index if gallery is self._fitted else self._fitted.places.get(normal.digest)
+        if here is not None:
+            return self.predict_left_out(here)
+        return self._judge(gallery.pyramid(index), np.arange(len(self)), normal.image, normal.crop, normal.sample)
+
     def predict_folder(self, folder: str | Path, out: str | Path, fpr: float | None = None) -> pandas.DataFrame:
         """Judge every photograph in a folder and below; no labels needed.
 
@@ -353,9 +361,13 @@ class SPADE:
         self, query: Pyramid, among: Int[np.ndarray, "m"], first: Int[np.ndarray, "f h w"] | None = None
     ) -> tuple[Neighbours, Correspondence]:
         """Stages 2 and 3 among some of the training images."""
-        near = find_nearest(query.pooled, self._fitted.pooled[torch.from_numpy(among)], min(int(self.k), len(among)))
-        neighbours = Neighbours(among[near.index[0]], near.distance[0])
+        neighbours = self._retrieve(query, among)
         return neighbours, search(query, **self._search_among(neighbours, among), first=first)
+
+    def _retrieve(self, query: Pyramid, among: Int[np.ndarray, "m"]) -> Neighbours:
+        """Stage 2: the nearest, by their place in the gallery."""
+        near = find_nearest(query.pooled, self._fitted.pooled[torch.from_numpy(among)], min(int(self.k), len(among)))
+        return Neighbours(among[near.index[0]], near.distance[0])
 
     def _search_among(self, neighbours: Neighbours, among: Int[np.ndarray, "m"]) -> dict[str, Any]:
         """What `search` has to know beside the query."""

@@ -13,7 +13,7 @@ import jaxtyping  # noqa: E402
 
 SHAPES_CHECKED = (
     *("backbones", "correspondence", "crops", "datasets", "features"),
-    *("gallery", "metrics", "results", "retrieval", "scores", "spade"),
+    *("evidence", "gallery", "metrics", "painting", "results", "retrieval", "scores", "spade", "views"),
 )
 jaxtyping.install_import_hook(
     [f"spade_kit.{module}" for module in SHAPES_CHECKED],

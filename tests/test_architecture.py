@@ -12,7 +12,7 @@ import spade_kit
 PACKAGE = Path(spade_kit.__file__).parent
 FLOORS = [  # a module may import from floors below its own
     {"arguments", "crops", "demo", "drawing", "metrics", "progress", "records", "_folding", "_lanes"},
-    {"images", "intervals", "backbones", "_tiles", "_kernels"},
+    {"images", "intervals", "backbones", "painting", "_tiles", "_kernels"},
     {"datasets"},
     {"features", "layouts"},
     {"loading"},
@@ -20,17 +20,17 @@ FLOORS = [  # a module may import from floors below its own
     {"_search"},
     {"correspondence"},
     {"scores"},
-    {"folders", "gallery", "results", "shelf"},
+    {"evidence", "folders", "gallery", "results", "shelf"},
     {"reports", "store"},
     {"spade"},
     {"evaluation"},
-    {"figures", "sweeps"},
+    {"figures", "sweeps", "views"},
     {"charts"},
     {"widgets.packing", "widgets.checks", "widgets.pages", "widgets.background", "widgets.preview", "widgets.normals"},
-    {"widgets.album"},
+    {"widgets.album", "widgets.corrections", "widgets.live"},
     {"widgets.sight"},
     {"widgets.scored"},
-    {"widgets.explorer"},
+    {f"widgets.{widget}" for widget in ("chooser", "comparison", "explorer", "painting", "review")},
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 

@@ -123,9 +123,9 @@ def test_normals_alone_are_each_judged_against_the_others(spade, demo, given):
 def test_a_photo_that_was_fitted_is_judged_against_the_others(spade, demo):
     explorer = explore(spade, [demo.train[2].path, demo.test[0].path])
     np.testing.assert_array_equal(explorer.result.anomaly_map, spade.predict_left_out(2).anomaly_map)
-    assert explorer.photo["left_out"]
+    assert explorer.photo["normal"] is not None
     explorer.index = 1
-    assert not explorer.photo["left_out"]
+    assert explorer.photo["normal"] is None
 
 
 def test_a_photo_of_ones_own_joins_the_others(explorer, spade, demo):
@@ -248,11 +248,10 @@ def test_the_picture_that_stands_in_is_the_same_every_time(explorer):
 
 
 def test_the_pages_code_is_one_module_without_imports():
-    for name in ("explorer.js", "alone.js"):
-        text = join_modules(name)
-        assert not re.findall(r"^(import .*|export (?!default).*)$", text, re.MULTILINE)
-        names = re.findall(r"^(?:async )?(?:function|class|const|let) (\w+)", text, re.MULTILINE)
-        assert len(names) == len(set(names)) > 20
+    text = join_modules("saved.js") + join_modules("explorer.js")
+    assert not re.findall(r"^(import .*|export (?!default).*)$", text, re.MULTILINE)
+    names = re.findall(r"^(?:async )?(?:function|class|const|let) (\w+)", text, re.MULTILINE)
+    assert len(names) == len(set(names)) > 20
 
 
 # ---- mistakes --------------------------------------------------------------------------------------------------------

@@ -1,5 +1,20 @@
 """What one moves and points at in a notebook: state and events, nothing that could be computed elsewhere."""
 
+from spade_kit.widgets.chooser import Chooser, choose_threshold
+from spade_kit.widgets.comparison import Comparison, compare_layers
 from spade_kit.widgets.explorer import Explorer, explore
+from spade_kit.widgets.painting import Painting, paint_defect
+from spade_kit.widgets.review import Review, review_suspects
 
-__all__ = ["Explorer", "explore"]
+__all__ = [
+    "Chooser",
+    "Comparison",
+    "Explorer",
+    "Painting",
+    "Review",
+    "choose_threshold",
+    "compare_layers",
+    "explore",
+    "paint_defect",
+    "review_suspects",
+]

@@ -23,6 +23,8 @@ class Album:
 
     Parameters
     ----------
+    spade
+        As it was given; corrections by hand come after.
     photos
         A Dataset, whose ``test`` is shown, or a list of photographs. None, a dataset of normals alone or an empty list:
         every fitted photograph is shown, judged against the others.
@@ -88,16 +90,35 @@ class Album:
         photo = self._sample(index)
         return photo.label if isinstance(photo, Sample) else None
 
+    def masked(self, index: int) -> bool:
+        """Whether it is known where its defect is."""
+        photo = self._sample(index)
+        return isinstance(photo, Sample) and photo.mask_path is not None
+
     @property
     def has_masks(self) -> bool:
         """Whether a photograph with a defect says where it is."""
-        samples = map(self._sample, range(len(self)))
-        return any(isinstance(photo, Sample) and photo.mask_path is not None for photo in samples)
+        return any(map(self.masked, range(len(self))))
 
     def judge(self, index: int, spade: SPADE) -> Result:
         """One of the fitted photographs is always judged against the others: it would only find itself."""
         photo = self._photos[index]
-        return spade.predict_left_out(photo) if isinstance(photo, int) else spade._predict(photo, leave_out=True)
+        if isinstance(photo, int):
+            return spade._judge_normal(self._spade._fitted, photo)
+        return spade._predict(photo, leave_out=True)
+
+    def photo(self, index: int) -> tuple[Photo, str]:
+        """A photograph to fit, and how it is called in Python."""
+        photo = self._photos[index]
+        if not isinstance(photo, int):
+            return photo, self._expressions[index]
+        sample = self._spade._fitted.normals[photo].sample
+        if sample is None:
+            raise ValueError(
+                f"Normal photo {photo} was fitted as an array, of which only features are kept: it cannot be fitted "
+                "again. Undo the step that took it out."
+            )
+        return sample, repr(str(sample.path))
 
     def thumbs(self, indexes: Iterable[int]) -> dict[int, bytes]:
         """Small pictures of evaluated crops, as JPEGs; empty where a file cannot be read."""
@@ -113,15 +134,20 @@ class Album:
         except (OSError, ValueError):
             return b""
 
-    def origin(self, index: int) -> str:
+    def origin(self, index: int, normal: int | None) -> str:
         """Where the names in `describe` come from, as lines of Python."""
-        return self._origins[index]
-
-    def describe(self, index: int, spade: str) -> str:
-        """The call by which a SPADE judges it, in Python."""
         photo = self._photos[index]
-        call = f"predict_left_out({photo})" if isinstance(photo, int) else f"predict({self._expressions[index]})"
-        return f"{spade}.{call}"
+        if not isinstance(photo, int) or normal is not None:
+            return self._origins[index]
+        sample = self._spade._fitted.normals[photo].sample
+        return f"photo = {str(sample.path)!r}" if sample else f"# photo as normal {photo} was fitted"
+
+    def describe(self, index: int, name: str, normal: int | None) -> str:
+        """The call by which a SPADE of this name judges it; ``normal`` says which of the fitted ones it is."""
+        if normal is not None:
+            return f"{name}.predict_left_out({normal})"
+        photo = self._photos[index]
+        return f"{name}.predict({'photo' if isinstance(photo, int) else self._expressions[index]})"
 
 
 def find_name(thing: object) -> str | None:

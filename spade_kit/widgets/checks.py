@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from spade_kit.widgets.explorer import Explorer
 
 
-def _check_probe(explorer: Explorer, value: Iterable) -> tuple[int, int]:
+def check_place(value: Iterable, size: tuple[int, int] | None) -> tuple[int, int]:
+    """(row, col) of a map, of any if its size is not known yet."""
     row, col = (int(check_count(name, at, least=0)) for name, at in zip(("row", "col"), value))
-    height, width = explorer.photo.get("size", (row + 1, col + 1))
+    height, width = size or (row + 1, col + 1)
     if row >= height or col >= width:
         raise ValueError(f"The probe is a place 0 <= row < {height}, 0 <= col < {width}, but ({row}, {col}) came.")
     return row, col
@@ -56,7 +57,7 @@ CHECKS: dict[str, Callable[[Explorer, Any], Any]] = {
         "threshold", value, "a raw distance from 0 up", least=0, most=1e9
     ),
     "threshold_rule": _check_rule,
-    "probe": _check_probe,
+    "probe": lambda explorer, value: check_place(value, explorer.photo.get("size")),
     "without": lambda explorer, value: tuple(sorted({_check_image(explorer, image) for image in value})),
     "only": lambda explorer, value: None if value is None else _check_image(explorer, value),
     "opacity": lambda explorer, value: check_number("opacity", value, "a number from 0 to 1", least=0, most=1),

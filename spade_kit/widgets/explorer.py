@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from io import BytesIO
 from pathlib import Path
-from threading import RLock
 from typing import Any
 
-import anywidget
 import numpy as np
 import pandas
 import traitlets
 from matplotlib.figure import Figure
 
-from spade_kit.arguments import choose, warn
+from spade_kit.arguments import warn
 from spade_kit.correspondence import freeze_weights
 from spade_kit.datasets import Dataset, Photo
 from spade_kit.drawing import SCALE
@@ -28,6 +24,8 @@ from spade_kit.spade import SPADE
 from spade_kit.widgets.album import Album, find_name, read_upload
 from spade_kit.widgets.background import Background, Step
 from spade_kit.widgets.checks import CHECKS
+from spade_kit.widgets.corrections import Corrections
+from spade_kit.widgets.live import MISTAKES, Live
 from spade_kit.widgets.normals import Normals, judge_normals
 from spade_kit.widgets.packing import (
     LOOKS_BACK,
@@ -38,7 +36,7 @@ from spade_kit.widgets.packing import (
     pack_matches,
     pack_photo,
 )
-from spade_kit.widgets.pages import join_modules, make_page, read_style
+from spade_kit.widgets.pages import fit_crops, join_modules, make_page, read_style
 from spade_kit.widgets.preview import draw_preview
 from spade_kit.widgets.scored import Score, Scored
 from spade_kit.widgets.sight import Options, Sight
@@ -49,9 +47,7 @@ _BATCH = 8  # photos, before the page is told
 _PAGE_BYTES = 650_000  # a photo's part of a saved page, base64 aside, up to which whole normal crops go with it
 _OPTIONS = ("kappa", "radius", "weights", "combine", "without", "only")
 _MOVABLE = ("index", "k", *_OPTIONS, "sigma", "threshold", "threshold_rule", "probe", "pinned", "opacity", "alone")
-_TOLD = ("about", "photos", "normals", "scores", "as_python")
-_MESSAGES = ("hello", "normals", "upload", "page", "png")
-_MISTAKES = (ValueError, OSError)
+_TOLD = ("about", "gallery", "photos", "normals", "scores", "as_python")
 
 
 def explore(spade: SPADE, photos: Dataset | Iterable[Photo] | None = None) -> Explorer:
@@ -71,7 +67,7 @@ def explore(spade: SPADE, photos: Dataset | Iterable[Photo] | None = None) -> Ex
     return Explorer(spade, photos)
 
 
-class Explorer(anywidget.AnyWidget):
+class Explorer(Live):
     """See `explore`. What is set from Python is computed at once; what is moved in the page is answered there.
 
     Attributes
@@ -97,6 +93,9 @@ class Explorer(anywidget.AnyWidget):
         Whether layers are shown searched each by itself, instead of their shares.
     """
 
+    MOVABLE = _MOVABLE
+    MESSAGES = (*Live.MESSAGES, "normals", "upload", "add", "remove", "undo")
+
     _esm = join_modules("explorer.js")
     _css = read_style()
 
@@ -118,33 +117,31 @@ class Explorer(anywidget.AnyWidget):
 
     # what Python tells the page
     about = traitlets.Dict().tag(sync=True)
+    gallery = traitlets.Dict().tag(sync=True)
     photos: traitlets.List = traitlets.List().tag(sync=True)
-    photo = traitlets.Dict().tag(sync=True)
+    photo: traitlets.Dict = traitlets.Dict().tag(sync=True)
     neighbours = traitlets.Dict().tag(sync=True)
     matches = traitlets.Dict().tag(sync=True)
     layers_alone = traitlets.Dict().tag(sync=True)
     normals = traitlets.Dict().tag(sync=True)
     scores: traitlets.List = traitlets.List().tag(sync=True)
     as_python = traitlets.Unicode().tag(sync=True)
-    problem = traitlets.Unicode().tag(sync=True)
 
     def __init__(self, spade: SPADE, photos: Dataset | Iterable[Photo] | None = None) -> None:
-        self._lock = RLock()
-        self._quiet = True  # until everything is there
         self._named = find_name(spade)
-        self.spade = spade = copy.copy(spade)  # as it is now
-        self._album: Album = Album(spade, photos)
-        self._sight = Sight(spade, self._album)
+        self._corrections = Corrections(spade)
+        self._album: Album = Album(self.spade, photos)
+        self._sight = Sight(self._album)
         self._pictures = NeighbourPictures()
         self._thumbs: dict[int, bytes] = {}
         self._scored = Scored(self._album)
         self._known: Known | None = None  # of normal photos
         self._seen: tuple = (None, None)  # what the page was last told of: photo, options
         self._now: tuple = (None, None)  # what `result` was last asked for, and its answer
+        self._pictured: list = []  # neighbours whose pictures the page has
         self._to_do: tuple = ()  # what the background was last started for
         self._upload: list[bytes] = []
         self._background = Background(self._meanwhile)
-        self._most: int = len(spade)  # neighbours; a photo that is left out has one less
         super().__init__(
             k=min(int(spade.k), self._most),
             **{name: getattr(spade, name) for name in ("kappa", "radius", "weights", "combine", "sigma")},
@@ -154,17 +151,13 @@ class Explorer(anywidget.AnyWidget):
             "layers": list(spade.backbone.layers),
             "colours": colour_table(),
             "backbone": f"{spade.backbone.name}, weights: {spade.backbone.weights}",
-            "normals": len(spade),
-            "most": self._most,
             "masks": self._album.has_masks,
             "scale": SCALE,
             "start": {name: getattr(self, name) for name in ("k", *_OPTIONS, "sigma", "threshold_rule", "opacity")},
         }
-        self.observe(self._follow, list(_MOVABLE))
-        self.on_msg(self._hear)
+        self._say_gallery()
         self.index = self._find_first()
-        self._look()
-        self._quiet = False
+        self._open()
 
     def _find_first(self) -> int:
         """The first photograph that can be judged; those before it are named."""
@@ -172,7 +165,7 @@ class Explorer(anywidget.AnyWidget):
         for index in range(len(self._album)):
             try:
                 self._sight.find(index, self._options(self._reach))
-            except _MISTAKES as problem:
+            except MISTAKES as problem:
                 skipped.append(problem)
             else:
                 if skipped:
@@ -186,10 +179,18 @@ class Explorer(anywidget.AnyWidget):
         options = self._sight.judge(self._options(self.k), sigma=self.sigma).describe_options()
         return f"Explorer({self._album.name(self.index)}; {options}; probe {self.probe})"
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict, dict]:
-        data, metadata = super()._repr_mimebundle_(**kwargs) or ({}, {})
-        picture = draw_preview(self.result, self.probe, self._verdict, self._scale)
-        return {**data, "text/plain": repr(self), "image/png": picture}, metadata
+    def _preview(self) -> bytes:
+        return draw_preview(self.result, self.probe, self._verdict, self._scale)
+
+    @property
+    def spade(self) -> SPADE:
+        """The fitted SPADE, corrected; the one that was given stays as it was."""
+        return self._corrections.spade
+
+    @property
+    def _most(self) -> int:
+        """Neighbours; a photo that is left out has one less."""
+        return len(self.spade)
 
     @property
     def result(self) -> Result:
@@ -226,15 +227,60 @@ class Explorer(anywidget.AnyWidget):
         index = self._album.add(photo)
         try:
             self._sight.find(index, self._options(self._reach))
-        except _MISTAKES:
+        except MISTAKES:
             self._album.drop_last()
             raise
         self._say_photos()
         self.index = index
 
-    def finish(self) -> None:
-        """Compute now what would come in the background: what is normal, and the score of every photograph."""
-        self._background.finish()
+    def add(self) -> None:
+        """This photograph is normal: fit it with the others, exactly as a refit would.
+
+        It is then judged against the others, so that its own map stays; those of others may change. What is known of
+        normal photographs is stale until it is computed again.
+        """
+        if self._normal_at(self.index) is not None:
+            raise ValueError(f"{self._album.name(self.index)} is one of the normal photos already.")
+        photo, expression = self._album.photo(self.index)
+        self._corrections.add(photo, self._album.name(self.index), expression)
+        self._say_corrected()
+
+    def remove(self, image: int | None = None) -> None:
+        """This training image is not normal: take it out, exactly as a refit would. The others move up.
+
+        If left out, it is the present photograph, which then has to be one of them.
+        """
+        if image is None and (image := self._normal_at(self.index)) is None:
+            raise ValueError(f"{self._album.name(self.index)} is none of the normal photos. Name one, from 0.")
+        self._corrections.remove(image)
+        self._say_corrected()
+
+    def undo(self) -> None:
+        """Take the last correction back."""
+        self._corrections.undo()
+        self._say_corrected()
+
+    def _normal_at(self, index: int) -> int | None:
+        """Which training image a photograph is, if it is one; it is then judged against the others."""
+        among = self._sight.find(index, self._options(self._reach).of_all).among
+        gone = np.setdiff1d(np.arange(len(self.spade)), among)
+        return int(gone[0]) if len(gone) else None
+
+    def _say_corrected(self) -> None:
+        """Another gallery: all that was compared with the old one is judged again, now or in the background."""
+        with self._quietly():
+            at_the_end = self.k == self.gallery["normals"]
+            self.without, self.only = (), None
+            self.k = int(self.spade.k) if at_the_end else self.k
+            self._sight.forget()
+            self._seen = (None, None)
+            with self.hold_sync():
+                self._say_gallery()
+                self._look()
+
+    def _say_gallery(self) -> None:
+        told, can_undo = self._corrections.tell(), self._corrections.can_undo
+        self.gallery = {"normals": len(self.spade), "corrected": told, "undo": can_undo}
 
     def code(self) -> str:
         """Lines of Python that give what is seen, by the names that things had when this was made."""
@@ -242,9 +288,10 @@ class Explorer(anywidget.AnyWidget):
         names = ("k", "kappa", "radius", "weights", "combine", "sigma")
         options = ", ".join(f"{name}={getattr(self, name)!r}" for name in names if getattr(self, name) != start[name])
         lines = ["import spade_kit", "" if self._named else "# spade as in spade_kit.explore(spade, ...)"]
-        lines += [self._album.origin(self.index)]
-        judge = (self._named or "spade") + (f".with_options({options})" if options else "")
-        lines += [f"result = {self._album.describe(self.index, judge)}"]
+        lines += [self._album.origin(self.index, self._normal_at(self.index))]
+        name, corrections = self._corrections.code(self._named or "spade")
+        judge = name + (f".with_options({options})" if options else "")
+        lines += [*corrections, f"result = {self._album.describe(self.index, judge, self._normal_at(self.index))}"]
         if self.only is not None:
             lines += [f"result = result.with_normals([{self.only}])"]
         elif self.without:
@@ -268,76 +315,28 @@ class Explorer(anywidget.AnyWidget):
         """
         Path(path).write_text(self._make_page(photos), encoding="utf-8")
 
-    def close(self) -> None:
-        if hasattr(self, "_background"):  # ipywidgets closes what could not be made, too
-            self._background.stop()
-        super().close()
-
     # ---- what can be set ---------------------------------------------------------------------------------------------
 
     @traitlets.validate(*CHECKS)
     def _check(self, proposal: dict) -> Any:
         return CHECKS[proposal["trait"].name](self, proposal["value"])
 
-    @contextmanager
-    def _quietly(self) -> Iterator[None]:
-        """Set traits without consequences, and with no other thread in between."""
-        with self._lock:
-            before, self._quiet = self._quiet, True
-            try:
-                yield
-            finally:
-                self._quiet = before
-
-    def notify_change(self, change: Any) -> None:
-        """One change at a time: a notebook's cells and its page's messages come in different threads."""
-        with self._lock:
-            super().notify_change(change)
+    def _amend(self, changed: set[str], by_page: bool) -> None:
+        if "index" in changed:
+            self.only = None
+        if "probe" in changed and not by_page:
+            self.pinned = True
+        if "threshold" in changed and not by_page:
+            self.threshold_rule = "hand"
 
     def _follow(self, change: dict) -> None:
-        """What is set from Python is computed at once; after a mistake all is as before."""
-        if self._quiet:
-            return
-        name = change["name"]
-        before = {"only": self.only, "threshold_rule": self.threshold_rule, name: change["old"]}
-        try:
-            with self._quietly():
-                if name == "probe":
-                    self.pinned = True
-                if name == "threshold":
-                    self.threshold_rule = "hand"
-                if name == "index":
-                    self.only = None
-            self._look()
-            if self.threshold_rule == "f1":
-                self.finish()
-        except _MISTAKES:
-            with self._quietly():
-                for trait, value in before.items():
-                    setattr(self, trait, value)
-            raise
-
-    def set_state(self, sync_data: dict) -> None:
-        """What the page sends. A mistake is told there, and all is as before."""
-        with self._lock:
-            before = {name: getattr(self, name) for name in _MOVABLE}
-            problem = ""
-            try:
-                with self._quietly():
-                    super().set_state(sync_data)
-                    if self.index != before["index"]:
-                        self.only = None
-                self._look()
-            except Exception as mistake:  # whatever it is: nobody sees a traceback here
-                problem = str(mistake) if isinstance(mistake, _MISTAKES) else f"{type(mistake).__name__}: {mistake}"
-                with self._quietly():
-                    for name, value in before.items():
-                        setattr(self, name, value)
-                self._look()
-            self.problem = problem
+        super()._follow(change)
+        if self.threshold_rule == "f1" and not self._quiet:
+            self.finish()
 
     def _options(self, k: int) -> Options:
-        return Options(k, self.kappa, self.radius, freeze_weights(self.weights), self.combine, self.without, self.only)
+        weights = freeze_weights(self.weights)
+        return Options(self.spade, k, self.kappa, self.radius, weights, self.combine, self.without, self.only)
 
     @property
     def _reach(self) -> int:
@@ -355,8 +354,9 @@ class Explorer(anywidget.AnyWidget):
                     self.photo = self._pack_photo(self.index, full)
                     row, col = self.probe if self.pinned else _highest(self.result)
                     self.probe = tuple(min(at, side - 1) for at, side in zip((row, col), self.photo["size"]))
-                if self.neighbours.get("images") != full.neighbours.index.tolist():
+                if self._pictured != (pictured := self._identify(full)):
                     self.neighbours = self._pack_neighbours(full)
+                    self._pictured = pictured
                 self.matches = self._pack_matches(self.index, full)
                 self._seen = (self.index, options)
             asked = self._asked(self.index) | {"k": self.k}
@@ -379,7 +379,11 @@ class Explorer(anywidget.AnyWidget):
         return {"index": index, "options": {name: getattr(self, name) for name in _OPTIONS}}
 
     def _pack_photo(self, index: int, full: Result) -> dict[str, Any]:
-        return {"index": index, "left_out": len(full.among) < len(self.spade), **pack_photo(full)}
+        return {"index": index, "normal": self._normal_at(index), **pack_photo(full)}
+
+    def _identify(self, full: Result) -> list[tuple[int, bytes]]:
+        """Which normal images were retrieved; after a correction, one's place says no longer which it is."""
+        return [(int(image), self.spade._fitted.normals[image].digest) for image in full.neighbours.index]
 
     def _pack_neighbours(self, full: Result) -> dict[str, Any]:
         return {"images": full.neighbours.index.tolist(), "jpegs": self._pictures.of(full)}
@@ -422,10 +426,10 @@ class Explorer(anywidget.AnyWidget):
         images = self.spade._normals_for_scale
         if judge._remembers(images) or len(images) <= _QUICK:
             self._say_normals(Known(wanted, judge_normals(judge, images), complete=True))
-        elif self._known is None or replace(self._known.options[0], k=self.k) != options:
+        elif self._known is None or replace(self._known.options[0], k=self.k, spade=self.spade) != options:
             few = images[:: -(-len(images) // _QUICK)]
             self._say_normals(Known(wanted, judge_normals(judge, few), complete=False))
-        else:  # another K or sigma hardly moves the scale: what is known will do until the rest is there
+        else:  # another K, sigma or photo hardly moves the scale: what is known will do until the rest is there
             self.normals = self.normals | {"stale": True}
 
     @property
@@ -480,7 +484,7 @@ class Explorer(anywidget.AnyWidget):
     def _prepare(self, index: int, options: Options) -> None:
         try:
             result = self._sight.find(index, options)
-        except _MISTAKES:
+        except MISTAKES:
             return  # said when it is picked
         self._pictures.of(result)
         find_steps(result)
@@ -525,14 +529,7 @@ class Explorer(anywidget.AnyWidget):
     def _say_photos(self) -> None:
         self.photos = [[self._album.name(index), self._album.label(index)] for index in range(len(self._album))]
 
-    def _hear(self, _: Any, content: dict, buffers: Sequence[Any]) -> None:
-        try:
-            getattr(self, f"_hear_{choose('A message', content['kind'], _MESSAGES)}")(content, buffers)
-        except _MISTAKES as mistake:
-            self.problem = str(mistake)
-
-    def _hear_hello(self, content: dict, buffers: Sequence[Any]) -> None:
-        self.send({"kind": "here"})
+    def _greet(self) -> None:
         if self._thumbs:
             self._say_thumbs(self._thumbs)
 
@@ -549,24 +546,33 @@ class Explorer(anywidget.AnyWidget):
             self.problem = ""
             self.show(read_upload(content["name"], b"".join(self._upload)))
 
-    def _hear_page(self, content: dict, buffers: Sequence[Any]) -> None:
-        self.send({"kind": "file", "name": self._file_name("html")}, [self._make_page(None).encode()])
+    def _hear_add(self, content: dict, buffers: Sequence[Any]) -> None:
+        self._correct(self.add)
 
-    def _hear_png(self, content: dict, buffers: Sequence[Any]) -> None:
-        stream = BytesIO()
-        self.draw().savefig(stream, dpi=150)
-        self.send({"kind": "file", "name": self._file_name("png")}, [stream.getvalue()])
+    def _hear_remove(self, content: dict, buffers: Sequence[Any]) -> None:
+        self._correct(partial(self.remove, content["image"]))
+
+    def _hear_undo(self, content: dict, buffers: Sequence[Any]) -> None:
+        self._correct(self.undo)
+
+    def _correct(self, act: Callable[[], None]) -> None:
+        """What would be a warning in a cell is told in the page."""
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            act()
+        self.problem = " ".join(str(warning.message) for warning in said)
 
     def _file_name(self, suffix: str) -> str:
         return f"{self._album.name(self.index).replace('/', '-')}.{suffix}"
 
     # ---- a page that stands alone ------------------------------------------------------------------------------------
 
-    def _make_page(self, photos: Iterable[int] | None) -> str:
+    def _make_page(self, photos: Iterable[int] | None = None) -> str:
         indexes = [self.index] if photos is None else [self._album.check(index) for index in photos]
         state = {name: getattr(self, name) for name in (*_MOVABLE, *_TOLD)}
         thumbs = self._album.thumbs(indexes)
-        saved, normals = {}, {}
+        saved: dict[int, dict[str, Any]] = {}
+        normals: dict[int, bytes] = {}
         for index in indexes:
             full = self._sight.find(index, self._options(self._reach))
             result = self._narrow(full)
@@ -579,14 +585,11 @@ class Explorer(anywidget.AnyWidget):
             }
             room = _PAGE_BYTES - sum(map(_bytes_in, saved[index].values()))
             explains = np.bincount(full.correspondence.image[0].ravel(), minlength=len(full.neighbours))
-            for rank in explains.argsort()[::-1]:
-                image = int(full.neighbours.index[rank])
-                crop = self.spade._fitted.normals[image].jpeg
-                if image not in normals and len(crop) < room:
-                    normals[image] = crop
-                    room -= len(crop)
+            wanted = full.neighbours.index[explains.argsort()[::-1]].tolist()
+            crops = ((image, self.spade._fitted.normals[image].jpeg) for image in wanted if image not in normals)
+            normals |= fit_crops(crops, room)
         state["index"] = indexes[0] if self.index not in indexes else self.index
-        return make_page(self._album.name(state["index"]), state, saved, thumbs, normals)
+        return make_page("explorer.js", self._album.name(state["index"]), state, saved, thumbs, normals)
 
 
 @dataclass(frozen=True, eq=False)

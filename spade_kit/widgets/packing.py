@@ -12,6 +12,7 @@ from PIL import Image
 from spade_kit.correspondence import Correspondence, Steps
 from spade_kit.drawing import COLOURS
 from spade_kit.results import Result
+from spade_kit.retrieval import Neighbours
 from spade_kit.scores import split
 
 LOOKS_BACK = 4  # up to this kappa the page is sent every k at once; beyond, a list of changes is no longer short
@@ -69,6 +70,19 @@ def pack_matches(result: Result) -> dict[str, Any]:
     }
 
 
+def pack_cells(found: Correspondence, neighbours: Neighbours, sigma: float, numbers: list[int]) -> dict[str, Any]:
+    """Distances and nearest pixels on a grid of their own; ``numbers`` say by which a page asks for the neighbours."""
+    h, w = found.distance.shape
+    return {
+        "grid": [h, w],
+        "sigma": sigma,
+        "normals": list(map(list, zip(neighbours.index.tolist(), numbers))),
+        "distance": found.distance.astype("<f4").tobytes(),
+        "image": found.image[0].astype("<u2").tobytes(),
+        "place": (found.row[0] * w + found.col[0]).astype("<u4").tobytes(),
+    }
+
+
 def find_steps(result: Result) -> Steps | None:
     """The matches for every k, where they are a short list."""
     return result.steps if result.spade.kappa <= LOOKS_BACK else None
@@ -107,13 +121,14 @@ def pack_alone(result: Result, weights: np.ndarray) -> dict[str, Any]:
 
 
 class NeighbourPictures:
-    """Small pictures of normal images, made when first asked for."""
+    """Small pictures of normal images, made when first asked for; corrections of a gallery leave them as they are."""
 
     def __init__(self) -> None:
-        self._made: dict[int, bytes] = {}
+        self._made: dict[bytes, bytes] = {}
 
     def of(self, result: Result) -> list[bytes]:
-        for index in result.neighbours.index.tolist():
-            if index not in self._made:
-                self._made[index] = jpeg(result.spade.normal_image(index), _NEIGHBOUR)
-        return [self._made[index] for index in result.neighbours.index.tolist()]
+        normals = [result.spade._fitted.normals[index] for index in result.neighbours.index]
+        for normal in normals:
+            if normal.digest not in self._made:
+                self._made[normal.digest] = jpeg(normal.image, _NEIGHBOUR)
+        return [self._made[normal.digest] for normal in normals]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,11 @@ def join_modules(name: str) -> str:
 
 
 def read_style() -> str:
-    return (STATIC / "explorer.css").read_text(encoding="utf-8")
+    return (STATIC / "style.css").read_text(encoding="utf-8")
 
 
 def make_page(
+    module: str,
     title: str,
     state: dict[str, Any],
     photos: dict[int, dict[str, Any]],
@@ -45,6 +47,8 @@ def make_page(
 
     Parameters
     ----------
+    module
+        The widget's own.
     state
         The widget's traits.
     photos
@@ -54,7 +58,7 @@ def make_page(
     normals
         Crops of normal images, JPEG, by index.
     """
-    code = join_modules("alone.js").replace("export default", "const explorer =")
+    code = join_modules("saved.js") + join_modules(module).replace("export default", "const widget =")
     data = json.dumps(_without_bytes({"state": state, "photos": photos, "thumbs": thumbs, "normals": normals})).replace(
         "</", "<\\/"
     )
@@ -71,14 +75,24 @@ body {{ margin: 0; padding: 12px; color-scheme: light dark; }}
 </style>
 </head>
 <body>
-<main id="explorer"></main>
+<main id="widget"></main>
 <script type="module">
 {code}
-showAlone(document.getElementById("explorer"), {data});
+widget.render({{ model: new SavedModel({data}), el: document.getElementById("widget") }});
 </script>
 </body>
 </html>
 """
+
+
+def fit_crops(crops: Iterable[tuple[int, bytes]], room: int) -> dict[int, bytes]:
+    """Of numbered crops, those wanted most first, as many as there is room for, in bytes."""
+    kept: dict[int, bytes] = {}
+    for number, crop in crops:
+        if number not in kept and len(crop) < room:
+            kept[number] = crop
+            room -= len(crop)
+    return kept
 
 
 def _without_bytes(value: Any) -> Any:

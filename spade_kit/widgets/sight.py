@@ -21,6 +21,7 @@ _KEPT = 8  # this photo, those before and after, and what was just tried
 class Options:
     """All that matches depend on, beside the photograph."""
 
+    spade: SPADE  # with its gallery
     k: int
     kappa: int
     radius: int | None
@@ -38,15 +39,15 @@ class Options:
 class Sight:
     """Judges photographs; a photograph that is at hand under other options is not read again."""
 
-    def __init__(self, spade: SPADE, album: Album) -> None:
-        self._spade, self._album = spade, album
+    def __init__(self, album: Album) -> None:
+        self._album = album
         self._results: OrderedDict[tuple[int, Options], Result] = OrderedDict()
         self._lock = Lock()  # what lies ahead is looked at from another thread
 
     def judge(self, options: Options, **sigma: float) -> SPADE:
         """The fitted SPADE under these options; counts beyond what there is are cut without a word."""
         weights: Any = options.weights
-        return self._spade.with_options(
+        return options.spade.with_options(
             k=DefaultInt(options.k),
             kappa=DefaultInt(options.kappa),
             radius=options.radius,
@@ -54,6 +55,10 @@ class Sight:
             combine=options.combine,
             **sigma,
         )
+
+    def forget(self) -> None:
+        with self._lock:
+            self._results.clear()
 
     def find(self, index: int, options: Options) -> Result:
         key = (index, options)
@@ -74,6 +79,10 @@ class Sight:
             result = self.find(index, options.of_all)
             return result.with_normals(np.setdiff1d(result.among, options.without))
         with self._lock:
-            near = [result for (at, known), result in self._results.items() if at == index and known == known.of_all]
+            near = [
+                result
+                for (at, known), result in self._results.items()
+                if at == index and known == known.of_all and known.spade is options.spade
+            ]
         judge = self.judge(options)
         return judge._judge_again(near[-1]) if near else self._album.judge(index, judge)

@@ -1,9 +1,10 @@
 // The explorer's page: state lies in the model, and every change of it is painted from there.
 
-import { bytes, clamp, download, el, picture, say, svg } from "./dom.js";
-import { Matches, cellOf, colours, contour, decodeAlone, makeMap, middleOf, paintMap, unpack, upsampler } from "./maps.js";
+import { bytes, clamp, el, picture, say, svg } from "./dom.js";
+import { Matches, Upsampler, cellOf, colours, contour, decodeAlone, middleOf, paintMap, unpack } from "./maps.js";
 import { Pane, Patch } from "./pane.js";
 import { Choice, Slider, button } from "./controls.js";
+import { Page } from "./page.js";
 import { NormalPictures } from "./pictures.js";
 import { Readout } from "./readout.js";
 import { Retrieved } from "./retrieved.js";
@@ -11,7 +12,6 @@ import { Strip } from "./strip.js";
 import { Weights } from "./weights.js";
 
 const OPTIONS = ["kappa", "radius", "weights", "combine", "without", "only"];
-const PATIENCE = 5000; // ms without an answer, until that is said
 const SORTED_AFTER = 300; // ms
 const PART = 500000; // bytes of an upload in one message
 const SHAPES = ["M-7 0A7 7 0 1 0 7 0A7 7 0 1 0-7 0Z", "M-6-6H6V6H-6Z", "M0-9L9 0L0 9L-9 0Z"]; // of layers, told apart without colour
@@ -31,14 +31,14 @@ const HELP = [
 
 const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 
-class Explorer {
+class Explorer extends Page {
   constructor(model, root) {
-    [this.model, this.root] = [model, root];
+    super(model, root, "Pointing, K, sigma, the threshold and the overlay");
     this.about = model.get("about");
     this.table = colours(bytes(this.about.colours));
     this.hovered = null; // a place under the pointer
-    this.uploading = false;
-    this.operators = {};
+    this.asking = false; // for what an answer's options do not show: an upload, a correction
+    this.upsampler = new Upsampler();
     this.normals = new NormalPictures(
       (images) => this.tell({ kind: "normals", images }),
       () => this.paintProbe(),
@@ -54,33 +54,16 @@ class Explorer {
         this.paintNeighbours();
         this.paintProbe();
       },
+      correct: (message) => this.correct(message),
     });
     this.build();
     this.listen();
-    this.#hears(!model.saved);
-    this.tell({ kind: "hello" });
-    if (!model.saved) this.ears = setTimeout(() => this.#hears(false), PATIENCE / 2);
-  }
-
-  get = (name) => this.model.get(name);
-
-  put(changes) {
-    for (const [name, value] of Object.entries(changes)) this.model.set(name, value);
-    this.model.save_changes();
-  }
-
-  tell(message, buffers = []) {
-    try {
-      this.model.send(message, undefined, buffers);
-    } catch {
-      this.#hears(false);
-    }
   }
 
   // ---- what there is ------------------------------------------------------------------------------------------------
 
   build() {
-    const { layers, most, masks } = this.about;
+    const { layers, masks } = this.about;
     const pointed = {
       hover: (row, col) => this.hover([row, col]),
       leave: () => this.leave(),
@@ -115,6 +98,7 @@ class Explorer {
     this.order = new Choice({ name: "order", help: "How the strip is sorted", pick: () => this.paintPhotos() });
     this.order.offer([["listed", "as listed"], ["score", "highest score first"]]);
     this.file = el("input", { type: "file", accept: "image/*", hidden: true, "aria-label": "photo from disk", onchange: () => this.upload(this.file.files[0]) });
+    this.judge = button("this is normal", "", () => this.correct(this.shown.photo.normal === null ? { kind: "add" } : { kind: "remove", image: this.shown.photo.normal }), { class: "python" });
     this.score = el("div", { class: "sk-score", role: "status" });
     this.spinner = el("span", { class: "sk-spinner", role: "img", "aria-label": "computing" });
     const head = el("div", { class: "sk-head" },
@@ -123,14 +107,14 @@ class Explorer {
         this.name.node,
         button("›", "Next photo  ]", () => this.step(1), { "aria-label": "next photo" })),
       this.filter.node, this.order.node,
-      button("open a photo…", "A photo of your own; it can also be dropped here", () => this.file.click(), { class: "python" }), this.file,
+      button("open a photo…", "A photo of your own; it can also be dropped here", () => this.file.click(), { class: "python" }), this.file, this.judge,
       this.spinner, this.score);
     this.strip = new Strip("photos", (index) => this.put({ index }));
 
     // moving parameters
     const slider = (name, key, help, about) => new Slider({ name, help, ...about, move: (value) => this.put({ [key]: about.read ? about.read(value) : value }) });
     this.sliders = {
-      k: slider("K", "k", "How many normal photos are compared with", { min: 1, max: most, format: (value) => `${value} of ${this.about.most}` }),
+      k: slider("K", "k", "How many normal photos are compared with", { min: 1, max: 1, format: (value) => `${value} of ${this.get("gallery").normals}` }),
       kappa: slider("kappa", "kappa", "How many nearest pixels are averaged", { min: 1, max: 10 }),
       radius: slider("radius", "radius", "How far from its own place a pixel may find its match, in cells of the finest grid", {
         min: 0, max: 56, format: (value) => (value >= this.everywhere ? "everywhere" : `${value}`), read: (value) => (value >= this.everywhere ? null : value),
@@ -179,16 +163,16 @@ class Explorer {
 
     // taking away
     this.copy = button("copy as Python", "The lines that give what is seen", () => this.copyCode());
-    this.saves = { page: button("save page", "One file that works without Python", () => this.save("page"), { class: "python" }), png: button("PNG", "A picture for slides", () => this.save("png"), { class: "python" }) };
     this.help = el("div", { class: "sk-help", hidden: true }, el("p", {}, "Point at the photo, the map or a layer: rings show the place, and the normal pixel that explains it. Click to pin the place and compare it with others; click it again to free it. Click a retrieved normal photo to see which part of the map it explains."),
       el("dl", {}, ...HELP.flatMap(([keys, text]) => [el("dt", {}, keys), el("dd", {}, text)])));
     this.helper = button("?", "Keys and hints  ?", () => this.toggleHelp(), { "aria-label": "help", "aria-expanded": "false" });
-    this.problemText = el("span");
-    this.problem = el("div", { class: "sk-problem", role: "alert", hidden: true }, this.problemText, button("×", "Close this message", () => this.dismiss(), { class: "sk-chip", "aria-label": "close this message" }));
+    this.corrected = el("span", { class: "sk-remark", role: "status" });
+    this.undoing = button("undo", "Take the last correction back", () => this.correct({ kind: "undo" }), { class: "python" });
+    this.correcting = el("span", { class: "sk-corrected", hidden: true }, this.corrected, this.undoing);
     this.source = el("span", { class: "sk-source" });
     this.code = el("textarea", { class: "sk-code", readonly: true, rows: 3, hidden: true, "aria-label": "Python code" });
 
-    this.root.classList.add("spade-kit");
+    this.retrieved.head.append(this.correcting);
     this.root.append(head, this.problem, this.strip.node, controls,
       el("div", { class: "sk-views" }, this.photo.figure, this.map.figure, this.normal.figure),
       el("div", { class: "sk-row" }, el("span", { class: "sk-heading" }, "Layers"), switcher, this.combining.node, this.weighing.node, this.marks, this.layersRemark),
@@ -196,13 +180,12 @@ class Explorer {
       this.retrieved.head, this.retrieved.strip.node,
       el("div", { class: "sk-foot" }, this.copy, this.saves.page, this.saves.png, this.helper, this.source), this.code, this.help);
     this.rule.masks = masks;
-    say(this.source, `${this.about.backbone}; ${this.about.normals} normal photos${this.model.saved ? "; greyed controls need Python" : ""}`);
   }
 
   listen() {
-    const on = {
+    this.follow({
       "change:matches change:photo": () => {
-        if (this.deaf && !this.model.saved) this.#hears(true);
+        if (this.deaf && !this.model.saved) this.hears(true);
         this.coming ??= queueMicrotask(() => this.answer()) ?? true; // all of a message first
       },
       "change:layers_alone change:alone": () => this.paintMaps(),
@@ -213,17 +196,9 @@ class Explorer {
       "change:probe change:pinned": () => this.paintProbe(),
       "change:photos": () => this.paintPhotos(),
       "change:scores": () => this.paintScores(),
-      "change:problem": () => this.complain(this.get("problem")),
       [["index", ...OPTIONS].map((name) => `change:${name}`).join(" ")]: () => this.paintOptions(),
-      "msg:custom": (message, buffers) => this.hear(message, buffers),
-    };
-    for (const [names, act] of Object.entries(on)) for (const name of names.split(" ")) this.model.on(name, act);
-    this.off = () => {
-      for (const [names, act] of Object.entries(on)) for (const name of names.split(" ")) this.model.off(name, act);
-    };
+    });
     this.root.addEventListener("keydown", (event) => this.keyAnywhere(event));
-    // keys pressed here are not the notebook's, which looks for this mark at what has the focus
-    this.root.addEventListener("focusin", (event) => (event.target.dataset.lmSuppressShortcuts = "true"));
     // after a click on what takes no focus itself, keys are for the probe
     this.root.addEventListener("click", () => {
       if (!this.root.contains(this.root.getRootNode().activeElement)) this.photo.stage.focus({ preventScroll: true });
@@ -236,8 +211,8 @@ class Explorer {
   }
 
   close() {
-    this.off();
-    [this.ears, this.waiting, this.sorting].forEach(clearTimeout);
+    super.close();
+    clearTimeout(this.sorting);
     for (const part of [this.strip, this.retrieved, this.readout, this.normals]) part.close();
     this.bitmap?.close();
   }
@@ -257,14 +232,18 @@ class Explorer {
       this.bitmap = bitmap;
     }
     if (matches !== this.shown?.matches) this.matches = new Matches(matches);
-    const neighbours = this.get("neighbours");
-    if (neighbours !== this.shown?.neighbours) {
+    const [neighbours, gallery] = [this.get("neighbours"), this.get("gallery")];
+    if (this.shown && gallery !== this.shown.gallery) {
+      this.normals.forget(); // a number stands for another photo now
+      this.retrieved.forget();
+    }
+    if (neighbours !== this.shown?.neighbours || gallery !== this.shown.gallery) {
       this.normals.offer(neighbours.images, neighbours.jpegs);
       this.retrieved.offer(neighbours.images, neighbours.jpegs, this.get("without"));
     }
     if (photo !== this.shown?.photo) this.retrieved.chosen = null;
-    this.uploading = false;
-    this.shown = { photo, matches, neighbours };
+    this.asking = false;
+    this.shown = { photo, matches, neighbours, gallery };
     const [H, W] = photo.size;
     for (const pane of [this.photo, this.map, this.normal, ...this.layers.map((layer) => layer.pane)]) pane.resize(H, W);
     this.photo.draw(this.bitmap);
@@ -274,44 +253,28 @@ class Explorer {
     this.paintMaps();
     this.paintOptions();
     this.paintOpacity();
+    this.paintGallery();
     this.root.dataset.shown = `${photo.index}`;
   }
 
   hear(message, buffers) {
-    if (message.kind === "here") this.#hears(true);
+    super.hear(message, buffers);
     if (message.kind === "thumbs") {
       message.indexes.forEach((index, i) => this.strip.picture(index, buffers[i]));
       this.paintPhotos();
     }
     if (message.kind === "normals") this.normals.receive(message.images, buffers);
-    if (message.kind === "file") {
-      const kind = message.name.endsWith(".png") ? "png" : "page";
-      this.saves[kind].removeAttribute("aria-busy");
-      download(message.name, buffers[0], kind === "png" ? "image/png" : "text/html");
-    }
   }
 
-  #hears(yes) {
-    clearTimeout(this.ears);
-    this.deaf = !yes;
-    for (const control of this.root.querySelectorAll(".python")) control.disabled = this.deaf;
-    this.root.classList.toggle("deaf", this.deaf);
-    if (yes) this.complain(this.get("problem"));
-    else if (!this.model.saved) this.complain("Python does not answer. Pointing, K, sigma, the threshold and the overlay work all the same; for the rest, run the cell again.");
+  hears(yes) {
+    super.hears(yes);
     if (this.shown) this.paintPhotos();
   }
 
   complain(text) {
-    this.problem.hidden = !text;
-    say(this.problemText, text);
-    this.uploading = false;
+    super.complain(text);
+    this.asking = false;
     this.paintBusy();
-    for (const save of Object.values(this.saves)) save.removeAttribute("aria-busy");
-  }
-
-  dismiss() {
-    this.complain("");
-    if (this.get("problem") && !this.deaf) this.put({ problem: "" });
   }
 
   // ---- hands ------------------------------------------------------------------------------------------------------------
@@ -387,8 +350,7 @@ class Explorer {
   upload(file) {
     if (!file || this.deaf) return;
     this.complain("");
-    this.uploading = true;
-    this.paintBusy();
+    this.ask();
     const parts = Math.max(1, Math.ceil(file.size / PART));
     file.arrayBuffer().then((content) => {
       for (let part = 0; part < parts; part++)
@@ -397,9 +359,17 @@ class Explorer {
     });
   }
 
-  save(kind) {
-    this.saves[kind].setAttribute("aria-busy", "true");
-    this.tell({ kind });
+  /** Something was asked for that no option shows. */
+  ask() {
+    this.asking = true;
+    this.paintBusy();
+  }
+
+  correct(message) {
+    if (this.deaf) return;
+    this.complain("");
+    this.ask();
+    this.tell(message);
   }
 
   async copyCode() {
@@ -451,7 +421,7 @@ class Explorer {
     this.alone.forEach((one, i) => one.setAttribute("aria-pressed", this.get("alone") === (i === 1)));
     this.marks.hidden = !alone;
     say(this.layersRemark, this.get("alone") && !alone ? "searching each layer…" : `colours to ${end.toFixed(1)}`);
-    this.sliders.k.show(this.k, Math.min(this.about.most, Math.max(most, 1)));
+    this.sliders.k.show(this.k, Math.min(this.get("gallery").normals, Math.max(most, 1)));
     this.sliders.sigma.show(sigma, 16);
     this.paintThreshold();
     this.paintNeighbours();
@@ -460,13 +430,7 @@ class Explorer {
   }
 
   upsample(grid, h, w, sigma) {
-    const [H, W] = this.shown.photo.size;
-    const operator = (from, to) => {
-      const key = `${from} ${to} ${sigma}`;
-      if (Object.keys(this.operators).length > 40) this.operators = {};
-      return (this.operators[key] ??= upsampler(from, to, sigma));
-    };
-    return makeMap(grid, w, operator(h, H), operator(w, W));
+    return this.upsampler.map(grid, [h, w], this.shown.photo.size, sigma);
   }
 
   /** What each layer finds alone, if it is that of what is seen. */
@@ -569,7 +533,20 @@ class Explorer {
     }
     say(this.score, text);
     this.score.classList.toggle("stale", Boolean(stale));
-    say(this.photo.remark, this.shown.photo.left_out ? "judged against the others" : "");
+    say(this.photo.remark, this.shown.photo.normal === null ? "" : `normal ${this.shown.photo.normal}, judged against the others`);
+  }
+
+  /** What was corrected, and what can be said of this photo. */
+  paintGallery() {
+    const { normals, corrected, undo } = this.get("gallery");
+    const { normal } = this.shown.photo;
+    say(this.judge, normal === null ? "this is normal" : "not normal");
+    this.judge.title = normal === null ? "Fit this photo with the normal ones" : "Take this photo out of the normal ones";
+    const before = corrected.length > 3 ? `${corrected.length - 3} more, ` : "";
+    say(this.corrected, `${normals} normal photos now: ${before}${corrected.slice(-3).join(", ")}`);
+    this.correcting.hidden = !corrected.length;
+    this.undoing.disabled = this.deaf || !undo;
+    say(this.source, `${this.about.backbone}; ${normals} normal photos${this.model.saved ? "; greyed controls need Python" : ""}`);
   }
 
   paintOpacity() {
@@ -608,10 +585,7 @@ class Explorer {
       OPTIONS.some((name) => !same(this.get(name), matches.options[name])) ||
       (!covered && matches.asked_k !== k) ||
       (this.get("alone") && !this.aloneNow());
-    this.root.classList.toggle("busy", awaited || this.uploading);
-    this.root.setAttribute("aria-busy", awaited || this.uploading);
-    clearTimeout(this.waiting);
-    if (awaited && !this.model.saved) this.waiting = setTimeout(() => this.#hears(false), PATIENCE);
+    this.awaitAnswer(awaited || this.asking);
   }
 
   /** Photos with what is known of them; ``wrong`` where the threshold and the label do not agree. */

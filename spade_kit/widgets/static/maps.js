@@ -116,6 +116,26 @@ export function makeMap(grid, w, rows, cols) {
   return map;
 }
 
+/** Maps from grids of any kind; what a size and a sigma need is made once. */
+export class Upsampler {
+  constructor() {
+    this.made = new Map();
+  }
+
+  map(grid, [h, w], [H, W], sigma) {
+    return makeMap(grid, w, this.#operator(h, H, sigma), this.#operator(w, W, sigma));
+  }
+
+  #operator(from, to, sigma) {
+    const key = `${from} ${to} ${sigma}`;
+    if (!this.made.has(key)) {
+      if (this.made.size > 40) this.made.clear();
+      this.made.set(key, upsampler(from, to, sigma));
+    }
+    return this.made.get(key);
+  }
+}
+
 /** 256 colours, RGB, as pixels of a canvas. */
 export const colours = (table) =>
   Uint32Array.from({ length: 256 }, (_, i) => (255 << 24) | (table[3 * i + 2] << 16) | (table[3 * i + 1] << 8) | table[3 * i]);

@@ -26,6 +26,12 @@ export class NormalPictures {
     return this.whole.get(image) ?? this.#shrunk(image);
   }
 
+  /** Other photos have these numbers now. */
+  forget() {
+    for (const bitmap of this.whole.values()) bitmap.close();
+    for (const some of [this.whole, this.asked, this.wanted]) some.clear();
+  }
+
   async receive(images, views) {
     const bitmaps = await Promise.all(views.map(picture));
     images.forEach((image, i) => {

@@ -7,7 +7,7 @@ import { Strip } from "./strip.js";
 const MANY = 300; // dots, beyond which they become smaller
 
 export class Retrieved {
-  /** @param {object} on ``put({without, only})``, ``changed()`` after another one is looked at */
+  /** @param {object} on ``put({without, only})``, ``changed()`` after another one is looked at, ``correct(message)`` */
   constructor(on) {
     this.on = on;
     this.chosen = null; // the normal photo that is looked at
@@ -21,6 +21,12 @@ export class Retrieved {
   offer(images, jpegs, without) {
     this.strip.keep([...images, ...without]);
     images.forEach((image, rank) => this.strip.picture(image, jpegs[rank]));
+  }
+
+  /** After a correction a number stands for another photo. */
+  forget() {
+    this.chosen = null;
+    this.strip.keep([]);
   }
 
   choose(image) {
@@ -76,6 +82,7 @@ export class Retrieved {
     if (part && others) {
       actions.push(button("leave out", "See the map without it", () => out([...without, part.image]), python));
       actions.push(button("only this one", "See the map if this were the only normal photo", () => this.on.put({ only: part.image }), python));
+      actions.push(button("not normal", "Take it out of the normal photos for good", () => this.on.correct({ kind: "remove", image: part.image }), python));
     } else if (!part && this.chosen !== null) actions.push(button("bring back", "Compare with it again", () => out(without.filter((image) => image !== this.chosen)), python));
     if (only !== null) actions.push(button("compare with all", "With all normal photos again", () => this.on.put({ only: null }), python));
     if (only === null && without.length) actions.push(button("bring all back", "Compare with all normal photos again", () => out([]), python));

@@ -1,6 +1,4 @@
-// The explorer without Python: a saved page is its own model.
-
-import { render } from "./explorer.js";
+// A page without Python: what was saved is its own model.
 
 const unpackBytes = (value) => {
   if (Array.isArray(value)) return value.map(unpackBytes);
@@ -9,7 +7,9 @@ const unpackBytes = (value) => {
   return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, unpackBytes(item)]));
 };
 
-class SavedModel {
+export class SavedModel {
+  /** @param {object} saved ``state`` by trait; of pages with several photos what changes with each, and small pictures;
+   *  crops of normal photos */
   constructor({ state, photos, thumbs, normals }) {
     [this.state, this.photos, this.thumbs, this.normals] = [state, photos, thumbs, normals].map(unpackBytes);
     this.saved = Object.keys(photos).map(Number);
@@ -54,5 +54,3 @@ class SavedModel {
     for (const act of this.listeners[name] ?? []) act(...told);
   }
 }
-
-export const showAlone = (root, data) => render({ model: new SavedModel(data), el: root });

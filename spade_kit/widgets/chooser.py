@@ -1,0 +1,334 @@
+"""Choose a threshold with open eyes: what normal and test photographs score, and what follows from a line there."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from math import ceil
+from typing import Any
+
+import numpy as np
+import traitlets
+from matplotlib.figure import Figure
+
+from spade_kit.arguments import check_number, choose
+from spade_kit.charts import draw_evidence
+from spade_kit.datasets import GOOD, Dataset, Photo
+from spade_kit.evidence import OF, Evidence, Judgement, clopper_pearson, collect
+from spade_kit.metrics import f1_threshold
+from spade_kit.scores import check_fpr, find_threshold, make_map
+from spade_kit.spade import SPADE
+from spade_kit.widgets.album import Album
+from spade_kit.widgets.background import Background, Step
+from spade_kit.widgets.live import MISTAKES, Live
+from spade_kit.widgets.packing import jpeg
+from spade_kit.widgets.pages import join_modules, make_page, read_style
+
+_RATES = {"image": (0.2, 0.1, 0.05, 0.02, 0.01), "pixel": (0.05, 0.01, 0.001)}
+_USUAL = {"image": 0.05, "pixel": 0.01}
+_MANY = 10_000  # pixels of a photograph, about: any of these rates can be told from one
+_BATCH = 12  # photos, before the page is told
+_THUMB = 144  # px
+_SAVED = 24  # photos nearest the line that a saved page holds
+
+
+def choose_threshold(spade: SPADE, dataset: Dataset | Iterable[Photo] | None = None, *, of: str = "image") -> Chooser:
+    """A widget to choose a threshold: histograms, a line to drag, and what follows from it.
+
+    Parameters
+    ----------
+    dataset
+        A Dataset, whose ``test`` is judged beside the normal photographs, or a list of photographs. Left out, normal
+        photographs alone.
+    of
+        ``"image"``: a threshold for whole photographs; ``"pixel"``: for the pixels of their maps.
+
+    Returns
+    -------
+    Chooser
+        ``float(chooser)`` is the threshold, ``chooser.sentence`` what speaks for it.
+    """
+    return Chooser(spade, dataset, of=of)
+
+
+class Chooser(Live):
+    """See `choose_threshold`.
+
+    Attributes
+    ----------
+    of
+        ``"image"`` or ``"pixel"``.
+    threshold
+        A raw distance. Setting it makes the rule ``"hand"``.
+    rule
+        A rate of normals, such as ``"0.05"``; ``"f1"``, the best F1 over the test, which uses its labels; ``"hand"``.
+    """
+
+    MOVABLE = ("of", "threshold", "rule")
+    MESSAGES = (*Live.MESSAGES, "photos")
+
+    _esm = join_modules("chooser.js")
+    _css = read_style()
+
+    of = traitlets.Any("image").tag(sync=True)
+    threshold = traitlets.Any(0.0).tag(sync=True)
+    rule = traitlets.Any("hand").tag(sync=True)
+
+    about = traitlets.Dict().tag(sync=True)
+    photos: traitlets.List = traitlets.List().tag(sync=True)
+    evidence = traitlets.Dict().tag(sync=True)
+    told = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, spade: SPADE, dataset: Dataset | Iterable[Photo] | None, *, of: str) -> None:
+        self.spade = copy.copy(spade)
+        given = dataset if not isinstance(dataset, Dataset) or dataset.test else None
+        self._album = Album(self.spade, given)
+        self._tested = [] if given is None else list(range(len(self._album)))  # without photos an album is of normals
+        self._judged: dict[int, Judged] = {}  # test photos by index, normal ones by -1 - index
+        self._collected: dict[str, Evidence] = {}
+        self._said: tuple = ()  # what the page has evidence of
+        self._background = Background(self._meanwhile)
+        super().__init__(of=of, rule=f"{_USUAL[choose('of', of, OF)]:g}")
+        self.about = {
+            "normals": len(spade) if len(spade) > 1 else 0,
+            "tested": len(self._tested),
+            "options": self.spade.describe_options(),
+        }
+        for index in self._to_judge()[:_BATCH]:
+            self._take(self._judge(index))
+        self._open()
+        self._background.restart()
+
+    # ---- for Python --------------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        return f"Chooser({self.sentence})"
+
+    def __float__(self) -> float:
+        return float(self.threshold)
+
+    @property
+    def judgement(self) -> Judgement:
+        """What follows from the threshold: counts, rates and their interval, exactly."""
+        return self._evidence.at(self.threshold)
+
+    @property
+    def sentence(self) -> str:
+        """What speaks for the threshold."""
+        return self.judgement.sentence
+
+    def draw(self) -> Figure:
+        """What is seen, as a Matplotlib figure."""
+        return draw_evidence(self._evidence, self.threshold)
+
+    # ---- what can be set ---------------------------------------------------------------------------------------------
+
+    @traitlets.validate("of")
+    def _check_of(self, proposal: dict) -> str:
+        return choose("of", proposal["value"], OF)
+
+    @traitlets.validate("threshold")
+    def _check_threshold(self, proposal: dict) -> float:
+        return check_number("threshold", proposal["value"], "a raw distance from 0 up", least=0, most=1e9)
+
+    @traitlets.validate("rule")
+    def _check_rule(self, proposal: dict) -> str:
+        rule = str(proposal["value"])
+        if rule not in ("hand", "f1"):
+            try:
+                check_fpr(float(rule))
+            except ValueError:
+                raise ValueError(
+                    f"rule is 'hand', 'f1', or a rate of normals between 0 and 1, like '0.05', but {rule!r} came."
+                ) from None
+        return rule
+
+    def _amend(self, changed: set[str], by_page: bool) -> None:
+        if "of" in changed:
+            self.rule = f"{_USUAL[self.of]:g}"
+        elif "threshold" in changed:
+            self.rule = "hand"
+
+    # ---- what is known -----------------------------------------------------------------------------------------------
+
+    def _to_judge(self) -> list[int]:
+        """All photographs, normal and tested ones in turn, so that a part of them says something of both."""
+        normals = [-1 - image for image in range(self.about["normals"])]
+        shares = {at: place / len(some) for some in (normals, self._tested) for place, at in enumerate(some)}
+        return [at for at in sorted(shares, key=lambda at: (shares[at], at)) if at not in self._judged]
+
+    def _judge(self, at: int) -> Judged:
+        if at < 0:
+            name, label = f"normal {-1 - at}", None
+            result = self.spade.predict_left_out(-1 - at)
+        else:
+            name, label = self._album.name(at), self._album.label(at)
+            try:
+                result = self._album.judge(at, self.spade)
+            except MISTAKES:
+                return Judged(at, name, label)
+        size, thumb = result.crop.size, jpeg(result.image, _THUMB)
+        return Judged(at, name, label, result.image_score, result.correspondence.distance, size, thumb, result.mask)
+
+    def _take(self, judged: Judged) -> None:
+        self._judged[judged.at] = judged
+        self._collected = {}
+
+    def _known(self, normal: bool) -> list[Judged]:
+        """What could be judged, of the normal photographs or of the others."""
+        return [judged for at, judged in self._judged.items() if judged.thumb and (at < 0) == normal]
+
+    @property
+    def _evidence(self) -> Evidence:
+        if self.of not in self._collected:
+            tested, maps = self._known(normal=False), partial(_make_map, self.of, self.spade.sigma)
+            truth = [judged.label for judged in tested], [judged.mask for judged in tested]
+            self._collected[self.of] = collect(self.of, map(maps, self._known(normal=True)), map(maps, tested), *truth)
+        return self._collected[self.of]
+
+    def _look(self) -> None:
+        with self._quietly(), self.hold_sync():
+            self._say_evidence()
+            self._set_threshold()
+            judgement = self.judgement
+            self.told = {
+                "threshold": self.threshold,
+                "of": self.of,
+                "sentence": judgement.sentence,
+                "remarks": list(judgement.remarks),
+            }
+
+    def _say_evidence(self) -> None:
+        if self._said == (self.of, len(self._judged)):
+            return
+        self._said = self.of, len(self._judged)
+        evidence = self._evidence
+        if self.of == "image":  # a page counts photographs: by how many reach the line
+            count = len(evidence.normal)
+            low, high = clopper_pearson(np.arange(count + 1), count)
+        else:
+            _, low, high = evidence.band()
+        kinds = {"normal": evidence.normal.sum(0), "good": evidence.good, "defect": evidence.defect}
+        kinds["unknown"] = evidence.unknown
+        self.evidence = {
+            "of": self.of,
+            "end": float(evidence.edges[-1]),
+            "counts": {kind: counts.tolist() for kind, counts in kinds.items()},
+            "band": {"low": low.round(6).tolist(), "high": high.round(6).tolist()},
+            "rules": self._rules(),
+            "waiting": len(self._to_judge()),
+        }
+        self.photos = [
+            [judged.at, judged.name, judged.label, judged.score if judged.thumb else None]
+            for judged in sorted(self._judged.values(), key=lambda judged: judged.at)
+        ]
+
+    def _rules(self) -> list[list[str]]:
+        """Rates that so many normal photographs can tell, and the best F1 where there are labels of both kinds."""
+        count = len(self._known(normal=True))
+        told = [
+            [f"{rate:g}", f"{100 * rate:g} % of normal {'photos' if self.of == 'image' else 'pixels'}"]
+            for rate in _RATES[self.of]
+            if ceil(1 / rate) - 1 <= count * (1 if self.of == "image" else _MANY)
+        ]
+        known = self._evidence.defect.sum() and self._evidence.good.sum()
+        return told + ([["f1", "best F1 (uses test labels)"]] if known else []) + [["hand", "by hand"]]
+
+    def _set_threshold(self) -> None:
+        """As the rule says; a rate that so few normal photographs cannot tell is the least that they can."""
+        if self.rule == "f1":
+            self.threshold = self._best_f1()
+        elif self.rule != "hand" and (normals := self._known(normal=True)):
+            scores = np.concatenate([_make_map(self.of, self.spade.sigma, judged).ravel() for judged in normals])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the remarks say it
+                self.threshold = find_threshold(scores, float(self.rule))
+        elif self.rule != "hand":
+            self.rule, self.threshold = "hand", self._evidence.edges[-1] / 2
+
+    def _best_f1(self) -> float:
+        """Over the test photographs of known label, or over the pixels of those with masks."""
+        maps, truth = [], []
+        for judged in self._known(normal=False):
+            known = judged.label if self.of == "image" else judged.mask
+            if known is not None:
+                maps.append(_make_map(self.of, self.spade.sigma, judged).ravel())
+                truth.append(np.array([known != GOOD]) if self.of == "image" else np.ravel(known))
+        if not truth or not 0 < np.concatenate(truth).mean() < 1:
+            what = "labels" if self.of == "image" else "masks"
+            raise ValueError(f"The best F1 needs test photos with {what}, good and defective ones, but there are none.")
+        return float(f1_threshold(np.concatenate(maps), np.concatenate(truth)))
+
+    # ---- meanwhile ---------------------------------------------------------------------------------------------------
+
+    def _meanwhile(self) -> Iterator[Step]:
+        missing = self._to_judge()
+        for number, at in enumerate(missing, 1):
+            yield partial(self._judge, at), self._take
+            if number % _BATCH == 0 or number == len(missing):
+                yield _nothing, self._tell
+
+    def _tell(self, _: None) -> None:
+        with self._quietly():
+            self._look()
+
+    # ---- the page ----------------------------------------------------------------------------------------------------
+
+    def _hear_photos(self, content: dict, buffers: Sequence[Any]) -> None:
+        wanted = [self._judged[at] for at in content["photos"] if at in self._judged]
+        for judged in wanted:
+            packed = self._pack_photo(judged)
+            names = [name for name, value in packed.items() if isinstance(value, bytes)]
+            plain = {name: value for name, value in packed.items() if name not in names}
+            self.send({"kind": "photo", "names": names, **plain}, [packed[name] for name in names])
+
+    def _pack_photo(self, judged: Judged) -> dict[str, Any]:
+        mask = judged.mask
+        packed = {
+            "at": judged.at,
+            "size": list(judged.size),
+            "grid": list(judged.distance.shape),
+            "sigma": self.spade.sigma,
+            "jpeg": judged.thumb,
+            "distance": judged.distance.astype("<f4").tobytes(),
+        }
+        return packed if mask is None or not mask.any() else packed | {"mask": np.packbits(mask).tobytes()}
+
+    def _file_name(self, suffix: str) -> str:
+        return f"threshold-{self.of}.{suffix}"
+
+    def _make_page(self) -> str:
+        names = (*self.MOVABLE, "about", "photos", "evidence", "told")
+        known = [*self._known(normal=True), *self._known(normal=False)]
+        nearest = sorted(known, key=lambda judged: abs(judged.score - self.threshold))[:_SAVED]
+        state = {name: getattr(self, name) for name in names}
+        state["pictures"] = [self._pack_photo(judged) for judged in nearest]
+        return make_page("chooser.js", "A threshold", state, {}, {}, {})
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What is kept of a photograph; no thumb where it could not be judged. ``at`` is -1 - index for normal ones."""
+
+    at: int
+    name: str
+    label: str | None
+    score: float = 0
+    distance: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    size: tuple[int, int] = (0, 0)
+    thumb: bytes = b""
+    mask: np.ndarray | None = None
+
+
+def _make_map(of: str, sigma: float, judged: Judged) -> np.ndarray:
+    """The map; of whole photos its maximum is all that counts."""
+    if of == "image":
+        return np.array([[judged.score]], np.float32)
+    return make_map(judged.distance, judged.size, sigma)
+
+
+def _nothing() -> None:
+    """For steps that only tell."""

@@ -1,0 +1,396 @@
+"""Layers, backbones and settings side by side, with one probe in all of them: which layer sees this scratch?"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from math import nan
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas
+import traitlets
+from matplotlib.figure import Figure
+
+from spade_kit.arguments import check_count, check_index, choose
+from spade_kit.datasets import Dataset, Photo, as_list
+from spade_kit.drawing import SCALE
+from spade_kit.figures import draw_views
+from spade_kit.results import Result
+from spade_kit.spade import SPADE
+from spade_kit.views import ALL, Seen, View, Wanted, check_crops, look, make_view, rank, read_view
+from spade_kit.widgets.album import Album
+from spade_kit.widgets.background import Background, Step
+from spade_kit.widgets.checks import check_place
+from spade_kit.widgets.live import MISTAKES, Live
+from spade_kit.widgets.packing import colour_table, pack_cells, pack_photo
+from spade_kit.widgets.pages import fit_crops, join_modules, make_page, read_style
+
+FEWEST, MOST = 2, 6  # views
+_KEPT = 3  # photos, whose results are at hand
+_QUICK = 4  # normal photos that give a first idea of what is normal under a view
+_KIND = 40  # photos of a kind over which views are ranked, at most
+_BASE = 1 << 20  # normal images of one fit, in the numbers by which a page asks for their crops
+_PAGE_BYTES = 900_000  # of normal crops in a saved page
+_SIGNED = "PuOr_r"  # a difference: orange where the first is higher, even in lightness to both sides
+
+
+def compare_layers(
+    spade: SPADE, image: Photo | Dataset | Iterable[Photo], views: Sequence[Wanted] | None = None
+) -> Comparison:
+    """A widget that shows a photograph under several views, side by side.
+
+    Parameters
+    ----------
+    image
+        A photograph, a list of them, or a Dataset, of which ``test`` is shown.
+    views
+        2 to 6 of: the name of a layer, which is then searched by itself; several names, which are searched together;
+        a mapping of options, such as ``{"k": 5}`` or ``{"layers": ["layer1", "layer2"], "radius": 4}``, with a
+        ``name`` if it should have one; another fitted SPADE, such as one with another backbone; or ``None`` for
+        all as they were fitted. If left out, every layer by itself and all together.
+
+    Returns
+    -------
+    Comparison
+        All that a hand can move can be set from Python, too: see its attributes.
+
+    Raises
+    ------
+    ValueError
+        If the views do not look at the same crop of a photograph.
+    """
+    return Comparison(spade, image, views)
+
+
+class Comparison(Live):
+    """See `compare_layers`.
+
+    Attributes
+    ----------
+    index
+        Which photograph.
+    views
+        Can be set to what `compare_layers` takes; gives a mapping each.
+    scale
+        ``"own"``: the colours of each view end at twice what is normal under it; ``"one"``: all end at the largest of
+        these, in raw distances, which says something of views whose distances are of one kind.
+    difference
+        Which two views to subtract, or None: in multiples of what is normal under each, or with ``"one"`` scale raw.
+    probe, pinned
+        (row, col) of the map, and whether it stays there.
+    """
+
+    MOVABLE = ("index", "views", "scale", "difference", "probe", "pinned")
+    MESSAGES = (*Live.MESSAGES, "normals")
+
+    _esm = join_modules("comparison.js")
+    _css = read_style()
+
+    index = traitlets.Any(0).tag(sync=True)
+    views = traitlets.Any(()).tag(sync=True)
+    scale = traitlets.Any("own").tag(sync=True)
+    difference = traitlets.Any(None, allow_none=True).tag(sync=True)
+    probe = traitlets.Any((0, 0)).tag(sync=True)
+    pinned = traitlets.Bool(False).tag(sync=True)
+
+    about = traitlets.Dict().tag(sync=True)
+    photo: traitlets.Dict = traitlets.Dict().tag(sync=True)
+    seen: traitlets.List = traitlets.List().tag(sync=True)
+    levels: traitlets.List = traitlets.List().tag(sync=True)
+    ranking = traitlets.Dict().tag(sync=True)
+
+    def __init__(
+        self, spade: SPADE, image: Photo | Dataset | Iterable[Photo], views: Sequence[Wanted] | None = None
+    ) -> None:
+        self._bases = [copy.copy(spade)]
+        given = [spade]  # which SPADE a user means is known by the object
+        wanted = [*spade.backbone.layers, ALL] if views is None else list(views)
+        specs = [read_view(spade if one is None else one, given) for one in wanted]
+        self._bases += [copy.copy(other) for other in given[1:]]
+        self._album = Album(self._bases[0], image if isinstance(image, Dataset) else as_list(image))
+        self._results: dict[int, list[Result]] = {}
+        self._views: dict[str, View] = {}  # each is made once: what is known of it is kept by the object
+        self._looked: dict[tuple[int, View], Seen] = {}
+        self._known: dict[View, tuple[float, bool]] = {}  # what is normal under a view, and whether all were asked
+        self._kinds: dict[tuple[View, str], float] = {}  # AUPRO over a kind of defect
+        self._told: tuple = ()  # photo and views that the page has
+        self._to_do: tuple = ()  # what the background was last started for
+        self._background = Background(self._meanwhile)
+        super().__init__()
+        self._judge(0)  # crops that differ are said before anything else
+        self.about = {
+            "colours": colour_table(),
+            "signed": (matplotlib.colormaps[_SIGNED](np.arange(256))[:, :3] * 255).round().astype(np.uint8).tobytes(),
+            "layers": [list(base.backbone.layers) for base in self._bases],
+            "bases": [f"{base.backbone.name}, {len(base)} normal photos" for base in self._bases],
+            "photos": [[self._album.name(at), self._album.label(at)] for at in range(len(self._album))],
+            "scale": SCALE,
+            "most": MOST,
+            "fewest": FEWEST,
+            "start": {name: _plain(getattr(self._bases[0], name)) for name in ("k", "kappa", "radius", "combine")},
+        }
+        self.views = specs
+        self._open()
+
+    # ---- for Python --------------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        return f"Comparison({self._album.name(self.index)}: {'; '.join(view.name for view in self._shown)})"
+
+    @property
+    def maps(self) -> dict[str, np.ndarray]:
+        """The anomaly map of the photograph under each view, by its name."""
+        return {view.name: self._look_at(self.index, view).anomaly_map for view in self._shown}
+
+    def readout(self) -> pandas.DataFrame:
+        """What each view finds at the probe: the normal pixel that explains it, and how far that is.
+
+        ``map`` is the anomaly map there; ``of normal`` is that in multiples of what 99 % of the pixels of normal
+        photographs stay below under the view; ``aupro`` says how well the whole map agrees with the mask.
+        """
+        (row, col), rows = self.probe, []
+        for view, level, score in zip(self._shown, self._levels, self._scores):
+            seen = self._look_at(self.index, view)
+            match, value = seen.match(row, col), float(seen.anomaly_map[row, col])
+            cells = {"view": view.name, "normal": match.image, "row": match.row, "col": match.col}
+            cells |= {"distance": round(match.distance, 3), "map": round(value, 3)}
+            rows.append(cells | {"of normal": round(value / level, 2), "aupro": score})
+        return pandas.DataFrame(rows).set_index("view")
+
+    def draw(self) -> Figure:
+        """What is seen, as a Matplotlib figure."""
+        ends = [SCALE * (max(self._levels) if self.scale == "one" else level) for level in self._levels]
+        maps = {
+            name if score is None else f"{name}: AUPRO {score:.3f}": anomaly_map / end
+            for (name, anomaly_map), score, end in zip(self.maps.items(), self._scores, ends)
+        }
+        scale = f"each scale ends at {SCALE:g} times what 99 % of normal pixels stay below under that view"
+        if self.scale == "one":
+            scale = f"one scale for all, to {ends[0]:.1f}"
+        return draw_views(self._judge(self.index)[0], maps, self.probe, scale)
+
+    @property
+    def _levels(self) -> list[float]:
+        return [known["level"] for known in self.levels]
+
+    @property
+    def _scores(self) -> list[float | None]:
+        """AUPRO of each view on this photograph, None without a mask."""
+        return self.ranking["photo"] or [None] * len(self.views)
+
+    # ---- what can be set ---------------------------------------------------------------------------------------------
+
+    @traitlets.validate("index")
+    def _check_index(self, proposal: dict) -> int:
+        return self._album.check(proposal["value"])
+
+    @traitlets.validate("views")
+    def _check_views(self, proposal: dict) -> list[dict[str, Any]]:
+        wanted = list(proposal["value"])
+        if not FEWEST <= len(wanted) <= MOST:
+            raise ValueError(f"Side by side fit {FEWEST} to {MOST} views, but {len(wanted)} came.")
+        specs = [read_view(one, self._bases) for one in wanted]
+        names = [make_view(spec, self._bases).name for spec in specs]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"Each view is shown once, but {twice!r} came twice. Give one another name=.")
+        return [spec | {"name": name} for spec, name in zip(specs, names)]
+
+    @traitlets.validate("scale")
+    def _check_scale(self, proposal: dict) -> str:
+        return choose("scale", proposal["value"], ("own", "one"))
+
+    @traitlets.validate("difference")
+    def _check_difference(self, proposal: dict) -> list[int] | None:
+        if proposal["value"] is None:
+            return None
+        first, second = (check_index("A view", at, len(self.views), "view") for at in proposal["value"])
+        if first == second:
+            raise ValueError("A difference is of two views, but the same one came twice.")
+        return [first, second]
+
+    @traitlets.validate("probe")
+    def _check_probe(self, proposal: dict) -> tuple[int, int]:
+        return check_place(proposal["value"], self.photo.get("size"))
+
+    def _amend(self, changed: set[str], by_page: bool) -> None:
+        if "probe" in changed and not by_page:
+            self.pinned = True
+        if "views" in changed and self.difference is not None and max(self.difference) >= len(self.views):
+            self.difference = None
+
+    # ---- what is seen ------------------------------------------------------------------------------------------------
+
+    @property
+    def _shown(self) -> list[View]:
+        return [self._view(spec) for spec in self.views]
+
+    def _view(self, spec: dict[str, Any]) -> View:
+        key = repr(sorted(spec.items()))
+        if key not in self._views:
+            self._views[key] = make_view(spec, self._bases)
+        return self._views[key]
+
+    def _judge(self, index: int) -> list[Result]:
+        """A photograph as each of the fitted ones sees it."""
+        if len(self._results.get(index, [])) < len(self._bases):
+            self._results[index] = self._judge_anew(index)
+            for oldest in list(self._results)[:-_KEPT]:
+                del self._results[oldest]
+        return self._results[index]
+
+    def _judge_anew(self, index: int) -> list[Result]:
+        first, *others = self._bases
+        results = [self._album.judge(index, first)]
+        results += [base._predict(self._album.photo(index)[0], leave_out=True) for base in others]
+        for base, result in zip(others, results[1:]):
+            check_crops(first, results[0], base, result)
+        return results
+
+    def _look_at(self, index: int, view: View) -> Seen:
+        if (index, view) not in self._looked:
+            self._looked[index, view] = look(self._judge(index), view)
+            for oldest in list(self._looked)[: -_KEPT * MOST]:
+                del self._looked[oldest]
+        return self._looked[index, view]
+
+    def _look(self) -> None:
+        results = self._judge(self.index)
+        with self._quietly(), self.hold_sync():
+            seen = [self._look_at(self.index, view) for view in self._shown]
+            if self.photo.get("index") != self.index:
+                self.photo = {"index": self.index, **pack_photo(results[0])}
+                row, col = self.probe if self.pinned else _most_agreed(seen)
+                self.probe = tuple(min(at, side - 1) for at, side in zip((row, col), self.photo["size"]))
+            if self._told != (self.index, *self._shown):
+                self._told = (self.index, *self._shown)
+                self.seen = [
+                    {"index": self.index, "name": view.name, **self._pack(view, one)}
+                    for view, one in zip(self._shown, seen)
+                ]
+            for view in self._shown:
+                if view not in self._known:
+                    self._known[view] = self._find_level(view), False
+            self._tell(None)
+        if self._to_do != (to_do := (self.index, tuple(self._shown))):
+            self._to_do = to_do
+            self._background.restart()
+
+    def _pack(self, view: View, seen: Seen) -> dict[str, Any]:
+        numbers = [view.base * _BASE + image for image in seen.neighbours.index.tolist()]
+        return pack_cells(seen.found, seen.neighbours, view.spade.sigma, numbers)
+
+    # ---- what is normal, and which sees best -------------------------------------------------------------------------
+
+    def _find_level(self, view: View) -> float:
+        """A first idea of what is normal, from a few photos; of one photo nobody can tell, and its own map will do."""
+        if len(view.spade) == 1:
+            return float(self._look_at(self.index, view).anomaly_map.max()) / SCALE
+        images = view.spade._normals_for_scale
+        return _level([view.judge_left_out(image) for image in images[:: -(-len(images) // _QUICK)]])
+
+    def _tell(self, _: None) -> None:
+        """What is known of the views by now."""
+        mask, kind = self._judge(self.index)[0].mask, self._album.label(self.index)
+        maps = [[anomaly_map] for anomaly_map in self.maps.values()]
+        over = [self._kinds.get((view, kind or "")) for view in self._shown]
+        with self._quietly(), self.hold_sync():
+            known = [self._known[view] for view in self._shown]
+            self.levels = [{"level": level or 1.0, "stale": not complete} for level, complete in known]
+            self.ranking = {
+                "photo": None if mask is None else _rounded(rank(maps, [mask])),
+                "kind": kind,
+                "photos": len(self._of_kind(kind)),
+                "over": None if None in over else _rounded(over),  # type: ignore[arg-type]
+            }
+
+    def _of_kind(self, kind: str | None) -> list[int]:
+        """Photographs of a kind of defect whose masks are known, evenly spaced where there are many."""
+        photos = [at for at in range(len(self._album)) if self._album.label(at) == kind and self._album.masked(at)]
+        return photos[:: -(-len(photos) // _KIND) or 1] if kind is not None else []
+
+    def _meanwhile(self) -> Iterator[Step]:
+        kind = self._album.label(self.index)
+        for view in self._shown:
+            if not self._known[view][1] and len(view.spade) > 1:
+                yield from self._judge_normals(view)
+        if len(self._of_kind(kind)) > 1 and any((view, kind) not in self._kinds for view in self._shown):
+            yield from self._rank_kind(str(kind))
+
+    def _judge_normals(self, view: View) -> Iterator[Step]:
+        """One normal photograph a step, so that the page is never kept waiting."""
+        maps: list[np.ndarray] = []
+        for image in view.spade._normals_for_scale:
+            yield partial(view.judge_left_out, image), maps.append
+        self._known[view] = _level(maps), True
+        yield _nothing, self._tell
+
+    def _rank_kind(self, kind: str) -> Iterator[Step]:
+        """AUPRO of each view over all photographs of a kind; those that cannot be judged are left out."""
+        shown, judged = self._shown, list[tuple[Any, list[np.ndarray]]]()
+        for index in self._of_kind(kind):
+            yield partial(self._judge_for_ranking, index, shown), judged.append
+        known = [(mask, maps) for mask, maps in judged if mask is not None]
+        scores = rank(list(zip(*(maps for _, maps in known))), [mask for mask, _ in known])
+        for view, score in zip(shown, scores or [nan] * len(shown)):
+            self._kinds[view, kind] = score
+        yield _nothing, self._tell
+
+    def _judge_for_ranking(self, index: int, views: Sequence[View]) -> tuple[np.ndarray | None, list[np.ndarray]]:
+        try:
+            results = self._judge_anew(index)
+        except MISTAKES:
+            return None, []
+        return results[0].mask, [look(results, view).anomaly_map for view in views]
+
+    # ---- the page ----------------------------------------------------------------------------------------------------
+
+    def _hear_normals(self, content: dict, buffers: Sequence[Any]) -> None:
+        self.send({"kind": "normals", "images": content["images"]}, [self._crop(image) for image in content["images"]])
+
+    def _crop(self, number: int) -> bytes:
+        base, image = divmod(check_count("A normal photo", number, least=0), _BASE)
+        spade = self._bases[check_index("A fit", base, len(self._bases), "fitted SPADE")]
+        return spade._fitted.normals[spade._check_index(image)].jpeg
+
+    def _file_name(self, suffix: str) -> str:
+        return f"{self._album.name(self.index).replace('/', '-')}-compared.{suffix}"
+
+    def _make_page(self) -> str:
+        state = {name: getattr(self, name) for name in (*self.MOVABLE, "about", "photo", "seen", "levels", "ranking")}
+        normals = fit_crops(((number, self._crop(number)) for number in self._most_used()), _PAGE_BYTES)
+        return make_page("comparison.js", f"{self._album.name(self.index)}, compared", state, {}, {}, normals)
+
+    def _most_used(self) -> list[int]:
+        """Normal images, those first that explain most."""
+        counts: dict[int, int] = {}
+        for view in self._shown:
+            seen = self._look_at(self.index, view)
+            for neighbour, count in enumerate(np.bincount(seen.found.image[0].ravel())):
+                number = view.base * _BASE + int(seen.neighbours.index[neighbour])
+                counts[number] = counts.get(number, 0) + int(count)
+        return sorted((number for number, count in counts.items() if count), key=lambda number: -counts[number])
+
+
+def _most_agreed(seen: Sequence[Seen]) -> tuple[int, int]:
+    """Where the last view, which is of all layers unless others were asked for, is highest."""
+    row, col = divmod(int(seen[-1].anomaly_map.argmax()), seen[-1].anomaly_map.shape[1])
+    return row, col
+
+
+def _level(maps: Sequence[np.ndarray]) -> float:
+    return float(np.percentile(np.stack(maps), 99))
+
+
+def _rounded(scores: Sequence[float] | None) -> list[float] | None:
+    return None if scores is None else [round(float(score), 4) for score in scores]
+
+
+def _plain(value: Any) -> Any:
+    return int(value) if isinstance(value, int) else value
+
+
+def _nothing() -> None:
+    """For steps that only tell."""

@@ -1,0 +1,69 @@
+"""A fitted SPADE that is corrected by hand: photographs put in and taken out, step by step, and back."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+from spade_kit.datasets import Photo
+from spade_kit.spade import SPADE
+
+_UNDO_BYTES = 2 * 2**30  # of galleries kept to go back to; the last step can always be undone
+WHY = "said to be normal"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One correction: in words, as a line of Python, and the SPADE before it."""
+
+    told: str
+    line: str
+    before: SPADE
+
+
+class Corrections:
+    """The SPADE that was given stays as it was; ``spade`` is the corrected one."""
+
+    def __init__(self, spade: SPADE) -> None:
+        self.spade = copy.copy(spade)
+        self._steps: list[Step] = []
+        self._forgotten = 0  # steps that can no longer be undone
+
+    def add(self, photo: Photo, name: str, expression: str) -> None:
+        """Put a photograph among the normal ones, as a refit would; ``expression`` gives it in Python."""
+        corrected = copy.copy(self.spade).add(photo, why=WHY)
+        self._take(corrected, f"{name} in", f"add({expression}, why={WHY!r})")
+
+    def remove(self, image: int) -> None:
+        """Take a training image out, as a refit would; the others move up."""
+        sample = self.spade._fitted.normals[self.spade._check_index(image)].sample
+        corrected = copy.copy(self.spade).remove(image)
+        self._take(corrected, f"normal {image}{f' ({sample.path.stem})' if sample else ''} out", f"remove({image})")
+
+    def undo(self) -> None:
+        if len(self._steps) == self._forgotten:
+            raise ValueError("There is no correction left to undo.")
+        self.spade = self._steps.pop().before
+
+    def _take(self, corrected: SPADE, told: str, line: str) -> None:
+        self._steps.append(Step(told, line, self.spade))
+        self.spade = corrected
+        room = max(1, _UNDO_BYTES // self.spade._fitted.nbytes)
+        while len(self._steps) - self._forgotten > room:
+            old = self._steps[self._forgotten]
+            self._steps[self._forgotten] = Step(old.told, old.line, self.spade)  # lets go of the gallery
+            self._forgotten += 1
+
+    def tell(self) -> list[str]:
+        return [step.told for step in self._steps]
+
+    @property
+    def can_undo(self) -> bool:
+        return len(self._steps) > self._forgotten
+
+    def code(self, name: str) -> tuple[str, list[str]]:
+        """What the corrected SPADE is called, and the lines of Python that make it from the one that was given."""
+        if not self._steps:
+            return name, []
+        lines = [f"corrected = {name}.with_options()  # {name} stays as it was"]
+        return "corrected", lines + [f"corrected.{step.line}" for step in self._steps]

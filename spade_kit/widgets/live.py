@@ -1,0 +1,168 @@
+"""What all widgets are: traits that Python and a page set, and what follows from them computed at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from threading import RLock
+from typing import Any, ClassVar
+
+import anywidget
+import traitlets
+from matplotlib.figure import Figure
+
+from spade_kit.arguments import choose
+from spade_kit.widgets.background import Background
+
+MISTAKES = (ValueError, OSError)
+
+
+class Live(anywidget.AnyWidget):
+    """A widget whose traits a hand and Python move alike; a mistake is told and changes nothing.
+
+    Those that inherit name what can be moved and asked for, and say what follows from it in `_look`.
+    """
+
+    MOVABLE: ClassVar[tuple[str, ...]] = ()  # traits that may be set
+    MESSAGES: ClassVar[tuple[str, ...]] = ("hello", "page", "png")  # each has its method, _hear_<kind>
+
+    problem = traitlets.Unicode().tag(sync=True)
+    _background: Background
+
+    def __init__(self, **traits: Any) -> None:
+        self._lock = RLock()
+        self._quiet = True  # until everything is there
+        super().__init__(**traits)
+
+    def _open(self) -> None:
+        """All is there: from now on what is set is followed."""
+        self.observe(self._follow, list(self.MOVABLE))
+        self.on_msg(self._hear)
+        self._look()
+        self._quiet = False
+
+    def close(self) -> None:
+        if hasattr(self, "_background"):  # ipywidgets closes what could not be made, too
+            self._background.stop()
+        super().close()
+
+    def finish(self) -> None:
+        """Compute now what would come in the background."""
+        self._background.finish()
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict, dict]:
+        data, metadata = super()._repr_mimebundle_(**kwargs) or ({}, {})
+        return {**data, "text/plain": repr(self), "image/png": self._preview()}, metadata
+
+    def save_html(self, path: str | Path) -> None:
+        """Write what is seen as a page that works offline."""
+        Path(path).write_text(self._make_page(), encoding="utf-8")
+
+    # ---- for those that inherit --------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Tell the page all that follows from what is set."""
+        raise NotImplementedError
+
+    def _amend(self, changed: set[str], by_page: bool) -> None:
+        """Set quietly what has to change with what was set."""
+
+    def _greet(self) -> None:
+        """What a page is sent that has just opened, beside the traits."""
+
+    def draw(self) -> Figure:
+        """What is seen, as a Matplotlib figure."""
+        raise NotImplementedError
+
+    def _preview(self) -> bytes:
+        """A PNG that stands in where no widget can live."""
+        return _as_png(self.draw(), 60)
+
+    def _make_page(self) -> str:
+        raise NotImplementedError
+
+    def _file_name(self, suffix: str) -> str:
+        return f"{type(self).__name__.lower()}.{suffix}"
+
+    # ---- what is set -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _quietly(self) -> Iterator[None]:
+        """Set traits without consequences, and with no other thread in between."""
+        with self._lock:
+            before, self._quiet = self._quiet, True
+            try:
+                yield
+            finally:
+                self._quiet = before
+
+    def notify_change(self, change: Any) -> None:
+        """One change at a time: a notebook's cells and its page's messages come in different threads."""
+        with self._lock:
+            super().notify_change(change)
+
+    def _follow(self, change: dict) -> None:
+        """What is set from Python is computed at once; after a mistake all is as before."""
+        if self._quiet:
+            return
+        before = self._moved() | {change["name"]: change["old"]}
+        try:
+            with self._quietly():
+                self._amend({change["name"]}, by_page=False)
+            self._look()
+        except MISTAKES:
+            self._put_back(before)
+            raise
+
+    def set_state(self, sync_data: dict) -> None:
+        """What the page sends. A mistake is told there, and all is as before."""
+        with self._lock:
+            before, problem = self._moved(), ""
+            try:
+                with self._quietly():
+                    super().set_state(sync_data)
+                    self._amend({name for name, value in before.items() if getattr(self, name) != value}, by_page=True)
+                self._look()
+            except Exception as mistake:  # whatever it is: nobody sees a traceback here
+                problem = say_mistake(mistake)
+                self._put_back(before)
+                self._look()
+            self.problem = problem
+
+    def _moved(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.MOVABLE}
+
+    def _put_back(self, before: dict[str, Any]) -> None:
+        with self._quietly():
+            for name, value in before.items():
+                setattr(self, name, value)
+
+    # ---- the page speaks ---------------------------------------------------------------------------------------------
+
+    def _hear(self, _: Any, content: dict, buffers: Sequence[Any]) -> None:
+        try:
+            getattr(self, f"_hear_{choose('A message', content['kind'], self.MESSAGES)}")(content, buffers)
+        except MISTAKES as mistake:
+            self.problem = str(mistake)
+
+    def _hear_hello(self, content: dict, buffers: Sequence[Any]) -> None:
+        self.send({"kind": "here"})
+        self._greet()
+
+    def _hear_page(self, content: dict, buffers: Sequence[Any]) -> None:
+        self.send({"kind": "file", "name": self._file_name("html")}, [self._make_page().encode()])
+
+    def _hear_png(self, content: dict, buffers: Sequence[Any]) -> None:
+        self.send({"kind": "file", "name": self._file_name("png")}, [_as_png(self.draw(), 150)])
+
+
+def say_mistake(mistake: Exception) -> str:
+    return str(mistake) if isinstance(mistake, MISTAKES) else f"{type(mistake).__name__}: {mistake}"
+
+
+def _as_png(figure: Figure, dpi: int) -> bytes:
+    stream = BytesIO()
+    figure.savefig(stream, dpi=dpi)
+    return stream.getvalue()

@@ -1,0 +1,392 @@
+"""Make a defect and watch it found: strokes on a photograph, and its map after each."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import traitlets
+from jaxtyping import Bool, UInt8
+from matplotlib.figure import Figure
+from PIL import ImageColor
+
+from spade_kit.arguments import check_number, choose
+from spade_kit.datasets import Dataset, Photo, Sample, as_array, as_list
+from spade_kit.drawing import SCALE
+from spade_kit.figures import draw_explanation
+from spade_kit.painting import TOOLS, Stroke, changed, paint
+from spade_kit.records import encode_png, write_whole
+from spade_kit.results import Result
+from spade_kit.spade import SPADE
+from spade_kit.widgets.album import Album
+from spade_kit.widgets.background import Background, Step
+from spade_kit.widgets.checks import check_place
+from spade_kit.widgets.live import Live
+from spade_kit.widgets.normals import Normals, judge_normals
+from spade_kit.widgets.packing import colour_table, jpeg, pack_cells
+from spade_kit.widgets.pages import fit_crops, join_modules, make_page, read_style
+
+_QUICK = 4  # normal photos that give a first idea of what is normal
+# what each tool starts with: diameter as a part of the crop's short side, strength, and a colour where it has one
+_STARTS: dict[str, tuple[float, float, str | None]] = {
+    "brush": (0.04, 1.0, "#c82828"),
+    "scratch": (0.013, 0.9, None),
+    "stain": (0.2, 0.8, "#6e461e"),
+    "blur": (0.2, 0.8, None),
+    "colour": (0.2, 0.6, "#2f6fd0"),
+    "move": (0.2, 1.0, None),
+    "erase": (0.1, 1.0, None),
+}
+_PAGE_BYTES = 600_000  # of normal crops in a saved page
+
+
+def paint_defect(spade: SPADE, image: Photo | Dataset | Iterable[Photo], *, folder: str | Path = "painted") -> Painting:
+    """A widget to paint defects on a photograph and see whether they are found.
+
+    Parameters
+    ----------
+    image
+        A photograph, a list of them, or a Dataset, of which ``test`` can be painted on.
+    folder
+        Where photographs that are kept are written, in the layout of MVTec AD.
+
+    Returns
+    -------
+    Painting
+        All that a hand can do can be done from Python, too: see its methods.
+    """
+    return Painting(spade, image, folder=folder)
+
+
+class Painting(Live):
+    """See `paint_defect`.
+
+    Attributes
+    ----------
+    index
+        Which photograph; each keeps its strokes.
+    probe
+        (row, col) of the map whose explanation is shown.
+    dataset
+        What was given, with what was kept so far among its ``test``.
+    """
+
+    MOVABLE = ("index", "probe")
+    MESSAGES = (*Live.MESSAGES, "stroke", "undo", "redo", "clear", "keep", "pair", "normals")
+
+    _esm = join_modules("painting.js")
+    _css = read_style()
+
+    index = traitlets.Any(0).tag(sync=True)
+    probe = traitlets.Any((0, 0)).tag(sync=True)
+
+    about = traitlets.Dict().tag(sync=True)
+    photos: traitlets.List = traitlets.List().tag(sync=True)
+    photo: traitlets.Dict = traitlets.Dict().tag(sync=True)
+    normals: traitlets.Dict = traitlets.Dict().tag(sync=True)
+    kept: traitlets.List = traitlets.List().tag(sync=True)
+
+    def __init__(self, spade: SPADE, image: Photo | Dataset | Iterable[Photo], *, folder: str | Path) -> None:
+        self.spade = copy.copy(spade)
+        self.folder = Path(folder).expanduser()
+        photos = image.test if isinstance(image, Dataset) else [] if image is None else as_list(image)
+        if not photos:
+            raise ValueError(
+                "paint_defect needs a photograph to paint on, but none came. Take one of dataset.test, a path or a "
+                "(H, W, 3) array."
+            )
+        normals = [normal.sample for normal in spade._fitted.normals if normal.sample]
+        self.dataset = image if isinstance(image, Dataset) else Dataset("painted", normals, [])
+        self._album = Album(self.spade, photos)
+        self._strokes: dict[int, list[Stroke]] = {}
+        self._undone: dict[int, list[Stroke]] = {}
+        self._drawn: Any = None  # by which stroke of the page's the last one was made
+        self._plain: tuple[int, np.ndarray, Result] | None = None  # the photo before it was painted on
+        self._result: Result | None = None
+        self._known: Normals | None = None
+        self._background = Background(self._meanwhile)
+        super().__init__()
+        self.about = {
+            "colours": colour_table(),
+            "scale": SCALE,
+            "tools": [[tool, *_STARTS[tool]] for tool in TOOLS],
+            "folder": self.folder.name,
+        }
+        self._say_photos()
+        self._open()
+        self._background.restart()
+
+    # ---- for Python --------------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        scores = f"score {self.result.image_score:.2f}, before {self._before.image_score:.2f}"
+        return f"Painting({self._album.name(self.index)}, {len(self.strokes)} strokes: {scores})"
+
+    @property
+    def strokes(self) -> tuple[Stroke, ...]:
+        """What was painted, in photo pixels."""
+        return tuple(self._strokes.get(self.index, ()))
+
+    @property
+    def painted(self) -> UInt8[np.ndarray, "H W 3"]:
+        """The whole photograph with all strokes on it."""
+        return paint(self._pixels, self.strokes)
+
+    @property
+    def mask(self) -> Bool[np.ndarray, "H W"]:
+        """Where the whole photograph was visibly changed."""
+        return changed(self._pixels, self.painted)
+
+    @property
+    def result(self) -> Result:
+        """What SPADE says of the painted photograph."""
+        if self._result is None:
+            self._result = self._before if not self.strokes else self.spade._predict(self.painted, leave_out=True)
+        return self._result
+
+    def stroke(
+        self,
+        tool: str,
+        points: Iterable[tuple[float, float]],
+        *,
+        size: float | None = None,
+        strength: float | None = None,
+        colour: str | None = None,
+    ) -> None:
+        """Paint a line.
+
+        Parameters
+        ----------
+        tool
+            ``"brush"``, ``"scratch"``, ``"stain"``, ``"blur"``, ``"colour"``; ``"move"``, which copies the disc
+            around the first point to the second; or ``"erase"``, which gives back the photo.
+        points
+            Places (row, col) in map pixels.
+        size, strength, colour
+            Diameter in map pixels; from above 0 to 1; a name or ``"#rrggbb"``, for ``"brush"``, ``"stain"`` and
+            ``"colour"``. If left out, what suits the tool.
+        """
+        self._paint(self._make_stroke(tool, points, size, strength, colour), None)
+
+    def undo(self) -> None:
+        """Take the last stroke back."""
+        self._swap(self._strokes, self._undone, "undo")
+
+    def redo(self) -> None:
+        """Paint again what was taken back."""
+        self._swap(self._undone, self._strokes, "paint again")
+
+    def clear(self) -> None:
+        """Take all strokes back; each can be painted again."""
+        strokes = self._strokes.pop(self.index, [])
+        self._undone.setdefault(self.index, []).extend(reversed(strokes))
+        self._say_painted()
+
+    def save(self, path: str | Path) -> None:
+        """Write the painted photograph as PNG, and its mask beside it as ``<stem>_mask.png``."""
+        path = Path(path).expanduser()
+        if path.suffix.lower() != ".png":
+            raise ValueError(f"A painted photograph is saved as PNG, which loses nothing, but {path.name!r} came.")
+        for name, content in zip((path, path.with_name(f"{path.stem}_mask.png")), self._encode()):
+            write_whole(name, content)
+
+    def keep(self, label: str = "painted") -> Sample:
+        """Put the painted photograph among the test photographs of ``dataset``, written to the folder.
+
+        Parameters
+        ----------
+        label
+            The kind of defect; a folder has its name.
+        """
+        if not label or label != Path(label).name or label.startswith("."):
+            raise ValueError(f"A kind of defect is a name that a folder may have, like 'scratch', but {label!r} came.")
+        if not self.mask.any():
+            raise ValueError("Nothing can be seen of what was painted, so that there is no defect to keep. Paint on.")
+        photos = self.folder / "test" / label
+        taken = {path.stem for path in photos.glob("*.png")}
+        stem = next(f"{number:03d}" for number in range(10**6) if f"{number:03d}" not in taken)
+        mask_path = self.folder / "ground_truth" / label / f"{stem}_mask.png"
+        photo, mask = self._encode()
+        write_whole(mask_path, mask)  # first: a photo without its mask would be of unknown truth
+        write_whole(photos / f"{stem}.png", photo)
+        sample = Sample(photos / f"{stem}.png", label, mask_path, masked=True)
+        grown = [*self.dataset.test, sample]
+        self.dataset = Dataset(self.dataset.name, self.dataset.train, grown, self.dataset.layout, self.dataset.remarks)
+        self.kept = [*self.kept, f"{label}/{stem}"]
+        return sample
+
+    def readout(self) -> pandas.DataFrame:
+        """Scores before and after, and how many of the normal photographs reach them."""
+        rows = {"before": self._before.image_score, "painted": self.result.image_score}
+        known = judge_normals(self.spade, self.spade._normals_for_scale) if len(self.spade) > 1 else None
+        scores = known.scores if known else np.empty(0)
+        table = {name: [round(score, 2), sum(normal >= score for normal in scores)] for name, score in rows.items()}
+        return pandas.DataFrame.from_dict(table, "index", columns=["score", f"normals of {len(scores)} at or above"])
+
+    def draw(self) -> Figure:
+        """What is seen, as a Matplotlib figure."""
+        return draw_explanation(self.result, *self.probe)
+
+    # ---- what is painted ---------------------------------------------------------------------------------------------
+
+    @traitlets.validate("index")
+    def _check_index(self, proposal: dict) -> int:
+        return self._album.check(proposal["value"])
+
+    @traitlets.validate("probe")
+    def _check_probe(self, proposal: dict) -> tuple[int, int]:
+        return check_place(proposal["value"], self.photo.get("size"))
+
+    def _read(self) -> tuple[int, np.ndarray, Result]:
+        if self._plain is None or self._plain[0] != self.index:
+            photo = self._album.photo(self.index)[0]
+            self._plain = self.index, as_array(photo), self._album.judge(self.index, self.spade)
+        return self._plain
+
+    @property
+    def _pixels(self) -> np.ndarray:
+        return self._read()[1]
+
+    @property
+    def _before(self) -> Result:
+        """What SPADE says of the photograph as it was."""
+        return self._read()[2]
+
+    def _make_stroke(
+        self, tool: str, points: Iterable, size: float | None, strength: float | None, colour: str | None
+    ) -> Stroke:
+        part, usual, ink = _STARTS[choose("tool", tool, TOOLS)]
+        crop = self._before.crop
+        short = min(crop.size)
+        size = part * short if size is None else size
+        size = check_number("size", size, f"a diameter from 0.1 to {short} map pixels", least=0.1, most=short)
+        colour = colour or ink or "black"
+        try:
+            rgb = ImageColor.getrgb(colour)[:3]
+        except (ValueError, AttributeError):
+            needed = "colour is a name or like '#c82828'"
+            raise ValueError(f"{needed}, but {colour!r} came.") from None
+        places = crop.on_photo(np.array([tuple(point) for point in points], float).reshape(-1, 2))
+        scale = np.mean(np.array(crop.photo) / np.array(crop.scaled))  # photo pixels in a map pixel
+        strength = usual if strength is None else strength
+        return Stroke(tool, tuple(map(tuple, places.tolist())), float(size * scale), strength, rgb)
+
+    def _paint(self, stroke: Stroke, drawn: Any) -> None:
+        """Another stroke, or more of the one that the page is still drawing."""
+        strokes = self._strokes.setdefault(self.index, [])
+        if drawn is not None and drawn == self._drawn and strokes:
+            strokes.pop()
+        strokes.append(stroke)
+        self._drawn = drawn
+        self._undone.pop(self.index, None)
+        self._say_painted()
+
+    def _swap(self, here: dict[int, list[Stroke]], there: dict[int, list[Stroke]], what: str) -> None:
+        if not here.get(self.index):
+            raise ValueError(f"There is no stroke to {what}.")
+        there.setdefault(self.index, []).append(here[self.index].pop())
+        self._say_painted()
+
+    def _encode(self) -> tuple[bytes, bytes]:
+        return encode_png(self.painted), encode_png(self.mask)
+
+    # ---- the page ----------------------------------------------------------------------------------------------------
+
+    def _amend(self, changed: set[str], by_page: bool) -> None:
+        if "index" in changed:
+            self._result, self._drawn = None, None
+
+    def _look(self) -> None:
+        if self.photo.get("index") != self.index:
+            self._say_painted()
+
+    def _say_painted(self) -> None:
+        self._result = None
+        result = self.result
+        mask = result.crop.cut_mask(self.mask)
+        numbers = result.neighbours.index.tolist()
+        with self._quietly(), self.hold_sync():
+            self.photo = {
+                "index": self.index,
+                "size": list(result.anomaly_map.shape),
+                "jpeg": jpeg(result.image, quality=92),
+                "mask": np.packbits(mask).tobytes() if mask.any() else None,
+                "drawn": self._drawn,
+                "strokes": len(self.strokes),
+                "undone": len(self._undone.get(self.index, ())),
+                "before": self._before.image_score,
+                "seen": pack_cells(result.correspondence, result.neighbours, self.spade.sigma, numbers),
+            }
+            row, col = divmod(int(result.anomaly_map.argmax()), result.anomaly_map.shape[1])
+            self.probe = (row, col)
+            if self._known is None:
+                self._say_normals(self._judge_few())
+
+    def _judge_few(self) -> Normals | None:
+        images = self.spade._normals_for_scale
+        return judge_normals(self.spade, images[:: -(-len(images) // _QUICK)]) if len(self.spade) > 1 else None
+
+    def _say_normals(self, known: Normals | None) -> None:
+        """What is normal; of one photo nobody knows, and colours end at what the photo itself had."""
+        self._known = known
+        if known is None:
+            self.normals = {"level": self._before.image_score / SCALE, "scores": [], "of": 0}
+        else:
+            self.normals = {"level": known.level, "scores": known.scores.tolist(), "of": len(self.spade)}
+
+    def _meanwhile(self) -> Iterator[Step]:
+        if len(self.spade) == 1:
+            return
+        images = self.spade._normals_for_scale
+        for image in images:
+            yield partial(list, self.spade._left_out_maps([image], None)), _tell_nobody
+        yield partial(judge_normals, self.spade, images), self._say_normals
+
+    def _say_photos(self) -> None:
+        self.photos = [[self._album.name(index), self._album.label(index)] for index in range(len(self._album))]
+
+    def _hear_stroke(self, content: dict, buffers: Sequence[Any]) -> None:
+        stroke = self._make_stroke(*(content[name] for name in ("tool", "points", "size", "strength", "colour")))
+        self._paint(stroke, content["drawn"])
+
+    def _hear_undo(self, content: dict, buffers: Sequence[Any]) -> None:
+        self.undo()
+
+    def _hear_redo(self, content: dict, buffers: Sequence[Any]) -> None:
+        self.redo()
+
+    def _hear_clear(self, content: dict, buffers: Sequence[Any]) -> None:
+        self.clear()
+
+    def _hear_keep(self, content: dict, buffers: Sequence[Any]) -> None:
+        self.problem = ""
+        self.keep(content["label"])
+
+    def _hear_pair(self, content: dict, buffers: Sequence[Any]) -> None:
+        stem = self._file_name("png").removesuffix(".png")
+        for name, picture in zip((f"{stem}.png", f"{stem}_mask.png"), self._encode()):
+            self.send({"kind": "file", "name": name}, [picture])
+
+    def _hear_normals(self, content: dict, buffers: Sequence[Any]) -> None:
+        images = [self.spade._check_index(image) for image in content["images"]]
+        self.send({"kind": "normals", "images": images}, [self.spade._fitted.normals[image].jpeg for image in images])
+
+    def _file_name(self, suffix: str) -> str:
+        return f"{self._album.name(self.index).replace('/', '-')}-painted.{suffix}"
+
+    def _make_page(self) -> str:
+        names = (*self.MOVABLE, "about", "photos", "photo", "normals", "kept")
+        found, near = self.result.correspondence.image[0], self.result.neighbours.index
+        wanted = near[np.bincount(found.ravel(), minlength=len(near)).argsort()[::-1]].tolist()
+        normals = fit_crops(((image, self.spade._fitted.normals[image].jpeg) for image in wanted), _PAGE_BYTES)
+        state = {name: getattr(self, name) for name in names}
+        return make_page("painting.js", f"{self._album.name(self.index)}, painted", state, {}, {}, normals)
+
+
+def _tell_nobody(_: Any) -> None:
+    """For steps whose result lies where it is wanted."""

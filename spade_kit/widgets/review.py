@@ -1,0 +1,272 @@
+"""Go through the normal photographs, the strangest first, and keep or drop each with one key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import traitlets
+from matplotlib.figure import Figure
+
+from spade_kit.arguments import check_index
+from spade_kit.drawing import SCALE
+from spade_kit.figures import draw_explanation
+from spade_kit.results import Result
+from spade_kit.spade import SPADE
+from spade_kit.widgets.album import Album, find_name
+from spade_kit.widgets.background import Background, Step
+from spade_kit.widgets.corrections import Corrections
+from spade_kit.widgets.live import Live
+from spade_kit.widgets.packing import colour_table, jpeg, pack_cells
+from spade_kit.widgets.pages import fit_crops, join_modules, make_page, read_style
+
+_BATCH = 24  # thumbnails in a message
+_THUMBS = 200_000  # bytes of them in a saved page
+_PAGE_BYTES = 400_000  # of normal crops in a saved page
+
+
+def review_suspects(spade: SPADE) -> Review:
+    """A widget to go through the normal photographs, the one first that looks most anomalous to all the others.
+
+    Returns
+    -------
+    Review
+        ``review.spade`` is the SPADE without what was dropped; the one that was given stays as it was.
+    """
+    return Review(spade)
+
+
+class Review(Live):
+    """See `review_suspects`.
+
+    Attributes
+    ----------
+    index
+        Which normal photograph is looked at, by its place when the review began, as are those in ``kept`` and
+        ``dropped``.
+    """
+
+    MOVABLE = ("index",)
+    MESSAGES = (*Live.MESSAGES, "keep", "drop", "undo", "normals")
+
+    _esm = join_modules("review.js")
+    _css = read_style()
+
+    index = traitlets.Any(0).tag(sync=True)
+
+    about = traitlets.Dict().tag(sync=True)
+    photo: traitlets.Dict = traitlets.Dict().tag(sync=True)
+    suspects: traitlets.List = traitlets.List().tag(sync=True)
+    state = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, spade: SPADE) -> None:
+        self._named = find_name(spade) or "spade"
+        self._corrections = Corrections(spade)
+        self._given = self.spade
+        self._album = Album(self.spade, None)
+        self._decisions: list[tuple[int, bool]] = []  # which, and whether it was dropped
+        ranked = self.spade.suspects()  # says what is needed where there is only one
+        self._scores = {int(index): float(score) for index, score in ranked["score"].items()}
+        self._fresh = set(self._scores)  # whose score is of the gallery as it is now
+        self._results: dict[int, Result] = {}
+        self._background = Background(self._meanwhile)
+        super().__init__(index=int(ranked.index[0]))
+        self.about = {
+            "colours": colour_table(),
+            "scale": SCALE,
+            "names": [self._album.name(index) for index in range(len(spade))],
+            "options": self.spade.describe_options(),
+        }
+        self._open()
+        self._background.restart()
+
+    # ---- for Python --------------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        return f"Review(of {len(self._scores)} normal photos {len(self.kept)} kept, {len(self.dropped)} dropped)"
+
+    @property
+    def spade(self) -> SPADE:
+        """The fitted SPADE without what was dropped."""
+        return self._corrections.spade
+
+    @property
+    def kept(self) -> list[int]:
+        """What was looked at and found normal."""
+        return [index for index, dropped in self._decisions if not dropped]
+
+    @property
+    def dropped(self) -> list[int]:
+        """What was taken out."""
+        return [index for index, dropped in self._decisions if dropped]
+
+    @property
+    def result(self) -> Result:
+        """What is seen of the photograph, judged against those that are left."""
+        if self.index not in self._results:
+            self._results = {self.index: self._album.judge(self.index, self.spade)}
+        return self._results[self.index]
+
+    def keep(self) -> None:
+        """The photograph is normal: go on to the next suspect."""
+        self._decide(dropped=False)
+
+    def drop(self) -> None:
+        """The photograph is not normal: take it out, as a refit would, and go on to the next suspect."""
+        self._decide(dropped=True)
+
+    def undo(self) -> None:
+        """Take the last decision back, and look at that photograph again."""
+        if not self._decisions:
+            raise ValueError("There is no decision to take back.")
+        index, dropped = self._decisions.pop()
+        if dropped:
+            self._corrections.undo()
+            self._forget()
+        self._go(index)
+
+    def code(self) -> str:
+        """Lines of Python that drop what was dropped."""
+        name, lines = self._corrections.code(self._named)
+        return "\n".join(lines or [f"# nothing was dropped from {name}"])
+
+    def draw(self) -> Figure:
+        """What is seen, as a Matplotlib figure."""
+        row, col = divmod(int(self.result.anomaly_map.argmax()), self.result.anomaly_map.shape[1])
+        return draw_explanation(self.result, row, col)
+
+    # ---- what is decided ---------------------------------------------------------------------------------------------
+
+    @traitlets.validate("index")
+    def _check_index(self, proposal: dict) -> int:
+        return check_index("index", proposal["value"], len(self._scores), "normal photo")
+
+    def _decide(self, dropped: bool) -> None:
+        known = dict(self._decisions)
+        if self.index in known:
+            raise ValueError(f"Normal photo {self.index} is {'dropped' if known[self.index] else 'kept'} already.")
+        if dropped:
+            digest = self._given._fitted.normals[self.index].digest
+            self._corrections.remove(self.spade._fitted.places[digest])
+            self._forget()
+        self._decisions.append((self.index, dropped))
+        self._go(next(iter(self._open_ones()), self.index))
+
+    def _open_ones(self) -> list[int]:
+        """What is still to be decided, the strangest first."""
+        decided = dict(self._decisions)
+        return sorted((index for index in self._scores if index not in decided), key=lambda at: -self._scores[at])
+
+    def _forget(self) -> None:
+        """Another gallery: scores of before stand until they are computed again, and say so."""
+        self._fresh, self._results = set(), {}
+        self._background.restart()
+
+    def _go(self, index: int) -> None:
+        with self._quietly(), self.hold_sync():
+            self.index = index
+            self._look()
+
+    def _look(self) -> None:
+        result = self.result
+        with self._quietly(), self.hold_sync():
+            self._scores[self.index] = result.image_score
+            self._fresh.add(self.index)
+            numbers = [self._number(image) for image in result.neighbours.index]
+            self.photo = {
+                "index": self.index,
+                "size": list(result.anomaly_map.shape),
+                "jpeg": jpeg(result.image, quality=90),
+                "level": self.spade.normal_level or result.image_score / SCALE,
+                "seen": pack_cells(result.correspondence, result.neighbours, self.spade.sigma, numbers)
+                | {"normals": [[number, number] for number in numbers]},
+            }
+            self._say_state()
+
+    def _number(self, image: int) -> int:
+        """By what number a normal image was known when the review began."""
+        return self._given._fitted.places[self.spade._fitted.normals[image].digest]
+
+    def _say_state(self) -> None:
+        decided = dict(self._decisions)
+        order = [*decided, *self._open_ones()]
+        self.suspects = [
+            [
+                index,
+                round(self._scores[index], 3),
+                index in self._fresh,
+                {None: "", False: "kept", True: "dropped"}[decided.get(index)],
+            ]
+            for index in order
+        ]
+        self.state = {
+            "kept": len(self.kept),
+            "dropped": len(self.dropped),
+            "left": len(self.spade),
+            "code": self.code(),
+        }
+
+    # ---- meanwhile ---------------------------------------------------------------------------------------------------
+
+    def _meanwhile(self) -> Iterator[Step]:
+        missing = [index for index in self._open_ones() if index not in self._fresh]
+        for index in missing:
+            yield partial(self._score, index, self.spade), self._take
+        if missing:
+            yield _nothing, self._tell
+
+    def _score(self, index: int, spade: SPADE) -> tuple[int, float]:
+        return index, self._album.judge(index, spade).image_score
+
+    def _take(self, scored: tuple[int, float]) -> None:
+        index, self._scores[index] = scored
+        self._fresh.add(index)
+
+    def _tell(self, _: None) -> None:
+        with self._quietly(), self.hold_sync():
+            self._say_state()
+
+    # ---- the page ----------------------------------------------------------------------------------------------------
+
+    def _greet(self) -> None:
+        for start in range(0, len(self._scores), _BATCH):
+            batch = [index for index, *_ in self.suspects[start : start + _BATCH]]
+            self.send({"kind": "thumbs", "indexes": batch}, list(self._album.thumbs(batch).values()))
+
+    def _hear_keep(self, content: dict, buffers: Sequence[Any]) -> None:
+        self._answer(self.keep)
+
+    def _hear_drop(self, content: dict, buffers: Sequence[Any]) -> None:
+        self._answer(self.drop)
+
+    def _hear_undo(self, content: dict, buffers: Sequence[Any]) -> None:
+        self._answer(self.undo)
+
+    def _answer(self, act: Any) -> None:
+        self.problem = ""
+        act()
+
+    def _hear_normals(self, content: dict, buffers: Sequence[Any]) -> None:
+        images = [
+            check_index("A normal photo", image, len(self._scores), "normal photo") for image in content["images"]
+        ]
+        self.send({"kind": "normals", "images": images}, [self._crop(image) for image in images])
+
+    def _crop(self, number: int) -> bytes:
+        return self._given._fitted.normals[number].jpeg
+
+    def _file_name(self, suffix: str) -> str:
+        return f"normal-{self.index}.{suffix}"
+
+    def _make_page(self) -> str:
+        state = {name: getattr(self, name) for name in (*self.MOVABLE, "about", "photo", "suspects", "state")}
+        near = [number for number, _ in self.photo["seen"]["normals"]]
+        normals = fit_crops(((number, self._crop(number)) for number in near), _PAGE_BYTES)
+        order = (index for index, *_ in self.suspects)
+        state["thumbs"] = fit_crops(((index, self._album.thumbs([index])[index]) for index in order), _THUMBS)
+        return make_page("review.js", "Normal photos under review", state, {}, {}, normals)
+
+
+def _nothing() -> None:
+    """For steps that only tell."""

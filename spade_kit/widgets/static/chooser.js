@@ -1,0 +1,266 @@
+// Choosing a threshold: histograms, a line to drag, and what follows from it.
+
+import { bytes, clamp, el, numbers, picture, say, svg } from "./dom.js";
+import { Upsampler, contour, unpack } from "./maps.js";
+import { Choice, button } from "./controls.js";
+import { Page } from "./page.js";
+
+const KINDS = { normal: "normal photos, each left out", good: "test: good", defect: "test: defects", unknown: "test: unknown" };
+const [WIDE, HIGH] = [512, 64]; // of a histogram, in its own units
+const NEAR = 4; // photos on each side of the line
+const between = (list, place) => list[Math.floor(place)] + (place % 1) * (list[Math.ceil(place)] - list[Math.floor(place)]);
+const percent = (part) => (part == null ? "?" : `${+(100 * part).toPrecision(part > 0.995 ? 3 : 2)} %`);
+
+class Chooser extends Page {
+  constructor(model, root) {
+    super(model, root, "The line, its numbers and the photos that are here");
+    this.pictures = new Map();
+    this.wanted = new Set();
+    this.upsampler = new Upsampler();
+    this.build();
+    this.listen();
+    for (const one of this.get("pictures") ?? []) this.receive(one);
+    this.paint();
+  }
+
+  build() {
+    this.ofs = [["image", "whole photos", "A threshold for the highest value of a photo's map"], ["pixel", "pixels", "A threshold for every pixel of a map"]].map(([of, text, help]) =>
+      [of, button(text, help, () => this.put({ of }), { class: "python" })]);
+    this.rule = new Choice({ name: "threshold at", help: "Where the line lies; it follows while more photos are judged", pick: (rule) => this.put({ rule }) });
+    this.rule.select.classList.add("python");
+    this.spinner = el("span", { class: "sk-spinner", role: "img", "aria-label": "judging" });
+    this.waitingText = el("span", { class: "sk-remark", role: "status" });
+    this.line = el("input", { type: "range", min: 0, step: "any", "aria-label": "threshold", title: "Drag the line: a raw distance", oninput: () => this.move(+this.line.value) });
+    this.rows = Object.entries(KINDS).map(([kind, name]) => {
+      const bars = svg("svg", { class: `bars ${kind}`, viewBox: `0 0 ${WIDE} ${HIGH}`, preserveAspectRatio: "none", role: "img", "aria-label": `Histogram: ${name}` }, svg("path", { class: "below" }), svg("path", { class: "above" }));
+      const words = el("span", { class: "sk-remark" });
+      return { kind, bars, words, node: el("div", { class: "sk-histogram" }, el("div", { class: "name" }, el("span", {}, name), words), bars) };
+    });
+    this.mark = el("div", { class: "sk-line", "aria-hidden": "true" }, el("span"));
+    this.axis = el("div", { class: "ends" }, el("span", {}, "0"), el("span", {}, "raw distance"), el("span"));
+    this.plot = el("div", { class: "sk-plot" }, ...this.rows.map(({ node }) => node), this.mark, this.line);
+    this.fact = Object.fromEntries(["rate", "found", "alarms"].map((name) => [name, [el("span"), el("strong")]]));
+    this.facts = el("div", { class: "sk-facts" }, ...Object.values(this.fact).map((both) => el("div", {}, ...both)));
+    this.sentence = el("p", { class: "sk-sentence", role: "status" });
+    this.remarks = el("ul", { class: "sk-remarks" });
+    this.sides = ["below", "above"].map((side) => {
+      const cards = Array.from({ length: NEAR }, () => this.#makeCard());
+      const none = el("p", { class: "sk-remark", hidden: true }, side === "below" ? "None: every photo has pixels beyond it." : "None: no photo reaches it.");
+      return { cards, none, node: el("div", { class: `sk-side ${side}` }, el("p", { class: "sk-heading" }, side === "below" ? "Photos just below the line" : "Photos just above the line"), none, el("div", { class: "cards" }, ...cards.map(({ node }) => node))) };
+    });
+    this.copy = button("copy the sentence", "What speaks for the threshold", () => this.copySentence());
+    this.root.append(
+      el("div", { class: "sk-head" }, el("span", { class: "sk-group", role: "group", "aria-label": "threshold for" }, ...this.ofs.map(([, one]) => one)), this.rule.node, this.spinner, this.waitingText),
+      this.problem,
+      el("div", { class: "sk-choosing" }, el("div", {}, this.plot, this.axis), el("div", { class: "sk-follows" }, this.facts, this.sentence, this.remarks)),
+      el("div", { class: "sk-sides" }, ...this.sides.map(({ node }) => node)),
+      el("div", { class: "sk-foot" }, this.copy, this.saves.page, this.saves.png, el("span", { class: "sk-source" }, this.get("about").options)));
+  }
+
+  #makeCard() {
+    const canvas = el("canvas", { role: "img" });
+    const marks = svg("svg", { class: "marks", preserveAspectRatio: "none", "aria-hidden": "true" }, ...["sk-truth", "sk-found"].map((name) => svg("g", { class: name }, svg("path", { class: "halo" }), svg("path", { class: "ink" }))));
+    const [name, score] = [el("span", { class: "sk-title" }), el("span", { class: "sk-remark" })];
+    return { canvas, marks, name, score, node: el("figure", { class: "sk-near" }, el("div", { class: "sk-stage" }, canvas, marks), el("figcaption", {}, name, score)) };
+  }
+
+  listen() {
+    this.follow({
+      "change:evidence change:photos": () => (this.coming ??= queueMicrotask(() => { this.coming = null; this.paint(); }) ?? true),
+      "change:threshold change:rule": () => this.paintLine(),
+      "change:told": () => this.paintSentence(),
+      "change:of": () => this.paintBusy(),
+    });
+  }
+
+  hear(message, buffers) {
+    super.hear(message, buffers);
+    if (message.kind !== "photo") return;
+    this.receive({ ...message, ...Object.fromEntries(message.names.map((name, i) => [name, buffers[i]])) });
+  }
+
+  /** A photo with its distances, to be cut at whatever line. */
+  async receive(photo) {
+    const [H, W] = photo.size;
+    const map = this.upsampler.map(numbers(photo.distance, Float32Array), photo.grid, photo.size, photo.sigma);
+    const truth = photo.mask ? contour(unpack(bytes(photo.mask), H * W), H, W, 0.5) : "";
+    this.pictures.set(photo.at, { map, truth, size: photo.size, bitmap: await picture(photo.jpeg) });
+    this.wanted.delete(photo.at);
+    this.paintNear();
+  }
+
+  move(threshold) {
+    this.put({ threshold, rule: "hand" });
+  }
+
+  async copySentence() {
+    await navigator.clipboard?.writeText(this.get("told").sentence).catch(() => {});
+    say(this.copy, "copied");
+    setTimeout(() => say(this.copy, "copy the sentence"), 1500);
+  }
+
+  // ---- painting -----------------------------------------------------------------------------------------------------------
+
+  paint() {
+    const evidence = this.get("evidence");
+    if (!evidence.counts) return;
+    const photos = this.get("photos").filter(([, , , score]) => score !== null);
+    this.sorted = photos.map(([at, name, label, score]) => ({ at, name, label, score })).sort((a, b) => a.score - b.score);
+    this.above = Object.fromEntries(Object.entries(evidence.counts).map(([kind, counts]) => {
+      const above = new Float64Array(counts.length + 1);
+      for (let bin = counts.length - 1; bin >= 0; bin--) above[bin] = above[bin + 1] + counts[bin];
+      return [kind, above];
+    }));
+    for (const row of this.rows) {
+      row.total = this.above[row.kind][0];
+      row.node.hidden = !row.total;
+    }
+    // from the least score on, so that there is room to see
+    const least = Math.min(...this.rows.map(({ kind }) => evidence.counts[kind].findIndex((count) => count)).filter((bin) => bin >= 0));
+    this.first = Math.max(0, Math.floor((least - 2) / 4) * 4);
+    this.begin = (this.first / evidence.counts.normal.length) * evidence.end;
+    [this.line.min, this.line.max] = [this.begin, evidence.end];
+    say(this.axis.firstChild, this.begin.toFixed(1));
+    this.rule.offer(evidence.rules.some(([rule]) => rule === this.get("rule")) ? evidence.rules : [[this.get("rule"), `${+(100 * this.get("rule")).toFixed(2)} %`], ...evidence.rules]);
+    say(this.axis.lastChild, evidence.end.toFixed(1));
+    const { normals, tested } = this.get("about");
+    const unread = this.get("photos").length - photos.length;
+    say(this.waitingText, (evidence.waiting ? `${normals + tested - evidence.waiting} of ${normals + tested} photos are judged…` : "") + (unread ? ` ${unread} cannot be read.` : ""));
+    this.root.dataset.waiting = evidence.waiting;
+    this.paintBars();
+    this.paintLine();
+    this.paintSentence();
+    this.paintBusy();
+    this.root.dataset.shown = evidence.of;
+  }
+
+  /** Bars, of pixels on a logarithmic scale, since nearly all of them are low. */
+  paintBars() {
+    const { counts, of } = this.get("evidence");
+    const by = 4;
+    this.bars = Math.ceil((counts.normal.length - this.first) / by);
+    this.heights = Object.fromEntries(this.rows.map(({ kind }) => {
+      const bars = Array.from({ length: this.bars }, (_, i) => counts[kind].slice(this.first + i * by, this.first + (i + 1) * by).reduce((a, b) => a + b, 0));
+      const scaled = bars.map((count) => (of === "pixel" ? Math.log10(1 + count) : count));
+      const most = Math.max(...scaled, 1e-9);
+      return [kind, scaled.map((value) => (value ? Math.max(value / most, 0.04) : 0))];
+    }));
+  }
+
+  paintLine() {
+    if (!this.above) return;
+    const { end, band, of } = this.get("evidence");
+    const threshold = this.get("threshold");
+    const at = clamp(threshold / end, 0, 1); // among the bins
+    const across = clamp((threshold - this.begin) / (end - this.begin), 0, 1); // the plot
+    this.line.value = clamp(threshold, this.begin, end);
+    this.line.setAttribute("aria-valuetext", threshold.toFixed(2));
+    this.mark.style.left = `${100 * across}%`;
+    say(this.mark.firstChild, threshold.toFixed(2));
+    for (const [name, one] of this.ofs) one.setAttribute("aria-pressed", name === this.get("of"));
+    this.rule.show(this.get("rule"));
+    const count = Object.fromEntries(this.rows.map(({ kind }) => [kind, this.countAbove(kind, threshold, at)]));
+    for (const { kind, bars, words, total } of this.rows) {
+      const column = (i) => {
+        const height = HIGH * this.heights[kind][i];
+        return height ? `M${(i * WIDE) / this.bars} ${HIGH}V${HIGH - height}H${((i + 1) * WIDE) / this.bars - 1}V${HIGH}Z` : "";
+      };
+      const cut = Math.round(across * this.bars);
+      const [below, above] = bars.children;
+      below.setAttribute("d", Array.from({ length: cut }, (_, i) => column(i)).join(""));
+      above.setAttribute("d", Array.from({ length: this.bars - cut }, (_, i) => column(cut + i)).join(""));
+      say(words, `${Math.round(count[kind]).toLocaleString("en")} of ${total.toLocaleString("en")} at or above`);
+    }
+    this.paintFacts(count, at, band, of);
+    this.paintNear();
+    this.stale();
+  }
+
+  /** Exact for photos, within a bin for pixels; Python's sentence is exact for both. */
+  countAbove(kind, threshold, at) {
+    if (this.get("evidence").of === "image") {
+      const kindOf = ({ at: photo, label }) => (photo < 0 ? "normal" : label === null ? "unknown" : label === "good" ? "good" : "defect");
+      return this.sorted.filter((photo) => photo.score >= threshold && kindOf(photo) === kind).length;
+    }
+    return between(this.above[kind], at * (this.above[kind].length - 1));
+  }
+
+  paintFacts(count, at, band, of) {
+    const total = Object.fromEntries(this.rows.map((row) => [row.kind, row.total]));
+    // of photos the interval is listed by how many reach the line, of pixels by the bins
+    const [low, high] = ["low", "high"].map((end) => (of === "image" ? band[end][count.normal] : between(band[end], at * (band[end].length - 1))));
+    const noun = of === "image" ? "normal photos" : "normal pixels";
+    const tell = (name, title, text) => [title, text].forEach((words, i) => say(this.fact[name][i], words));
+    tell("rate", `false alarms among ${noun}`, total.normal ? `${percent(count.normal / total.normal)}  (95 %: ${percent(low)} to ${percent(high)})` : "not known");
+    tell("found", "defects found (recall)", total.defect ? percent(count.defect / total.defect) : "no labels");
+    const flagged = count.defect + count.good;
+    tell("alarms", "of what is flagged, defective (precision)", total.defect && total.good ? (flagged ? percent(count.defect / flagged) : "nothing is flagged") : "no labels");
+  }
+
+  /** The photos nearest the line on both sides, cut at it. */
+  paintNear() {
+    if (!this.sorted) return;
+    const threshold = this.get("threshold");
+    const first = this.sorted.findIndex(({ score }) => score >= threshold);
+    const cut = first < 0 ? this.sorted.length : first;
+    const near = [this.sorted.slice(Math.max(0, cut - NEAR), cut).reverse(), this.sorted.slice(cut, cut + NEAR)];
+    const missing = near.flat().map(({ at }) => at).filter((at) => !this.pictures.has(at) && !this.wanted.has(at));
+    if (missing.length && !this.deaf) {
+      for (const at of missing) this.wanted.add(at);
+      this.tell({ kind: "photos", photos: missing });
+    }
+    this.sides.forEach(({ cards, none }, side) => {
+      none.hidden = near[side].length > 0;
+      cards.forEach((card, i) => this.#paintCard(card, near[side][i], threshold));
+    });
+  }
+
+  #paintCard({ canvas, marks, name, score, node }, photo, threshold) {
+    node.style.visibility = photo ? "visible" : "hidden";
+    if (!photo) return;
+    say(name, photo.name);
+    say(score, photo.score.toFixed(2));
+    node.dataset.at = photo.at;
+    canvas.setAttribute("aria-label", `${photo.name}, score ${photo.score.toFixed(2)}`);
+    const seen = this.pictures.get(photo.at);
+    marks.style.visibility = canvas.style.visibility = seen ? "inherit" : "hidden";
+    if (!seen) return;
+    const [H, W] = seen.size;
+    if (canvas.dataset.at !== `${photo.at}`) {
+      [canvas.width, canvas.height] = [seen.bitmap.width, seen.bitmap.height];
+      canvas.getContext("2d").drawImage(seen.bitmap, 0, 0);
+      canvas.dataset.at = photo.at;
+      canvas.parentNode.style.aspectRatio = `${W} / ${H}`;
+      marks.setAttribute("viewBox", `0 0 ${W} ${H}`);
+      for (const line of marks.children[0].children) line.setAttribute("d", seen.truth);
+    }
+    const found = contour(seen.map, H, W, threshold);
+    for (const line of marks.children[1].children) line.setAttribute("d", found);
+  }
+
+  paintSentence() {
+    const { sentence, remarks } = this.get("told");
+    say(this.sentence, sentence ?? "");
+    this.remarks.replaceChildren(...(remarks ?? []).map((remark) => el("li", {}, remark)));
+    this.stale();
+  }
+
+  /** Whether Python's sentence is of another line. */
+  stale() {
+    const told = this.get("told");
+    const stale = Math.abs(told.threshold - this.get("threshold")) > 1e-6 * this.get("threshold") || told.of !== this.get("of");
+    for (const node of [this.sentence, this.remarks]) node.classList.toggle("stale", stale);
+  }
+
+  paintBusy() {
+    const evidence = this.get("evidence");
+    const busy = evidence.of !== this.get("of");
+    this.awaitAnswer(busy);
+    if (evidence.waiting && !this.model.saved) this.root.classList.add("busy");
+  }
+}
+
+export default { render: ({ model, el: root }) => {
+  const chooser = new Chooser(model, root);
+  return () => chooser.close();
+} };

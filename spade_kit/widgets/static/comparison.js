@@ -1,0 +1,399 @@
+// Views side by side: one probe in all of them, each with the normal pixel that it finds.
+
+import { bytes, clamp, el, numbers, picture, say } from "./dom.js";
+import { Upsampler, cellOf, colours, contour, middleOf, paintMap, unpack } from "./maps.js";
+import { Choice, button } from "./controls.js";
+import { Pane, Patch } from "./pane.js";
+import { NormalPictures } from "./pictures.js";
+import { Page } from "./page.js";
+
+const HELP = "Point at any picture: rings show the place in all of them, and below each view the normal pixel that it finds there. Click to pin the place; arrow keys move it, Escape frees it. [ and ] go to the previous and next photo.";
+const ORDINALS = ["1st", "2nd", "3rd", "4th", "5th", "6th"];
+
+/** Places in an order, best first; of equals each has the better place. */
+export const placesOf = (scores) => scores.map((score) => scores.filter((other) => other > score).length);
+
+class Comparison extends Page {
+  constructor(model, root) {
+    super(model, root, "Pointing, the scale and the difference");
+    this.about = model.get("about");
+    this.table = colours(bytes(this.about.colours));
+    this.signed = colours(bytes(this.about.signed));
+    this.upsampler = new Upsampler();
+    this.hovered = null;
+    this.asking = false;
+    this.normals = new NormalPictures((images) => this.tell({ kind: "normals", images }), () => this.paintProbe());
+    this.normals.offer([], []);
+    this.build();
+    this.listen();
+    this.answer();
+  }
+
+  // ---- what there is ------------------------------------------------------------------------------------------------
+
+  build() {
+    this.pointed = {
+      hover: (row, col) => this.hover([row, col]),
+      leave: () => this.leave(),
+      pin: (row, col) => this.pin([row, col]),
+    };
+    const { photos } = this.about;
+    this.photo = new Pane("The photo", { ...this.pointed, key: (event) => this.key(event) });
+    this.photo.figure.classList.add("sk-view");
+    this.normalRemark = el("p", { class: "sk-remark sk-found-here" });
+    this.photo.figure.append(this.normalRemark);
+    this.difference = new Pane("The difference of two views", this.pointed);
+    this.difference.figure.classList.add("sk-view");
+    this.minus = [0, 1].map((at) => new Choice({ name: at ? "minus" : "show", help: at ? "Which view is subtracted" : "From which view another is subtracted", pick: () => this.subtract() }));
+    this.views = [];
+
+    this.name = new Choice({ name: "photo", help: "Which photo", plain: true, pick: (index) => this.put({ index: +index }) });
+    this.name.offer(photos.map(([name], index) => [index, name]).filter(([index]) => !this.model.saved || index === this.get("index")));
+    const step = (by, text, help, name) => button(text, help, () => this.step(by), { "aria-label": name, class: "python" });
+    const several = photos.length > 1 && !this.model.saved;
+    this.spinner = el("span", { class: "sk-spinner", role: "img", "aria-label": "computing" });
+    this.scales = ["own", "one"].map((scale) =>
+      button({ own: "each its own", one: "one for all" }[scale], { own: "The colours of each view end at twice what is normal under it", one: "All colours end at the same raw distance" }[scale], () => this.put({ scale })));
+    this.subtracting = button("difference", "Show the difference of two views", () => this.put({ difference: this.get("difference") ? null : [0, this.get("views").length - 1] }));
+    const head = el("div", { class: "sk-head" },
+      several ? el("span", { class: "sk-group" }, step(-1, "‹", "Previous photo  [", "previous photo"), this.name.node, step(1, "›", "Next photo  ]", "next photo")) : "",
+      el("span", { class: "sk-group", role: "group", "aria-label": "colour scale" }, ...this.scales), this.subtracting, this.spinner);
+    this.answerText = el("p", { class: "sk-answer", role: "status" });
+    this.scaleText = el("p", { class: "sk-remark" });
+    this.panes = el("div", { class: "sk-compared" });
+    this.help = el("p", { class: "sk-remark", hidden: true }, HELP);
+    this.helper = button("?", "Keys and hints", () => (this.help.hidden = !this.help.hidden), { "aria-label": "help" });
+    this.live = el("p", { class: "sk-live", "aria-live": "polite" });
+    this.root.append(head, this.problem, this.answerText, this.panes, this.scaleText, this.live, this.#makeForm(),
+      el("div", { class: "sk-foot" }, this.saves.page, this.saves.png, this.helper), this.help);
+  }
+
+  /** What another view could look at. */
+  #makeForm() {
+    const { layers, bases, start, most } = this.about;
+    const choice = (name, help, options) => {
+      const one = new Choice({ name, help, pick: () => name === "of" && this.#offerLayers() });
+      one.offer(options);
+      one.select.classList.add("python");
+      return one;
+    };
+    const number = (name, help, value, least) => el("input", { type: "number", min: least, value, title: help, "aria-label": name, class: "python", size: 4 });
+    this.form = {
+      of: choice("of", "Which fit", bases.map((name, base) => [base, name])),
+      layers: choice("look at", "Which layers; one is searched by itself, several together", []),
+      weights: choice("weights", "What each layer's squared distance counts", [["", "as fitted"], ["none", "none"], ["equal", "equal"]]),
+      k: number("K", "How many normal photos are compared with", "", 1),
+      kappa: number("kappa", "How many nearest pixels are averaged", "", 1),
+      radius: number("radius", "How far from its own place a pixel may find its match; empty as fitted", "", 0),
+    };
+    for (const name of ["k", "kappa", "radius"]) this.form[name].placeholder = start[name] ?? "all";
+    const field = (name, input) => el("label", { class: "sk-choice" }, el("span", { class: "name" }, name), input);
+    this.adding = button("add this view", "Beside the others", () => this.add(), { class: "python" });
+    this.full = el("span", { class: "sk-remark", hidden: true }, `${most} views are as many as fit: take one away first.`);
+    this.#offerLayers();
+    const { of, layers: looked, weights, k, kappa, radius } = this.form;
+    return el("div", { class: "sk-row sk-form" }, el("span", { class: "sk-heading" }, "Another view"), bases.length > 1 ? of.node : "", looked.node, weights.node,
+      field("K", k), field("kappa", kappa), field("radius", radius), this.adding, this.full);
+  }
+
+  #offerLayers() {
+    const layers = this.about.layers[+this.form.of.select.value || 0];
+    const some = Array.from({ length: 2 ** layers.length - 2 }, (_, bits) => layers.filter((_, l) => ((bits + 1) >> l) & 1));
+    some.sort((a, b) => a.length - b.length);
+    this.form.layers.offer([["", "all layers"], ...some.map((names) => [names.join(","), names.join(" + ")])]);
+  }
+
+  listen() {
+    this.follow({
+      "change:seen change:photo": () => (this.coming ??= queueMicrotask(() => this.answer()) ?? true),
+      "change:levels change:scale": () => this.paintMaps(),
+      "change:difference": () => this.arrange(),
+      "change:ranking": () => this.paintRanking(),
+      "change:probe change:pinned": () => this.paintProbe(),
+      "change:index change:views": () => this.paintBusy(),
+    });
+    this.root.addEventListener("keydown", (event) => this.keyAnywhere(event));
+    this.root.addEventListener("click", () => {
+      if (!this.root.contains(this.root.getRootNode().activeElement)) this.photo.stage.focus({ preventScroll: true });
+    });
+  }
+
+  // ---- Python speaks --------------------------------------------------------------------------------------------------
+
+  async answer() {
+    this.coming = null;
+    const [photo, seen] = [this.get("photo"), this.get("seen")];
+    if (!photo.jpeg || !seen.length || seen[0].index !== photo.index) return;
+    this.latest = seen;
+    if (photo !== this.shown?.photo) {
+      const bitmap = await picture(photo.jpeg);
+      if (this.latest !== seen) return bitmap.close();
+      this.bitmap?.close();
+      this.bitmap = bitmap;
+    }
+    this.shown = { photo, seen };
+    this.asking = false;
+    this.decoded = seen.map((one) => ({
+      ...one, distance: numbers(one.distance, Float32Array), image: numbers(one.image, Uint16Array), place: numbers(one.place, Uint32Array),
+    }));
+    const [H, W] = photo.size;
+    this.photo.resize(H, W);
+    this.photo.draw(this.bitmap);
+    say(this.photo.title, this.about.photos[photo.index][0]);
+    this.truth = photo.mask ? contour(unpack(bytes(photo.mask), H * W), H, W, 0.5) : "";
+    this.name.show(photo.index);
+    this.arrange();
+    this.root.dataset.shown = `${photo.index}`;
+  }
+
+  hear(message, buffers) {
+    super.hear(message, buffers);
+    if (message.kind === "normals") this.normals.receive(message.images, buffers);
+  }
+
+  complain(text) {
+    super.complain(text);
+    this.asking = false;
+    if (this.shown) this.paintBusy();
+  }
+
+  // ---- hands ------------------------------------------------------------------------------------------------------------
+
+  hover(place) {
+    this.hovered = place;
+    this.paintProbe();
+  }
+
+  leave() {
+    const place = this.hovered;
+    this.hovered = null;
+    if (place && !this.get("pinned")) this.put({ probe: place });
+    this.paintProbe();
+  }
+
+  pin(place) {
+    const [row, col] = this.get("probe");
+    const again = this.get("pinned") && Math.hypot(place[0] - row, place[1] - col) < 3;
+    this.put(again ? { pinned: false } : { probe: place, pinned: true });
+  }
+
+  step(by) {
+    const to = clamp(this.get("index") + by, 0, this.about.photos.length - 1);
+    if (!this.deaf) this.put({ index: to });
+  }
+
+  key(event) {
+    const direction = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+    if (direction && this.shown) {
+      const [H, W] = this.shown.photo.size;
+      const by = event.shiftKey ? 16 : 4;
+      const [row, col] = this.hovered ?? this.get("probe");
+      this.hovered = null;
+      this.put({ probe: [clamp(row + by * direction[0], 0, H - 1), clamp(col + by * direction[1], 0, W - 1)] });
+    } else if (event.key === "Enter" || event.key === " ") this.put({ probe: this.hovered ?? this.get("probe"), pinned: true });
+    else return;
+    event.preventDefault();
+  }
+
+  keyAnywhere(event) {
+    const typing = event.target.matches("input, select");
+    if (event.ctrlKey || event.metaKey || event.altKey || typing) return;
+    if (event.key === "[") this.step(-1);
+    else if (event.key === "]") this.step(1);
+    else if (event.key === "?") this.helper.click();
+    else if (event.key === "Escape" && this.get("pinned")) this.put({ pinned: false });
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  add() {
+    const { of, layers, weights, k, kappa, radius } = this.form;
+    const view = { base: +of.select.value || 0, layers: layers.select.value ? layers.select.value.split(",") : null };
+    for (const [name, input] of Object.entries({ k, kappa, radius })) if (input.value !== "") view[name] = +input.value;
+    if (weights.select.value) view.weights = weights.select.value === "none" ? null : "equal";
+    this.change([...this.get("views"), view]);
+  }
+
+  takeAway(at) {
+    this.change(this.get("views").filter((_, other) => other !== at), { difference: null });
+  }
+
+  change(views, more = {}) {
+    if (this.deaf) return;
+    this.complain("");
+    this.asking = true;
+    this.put({ ...more, views });
+    this.paintBusy();
+  }
+
+  subtract() {
+    const [first, second] = this.minus.map((choice) => +choice.select.value);
+    const count = this.decoded.length;
+    this.put({ difference: [first, second === first ? (first + 1) % count : second] });
+  }
+
+  // ---- painting -----------------------------------------------------------------------------------------------------------
+
+  /** As many panes as there are views. */
+  arrange() {
+    if (!this.shown) return;
+    while (this.views.length < this.decoded.length) this.views.push(this.#makeView(this.views.length));
+    const shown = this.views.slice(0, this.decoded.length);
+    const figures = [this.photo.figure, ...shown.map(({ pane }) => pane.figure)];
+    if (this.get("difference")) figures.push(this.difference.figure);
+    if (figures.some((figure, at) => this.panes.children[at] !== figure) || this.panes.children.length !== figures.length) this.panes.replaceChildren(...figures);
+    this.panes.style.setProperty("--columns", figures.length > 5 ? Math.ceil(figures.length / 2) : figures.length);
+    const [H, W] = this.shown.photo.size;
+    for (const pane of [this.photo, this.difference, ...shown.map(({ pane }) => pane)]) {
+      pane.resize(H, W);
+      pane.outline("truth", this.truth);
+    }
+    const names = this.decoded.map(({ name }, at) => [at, name]);
+    this.minus.forEach((choice, at) => {
+      choice.offer(names);
+      choice.show(this.get("difference")?.[at] ?? at);
+    });
+    this.paintMaps();
+    this.paintRanking();
+    this.paintBusy();
+  }
+
+  #makeView(at) {
+    const pane = new Pane("A view", this.pointed);
+    pane.figure.classList.add("sk-view");
+    const patch = new Patch("The match, close up");
+    const words = el("p", { class: "sk-remark" });
+    const badge = el("span", { class: "sk-badge" });
+    const away = button("×", "Take this view away", () => this.takeAway(at), { class: "sk-chip python", "aria-label": `take view ${at + 1} away`, disabled: this.deaf });
+    pane.figure.querySelector("figcaption").append(badge, away);
+    pane.figure.append(el("div", { class: "sk-found-here" }, patch.canvas, words));
+    return { pane, patch, words, badge, away };
+  }
+
+  /** Where the colours of a view end. */
+  end(at) {
+    const levels = this.get("levels").map(({ level }) => level);
+    return this.about.scale * (this.get("scale") === "one" ? Math.max(...levels) : levels[at]);
+  }
+
+  paintMaps() {
+    if (!this.shown || this.get("levels").length !== this.decoded.length) return;
+    const [H, W] = this.shown.photo.size;
+    const own = this.get("scale") === "own";
+    this.maps = this.decoded.map(({ distance, grid, sigma }) => this.upsampler.map(distance, grid, [H, W], sigma));
+    this.maps.forEach((map, at) => {
+      const { pane } = this.views[at];
+      paintMap(pane.canvas, map, this.table, this.end(at));
+      say(pane.title, this.decoded[at].name);
+      pane.canvas.setAttribute("aria-label", `The map of ${this.decoded[at].name}`);
+    });
+    this.scales.forEach((one, at) => one.setAttribute("aria-pressed", own === (at === 0)));
+    const stale = this.get("levels").some((level) => level.stale);
+    const ends = this.decoded.map((_, at) => this.end(at).toFixed(1));
+    say(this.scaleText, (own
+      ? `Colours: each view from 0 to twice what 99 % of normal pixels stay below under it (${ends.join(", ")}). Not to be compared in raw distance.`
+      : `Colours: all from 0 to ${ends[0]}, raw distance. A view of fewer channels is darker, whatever it sees.`) + (stale ? " What is normal is still being computed…" : ""));
+    this.paintDifference();
+    this.paintProbe();
+  }
+
+  paintDifference() {
+    const pair = this.get("difference");
+    this.subtracting.setAttribute("aria-pressed", Boolean(pair));
+    if (!pair || !this.maps || Math.max(...pair) >= this.maps.length) return;
+    const own = this.get("scale") === "own";
+    const unit = pair.map((at) => (own ? this.get("levels")[at].level : 1));
+    const [first, second] = pair.map((at) => this.maps[at]);
+    const end = own ? 1 : this.end(0) / 2;
+    const values = first.map((value, i) => value / unit[0] - second[i] / unit[1]);
+    this.subtracted = values;
+    paintMap(this.difference.canvas, values.map((value) => value + end), this.signed, 2 * end);
+    const [one, other] = pair.map((at) => this.decoded[at].name);
+    this.difference.figure.querySelector("figcaption").replaceChildren(el("span", { class: "sk-subtract" }, this.minus[0].node, this.minus[1].node));
+    this.difference.canvas.setAttribute("aria-label", `${one} minus ${other}`);
+    this.#tellDifference(own, end, one, other);
+  }
+
+  #tellDifference(own, end, one, other) {
+    this.differenceWords ??= this.difference.figure.appendChild(el("p", { class: "sk-remark sk-found-here" }));
+    const unit = own ? `${end} times what is normal` : `${end.toFixed(1)} raw`;
+    say(this.differenceWords, `Orange: stranger to ${one}; violet: stranger to ${other}. Colours to ±${unit}.`);
+  }
+
+  paintRanking() {
+    if (!this.shown) return;
+    const { photo, over, kind, photos } = this.get("ranking");
+    const names = this.decoded.map(({ name }) => name);
+    const scores = photo?.length === names.length ? photo : null;
+    const places = scores && placesOf(scores);
+    this.views.slice(0, names.length).forEach(({ badge, pane }, at) => {
+      say(badge, scores ? `${ORDINALS[places[at]]} · AUPRO ${scores[at].toFixed(3)}` : "");
+      pane.figure.classList.toggle("best", Boolean(scores) && places[at] === 0);
+    });
+    say(this.answerText, scores ? `Sees this ${kind ?? "defect"} best: ${tellBest(names, scores)}.${over && over.length === names.length ? ` Over ${photos} photos with ${kind}: ${tellOrder(names, over)}.` : photos > 1 && !this.model.saved ? ` Over all ${photos} photos with ${kind}: …` : ""}`
+      : this.shown.photo.mask === null && kind === "good" ? "A good photo: nothing should be found, so that views are not ranked." : "Where the defect is is not known, so that views are not ranked.");
+  }
+
+  paintBusy() {
+    if (!this.shown) return;
+    const awaited = this.asking || this.get("index") !== this.shown.photo.index || this.get("views").length !== this.decoded.length;
+    this.awaitAnswer(awaited);
+    const count = this.get("views").length;
+    this.full.hidden = count < this.about.most;
+    this.adding.disabled = this.deaf || count >= this.about.most;
+    for (const { away } of this.views) away.disabled = this.deaf || count <= this.about.fewest;
+  }
+
+  paintProbe() {
+    if (!this.shown || !this.maps) return;
+    const { size } = this.shown.photo;
+    const [pinned, probe] = [this.get("pinned"), this.get("probe").map((at, axis) => Math.min(at, size[axis] - 1))];
+    const place = this.hovered ?? probe;
+    const panes = [this.photo, this.difference, ...this.views.slice(0, this.decoded.length).map(({ pane }) => pane)];
+    for (const pane of panes) {
+      pane.point("pinned", pinned ? probe : null);
+      pane.point("hovered", pinned && !this.hovered ? null : place);
+    }
+    say(this.normalRemark, `place (${place.join(", ")})${pinned && !this.hovered ? ", pinned" : ""}`);
+    const told = this.decoded.map((view, at) => this.#tell(view, at, place, size));
+    clearTimeout(this.speaking);
+    this.speaking = setTimeout(() => say(this.live, `(${place.join(", ")}): ${told.join("; ")}`), 150);
+  }
+
+  /** What a view finds at a place. */
+  #tell(view, at, place, size) {
+    const cell = cellOf(place, size, view.grid);
+    const [image, number] = view.normals[view.image[cell]];
+    const there = middleOf(view.place[cell], size, view.grid);
+    const bitmap = this.normals.get(number);
+    const { patch, words } = this.views[at];
+    if (bitmap) patch.draw(bitmap, there, size, view.grid);
+    const times = this.maps[at][place[0] * size[1] + place[1]] / this.get("levels")[at].level;
+    say(words, `normal ${image} (${there.join(", ")})\ndistance ${view.distance[cell].toFixed(2)}\nmap ${times.toFixed(2)} × normal`);
+    return `${view.name} ${times.toFixed(2)} times normal, normal ${image}`;
+  }
+
+  close() {
+    super.close();
+    clearTimeout(this.speaking);
+    this.normals.close();
+    this.bitmap?.close();
+  }
+}
+
+/** ``layer2 (.981), then all layers (.972)``: views with their scores, best first. */
+function tellBest(names, scores) {
+  const order = names.map((name, at) => [scores[at], name]).sort(([a], [b]) => b - a);
+  return order.map(([score, name]) => `${name} (AUPRO ${score.toFixed(3)})`).join(", then ");
+}
+
+function tellOrder(names, scores) {
+  const order = names.map((name, at) => [scores[at], name]).sort(([a], [b]) => b - a);
+  return order.map(([score, name]) => `${name} ${score.toFixed(3)}`).join(", ");
+}
+
+export default { render: ({ model, el: root }) => {
+  const comparison = new Comparison(model, root);
+  return () => comparison.close();
+} };

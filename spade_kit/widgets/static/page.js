@@ -1,0 +1,95 @@
+// What all pages have: a model whose changes are painted, Python that may not answer, and what it complains of.
+
+import { download, el, say } from "./dom.js";
+import { button } from "./controls.js";
+
+export const PATIENCE = 5000; // ms without an answer, until that is said
+
+export class Page {
+  /** @param {string} alive what still works where Python does not answer */
+  constructor(model, root, alive) {
+    [this.model, this.root, this.alive] = [model, root, alive];
+    this.deaf = false;
+    this.problemText = el("span");
+    this.problem = el("div", { class: "sk-problem", role: "alert", hidden: true }, this.problemText, button("×", "Close this message", () => this.dismiss(), { class: "sk-chip", "aria-label": "close this message" }));
+    this.saves = { page: button("save page", "One file that works without Python", () => this.save("page"), { class: "python" }), png: button("PNG", "A picture for slides", () => this.save("png"), { class: "python" }) };
+    root.classList.add("spade-kit");
+  }
+
+  get = (name) => this.model.get(name);
+
+  put(changes) {
+    for (const [name, value] of Object.entries(changes)) this.model.set(name, value);
+    this.model.save_changes();
+  }
+
+  tell(message, buffers = []) {
+    try {
+      this.model.send(message, undefined, buffers);
+    } catch {
+      this.hears(false);
+    }
+  }
+
+  /** Follow the model. @param {object} on what to do at each change, by "change:name change:other" */
+  follow(on) {
+    const all = { "change:problem": () => this.complain(this.get("problem")), "msg:custom": (message, buffers) => this.hear(message, buffers), ...on };
+    const each = (act) => {
+      for (const [names, what] of Object.entries(all)) for (const name of names.split(" ")) act(name, what);
+    };
+    each((name, what) => this.model.on(name, what));
+    this.off = () => each((name, what) => this.model.off(name, what));
+    // keys pressed here are not the notebook's, which looks for this mark at what has the focus
+    this.root.addEventListener("focusin", (event) => (event.target.dataset.lmSuppressShortcuts = "true"));
+    this.hears(!this.model.saved);
+    this.tell({ kind: "hello" });
+    if (!this.model.saved) this.ears = setTimeout(() => this.hears(false), PATIENCE / 2);
+  }
+
+  hear(message, buffers) {
+    if (message.kind === "here") this.hears(true);
+    if (message.kind === "file") {
+      const kind = message.name.endsWith(".png") ? "png" : "page";
+      this.saves[kind].removeAttribute("aria-busy");
+      download(message.name, buffers[0], kind === "png" ? "image/png" : "text/html");
+    }
+  }
+
+  hears(yes) {
+    clearTimeout(this.ears);
+    this.deaf = !yes;
+    for (const control of this.root.querySelectorAll(".python")) control.disabled = this.deaf;
+    this.root.classList.toggle("deaf", this.deaf);
+    if (yes) this.complain(this.get("problem"));
+    else if (!this.model.saved) this.complain(`Python does not answer. ${this.alive} work all the same; for the rest, run the cell again.`);
+  }
+
+  complain(text) {
+    this.problem.hidden = !text;
+    say(this.problemText, text);
+    for (const save of Object.values(this.saves)) save.removeAttribute("aria-busy");
+  }
+
+  dismiss() {
+    this.complain("");
+    if (this.get("problem") && !this.deaf) this.put({ problem: "" });
+  }
+
+  save(kind) {
+    this.saves[kind].setAttribute("aria-busy", "true");
+    this.tell({ kind });
+  }
+
+  /** Whether an answer is awaited; when it does not come, that is said. */
+  awaitAnswer(awaited) {
+    this.root.classList.toggle("busy", awaited);
+    this.root.setAttribute("aria-busy", awaited);
+    clearTimeout(this.waiting);
+    if (awaited && !this.model.saved) this.waiting = setTimeout(() => this.hears(false), PATIENCE);
+  }
+
+  close() {
+    this.off();
+    [this.ears, this.waiting].forEach(clearTimeout);
+  }
+}

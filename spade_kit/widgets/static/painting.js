@@ -1,0 +1,377 @@
+// Painting defects: the hand's line is drawn at once, Python paints it and answers with the map.
+
+import { bytes, clamp, el, numbers, picture, say, svg } from "./dom.js";
+import { Upsampler, cellOf, colours, contour, middleOf, paintMap, unpack } from "./maps.js";
+import { Choice, Slider, button } from "./controls.js";
+import { Pane } from "./pane.js";
+import { NormalPictures } from "./pictures.js";
+import { Page } from "./page.js";
+
+const TOOLS = {
+  brush: ["brush", "Paint that hides what is below"],
+  scratch: ["scratch", "A groove with a bright floor and dark rims"],
+  stain: ["stain", "A dried drop, through which the surface shines"],
+  blur: ["blur", "Out of focus"],
+  colour: ["recolour", "Another hue of the same lightness"],
+  move: ["move", "Drag a patch to another place, where a copy of it will be"],
+  erase: ["erase", "Give the photo back as it was"],
+};
+const HELP = "Choose a tool and draw on the photo; the map follows while you draw. Move: press on what you want a copy of, and let go where it should be. Keys on the photo: arrows move the pen, Enter sets it down (for move twice: from, to), Ctrl+Z takes back, Ctrl+Shift+Z paints again. Point at the map to see which normal pixel explains the place.";
+const GRAIN = 1 / 8; // of a stroke's size between its points, at least, or a map pixel
+
+class Painting extends Page {
+  constructor(model, root) {
+    super(model, root, "Pointing");
+    this.about = model.get("about");
+    this.table = colours(bytes(this.about.colours));
+    this.upsampler = new Upsampler();
+    const short = Math.min(...model.get("photo").size);
+    this.own = Object.fromEntries(this.about.tools.map(([tool, part, strength, colour]) => [tool, { size: Math.max(1, Math.round(part * short)), strength, colour }]));
+    [this.tool, this.drawing, this.count, this.asked] = ["scratch", null, 0, false];
+    this.hovered = null;
+    this.normals = new NormalPictures((images) => this.tell({ kind: "normals", images }), () => this.paintProbe());
+    this.normals.offer([], []);
+    this.build();
+    this.listen();
+    this.answer();
+  }
+
+  // ---- what there is ------------------------------------------------------------------------------------------------
+
+  build() {
+    const pointed = { hover: (row, col) => this.hover([row, col]), leave: () => this.hover(null), pin: () => {} };
+    this.photo = new Pane("The photo to paint on", { ...pointed, key: (event) => this.key(event) });
+    this.photo.stage.setAttribute("aria-label", "Paint: arrow keys move the pen, Enter sets it down");
+    this.photo.stage.classList.add("painted");
+    this.pen = svg("g", { class: "sk-pen", visibility: "hidden" }, ...["halo", "ink"].map((c) => svg("circle", { class: c })));
+    this.source = svg("g", { class: "sk-pen", visibility: "hidden" }, ...["halo", "ink"].map((c) => svg("circle", { class: c })));
+    this.photo.marks.append(this.source, this.pen);
+    this.map = new Pane("Its anomaly map", pointed);
+    this.normal = new Pane("The normal photo that explains the place");
+
+    this.tools = this.about.tools.map(([tool]) => {
+      const [text, help] = TOOLS[tool];
+      return [tool, button(text, help, () => this.take(tool), { class: "python" })];
+    });
+    this.size = new Slider({ name: "size", help: "Diameter, in pixels of the map", min: 1, max: 100, format: (value) => `${value} px`, move: (size) => this.set({ size }) });
+    this.strength = new Slider({ name: "strength", help: "How much of it is seen", min: 0.05, max: 1, step: 0.05, format: (value) => `${Math.round(100 * value)} %`, move: (strength) => this.set({ strength }) });
+    this.ink = el("input", { type: "color", "aria-label": "colour", title: "The colour of brush, stain and recolour", oninput: () => this.set({ colour: this.ink.value }) });
+    const ask = (kind, text, help) => button(text, help, () => this.ask({ kind }), { class: "python" });
+    this.history = { undo: ask("undo", "undo", "Take the last stroke back  Ctrl+Z"), redo: ask("redo", "redo", "Paint it again  Ctrl+Shift+Z"), clear: ask("clear", "start over", "Take all strokes back") };
+    this.name = new Choice({ name: "photo", help: "Which photo", plain: true, pick: (index) => this.put({ index: +index }) });
+    this.score = el("div", { class: "sk-score", role: "status" });
+    this.spinner = el("span", { class: "sk-spinner", role: "img", "aria-label": "computing" });
+    this.label = el("input", { type: "text", value: "painted", "aria-label": "kind of defect", title: "The kind of defect: a folder has its name", class: "python", size: 12 });
+    this.keeping = button("keep as test photo", `Write the photo and its mask to the folder ${this.about.folder}, and put it among the test photos`, () => this.ask({ kind: "keep", label: this.label.value }), { class: "python" });
+    this.pair = button("photo + mask", "Both as PNG", () => this.tell({ kind: "pair" }), { class: "python" });
+    this.kept = el("span", { class: "sk-remark", role: "status" });
+    this.ends = [el("span", {}, "0"), el("span", { class: "level" }), el("span")];
+    this.gradient = el("canvas", { width: 256, height: 1, "aria-hidden": "true", class: "sk-gradient" });
+    paintMap(this.gradient, Float32Array.from({ length: 256 }, (_, i) => i), this.table, 256);
+    this.map.figure.append(el("div", { class: "sk-scale" }, this.gradient, el("div", { class: "ends" }, ...this.ends)));
+    this.photo.figure.append(el("div", { class: "sk-legend judged known" }, el("span", { class: "truth" }, "what was painted"), el("span", { class: "found" }, "what 1 % of normal pixels reach")));
+    this.words = el("p", { class: "sk-remark" });
+    this.normal.figure.append(this.words);
+    this.help = el("p", { class: "sk-remark", hidden: true }, HELP);
+    this.helper = button("?", "Keys and hints", () => (this.help.hidden = !this.help.hidden), { "aria-label": "help" });
+    this.live = el("p", { class: "sk-live", "aria-live": "polite" });
+    const several = this.get("photos").length > 1 && !this.model.saved;
+    this.name.select.classList.add("python");
+    this.root.append(
+      el("div", { class: "sk-head" }, several ? this.name.node : "", el("span", { class: "sk-group", role: "group", "aria-label": "tool" }, ...this.tools.map(([, one]) => one)), this.spinner, this.score),
+      this.problem,
+      el("div", { class: "sk-pens" }, this.size.node, this.strength.node, el("label", { class: "sk-choice" }, el("span", { class: "name" }, "colour"), this.ink), el("span", { class: "sk-group" }, ...Object.values(this.history))),
+      el("div", { class: "sk-views" }, this.photo.figure, this.map.figure, this.normal.figure), this.live,
+      el("div", { class: "sk-row sk-form" }, el("label", { class: "sk-choice" }, el("span", { class: "name" }, "kind"), this.label), this.keeping, this.kept),
+      el("div", { class: "sk-foot" }, this.pair, this.saves.page, this.saves.png, this.helper), this.help);
+    this.take(this.tool);
+  }
+
+  listen() {
+    this.follow({
+      "change:photo": () => this.answer(),
+      "change:photos": () => this.paintNames(),
+      "change:normals": () => this.paintMap(),
+      "change:probe": () => this.paintProbe(),
+      "change:kept": () => this.paintKept(),
+      "change:index": () => this.awaitAnswer(this.get("index") !== this.get("photo").index),
+    });
+    const { stage } = this.photo;
+    stage.addEventListener("pointerdown", (event) => this.begin(event));
+    stage.addEventListener("pointermove", (event) => this.draw(event));
+    for (const end of ["pointerup", "pointercancel"]) stage.addEventListener(end, () => this.end());
+    this.root.addEventListener("keydown", (event) => this.keyAnywhere(event));
+  }
+
+  // ---- Python speaks --------------------------------------------------------------------------------------------------
+
+  async answer() {
+    const photo = this.get("photo");
+    if (!photo.jpeg) return;
+    this.latest = photo;
+    const bitmap = await picture(photo.jpeg);
+    if (this.latest !== photo) return bitmap.close();
+    this.bitmap?.close();
+    this.bitmap = bitmap;
+    this.shown = photo;
+    this.seen = { ...photo.seen, distance: numbers(photo.seen.distance, Float32Array), image: numbers(photo.seen.image, Uint16Array), place: numbers(photo.seen.place, Uint32Array) };
+    const [H, W] = photo.size;
+    for (const pane of [this.photo, this.map, this.normal]) pane.resize(H, W);
+    this.photo.draw(bitmap);
+    this.values = this.upsampler.map(this.seen.distance, this.seen.grid, [H, W], this.seen.sigma);
+    const painted = photo.mask ? contour(unpack(bytes(photo.mask), H * W), H, W, 0.5) : "";
+    for (const pane of [this.photo, this.map]) pane.outline("truth", painted);
+    this.asked = false;
+    if (this.drawing?.changed) this.send(); // the hand has gone on meanwhile
+    else if (!this.drawing) this.clearLine();
+    this.awaitAnswer(this.asked);
+    this.history.undo.disabled = this.deaf || !photo.strokes;
+    this.history.clear.disabled = this.deaf || !photo.strokes;
+    this.history.redo.disabled = this.deaf || !photo.undone;
+    this.keeping.disabled = this.deaf || !photo.mask;
+    this.pair.disabled = this.deaf || !photo.strokes;
+    this.paintNames();
+    this.paintKept();
+    this.paintMap();
+    this.root.dataset.shown = `${photo.index} ${photo.strokes}`;
+  }
+
+  hear(message, buffers) {
+    super.hear(message, buffers);
+    if (message.kind === "normals") this.normals.receive(message.images, buffers);
+  }
+
+  hears(yes) {
+    super.hears(yes);
+    if (this.shown) this.answer();
+  }
+
+  complain(text) {
+    super.complain(text);
+    this.asked = false;
+    this.awaitAnswer(false);
+    if (text) this.clearLine();
+  }
+
+  // ---- hands ------------------------------------------------------------------------------------------------------------
+
+  take(tool) {
+    this.tool = tool;
+    this.from = null;
+    for (const [name, one] of this.tools) one.setAttribute("aria-pressed", name === tool);
+    const { size, strength, colour } = this.own[tool];
+    this.size.show(size);
+    this.strength.show(strength);
+    this.ink.disabled = !colour;
+    this.ink.value = colour ?? "#808080";
+    this.circle(this.source, null);
+  }
+
+  set(changes) {
+    Object.assign(this.own[this.tool], changes);
+    this.paintPen();
+  }
+
+  /** Where on the map a pointer is, in fractions of a pixel; also beside it. */
+  place(event) {
+    const box = this.photo.stage.getBoundingClientRect();
+    return [((event.clientY - box.top) / box.height) * this.photo.H - 0.5, ((event.clientX - box.left) / box.width) * this.photo.W - 0.5];
+  }
+
+  begin(event) {
+    if (this.deaf || event.button > 0 || !this.shown) return;
+    this.photo.stage.focus({ preventScroll: true });
+    this.photo.stage.setPointerCapture(event.pointerId);
+    this.start(this.place(event));
+    event.preventDefault();
+  }
+
+  start(place) {
+    this.drawing = { tool: this.tool, ...this.own[this.tool], points: [place], drawn: `${Date.now()} ${this.count++}`, changed: true };
+    this.paintLine();
+    if (this.tool !== "move" && !this.asked) this.send();
+  }
+
+  draw(event) {
+    if (!this.drawing) return;
+    for (const one of event.getCoalescedEvents?.() ?? [event]) this.extend(this.place(one));
+    this.paintLine();
+    if (this.tool !== "move" && !this.asked) this.send();
+  }
+
+  extend(place) {
+    const { points, tool, size } = this.drawing;
+    const [row, col] = points.at(-1);
+    if (tool === "move") points.splice(1, 1, place);
+    else if (Math.hypot(place[0] - row, place[1] - col) >= Math.max(1, GRAIN * size)) points.push(place);
+    else return;
+    this.drawing.changed = true;
+  }
+
+  end() {
+    if (!this.drawing) return;
+    const { tool, points, changed } = this.drawing;
+    const whole = tool !== "move" || points.length === 2;
+    const last = this.drawing;
+    this.drawing = null;
+    if (whole && changed) this.send(last);
+    else if (!whole) this.clearLine();
+    this.circle(this.source, null);
+  }
+
+  /** A stroke as far as it goes; Python puts it in the place of its shorter self. */
+  send(stroke = this.drawing) {
+    stroke.changed = false;
+    const { changed, ...message } = stroke;
+    if (message.tool === "move" && message.points.length < 2) return;
+    this.ask({ kind: "stroke", ...message, points: message.points.map((place) => place.map((at) => Math.round(at * 100) / 100)) });
+  }
+
+  ask(message) {
+    if (this.deaf) return;
+    if (message.kind !== "stroke") this.complain("");
+    this.asked = message.kind !== "keep";
+    this.awaitAnswer(this.asked);
+    this.tell(message);
+  }
+
+  hover(place) {
+    this.hovered = place;
+    this.paintPen();
+    this.paintProbe();
+  }
+
+  key(event) {
+    const direction = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+    if (direction && this.shown) {
+      const [row, col] = this.hovered ?? this.get("probe");
+      const by = event.shiftKey ? 16 : 4;
+      this.hover([clamp(row + by * direction[0], 0, this.photo.H - 1), clamp(col + by * direction[1], 0, this.photo.W - 1)]);
+    } else if (event.key === "Enter" || event.key === " ") this.dab(this.hovered ?? this.get("probe"));
+    else return;
+    event.preventDefault();
+  }
+
+  /** What a key sets down: a dab, or for move first from where, then to where. */
+  dab(place) {
+    if (this.deaf) return;
+    if (this.tool === "move" && !this.from) {
+      this.from = place;
+      this.circle(this.source, place);
+      return;
+    }
+    this.start(this.from ?? place);
+    if (this.from) this.extend(place);
+    this.from = null;
+    this.end();
+  }
+
+  keyAnywhere(event) {
+    if (event.target.matches("input[type=text]")) return;
+    const back = (event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z";
+    if (back && event.shiftKey) this.history.redo.click();
+    else if (back) this.history.undo.click();
+    else if ((event.ctrlKey || event.metaKey) && event.key === "y") this.history.redo.click();
+    else if (event.key === "?") this.helper.click();
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  // ---- painting -----------------------------------------------------------------------------------------------------------
+
+  /** The line that is being drawn, until Python has painted it. */
+  paintLine() {
+    const { tool, points, size, colour } = this.drawing;
+    if (tool === "move") {
+      this.circle(this.source, points[0]);
+      return;
+    }
+    const context = this.photo.over.getContext("2d");
+    context.clearRect(0, 0, this.photo.W, this.photo.H);
+    context.strokeStyle = colour ?? "#ffffff";
+    [context.lineWidth, context.lineCap, context.lineJoin] = [Math.max(size, 1), "round", "round"];
+    context.beginPath();
+    context.moveTo(points[0][1] + 0.5, points[0][0] + 0.5);
+    for (const [row, col] of points) context.lineTo(col + 0.5, row + 0.5);
+    context.stroke();
+    this.photo.over.style.opacity = 0.35;
+  }
+
+  clearLine() {
+    this.photo.over.getContext("2d").clearRect(0, 0, this.photo.W, this.photo.H);
+  }
+
+  /** A circle as large as the tool. */
+  circle(mark, place) {
+    mark.setAttribute("visibility", place ? "visible" : "hidden");
+    if (!place) return;
+    for (const one of mark.children) one.setAttribute("r", this.own[this.tool].size / 2);
+    mark.setAttribute("transform", `translate(${place[1] + 0.5} ${place[0] + 0.5})`);
+  }
+
+  paintPen() {
+    this.circle(this.pen, this.hovered);
+  }
+
+  paintMap() {
+    if (!this.shown) return;
+    const { level, scores, of } = this.get("normals");
+    const end = this.about.scale * level || 1;
+    const [H, W] = this.shown.size;
+    paintMap(this.map.canvas, this.values, this.table, end);
+    for (const pane of [this.photo, this.map]) pane.outline("found", contour(this.values, H, W, level));
+    const score = this.values.reduce((highest, value) => Math.max(highest, value), 0);
+    const reached = scores.filter((other) => other >= score).length;
+    const among = scores.length < of ? `${scores.length} of ${of}` : `${of}`;
+    const rank = !scores.length ? "" : reached ? `, reached by ${reached} of ${scores.length} normals` : `, above all ${among} normals`;
+    say(this.score, `score ${score.toFixed(2)} (before ${this.shown.before.toFixed(2)})${rank}`);
+    say(this.photo.title, `${this.get("photos")[this.shown.index][0]}, painted`);
+    say(this.photo.remark, `${this.shown.strokes} ${this.shown.strokes === 1 ? "stroke" : "strokes"}`);
+    say(this.map.title, "Anomaly map");
+    say(this.ends[1], scores.length ? `normals' 99 %: ${level.toFixed(1)}` : "");
+    say(this.ends[2], `≥ ${end.toFixed(1)}`);
+    this.paintProbe();
+  }
+
+  paintProbe() {
+    if (!this.shown) return;
+    const { size } = this.shown;
+    const place = ((this.drawing ? null : this.hovered) ?? this.get("probe")).map((at, axis) => clamp(Math.round(at), 0, size[axis] - 1));
+    const cell = cellOf(place, size, this.seen.grid);
+    const [image, number] = this.seen.normals[this.seen.image[cell]];
+    const there = middleOf(this.seen.place[cell], size, this.seen.grid);
+    const bitmap = this.normals.get(number);
+    if (bitmap) this.normal.draw(bitmap);
+    this.map.point("hovered", place);
+    this.photo.point("hovered", this.hovered || this.drawing ? null : place);
+    this.normal.point("hovered", there);
+    say(this.normal.title, `Normal ${image}`);
+    say(this.normal.remark, `explains (${place.join(", ")})`);
+    say(this.words, `its pixel (${there.join(", ")}), distance ${this.seen.distance[cell].toFixed(2)}; map ${this.values[place[0] * size[1] + place[1]].toFixed(2)}`);
+    clearTimeout(this.speaking);
+    this.speaking = setTimeout(() => say(this.live, `(${place.join(", ")}) → normal ${image}, (${there.join(", ")}), distance ${this.seen.distance[cell].toFixed(3)}`), 150);
+  }
+
+  paintNames() {
+    this.name.offer(this.get("photos").map(([name], index) => [index, name]));
+    this.name.show(this.get("index"));
+  }
+
+  paintKept() {
+    const kept = this.get("kept");
+    say(this.kept, kept.length ? `Kept: ${kept.slice(-3).join(", ")}${kept.length > 3 ? ` and ${kept.length - 3} before` : ""}` : "");
+  }
+
+  close() {
+    super.close();
+    clearTimeout(this.speaking);
+    this.normals.close();
+    this.bitmap?.close();
+  }
+}
+
+export default { render: ({ model, el: root }) => {
+  const painting = new Painting(model, root);
+  return () => painting.close();
+} };

@@ -1,0 +1,207 @@
+// Going through the normal photos, the strangest first: keep or drop with one key.
+
+import { bytes, clamp, el, numbers, picture, say } from "./dom.js";
+import { Upsampler, cellOf, colours, contour, middleOf, paintMap } from "./maps.js";
+import { button } from "./controls.js";
+import { Pane, Patch } from "./pane.js";
+import { NormalPictures } from "./pictures.js";
+import { Page } from "./page.js";
+import { Strip } from "./strip.js";
+
+const SIGNS = { kept: "✓ kept", dropped: "✕ dropped" };
+
+class Review extends Page {
+  constructor(model, root) {
+    super(model, root, "Pointing");
+    this.about = model.get("about");
+    this.table = colours(bytes(this.about.colours));
+    this.upsampler = new Upsampler();
+    this.hovered = null;
+    this.asking = false;
+    this.normals = new NormalPictures((images) => this.tell({ kind: "normals", images }), () => this.paintProbe());
+    this.normals.offer([], []);
+    this.build();
+    this.listen();
+    for (const [index, view] of Object.entries(this.get("thumbs") ?? {})) this.strip.picture(+index, view);
+    this.answer();
+  }
+
+  build() {
+    const pointed = { hover: (row, col) => this.hover([row, col]), leave: () => this.hover(null), pin: () => {} };
+    this.photo = new Pane("The normal photo under review", { ...pointed, key: () => {} });
+    this.photo.stage.setAttribute("aria-label", "The photo under review: K keeps it, D drops it, U takes the last decision back");
+    this.map = new Pane("Its anomaly map, judged against the others", pointed);
+    this.normal = new Pane("The normal photo that explains the place");
+    const act = (kind, text, help) => button(text, help, () => this.decide(kind), { class: `python ${kind}` });
+    this.acts = { keep: act("keep", "keep  K", "It is normal: on to the next"), drop: act("drop", "drop  D", "It is not normal: take it out, and on to the next"), undo: act("undo", "undo  U", "Take the last decision back") };
+    this.progress = el("div", { class: "sk-score", role: "status" });
+    this.spinner = el("span", { class: "sk-spinner", role: "img", "aria-label": "computing" });
+    this.strip = new Strip("normal photos: decided, then the strangest first", (index) => this.put({ index }));
+    this.patches = [new Patch("The place, close up"), new Patch("Its match, close up")];
+    this.words = el("p", { class: "sk-live", "aria-live": "polite" });
+    this.copy = button("copy as Python", "The lines that drop what was dropped", () => this.copyCode());
+    this.root.append(
+      el("div", { class: "sk-head" }, ...Object.values(this.acts), this.spinner, this.progress),
+      this.problem, this.strip.node,
+      el("div", { class: "sk-views" }, this.photo.figure, this.map.figure, this.normal.figure),
+      el("div", { class: "sk-pair" }, ...this.patches.map(({ canvas }) => canvas), this.words),
+      el("div", { class: "sk-foot" }, this.copy, this.saves.page, this.saves.png, el("span", { class: "sk-source" }, this.about.options)));
+  }
+
+  listen() {
+    this.follow({
+      "change:photo": () => this.answer(),
+      "change:suspects change:state": () => this.paintStrip(),
+      "change:index": () => this.paintBusy(),
+    });
+    this.root.addEventListener("keydown", (event) => this.key(event));
+    this.root.addEventListener("click", () => {
+      if (!this.root.contains(this.root.getRootNode().activeElement)) this.photo.stage.focus({ preventScroll: true });
+    });
+  }
+
+  async answer() {
+    const photo = this.get("photo");
+    if (!photo.jpeg) return;
+    this.latest = photo;
+    const bitmap = await picture(photo.jpeg);
+    if (this.latest !== photo) return bitmap.close();
+    this.bitmap?.close();
+    this.bitmap = bitmap;
+    this.shown = photo;
+    this.asking = false;
+    this.hovered = null;
+    const { seen, size, level } = photo;
+    this.seen = { ...seen, distance: numbers(seen.distance, Float32Array), image: numbers(seen.image, Uint16Array), place: numbers(seen.place, Uint32Array) };
+    const [H, W] = size;
+    for (const pane of [this.photo, this.map, this.normal]) pane.resize(H, W);
+    this.photo.draw(bitmap);
+    this.values = this.upsampler.map(this.seen.distance, seen.grid, size, seen.sigma);
+    paintMap(this.map.canvas, this.values, this.table, this.about.scale * level);
+    const found = contour(this.values, H, W, level);
+    for (const pane of [this.photo, this.map]) pane.outline("found", found);
+    const at = this.values.indexOf(this.values.reduce((a, b) => Math.max(a, b), 0));
+    this.highest = [Math.floor(at / W), at % W];
+    say(this.photo.title, `Normal ${photo.index}: ${this.about.names[photo.index]}`);
+    say(this.map.title, "Judged against the others");
+    say(this.map.remark, `score ${this.values[at].toFixed(2)}; outlined: what 1 % of normal pixels reach`);
+    this.paintStrip();
+    this.paintProbe();
+    this.paintBusy();
+    this.root.dataset.shown = photo.index;
+  }
+
+  hear(message, buffers) {
+    super.hear(message, buffers);
+    if (message.kind === "thumbs") message.indexes.forEach((index, i) => this.strip.picture(index, buffers[i]));
+    if (message.kind === "normals") this.normals.receive(message.images, buffers);
+  }
+
+  hears(yes) {
+    super.hears(yes);
+    if (this.shown) this.paintStrip();
+  }
+
+  complain(text) {
+    super.complain(text);
+    this.asking = false;
+    if (this.shown) this.paintBusy();
+  }
+
+  // ---- hands ------------------------------------------------------------------------------------------------------------
+
+  decide(kind) {
+    if (this.deaf || this.asking || this.acts[kind].disabled) return;
+    this.complain("");
+    this.asking = true;
+    this.tell({ kind });
+    this.paintBusy();
+  }
+
+  key(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const kind = { k: "keep", d: "drop", u: "undo" }[event.key.toLowerCase()];
+    const by = { "[": -1, "]": 1 }[event.key];
+    if (kind) this.decide(kind);
+    else if (by) this.step(by);
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  step(by) {
+    const order = this.get("suspects").map(([index]) => index);
+    const to = order[clamp(order.indexOf(this.get("index")) + by, 0, order.length - 1)];
+    if (!this.deaf) this.put({ index: to });
+  }
+
+  hover(place) {
+    this.hovered = place;
+    this.paintProbe();
+  }
+
+  async copyCode() {
+    await navigator.clipboard?.writeText(this.get("state").code).catch(() => {});
+    say(this.copy, "copied");
+    setTimeout(() => say(this.copy, "copy as Python"), 1500);
+  }
+
+  // ---- painting -----------------------------------------------------------------------------------------------------------
+
+  paintStrip() {
+    const suspects = this.get("suspects");
+    this.strip.show(suspects.map(([index, score, fresh, decided]) => ({
+      key: index, top: `${index}`, kind: SIGNS[decided] ?? "", bottom: score.toFixed(1),
+      state: `${decided === "dropped" ? "out" : ""} ${fresh || decided ? "" : "stale"}`,
+      name: `normal ${index}, score ${score.toFixed(2)}${decided ? `, ${decided}` : ""}${fresh ? "" : ", not yet judged again"}`,
+    })), this.get("index"));
+    this.strip.reveal(this.get("index"));
+    const { kept, dropped, left } = this.get("state");
+    const open = suspects.filter(([, , , decided]) => !decided).length;
+    const stale = suspects.some(([, , fresh, decided]) => !fresh && !decided);
+    say(this.progress, `${kept} kept, ${dropped} dropped; ${open} to look at, ${left} normal photos${stale ? ", being judged again…" : ""}`);
+    const decided = suspects.find(([index]) => index === this.get("index"))?.[3];
+    for (const kind of ["keep", "drop"]) this.acts[kind].disabled = this.deaf || Boolean(decided);
+    this.acts.undo.disabled = this.deaf || !(kept + dropped);
+    say(this.photo.remark, decided ? SIGNS[decided] : "");
+  }
+
+  paintBusy() {
+    this.awaitAnswer(this.asking || this.get("index") !== this.shown.index);
+  }
+
+  paintProbe() {
+    if (!this.shown) return;
+    const { size } = this.shown;
+    const place = this.hovered ?? this.highest;
+    const cell = cellOf(place, size, this.seen.grid);
+    const [image, number] = this.seen.normals[this.seen.image[cell]];
+    const there = middleOf(this.seen.place[cell], size, this.seen.grid);
+    const bitmap = this.normals.get(number);
+    this.patches[0].draw(this.bitmap, place, size, this.seen.grid);
+    if (bitmap) {
+      this.normal.draw(bitmap);
+      this.patches[1].draw(bitmap, there, size, this.seen.grid);
+    }
+    for (const pane of [this.photo, this.map]) pane.point("hovered", place);
+    this.normal.point("hovered", there);
+    say(this.normal.title, `Normal ${image}`);
+    say(this.normal.remark, `explains (${place.join(", ")})`);
+    const text = `${this.hovered ? "" : "Strangest place: "}(${place.join(", ")}) → normal ${image}, (${there.join(", ")}), distance ${this.seen.distance[cell].toFixed(3)}`;
+    clearTimeout(this.speaking);
+    this.speaking = setTimeout(() => say(this.words, text), 100);
+  }
+
+  close() {
+    super.close();
+    clearTimeout(this.speaking);
+    this.strip.close();
+    this.normals.close();
+    this.bitmap?.close();
+  }
+}
+
+export default { render: ({ model, el: root }) => {
+  const review = new Review(model, root);
+  return () => review.close();
+} };

@@ -1,0 +1,171 @@
+"""What was fitted, corrected by hand in the explorer: as a refit would, and back."""
+
+import numpy as np
+import pytest
+
+from spade_kit import SPADE, explore
+
+
+@pytest.fixture
+def explorer(spade, demo):
+    explorer = explore(spade, demo)
+    yield explorer
+    explorer.close()
+
+
+def good_photo(demo) -> int:
+    return next(index for index, sample in enumerate(demo.test) if sample.label == "good")
+
+
+def test_what_is_called_normal_is_fitted_as_a_refit_would(explorer, spade, demo):
+    added, other = good_photo(demo), good_photo(demo) + 1
+    explorer.index = added
+    explorer.add()
+    anew = SPADE(k=5).fit([*demo.train[:12], demo.test[added]])
+    np.testing.assert_array_equal(explorer.result.anomaly_map, anew.predict_left_out(12).anomaly_map)
+    explorer.index = other
+    np.testing.assert_array_equal(explorer.result.anomaly_map, anew.predict(demo.test[other]).anomaly_map)
+    assert len(spade) == 12
+    assert explorer.gallery == {
+        "normals": 13,
+        "corrected": [f"{demo.test[added].label}/{demo.test[added].path.stem} in"],
+        "undo": True,
+    }
+
+
+def test_what_is_not_normal_is_taken_out_as_a_refit_would(explorer, demo):
+    nearest = int(explorer.result.neighbours.index[0])
+    explorer.without, explorer.only = [nearest], None
+    explorer.remove(nearest)
+    anew = SPADE(k=5).fit([sample for index, sample in enumerate(demo.train[:12]) if index != nearest])
+    np.testing.assert_array_equal(explorer.result.anomaly_map, anew.predict(demo.test[0]).anomaly_map)
+    assert explorer.without == ()
+    stem = demo.train[nearest].path.stem
+    assert explorer.gallery["corrected"] == [f"normal {nearest} ({stem}) out"]
+
+
+def test_undo_gives_back_what_was_step_by_step(explorer, demo):
+    before = explorer.result.anomaly_map
+    explorer.remove(0)
+    explorer.remove(0)
+    explorer.undo()
+    anew = SPADE(k=5).fit(demo.train[1:12])
+    np.testing.assert_array_equal(explorer.result.anomaly_map, anew.predict(demo.test[0]).anomaly_map)
+    explorer.undo()
+    np.testing.assert_array_equal(explorer.result.anomaly_map, before)
+    assert not explorer.gallery["undo"]
+    with pytest.raises(ValueError, match="no correction left to undo"):
+        explorer.undo()
+
+
+def test_thresholds_and_scores_are_stale_until_they_are_of_the_corrected_gallery(explorer, demo):
+    explorer.finish()
+    scores, threshold = explorer.scores, explorer.threshold
+    assert all(fresh for _, fresh in scores)
+    assert not explorer.normals["stale"]
+    nearest = int(explorer.result.neighbours.index[0])
+    explorer.remove(nearest)
+    assert explorer.normals["stale"]
+    explorer.finish()
+    anew = SPADE(k=5).fit([sample for index, sample in enumerate(demo.train[:12]) if index != nearest])
+    assert explorer.threshold == pytest.approx(anew.threshold(0.01), rel=1e-6) != threshold
+    assert [score for score, _ in explorer.scores[:4]] == [
+        pytest.approx(anew.predict(sample).image_score) for sample in demo.test[:4]
+    ]
+    explorer.undo()
+    explorer.finish()
+    assert explorer.threshold == threshold
+    assert [score for score, _ in explorer.scores] == [score for score, _ in scores]
+
+
+def test_scores_of_another_gallery_are_marked(explorer):
+    explorer.finish()
+    explorer.remove(1)
+    explorer._scored.start(*explorer._all_options)  # as the background does first
+    assert not any(fresh for _, fresh in explorer._scored.pack())
+
+
+def test_a_photo_taken_out_is_judged_against_all_that_are_left(spade, demo):
+    explorer = explore(spade)
+    explorer.index = 3
+    explorer.remove()
+    anew = SPADE(k=5).fit([sample for index, sample in enumerate(demo.train[:12]) if index != 3])
+    np.testing.assert_array_equal(explorer.result.query.pooled, spade.predict_left_out(3).query.pooled)
+    alike = anew.predict(demo.train[3]).anomaly_map
+    np.testing.assert_allclose(explorer.result.anomaly_map, alike, rtol=1e-4, atol=1e-3)  # features of another batch
+    explorer.index = 4
+    np.testing.assert_array_equal(explorer.result.anomaly_map, anew.predict_left_out(3).anomaly_map)
+    explorer.index = 3
+    explorer.add()
+    assert len(explorer.spade) == 12
+
+
+def test_k_stays_at_the_end_of_its_slider(demo):
+    explorer = explore(SPADE().fit(demo.train[:6]), demo)
+    assert explorer.k == 6
+    explorer.remove(0)
+    assert explorer.k == 5
+    explorer.undo()
+    assert explorer.k == 6
+    explorer.k = 3
+    explorer.remove(0)
+    assert explorer.k == 3
+
+
+def test_the_lines_of_python_correct_as_the_hand_did(explorer, spade, demo):
+    explorer.index = good_photo(demo)
+    explorer.add()
+    explorer.remove(2)
+    lines = explorer.code().replace("dataset.", "parts.").splitlines()
+    here = {"parts": demo, "spade": spade}
+    exec("\n".join(lines), here)
+    assert "corrected.remove(2)" in lines
+    np.testing.assert_array_equal(here["result"].anomaly_map, explorer.result.anomaly_map)
+    assert len(spade) == 12
+
+
+@pytest.mark.parametrize(
+    ("act", "sentence"),
+    [
+        (lambda explorer: explorer.remove(), "none of the normal photos"),
+        (lambda explorer: explorer.remove(12), "training image from 0 to 11"),
+        (lambda explorer: [explorer.add(), explorer.add()], "one of the normal photos already"),
+        (lambda explorer: [explorer.remove(0) for _ in range(12)], "At least one normal image has to stay"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:1 of 13 fitted photos are labelled as defects")
+def test_a_mistake_is_a_sentence(explorer, act, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        act(explorer)
+
+
+def test_a_photo_fitted_as_an_array_cannot_be_fitted_again(demo):
+    explorer = explore(SPADE().fit([sample.image for sample in demo.train[:4]]))
+    explorer.index = 1
+    explorer.remove()
+    with pytest.raises(ValueError, match="only features are kept"):
+        explorer.add()
+    assert "# photo as normal 1 was fitted" in explorer.code()
+
+
+@pytest.mark.filterwarnings("ignore:1 of 1 photos")
+def test_a_file_gone_since_is_named_and_nothing_is_lost(spade, demo, tmp_path):
+    path = tmp_path / "photo.png"
+    path.write_bytes(demo.test[0].path.read_bytes())
+    explorer = explore(spade, [path])
+    path.write_bytes(b"no longer a photo")
+    with pytest.raises((ValueError, OSError), match=r"photo\.png"):
+        explorer.add()
+    assert len(explorer.spade) == 12
+    assert not explorer.gallery["undo"]
+
+
+def test_a_defect_that_is_called_normal_is_remarked_on_in_the_page(explorer, demo):
+    explorer.index = next(index for index, sample in enumerate(demo.test) if sample.label == "scratch")
+    explorer._hear(None, {"kind": "add"}, [])
+    assert "labelled as defects, such as 'scratch'" in explorer.problem
+    assert len(explorer.spade) == 13
+    explorer._hear(None, {"kind": "undo"}, [])
+    assert explorer.problem == ""
+    explorer._hear(None, {"kind": "undo"}, [])
+    assert "no correction left" in explorer.problem
