@@ -26,7 +26,7 @@ SHOW = "ex = spade_kit.explore(spade, parts)\nex"
 MEASURE = """async ([act, what, phase]) => {
     const root = document.querySelector('.spade-kit');
     const stages = root.querySelectorAll('.sk-stage');
-    const [stage, map, layer] = [stages[0], ...[1, 3].map(at => stages[at].querySelector('canvas.base'))];
+    const [stage, map, layer] = [stages[0], ...[1, 3].map(at => stages[at]?.querySelector('canvas.base'))];
     const pixels = canvas => Array.from(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data
         .filter((_, i) => i % 97 === 0)).join();
     const look = {
@@ -35,6 +35,9 @@ MEASURE = """async ([act, what, phase]) => {
         overlay: () => stage.querySelector('canvas.over').style.opacity,
         map: () => pixels(map), layer: () => pixels(layer),
         photo: () => root.getAttribute('data-shown'),
+        gallery: () => root.querySelector('.sk-corrected').textContent,
+        rings: () => [...root.querySelectorAll('.sk-ring.hovered')].map(one => one.getAttribute('transform')).join(),
+        line: () => root.querySelector('.sk-line').style.left,
     }[what];
     const slide = (name, value) => {
         const input = root.querySelector(`input[aria-label="${name}"]`);
@@ -52,6 +55,13 @@ MEASURE = """async ([act, what, phase]) => {
         const select = root.querySelector('select[aria-label=photo]');
         select.value = index;
         select.dispatchEvent(new Event('change'));
+    };
+    const dab = (x, y) => {
+        const box = stage.getBoundingClientRect();
+        const [clientX, clientY] = [box.left + x * box.width, box.top + y * box.height];
+        const where = { clientX, clientY, pointerId: 1, isPrimary: true };
+        stage.setPointerCapture = () => {};
+        for (const kind of ['pointerdown', 'pointerup']) stage.dispatchEvent(new PointerEvent(kind, where));
     };
     const neighbour = rank => root.querySelectorAll('.sk-strip')[1].children[rank].click();
     await new Promise(done => setTimeout(done, phase)); // hands do not wait for the start of a frame
@@ -162,6 +172,11 @@ def run(results: Path) -> None:
         ahead = ["press('next photo')"] * REPEATS
         notebook.execute("ex.index = 0")
         bench.measure("next photo, looked ahead", 150, "photo", ahead, pause=1200)
+        notebook.execute("ex.index = 30; ex.finish()")
+        calling = ["press('this is normal')"] * REPEATS
+        bench.measure("this is normal", 200, "gallery", calling, after="ex.undo(); ex.finish()")
+        calling = [f"neighbour({rank}); press('not normal')" for rank in range(REPEATS)]
+        bench.measure("not normal", 200, "gallery", calling, after="ex.undo(); ex.finish()")
         wire = measure_wire(notebook, bench.shown)
         notebook.page.evaluate("jupyterapp.commands.execute('docmanager:save')")
         notebook.page.wait_for_function("!jupyterapp.shell.currentWidget.context.model.dirty", timeout=20_000)
@@ -169,10 +184,35 @@ def run(results: Path) -> None:
         notebook.execute("ex.save_html('page.html')")
         page = (folder / "page.html").stat().st_size / 1e6
         notebook.close()
+        measure_others(browser, lab, bench)
         browser.close()
     lab.close()
     results.write_text(report(bench.rows, wire, saved, page, version, load), encoding="utf-8")
     print(results.read_text(encoding="utf-8"))
+
+
+def measure_others(browser, lab, bench: Bench) -> None:
+    """The other widgets, each in a notebook of its own."""
+    acts = {
+        "compare_layers(spade, parts)": (
+            "probe linked over four views and the photo", 16, "rings",
+            [f"hover({x:.3f}, {1 - x:.3f})" for x in spread(0.05, 0.95)],
+        ),
+        "paint_defect(spade, parts)": (
+            "a stroke", 300, "photo", [f"dab({x:.3f}, {1 - x:.3f})" for x in spread(0.05, 0.95)],
+        ),
+        "choose_threshold(spade, parts)": (
+            "line of the threshold", 50, "line", [f"slide('threshold', {value:.3f})" for value in spread(55, 100)],
+        ),
+    }  # fmt: skip
+    for number, (call, measured) in enumerate(acts.items()):
+        show = f"widget = spade_kit.{call}\nwidget"
+        notebook = Notebook(browser, lab, f"other{number}.ipynb", FIT, show, viewport={"width": 1280, "height": 1200})
+        bench.notebook, bench.page, bench.shown = notebook, notebook.page, Shown(notebook.page)
+        notebook.execute("widget.finish()")
+        notebook.page.wait_for_timeout(1000)
+        bench.measure(*measured)
+        notebook.close()
 
 
 def measure_wire(notebook: Notebook, shown: Shown) -> float:
@@ -195,7 +235,7 @@ def report(rows, wire: float, saved: float, page: float, version: str, load: flo
     names = ("jupyterlab", "anywidget", "ipywidgets", "ipykernel", "torch")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
     lines = [
-        "# The explorer: from an event to the frame that shows it",
+        "# The widgets: from an event to the frame that shows it",
         "",
         f"{platform.machine()}, {os.cpu_count()} cores; Chromium {version}, headless, software rendering; {versions}; "
         f"load before: {load:.1f}. The demo: 60 normal photos, K = 50, 224 px. Medians, in brackets quartiles.",

@@ -173,7 +173,7 @@ class Shown:
         self.root = page.locator(".spade-kit").nth(nth)
         self.root.locator(":scope[data-shown]").wait_for(timeout=60_000)
         self.stages = self.root.locator(".sk-stage")
-        self.photo, self.map, self.normal, *self.layers = (self.stages.nth(at) for at in range(6))
+        self.photo, self.map, self.normal, *self.layers = (self.stages.nth(at) for at in range(6))  # of an explorer
 
     def settle(self) -> None:
         """Until the answer to all that was asked is drawn."""

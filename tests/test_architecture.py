@@ -30,6 +30,12 @@ FLOORS = [  # a module may import from floors below its own
     {"widgets.album", "widgets.corrections", "widgets.live"},
     {"widgets.sight"},
     {"widgets.scored"},
+    {"lessons.checking"},
+    {
+        f"lessons.{path.stem}"
+        for path in (PACKAGE / "lessons").glob("*.py")
+        if path.stem not in ("__init__", "checking")
+    },
     {f"widgets.{widget}" for widget in ("chooser", "comparison", "explorer", "painting", "review")},
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}

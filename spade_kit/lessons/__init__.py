@@ -1,0 +1,6 @@
+"""What the lessons in ``notebooks`` call beside the package itself: a module a lesson, with its small worked functions
+and the check of its exercise."""
+
+from spade_kit.lessons.checking import check_environment
+
+__all__ = ["check_environment"]

@@ -1,0 +1,439 @@
+"""Choosing a threshold without a browser: what is counted, what a page is told, and what is said of mistakes."""
+
+import asyncio
+import math
+from dataclasses import replace
+from io import BytesIO
+from threading import Thread
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+from scipy.stats import binomtest
+from sklearn.metrics import f1_score
+
+from spade_kit import SPADE, choose_threshold
+from spade_kit.evidence import collect
+from spade_kit.metrics import f1_threshold
+
+OF = ("image", "pixel")
+
+
+@pytest.fixture(scope="module")
+def few(demo):
+    """A dataset of every fourth test photo, three good ones and nine defects."""
+    return replace(demo, test=demo.test[::4])
+
+
+@pytest.fixture(scope="module")
+def judged(spade, few):
+    """What is to be counted: results of normal photos, each left out, and of test photos."""
+    return [spade.predict_left_out(index) for index in range(12)], [spade.predict(sample) for sample in few.test]
+
+
+@pytest.fixture(scope="module")
+def finished(spade, few):
+    chooser = choose_threshold(spade, few)
+    chooser.finish()
+    yield chooser
+    chooser.close()
+
+
+@pytest.fixture
+def chooser(finished):
+    finished.of, finished.rule = "image", "0.05"
+    finished.problem = ""
+    return finished
+
+
+def scores_of(results) -> np.ndarray:
+    return np.array([result.anomaly_map.max() for result in results])
+
+
+def truth_of(few) -> np.ndarray:
+    return np.array([sample.label != "good" for sample in few.test])
+
+
+def count_by_hand(of, threshold, judged, few):
+    """Photos by their maxima and labels, pixels one by one and by masks."""
+    normals, tested = judged
+    if of == "image":
+        flagged, scores, truth = scores_of(normals) >= threshold, scores_of(tested), truth_of(few)
+    else:
+        flagged = np.stack([result.anomaly_map for result in normals]) >= threshold
+        scores, truth = (np.stack([getattr(result, name) for result in tested]) for name in ("anomaly_map", "mask"))
+    found = scores >= threshold
+    return {
+        "normals": flagged.size,
+        "reached": flagged.sum(),
+        "found": (found & truth).sum(),
+        "missed": (~found & truth).sum(),
+        "alarms": (found & ~truth).sum(),
+        "passed": (~found & ~truth).sum(),
+        "unknown_above": 0,
+        "unknown_below": 0,
+    }
+
+
+# ---- what follows from a line ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("of", OF)
+def test_what_follows_from_a_threshold_is_what_one_counts_by_hand(chooser, judged, few, of):
+    chooser.of = of
+    evidence = collect(
+        of,
+        *([result.anomaly_map for result in some] for some in judged),
+        [sample.label for sample in few.test],
+        [result.mask for result in judged[1]],
+    )
+    for threshold in (0, 30.5, 66.32299804, 75, float(scores_of(judged[1]).max()), 300):
+        chooser.threshold = threshold
+        expected = count_by_hand(of, threshold, judged, few)
+        assert {name: getattr(chooser.judgement, name) for name in expected} == expected
+        assert chooser.judgement == evidence.at(threshold)
+        assert chooser.sentence == evidence.at(threshold).sentence == chooser.told["sentence"]
+        assert chooser.told["remarks"] == list(evidence.at(threshold).remarks)
+        assert (chooser.told["of"], chooser.told["threshold"]) == (of, threshold)
+
+
+def test_the_interval_of_photos_is_scipys(chooser, judged):
+    for threshold in (0, 70, 74, 100):
+        chooser.threshold = threshold
+        reached = int((scores_of(judged[0]) >= threshold).sum())
+        interval = binomtest(reached, 12).proportion_ci(0.95, "exact")
+        assert (chooser.judgement.low, chooser.judgement.high) == pytest.approx((interval.low, interval.high))
+
+
+@pytest.mark.parametrize(
+    ("of", "rule"), [("image", "0.2"), ("image", "0.1"), ("pixel", "0.05"), ("pixel", "0.01"), ("pixel", "0.001")]
+)
+def test_under_a_rule_the_threshold_is_spades_own(chooser, spade, of, rule):
+    chooser.of = of
+    chooser.rule = rule
+    assert chooser.threshold == spade.threshold(float(rule), of=of)
+    assert chooser.judgement.rate <= float(rule) + 1 / chooser.judgement.normals
+
+
+def test_the_best_f1_is_the_best_that_any_score_gives(chooser, judged, few):
+    chooser.rule = "f1"
+    scores, truth = scores_of(judged[1]), truth_of(few)
+    assert chooser.threshold == pytest.approx(f1_threshold(scores, truth), rel=1e-6)
+    best = max(f1_score(truth, scores >= score) for score in scores)
+    assert f1_score(truth, scores >= chooser.threshold) == best
+    recall, precision = chooser.judgement.recall, chooser.judgement.precision
+    assert 2 * precision * recall / (precision + recall) == pytest.approx(best)
+
+
+def test_the_best_f1_of_pixels_is_over_all_masks(chooser, judged):
+    chooser.of = "pixel"
+    chooser.rule = "f1"
+    maps, masks = (np.stack([getattr(result, name) for result in judged[1]]) for name in ("anomaly_map", "mask"))
+    assert chooser.threshold == pytest.approx(f1_threshold(maps.ravel(), masks.ravel()), rel=1e-6)
+
+
+def test_setting_the_threshold_makes_the_rule_hand(chooser):
+    seen = []
+    chooser.observe(lambda change: seen.append((change["name"], change["new"])), ["rule", "threshold"])
+    chooser.threshold = 71
+    assert (chooser.rule, chooser.threshold, float(chooser)) == ("hand", 71.0, 71.0)
+    assert sorted(seen) == [("rule", "hand"), ("threshold", 71.0)]
+    chooser.unobserve_all()
+    assert repr(chooser) == f"Chooser({chooser.sentence})"
+    assert chooser.sentence.startswith("Threshold 71 for whole photos: of 12 normal photos")
+
+
+def test_what_it_is_for_brings_its_usual_rule(chooser, spade):
+    chooser.threshold = 71
+    chooser.of = "pixel"
+    assert (chooser.rule, chooser.threshold) == ("0.01", spade.threshold(0.01))
+    chooser.threshold = 20
+    chooser.of = "image"
+    with pytest.warns(UserWarning, match="needs at least 19 normal scores, but there are 12"):
+        highest = spade.threshold(0.05, of="image")
+    assert (chooser.rule, chooser.threshold) == ("0.05", highest)
+
+
+def test_too_few_normal_photos_for_a_rate_are_remarked_on_and_nothing_else_happens(chooser, judged):
+    """Any warning would be an error here."""
+    chooser.rule = "0.01"
+    assert chooser.threshold == scores_of(judged[0]).max()
+    assert chooser.told["remarks"][0].startswith("12 normal photos can tell little")
+    offered = [rule for rule, _ in chooser.evidence["rules"]]
+    assert offered == ["0.2", "0.1", "f1", "hand"]  # of 12 none of 20 can be told
+
+
+def test_a_page_may_set_a_threshold_a_rule_and_what_they_are_for(chooser, spade):
+    chooser.set_state({"threshold": 70.5, "rule": "hand"})
+    assert (chooser.threshold, chooser.rule) == (70.5, "hand")
+    chooser.set_state({"of": "pixel"})
+    assert (chooser.threshold, chooser.rule) == (spade.threshold(0.01), "0.01")
+    chooser.set_state({"rule": "0.05"})
+    assert (chooser.threshold, chooser.told["threshold"]) == (spade.threshold(0.05),) * 2
+
+
+# ---- which photos ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", ["nothing", "a dataset of normals alone", "an empty list"])
+def test_without_test_photos_normal_ones_speak_alone(spade, demo, given):
+    photos = {"nothing": None, "a dataset of normals alone": replace(demo, test=[])}.get(given, [])
+    chooser = choose_threshold(spade, photos)
+    chooser.finish()
+    assert chooser.about | {"options": ""} == {"normals": 12, "tested": 0, "options": ""}
+    assert [name for _, name, *_ in chooser.photos] == [f"normal {index}" for index in range(11, -1, -1)]
+    assert "test" not in chooser.sentence
+    assert chooser.told["remarks"][-1].startswith("There are no test photos")
+    assert "f1" not in dict(chooser.evidence["rules"])
+
+
+def test_photos_without_labels_are_counted_as_unknown(spade, few):
+    chooser = choose_threshold(spade, [sample.path for sample in few.test[:5]])
+    chooser.finish()
+    scores = scores_of([spade.predict(sample) for sample in few.test[:5]])
+    chooser.threshold = np.sort(scores)[2]
+    judgement = chooser.judgement
+    assert (judgement.unknown_above, judgement.unknown_below) == (3, 2)
+    assert judgement.recall is None
+    assert judgement.precision is None
+    assert "No test photo has a label" in chooser.told["remarks"][-1]
+    assert "f1" not in dict(chooser.evidence["rules"])
+    assert sum(chooser.evidence["counts"]["unknown"]) == 5
+
+
+def test_a_test_photo_that_was_fitted_is_judged_against_the_others(spade, demo, judged):
+    chooser = choose_threshold(spade, [demo.train[2]])
+    chooser.finish()
+    assert chooser.photos[-1] == [0, "good/002", "good", pytest.approx(scores_of(judged[0])[2])]
+
+
+def test_an_unreadable_photo_is_counted_and_named_and_the_others_go_on(spade, few, tmp_path, judged):
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    chooser = choose_threshold(spade, [few.test[0], tmp_path / "broken.png", few.test[2]])
+    chooser.finish()
+    scores = scores_of(judged[1])
+    assert chooser.photos[-3:] == [
+        [0, "chip/000", "chip", pytest.approx(scores[0])],
+        [1, "broken", None, None],
+        [2, "good/002", "good", pytest.approx(scores[2])],
+    ]
+    assert chooser.evidence["waiting"] == 0
+    chooser.threshold = 1
+    judgement = chooser.judgement
+    assert (judgement.found, judgement.alarms, judgement.unknown_above + judgement.unknown_below) == (1, 1, 0)
+
+
+def test_of_one_normal_photo_nobody_knows_a_rate(demo, few):
+    spade = SPADE(k=1).fit(demo.train[:1])
+    chooser = choose_threshold(spade, few.test[:3])
+    chooser.finish()
+    highest = scores_of([spade.predict(sample) for sample in few.test[:3]]).max()
+    assert (chooser.rule, chooser.judgement.photos) == ("hand", 0)
+    assert chooser.threshold == pytest.approx(highest / 2)
+    assert (chooser.judgement.low, chooser.judgement.high) == (0, 1)
+    assert "No normal photos were judged" in chooser.told["remarks"][0]
+    chooser.of = "pixel"
+    assert chooser.threshold == pytest.approx(highest / 2)
+    assert [rule for rule, _ in chooser.evidence["rules"]] == ["f1", "hand"]
+    with pytest.raises(ValueError, match="Maps of normal or of test photos are needed, but none came"):
+        choose_threshold(spade)
+
+
+def test_what_becomes_of_the_fit_afterwards_does_not_matter(spade, judged):
+    mine = spade.with_options()
+    chooser = choose_threshold(mine)
+    mine.remove(range(6))
+    chooser.rule = "0.1"
+    assert chooser.threshold == spade.threshold(0.1, of="image")
+    assert chooser.judgement.photos == 12
+
+
+# ---- while photos are still to be judged -----------------------------------------------------------------------------
+
+
+def test_a_part_of_the_photos_says_already_something_of_both_kinds(spade, few, judged):
+    chooser = choose_threshold(spade, few)
+    assert chooser.evidence["waiting"] == 12
+    known = [at for at, *_ in chooser.photos]
+    assert [at for at in known if at < 0] == [-6, -5, -4, -3, -2, -1]
+    assert [at for at in known if at >= 0] == [0, 1, 2, 3, 4, 5]
+    assert chooser.judgement.photos == 6
+    assert chooser.threshold == scores_of(judged[0])[:6].max()
+    chooser.finish()
+    assert (chooser.evidence["waiting"], len(chooser.photos), chooser.judgement.photos) == (0, 24, 12)
+    assert sum(map(sum, chooser.evidence["counts"].values())) == 24
+    assert chooser.threshold == scores_of(judged[0]).max()
+
+
+def test_the_best_f1_can_be_asked_for_before_all_are_judged_whatever_comes_first(spade, few, judged):
+    """Folders come in the order of the alphabet: often all defects before the good ones."""
+    chooser = choose_threshold(spade, few.test[::-1])
+    assert {label for at, _, label, _ in chooser.photos if at >= 0}.isdisjoint({"good"})
+    chooser.rule = "f1"
+    chooser.finish()
+    assert chooser.rule == "f1"
+    assert chooser.threshold == pytest.approx(f1_threshold(scores_of(judged[1]), truth_of(few)), rel=1e-6)
+
+
+def test_in_a_running_loop_the_rest_comes_by_itself(spade, few, judged):
+    async def wait() -> tuple:
+        chooser = choose_threshold(spade, few.test[:3])
+        waited = [chooser.evidence["waiting"]]
+        while chooser.evidence["waiting"]:
+            await asyncio.sleep(0.05)
+        return waited, chooser.judgement, chooser.threshold
+
+    waited, judgement, threshold = asyncio.run(asyncio.wait_for(wait(), 30))
+    assert waited == [3]
+    assert (judgement.photos, judgement.found + judgement.missed, judgement.alarms + judgement.passed) == (12, 2, 1)
+    assert threshold == scores_of(judged[0]).max()
+
+
+def test_to_finish_between_two_steps_of_the_background_leaves_nothing_untold(spade, few):
+    chooser = choose_threshold(spade, few.test[:3])
+    for compute, tell in chooser._meanwhile():
+        if len(chooser._judged) == 15:
+            break  # all are judged, and the page has yet to hear of it
+        tell(compute())
+    chooser.finish()
+    assert chooser.evidence["waiting"] == 0
+    assert len(chooser.photos) == 15
+
+
+def test_a_notebooks_cells_and_its_page_may_speak_at_once(chooser, judged):
+    page = Thread(target=lambda: [chooser.set_state({"threshold": 60 + step, "rule": "hand"}) for step in range(60)])
+    page.start()
+    for step in range(30):
+        chooser.rule = ("0.2", "f1", "0.1")[step % 3]
+    page.join()
+    chooser.threshold = 70
+    assert chooser.judgement.reached == (scores_of(judged[0]) >= 70).sum()
+    assert chooser.problem == ""
+
+
+# ---- what a page is told ---------------------------------------------------------------------------------------------
+
+
+def test_a_page_has_the_interval_for_every_count_of_normal_photos(chooser):
+    for reached in range(13):
+        interval = binomtest(reached, 12).proportion_ci(0.95, "exact")
+        told = [chooser.evidence["band"][end][reached] for end in ("low", "high")]
+        np.testing.assert_allclose(told, interval, atol=1e-6)
+
+
+def test_a_page_has_histograms_between_whose_edges_it_can_count(chooser, judged, few):
+    chooser.of = "pixel"
+    evidence = chooser.evidence
+    highest = float(max(scores_of(judged[0]).max(), scores_of(judged[1]).max()))
+    assert evidence["end"] == math.nextafter(highest, math.inf)
+    edges = np.linspace(0, evidence["end"], 257)
+    for at in (0, 40, 133, 250):
+        by_hand = count_by_hand("pixel", edges[at], judged, few)
+        counts = {kind: sum(evidence["counts"][kind][at:]) for kind in ("normal", "defect", "good")}
+        assert counts == {"normal": by_hand["reached"], "defect": by_hand["found"], "good": by_hand["alarms"]}
+        chooser.threshold = edges[at]
+        low, high = (evidence["band"][end][at] for end in ("low", "high"))
+        assert (low, high) == pytest.approx((chooser.judgement.low, chooser.judgement.high), abs=1e-6)
+
+
+def test_a_photo_is_handed_over_with_all_that_cutting_it_needs(chooser, judged, few, monkeypatch):
+    sent = []
+    monkeypatch.setattr(chooser, "send", lambda content, buffers=(): sent.append((content, list(buffers))))
+    chooser._hear(None, {"kind": "photos", "photos": [2, 0, -4, 999]}, [])
+    for (content, buffers), result in zip(sent, [judged[1][2], judged[1][0], judged[0][3]], strict=True):
+        packed = content | dict(zip(content["names"], buffers))
+        assert (packed["kind"], packed["size"], packed["grid"], packed["sigma"]) == ("photo", [224, 224], [56, 56], 4)
+        distance = np.frombuffer(packed["distance"], "<f4").reshape(56, 56)
+        np.testing.assert_array_equal(distance, result.correspondence.distance)
+        thumb = np.asarray(Image.open(BytesIO(packed["jpeg"])).resize((224, 224)), int)
+        assert np.abs(thumb - result.image).mean() < 8
+        truth = result.sample.mask if result.sample.label != "good" else None
+        assert ("mask" in packed) == (truth is not None)
+        if truth is not None:
+            bits = np.unpackbits(np.frombuffer(packed["mask"], np.uint8))
+            np.testing.assert_array_equal(bits.reshape(224, 224), result.mask)
+    assert [content["at"] for content, _ in sent] == [2, 0, -4]
+
+
+def test_a_figure_has_the_histograms_the_line_and_the_sentence(chooser):
+    chooser.threshold = 72.5
+    figure = chooser.draw()
+    assert isinstance(figure, Figure)
+    assert [panel.get_ylabel() for panel in figure.axes] == ["normal\n12", "test: good\n3", "test: defects\n9"]
+    for panel in figure.axes:
+        assert [line.get_xdata()[0] for line in panel.lines] == [72.5]
+    assert figure.get_supxlabel().replace("\n", "") == chooser.sentence
+
+
+def test_the_picture_that_stands_in_is_the_same_every_time(chooser, spade, few):
+    data, _ = chooser._repr_mimebundle_()
+    again, _ = chooser._repr_mimebundle_()
+    other = choose_threshold(spade, few)
+    other.finish()
+    anew, _ = other._repr_mimebundle_()
+    assert set(data) == {"application/vnd.jupyter.widget-view+json", "image/png", "text/plain"}
+    for name in ("image/png", "text/plain"):
+        assert data[name] == again[name] == anew[name]
+    assert Image.open(BytesIO(data["image/png"])).width > 400
+
+
+def test_a_saved_page_is_small_and_names_no_other_place(chooser, tmp_path):
+    chooser.save_html(tmp_path / "page.html")
+    assert (tmp_path / "page.html").stat().st_size < 2_000_000
+    assert "http" not in (tmp_path / "page.html").read_text().replace("http://www.w3.org/2000/svg", "")
+
+
+# ---- mistakes --------------------------------------------------------------------------------------------------------
+
+MISTAKES = [
+    ("rule", "2", "a rate of normals between 0 and 1, like '0.05', but '2' came"),
+    ("rule", "often", "rule is 'hand', 'f1', or a rate of normals between 0 and 1"),
+    ("rule", "nan", "like '0.05', but 'nan' came"),
+    ("of", "photo", "of is one of 'image', 'pixel', but 'photo' came"),
+    ("threshold", -1, "threshold is a raw distance from 0 up, but -1 came"),
+    ("threshold", "high", "threshold is a raw distance from 0 up, but 'high' came"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "sentence"), MISTAKES)
+def test_a_mistake_is_a_sentence_and_changes_nothing(chooser, name, value, sentence):
+    chooser.rule = "0.2"
+    before = chooser.of, chooser.rule, chooser.threshold, chooser.told, chooser.evidence
+    with pytest.raises(ValueError, match=sentence):
+        setattr(chooser, name, value)
+    assert (chooser.of, chooser.rule, chooser.threshold, chooser.told, chooser.evidence) == before
+
+
+@pytest.mark.parametrize(("name", "value", "sentence"), MISTAKES)
+def test_a_mistake_from_the_page_is_told_there(chooser, name, value, sentence):
+    chooser.rule = "0.2"
+    before = chooser.of, chooser.rule, chooser.threshold, chooser.told
+    chooser.set_state({name: value})
+    assert sentence in chooser.problem
+    assert (chooser.of, chooser.rule, chooser.threshold, chooser.told) == before
+    chooser.set_state({"rule": "0.1"})
+    assert (chooser.rule, chooser.problem) == ("0.1", "")
+
+
+@pytest.mark.parametrize(("of", "what"), [("image", "labels"), ("pixel", "masks")])
+def test_the_best_f1_needs_to_know_what_is_good_and_what_is_not(spade, few, of, what):
+    chooser = choose_threshold(spade, [sample.path for sample in few.test[:2]], of=of)
+    chooser.finish()
+    before = chooser.rule, chooser.threshold, chooser.told
+    with pytest.raises(ValueError, match=f"The best F1 needs test photos with {what}, good and defective ones"):
+        chooser.rule = "f1"
+    assert (chooser.rule, chooser.threshold, chooser.told) == before
+    chooser.set_state({"rule": "f1"})
+    assert f"with {what}" in chooser.problem
+    assert (chooser.rule, chooser.threshold, chooser.told) == before
+
+
+def test_what_it_is_for_is_checked_before_anything_is_judged(spade, few):
+    with pytest.raises(ValueError, match="of is one of 'image', 'pixel', but 'photos' came"):
+        choose_threshold(spade, few, of="photos")
+
+
+def test_a_message_that_nobody_knows_is_told(chooser):
+    chooser._hear(None, {"kind": "photo"}, [])
+    assert "A message is one of" in chooser.problem

@@ -1,0 +1,546 @@
+"""Views side by side without a browser: what is computed, what a page is told, and what is said of mistakes."""
+
+import re
+from dataclasses import replace
+from io import BytesIO
+
+import numpy as np
+import pytest
+from conftest import TinyNet
+from matplotlib.figure import Figure
+from PIL import Image
+
+from spade_kit import SPADE, Sample, compare_layers, load_backbone
+from spade_kit.metrics import aupro
+from spade_kit.widgets.pages import join_modules
+
+LAYERS = ("layer1", "layer2", "layer3")
+NAMES = [*LAYERS, "all layers"]
+SCRATCH, GOOD = 24, 6  # the first of each among the demo's photos to judge
+
+
+@pytest.fixture
+def comparison(spade, demo):
+    """Of a scratch, under the views that are shown if none are asked for."""
+    comparison = compare_layers(spade, demo)
+    comparison.index = SCRATCH
+    yield comparison
+    comparison.close()
+
+
+@pytest.fixture(scope="module")
+def left_out(spade):
+    """Each of the normal photos, judged against the others."""
+    return [spade.predict_left_out(index) for index in range(len(spade))]
+
+
+def load_tiny(**size):
+    return load_backbone(TinyNet(), layers=("early", "middle", "late"), pooled="late", **size)
+
+
+@pytest.fixture(scope="module")
+def quick_spade(demo):
+    """For tests that ask little of what is seen."""
+    return SPADE(load_tiny(resize=72, crop=64), k=2).fit(demo.train[:4])
+
+
+@pytest.fixture
+def quick(quick_spade, demo):
+    comparison = compare_layers(quick_spade, demo)
+    yield comparison
+    comparison.close()
+
+
+def maps_of(result):
+    """What the views that are shown if none are asked for see, as the result has it."""
+    return [*result.layer_alone.values(), result.anomaly_map]
+
+
+def match_alone(result, layer, row, col):
+    """(normal, row, col, distance) that a layer by itself finds at a place of the map of 224 pixels."""
+    found = result.match_alone[layer]
+    cells = found.distance.shape[0]
+    side, cell = 224 // cells, (row * cells // 224, col * cells // 224)
+    normal = result.neighbours.index[found.image[0][cell]]
+    middle = [int(place[0][cell] * side + side // 2) for place in (found.row, found.col)]
+    return int(normal), *middle, float(found.distance[cell])
+
+
+def decode(pack, name, kind):
+    return np.frombuffer(pack[name], kind).reshape(pack["grid"])
+
+
+# ---- what is seen ----------------------------------------------------------------------------------------------------
+
+
+def test_if_none_are_asked_for_views_are_each_layer_by_itself_and_all_together(comparison, result):
+    assert list(comparison.maps) == NAMES
+    for seen, expected in zip(comparison.maps.values(), maps_of(result)):
+        np.testing.assert_array_equal(seen, expected)
+    assert repr(comparison) == "Comparison(scratch/000: layer1; layer2; layer3; all layers)"
+
+
+def test_a_shifted_copy_is_found_where_it_came_from_under_every_view(rng):
+    """In photos of 64 x 96 pixels, whose rows and columns cannot be taken for one another."""
+    normals = list(rng.integers(0, 256, (4, 64, 96, 3), np.uint8))
+    spade = SPADE(load_tiny(resize=64, crop=None), k=4).fit(normals)
+    comparison = compare_layers(spade, np.roll(normals[2], 16, axis=1))
+    comparison.probe = (33, 61)
+    said = comparison.readout()
+    # cells of 4, 8 and 16 pixels, each 16 pixels to the left of the probe's own: the middle of each
+    assert said[["normal", "row", "col"]].values.tolist() == [[2, 34, 46], [2, 36, 44], [2, 40, 40], [2, 34, 46]]
+    assert said["distance"].tolist() == [0, 0, 0, 0]
+    assert {seen.shape for seen in comparison.maps.values()} == {(64, 96)}
+    comparison.probe = (33, 5)  # what was pushed out on the right came in here: no normal photo has this seam
+    assert (comparison.readout()["distance"] > 0).all()
+
+
+def test_the_probe_starts_where_all_layers_see_most_and_stays_once_it_is_set(comparison, spade, demo, result):
+    assert result.anomaly_map[comparison.probe] == result.image_score
+    assert not comparison.pinned
+    comparison.index = 30
+    other = spade.predict(demo.test[30])
+    assert other.anomaly_map[comparison.probe] == other.image_score
+    comparison.probe = (10, 20)
+    assert comparison.pinned
+    comparison.index = 31
+    assert comparison.probe == (10, 20)
+
+
+@pytest.mark.parametrize("place", [(100, 61), (3, 219)])
+def test_the_readout_is_the_match_of_each_view_at_the_probe(comparison, result, left_out, place):
+    comparison.finish()
+    comparison.probe = place
+    said = comparison.readout()
+    together = result.match(*place)
+    found = [match_alone(result, layer, *place) for layer in LAYERS]
+    found.append((together.image, together.row, together.col, together.distance))
+    levels = [np.percentile(np.stack(maps), 99) for maps in zip(*map(maps_of, left_out))]
+    assert said.index.tolist() == NAMES
+    assert said[["normal", "row", "col"]].values.tolist() == [list(match[:3]) for match in found]
+    assert said["distance"].tolist() == [round(match[3], 3) for match in found]
+    here = [float(seen[place]) for seen in maps_of(result)]
+    assert said["map"].tolist() == [round(value, 3) for value in here]
+    assert said["of normal"].tolist() == [round(value / level, 2) for value, level in zip(here, levels)]
+    assert said["aupro"].tolist() == pytest.approx(
+        [aupro(seen[None], result.mask[None]) for seen in maps_of(result)], abs=6e-5
+    )
+
+
+def test_what_is_normal_is_known_roughly_at_once_and_exactly_when_all_were_asked(comparison, left_out):
+    exact = [np.percentile(np.stack(maps), 99) for maps in zip(*map(maps_of, left_out))]
+    assert [known["stale"] for known in comparison.levels] == [True] * 4
+    assert [known["level"] for known in comparison.levels] == pytest.approx(exact, rel=0.1)
+    comparison.finish()
+    assert comparison.levels == [{"level": pytest.approx(level, rel=1e-6), "stale": False} for level in exact]
+    comparison.views = [*comparison.views, {"kappa": 3}]
+    assert [known["stale"] for known in comparison.levels] == [False] * 4 + [True]
+
+
+def test_what_is_normal_is_what_a_fit_says_of_itself(comparison, spade):
+    comparison.views = [None, {"k": 3, "weights": "equal"}]
+    comparison.finish()
+    levels = [spade.normal_level, spade.with_options(k=3, weights="equal").normal_level]
+    assert [known["level"] for known in comparison.levels] == pytest.approx(levels, rel=1e-6)
+
+
+def test_one_normal_photo_is_enough_to_look(demo, scratched):
+    single = SPADE(k=1).fit(demo.train[:1])
+    comparison = compare_layers(single, scratched)
+    for seen, expected in zip(comparison.maps.values(), maps_of(single.predict(scratched))):
+        np.testing.assert_array_equal(seen, expected)
+    comparison.finish()
+    ends = [2 * known["level"] for known in comparison.levels]  # nobody knows what is normal: their own maximum
+    assert ends == pytest.approx([float(seen.max()) for seen in comparison.maps.values()])
+    assert comparison.readout()["of normal"].max() <= 2
+    assert not any(known["stale"] for known in comparison.levels)  # nothing more is to come
+
+
+# ---- which sees best -------------------------------------------------------------------------------------------------
+
+
+def test_views_are_ranked_by_aupro_on_the_mask_and_over_all_photos_of_the_kind(comparison, spade, demo, result):
+    here = [aupro(seen[None], result.mask[None]) for seen in maps_of(result)]
+    assert comparison.ranking == {
+        **{"photo": pytest.approx(here, abs=6e-5), "kind": "scratch", "photos": 6},
+        "over": None,
+    }
+    comparison.finish()
+    results = [spade.predict(sample) for sample in demo.test if sample.label == "scratch"]
+    masks = np.stack([one.mask for one in results])
+    over = [aupro(np.stack(maps), masks) for maps in zip(*map(maps_of, results))]
+    assert comparison.ranking["over"] == pytest.approx(over, abs=6e-5)
+    assert len(set(comparison.ranking["over"])) == 4
+    comparison.index = SCRATCH + 1  # of the same kind: known already
+    assert comparison.ranking["over"] == pytest.approx(over, abs=6e-5)
+    comparison.index = 0
+    assert (comparison.ranking["kind"], comparison.ranking["over"]) == ("chip", None)
+
+
+def test_on_a_good_photo_and_where_nobody_knows_the_defect_nothing_is_ranked(quick, quick_spade, demo):
+    quick.index = GOOD
+    quick.finish()
+    assert quick.ranking == {"photo": None, "kind": "good", "photos": 0, "over": None}
+    assert quick.readout()["aupro"].isna().all()
+    unknown = compare_layers(quick_spade, [demo.test[SCRATCH].path, demo.test[0].path])
+    unknown.finish()
+    assert unknown.ranking == {"photo": None, "kind": None, "photos": 0, "over": None}
+
+
+def test_a_photo_of_the_kind_that_cannot_be_read_is_left_out_of_the_ranking(quick_spade, demo, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    scratches = demo.test[SCRATCH : SCRATCH + 2]
+    broken = replace(scratches[0], path=tmp_path / "broken.png")
+    comparison = compare_layers(quick_spade, [scratches[0], broken, scratches[1]])
+    comparison.finish()
+    results = [quick_spade.predict(sample) for sample in scratches]
+    masks = np.stack([one.mask for one in results])
+    over = [aupro(np.stack(maps), masks) for maps in zip(*map(maps_of, results))]
+    assert comparison.ranking["over"] == pytest.approx(over, abs=6e-5)
+
+
+# ---- views -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wanted", "name", "options"),
+    [
+        (None, "all layers", {}),
+        ("all layers", "all layers", {}),
+        (("layer3", "layer1"), "layer1 + layer3", {"weights": {"layer2": 0}}),
+        ({"k": 2, "kappa": 3}, "all layers, K=2, kappa 3", {"k": 2, "kappa": 3}),
+        ({"layers": ["layer1", "layer2"], "radius": 4}, "layer1 + layer2, radius 4", {"weights": {"layer3": 0}}),
+        ({"weights": "equal", "name": "fair"}, "fair", {"weights": "equal"}),
+        ({"combine": "ensemble", "sigma": 1}, "all layers, ensemble, sigma 1", {"combine": "ensemble", "sigma": 1}),
+    ],
+    ids=str,
+)
+def test_a_view_can_be_asked_for_in_every_form(comparison, spade, scratched, wanted, name, options):
+    if isinstance(wanted, dict) and "radius" in wanted:
+        options = options | {"radius": wanted["radius"]}
+    comparison.views = ["layer2", wanted]
+    assert list(comparison.maps) == [seen["name"] for seen in comparison.seen] == ["layer2", name]
+    expected = spade.with_options(**options).predict(scratched).anomaly_map
+    np.testing.assert_array_equal(comparison.maps[name], expected)
+
+
+def test_views_are_mappings_that_can_be_set_again(comparison, spade, demo):
+    wanted = ["layer2", ("layer1", "layer2"), {"k": 3, "name": "few"}, None]
+    comparison.views = wanted
+    told = comparison.views
+    assert told == [
+        {"base": 0, "layers": ["layer2"], "name": "layer2"},
+        {"base": 0, "layers": ["layer1", "layer2"], "name": "layer1 + layer2"},
+        {"base": 0, "layers": None, "k": 3, "name": "few"},
+        {"base": 0, "layers": None, "name": "all layers"},
+    ]
+    comparison.views = told[::-1]
+    assert list(comparison.maps) == ["all layers", "few", "layer1 + layer2", "layer2"]
+    assert compare_layers(spade, demo, wanted).views == told
+
+
+def test_the_fit_itself_is_one_of_the_views_that_can_be_asked_for(quick, quick_spade, demo):
+    assert list(compare_layers(quick_spade, demo, ["layer1", quick_spade]).maps) == ["layer1", "all layers"]
+    quick.views = ["layer1", quick_spade]
+    assert list(quick.maps) == ["layer1", "all layers"]
+
+
+@pytest.fixture(scope="module")
+def other(demo):
+    """Fitted on other normal photos, of which the first is the demo's 20th."""
+    return SPADE(k=2).fit(demo.train[20:23])
+
+
+@pytest.mark.parametrize("when", ["at once", "later"])
+def test_another_fit_is_a_view_with_normals_of_its_own(spade, demo, scratched, other, when, monkeypatch):
+    comparison = compare_layers(spade, scratched, ["layer1", other if when == "at once" else None])
+    comparison.views = [{"layers": "layer1", "name": "one"}, other]
+    expected = other.predict(scratched)
+    np.testing.assert_array_equal(comparison.maps["all layers, fit 2"], expected.anomaly_map)
+    comparison.probe = (100, 61)
+    match = expected.match(100, 61)
+    said = comparison.readout().loc["all layers, fit 2"]
+    assert said[["normal", "row", "col"]].tolist() == [match.image, match.row, match.col]
+    comparison.finish()
+    assert comparison.levels[1]["level"] == pytest.approx(other.normal_level, rel=1e-6)
+    # the page asks for crops of both by numbers of their own
+    numbers = [dict(seen["normals"])[match.image] for seen in comparison.seen if match.image in dict(seen["normals"])]
+    sent = []
+    monkeypatch.setattr(comparison, "send", lambda content, buffers=(): sent.append((content, buffers)))
+    comparison._hear(None, {"kind": "normals", "images": numbers}, [])
+    ((content, crops),) = sent
+    assert content == {"kind": "normals", "images": numbers}
+    shown = np.asarray(Image.open(BytesIO(crops[-1])))
+    np.testing.assert_array_equal(shown, other.normal_image(match.image))
+
+
+@pytest.mark.parametrize("when", ["at once", "later"])
+def test_a_page_is_told_through_which_fits_it_can_look(spade, scratched, other, when):
+    comparison = compare_layers(spade, scratched, [None, other] if when == "at once" else None)
+    comparison.views = [None, other]
+    assert comparison.about["bases"] == ["efficientnet_lite0, 12 normal photos", "efficientnet_lite0, 3 normal photos"]
+    assert comparison.about["layers"] == [list(LAYERS)] * 2
+
+
+def test_another_backbone_of_the_same_crop_is_a_view(spade, demo, scratched):
+    net = SPADE(load_tiny(resize=256, crop=224), k=2).fit(demo.train[:2])
+    comparison = compare_layers(spade, scratched, ["layer3", net])
+    assert list(comparison.maps) == ["layer3, efficientnet_lite0", "all layers, TinyNet"]
+    np.testing.assert_array_equal(comparison.maps["all layers, TinyNet"], net.predict(scratched).anomaly_map)
+
+
+def test_another_backbone_of_another_crop_is_refused_and_all_is_as_before(spade, demo, other, quick_spade):
+    sentence = (
+        r"same part of a photo, but efficientnet_lite0 sees 224 x 224 px of 256 x 256 and TinyNet 64 x 64 px of "
+        r"72 x 72\. Load both backbones with the same resize= and crop=\."
+    )
+    with pytest.raises(ValueError, match=sentence):
+        compare_layers(spade, demo, ["layer1", quick_spade])
+    comparison = compare_layers(spade, demo)
+    with pytest.raises(ValueError, match=sentence):
+        comparison.views = ["layer1", quick_spade]
+    assert list(comparison.maps) == NAMES
+    comparison.index = SCRATCH
+    comparison.views = ["layer1", "layer2"]
+    assert list(comparison.maps) == ["layer1", "layer2"]  # not "layer1, efficientnet_lite0"
+    comparison.views = [None, other]
+    np.testing.assert_array_equal(comparison.maps["all layers, fit 2"], other.predict(demo.test[SCRATCH]).anomaly_map)
+
+
+def test_what_happens_to_a_fit_afterwards_is_not_seen(demo, scratched, quick_spade):
+    changing = SPADE(quick_spade.backbone, k=2).fit(demo.train[:3])
+    comparison = compare_layers(changing, [scratched, demo.test[0]])
+    later = SPADE(quick_spade.backbone, k=2).fit(demo.train[5:8])
+    comparison.views = [None, later]
+    expected = [fit.predict(demo.test[0]).anomaly_map for fit in (changing, later)]
+    changing.remove(0)
+    later.remove(0)
+    comparison.index = 1
+    for seen, before in zip(comparison.maps.values(), expected):
+        np.testing.assert_array_equal(seen, before)
+
+
+# ---- photos ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["dataset", "samples", "paths", "path", "array", "image", "sample"])
+def test_photos_come_in_every_form(quick_spade, demo, form):
+    sample = demo.test[SCRATCH]
+    given, names, at = {
+        "dataset": (demo, 48, SCRATCH),
+        "samples": (demo.test[SCRATCH - 1 : SCRATCH + 2], 3, 1),
+        "paths": ([demo.test[0].path, str(sample.path)], 2, 1),
+        "path": (sample.path, 1, 0),
+        "array": (sample.image, 1, 0),
+        "image": (Image.fromarray(sample.image), 1, 0),
+        "sample": (sample, 1, 0),
+    }[form]
+    comparison = compare_layers(quick_spade, given)
+    comparison.index = at
+    np.testing.assert_array_equal(comparison.maps["all layers"], quick_spade.predict(sample).anomaly_map)
+    called, label = comparison.about["photos"][at]
+    known = form in ("dataset", "samples", "sample")
+    expected = "scratch/000" if known else "000" if "path" in form else "photo 0"
+    assert len(comparison.about["photos"]) == names
+    assert (called, label) == (expected, "scratch" if known else None)
+
+
+def test_normals_are_each_judged_against_the_others(quick_spade, demo):
+    alone = compare_layers(quick_spade, replace(demo, test=[]))
+    given = compare_layers(quick_spade, [demo.test[0], demo.train[2].path])
+    alone.index, given.index = 2, 1
+    for comparison in (alone, given):
+        for seen, expected in zip(comparison.maps.values(), maps_of(quick_spade.predict_left_out(2))):
+            np.testing.assert_array_equal(seen, expected)
+
+
+def test_an_unreadable_photo_is_named_when_it_is_set_and_the_others_go_on(quick_spade, demo, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    comparison = compare_layers(quick_spade, [demo.test[0].path, tmp_path / "broken.png", demo.test[20].path])
+    with pytest.raises(ValueError, match=r"broken\.png, but it cannot be read"):
+        comparison.index = 1
+    assert comparison.index == comparison.photo["index"] == 0
+    comparison.set_state({"index": 1})
+    assert re.search(r"broken\.png, but it cannot be read", comparison.problem)
+    assert comparison.index == comparison.photo["index"] == 0
+    comparison.set_state({"index": 2})
+    assert (comparison.problem, comparison.photo["index"]) == ("", 2)
+    expected = quick_spade.predict(demo.test[20]).anomaly_map
+    np.testing.assert_array_equal(comparison.maps["all layers"], expected)
+
+
+# ---- what a page is told, and what stands in for it ------------------------------------------------------------------
+
+
+def test_a_page_is_told_every_match_of_every_view(comparison, result, demo):
+    found = [*result.match_alone.values(), result.correspondence]
+    for pack, one, name in zip(comparison.seen, found, NAMES):
+        assert (pack["index"], pack["name"], pack["sigma"]) == (SCRATCH, name, 4)
+        assert [image for image, _ in pack["normals"]] == result.neighbours.index.tolist()
+        np.testing.assert_array_equal(decode(pack, "distance", "<f4"), one.distance)
+        np.testing.assert_array_equal(decode(pack, "image", "<u2"), one.image[0])
+        np.testing.assert_array_equal(decode(pack, "place", "<u4"), one.row[0] * pack["grid"][1] + one.col[0])
+    assert comparison.photo["size"] == [224, 224]
+    mask = np.unpackbits(np.frombuffer(comparison.photo["mask"], np.uint8)).reshape(224, 224)
+    np.testing.assert_array_equal(mask, result.mask)
+    comparison.index = GOOD
+    assert comparison.photo["mask"] is None
+
+
+def test_what_is_set_can_be_observed(quick):
+    seen = []
+    quick.observe(lambda change: seen.append((change["name"], change["new"])), ["scale", "difference", "index"])
+    quick.scale = "one"
+    quick.difference = (2, 0)
+    quick.index = 3
+    assert seen == [("scale", "one"), ("difference", [2, 0]), ("index", 3)]
+
+
+def test_a_difference_goes_with_its_views(quick):
+    quick.difference = (0, 3)
+    quick.views = [*quick.views[:3], {"k": 1}]
+    assert quick.difference == [0, 3]
+    quick.views = quick.views[:3]
+    assert quick.difference is None
+    quick.difference = (2, 1)
+    quick.set_state({"views": quick.views[:2]})
+    assert (quick.difference, quick.problem) == (None, "")
+
+
+@pytest.mark.parametrize("scale", ["own", "one"])
+def test_a_figure_shows_the_maps_on_the_scale_that_was_set(comparison, result, scale):
+    comparison.scale = scale
+    comparison.finish()
+    comparison.probe = (100, 61)
+    figure = comparison.draw()
+    assert isinstance(figure, Figure)
+    photo, *panels = figure.axes
+    np.testing.assert_array_equal(photo.images[0].get_array(), result.image)
+    levels = [known["level"] for known in comparison.levels]
+    assert len(panels) == 4
+    for panel, name, seen, level in zip(panels, NAMES, maps_of(result), levels):
+        end = 2 * (level if scale == "own" else max(levels))
+        np.testing.assert_allclose(panel.images[0].get_array(), seen / end, rtol=1e-6)
+        assert panel.images[0].get_clim() == (0, 1)
+        assert panel.get_title() == f"{name}: AUPRO {round(aupro(seen[None], result.mask[None]), 4):.3f}"
+    for panel in figure.axes:
+        assert [(*line.get_xdata(), *line.get_ydata()) for line in panel.lines] == [(61, 100)] * 2
+    told = figure.get_supxlabel()
+    assert told == (
+        f"one scale for all, to {2 * max(levels):.1f}"
+        if scale == "one"
+        else "each scale ends at 2 times what 99 % of normal pixels stay below under that view"
+    )
+
+
+def test_a_figure_of_a_good_photo_names_the_views_alone(quick):
+    quick.index = GOOD
+    assert [panel.get_title() for panel in quick.draw().axes] == ["good/000", *NAMES]
+
+
+def test_the_picture_that_stands_in_is_the_same_every_time(comparison):
+    data, _ = comparison._repr_mimebundle_()
+    again, _ = comparison._repr_mimebundle_()
+    assert set(data) == {"application/vnd.jupyter.widget-view+json", "image/png", "text/plain"}
+    assert data["text/plain"] == again["text/plain"] == repr(comparison)
+    assert data["image/png"] == again["image/png"]
+    picture = Image.open(BytesIO(data["image/png"]))
+    comparison.index = GOOD
+    assert comparison._repr_mimebundle_()[0]["image/png"] != data["image/png"]
+    assert (picture.format, picture.width) == ("PNG", 624)
+
+
+def test_a_saved_page_is_small_and_names_no_other_place(comparison, tmp_path):
+    comparison.finish()
+    comparison.save_html(tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert len(text.encode()) < 1_500_000
+    assert not re.findall(r"https?://(?!www\.w3\.org/)[^\s\"']*", text)
+    assert "<title>scratch/000, compared</title>" in text
+
+
+def test_the_pages_code_is_one_module_without_imports():
+    text = join_modules("saved.js") + join_modules("comparison.js")
+    assert not re.findall(r"^(import .*|export (?!default).*)$", text, re.MULTILINE)
+    names = re.findall(r"^(?:async )?(?:function|class|const|let) (\w+)", text, re.MULTILINE)
+    assert len(names) == len(set(names)) > 20
+
+
+# ---- mistakes --------------------------------------------------------------------------------------------------------
+
+MISTAKES = [
+    ("views", ["layer1"], "Side by side fit 2 to 6 views, but 1 came"),
+    ("views", [{"k": 1, "name": f"{place}"} for place in range(7)], "Side by side fit 2 to 6 views, but 7 came"),
+    ("views", ["layer1", None, "layer1"], "Each view is shown once, but 'layer1' came twice. Give one another name="),
+    ("views", [{"k": 1, "name": "few"}, {"k": 2, "name": "few"}], "Each view is shown once, but 'few' came twice"),
+    ("views", ["layer1", "layer9"], "A layer is one of 'layer1', 'layer2', 'layer3', but 'layer9' came"),
+    ("views", ["layer1", {"kapa": 2}], "Did you mean 'kappa'"),
+    ("views", ["layer1", {"k": 0}], "k must be a whole number of at least 1, but 0 came"),
+    ("views", ["layer1", {"layers": "layer2", "weights": "equal"}], "weights is about several layers"),
+    ("views", ["layer1", {"base": 1}], "base is a fitted SPADE from 0 to 0, but 1 came"),
+    ("difference", [1, 1], "A difference is of two views, but the same one came twice"),
+    ("difference", [0, 4], "A view is a view from 0 to 3, but 4 came"),
+    ("difference", [0], "A difference is of two views"),
+    ("index", 48, "index is a photo from 0 to 47, but 48 came"),
+    ("index", -1, "index must be a whole number of at least 0, but -1 came"),
+    ("scale", "two", "scale is one of 'own', 'one', but 'two' came"),
+    ("probe", [0, 64], "0 <= row < 64, 0 <= col < 64, but (0, 64) came"),
+]
+
+
+def state(comparison):
+    names = (*comparison.MOVABLE, "photo", "seen", "levels", "ranking", "about")
+    return {name: getattr(comparison, name) for name in names}
+
+
+@pytest.mark.parametrize(("name", "value", "sentence"), MISTAKES)
+def test_a_mistake_is_a_sentence_and_changes_nothing(quick, name, value, sentence):
+    quick.difference = (0, 3)
+    before = state(quick)
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        setattr(quick, name, value)
+    assert state(quick) == before
+    quick.index = 1
+    assert list(quick.maps) == NAMES
+
+
+@pytest.mark.parametrize(("name", "value", "sentence"), MISTAKES)
+def test_a_mistake_from_the_page_is_told_there_and_rolled_back(quick, name, value, sentence):
+    quick.difference = (0, 3)
+    before = state(quick)
+    quick.set_state({"scale": "one", "pinned": not quick.pinned} | {name: value})
+    assert sentence in quick.problem
+    assert state(quick) == before
+    quick.set_state({"scale": "one"})
+    assert (quick.scale, quick.problem) == ("one", "")
+
+
+def test_a_fit_that_was_not_fitted_is_refused(quick, quick_spade):
+    with pytest.raises(ValueError, match=r"SPADE needs normal images first.*Call spade\.fit"):
+        quick.views = ["layer1", SPADE(quick_spade.backbone)]
+    assert list(quick.maps) == NAMES
+
+
+def test_a_fit_that_came_beside_a_mistake_leaves_nothing_behind(quick, quick_spade, demo):
+    with pytest.raises(ValueError, match="'layer9' came"):
+        quick.views = [SPADE(quick_spade.backbone, k=1).fit(demo.train[4:6]), "layer9"]
+    quick.views = ["layer1", {"k": 1}]
+    assert list(quick.maps) == ["layer1", "all layers, K=1"]  # not "layer1, fit 1"
+
+
+def test_a_message_that_nobody_knows_is_told(quick):
+    quick._hear(None, {"kind": "normals", "images": [99]}, [])
+    assert quick.problem == "index is a training image from 0 to 3, but 99 came."
+    quick._hear(None, {"kind": "normal"}, [])
+    assert "Did you mean 'normals'?" in quick.problem
+
+
+def test_a_sample_whose_mask_lies_outside_the_crop_is_not_ranked(quick_spade, demo, tmp_path):
+    mask = np.zeros((320, 320), np.uint8)
+    mask[:4, :4] = 255
+    Image.fromarray(mask).save(tmp_path / "corner.png")
+    corner = Sample(demo.test[SCRATCH].path, "scratch", tmp_path / "corner.png", masked=True)
+    with pytest.warns(UserWarning, match="Nothing of the defect of 000.png is left on the evaluated crop"):
+        comparison = compare_layers(quick_spade, corner)
+    assert comparison.ranking["photo"] is None
+    assert comparison.readout()["aupro"].isna().all()

@@ -1,0 +1,164 @@
+"""The course: every lesson has its parts, and its saved outputs are fit to be read."""
+
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import nbformat
+import pytest
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+LESSONS = sorted(NOTEBOOKS.glob("*.ipynb"))
+ENDING = ["## Exercise", "## What fails", "## What we can now say", "## References"]
+NAMES = {path.stem: path for path in LESSONS}
+MOST_LINES = 12
+MOST_VARYING = 0.05  # of code cells may have outputs that are not compared
+
+
+@pytest.fixture(params=NAMES, scope="module")
+def lesson(request):
+    return nbformat.read(NAMES[request.param], 4)
+
+
+def texts(lesson) -> list[str]:
+    return [cell.source for cell in lesson.cells if cell.cell_type == "markdown"]
+
+
+def codes(lesson) -> list:
+    return [cell for cell in lesson.cells if cell.cell_type == "code"]
+
+
+def tagged(lesson, tag: str) -> list:
+    return [cell for cell in codes(lesson) if tag in cell.metadata.get("tags", [])]
+
+
+def printed(cell) -> str:
+    return "".join(output.get("text", "") for output in cell.outputs if output.output_type == "stream")
+
+
+def headings(lesson) -> list[str]:
+    plain = re.sub(r"```.*?```", "", "\n\n".join(texts(lesson)), flags=re.DOTALL)
+    return re.findall(r"^#{1,6} .+$", plain, flags=re.MULTILINE)
+
+
+def test_a_lesson_says_what_it_is_for_and_how_long_it_takes(lesson):
+    opening = "\n".join(texts(lesson)[:2])
+    assert opening.startswith("# ")
+    assert "**After this lesson you can**" in opening
+    assert re.search(r"\*\*Time:\*\* \d+ minutes", opening)
+
+
+def test_a_lesson_first_sees_whether_all_is_there(lesson):
+    first = codes(lesson)[0]
+    assert "check_environment()" in first.source
+    assert printed(first).endswith("Ready.\n")
+
+
+def test_experiments_are_predicted_and_answers_are_folded(lesson):
+    predictions = sum(text.count("**Predict before you run:**") for text in texts(lesson))
+    folded = sum(text.count("<details>") for text in texts(lesson))
+    assert predictions >= 3
+    assert folded >= predictions
+    for text in texts(lesson):
+        assert text.count("<details>") == text.count("</details>") == text.count("<summary>")
+
+
+def test_a_prediction_comes_right_before_what_answers_it(lesson):
+    for cell, following in pairwise(lesson.cells):
+        if cell.cell_type == "markdown" and "**Predict before you run:**" in cell.source:
+            assert following.cell_type == "code"
+
+
+def test_a_lesson_ends_with_exercise_failure_summary_and_sources(lesson):
+    assert headings(lesson)[-len(ENDING) :] == ENDING
+    sources = texts(lesson)[-1]
+    assert re.search(r"arXiv:\d{4}\.\d{4,5}|doi:10\.\d{4,}", sources)
+    assert "(glossary.md)" in sources
+
+
+def test_the_exercise_is_open_and_its_solution_is_folded_and_right(lesson):
+    (exercise,), (solution,) = tagged(lesson, "exercise"), tagged(lesson, "solution")
+    assert "..." in exercise.source
+    assert "check(" in exercise.source
+    assert printed(exercise).startswith("Not answered yet")
+    assert solution.metadata["jupyter"]["source_hidden"]
+    assert "check(" in solution.source
+    assert printed(solution).startswith("Right. ")
+
+
+def test_something_can_be_touched(lesson):
+    views = [output.data for cell in codes(lesson) for output in cell.outputs if "data" in output]
+    widgets = [data for data in views if "application/vnd.jupyter.widget-view+json" in data]
+    assert widgets
+    assert all("image/png" in data for data in widgets)
+
+
+def test_cells_are_short(lesson):
+    for cell in codes(lesson):
+        assert len(cell.source.splitlines()) <= MOST_LINES, cell.source
+
+
+def test_outputs_hold_no_error_no_warning_no_path_and_no_progress(lesson):
+    for cell in codes(lesson):
+        for output in cell.outputs:
+            assert output.output_type != "error", cell.source
+            assert output.get("name") != "stderr", output.text
+            told = output.get("text", "") + "".join(
+                value for kind, value in output.get("data", {}).items() if kind.startswith("text/")
+            )
+            assert not re.search(r"/(home|root|tmp|work|usr|var|Users)/|[A-Z]:\\\\|\d+it/s|\d%\|", told), told
+
+
+def test_cells_were_run_in_order_from_a_fresh_kernel(lesson):
+    assert [cell.execution_count for cell in codes(lesson)] == list(range(1, len(codes(lesson)) + 1))
+
+
+def test_headings_are_in_order(lesson):
+    depths = [len(heading.split()[0]) for heading in headings(lesson)]
+    assert depths[0] == 1
+    assert depths.count(1) == 1
+    assert all(later <= earlier + 1 for earlier, later in pairwise(depths))
+
+
+def test_links_lead_somewhere(lesson):
+    for text in texts(lesson):
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            if re.match(r"https?://|mailto:", target):
+                continue
+            path, _, anchor = target.partition("#")
+            there = NOTEBOOKS / path if path else None
+            assert there is None or there.exists(), target
+            if anchor and path.endswith(".md"):
+                names = re.findall(r"^#+ (.+)$", there.read_text(encoding="utf-8"), flags=re.MULTILINE)
+                assert anchor in {name.lower().replace(" ", "-") for name in names}, target
+
+
+def test_every_picture_is_described(lesson):
+    for text in texts(lesson):
+        assert not re.search(r"!\[\s*\]\(", text)
+        for tag in re.findall(r"<img[^>]*>", text):
+            assert re.search(r'alt="[^"]{10,}"', tag), tag
+    for cell in codes(lesson):
+        pictures = any("image/png" in output.get("data", {}) for output in cell.outputs)
+        assert not pictures or len(cell.metadata.get("alt", "")) >= 20, cell.source
+
+
+def test_outputs_that_are_not_compared_are_few_and_say_why():
+    cells = [cell for path in LESSONS for cell in codes(nbformat.read(path, 4))]
+    varying = [cell for cell in cells if any("nbval" in tag for tag in cell.metadata.get("tags", []))]
+    assert all(len(cell.metadata.get("why", "")) > 10 for cell in varying)
+    assert len(varying) < MOST_VARYING * len(cells)
+
+
+def test_the_readme_lists_what_is_there():
+    readme = (NOTEBOOKS.parent / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| \[(\w+)\]\(notebooks/\1\.ipynb\)", readme, flags=re.MULTILINE) == list(NAMES)
+
+
+def test_terms_of_the_glossary_are_used_in_some_lesson():
+    glossary = (NOTEBOOKS / "glossary.md").read_text(encoding="utf-8")
+    terms = re.findall(r"^### (.+)$", glossary, flags=re.MULTILINE)
+    said = "\n".join(text.lower() for path in LESSONS for text in texts(nbformat.read(path, 4)))
+    assert len(terms) >= 30
+    assert terms == sorted(terms, key=str.lower)
+    assert [term for term in terms if term.lower() not in said] == []

@@ -1,0 +1,690 @@
+"""Painting without a browser: what it computes and keeps, what it tells a page, and what it says of mistakes."""
+
+import errno
+import os
+import re
+from base64 import b64decode
+from dataclasses import replace
+from io import BytesIO
+from math import nan
+from pathlib import Path
+from shutil import copy
+from threading import Thread
+
+import numpy as np
+import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import spade_kit
+from spade_kit import SPADE, paint_defect
+from spade_kit.crops import find_crop
+from spade_kit.painting import TOOLS, Stroke, paint
+from spade_kit.widgets.pages import join_modules
+
+LINE = [(60, 40), (80.5, 90), (70, 120.25)]  # places of the map
+side = st.integers(32, 300)
+
+
+@pytest.fixture
+def painting(spade, demo, tmp_path):
+    painting = paint_defect(spade, demo, folder=tmp_path / "painted")
+    yield painting
+    painting.close()
+
+
+@pytest.fixture
+def sent(painting, monkeypatch):
+    """What the page is sent beside traits."""
+    sent = []
+    monkeypatch.setattr(painting, "send", lambda content, buffers=(): sent.append((content, [*buffers])))
+    return sent
+
+
+def tell(painting, kind, **content):
+    """A message of the page's."""
+    painting._handle_custom_msg({"kind": kind, **content}, [])
+
+
+def draw(painting, points, drawn, **other):
+    """What the page tells of a brush that is still being moved."""
+    stroke = {"tool": "brush", "points": points, "size": 6, "strength": 1, "colour": "#ff0000", "drawn": drawn}
+    tell(painting, "stroke", **stroke | other)
+
+
+def differs(photo, painted):
+    """Where somebody would see it: some channel by more than 10 of 255 grey levels."""
+    return (np.abs(photo.astype(int) - painted) > 10).any(-1)
+
+
+def points(count, start=50):
+    return [(start + step, start + 2 * step) for step in range(count)]
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))
+
+
+# ---- where it is painted ---------------------------------------------------------------------------------------------
+
+
+def test_places_of_the_crop_on_a_long_photo_by_hand():
+    """Rows: 100 become 50, 5 cut, so that the first of the crop covers 10 and 11. Columns: 300 become 50: 30 to 35."""
+    crop = find_crop((100, 300), 50, 40)
+    places = np.array([(0, 0), (0.5, 0), (0, 0.5), (39, 39), (-5.5, -5.5)])
+    expected = [(10.5, 32.5), (11.5, 32.5), (10.5, 35.5), (88.5, 266.5), (-0.5, -0.5)]
+    np.testing.assert_allclose(crop.on_photo(places), expected)
+
+
+@settings(max_examples=100, deadline=None)
+@given(side, side, side, st.none() | side, st.lists(st.tuples(*[st.floats(-400, 400)] * 2), min_size=1, max_size=5))
+@example(97, 131, 72, 51, [(3.25, 47.5)])
+def test_places_that_went_onto_the_photo_find_their_way_back(height, width, resize, size, places):
+    assume(size is None or size <= resize)
+    crop = find_crop((height, width), resize, size)
+    on_photo = crop.on_photo(np.array(places, float))
+    back = np.column_stack([crop._places(on_photo[:, axis], axis) for axis in (0, 1)])
+    np.testing.assert_allclose(back, places, atol=1e-9)
+
+
+def test_a_dab_on_the_map_lies_there_on_a_photo_that_is_larger_than_the_crop(painting, demo):
+    """320 px become 256, of which 16 are cut: map pixel 100 has its centre at (100.5 + 16) * 1.25 of the photo."""
+    painting.stroke("brush", [(100, 40)], size=9)
+    (stroke,) = painting.strokes
+    assert stroke.points == ((145.125, 70.125),)
+    assert stroke.size == 11.25
+    rows, cols = np.nonzero(differs(demo.test[0].image, painting.painted))
+    assert (rows.min() + rows.max()) / 2 == pytest.approx(145.125, abs=0.6)
+    assert (cols.min() + cols.max()) / 2 == pytest.approx(70.125, abs=0.6)
+    crop = painting.result.crop
+    rows, cols = np.nonzero(differs(crop.cut(demo.test[0].image), painting.result.image))
+    for places, middle in ((rows, 100), (cols, 40)):
+        assert (places.min() + places.max()) / 2 == pytest.approx(middle, abs=0.6)
+        assert np.ptp(places) + 1 == pytest.approx(9, abs=2.1)  # where it was scaled, a pixel more at each side
+
+
+def test_a_dab_on_a_long_photo_lies_where_it_was_made(spade):
+    """200 x 350 px become a square: a map pixel is 0.78125 high and 1.3671875 wide, 1.07421875 on the average."""
+    wall = np.full((200, 350, 3), 120, np.uint8)
+    painting = paint_defect(spade, wall)
+    painting.stroke("brush", [(150, 31)], size=8, colour="white")
+    assert painting.strokes[0].size == 8.59375
+    lighter = painting.result.image[..., 0] - 120.0
+    whole = lighter.sum()
+    assert (lighter.sum(1) @ np.arange(224)) / whole == pytest.approx(150, abs=0.05)
+    assert (lighter.sum(0) @ np.arange(224)) / whole == pytest.approx(31, abs=0.05)
+
+
+# ---- what is seen ----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_found_is_what_predict_says_of_the_painted_photo(painting, spade, demo):
+    before = spade.predict(demo.test[0])
+    np.testing.assert_array_equal(painting.result.anomaly_map, before.anomaly_map)
+    painting.stroke("scratch", LINE)
+    painting.stroke("stain", [(150, 150)], colour="navy")
+    by_hand = [
+        Stroke(stroke.tool, stroke.points, stroke.size, stroke.strength, stroke.colour) for stroke in painting.strokes
+    ]
+    painted = paint(demo.test[0].image, by_hand)
+    np.testing.assert_array_equal(painting.painted, painted)
+    np.testing.assert_array_equal(painting.mask, differs(demo.test[0].image, painted))
+    after = spade.predict(painted)
+    np.testing.assert_array_equal(painting.result.anomaly_map, after.anomaly_map)
+    said = f"score {after.image_score:.2f}, before {before.image_score:.2f}"
+    assert repr(painting) == f"Painting(chip/000, 2 strokes: {said})"
+    assert painting.probe == np.unravel_index(after.anomaly_map.argmax(), (224, 224))
+
+
+@pytest.mark.parametrize("tool", [tool for tool in TOOLS if tool != "erase"])
+def test_each_tool_as_it_starts_is_seen_and_found(painting, tool):
+    """Across the rim of the part, where also a blur and another hue are seen."""
+    before = painting.result.anomaly_map
+    painting.stroke(tool, [(112, 40), (150, 110)])
+    assert painting.mask.sum() > 100
+    assert np.abs(painting.result.anomaly_map - before).max() > 1
+    painting.stroke("erase", [(112, 40), (150, 110)], size=150)
+    assert not painting.mask.any()
+    np.testing.assert_array_equal(painting.result.anomaly_map, before)
+
+
+def test_size_strength_and_colour_are_those_that_were_asked_for(painting, demo):
+    painting.stroke("brush", [(100, 40)], size=20, strength=0.5, colour="#0080ff")
+    (stroke,) = painting.strokes
+    assert (stroke.size, stroke.strength, stroke.colour) == (25, 0.5, (0, 128, 255))
+    place = 145, 70  # of the photo: half of what was there and half of the paint
+    halves = (demo.test[0].image[place].astype(float) + (0, 128, 255)) / 2
+    np.testing.assert_allclose(painting.painted[place], halves, atol=0.51)
+
+
+def test_the_readout_counts_normals_that_reach_the_scores(painting, spade, demo):
+    painting.stroke("brush", LINE)
+    left_out = [spade.predict_left_out(index).image_score for index in range(12)]
+    scores = [spade.predict(photo).image_score for photo in (demo.test[0], painting.painted)]
+    said = painting.readout()
+    assert said.columns.tolist() == ["score", "normals of 12 at or above"]
+    assert said.index.tolist() == ["before", "painted"]
+    assert said["score"].tolist() == [pytest.approx(score, abs=0.0051) for score in scores]
+    counts = [sum(normal >= score for normal in left_out) for score in scores]
+    assert said["normals of 12 at or above"].tolist() == counts
+    assert counts[0] > counts[1]  # what was painted is worse than what was there
+
+
+def test_a_figure_shows_the_painted_photo_and_the_place_that_was_asked_for(painting):
+    painting.stroke("brush", LINE)
+    painting.probe = (30, 70)
+    panels = painting.draw().subfigs
+    np.testing.assert_array_equal(panels[0].axes[0].get_images()[0].get_array(), painting.result.image)
+    ring = panels[1].axes[0].lines[-1]
+    assert (ring.get_ydata()[0], ring.get_xdata()[0]) == (30, 70)
+
+
+# ---- back and forth --------------------------------------------------------------------------------------------------
+
+
+def test_whatever_is_taken_back_and_painted_again_gives_the_same_bytes(painting, demo, rng):
+    """Beside it a list of what is there and a list of what was taken back, as one would keep on paper."""
+    there, back, made = [], [], 0
+    for move in rng.choice(["paint", "undo", "redo", "clear"], 60, p=[0.4, 0.25, 0.25, 0.1]):
+        if move == "paint":
+            made += 1
+            painting.stroke(TOOLS[made % 7], [(3 * made + 20, 60), (3 * made + 40, 100)], size=3 + made)
+            there, back = [*there, painting.strokes[-1]], []
+        elif move == "clear":
+            painting.clear()
+            there, back = [], [*back, *reversed(there)]
+        else:
+            (source, target), sentence = {
+                "undo": ((there, back), "There is no stroke to undo"),
+                "redo": ((back, there), "There is no stroke to paint again"),
+            }[move]
+            if not source:
+                with pytest.raises(ValueError, match=sentence):
+                    getattr(painting, move)()
+                continue
+            getattr(painting, move)()
+            target.append(source.pop())
+        assert painting.strokes == tuple(there)
+        assert painting.painted.tobytes() == paint(demo.test[0].image, there).tobytes()
+        assert (painting.photo["strokes"], painting.photo["undone"]) == (len(there), len(back))
+    assert made > 10
+
+
+def test_each_photo_keeps_its_strokes(painting, spade, demo):
+    painting.stroke("brush", LINE)
+    first = painting.painted
+    painting.index = 7
+    assert painting.strokes == ()
+    np.testing.assert_array_equal(painting.painted, demo.test[7].image)
+    np.testing.assert_array_equal(painting.result.anomaly_map, spade.predict(demo.test[7]).anomaly_map)
+    with pytest.raises(ValueError, match="no stroke to undo"):
+        painting.undo()
+    painting.stroke("scratch", LINE)
+    painting.stroke("blur", LINE)
+    painting.undo()
+    painting.index = 0
+    np.testing.assert_array_equal(painting.painted, first)
+    np.testing.assert_array_equal(painting.result.anomaly_map, spade.predict(first).anomaly_map)
+    with pytest.raises(ValueError, match="no stroke to paint again"):
+        painting.redo()
+    painting.index = 7
+    painting.redo()
+    assert [stroke.tool for stroke in painting.strokes] == ["scratch", "blur"]
+
+
+def test_the_spade_and_the_photo_that_were_given_stay_as_they_are(spade, demo):
+    photo = demo.test[0].image
+    before = photo.tobytes()
+    painting = paint_defect(spade, photo)
+    painting.stroke("brush", LINE)
+    painting.spade.sigma = 0
+    assert photo.tobytes() == before
+    assert spade.sigma == 4
+
+
+# ---- the hand that is still drawing ----------------------------------------------------------------------------------
+
+
+def test_a_longer_stroke_takes_the_place_of_its_shorter_self(painting):
+    draw(painting, points(1), "first")
+    draw(painting, points(4), "first")
+    assert len(painting.strokes) == 1
+    assert len(painting.strokes[0].points) == 4
+    draw(painting, points(2, 90), "second")
+    assert [len(stroke.points) for stroke in painting.strokes] == [4, 2]
+    painting.stroke("brush", LINE)
+    draw(painting, points(3, 90), "second")  # comes late, and takes nothing that another hand has painted
+    assert [len(stroke.points) for stroke in painting.strokes] == [4, 2, 3, 3]
+    assert painting.strokes[0].colour == (255, 0, 0)
+
+
+def test_to_undo_in_the_middle_of_a_stroke_costs_no_other(painting):
+    painting.stroke("scratch", LINE)
+    draw(painting, points(2), "first")
+    tell(painting, "undo")
+    draw(painting, points(5), "first")  # the hand goes on
+    assert [stroke.tool for stroke in painting.strokes] == ["scratch", "brush"]
+
+
+def test_to_start_over_and_paint_again_in_the_middle_of_a_stroke_costs_no_other(painting):
+    draw(painting, points(2), "first")
+    painting.stroke("scratch", LINE)
+    painting.undo()
+    tell(painting, "clear")
+    tell(painting, "redo")
+    tell(painting, "redo")
+    tell(painting, "undo")
+    assert [stroke.tool for stroke in painting.strokes] == ["brush"]
+    draw(painting, points(3, 90), "second")
+    tell(painting, "clear")
+    tell(painting, "redo")
+    draw(painting, points(4, 90), "second")
+    assert [len(stroke.points) for stroke in painting.strokes] == [2, 4]
+
+
+def test_a_stroke_that_goes_on_on_another_photo_costs_none_there(painting):
+    painting.index = 1
+    painting.stroke("scratch", LINE)
+    painting.index = 0
+    draw(painting, points(2), "first")
+    painting.index = 1
+    draw(painting, points(4), "first")
+    assert [stroke.tool for stroke in painting.strokes] == ["scratch", "brush"]
+    painting.index = 0
+    assert [len(stroke.points) for stroke in painting.strokes] == [2]
+
+
+def test_a_notebooks_cells_and_its_page_may_paint_at_once(painting, spade):
+    """Messages of a page come in a thread of their own."""
+    page = Thread(target=lambda: [draw(painting, points(2, 10 + step), step) for step in range(25)])
+    page.start()
+    for step in range(25):
+        painting.stroke("scratch", points(2, 150 - step))
+    page.join()
+    assert len(painting.strokes) == painting.photo["strokes"] == 50
+    assert painting.problem == ""
+    seen = np.frombuffer(painting.photo["seen"]["distance"], "<f4").reshape(56, 56)
+    np.testing.assert_array_equal(seen, spade.predict(painting.painted).correspondence.distance)
+
+
+# ---- what a page is told ---------------------------------------------------------------------------------------------
+
+
+def test_a_page_has_the_painted_crop_where_it_was_painted_and_what_was_found(painting, spade, demo):
+    assert painting.photo["mask"] is None
+    painting.stroke("brush", LINE, size=12)
+    photo, result = painting.photo, spade.predict(painting.painted)
+    assert (photo["index"], photo["size"], photo["strokes"], photo["undone"]) == (0, [224, 224], 1, 0)
+    picture = np.asarray(Image.open(BytesIO(photo["jpeg"]))).astype(int)
+    assert np.abs(picture - result.crop.cut(painting.painted)).mean() < 2
+    visible = differs(demo.test[0].image, painting.painted)
+    mask = np.unpackbits(np.frombuffer(photo["mask"], np.uint8)).reshape(224, 224)
+    np.testing.assert_array_equal(mask, result.crop.cut_mask(visible))
+    assert photo["before"] == spade.predict(demo.test[0]).image_score
+    found, seen = result.correspondence, photo["seen"]
+    assert (seen["grid"], seen["sigma"]) == ([56, 56], 4)
+    numbers = np.array(seen["normals"])[np.frombuffer(seen["image"], "<u2")]
+    np.testing.assert_array_equal(numbers[:, 0], result.neighbours.index[found.image[0]].ravel())
+    np.testing.assert_array_equal(np.frombuffer(seen["distance"], "<f4"), found.distance.ravel())
+    np.testing.assert_array_equal(np.frombuffer(seen["place"], "<u4"), (56 * found.row + found.col).ravel())
+
+
+def test_what_is_normal_is_first_said_of_a_few_and_then_of_all(painting, spade):
+    scores = [spade.predict_left_out(index).image_score for index in range(12)]
+    first = painting.normals
+    assert first["of"] == 12
+    assert 1 < len(first["scores"]) < 12
+    assert all(min(abs(score - other) for other in scores) < 1e-3 for score in first["scores"])
+    painting.stroke("brush", LINE)
+    assert painting.normals == first  # one scale, whatever is painted
+    painting.finish()
+    assert painting.normals["level"] == spade.normal_level
+    np.testing.assert_allclose(painting.normals["scores"], sorted(scores), rtol=1e-6)
+
+
+def test_a_page_is_handed_what_it_asks_for(painting, sent, spade, demo):
+    painting.stroke("brush", LINE)
+    for kind in ("hello", "pair", "png", "page"):
+        tell(painting, kind)
+    tell(painting, "normals", images=[3, 11])
+    contents = [content for content, _ in sent]
+    names = ["chip-000-painted.png", "chip-000-painted_mask.png", "chip-000-painted.png", "chip-000-painted.html"]
+    assert contents[0] == {"kind": "here"}
+    assert contents[1:5] == [{"kind": "file", "name": name} for name in names]
+    photo, mask = (np.asarray(Image.open(BytesIO(sent[at][1][0]))) for at in (1, 2))
+    np.testing.assert_array_equal(photo, painting.painted)
+    np.testing.assert_array_equal(mask, 255 * differs(demo.test[0].image, painting.painted))
+    assert Image.open(BytesIO(sent[3][1][0])).width > 1000
+    assert sent[4][1][0].startswith(b"<!doctype html>")
+    assert contents[5] == {"kind": "normals", "images": [3, 11]}
+    for image, crop in zip((3, 11), sent[5][1]):
+        np.testing.assert_array_equal(np.asarray(Image.open(BytesIO(crop))), spade.normal_image(image))
+    assert painting.problem == ""
+
+
+def test_the_picture_that_stands_in_is_the_same_every_time(painting):
+    painting.stroke("stain", LINE)
+    data, _ = painting._repr_mimebundle_()
+    again, _ = painting._repr_mimebundle_()
+    assert set(data) == {"application/vnd.jupyter.widget-view+json", "image/png", "text/plain"}
+    assert (data["image/png"], data["text/plain"]) == (again["image/png"], again["text/plain"])
+    painting.undo()
+    other, _ = painting._repr_mimebundle_()
+    assert other["image/png"] != data["image/png"]
+
+
+def test_a_saved_page_is_small_names_no_other_place_and_has_what_is_seen(painting, tmp_path):
+    painting.stroke("stain", LINE)
+    painting.save_html(tmp_path / "page.html")
+    assert (tmp_path / "page.html").stat().st_size < 1_500_000
+    text = (tmp_path / "page.html").read_text()
+    assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
+    assert "<title>chip/000, painted</title>" in text
+    (packed,) = re.findall(r'"jpeg": \{"base64": "([^"]*)"\}', text)
+    assert b64decode(packed) == painting.photo["jpeg"]
+    assert str(tmp_path) not in text  # nobody else's business
+
+
+def test_the_pages_code_is_one_module_without_imports():
+    text = join_modules("saved.js") + join_modules("painting.js")
+    assert not re.findall(r"^(import .*|export (?!default).*)$", text, re.MULTILINE)
+    names = re.findall(r"^(?:async )?(?:function|class|const|let) (\w+)", text, re.MULTILINE)
+    assert len(names) == len(set(names)) > 20
+
+
+# ---- what is kept ----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_kept_is_a_photo_and_its_mask_in_the_layout_of_mvtec(painting, demo, tmp_path):
+    painting.stroke("brush", LINE)
+    sample = painting.keep("hand made")
+    folder = tmp_path / "painted"
+    assert sample.path == folder / "test/hand made/000.png"
+    assert sample.mask_path == folder / "ground_truth/hand made/000_mask.png"
+    assert (sample.label, sample.masked) == ("hand made", True)
+    np.testing.assert_array_equal(np.asarray(Image.open(sample.path)), painting.painted)
+    visible = differs(demo.test[0].image, painting.painted)
+    np.testing.assert_array_equal(np.asarray(Image.open(sample.mask_path)), 255 * visible)
+    (folder / "train/good").mkdir(parents=True)
+    copy(demo.train[0].path, folder / "train/good")
+    again = spade_kit.load_dataset(folder)
+    assert again.layout == "MVTec AD layout"
+    (read,) = again.test
+    assert read.label == "hand made"
+    np.testing.assert_array_equal(read.image, painting.painted)
+    np.testing.assert_array_equal(read.mask, visible)
+
+
+def test_what_is_kept_joins_the_test_photos_and_is_judged_with_them(spade, demo, tmp_path):
+    few = replace(demo, test=demo.test[4:8])
+    painting = paint_defect(spade, few, folder=tmp_path)
+    painting.index = 3
+    painting.stroke("brush", LINE, size=10)
+    sample = painting.keep("brush")
+    assert painting.dataset.test == [*few.test, sample]
+    assert (painting.dataset.name, painting.dataset.train) == (few.name, few.train)
+    assert len(few.test) == 4  # what was given stays as it is
+    np.testing.assert_array_equal(painting.dataset.test[-1].image, painting.painted)
+    np.testing.assert_array_equal(painting.dataset.test[-1].mask, painting.mask)
+    assert painting.kept == ["brush/000"]
+    report = spade_kit.evaluate(spade, painting.dataset)
+    row = report.to_frame().iloc[-1]
+    assert (row["label"], row["path"]) == ("brush", str(sample.path))
+    assert row["image_score"] == pytest.approx(painting.result.image_score, rel=1e-6)
+    np.testing.assert_array_equal(report.judged(4).mask, painting.result.crop.cut_mask(painting.mask))
+    assert report.metric("pixel_roc_auc", ["brush"]) > 0.9
+
+
+def test_a_single_photo_begins_a_dataset_of_its_own(spade, demo, tmp_path):
+    painting = paint_defect(spade, demo.test[6].path, folder=tmp_path)
+    assert painting.dataset.train == demo.train[:12]
+    assert painting.dataset.test == []
+    painting.stroke("brush", LINE)
+    sample = painting.keep()
+    assert painting.dataset.test == [sample]
+    assert files(tmp_path) == ["ground_truth/painted/000_mask.png", "test/painted/000.png"]
+
+
+def test_numbers_go_on_where_there_are_files(painting, spade, demo, tmp_path):
+    folder = tmp_path / "painted"
+    (folder / "test/scratch").mkdir(parents=True)
+    for stem in ("000", "002"):
+        (folder / f"test/scratch/{stem}.png").write_bytes(b"somebody else's")
+    painting.stroke("scratch", LINE)
+    assert [painting.keep(kind).path.stem for kind in ("scratch", "stain", "scratch")] == ["001", "000", "003"]
+    assert painting.kept == ["scratch/001", "stain/000", "scratch/003"]
+    for stem in ("000", "002"):
+        assert (folder / f"test/scratch/{stem}.png").read_bytes() == b"somebody else's"
+    other = paint_defect(spade, demo, folder=folder)
+    other.stroke("brush", LINE)
+    assert other.keep("scratch").path.stem == "004"
+
+
+def test_masks_of_photos_in_another_format_stay_as_they_are(painting, demo, tmp_path):
+    """As in the demo: photos are JPEGs, and ``000.jpg`` has ``000_mask.png``."""
+    folder = tmp_path / "painted"
+    for path, place in ((demo.test[0].path, "test/chip"), (demo.test[0].mask_path, "ground_truth/chip")):
+        (folder / place).mkdir(parents=True)
+        copy(path, folder / place)
+    painting.stroke("scratch", LINE)
+    sample = painting.keep("chip")
+    truth = folder / "ground_truth/chip" / demo.test[0].mask_path.name
+    assert truth.read_bytes() == demo.test[0].mask_path.read_bytes()
+    assert sample.path.stem == "001"
+
+
+@pytest.mark.parametrize("room", [0, 1], ids=["for nothing", "for the mask"])
+@pytest.mark.parametrize("by", ["Python", "the page"])
+def test_a_full_disk_is_said_and_nothing_half_is_kept(painting, monkeypatch, tmp_path, room, by):
+    painting.stroke("brush", LINE)
+    dataset, write, left = painting.dataset, Path.write_bytes, [room]
+
+    def write_until_full(self, content):
+        if not left[0]:
+            write(self, content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        left[0] -= 1
+        return write(self, content)
+
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_bytes", write_until_full)
+        said = r"could not be written \(No space left on device\)\. What was written before is whole: make room"
+        if by == "Python":
+            with pytest.raises(OSError, match=said):
+                painting.keep("dent")
+        else:
+            tell(painting, "keep", label="dent")
+            assert re.search(said, painting.problem)
+    assert painting.dataset is dataset
+    assert painting.kept == []
+    assert files(tmp_path) == ["painted/ground_truth/dent/000_mask.png"][:room]
+    for path in tmp_path.rglob("*.png"):
+        Image.open(path).load()
+    tell(painting, "keep", label="dent")  # once there is room
+    assert painting.problem == ""
+    assert painting.kept == ["dent/000"]
+    np.testing.assert_array_equal(painting.dataset.test[-1].image, painting.painted)
+    np.testing.assert_array_equal(painting.dataset.test[-1].mask, painting.mask)
+
+
+def test_a_photo_is_saved_with_its_mask_beside_it(painting, tmp_path):
+    painting.stroke("brush", LINE)
+    painting.save(tmp_path / "new" / "dent.png")
+    assert files(tmp_path) == ["new/dent.png", "new/dent_mask.png"]
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "new/dent.png")), painting.painted)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "new/dent_mask.png")) > 0, painting.mask)
+    with pytest.raises(ValueError, match=r"saved as PNG, which loses nothing, but 'dent\.jpg' came"):
+        painting.save(tmp_path / "dent.jpg")
+    assert not (tmp_path / "dent.jpg").exists()
+
+
+@pytest.mark.parametrize("label", ["", ".", "..", "../up", "a/b", "/etc", "scratch/", ".hidden", "good", None])
+def test_a_kind_that_can_be_no_folder_of_defects_is_refused(painting, tmp_path, label):
+    """Of photographs called good nobody expects a mask: they would count as false alarms."""
+    painting.stroke("brush", LINE)
+    with pytest.raises(ValueError, match="A kind of defect is a name"):
+        painting.keep(label)
+    assert not list(tmp_path.rglob("*.png"))
+    assert painting.kept == []
+
+
+def test_where_nothing_is_seen_there_is_nothing_to_keep(painting, tmp_path):
+    sentence = "Nothing can be seen of what was painted"
+    with pytest.raises(ValueError, match=sentence):
+        painting.keep()
+    painting.stroke("brush", LINE, strength=0.01)
+    painting.stroke("erase", [(150, 150)])
+    with pytest.raises(ValueError, match=sentence):
+        painting.keep()
+    tell(painting, "keep", label="painted")
+    assert painting.problem.startswith(sentence)
+    assert not list(tmp_path.rglob("*.png"))
+
+
+# ---- few photos ------------------------------------------------------------------------------------------------------
+
+
+def test_one_normal_photo_is_enough_to_paint(demo, tmp_path):
+    painting = paint_defect(SPADE(k=1).fit(demo.train[:1]), demo.test[6], folder=tmp_path)
+    before = painting.result.image_score
+    assert painting.normals == {"level": pytest.approx(before / 2), "scores": [], "of": 0}
+    painting.stroke("brush", LINE)
+    painting.finish()
+    assert painting.result.image_score > before
+    assert painting.readout()["normals of 0 at or above"].tolist() == [0, 0]
+    assert painting.keep().path.is_file()
+    assert painting._repr_mimebundle_()[0]["image/png"].startswith(b"\x89PNG")
+    painting.save_html(tmp_path / "page.html")
+
+
+def test_arrays_are_enough_to_fit_and_to_paint_on(demo, tmp_path):
+    spade = SPADE(k=2).fit([sample.image for sample in demo.train[:3]])
+    painting = paint_defect(spade, [demo.test[6].image, demo.test[7].image], folder=tmp_path)
+    assert (painting.dataset.train, painting.dataset.test) == ([], [])
+    painting.index = 1
+    painting.stroke("brush", LINE)
+    painting.finish()
+    assert painting.photos == [["photo 0", None], ["photo 1", None]]
+    assert painting.keep().mask.any()
+    assert len(painting.dataset.test) == 1
+    np.testing.assert_array_equal(painting.result.anomaly_map, spade.predict(painting.painted).anomaly_map)
+    painting.save_html(tmp_path / "page.html")
+
+
+# ---- mistakes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [None, [], "a dataset of normals alone"])
+def test_without_a_photo_a_sentence_says_what_is_needed(spade, demo, given):
+    given = replace(demo, test=[]) if isinstance(given, str) else given
+    with pytest.raises(ValueError, match=r"needs a photograph to paint on, but none came\. Take one of dataset\.test"):
+        paint_defect(spade, given)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"tool": "brsh"}, "tool is one of 'brush', 'scratch', .*, but 'brsh' came. Did you mean 'brush'"),
+        ({"points": []}, "brush needs at least one point, but none came"),
+        ({"tool": "move", "points": [(5, 5)]}, "move needs two points, from and to, but 1 came"),
+        ({"tool": "move", "points": points(3)}, "move needs two points, from and to, but 3 came"),
+        ({"points": [(5, nan)]}, "col is a number of photo pixels"),
+        ({"points": [(1e9, 5)]}, "row is a number of photo pixels"),
+        ({"points": [(1, 2, 3)]}, r"pairs? \(row, col\)"),
+        ({"points": [(1, 2, 3), (4, 5, 6)]}, r"pairs? \(row, col\)"),  # not three pairs
+        ({"points": (5, 5)}, r"pairs? \(row, col\)"),
+        ({"points": [("a", "b")]}, r"pairs? \(row, col\)"),
+        ({"size": 0}, r"size is a diameter from 0\.1 to 224 map pixels, but 0 came"),
+        ({"size": 224.5}, r"size is a diameter from 0\.1 to 224 map pixels, but 224\.5 came"),
+        ({"size": nan}, "size is a diameter"),
+        ({"size": "4"}, "size is a diameter"),
+        ({"strength": 0}, "strength is a number above 0, up to 1, but 0 came"),
+        ({"strength": 1.5}, r"strength is a number above 0, up to 1, but 1\.5 came"),
+        ({"strength": "1"}, "strength is a number above 0, up to 1, but '1' came"),
+        ({"colour": "bleu"}, "colour is a name or like '#c82828', but 'bleu' came"),
+        ({"colour": (1, 2, 3)}, "colour is a name or like '#c82828'"),
+        ({"colour": 5}, "colour is a name or like '#c82828', but 5 came"),
+    ],
+    ids=str,
+)
+def test_a_wrong_stroke_is_a_sentence_and_changes_nothing(painting, wrong, sentence):
+    painting.stroke("brush", LINE)
+    painting.stroke("scratch", LINE)
+    painting.undo()
+    strokes, photo, painted = painting.strokes, painting.photo, painting.painted
+    stroke = {"tool": "brush", "points": LINE} | wrong
+    with pytest.raises(ValueError, match=sentence):
+        painting.stroke(**stroke)
+    assert painting.strokes == strokes
+    assert painting.photo is photo
+    np.testing.assert_array_equal(painting.painted, painted)
+    painting.redo()
+    assert painting.strokes[-1].tool == "scratch"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("index", 48, "index is a photo from 0 to 47, but 48 came"),
+        ("probe", (0, 224), r"0 <= row < 224, 0 <= col < 224, but \(0, 224\) came"),
+    ],
+)
+def test_a_mistake_is_a_sentence_and_changes_nothing(painting, name, value, sentence):
+    painting.stroke("brush", LINE)
+    before, result = getattr(painting, name), painting.result
+    with pytest.raises(ValueError, match=sentence):
+        setattr(painting, name, value)
+    painting.set_state({name: value})
+    assert re.search(sentence, painting.problem)
+    assert getattr(painting, name) == before
+    assert painting.photo["strokes"] == len(painting.strokes) == 1
+    np.testing.assert_array_equal(painting.result.anomaly_map, result.anomaly_map)
+    painting.set_state({"index": 1})
+    assert (painting.index, painting.problem) == (1, "")
+
+
+def test_a_mistake_is_told_each_time_it_is_made_and_gone_when_all_is_well(painting):
+    """A page that is not told waits until it believes that Python is gone."""
+    told = []
+    painting.observe(lambda change: told.append(change["new"]), "problem")
+    for _ in range(2):
+        draw(painting, points(2), "first", size=300)
+    assert [text[:20] for text in told if text] == ["size is a diameter f"] * 2
+    draw(painting, points(2), "second")
+    assert painting.problem == ""
+    for _ in range(2):
+        tell(painting, "redo")
+    assert told[-1] == "There is no stroke to paint again."
+    assert told.count(told[-1]) == 2
+    tell(painting, "undo")
+    assert painting.problem == ""
+
+
+def test_a_mistake_in_the_middle_of_a_stroke_leaves_what_was_drawn(painting):
+    draw(painting, points(3), "first")
+    draw(painting, points(5), "first", strength=0)
+    assert "strength is a number above 0" in painting.problem
+    assert [len(stroke.points) for stroke in painting.strokes] == [3]
+    draw(painting, points(6), "first")
+    assert [len(stroke.points) for stroke in painting.strokes] == [6]
+
+
+def test_a_message_that_nobody_knows_is_told(painting):
+    tell(painting, "stork")
+    assert "Did you mean 'stroke'" in painting.problem
+
+
+def test_an_unreadable_photo_is_named_and_the_strokes_on_others_stay(spade, demo, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    painting = paint_defect(spade, [demo.test[0], tmp_path / "broken.png"], folder=tmp_path)
+    painting.stroke("brush", LINE)
+    painted = painting.painted
+    with pytest.raises(ValueError, match=r"broken\.png, but it cannot be read"):
+        painting.index = 1
+    painting.set_state({"index": 1})
+    assert "broken.png, but it cannot be read" in painting.problem
+    assert painting.index == painting.photo["index"] == 0
+    np.testing.assert_array_equal(painting.painted, painted)
+    np.testing.assert_array_equal(painting.result.anomaly_map, spade.predict(painted).anomaly_map)
