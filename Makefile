@@ -4,7 +4,9 @@
 # make app    the explorer alone, as a web page on this machine
 # make bench  how fast the search is, against what one would use otherwise   make bench ARGS=--quick
 # make results DATA=path  how well each setting does on a dataset; demo, solar_cells, or a folder
-# make bench-widgets  how fast the explorer is, in a browser
+# make bench-widgets  how fast the widgets are, in a browser
+# make site   all lessons as pages that work offline, in site/
+# make mutants  planted faults, and which of them lessons and tests catch
 #
 # The environment is built once, in .venv; with a conda environment active (base, too), that one is used instead.
 
@@ -23,7 +25,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 # settings that a notebook with widgets needs: their state is saved with it
 export JUPYTER_CONFIG_PATH := $(CURDIR)/.jupyter
 
-.PHONY: lab app test check bench bench-widgets results demo picture clean
+.PHONY: lab app test check bench bench-widgets results site mutants demo picture clean
 
 lab: $(LAB)
 	$(BIN)/jupyter trust notebooks/*.ipynb
@@ -49,6 +51,12 @@ results: $(LAB)
 
 bench-widgets: $(TEST)
 	TQDM_DISABLE=1 $(BIN)/python benchmarks/widgets.py $(ARGS)
+
+site: $(LAB)
+	$(BIN)/python -m spade_kit.lessons.site notebooks site
+
+mutants: $(TEST)
+	TQDM_DISABLE=1 $(BIN)/python tests/mutants.py $(ARGS)
 
 demo: $(LAB)
 	$(BIN)/python -m spade_kit.demo data/demo

@@ -20,7 +20,7 @@ from spade_kit.datasets import Dataset, Sample
 from spade_kit.evaluation import describe_scores
 from spade_kit.features import Pyramid, chosen_layers, iterate_features
 from spade_kit.gallery import digest
-from spade_kit.progress import track
+from spade_kit.progress import is_silent, track
 from spade_kit.records import describe_run
 from spade_kit.reports import METRICS, Report
 from spade_kit.shelf import Judged
@@ -47,7 +47,8 @@ def sweep(
     """Judge a dataset under all combinations of some options, and say how well each does.
 
     Features are computed once for a backbone and crop and held, about 0.5 MB a photo; a smaller K is looked up, and
-    another sigma needs no search. It says beforehand how long it will take. Photographs that were fitted are judged
+    another sigma needs no search. It says beforehand how long it will take, unless
+    ``TQDM_DISABLE=1``. Photographs that were fitted are judged
     against the others.
 
     Parameters
@@ -88,7 +89,8 @@ def sweep(
     for name, crop, backbone in networks:
         galleries = _Galleries(backbone, dataset)
         plan = list(_plan(values, check_count("draws", draws), len(galleries.spade)))
-        _say_how_long(galleries, plan, values, len(metrics), len(networks))
+        if not is_silent():
+            _say_how_long(galleries, plan, values, len(metrics), len(networks))
         with track(total=len(plan) * len(galleries.queries), desc="settings x photos") as progress:
             for fitted, searched in plan:
                 spade, among, queries = galleries.take(fitted["layers"], fitted["normals"], fitted["draw"], seed)

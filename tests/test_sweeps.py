@@ -20,10 +20,17 @@ def evaluated(small, train=None, backbone="efficientnet_lite0", **options):
     return evaluate(SPADE(backbone, **options).fit(train or small.train), small)
 
 
-def test_every_setting_is_what_it_gives_by_itself(small, capsys):
+def test_it_says_beforehand_how_long_it_takes_unless_progress_is_not_wanted(small, capsys, monkeypatch):
+    sweep(small, {"radius": [0, 1]})
+    assert capsys.readouterr().out == ""
+    monkeypatch.setenv("TQDM_DISABLE", "0")
+    sweep(small, {"radius": [0, 1]})
+    assert capsys.readouterr().out.startswith("2 settings on 8 photos, about ")
+
+
+def test_every_setting_is_what_it_gives_by_itself(small):
     frame = sweep(small, {"k": [1, 4], "sigma": [0, 4], "weights": [None, {"layer3": 0.1}], "kappa": [1, 2]})
     assert len(frame) == 16
-    assert capsys.readouterr().out.startswith("16 settings on 8 photos, about ")
     for row in frame.iloc[::3].itertuples():
         report = evaluated(small, k=row.k, sigma=row.sigma, weights=row.weights, kappa=row.kappa)
         for name in ("image_roc_auc", "retrieval_roc_auc", "pixel_roc_auc", "aupro"):
