@@ -25,7 +25,7 @@ from spade_kit.widgets.album import Album
 from spade_kit.widgets.background import Background, Step
 from spade_kit.widgets.checks import check_place
 from spade_kit.widgets.live import MISTAKES, Live
-from spade_kit.widgets.packing import colour_table, pack_cells, pack_photo
+from spade_kit.widgets.packing import NeighbourPictures, colour_table, pack_cells, pack_photo
 from spade_kit.widgets.pages import fit_crops, join_modules, make_page, read_style
 
 FEWEST, MOST = 2, 6  # views
@@ -98,6 +98,7 @@ class Comparison(Live):
 
     about = traitlets.Dict().tag(sync=True)
     photo: traitlets.Dict = traitlets.Dict().tag(sync=True)
+    neighbours = traitlets.Dict().tag(sync=True)
     seen: traitlets.List = traitlets.List().tag(sync=True)
     levels: traitlets.List = traitlets.List().tag(sync=True)
     ranking = traitlets.Dict().tag(sync=True)
@@ -116,6 +117,7 @@ class Comparison(Live):
         self._looked: dict[tuple[int, View], Seen] = {}
         self._known: dict[View, tuple[float, bool]] = {}  # what is normal under a view, and whether all were asked
         self._kinds: dict[tuple[View, str], float] = {}  # AUPRO over a kind of defect
+        self._pictures = NeighbourPictures()
         self._told: tuple = ()  # photo and views that the page has
         self._to_do: tuple = ()  # what the background was last started for
         self._background = Background(self._meanwhile)
@@ -266,6 +268,7 @@ class Comparison(Live):
                 self.probe = tuple(min(at, side - 1) for at, side in zip((row, col), self.photo["size"]))
             if self._told != (self.index, *self._shown):
                 self._told = (self.index, *self._shown)
+                self._say_neighbours(seen)
                 self.seen = [
                     {"index": self.index, "name": view.name, **self._pack(view, one)}
                     for view, one in zip(self._shown, seen)
@@ -277,6 +280,13 @@ class Comparison(Live):
         if self._to_do != (to_do := (self.index, tuple(self._shown))):
             self._to_do = to_do
             self._background.restart()
+
+    def _say_neighbours(self, seen: Sequence[Seen]) -> None:
+        """Small pictures of all that were retrieved; whole crops follow when they are asked for."""
+        pairs = ((view.base, image) for view, one in zip(self._shown, seen) for image in one.neighbours.index.tolist())
+        normals = {base * _BASE + image: self._bases[base]._fitted.normals[image] for base, image in pairs}
+        if list(normals) != self.neighbours.get("images"):
+            self.neighbours = {"images": list(normals), "jpegs": self._pictures.of(list(normals.values()))}
 
     def _pack(self, view: View, seen: Seen) -> dict[str, Any]:
         numbers = [view.base * _BASE + image for image in seen.neighbours.index.tolist()]
@@ -359,7 +369,10 @@ class Comparison(Live):
         return f"{self._album.name(self.index).replace('/', '-')}-compared.{suffix}"
 
     def _make_page(self) -> str:
-        state = {name: getattr(self, name) for name in (*self.MOVABLE, "about", "photo", "seen", "levels", "ranking")}
+        state = {
+            name: getattr(self, name)
+            for name in (*self.MOVABLE, "about", "photo", "neighbours", "seen", "levels", "ranking")
+        }
         normals = fit_crops(((number, self._crop(number)) for number in self._most_used()), _PAGE_BYTES)
         return make_page("comparison.js", f"{self._album.name(self.index)}, compared", state, {}, {}, normals)
 

@@ -19,6 +19,7 @@ from spade_kit.correspondence import freeze_weights
 from spade_kit.datasets import Dataset, Photo
 from spade_kit.drawing import SCALE
 from spade_kit.figures import draw_explanation
+from spade_kit.gallery import Normal
 from spade_kit.results import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets.album import Album, find_name, read_upload
@@ -383,10 +384,10 @@ class Explorer(Live):
 
     def _identify(self, full: Result) -> list[tuple[int, bytes]]:
         """Which normal images were retrieved; after a correction, one's place says no longer which it is."""
-        return [(int(image), self.spade._fitted.normals[image].digest) for image in full.neighbours.index]
+        return list(zip(full.neighbours.index.tolist(), (normal.digest for normal in _normals_of(full))))
 
     def _pack_neighbours(self, full: Result) -> dict[str, Any]:
-        return {"images": full.neighbours.index.tolist(), "jpegs": self._pictures.of(full)}
+        return {"images": full.neighbours.index.tolist(), "jpegs": self._pictures.of(_normals_of(full))}
 
     def _pack_matches(self, index: int, full: Result) -> dict[str, Any]:
         return {
@@ -486,7 +487,7 @@ class Explorer(Live):
             result = self._sight.find(index, options)
         except MISTAKES:
             return  # said when it is picked
-        self._pictures.of(result)
+        self._pictures.of(_normals_of(result))
         find_steps(result)
 
     def _judge_all_normals(self) -> Iterator[Step]:
@@ -602,6 +603,11 @@ class Known:
 
 
 # ---- small things ----------------------------------------------------------------------------------------------------
+
+
+def _normals_of(result: Result) -> list[Normal]:
+    """The neighbours, as the gallery has them."""
+    return [result.spade._fitted.normals[image] for image in result.neighbours.index]
 
 
 def _highest(result: Result) -> tuple[int, int]:

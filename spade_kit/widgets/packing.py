@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from spade_kit.correspondence import Correspondence, Steps
 from spade_kit.drawing import COLOURS
+from spade_kit.gallery import Normal
 from spade_kit.results import Result
 from spade_kit.retrieval import Neighbours
 from spade_kit.scores import split
@@ -126,8 +128,7 @@ class NeighbourPictures:
     def __init__(self) -> None:
         self._made: dict[bytes, bytes] = {}
 
-    def of(self, result: Result) -> list[bytes]:
-        normals = [result.spade._fitted.normals[index] for index in result.neighbours.index]
+    def of(self, normals: Sequence[Normal]) -> list[bytes]:
         for normal in normals:
             if normal.digest not in self._made:
                 self._made[normal.digest] = jpeg(normal.image, _NEIGHBOUR)

@@ -58,10 +58,14 @@ def make_page(
     normals
         Crops of normal images, JPEG, by index.
     """
-    code = join_modules("saved.js") + join_modules(module).replace("export default", "const widget =")
-    data = json.dumps(_without_bytes({"state": state, "photos": photos, "thumbs": thumbs, "normals": normals})).replace(
-        "</", "<\\/"
-    )
+    data = {"state": state, "photos": photos, "thumbs": thumbs, "normals": normals}
+    return frame_page(join_modules(module), read_style(), title, data)
+
+
+def frame_page(code: str, style: str, title: str, data: dict[str, Any]) -> str:
+    """A widget's code, its style and what `SavedModel` holds, as one page."""
+    code = join_modules("saved.js") + code.replace("export default", "const widget =")
+    saved = json.dumps(_without_bytes(data)).replace("</", "<\\/")
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -71,14 +75,14 @@ def make_page(
 <link rel="icon" href="data:,">
 <style>
 body {{ margin: 0; padding: 12px; color-scheme: light dark; }}
-{read_style()}
+{style}
 </style>
 </head>
 <body>
 <main id="widget"></main>
 <script type="module">
 {code}
-widget.render({{ model: new SavedModel({data}), el: document.getElementById("widget") }});
+widget.render({{ model: new SavedModel({saved}), el: document.getElementById("widget") }});
 </script>
 </body>
 </html>

@@ -28,7 +28,7 @@ from spade_kit.widgets.background import Background, Step
 from spade_kit.widgets.checks import check_place
 from spade_kit.widgets.live import Live
 from spade_kit.widgets.normals import Normals, judge_normals
-from spade_kit.widgets.packing import colour_table, jpeg, pack_cells
+from spade_kit.widgets.packing import NeighbourPictures, colour_table, jpeg, pack_cells
 from spade_kit.widgets.pages import fit_crops, join_modules, make_page, read_style
 
 _QUICK = 4  # normal photos that give a first idea of what is normal
@@ -88,6 +88,7 @@ class Painting(Live):
     about = traitlets.Dict().tag(sync=True)
     photos: traitlets.List = traitlets.List().tag(sync=True)
     photo: traitlets.Dict = traitlets.Dict().tag(sync=True)
+    neighbours: traitlets.Dict = traitlets.Dict().tag(sync=True)
     normals: traitlets.Dict = traitlets.Dict().tag(sync=True)
     kept: traitlets.List = traitlets.List().tag(sync=True)
 
@@ -109,6 +110,7 @@ class Painting(Live):
         self._plain: tuple[int, np.ndarray, Result] | None = None  # the photo before it was painted on
         self._result: Result | None = None
         self._known: Normals | None = None
+        self._pictures = NeighbourPictures()
         self._background = Background(self._meanwhile)
         super().__init__()
         self.about = {
@@ -322,6 +324,9 @@ class Painting(Live):
                 "before": self._before.image_score,
                 "seen": pack_cells(result.correspondence, result.neighbours, self.spade.sigma, numbers),
             }
+            if numbers != self.neighbours.get("images"):
+                normals = [self.spade._fitted.normals[image] for image in numbers]
+                self.neighbours = {"images": numbers, "jpegs": self._pictures.of(normals)}
             row, col = divmod(int(result.anomaly_map.argmax()), result.anomaly_map.shape[1])
             self.probe = (row, col)
             if self._known is None:
@@ -380,7 +385,7 @@ class Painting(Live):
         return f"{self._album.name(self.index).replace('/', '-')}-painted.{suffix}"
 
     def _make_page(self) -> str:
-        names = (*self.MOVABLE, "about", "photos", "photo", "normals", "kept")
+        names = (*self.MOVABLE, "about", "photos", "photo", "neighbours", "normals", "kept")
         found, near = self.result.correspondence.image[0], self.result.neighbours.index
         wanted = near[np.bincount(found.ravel(), minlength=len(near)).argsort()[::-1]].tolist()
         normals = fit_crops(((image, self.spade._fitted.normals[image].jpeg) for image in wanted), _PAGE_BYTES)

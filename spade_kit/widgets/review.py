@@ -18,7 +18,7 @@ from spade_kit.widgets.album import Album, find_name
 from spade_kit.widgets.background import Background, Step
 from spade_kit.widgets.corrections import Corrections
 from spade_kit.widgets.live import Live
-from spade_kit.widgets.packing import colour_table, jpeg, pack_cells
+from spade_kit.widgets.packing import NeighbourPictures, colour_table, jpeg, pack_cells
 from spade_kit.widgets.pages import fit_crops, join_modules, make_page, read_style
 
 _BATCH = 24  # thumbnails in a message
@@ -57,6 +57,7 @@ class Review(Live):
 
     about = traitlets.Dict().tag(sync=True)
     photo: traitlets.Dict = traitlets.Dict().tag(sync=True)
+    neighbours: traitlets.Dict = traitlets.Dict().tag(sync=True)
     suspects: traitlets.List = traitlets.List().tag(sync=True)
     state = traitlets.Dict().tag(sync=True)
 
@@ -70,6 +71,7 @@ class Review(Live):
         self._scores = {int(index): float(score) for index, score in ranked["score"].items()}
         self._fresh = set(self._scores)  # whose score is of the gallery as it is now
         self._results: dict[int, Result] = {}
+        self._pictures = NeighbourPictures()
         self._background = Background(self._meanwhile)
         super().__init__(index=int(ranked.index[0]))
         self.about = {
@@ -174,6 +176,8 @@ class Review(Live):
             self._scores[self.index] = result.image_score
             self._fresh.add(self.index)
             numbers = [self._number(image) for image in result.neighbours.index]
+            normals = [self._given._fitted.normals[number] for number in numbers]
+            self.neighbours = {"images": numbers, "jpegs": self._pictures.of(normals)}
             self.photo = {
                 "index": self.index,
                 "size": list(result.anomaly_map.shape),
@@ -260,7 +264,9 @@ class Review(Live):
         return f"normal-{self.index}.{suffix}"
 
     def _make_page(self) -> str:
-        state = {name: getattr(self, name) for name in (*self.MOVABLE, "about", "photo", "suspects", "state")}
+        state = {
+            name: getattr(self, name) for name in (*self.MOVABLE, "about", "photo", "neighbours", "suspects", "state")
+        }
         near = [number for number, _ in self.photo["seen"]["normals"]]
         normals = fit_crops(((number, self._crop(number)) for number in near), _PAGE_BYTES)
         order = (index for index, *_ in self.suspects)

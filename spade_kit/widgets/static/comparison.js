@@ -23,7 +23,7 @@ class Comparison extends Page {
     this.hovered = null;
     this.asking = false;
     this.normals = new NormalPictures((images) => this.tell({ kind: "normals", images }), () => this.paintProbe());
-    this.normals.offer([], []);
+    this.offer();
     this.build();
     this.listen();
     this.answer();
@@ -105,6 +105,7 @@ class Comparison extends Page {
 
   listen() {
     this.follow({
+      "change:neighbours": () => this.offer(),
       "change:seen change:photo": () => (this.coming ??= queueMicrotask(() => this.answer()) ?? true),
       "change:levels change:scale": () => this.paintMaps(),
       "change:difference": () => this.arrange(),
@@ -144,6 +145,12 @@ class Comparison extends Page {
     this.name.show(photo.index);
     this.arrange();
     this.root.dataset.shown = `${photo.index}`;
+  }
+
+  /** Small pictures of the normal photos that were retrieved. */
+  offer() {
+    const { images = [], jpegs = [] } = this.get("neighbours");
+    this.normals.offer(images, jpegs);
   }
 
   hear(message, buffers) {

@@ -30,7 +30,7 @@ class Painting extends Page {
     [this.tool, this.drawing, this.count, this.asked] = ["scratch", null, 0, false];
     this.hovered = null;
     this.normals = new NormalPictures((images) => this.tell({ kind: "normals", images }), () => this.paintProbe());
-    this.normals.offer([], []);
+    this.offer();
     this.build();
     this.listen();
     this.answer();
@@ -89,6 +89,7 @@ class Painting extends Page {
 
   listen() {
     this.follow({
+      "change:neighbours": () => this.offer(),
       "change:photo": () => this.answer(),
       "change:photos": () => this.paintNames(),
       "change:normals": () => this.paintMap(),
@@ -134,6 +135,12 @@ class Painting extends Page {
     this.paintKept();
     this.paintMap();
     this.root.dataset.shown = `${photo.index} ${photo.strokes}`;
+  }
+
+  /** Small pictures of the normal photos that were retrieved. */
+  offer() {
+    const { images = [], jpegs = [] } = this.get("neighbours");
+    this.normals.offer(images, jpegs);
   }
 
   hear(message, buffers) {

@@ -19,7 +19,7 @@ class Review extends Page {
     this.hovered = null;
     this.asking = false;
     this.normals = new NormalPictures((images) => this.tell({ kind: "normals", images }), () => this.paintProbe());
-    this.normals.offer([], []);
+    this.offer();
     this.build();
     this.listen();
     for (const [index, view] of Object.entries(this.get("thumbs") ?? {})) this.strip.picture(+index, view);
@@ -50,6 +50,7 @@ class Review extends Page {
 
   listen() {
     this.follow({
+      "change:neighbours": () => this.offer(),
       "change:photo": () => this.answer(),
       "change:suspects change:state": () => this.paintStrip(),
       "change:index": () => this.paintBusy(),
@@ -89,6 +90,12 @@ class Review extends Page {
     this.paintProbe();
     this.paintBusy();
     this.root.dataset.shown = photo.index;
+  }
+
+  /** Small pictures of the normal photos that were retrieved. */
+  offer() {
+    const { images = [], jpegs = [] } = this.get("neighbours");
+    this.normals.offer(images, jpegs);
   }
 
   hear(message, buffers) {
