@@ -1,0 +1,299 @@
+"""Plant faults in a copy of the package, one at a time, and see which of them the lessons and the tests catch.
+
+``make mutants``: every fault has to be caught by its fast tests or its lesson. ``make mutants ARGS="--only radius"``
+takes those whose name holds a word; ``--all`` goes on to the lesson where tests have caught a fault, too.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+COPIED = ("spade_kit", "tests", "notebooks", "data", "pyproject.toml")
+PATIENCE = 600  # s for one run: a fault may make a loop endless
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is changed where, and who should notice: files of tests, and a lesson."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+    lesson: str
+
+
+FAULTS = [
+    Fault(
+        "wrong axis in the retrieval",
+        "retrieval.py",
+        "distance.sort(dim=1",
+        "distance.sort(dim=0",
+        "retrieval",
+        "03_retrieval",
+    ),
+    Fault(
+        "K ignored",
+        "spade.py",
+        "min(int(self.k), len(among)))",
+        "len(among))",
+        "spade",
+        "03_retrieval",
+    ),
+    Fault(
+        "gallery's tail dropped",
+        "spade.py",
+        "np.arange(len(gallery)), crop, place",
+        "np.arange(len(gallery) - 1), crop, place",
+        "spade",
+        "03_retrieval",
+    ),
+    Fault(
+        "leave-one-out includes itself",
+        "spade.py",
+        "if label != labels[index]]",
+        "if True]",
+        "spade",
+        "07_thresholds_and_metrics",
+    ),
+    Fault(
+        "off by one in the radius",
+        "_lanes.py",
+        "return gap <= radius",
+        "return gap < radius",
+        "correspondence",
+        "04_correspondence",
+    ),
+    Fault(
+        "squared for Euclidean",
+        "correspondence.py",
+        "np.sqrt(weighted.sum(0)).mean(0)",
+        "weighted.sum(0).mean(0)",
+        "correspondence",
+        "04_correspondence",
+    ),
+    Fault(
+        "largest instead of mean over kappa",
+        "correspondence.py",
+        "np.sqrt(weighted.sum(0)).mean(0)",
+        "np.sqrt(weighted.sum(0)).max(0)",
+        "correspondence",
+        "04_correspondence",
+    ),
+    Fault(
+        "rows and columns swapped",
+        "correspondence.py",
+        "place // w % h, place % w)",
+        "place % w, place // w % h)",
+        "correspondence",
+        "04_correspondence",
+    ),
+    Fault(
+        "weights multiply the distance twice",
+        "correspondence.py",
+        "weighted = weights[:, None, None, None].astype(np.float64) * squared",
+        "weighted = weights[:, None, None, None].astype(np.float64) ** 2 * squared",
+        "correspondence",
+        "05_pyramid_layers",
+    ),
+    Fault(
+        "equal weights are the variances",
+        "correspondence.py",
+        "1 / np.where(spread > 0, spread, 1)",
+        "np.where(spread > 0, spread, 1)",
+        "correspondence",
+        "05_pyramid_layers",
+    ),
+    Fault(
+        "ensemble leaves out a level",
+        "correspondence.py",
+        "used = np.flatnonzero(weights > 0)",
+        "used = np.flatnonzero(weights > 0)[:-1]",
+        "correspondence",
+        "05_pyramid_layers",
+    ),
+    Fault(
+        "smoothing left out",
+        "scores.py",
+        'return gaussian_filter(resize(distance, size), sigma, mode="reflect", truncate=4)',
+        "return resize(distance, size)",
+        "scores",
+        "05_pyramid_layers",
+    ),
+    Fault(
+        "shares of roots",
+        "scores.py",
+        "return distance * layer_distance / np.where(whole > 0, whole, 1)",
+        "return distance * layer_distance**0.5 / np.where(whole > 0, whole, 1)",
+        "scores",
+        "06_explorer",
+    ),
+    Fault(
+        "threshold one rank too low",
+        "scores.py",
+        "ceil(round((count + 1) * (1 - fpr), 9))",
+        "ceil(round(count * (1 - fpr), 9)) - 1",
+        "scores",
+        "07_thresholds_and_metrics",
+    ),
+    Fault(
+        "mask shifted by one",
+        "crops.py",
+        "Image.Resampling.NEAREST).astype(bool)",
+        "Image.Resampling.NEAREST).astype(bool)[::-1]",
+        "crops",
+        "05_pyramid_layers",
+    ),
+    Fault(
+        "mask interpolated",
+        "crops.py",
+        "Image.Resampling.NEAREST).astype(bool)",
+        "Image.Resampling.BILINEAR).astype(bool)",
+        "crops",
+        "05_pyramid_layers",
+    ),
+    Fault(
+        "crop off by a pixel",
+        "crops.py",
+        "scaled[top : top + rows, left : left + columns]",
+        "scaled[top + 1 : top + rows + 1, left : left + columns]",
+        "crops",
+        "02_features",
+    ),
+    Fault(
+        "layer order swapped",
+        "features.py",
+        "return Pyramid([level.contiguous() for level in levels], backbone.layers, pooled.float())",
+        "return Pyramid([level.contiguous() for level in levels], backbone.layers[::-1], pooled.float())",
+        "features",
+        "02_features",
+    ),
+    Fault(
+        "mean of the preprocessing forgotten",
+        "backbones.py",
+        "return self._folded((x - mean) / std)",
+        "return self._folded(x / std)",
+        "backbones",
+        "02_features",
+    ),
+    Fault(
+        "PRO cut before its limit",
+        "metrics.py",
+        "return float(auc(np.append(x[inside], limit), np.append(y[inside], edge)) / limit)",
+        "return float(auc(x[inside], y[inside]) / limit)",
+        "metrics",
+        "07_thresholds_and_metrics",
+    ),
+    Fault(
+        "PRO over pixels instead of regions",
+        "metrics.py",
+        "weight[mask] = 1 / sizes[labels[mask]]",
+        "weight[mask] = regions[image] / mask.sum()",
+        "metrics",
+        "07_thresholds_and_metrics",
+    ),
+    Fault(
+        "segmentation above instead of from",
+        "results.py",
+        "return self.anomaly_map >= check_threshold(threshold)",
+        "return self.anomaly_map > check_threshold(threshold)",
+        "spade",
+        "00_quickstart",
+    ),
+    Fault(
+        "a removed photo leaves another",
+        "spade.py",
+        "kept = np.array([at for at in range(len(self)) if at not in gone], np.int64)",
+        "kept = np.array([at for at in range(len(self)) if at + 1 not in gone], np.int64)",
+        "corrections",
+        "06_explorer",
+    ),
+    Fault(
+        "bootstrap of one kind only",
+        "intervals.py",
+        "for group in groups])",
+        "for group in groups[:1]])",
+        "reports",
+        "07_thresholds_and_metrics",
+    ),
+]
+
+
+def run(command: list[str], folder: Path) -> tuple[bool, float]:
+    """Whether something was caught, and how long it took."""
+    environment = os.environ | {"PYTHONPATH": str(folder), "TQDM_DISABLE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    start = time.monotonic()
+    try:
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=PATIENCE)
+        caught = done.returncode != 0
+    except subprocess.TimeoutExpired:
+        caught = True
+    return caught, time.monotonic() - start
+
+
+def check_copy(folder: Path) -> None:
+    """What runs has to be the copy; otherwise nothing would be caught, or all."""
+    code = "import spade_kit, pathlib; print(pathlib.Path(spade_kit.__file__).parents[1].resolve())"
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    told = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+    assert told.stdout.strip() == str(folder.resolve()), told.stdout + told.stderr
+
+
+def plant(fault: Fault, folder: Path) -> str:
+    """Change the copy; gives the text as it was."""
+    path = folder / "spade_kit" / fault.file
+    before = path.read_text(encoding="utf-8")
+    if before.count(fault.old) != 1:
+        raise ValueError(f"{fault.name}: {fault.old!r} is {before.count(fault.old)} times in {fault.file}, not once.")
+    path.write_text(before.replace(fault.old, fault.new), encoding="utf-8")
+    for compiled in (folder / "spade_kit" / "__pycache__").glob("*.nb?"):
+        compiled.unlink()
+    return before
+
+
+def tests_of(name: str) -> list[str]:
+    return [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"tests/test_{name}.py"]
+
+
+def lesson_of(name: str) -> list[str]:
+    flags = ["--nbval", "--nbval-current-env", "--nbval-sanitize-with=tests/nbval.cfg", "-p", "no:cacheprovider"]
+    return [sys.executable, "-m", "pytest", "-x", "-q", *flags, f"notebooks/{name}.ipynb"]
+
+
+def main(only: str, both: bool) -> int:
+    faults = [fault for fault in FAULTS if only in fault.name]
+    survivors = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "copy"
+        folder.mkdir()
+        for name in COPIED:
+            source = ROOT / name
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+        check_copy(folder)
+        for number, fault in enumerate(faults, 1):
+            before = plant(fault, folder)
+            by_tests, seconds = run(tests_of(fault.tests), folder)
+            by_lesson, more = run(lesson_of(fault.lesson), folder) if both or not by_tests else (False, 0.0)
+            (folder / "spade_kit" / fault.file).write_text(before, encoding="utf-8")
+            caught = [f"tests/test_{fault.tests}.py"] * by_tests + [f"lesson {fault.lesson}"] * by_lesson
+            print(f"{number:2}/{len(faults)} {fault.name:40} {' and '.join(caught) or 'NOT CAUGHT'}  "
+                  f"({seconds + more:.0f} s)", flush=True)  # fmt: skip
+            survivors += [] if caught else [fault.name]
+    print(f"{len(faults) - len(survivors)} of {len(faults)} caught." + "".join(f"\nNot caught: {n}" for n in survivors))
+    return len(survivors)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--all", action="store_true")
+    given = parser.parse_args()
+    sys.exit(main(given.only, given.all))

@@ -1,0 +1,85 @@
+"""Whether all is there that lessons need, and the checks of the exercises of lessons 00 and 06."""
+
+import numpy as np
+import pytest
+
+from spade_kit.lessons import check_environment, checking, explorer, quickstart
+
+
+def test_where_all_is_there_it_says_so(capsys):
+    check_environment()
+    said = capsys.readouterr().out
+    assert said.endswith("Ready.\n")
+    assert "NO" not in said
+    assert said.count(" yes\n") == len(checking._NEEDED)
+
+
+def test_what_is_missing_is_named_with_its_cure(capsys, monkeypatch):
+    monkeypatch.setitem(checking._NEEDED, "a compiler", lambda: checking._find_package("no_such_package", (1, 0)))
+    monkeypatch.setitem(checking._NEEDED, "a newer one", lambda: checking._find_package("numpy", (999, 0)))
+    check_environment()
+    said = capsys.readouterr().out
+    assert said.count(" NO\n") == 2
+    assert "Ready" not in said
+    assert "`pip install -e .[lab]` in the folder of the project installs no_such_package." in said
+    assert "installs numpy." in said
+
+
+def test_a_broken_demo_or_old_python_is_told(monkeypatch):
+    monkeypatch.setattr(checking.platform, "python_version_tuple", lambda: ("3", "9", "1"))
+    assert "install 3.10 or later" in checking._find_python()
+
+    def load(name):
+        raise FileNotFoundError("no demo here")
+
+    monkeypatch.setattr("spade_kit.loading.load_dataset", load)
+    assert checking._find_demo() == "no demo here"
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda result, threshold: ..., "Not answered yet"),
+        (lambda result, threshold: result.image_score >= threshold, "Right. "),
+        (lambda result, threshold: (result.anomaly_map >= threshold).any(), "Right. "),
+        (lambda result, threshold: result.image_score > threshold, "just reaches the threshold"),
+        (lambda result, threshold: result.anomaly_map.mean() >= threshold, "Is that the mean of the map?"),
+        (lambda result, threshold: result.image_score < threshold, "wrong way round"),
+        (lambda result, threshold: True, "A good part"),
+        (lambda result, threshold: result.score, "It stops with AttributeError"),
+    ],
+)
+def test_the_verdict_of_lesson_00_says_what_is_wrong(capsys, answer, said):
+    quickstart.check(answer)
+    assert said in capsys.readouterr().out
+
+
+def most_useful(result) -> int:
+    return int(result.neighbours.index[np.bincount(result.correspondence.image[0].ravel()).argmax()])
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda result: ..., "Not answered yet"),
+        (most_useful, "Right. "),
+        (lambda result: np.bincount(result.correspondence.image[0].ravel()).argmax(), "its rank among the neighbours"),
+        (lambda result: np.bincount(result.correspondence.image[0].ravel()).max(), "how many cells it explains"),
+        (lambda result: result.correspondence.images, "It stops with AttributeError"),
+        (lambda result: 999, "Training image 999 explains 0 cells"),
+    ],
+)
+def test_the_most_useful_photo_of_lesson_06_says_what_is_wrong(capsys, result, answer, said):
+    explorer.check(answer, result)
+    assert said in capsys.readouterr().out
+
+
+def test_the_nearest_as_a_whole_is_another_mistake(capsys, spade, demo):
+    for sample in demo.test:
+        result = spade.predict(sample)
+        ranks = np.bincount(result.correspondence.image[0].ravel())
+        nearest = int(result.neighbours.index[0])
+        if nearest not in (most_useful(result), int(ranks.argmax())):
+            break
+    explorer.check(lambda result: nearest, result)
+    assert "nearest photo as a whole" in capsys.readouterr().out
