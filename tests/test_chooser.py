@@ -135,11 +135,12 @@ def test_the_best_f1_of_pixels_is_over_all_masks(chooser, judged):
 
 def test_setting_the_threshold_makes_the_rule_hand(chooser):
     seen = []
-    chooser.observe(lambda change: seen.append((change["name"], change["new"])), ["rule", "threshold"])
+    note = lambda change: seen.append((change["name"], change["new"]))  # noqa: E731
+    chooser.observe(note, ["rule", "threshold"])
     chooser.threshold = 71
+    chooser.unobserve(note, ["rule", "threshold"])
     assert (chooser.rule, chooser.threshold, float(chooser)) == ("hand", 71.0, 71.0)
     assert sorted(seen) == [("rule", "hand"), ("threshold", 71.0)]
-    chooser.unobserve_all()
     assert repr(chooser) == f"Chooser({chooser.sentence})"
     assert chooser.sentence.startswith("Threshold 71 for whole photos: of 12 normal photos")
 
@@ -299,6 +300,26 @@ def test_to_finish_between_two_steps_of_the_background_leaves_nothing_untold(spa
     chooser.finish()
     assert chooser.evidence["waiting"] == 0
     assert len(chooser.photos) == 15
+
+
+def test_a_photo_that_comes_while_others_are_counted_is_counted_next(spade, few, monkeypatch):
+    """Messages of a page come in a thread of their own, and the background goes on meanwhile."""
+    chooser = choose_threshold(spade, few.test[:3])
+    assert (chooser.judgement.photos, chooser.evidence["waiting"]) == (9, 3)
+    judged = [chooser._judge(at) for at in chooser._to_judge()]
+    background = Thread(target=lambda: [chooser._take(one) for one in judged])
+
+    def collect_slowly(*given):
+        evidence = collect(*given)
+        background.start()
+        background.join(0.3)
+        return evidence
+
+    with monkeypatch.context() as patched:
+        patched.setattr("spade_kit.widgets.chooser.collect", collect_slowly)
+        chooser.set_state({"of": "pixel"})
+    background.join()
+    assert chooser.judgement.photos == 12
 
 
 def test_a_notebooks_cells_and_its_page_may_speak_at_once(chooser, judged):

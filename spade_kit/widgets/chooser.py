@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from spade_kit.arguments import check_number, choose
 from spade_kit.charts import draw_evidence
-from spade_kit.datasets import GOOD, Dataset, Photo
+from spade_kit.datasets import GOOD, Dataset, Photo, as_list
 from spade_kit.evidence import OF, Evidence, Judgement, clopper_pearson, collect
 from spade_kit.metrics import f1_threshold
 from spade_kit.scores import check_fpr, find_threshold, make_map
@@ -84,11 +84,11 @@ class Chooser(Live):
 
     def __init__(self, spade: SPADE, dataset: Dataset | Iterable[Photo] | None, *, of: str) -> None:
         self.spade = copy.copy(spade)
-        given = dataset if not isinstance(dataset, Dataset) or dataset.test else None
-        self._album = Album(self.spade, given)
-        self._tested = [] if given is None else list(range(len(self._album)))  # without photos an album is of normals
+        photos = dataset.test if isinstance(dataset, Dataset) else [] if dataset is None else as_list(dataset)
+        self._album = Album(self.spade, photos)
+        self._tested = list(range(len(photos)))  # without photos an album is of normals
         self._judged: dict[int, Judged] = {}  # test photos by index, normal ones by -1 - index
-        self._collected: dict[str, Evidence] = {}
+        self._collected: dict[tuple[str, int], Evidence] = {}  # by what, and of how many photographs
         self._said: tuple = ()  # what the page has evidence of
         self._background = Background(self._meanwhile)
         super().__init__(of=of, rule=f"{_USUAL[choose('of', of, OF)]:g}")
@@ -174,20 +174,24 @@ class Chooser(Live):
         return Judged(at, name, label, result.image_score, result.correspondence.distance, size, thumb, result.mask)
 
     def _take(self, judged: Judged) -> None:
-        self._judged[judged.at] = judged
-        self._collected = {}
+        with self._lock:  # not while what is known is counted
+            self._judged[judged.at] = judged
 
     def _known(self, normal: bool) -> list[Judged]:
         """What could be judged, of the normal photographs or of the others."""
-        return [judged for at, judged in self._judged.items() if judged.thumb and (at < 0) == normal]
+        judged = list(self._judged.items())  # in the background more may come
+        return [one for at, one in judged if one.thumb and (at < 0) == normal]
 
     @property
     def _evidence(self) -> Evidence:
-        if self.of not in self._collected:
+        key = self.of, len(self._judged)
+        if key not in self._collected:
             tested, maps = self._known(normal=False), partial(_make_map, self.of, self.spade.sigma)
             truth = [judged.label for judged in tested], [judged.mask for judged in tested]
-            self._collected[self.of] = collect(self.of, map(maps, self._known(normal=True)), map(maps, tested), *truth)
-        return self._collected[self.of]
+            for old in [old for old in self._collected if old[0] == self.of]:
+                del self._collected[old]
+            self._collected[key] = collect(self.of, map(maps, self._known(normal=True)), map(maps, tested), *truth)
+        return self._collected[key]
 
     def _look(self) -> None:
         with self._quietly(), self.hold_sync():
@@ -240,7 +244,8 @@ class Chooser(Live):
     def _set_threshold(self) -> None:
         """As the rule says; a rate that so few normal photographs cannot tell is the least that they can."""
         if self.rule == "f1":
-            self.threshold = self._best_f1()
+            best = self._best_f1()
+            self.threshold = self.threshold if best is None else best
         elif self.rule != "hand" and (normals := self._known(normal=True)):
             scores = np.concatenate([_make_map(self.of, self.spade.sigma, judged).ravel() for judged in normals])
             with warnings.catch_warnings():
@@ -249,8 +254,8 @@ class Chooser(Live):
         elif self.rule != "hand":
             self.rule, self.threshold = "hand", self._evidence.edges[-1] / 2
 
-    def _best_f1(self) -> float:
-        """Over the test photographs of known label, or over the pixels of those with masks."""
+    def _best_f1(self) -> float | None:
+        """Over test photographs of known label, or the pixels of those with masks; None while those are to come."""
         maps, truth = [], []
         for judged in self._known(normal=False):
             known = judged.label if self.of == "image" else judged.mask
@@ -258,9 +263,20 @@ class Chooser(Live):
                 maps.append(_make_map(self.of, self.spade.sigma, judged).ravel())
                 truth.append(np.array([known != GOOD]) if self.of == "image" else np.ravel(known))
         if not truth or not 0 < np.concatenate(truth).mean() < 1:
+            if self._may_know_both():
+                return None
             what = "labels" if self.of == "image" else "masks"
             raise ValueError(f"The best F1 needs test photos with {what}, good and defective ones, but there are none.")
         return float(f1_threshold(np.concatenate(maps), np.concatenate(truth)))
+
+    def _may_know_both(self) -> bool:
+        """Whether good ones and defects of known truth are among the photographs, judged or not."""
+        if not self._to_judge():
+            return False
+        labels = {self._album.label(at) for at in self._tested} - {None}
+        if self.of == "pixel":
+            return any(map(self._album.masked, self._tested))
+        return GOOD in labels and len(labels) > 1
 
     # ---- meanwhile ---------------------------------------------------------------------------------------------------
 
@@ -268,8 +284,9 @@ class Chooser(Live):
         missing = self._to_judge()
         for number, at in enumerate(missing, 1):
             yield partial(self._judge, at), self._take
-            if number % _BATCH == 0 or number == len(missing):
+            if number % _BATCH == 0:
                 yield _nothing, self._tell
+        yield _nothing, self._tell
 
     def _tell(self, _: None) -> None:
         with self._quietly():

@@ -106,11 +106,8 @@ class Comparison(Live):
     def __init__(
         self, spade: SPADE, image: Photo | Dataset | Iterable[Photo], views: Sequence[Wanted] | None = None
     ) -> None:
-        self._bases = [copy.copy(spade)]
-        given = [spade]  # which SPADE a user means is known by the object
+        self._given, self._bases = [spade], [copy.copy(spade)]  # as users know them, and as they are now
         wanted = [*spade.backbone.layers, ALL] if views is None else list(views)
-        specs = [read_view(spade if one is None else one, given) for one in wanted]
-        self._bases += [copy.copy(other) for other in given[1:]]
         self._album = Album(self._bases[0], image if isinstance(image, Dataset) else as_list(image))
         self._results: dict[int, list[Result]] = {}
         self._views: dict[str, View] = {}  # each is made once: what is known of it is kept by the object
@@ -122,19 +119,16 @@ class Comparison(Live):
         self._to_do: tuple = ()  # what the background was last started for
         self._background = Background(self._meanwhile)
         super().__init__()
-        self._judge(0)  # crops that differ are said before anything else
         self.about = {
             "colours": colour_table(),
             "signed": (matplotlib.colormaps[_SIGNED](np.arange(256))[:, :3] * 255).round().astype(np.uint8).tobytes(),
-            "layers": [list(base.backbone.layers) for base in self._bases],
-            "bases": [f"{base.backbone.name}, {len(base)} normal photos" for base in self._bases],
             "photos": [[self._album.name(at), self._album.label(at)] for at in range(len(self._album))],
             "scale": SCALE,
             "most": MOST,
             "fewest": FEWEST,
             "start": {name: _plain(getattr(self._bases[0], name)) for name in ("k", "kappa", "radius", "combine")},
         }
-        self.views = specs
+        self.views = wanted
         self._open()
 
     # ---- for Python --------------------------------------------------------------------------------------------------
@@ -194,10 +188,15 @@ class Comparison(Live):
         wanted = list(proposal["value"])
         if not FEWEST <= len(wanted) <= MOST:
             raise ValueError(f"Side by side fit {FEWEST} to {MOST} views, but {len(wanted)} came.")
-        specs = [read_view(one, self._bases) for one in wanted]
-        names = [make_view(spec, self._bases).name for spec in specs]
+        given = list(self._given)
+        specs = [read_view(one, given) for one in wanted]
+        bases = [*self._bases, *map(copy.copy, given[len(self._bases) :])]
+        names = [make_view(spec, bases).name for spec in specs]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"Each view is shown once, but {twice!r} came twice. Give one another name=.")
+        if len(bases) > len(self._bases):
+            self._judge_anew(self.index, bases)  # crops that differ are said before anything is changed
+        self._given, self._bases = given, bases
         return [spec | {"name": name} for spec, name in zip(specs, names)]
 
     @traitlets.validate("scale")
@@ -208,6 +207,8 @@ class Comparison(Live):
     def _check_difference(self, proposal: dict) -> list[int] | None:
         if proposal["value"] is None:
             return None
+        if not isinstance(proposal["value"], (list, tuple)) or len(proposal["value"]) != 2:
+            raise ValueError(f"A difference is of two views, such as (0, 1), but {proposal['value']!r} came.")
         first, second = (check_index("A view", at, len(self.views), "view") for at in proposal["value"])
         if first == second:
             raise ValueError("A difference is of two views, but the same one came twice.")
@@ -227,7 +228,8 @@ class Comparison(Live):
 
     @property
     def _shown(self) -> list[View]:
-        return [self._view(spec) for spec in self.views]
+        with self._lock:  # while a page's message is taken, views are not yet checked
+            return [self._view(spec) for spec in self.views]
 
     def _view(self, spec: dict[str, Any]) -> View:
         key = repr(sorted(spec.items()))
@@ -238,13 +240,14 @@ class Comparison(Live):
     def _judge(self, index: int) -> list[Result]:
         """A photograph as each of the fitted ones sees it."""
         if len(self._results.get(index, [])) < len(self._bases):
-            self._results[index] = self._judge_anew(index)
+            self._results[index] = self._judge_anew(index, self._bases)
             for oldest in list(self._results)[:-_KEPT]:
                 del self._results[oldest]
         return self._results[index]
 
-    def _judge_anew(self, index: int) -> list[Result]:
-        first, *others = self._bases
+    def _judge_anew(self, index: int, bases: Sequence[SPADE]) -> list[Result]:
+        """All on the same crop."""
+        first, *others = bases
         results = [self._album.judge(index, first)]
         results += [base._predict(self._album.photo(index)[0], leave_out=True) for base in others]
         for base, result in zip(others, results[1:]):
@@ -261,6 +264,7 @@ class Comparison(Live):
     def _look(self) -> None:
         results = self._judge(self.index)
         with self._quietly(), self.hold_sync():
+            self._say_bases()
             seen = [self._look_at(self.index, view) for view in self._shown]
             if self.photo.get("index") != self.index:
                 self.photo = {"index": self.index, **pack_photo(results[0])}
@@ -275,11 +279,16 @@ class Comparison(Live):
                 ]
             for view in self._shown:
                 if view not in self._known:
-                    self._known[view] = self._find_level(view), False
+                    self._known[view] = self._find_level(view), len(view.spade) == 1
             self._tell(None)
         if self._to_do != (to_do := (self.index, tuple(self._shown))):
             self._to_do = to_do
             self._background.restart()
+
+    def _say_bases(self) -> None:
+        bases = [f"{base.backbone.name}, {len(base)} normal photos" for base in self._bases]
+        if self.about.get("bases") != bases:
+            self.about = self.about | {"bases": bases, "layers": [list(base.backbone.layers) for base in self._bases]}
 
     def _say_neighbours(self, seen: Sequence[Seen]) -> None:
         """Small pictures of all that were retrieved; whole crops follow when they are asked for."""
@@ -350,7 +359,7 @@ class Comparison(Live):
 
     def _judge_for_ranking(self, index: int, views: Sequence[View]) -> tuple[np.ndarray | None, list[np.ndarray]]:
         try:
-            results = self._judge_anew(index)
+            results = self._judge_anew(index, self._bases)
         except MISTAKES:
             return None, []
         return results[0].mask, [look(results, view).anomaly_map for view in views]

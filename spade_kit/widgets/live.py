@@ -28,6 +28,8 @@ class Live(anywidget.AnyWidget):
     MOVABLE: ClassVar[tuple[str, ...]] = ()  # traits that may be set
     MESSAGES: ClassVar[tuple[str, ...]] = ("hello", "page", "png")  # each has its method, _hear_<kind>
 
+    ASKED: ClassVar[tuple[str, ...]] = ("hello", "page", "png", "pair", "normals", "photos")  # these change nothing
+
     problem = traitlets.Unicode().tag(sync=True)
     _background: Background
 
@@ -50,7 +52,8 @@ class Live(anywidget.AnyWidget):
 
     def finish(self) -> None:
         """Compute now what would come in the background."""
-        self._background.finish()
+        with self._lock:
+            self._background.finish()
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict, dict]:
         data, metadata = super()._repr_mimebundle_(**kwargs) or ({}, {})
@@ -142,10 +145,13 @@ class Live(anywidget.AnyWidget):
     # ---- the page speaks ---------------------------------------------------------------------------------------------
 
     def _hear(self, _: Any, content: dict, buffers: Sequence[Any]) -> None:
-        try:
-            getattr(self, f"_hear_{choose('A message', content['kind'], self.MESSAGES)}")(content, buffers)
-        except MISTAKES as mistake:
-            self.problem = str(mistake)
+        with self._lock:
+            try:
+                if content["kind"] not in self.ASKED:
+                    self.problem = ""  # so that the same mistake is told again
+                getattr(self, f"_hear_{choose('A message', content['kind'], self.MESSAGES)}")(content, buffers)
+            except MISTAKES as mistake:
+                self.problem = str(mistake)
 
     def _hear_hello(self, content: dict, buffers: Sequence[Any]) -> None:
         self.send({"kind": "here"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from spade_kit.arguments import check_number, choose
 from spade_kit.datasets import Dataset, Photo, Sample, as_array, as_list
 from spade_kit.drawing import SCALE
 from spade_kit.figures import draw_explanation
+from spade_kit.layouts import GOOD_NAMES
 from spade_kit.painting import TOOLS, Stroke, changed, paint
 from spade_kit.records import encode_png, write_whole
 from spade_kit.results import Result
@@ -106,6 +108,7 @@ class Painting(Live):
         self._album = Album(self.spade, photos)
         self._strokes: dict[int, list[Stroke]] = {}
         self._undone: dict[int, list[Stroke]] = {}
+        self._answers = count()  # a page is answered also where nothing has changed
         self._drawn: Any = None  # by which stroke of the page's the last one was made
         self._plain: tuple[int, np.ndarray, Result] | None = None  # the photo before it was painted on
         self._result: Result | None = None
@@ -148,8 +151,13 @@ class Painting(Live):
     def result(self) -> Result:
         """What SPADE says of the painted photograph."""
         if self._result is None:
-            self._result = self._before if not self.strokes else self.spade._predict(self.painted, leave_out=True)
+            self._result = self._before if not self.strokes else self._judge()
         return self._result
+
+    def _judge(self) -> Result:
+        """The painted photograph; one of the fitted ones is compared with the others only, painted or not."""
+        result, among = self.spade._predict(self.painted, leave_out=True), self._before.among
+        return result.with_normals(among) if len(among) < len(result.among) else result
 
     def stroke(
         self,
@@ -173,7 +181,8 @@ class Painting(Live):
             Diameter in map pixels; from above 0 to 1; a name or ``"#rrggbb"``, for ``"brush"``, ``"stain"`` and
             ``"colour"``. If left out, what suits the tool.
         """
-        self._paint(self._make_stroke(tool, points, size, strength, colour), None)
+        with self._lock:
+            self._paint(self._make_stroke(tool, points, size, strength, colour), None)
 
     def undo(self) -> None:
         """Take the last stroke back."""
@@ -185,9 +194,11 @@ class Painting(Live):
 
     def clear(self) -> None:
         """Take all strokes back; each can be painted again."""
-        strokes = self._strokes.pop(self.index, [])
-        self._undone.setdefault(self.index, []).extend(reversed(strokes))
-        self._say_painted()
+        with self._lock:
+            strokes = self._strokes.pop(self.index, [])
+            self._undone.setdefault(self.index, []).extend(reversed(strokes))
+            self._drawn = None
+            self._say_painted()
 
     def save(self, path: str | Path) -> None:
         """Write the painted photograph as PNG, and its mask beside it as ``<stem>_mask.png``."""
@@ -205,14 +216,15 @@ class Painting(Live):
         label
             The kind of defect; a folder has its name.
         """
-        if not label or label != Path(label).name or label.startswith("."):
+        if not label or label != Path(label).name or label.startswith(".") or label.lower() in GOOD_NAMES:
             raise ValueError(f"A kind of defect is a name that a folder may have, like 'scratch', but {label!r} came.")
         if not self.mask.any():
             raise ValueError("Nothing can be seen of what was painted, so that there is no defect to keep. Paint on.")
         photos = self.folder / "test" / label
-        taken = {path.stem for path in photos.glob("*.png")}
+        masks = self.folder / "ground_truth" / label
+        taken = {path.stem.removesuffix("_mask") for folder in (photos, masks) for path in folder.glob("*")}
         stem = next(f"{number:03d}" for number in range(10**6) if f"{number:03d}" not in taken)
-        mask_path = self.folder / "ground_truth" / label / f"{stem}_mask.png"
+        mask_path = masks / f"{stem}_mask.png"
         photo, mask = self._encode()
         write_whole(mask_path, mask)  # first: a photo without its mask would be of unknown truth
         write_whole(photos / f"{stem}.png", photo)
@@ -270,10 +282,10 @@ class Painting(Live):
         colour = colour or ink or "black"
         try:
             rgb = ImageColor.getrgb(colour)[:3]
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, TypeError):
             needed = "colour is a name or like '#c82828'"
             raise ValueError(f"{needed}, but {colour!r} came.") from None
-        places = crop.on_photo(np.array([tuple(point) for point in points], float).reshape(-1, 2))
+        places = crop.on_photo(_read_places(points))
         scale = np.mean(np.array(crop.photo) / np.array(crop.scaled))  # photo pixels in a map pixel
         strength = usual if strength is None else strength
         return Stroke(tool, tuple(map(tuple, places.tolist())), float(size * scale), strength, rgb)
@@ -289,10 +301,12 @@ class Painting(Live):
         self._say_painted()
 
     def _swap(self, here: dict[int, list[Stroke]], there: dict[int, list[Stroke]], what: str) -> None:
-        if not here.get(self.index):
-            raise ValueError(f"There is no stroke to {what}.")
-        there.setdefault(self.index, []).append(here[self.index].pop())
-        self._say_painted()
+        with self._lock:
+            if not here.get(self.index):
+                raise ValueError(f"There is no stroke to {what}.")
+            there.setdefault(self.index, []).append(here[self.index].pop())
+            self._drawn = None  # what the hand goes on with is another stroke
+            self._say_painted()
 
     def _encode(self) -> tuple[bytes, bytes]:
         return encode_png(self.painted), encode_png(self.mask)
@@ -319,6 +333,7 @@ class Painting(Live):
                 "jpeg": jpeg(result.image, quality=92),
                 "mask": np.packbits(mask).tobytes() if mask.any() else None,
                 "drawn": self._drawn,
+                "answer": next(self._answers),
                 "strokes": len(self.strokes),
                 "undone": len(self._undone.get(self.index, ())),
                 "before": self._before.image_score,
@@ -391,6 +406,18 @@ class Painting(Live):
         normals = fit_crops(((image, self.spade._fitted.normals[image].jpeg) for image in wanted), _PAGE_BYTES)
         state = {name: getattr(self, name) for name in names}
         return make_page("painting.js", f"{self._album.name(self.index)}, painted", state, {}, {}, normals)
+
+
+def _read_places(points: Iterable) -> np.ndarray:
+    """(n, 2): row and col of each point."""
+    points = list(points)
+    try:
+        places = np.array(points, float).reshape(len(points), -1)
+    except (TypeError, ValueError):
+        places = np.empty((1, 0))
+    if len(points) and places.shape[1] != 2:
+        raise ValueError(f"points are pairs (row, col) of map pixels, but {points!r} came.")
+    return places.reshape(-1, 2)
 
 
 def _tell_nobody(_: Any) -> None:

@@ -148,6 +148,8 @@ class Review(Live):
         known = dict(self._decisions)
         if self.index in known:
             raise ValueError(f"Normal photo {self.index} is {'dropped' if known[self.index] else 'kept'} already.")
+        if dropped and len(self.spade) == 2:
+            raise ValueError("The last two normal photos stay: each is judged against at least one other normal image.")
         if dropped:
             digest = self._given._fitted.normals[self.index].digest
             self._corrections.remove(self.spade._fitted.places[digest])
@@ -217,8 +219,7 @@ class Review(Live):
         missing = [index for index in self._open_ones() if index not in self._fresh]
         for index in missing:
             yield partial(self._score, index, self.spade), self._take
-        if missing:
-            yield _nothing, self._tell
+        yield _nothing, self._tell
 
     def _score(self, index: int, spade: SPADE) -> tuple[int, float]:
         return index, self._album.judge(index, spade).image_score

@@ -70,7 +70,7 @@ class Comparison extends Page {
 
   /** What another view could look at. */
   #makeForm() {
-    const { layers, bases, start, most } = this.about;
+    const { start, most } = this.about;
     const choice = (name, help, options) => {
       const one = new Choice({ name, help, pick: () => name === "of" && this.#offerLayers() });
       one.offer(options);
@@ -79,7 +79,7 @@ class Comparison extends Page {
     };
     const number = (name, help, value, least) => el("input", { type: "number", min: least, value, title: help, "aria-label": name, class: "python", size: 4 });
     this.form = {
-      of: choice("of", "Which fit", bases.map((name, base) => [base, name])),
+      of: choice("of", "Which fit", []),
       layers: choice("look at", "Which layers; one is searched by itself, several together", []),
       weights: choice("weights", "What each layer's squared distance counts", [["", "as fitted"], ["none", "none"], ["equal", "equal"]]),
       k: number("K", "How many normal photos are compared with", "", 1),
@@ -90,10 +90,19 @@ class Comparison extends Page {
     const field = (name, input) => el("label", { class: "sk-choice" }, el("span", { class: "name" }, name), input);
     this.adding = button("add this view", "Beside the others", () => this.add(), { class: "python" });
     this.full = el("span", { class: "sk-remark", hidden: true }, `${most} views are as many as fit: take one away first.`);
-    this.#offerLayers();
+    this.offerFits();
     const { of, layers: looked, weights, k, kappa, radius } = this.form;
-    return el("div", { class: "sk-row sk-form" }, el("span", { class: "sk-heading" }, "Another view"), bases.length > 1 ? of.node : "", looked.node, weights.node,
+    return el("div", { class: "sk-row sk-form" }, el("span", { class: "sk-heading" }, "Another view"), of.node, looked.node, weights.node,
       field("K", k), field("kappa", kappa), field("radius", radius), this.adding, this.full);
+  }
+
+  /** The fits through which a view can look; others may come. */
+  offerFits() {
+    this.about = this.get("about");
+    const { bases } = this.about;
+    this.form.of.offer(bases.map((name, base) => [base, name]));
+    this.form.of.node.hidden = bases.length < 2;
+    this.#offerLayers();
   }
 
   #offerLayers() {
@@ -112,6 +121,7 @@ class Comparison extends Page {
       "change:ranking": () => this.paintRanking(),
       "change:probe change:pinned": () => this.paintProbe(),
       "change:index change:views": () => this.paintBusy(),
+      "change:about": () => this.offerFits(),
     });
     this.root.addEventListener("keydown", (event) => this.keyAnywhere(event));
     this.root.addEventListener("click", () => {
