@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from concurrent.futures import ThreadPoolExecutor as Apart  # a browser's loop may run in this thread
 from dataclasses import replace
 from io import BytesIO
 from threading import Thread
@@ -285,7 +286,7 @@ def test_in_a_running_loop_the_rest_comes_by_itself(spade, few, judged):
             await asyncio.sleep(0.05)
         return waited, chooser.judgement, chooser.threshold
 
-    waited, judgement, threshold = asyncio.run(asyncio.wait_for(wait(), 30))
+    waited, judgement, threshold = Apart(1).submit(lambda: asyncio.run(asyncio.wait_for(wait(), 30))).result()
     assert waited == [3]
     assert (judgement.photos, judgement.found + judgement.missed, judgement.alarms + judgement.passed) == (12, 2, 1)
     assert threshold == scores_of(judged[0]).max()

@@ -1,6 +1,7 @@
 """Going through normal photos without a browser: what is kept and dropped, what a page is told, and mistakes."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor as Apart  # a browser's loop may run in this thread
 from io import BytesIO
 
 import numpy as np
@@ -136,7 +137,7 @@ def test_scores_come_by_themselves_in_a_running_loop(spade):
             await asyncio.sleep(0.05)
         return waited, review.suspects
 
-    waited, suspects = asyncio.run(asyncio.wait_for(wait(), 30))
+    waited, suspects = Apart(1).submit(lambda: asyncio.run(asyncio.wait_for(wait(), 30))).result()
     other = review_suspects(spade)
     other.drop()
     other.finish()

@@ -17,10 +17,14 @@ import nbformat
 from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import markdown2html_mistune
+from plotly.graph_objects import Figure
+from plotly.io import to_html
+from plotly.offline import get_plotlyjs
 
 from spade_kit.widgets.pages import frame_page
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
+_CURVES = "application/vnd.plotly.v1+json"
 _STATE = "application/vnd.jupyter.widget-state+json"
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\\$\w])\$([^$\n]+?)\$(?![\w$])", re.DOTALL)
 _FETCHED = re.compile(r'<(?:script|link)\b[^>]*(?:src|href)="https?:[^>]*>(?:</script>)?')
@@ -117,7 +121,10 @@ def _fold(cell: Any) -> list[Any]:
 
 def _frame(output: Any, cell: Any, models: dict[str, Any], stem: str, site: Path) -> Any:
     """A widget as a page of its own in a frame; other outputs as they are."""
-    model = models.get(output.get("data", {}).get(_WIDGET, {}).get("model_id", ""))
+    data = output.get("data", {})
+    if _CURVES in data:
+        return nbformat.v4.new_output("display_data", {"text/html": _draw_curves(data[_CURVES], site)})
+    model = models.get(data.get(_WIDGET, {}).get("model_id", ""))
     if model is None:
         return output
     state = _read_state(model)
@@ -127,6 +134,14 @@ def _frame(output: Any, cell: Any, models: dict[str, Any], stem: str, site: Path
     style = f"width: 100%; height: {_HEIGHTS[kind]}px; border: 0"
     html = f'<iframe src="{name}" title="{title}" style="{style}" loading="lazy"></iframe>'
     return nbformat.v4.new_output("display_data", {"text/html": html})
+
+
+def _draw_curves(figure: dict[str, Any], site: Path) -> str:
+    """A Plotly figure; its program lies beside the pages, once."""
+    program = site / "plotly.min.js"
+    if not program.exists():
+        program.write_text(get_plotlyjs(), encoding="utf-8")
+    return to_html(Figure(figure), include_plotlyjs=program.name, full_html=False)
 
 
 def _read_state(model: dict[str, Any]) -> dict[str, Any]:

@@ -290,7 +290,11 @@ class Chooser(Live):
 
     def _tell(self, _: None) -> None:
         with self._quietly():
-            self._look()
+            try:
+                self._look()
+            except MISTAKES as mistake:  # such as a best F1 without a label that could be read
+                self.problem, self.rule = str(mistake), "hand"
+                self._look()
 
     # ---- the page ----------------------------------------------------------------------------------------------------
 

@@ -270,14 +270,21 @@ class Explorer(Live):
     def _say_corrected(self) -> None:
         """Another gallery: all that was compared with the old one is judged again, now or in the background."""
         with self._quietly():
-            at_the_end = self.k == self.gallery["normals"]
+            asked, before = int(self.spade.k), self.gallery["normals"]
             self.without, self.only = (), None
-            self.k = int(self.spade.k) if at_the_end else self.k
+            if self.k == min(asked, before):
+                self.k = asked  # as a refit would have it
+            elif self.k == before:
+                self.k = self._most  # at the end of its slider it stays there
             self._sight.forget()
             self._seen = (None, None)
             with self.hold_sync():
                 self._say_gallery()
+                if self._most == 1:  # nobody knows any more what is normal
+                    self._known, self.normals = None, {}
                 self._look()
+                self._scored.start(*self._all_options)
+                self.scores = self._scored.pack()
 
     def _say_gallery(self) -> None:
         told, can_undo = self._corrections.tell(), self._corrections.can_undo

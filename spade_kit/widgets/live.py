@@ -122,7 +122,7 @@ class Live(anywidget.AnyWidget):
     def set_state(self, sync_data: dict) -> None:
         """What the page sends. A mistake is told there, and all is as before."""
         with self._lock:
-            before, problem = self._moved(), ""
+            before, problem, self.problem = self._moved(), "", ""  # so that the same mistake is told again
             try:
                 with self._quietly():
                     super().set_state(sync_data)

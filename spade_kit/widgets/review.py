@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import count
 from typing import Any
 
 import traitlets
@@ -72,6 +73,7 @@ class Review(Live):
         self._fresh = set(self._scores)  # whose score is of the gallery as it is now
         self._results: dict[int, Result] = {}
         self._pictures = NeighbourPictures()
+        self._answers = count()  # a page is answered also where nothing has changed
         self._background = Background(self._meanwhile)
         super().__init__(index=int(ranked.index[0]))
         self.about = {
@@ -182,6 +184,7 @@ class Review(Live):
             self.neighbours = {"images": numbers, "jpegs": self._pictures.of(normals)}
             self.photo = {
                 "index": self.index,
+                "answer": next(self._answers),
                 "size": list(result.anomaly_map.shape),
                 "jpeg": jpeg(result.image, quality=90),
                 "level": self.spade.normal_level or result.image_score / SCALE,

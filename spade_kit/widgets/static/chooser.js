@@ -66,9 +66,12 @@ class Chooser extends Page {
 
   listen() {
     this.follow({
+      "change:told": () => {
+        this.heard();
+        this.paintSentence();
+      },
       "change:evidence change:photos": () => (this.coming ??= queueMicrotask(() => { this.coming = null; this.paint(); }) ?? true),
       "change:threshold change:rule": () => this.paintLine(),
-      "change:told": () => this.paintSentence(),
       "change:of": () => this.paintBusy(),
     });
   }
@@ -90,7 +93,8 @@ class Chooser extends Page {
   }
 
   move(threshold) {
-    this.put({ threshold, rule: "hand" });
+    const { end } = this.get("evidence"); // where a browser rounds, the far end is still beyond the highest score
+    this.put({ threshold: threshold > end * (1 - 1e-9) ? end : threshold, rule: "hand" });
   }
 
   async copySentence() {
@@ -121,7 +125,6 @@ class Chooser extends Page {
     this.begin = (this.first / evidence.counts.normal.length) * evidence.end;
     [this.line.min, this.line.max] = [this.begin, evidence.end];
     say(this.axis.firstChild, this.begin.toFixed(1));
-    this.rule.offer(evidence.rules.some(([rule]) => rule === this.get("rule")) ? evidence.rules : [[this.get("rule"), `${+(100 * this.get("rule")).toFixed(2)} %`], ...evidence.rules]);
     say(this.axis.lastChild, evidence.end.toFixed(1));
     const { normals, tested } = this.get("about");
     const unread = this.get("photos").length - photos.length;
@@ -157,8 +160,11 @@ class Chooser extends Page {
     this.line.setAttribute("aria-valuetext", threshold.toFixed(2));
     this.mark.style.left = `${100 * across}%`;
     say(this.mark.firstChild, threshold.toFixed(2));
+    this.mark.firstChild.style.transform = `translateX(${-100 * across}%)`;
     for (const [name, one] of this.ofs) one.setAttribute("aria-pressed", name === this.get("of"));
-    this.rule.show(this.get("rule"));
+    const [now, { rules }] = [this.get("rule"), this.get("evidence")];
+    this.rule.offer(rules.some(([rule]) => rule === now) ? rules : [[now, `${+(100 * now).toFixed(2)} %`], ...rules]);
+    this.rule.show(now);
     const count = Object.fromEntries(this.rows.map(({ kind }) => [kind, this.countAbove(kind, threshold, at)]));
     for (const { kind, bars, words, total } of this.rows) {
       const column = (i) => {

@@ -45,6 +45,7 @@ class Comparison extends Page {
     this.difference = new Pane("The difference of two views", this.pointed);
     this.difference.figure.classList.add("sk-view");
     this.minus = [0, 1].map((at) => new Choice({ name: at ? "minus" : "show", help: at ? "Which view is subtracted" : "From which view another is subtracted", pick: () => this.subtract() }));
+    this.difference.figure.querySelector("figcaption").replaceChildren(el("span", { class: "sk-subtract" }, this.minus[0].node, this.minus[1].node));
     this.views = [];
 
     this.name = new Choice({ name: "photo", help: "Which photo", plain: true, pick: (index) => this.put({ index: +index }) });
@@ -115,7 +116,10 @@ class Comparison extends Page {
   listen() {
     this.follow({
       "change:neighbours": () => this.offer(),
-      "change:seen change:photo": () => (this.coming ??= queueMicrotask(() => this.answer()) ?? true),
+      "change:seen change:photo": () => {
+        this.heard();
+        this.coming ??= queueMicrotask(() => this.answer()) ?? true;
+      },
       "change:levels change:scale": () => this.paintMaps(),
       "change:difference": () => this.arrange(),
       "change:ranking": () => this.paintRanking(),
@@ -124,9 +128,7 @@ class Comparison extends Page {
       "change:about": () => this.offerFits(),
     });
     this.root.addEventListener("keydown", (event) => this.keyAnywhere(event));
-    this.root.addEventListener("click", () => {
-      if (!this.root.contains(this.root.getRootNode().activeElement)) this.photo.stage.focus({ preventScroll: true });
-    });
+    this.keepKeys(this.photo.stage);
   }
 
   // ---- Python speaks --------------------------------------------------------------------------------------------------
@@ -306,7 +308,7 @@ class Comparison extends Page {
       pane.canvas.setAttribute("aria-label", `The map of ${this.decoded[at].name}`);
     });
     this.scales.forEach((one, at) => one.setAttribute("aria-pressed", own === (at === 0)));
-    const stale = this.get("levels").some((level) => level.stale);
+    const stale = !this.model.saved && this.get("levels").some((level) => level.stale);
     const ends = this.decoded.map((_, at) => this.end(at).toFixed(1));
     say(this.scaleText, (own
       ? `Colours: each view from 0 to twice what 99 % of normal pixels stay below under it (${ends.join(", ")}). Not to be compared in raw distance.`
@@ -327,7 +329,6 @@ class Comparison extends Page {
     this.subtracted = values;
     paintMap(this.difference.canvas, values.map((value) => value + end), this.signed, 2 * end);
     const [one, other] = pair.map((at) => this.decoded[at].name);
-    this.difference.figure.querySelector("figcaption").replaceChildren(el("span", { class: "sk-subtract" }, this.minus[0].node, this.minus[1].node));
     this.difference.canvas.setAttribute("aria-label", `${one} minus ${other}`);
     this.#tellDifference(own, end, one, other);
   }

@@ -184,8 +184,8 @@ class Explorer extends Page {
 
   listen() {
     this.follow({
-      "change:matches change:photo": () => {
-        if (this.deaf && !this.model.saved) this.hears(true);
+      "change:matches change:photo change:gallery": () => {
+        this.heard();
         this.coming ??= queueMicrotask(() => this.answer()) ?? true; // all of a message first
       },
       "change:layers_alone change:alone": () => this.paintMaps(),
@@ -199,10 +199,7 @@ class Explorer extends Page {
       [["index", ...OPTIONS].map((name) => `change:${name}`).join(" ")]: () => this.paintOptions(),
     });
     this.root.addEventListener("keydown", (event) => this.keyAnywhere(event));
-    // after a click on what takes no focus itself, keys are for the probe
-    this.root.addEventListener("click", () => {
-      if (!this.root.contains(this.root.getRootNode().activeElement)) this.photo.stage.focus({ preventScroll: true });
-    });
+    this.keepKeys(this.photo.stage);
     this.root.addEventListener("dragover", (event) => event.preventDefault());
     this.root.addEventListener("drop", (event) => {
       event.preventDefault();
@@ -421,7 +418,7 @@ class Explorer extends Page {
     this.alone.forEach((one, i) => one.setAttribute("aria-pressed", this.get("alone") === (i === 1)));
     this.marks.hidden = !alone;
     say(this.layersRemark, this.get("alone") && !alone ? "searching each layer…" : `colours to ${end.toFixed(1)}`);
-    this.sliders.k.show(this.k, Math.min(this.get("gallery").normals, Math.max(most, 1)));
+    this.sliders.k.show(this.k, this.get("gallery").normals - (this.shown.photo.normal === null ? 0 : 1));
     this.sliders.sigma.show(sigma, 16);
     this.paintThreshold();
     this.paintNeighbours();

@@ -80,6 +80,24 @@ export class Page {
     this.tell({ kind });
   }
 
+  /** Python has answered after all. */
+  heard() {
+    if (this.deaf && !this.model.saved) this.hears(true);
+  }
+
+  /** After a click on what takes no focus, or loses it, keys are for this. */
+  keepKeys(stage) {
+    this.root.addEventListener("click", () => {
+      if (!this.root.contains(this.root.getRootNode().activeElement)) stage.focus({ preventScroll: true });
+    });
+  }
+
+  /** What has the focus and can no longer be pressed gives it to this. */
+  rescueKeys(stage) {
+    const now = this.root.getRootNode().activeElement;
+    if (now?.disabled && this.root.contains(now)) stage.focus({ preventScroll: true });
+  }
+
   /** Whether an answer is awaited; when it does not come, that is said. */
   awaitAnswer(awaited) {
     this.root.classList.toggle("busy", awaited);

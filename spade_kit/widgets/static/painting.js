@@ -17,6 +17,7 @@ const TOOLS = {
   erase: ["erase", "Give the photo back as it was"],
 };
 const HELP = "Choose a tool and draw on the photo; the map follows while you draw. Move: press on what you want a copy of, and let go where it should be. Keys on the photo: arrows move the pen, Enter sets it down (for move twice: from, to), Ctrl+Z takes back, Ctrl+Shift+Z paints again. Point at the map to see which normal pixel explains the place.";
+const LEAST_MOVE = 2; // map pixels: a click moves nothing
 const GRAIN = 1 / 8; // of a stroke's size between its points, at least, or a map pixel
 
 class Painting extends Page {
@@ -27,7 +28,7 @@ class Painting extends Page {
     this.upsampler = new Upsampler();
     const short = Math.min(...model.get("photo").size);
     this.own = Object.fromEntries(this.about.tools.map(([tool, part, strength, colour]) => [tool, { size: Math.max(1, Math.round(part * short)), strength, colour }]));
-    [this.tool, this.drawing, this.count, this.asked] = ["scratch", null, 0, false];
+    [this.tool, this.drawing, this.count, this.asked] = ["scratch", null, 0, 0]; // asked: answers that are awaited
     this.hovered = null;
     this.normals = new NormalPictures((images) => this.tell({ kind: "normals", images }), () => this.paintProbe());
     this.offer();
@@ -76,7 +77,7 @@ class Painting extends Page {
     this.helper = button("?", "Keys and hints", () => (this.help.hidden = !this.help.hidden), { "aria-label": "help" });
     this.live = el("p", { class: "sk-live", "aria-live": "polite" });
     const several = this.get("photos").length > 1 && !this.model.saved;
-    this.name.select.classList.add("python");
+    for (const control of [this.name.select, this.size.input, this.strength.input]) control.classList.add("python");
     this.root.append(
       el("div", { class: "sk-head" }, several ? this.name.node : "", el("span", { class: "sk-group", role: "group", "aria-label": "tool" }, ...this.tools.map(([, one]) => one)), this.spinner, this.score),
       this.problem,
@@ -90,18 +91,26 @@ class Painting extends Page {
   listen() {
     this.follow({
       "change:neighbours": () => this.offer(),
-      "change:photo": () => this.answer(),
+      "change:photo": () => {
+        this.heard();
+        this.asked = Math.max(0, this.asked - 1);
+        this.answer();
+      },
       "change:photos": () => this.paintNames(),
       "change:normals": () => this.paintMap(),
       "change:probe": () => this.paintProbe(),
       "change:kept": () => this.paintKept(),
-      "change:index": () => this.awaitAnswer(this.get("index") !== this.get("photo").index),
+      "change:index": () => {
+        this.paintNames();
+        this.awaitAnswer(this.get("index") !== this.get("photo").index);
+      },
     });
     const { stage } = this.photo;
     stage.addEventListener("pointerdown", (event) => this.begin(event));
     stage.addEventListener("pointermove", (event) => this.draw(event));
     for (const end of ["pointerup", "pointercancel"]) stage.addEventListener(end, () => this.end());
     this.root.addEventListener("keydown", (event) => this.keyAnywhere(event));
+    this.keepKeys(stage);
   }
 
   // ---- Python speaks --------------------------------------------------------------------------------------------------
@@ -122,15 +131,15 @@ class Painting extends Page {
     this.values = this.upsampler.map(this.seen.distance, this.seen.grid, [H, W], this.seen.sigma);
     const painted = photo.mask ? contour(unpack(bytes(photo.mask), H * W), H, W, 0.5) : "";
     for (const pane of [this.photo, this.map]) pane.outline("truth", painted);
-    this.asked = false;
-    if (this.drawing?.changed) this.send(); // the hand has gone on meanwhile
-    else if (!this.drawing) this.clearLine();
-    this.awaitAnswer(this.asked);
+    if (this.drawing?.changed && !this.asked) this.send(); // the hand has gone on meanwhile
+    else if (!this.drawing && !this.asked) this.clearLine();
+    this.awaitAnswer(this.asked > 0);
     this.history.undo.disabled = this.deaf || !photo.strokes;
     this.history.clear.disabled = this.deaf || !photo.strokes;
     this.history.redo.disabled = this.deaf || !photo.undone;
     this.keeping.disabled = this.deaf || !photo.mask;
     this.pair.disabled = this.deaf || !photo.strokes;
+    this.rescueKeys(this.photo.stage);
     this.paintNames();
     this.paintKept();
     this.paintMap();
@@ -155,7 +164,7 @@ class Painting extends Page {
 
   complain(text) {
     super.complain(text);
-    this.asked = false;
+    this.asked = 0;
     this.awaitAnswer(false);
     if (text) this.clearLine();
   }
@@ -218,11 +227,12 @@ class Painting extends Page {
   end() {
     if (!this.drawing) return;
     const { tool, points, changed } = this.drawing;
-    const whole = tool !== "move" || points.length === 2;
+    const [[row, col], [toRow, toCol]] = [points[0], points.at(-1)];
+    const whole = tool !== "move" || Math.hypot(toRow - row, toCol - col) >= LEAST_MOVE;
     const last = this.drawing;
     this.drawing = null;
     if (whole && changed) this.send(last);
-    else if (!whole) this.clearLine();
+    else if (!whole || !this.asked) this.clearLine();
     this.circle(this.source, null);
   }
 
@@ -237,8 +247,8 @@ class Painting extends Page {
   ask(message) {
     if (this.deaf) return;
     if (message.kind !== "stroke") this.complain("");
-    this.asked = message.kind !== "keep";
-    this.awaitAnswer(this.asked);
+    if (message.kind !== "keep") this.asked += 1;
+    this.awaitAnswer(this.asked > 0);
     this.tell(message);
   }
 

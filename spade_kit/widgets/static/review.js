@@ -36,7 +36,7 @@ class Review extends Page {
     this.acts = { keep: act("keep", "keep  K", "It is normal: on to the next"), drop: act("drop", "drop  D", "It is not normal: take it out, and on to the next"), undo: act("undo", "undo  U", "Take the last decision back") };
     this.progress = el("div", { class: "sk-score", role: "status" });
     this.spinner = el("span", { class: "sk-spinner", role: "img", "aria-label": "computing" });
-    this.strip = new Strip("normal photos: decided, then the strangest first", (index) => this.put({ index }));
+    this.strip = new Strip("normal photos: decided, then the strangest first", (index) => this.deaf || this.put({ index }));
     this.patches = [new Patch("The place, close up"), new Patch("Its match, close up")];
     this.words = el("p", { class: "sk-live", "aria-live": "polite" });
     this.copy = button("copy as Python", "The lines that drop what was dropped", () => this.copyCode());
@@ -51,14 +51,15 @@ class Review extends Page {
   listen() {
     this.follow({
       "change:neighbours": () => this.offer(),
-      "change:photo": () => this.answer(),
+      "change:photo": () => {
+        this.heard();
+        this.answer();
+      },
       "change:suspects change:state": () => this.paintStrip(),
       "change:index": () => this.paintBusy(),
     });
     this.root.addEventListener("keydown", (event) => this.key(event));
-    this.root.addEventListener("click", () => {
-      if (!this.root.contains(this.root.getRootNode().activeElement)) this.photo.stage.focus({ preventScroll: true });
-    });
+    this.keepKeys(this.photo.stage);
   }
 
   async answer() {
@@ -157,10 +158,11 @@ class Review extends Page {
 
   paintStrip() {
     const suspects = this.get("suspects");
+    const focused = this.root.contains(this.root.getRootNode().activeElement);
     this.strip.show(suspects.map(([index, score, fresh, decided]) => ({
       key: index, top: `${index}`, kind: SIGNS[decided] ?? "", bottom: score.toFixed(1),
       state: `${decided === "dropped" ? "out" : ""} ${fresh || decided ? "" : "stale"}`,
-      name: `normal ${index}, score ${score.toFixed(2)}${decided ? `, ${decided}` : ""}${fresh ? "" : ", not yet judged again"}`,
+      name: `normal ${index}, score ${score.toFixed(2)}${decided ? `, ${decided}` : ""}${fresh || decided ? "" : ", not yet judged again"}`,
     })), this.get("index"));
     this.strip.reveal(this.get("index"));
     const { kept, dropped, left } = this.get("state");
@@ -171,6 +173,8 @@ class Review extends Page {
     for (const kind of ["keep", "drop"]) this.acts[kind].disabled = this.deaf || Boolean(decided);
     this.acts.undo.disabled = this.deaf || !(kept + dropped);
     say(this.photo.remark, decided ? SIGNS[decided] : "");
+    const now = this.root.getRootNode().activeElement;
+    if (focused && (!this.root.contains(now) || now.disabled)) this.photo.stage.focus({ preventScroll: true });
   }
 
   paintBusy() {

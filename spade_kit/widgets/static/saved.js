@@ -24,7 +24,7 @@ export class SavedModel {
   set(name, value) {
     if (this.state[name] === value) return;
     this.state[name] = value;
-    if (name === "index") {
+    if (name === "index" && value in this.photos) {
       const { probe, ...photo } = this.photos[value];
       Object.assign(this.state, photo, this.state.pinned ? {} : { probe });
       for (const changed of ["photo", "neighbours", "matches", "layers_alone", "probe"]) this.#fire(`change:${changed}`);

@@ -1,0 +1,376 @@
+"""Lesson 02: what a network sees of a photograph, how far it looks, and what it costs to prepare one wrongly."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from numbers import Real
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas
+import torch
+from jaxtyping import Float, UInt8
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
+from PIL import Image
+from torch import nn
+
+from spade_kit.backbones import Backbone, load_backbone
+from spade_kit.datasets import GOOD, Sample
+from spade_kit.drawing import COLOURS, RING, make_panels, name_panel, show_picture
+from spade_kit.features import Pyramid, compute_features
+from spade_kit.lessons.checking import tell
+from spade_kit.metrics import roc_auc
+from spade_kit.spade import SPADE
+
+Change: TypeAlias = Callable[[np.ndarray], np.ndarray]
+
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_ALIKE = 1e-5  # of a feature's length: what rounding leaves of the same feature, computed at two places
+_DIRECTIONS = 2  # in which a feature is pulled, to see which pixels pull it there
+_TRACES = (1e-8, 1e-2)  # the ends of the scale of traces
+_RIGHT = "no mistake"
+
+
+def take_crop(backbone: Backbone, sample: Sample) -> UInt8[np.ndarray, "H W 3"]:
+    """What the network gets of a photograph."""
+    photo = sample.image
+    return backbone.find_crop(photo).cut(photo)
+
+
+# ---- how far a feature sees ------------------------------------------------------------------------------------------
+
+
+def list_convolutions(backbone: Backbone, layer: str) -> list[tuple[int, int]]:
+    """The (kernel, stride) of each convolution before a layer, in order; those of 1 x 1 pixel reach no farther.
+
+    For the embedded backbone, whose parts are named in the order in which they are run.
+    """
+    last = backbone.sources[backbone.layers.index(layer)]
+    found, reached = [], False
+    for name, part in backbone.module.get_submodule("network").named_modules():
+        inside = name == last or name.startswith(f"{last}.")
+        if reached and not inside:
+            break
+        reached = reached or inside
+        if isinstance(part, nn.Conv2d) and (part.kernel_size[0], part.stride[0]) != (1, 1):
+            found.append((part.kernel_size[0], part.stride[0]))
+    return found
+
+
+def receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> int:
+    """The side, in pixels, of what one cell behind a stack of convolutions can depend on."""
+    field = step = 1
+    for kernel, stride in zip(kernels, strides, strict=True):
+        field += (kernel - 1) * step
+        step *= stride
+    return field
+
+
+def change_pixel(backbone: Backbone, crop: UInt8[np.ndarray, "H W 3"], row: int, col: int) -> list[np.ndarray]:
+    """How far each cell's feature moves, (h, w) a level, if one pixel takes its opposite colour."""
+    changed = crop.copy()
+    changed[row, col] = 255 - crop[row, col]
+    before, after = (compute_features([photo], backbone) for photo in (crop, changed))
+    return [(here - there).norm(dim=1)[0].numpy() for here, there in zip(before.levels, after.levels)]
+
+
+def trace_back(
+    backbone: Backbone, crops: Sequence[UInt8[np.ndarray, "H W 3"]], layer: str, seed: int = 0
+) -> Float[np.ndarray, "H W"]:
+    """How much each pixel moves the feature in the middle of a layer: the squared gradient, its sum 1.
+
+    The feature is pulled in directions drawn at random, and what that asks of the pixels is averaged over them and over
+    the photographs.
+    """
+    photos = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255  # (n, 3, H, W)
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (backbone.mean, backbone.std))
+    x = ((photos - mean) / std).requires_grad_()
+    level = backbone.module(x)[0][backbone.layers.index(layer)]
+    feature = level[:, :, level.shape[2] // 2, level.shape[3] // 2]  # (n, c)
+    generator = torch.Generator().manual_seed(seed)
+    pulls = [(feature * torch.randn(feature.shape, generator=generator)).sum() for _ in range(_DIRECTIONS)]
+    asked = [torch.autograd.grad(pull, x, retain_graph=True)[0].square().sum((0, 1)) for pull in pulls]  # (H, W) each
+    moved = torch.stack(asked).sum(0).double()
+    return (moved / moved.sum()).numpy()
+
+
+def side_that_holds(part: float, trace: Float[np.ndarray, "H W"], cells: int) -> int:
+    """The side in pixels of the smallest square around the middle cell that holds so much of a trace."""
+    away = [abs(np.arange(side) + 0.5 - _middle(cells, side)) for side in trace.shape]
+    reach = np.maximum(away[0][:, None], away[1][None]) + 0.5  # (H, W): to the far side of a pixel
+    sides = range(1, 2 * max(trace.shape))
+    return next(side for side in sides if trace[reach <= side / 2].sum() >= part * trace.sum())
+
+
+def _middle(cells: int, side: int) -> float:
+    """Where the centre of the middle cell of a grid lies, in pixels from the edge."""
+    return (cells // 2 + 0.5) * side / cells
+
+
+def measure_similarity(pyramid: Pyramid, row: int, col: int, side: int = 224) -> list[Float[np.ndarray, "h w"]]:
+    """The distance of each cell of a photograph from the one that holds the pixel (row, col), a grid a level."""
+    grids = []
+    for level in pyramid.levels:
+        _, _, h, w = level.shape
+        feature = level[:, :, row * h // side, col * w // side, None, None]
+        grids.append((level - feature).norm(dim=1)[0].numpy())
+    return grids
+
+
+def find_alike(grid: Float[np.ndarray, "h w"], count: int, beyond: int = 1) -> list[tuple[int, int]]:
+    """The (row, col) of the cells at the smallest distances, nearest first, none beside or at the one asked about."""
+    row, col = np.unravel_index(grid.argmin(), grid.shape)
+    rows, cols = np.indices(grid.shape)
+    far = np.where(np.maximum(abs(rows - row), abs(cols - col)) > beyond, grid, np.inf)
+    return [divmod(int(at), grid.shape[1]) for at in far.argsort(axis=None, kind="stable")[:count]]
+
+
+def count_different(level: Float[torch.Tensor, "1 c h w"]) -> int:
+    """How many cells of a photograph have a feature that no cell before them has."""
+    features = level[0].flatten(1).T.double()  # (h w, c)
+    distance = torch.cdist(features, features) / features.norm(dim=1).mean()
+    return int((distance < _ALIKE).int().argmax(1).unique().numel())
+
+
+# ---- other features, and other ways to prepare a photograph ----------------------------------------------------------
+
+
+class Colours(nn.Module):
+    """No network at all: the mean colour of each cell, on the grids of strides 4, 8 and 16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.middle, self.coarse = (nn.AvgPool2d(stride) for stride in (4, 8, 16))
+
+    def forward(self, x: Float[torch.Tensor, "n 3 H W"]) -> tuple[torch.Tensor, ...]:
+        return self.fine(x), self.middle(x), self.coarse(x)
+
+
+def load_colours() -> Backbone:
+    """`Colours` as a backbone."""
+    return load_backbone(Colours(), layers=("fine", "middle", "coarse"), pooled="coarse")
+
+
+def score_by_kind(spades: Mapping[str, SPADE], tests: Sequence[Sample]) -> pandas.DataFrame:
+    """Image AUC of some fitted SPADEs, a row each: each kind of defect against all good photographs, and all kinds."""
+    labels = np.array([sample.label for sample in tests])
+    kinds = [kind for kind in dict.fromkeys(labels.tolist()) if kind != GOOD]
+    table = {}
+    for name, spade in spades.items():
+        scores = np.array([spade.predict(sample).image_score for sample in tests])
+        chosen = {"all": labels == labels} | {kind: np.isin(labels, (GOOD, kind)) for kind in kinds}
+        table[name] = {kind: roc_auc(scores[some], labels[some] != GOOD) for kind, some in chosen.items()}
+    return pandas.DataFrame(table).T.map("{:.2f}".format)
+
+
+def list_ways(backbone: Backbone) -> dict[str, tuple[Backbone, Change]]:
+    """Ways to prepare a photograph, the right one first: a backbone, and what is done to the photograph before."""
+    return {
+        _RIGHT: (backbone, _leave),
+        "blue and red swapped": (backbone, lambda photo: np.ascontiguousarray(photo[..., ::-1])),
+        "ImageNet's figures": (replace(backbone, mean=_IMAGENET[0], std=_IMAGENET[1]), _leave),
+        "0 to 255, not scaled": (replace(backbone, mean=(0.0,) * 3, std=(1 / 255,) * 3), _leave),
+        "JPEG of quality 15": (backbone, _compress),
+        "5 % larger": (backbone, _enlarge),
+        "20 % darker": (backbone, lambda photo: (photo * 0.8).astype(np.uint8)),
+    }
+
+
+def _leave(photo: np.ndarray) -> np.ndarray:
+    return photo
+
+
+def _compress(photo: np.ndarray) -> np.ndarray:
+    file = io.BytesIO()
+    Image.fromarray(photo).save(file, "JPEG", quality=15)
+    return np.asarray(Image.open(file))
+
+
+def _enlarge(photo: np.ndarray) -> np.ndarray:
+    """The middle of a photograph, which becomes as large as the whole one when it is scaled to the network's size."""
+    top, left = (round(side * (1 - 1 / 1.05) / 2) for side in photo.shape[:2])
+    return np.ascontiguousarray(photo[top : len(photo) - top, left : photo.shape[1] - left])
+
+
+def price_mistakes(right: SPADE, normals: Sequence[Sample], tests: Sequence[Sample]) -> pandas.DataFrame:
+    """What each way to prepare photographs does, a row each, the right one first.
+
+    ``AUC everywhere``: if normal and test photographs are prepared in this way; ``AUC test only``: if the normal ones
+    were prepared rightly; ``false alarms``: of the good test photographs then, above a threshold that 5 % of
+    normal ones are to reach.
+    """
+    good = np.array([sample.label == GOOD for sample in tests])
+    photos = [[sample.image for sample in some] for some in (normals, tests)]
+    threshold, among = right.threshold(fpr=0.05, of="image"), np.arange(len(right))
+    table = {}
+    for name, (backbone, change) in list_ways(right.backbone).items():
+        fitted, judged = ([change(photo) for photo in some] for some in photos)
+        wrong = right if name == _RIGHT else SPADE(backbone, k=right.k).fit(fitted)
+        seen = [wrong.predict(photo) for photo in judged]
+        everywhere = np.array([one.image_score for one in seen])
+        test_only = np.array([right._judge(one.query, among, one.image, one.crop, None).image_score for one in seen])
+        table[name] = {
+            "AUC everywhere": f"{roc_auc(everywhere, ~good):.2f}",
+            "AUC test only": f"{roc_auc(test_only, ~good):.2f}",
+            "false alarms": f"{(test_only[good] >= threshold).sum()} of {good.sum()}",
+        }
+    return pandas.DataFrame(table).T
+
+
+# ---- figures ---------------------------------------------------------------------------------------------------------
+
+
+def draw_channels(backbone: Backbone, crop: UInt8[np.ndarray, "H W 3"], count: int = 4) -> Figure:
+    """A row a layer: the photograph in cells of its stride, and the channels that vary most in it."""
+    pyramid = compute_features([crop], backbone)
+    figure, panels = make_panels(None, len(pyramid.levels) * (count + 1), count + 1, bars=1)
+    for row, (name, level) in enumerate(zip(pyramid.layers, pyramid.levels)):
+        first, *others = panels[row * (count + 1) : (row + 1) * (count + 1)]
+        stride = len(crop) // level.shape[2]
+        cells = crop.reshape(level.shape[2], stride, level.shape[3], stride, 3).mean((1, 3)) / 255
+        show_picture(first, cells, f"{name}: cells of {stride} x {stride} px")
+        chosen = level[0].var((1, 2)).argsort(descending=True)[:count].tolist()
+        end = float(level[0, chosen].abs().max())
+        for panel, channel in zip(others, chosen):
+            image = panel.imshow(level[0, channel].numpy(), COLOURS, vmin=-end, vmax=end)
+            name_panel(panel, f"channel {channel} of {level.shape[1]}")
+        _add_bar(others[-1], image, "value")
+    return figure
+
+
+def draw_traces(
+    backbone: Backbone, crop: UInt8[np.ndarray, "H W 3"], traces: Mapping[str, Float[np.ndarray, "H W"]]
+) -> Figure:
+    """Where the middle cell of each layer looks: dashed what it can see, solid what holds 90 % of its trace."""
+    figure, (photo, *others) = make_panels(None, 1 + len(traces), bars=1)
+    show_picture(photo, crop, "the photograph")
+    pyramid = compute_features([crop], backbone)
+    for panel, (name, trace), level in zip(others, traces.items(), pyramid.levels):
+        image = panel.imshow(trace, COLOURS, norm=LogNorm(*_TRACES, clip=True))
+        middle, field = _middle(level.shape[2], len(crop)), receptive_field(*zip(*list_convolutions(backbone, name)))
+        most = side_that_holds(0.9, trace, level.shape[2])
+        name_panel(panel, f"{name}: {field} px, 90 % in {most}")
+        for side, colour, style in ((field, "white", "dashed"), (most, RING, "solid")):
+            _draw_square(panel, middle, side, colour, style)
+        _draw_square(photo, middle, most, RING, "solid")
+    _add_bar(others[-1], image, "share of the trace")
+    return figure
+
+
+def draw_similarity(
+    backbone: Backbone, crop: UInt8[np.ndarray, "H W 3"], grids: Sequence[Float[np.ndarray, "h w"]], count: int = 3
+) -> Figure:
+    """How far each cell is from the one asked about (circle), and the most alike elsewhere (crosses)."""
+    figure, (photo, *others) = make_panels(None, 1 + len(grids), bars=1)
+    show_picture(photo, crop, "the photograph")
+    for panel, name, grid in zip(others, backbone.layers, grids):
+        side = len(crop) / len(grid)
+        image = _show_grid(panel, grid / np.median(grid), len(crop), f"{name}, crosses: most alike", (0, 1.5))
+        asked = np.unravel_index(grid.argmin(), grid.shape)
+        for at in (asked, *find_alike(grid, count)):
+            row, col = (np.array(at) + 0.5) * side - 0.5
+            _mark(panel, row, col, "o" if at is asked else "X")
+            if at is asked and panel is others[0]:
+                _mark(photo, row, col, "o")
+    _add_bar(others[-1], image, "distance / median of the layer")
+    return figure
+
+
+def draw_mistakes(backbone: Backbone, photo: UInt8[np.ndarray, "H W 3"]) -> Figure:
+    """What the network gets in each case, shown as if it were what these weights were trained on."""
+    ways = list_ways(backbone)
+    figure, panels = make_panels(None, len(ways), 4, side=2.0)
+    for panel, (name, (other, change)) in zip(panels, ways.items()):
+        changed = change(photo)
+        taken = (other.find_crop(changed).cut(changed) / 255 - other.mean) / other.std  # (H, W, 3)
+        show_picture(panel, (taken * backbone.std + backbone.mean).clip(0, 1), name)
+    return figure
+
+
+def draw_padding(pyramid: Pyramid, side: int = 224) -> Figure:
+    """Of a photograph that is the same everywhere: how far each cell is from the middle one, in its lengths."""
+    figure, panels = make_panels(None, len(pyramid.levels), bars=1)
+    for panel, name, level in zip(panels, pyramid.layers, pyramid.levels):
+        middle = level[:, :, level.shape[2] // 2, level.shape[3] // 2, None, None]
+        away = ((level - middle).norm(dim=1) / middle.norm())[0].numpy()
+        image = _show_grid(panel, away, side, f"{name}: {count_different(level)} different features", (0, 1))
+    _add_bar(panels[-1], image, "distance / length of the middle one")
+    return figure
+
+
+def _show_grid(panel: Axes, grid: np.ndarray, side: int, title: str, ends: tuple[float, float]) -> AxesImage:
+    """A grid at the size of the crop."""
+    image = panel.imshow(grid, COLOURS, vmin=ends[0], vmax=ends[1], extent=(-0.5, side - 0.5, side - 0.5, -0.5))
+    name_panel(panel, title)
+    return image
+
+
+def _draw_square(panel: Axes, middle: float, side: float, colour: str, style: str) -> None:
+    """A square around a place, which is given from the edge of the crop; cut off where the crop ends."""
+    limits = panel.get_xlim(), panel.get_ylim()
+    corner = middle - side / 2 - 0.5
+    panel.add_patch(
+        Rectangle((corner, corner), side, side, fill=False, edgecolor=colour, linestyle=style, linewidth=1.6)
+    )
+    panel.set(xlim=limits[0], ylim=limits[1])
+
+
+def _mark(panel: Axes, row: float, col: float, marker: str) -> None:
+    size, face = (13, "none") if marker == "o" else (8, RING)
+    for colour, width in (("white", 4), (RING, 2)) if marker == "o" else (("white", 1),):
+        panel.plot(
+            col, row, marker, markersize=size, markerfacecolor=face, markeredgecolor=colour, markeredgewidth=width
+        )
+
+
+def _add_bar(panel: Axes, image: AxesImage, label: str) -> None:
+    bar = panel.figure.colorbar(image, ax=panel, fraction=0.046, pad=0.03)
+    bar.ax.tick_params(labelsize=8)
+    bar.set_label(label, fontsize=8)
+
+
+# ---- the exercise ----------------------------------------------------------------------------------------------------
+
+
+def check(field: Callable[[Sequence[int], Sequence[int]], int]) -> None:
+    """Is it the side of what one cell can see behind convolutions with these kernels and strides?"""
+
+    def ask() -> Any:
+        answers = [field(list(kernels), list(strides)) for kernels, strides in _STACKS]
+        return ... if any(answer is ... for answer in answers) else answers
+
+    tell(ask, _find_mistake, "For layer3 of our network it gives 339 px.")
+
+
+def _find_mistake(answers: Sequence[Any]) -> str | None:
+    for answer, (kernels, strides) in zip(answers, _STACKS):
+        right = receptive_field(kernels, strides)
+        if not isinstance(answer, Real):
+            return f"The answer is one number, the side in pixels, but a {type(answer).__name__} came."
+        if answer != right:
+            told = f"With kernels {kernels} and strides {strides} it is {right}, not {answer}."
+            return " ".join(filter(None, (told, _usual_mistakes(kernels, strides).get(answer))))
+    return None
+
+
+_STACKS = [((3, 5, 3), (2, 3, 1)), ((7, 3), (2, 2)), ((3,), (1,)), ((5, 3, 5, 3), (1, 2, 2, 2))]
+
+
+def _usual_mistakes(kernels: Sequence[int], strides: Sequence[int]) -> dict[Any, str]:
+    """What to say of which wrong answer."""
+    reach = np.array(kernels) - 1  # in cells before the convolution
+    steps = np.cumprod([1, *strides])  # pixels between these cells; the last are those behind it all
+    return {
+        1 + reach.sum(): "Strides matter: behind a stride of 2, one cell farther is 2 pixels farther.",
+        1 + reach @ steps[1:]: "A stride counts for the convolutions behind it: add first, then multiply the step.",
+        reach @ steps[:-1]: "The pixel one starts with is missing: begin with 1.",
+        1 + np.array(kernels) @ steps[:-1]: "A kernel of 3 reaches 2 cells farther, not 3: take kernel - 1.",
+        1 + reach @ [1, *strides[:-1]]: "Steps multiply: behind strides of 2 and 3, one cell farther is 6 pixels.",
+        steps[-1]: "That is how far the cells of the grid lie apart, not how far each of them sees.",
+    }

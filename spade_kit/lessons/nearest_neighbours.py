@@ -1,0 +1,236 @@
+"""Lesson 01: what is normal is what is near, and near in what?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas
+from jaxtyping import Float, UInt8
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.spatial.distance import cdist
+
+from spade_kit.backbones import EMBEDDED, Backbone, load_backbone
+from spade_kit.datasets import GOOD, Photo, Sample, as_array
+from spade_kit.drawing import COLOURS, RING, WIDTH, make_panels, show_picture
+from spade_kit.features import extract_features
+from spade_kit.lessons.checking import tell
+from spade_kit.metrics import roc_auc
+from spade_kit.spade import SPADE
+
+_BLUE, _GREEN, _GREY = "#0072B2", "#009E73", "#8A8A8A"  # of the Okabe-Ito colours, and a grey
+_SIZES = ((20.0, 30), (40.0, 30))  # mm, how many of each
+_RARE = (50.0, 4)
+_GRAMS_PER_MM = 0.4
+_VIEW = ((14, 56), (3, 25))  # mm and g that a landscape shows
+_END = 12.0  # where its colours end
+_LABELLED_RIGHT = ("too long", "mean of all")  # the others to the left of their marks
+
+
+# ---- bolts -----------------------------------------------------------------------------------------------------------
+
+
+def make_bolts(seed: int = 0) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "m 2"], dict[str, np.ndarray]]:
+    """Length in mm and weight in g of 60 normal bolts of two sizes, of 4 of a rare size, and of four to judge."""
+    rng = np.random.default_rng(seed)
+    normals, rare = (
+        np.concatenate([_turn(rng, length, count) for length, count in sizes]) for sizes in (_SIZES, (_RARE,))
+    )
+    judged = {"ordinary": (40.4, 16.1), "too long": (43.0, 17.2), "hollow": (40.0, 9.0), "mean of all": normals.mean(0)}
+    return normals, rare, {name: np.array(bolt) for name, bolt in judged.items()}
+
+
+def _turn(rng: np.random.Generator, length: float, count: int) -> Float[np.ndarray, "n 2"]:
+    lengths = rng.normal(length, 0.5, count)
+    return np.column_stack([lengths, _GRAMS_PER_MM * lengths + rng.normal(0, 0.25, count)])
+
+
+def mean_distance(
+    queries: Float[np.ndarray, "q d"], normals: Float[np.ndarray, "n d"], k: int = 1
+) -> Float[np.ndarray, "q"]:
+    """The score of the lesson: of each query the mean Euclidean distance to its k nearest normal points."""
+    return np.sort(cdist(queries, normals), axis=1)[:, :k].mean(1)
+
+
+def draw_landscape(
+    panels: Mapping[str, tuple[Float[np.ndarray, "n 2"], int]], judged: Mapping[str, Float[np.ndarray, "2"]]
+) -> Figure:
+    """For every length and weight the distance to the k nearest normal bolts, a panel for each (normals, k)."""
+    figure, axes = make_panels(None, len(panels), bars=1, side=6.2 if len(panels) == 1 else 3.2)
+    figure.set_figheight(3.9 if len(panels) == 1 else 2.3)
+    (left, right), (low, high) = _VIEW
+    lengths, weights = np.meshgrid(np.linspace(left, right, 211), np.linspace(low, high, 111))
+    for panel, (title, (normals, k)) in zip(axes, panels.items()):
+        distance = mean_distance(np.column_stack([lengths.ravel(), weights.ravel()]), normals, k)
+        image = panel.imshow(
+            distance.reshape(lengths.shape), COLOURS, vmin=0, vmax=_END, origin="lower", extent=(left, right, low, high)
+        )
+        panel.plot(*normals.T, "o", color="white", markersize=4, markeredgecolor="#222222", markeredgewidth=0.5)
+        for name, (length, weight) in judged.items():
+            panel.plot(length, weight, "X", color=RING, markersize=10, markeredgecolor="white")
+            label = f"{name}: {mean_distance(np.array([[length, weight]]), normals, k)[0]:.1f}"
+            beside = 1 if name in _LABELLED_RIGHT else -1
+            panel.annotate(
+                label,
+                (length, weight),
+                xytext=(9 * beside, 0),
+                textcoords="offset points",
+                ha="left" if beside > 0 else "right",
+                va="center",
+                fontsize=8,
+                bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none"},
+            )
+        panel.set_title(title, fontsize=9)
+        panel.set_xlabel("length, mm", fontsize=8)
+        panel.set_yticks(range(5, high + 1, 5))
+        panel.tick_params(labelsize=8)
+    axes[0].set_ylabel("weight, g", fontsize=8)
+    bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.02, extend="max", shrink=0.8)
+    bar.set_label("distance", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    return figure
+
+
+# ---- many dimensions -------------------------------------------------------------------------------------------------
+
+
+def contrast(points: Float[np.ndarray, "n d"]) -> float:
+    """How many times as far as its nearest other point the farthest is, for the median point."""
+    distance = np.sort(cdist(points, points), axis=1)
+    return float(np.median(distance[:, -1] / distance[:, 1]))
+
+
+def shuffle(points: Float[np.ndarray, "n d"], seed: int = 0) -> Float[np.ndarray, "n d"]:
+    """The same numbers in each column, handed out anew among the points: what went together no longer does."""
+    return np.random.default_rng(seed).permuted(points, axis=0)
+
+
+def draw_contrast(random: Mapping[int, float], measured: Mapping[str, tuple[int, float, float]]) -> Figure:
+    """Contrast against dimension: random points as a line, measured ones as dots, each joined to itself shuffled."""
+    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+    panel = figure.subplots()
+    panel.loglog(list(random), list(random.values()), "o-", color=_GREY, markersize=4, label="random points")
+    for at, (name, (d, own, shuffled)) in enumerate(measured.items()):
+        panel.plot([d, d], [own, shuffled], color=RING, linewidth=1)
+        panel.plot(d, own, "o", color=RING, markersize=8, label="photographs" if at == 0 else None)
+        panel.plot(d, shuffled, "s", color=_BLUE, markersize=7, label="the same, shuffled" if at == 0 else None)
+        told = f"{name}: {own:.1f}, shuffled {shuffled:.1f}"
+        panel.annotate(told, (d, own), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=8)
+    for axis, ticks in ((panel.xaxis, (1, 10, 100, 1_000, 10_000, 100_000)), (panel.yaxis, (1, 2, 5, 10, 20, 50, 100))):
+        axis.set_ticks(ticks, [f"{tick:,}" for tick in ticks])
+    panel.minorticks_off()
+    panel.set(xlim=(0.8, 3e6), ylim=(0.88, 150))
+    panel.set_xlabel("dimensions: numbers a point has", fontsize=8)
+    panel.set_ylabel("farthest / nearest", fontsize=8)
+    panel.legend(fontsize=8, frameon=False)
+    return _plain(panel).figure  # type: ignore[return-value]
+
+
+# ---- photographs -----------------------------------------------------------------------------------------------------
+
+
+def shift(photo: UInt8[np.ndarray, "H W 3"], columns: int) -> UInt8[np.ndarray, "H W 3"]:
+    """A photograph moved to the right; what leaves it comes back on the left, where the crop does not reach."""
+    return np.roll(photo, columns, axis=1)
+
+
+def as_pixels(photos: Iterable[Photo], backbone: str | Backbone = EMBEDDED) -> Float[np.ndarray, "n d"]:
+    """The evaluated crop of each photograph as one long vector of its pixels, 0 to 255."""
+    network = load_backbone(backbone)
+    arrays = [as_array(photo) for photo in photos]
+    return np.stack([network.find_crop(array).cut(array).ravel() for array in arrays]).astype(np.float32)
+
+
+def as_pooled(photos: Iterable[Photo], backbone: str | Backbone = EMBEDDED) -> Float[np.ndarray, "n d"]:
+    """The pooled vector of each photograph."""
+    return extract_features(photos, backbone).pooled.numpy()
+
+
+def separate(
+    normals: Sequence[Sample], test: Sequence[Sample], describe: Callable[[Sequence[Sample]], np.ndarray]
+) -> float:
+    """ROC-AUC of the distance to the nearest normal photograph, as ``describe`` turns photographs into (n, d)."""
+    anomalous = np.array([sample.label != GOOD for sample in test])
+    return roc_auc(mean_distance(describe(test), describe(normals)), anomalous)
+
+
+def describe_thrice(
+    spade: SPADE, normals: Iterable[Photo], photos: Mapping[str, UInt8[np.ndarray, "H W 3"]]
+) -> pandas.DataFrame:
+    """Each photograph's distance to the nearest normal one in pixels, in pooled vectors, and patch by patch."""
+    results = [spade.predict(photo) for photo in photos.values()]
+    columns = {
+        "pixels": mean_distance(as_pixels(photos.values(), spade.backbone), as_pixels(normals, spade.backbone)),
+        "pooled vector": [float(result.neighbours.distance[0]) for result in results],
+        "patches": [result.image_score for result in results],
+    }
+    return pandas.DataFrame(columns, index=list(photos))
+
+
+def draw_thrice(photos: Mapping[str, UInt8[np.ndarray, "H W 3"]], table: pandas.DataFrame) -> Figure:
+    """The photographs, and below, a panel a description, how far each is from normal; a line at the first one."""
+    figure = Figure(figsize=(WIDTH, 5.4), layout="constrained")
+    grid = figure.add_gridspec(2, 1, height_ratios=(3, 2.4))
+    above, below = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
+    for panel, (name, photo) in zip(above.subplots(1, len(photos)), photos.items()):
+        show_picture(panel, photo, name)
+    for at, (panel, column) in enumerate(zip(below.subplots(1, len(table.columns)), table)):
+        values = table[column].to_numpy()
+        panel.barh(list(table.index), values, color=[_GREY, _BLUE, *[RING] * (len(values) - 2)])
+        panel.axvline(values[0], color="#222222", linewidth=1, linestyle="dashed")
+        for row, value in enumerate(values):
+            panel.text(value, row, f" {value / values[0] - 1:+.0%}" if row else "", va="center", fontsize=8)
+        panel.invert_yaxis()
+        panel.set_xlim(0, values.max() * 1.25)
+        panel.set_title(f"{column}: distance", fontsize=9)
+        panel.tick_params(labelsize=8, labelleft=at == 0)
+        _plain(panel)
+    return figure
+
+
+def _plain(panel: Axes) -> Axes:
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.tick_params(labelsize=8)
+    return panel
+
+
+# ---- the exercise ----------------------------------------------------------------------------------------------------
+
+
+def check(score: Callable[[np.ndarray, np.ndarray, int], float]) -> None:
+    """Is it the mean Euclidean distance of a query (d,) to the k nearest of n normal points (n, d)?"""
+    rng = np.random.default_rng(0)
+    query, normals, k = rng.normal(size=4), rng.normal(size=(25, 4)), 3
+    tell(
+        lambda: score(query, normals, k),
+        lambda answer: _find_mistake(answer, query, normals, k),
+        "Of the pooled vectors of photographs this is the paper's image score; of the features of pixels, its map.",
+    )
+
+
+def _find_mistake(answer: float, query: np.ndarray, normals: np.ndarray, k: int) -> str | None:
+    if np.ndim(answer):
+        return f"A score is one number, but an answer of the shape {np.shape(answer)} came. Take the mean of the k."
+    squared = [sum((a - b) ** 2 for a, b in zip(query, normal)) for normal in normals]
+    distance = np.sort(np.sqrt(squared))
+    wrong: Sequence[tuple[float, str]] = [
+        (distance[-k:].mean(), "Those are the k farthest: sort, and take the first k."),
+        (distance.mean(), f"That is the mean over all {len(normals)}: sort, and take the first {k} only."),
+        (np.sort(squared)[:k].mean(), "Those are squared distances: take the root before the mean."),
+        (np.sqrt(np.sort(squared)[:k].mean()), "Take the root of each distance, and then the mean of them."),
+        (distance[:k].sum(), f"That is the sum of the {k} distances: divide by k, or k changes the scale."),
+        (distance[k - 1], f"That is the distance to number {k} alone: take the mean of the first {k}."),
+        (distance[0], f"That is the distance to the nearest alone, but k is {k}."),
+        (distance[1 : k + 1].mean(), "The nearest is left out: the query is not among the normal points here."),
+        (
+            np.sort(np.sqrt(((normals - query) ** 2).sum(0)))[:k].mean(),
+            "That is summed over the points: sum over the dimensions, axis 1 of (n, d).",
+        ),
+    ]
+    if np.isclose(answer, distance[:k].mean()):
+        return None
+    for value, sentence in wrong:
+        if np.isclose(answer, value):
+            return sentence
+    return f"With k = {k} it should be {distance[:k].mean():.3f}, but {float(answer):.3f} came."

@@ -1,0 +1,226 @@
+"""Lesson 03: which photographs are compared, and what the number of them does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas
+from jaxtyping import Float, UInt8
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.spatial.distance import cdist
+
+from spade_kit.datasets import GOOD, Sample
+from spade_kit.drawing import RING, WIDTH
+from spade_kit.features import Pyramid
+from spade_kit.lessons.checking import tell
+from spade_kit.metrics import roc_auc
+from spade_kit.painting import Stroke, paint
+from spade_kit.results import Result
+from spade_kit.scores import find_threshold
+from spade_kit.spade import SPADE
+
+_BLUE, _GREEN = "#0072B2", "#009E73"  # of the Okabe-Ito colours
+_LINES = {  # metrics of a sweep, as they are called and drawn
+    "retrieval_roc_auc": ("image AUC, the paper's score", _BLUE, "o"),
+    "image_roc_auc": ("image AUC, maximum of the map", RING, "s"),
+    "aupro": ("AUPRO of the map", _GREEN, "^"),
+}
+
+
+# ---- what is near ----------------------------------------------------------------------------------------------------
+
+
+def cell_types(samples: Iterable[Sample]) -> np.ndarray:
+    """Of each solar cell whether it is mono- or polycrystalline, ``"mono"`` or ``"poly"``, as its makers say."""
+    samples = list(samples)
+    with open(samples[0].path.parents[1] / "labels.csv", encoding="utf-8") as lines:
+        types = {name.rpartition("/")[2]: kind for name, _, kind in (line.split() for line in lines if line.strip())}
+    return np.array([types[sample.path.name] for sample in samples])
+
+
+def share_of_own_type(pooled: Float[np.ndarray, "n d"], types: np.ndarray, k: int) -> dict[str, float]:
+    """By type what part of the k nearest others are of the same type."""
+    distance = cdist(pooled, pooled)
+    np.fill_diagonal(distance, np.inf)
+    near = distance.argsort(axis=1, kind="stable")[:, :k]  # (n, k)
+    same = types[near] == types[:, None]
+    return {str(kind): float(same[types == kind].mean()) for kind in np.unique(types)}
+
+
+# ---- the paper's score -----------------------------------------------------------------------------------------------
+
+
+def auc_by_kind(results: Sequence[Result]) -> pandas.DataFrame:
+    """How well the paper's score and the maximum of the map tell each kind of defect, and all, from good parts."""
+    labels = np.array([result.label for result in results])
+    scores = {
+        "paper's score": np.array([result.retrieval_score for result in results]),
+        "map's maximum": np.array([result.image_score for result in results]),
+    }
+    kinds = {str(kind): np.isin(labels, (kind, GOOD)) for kind in dict.fromkeys(labels) if kind != GOOD}
+    kinds["all"] = np.ones(len(labels), bool)
+    return pandas.DataFrame(
+        {
+            name: {kind: roc_auc(values[of], labels[of] != GOOD) for kind, of in kinds.items()}
+            for name, values in scores.items()
+        }
+    )
+
+
+def left_out_scores(pooled: Float[np.ndarray, "n d"], k: int) -> Float[np.ndarray, "n"]:
+    """The paper's score of each normal photograph, judged against the others: what is usual."""
+    distance = np.sort(cdist(pooled, pooled), axis=1)
+    return distance[:, 1 : k + 1].mean(1)
+
+
+def grow_stain(
+    spade: SPADE, gallery: Pyramid, photos: Sequence[Sample], sizes: Sequence[float], place: tuple[float, float]
+) -> pandas.DataFrame:
+    """A stain of growing diameter (photo pixels) on good parts: scores, as multiples of what 1 in 20 normals reach.
+
+    The mean over the photographs, by the share of the photograph that the stain covers.
+    """
+    normals = left_out_scores(gallery.pooled.numpy(), min(int(spade.k), len(gallery) - 1))
+    usual = {"retrieval": find_threshold(normals, 0.05), "map": spade.threshold(0.05, of="image")}
+    rows = []
+    for size in sizes:
+        for photo in photos:
+            painted = paint(photo.image, [Stroke("stain", (place,), size, 0.8, (110, 70, 30))])
+            result = spade.predict(painted)
+            share = float((painted != photo.image).any(axis=2).mean())
+            scores = {"retrieval": result.retrieval_score, "map": result.image_score}
+            rows.append({"share": share} | {name: score / usual[name] for name, score in scores.items()})
+    return pandas.DataFrame(rows).groupby(np.repeat(sizes, len(photos))).mean()
+
+
+def draw_growth(table: pandas.DataFrame) -> Figure:
+    """What `grow_stain` found; a line where 1 in 20 good parts lie."""
+    figure = Figure(figsize=(7.2, 3.4), layout="constrained")
+    panel = figure.subplots()
+    for name, label, colour, mark in (
+        ("map", "maximum of the map", RING, "s"),
+        ("retrieval", "the paper's score", _BLUE, "o"),
+    ):
+        panel.semilogx(table["share"], table[name], f"{mark}-", color=colour, label=label)
+    panel.axhline(1, color="#222222", linestyle="dashed", linewidth=1)
+    panel.text(table["share"].iloc[-1], 0.98, "1 good part in 20 reaches this", fontsize=8, ha="right", va="top")
+    ticks = (0.0001, 0.001, 0.01, 0.1)
+    panel.set_xticks(ticks, [f"{100 * tick:g} %" for tick in ticks])
+    panel.set_ylim(0, 2)
+    panel.set_xlabel("part of the photograph that the stain covers", fontsize=8)
+    panel.set_ylabel("score / what is usual", fontsize=8)
+    panel.legend(fontsize=8, frameon=False)
+    _plain(panel)
+    return figure
+
+
+# ---- K ---------------------------------------------------------------------------------------------------------------
+
+
+def draw_ablation(tables: Mapping[str, pandas.DataFrame]) -> Figure:
+    """What `sweep` found over k, a panel a dataset, all metrics on one axis."""
+    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+    panels = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
+    for panel, (name, table) in zip(panels, tables.items()):
+        for metric, (label, colour, mark) in _LINES.items():
+            if metric in table:
+                panel.plot(range(len(table)), table[metric], f"{mark}-", color=colour, label=label)
+        panel.set_xticks(range(len(table)), table["k"].tolist())
+        panel.set_xlabel("K", fontsize=8)
+        panel.set_title(name, fontsize=9)
+        panel.grid(axis="y", color="#dddddd")
+        _plain(panel)
+    panels[0].set_ylim(0.5, 1)
+    handles, labels = max((panel.get_legend_handles_labels() for panel in panels), key=lambda both: len(both[0]))
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    return figure
+
+
+def draw_choice(nearest: pandas.DataFrame, random: pandas.DataFrame) -> Figure:
+    """AUPRO with the K nearest photographs (a sweep over k) and with as many at random (one over normals)."""
+    figure = Figure(figsize=(6.2, 3.2), layout="constrained")
+    panel = figure.subplots()
+    drawn = random.groupby("normals")["aupro"]
+    ks = nearest["k"].astype(int).tolist()
+    panel.plot(ks, nearest["aupro"], "o-", color=_BLUE, label="the K nearest, for each photograph anew")
+    panel.plot(drawn.mean(), "s--", color=RING, label="K at random, the same for all")
+    panel.plot(random["normals"], random["aupro"], ".", color=RING, markersize=4)
+    panel.set_xscale("log")
+    panel.set_xticks(ks, [str(k) for k in ks])
+    panel.minorticks_off()
+    panel.set_xlabel("photographs that are searched", fontsize=8)
+    panel.set_ylabel("AUPRO", fontsize=8)
+    panel.grid(axis="y", color="#dddddd")
+    panel.legend(fontsize=8, frameon=False)
+    _plain(panel)
+    return figure
+
+
+def follow_k(result: Result, ks: Iterable[int]) -> pandas.DataFrame:
+    """Mean of the map where the photograph is sound and where it is not, by K."""
+    mask = result.mask
+    assert mask is not None
+    maps = {k: result.with_k(k).anomaly_map for k in ks}
+    parts = {"sound": ~mask, "defect": mask}
+    return pandas.DataFrame(
+        {name: {k: float(values[part].mean()) for k, values in maps.items()} for name, part in parts.items()}
+    )
+
+
+def shoot_burst(photo: UInt8[np.ndarray, "H W 3"], count: int, seed: int = 0) -> list[UInt8[np.ndarray, "H W 3"]]:
+    """The same part photographed several times in a row: a pixel to the side, 1 % of light, and the sensor's noise."""
+    rng = np.random.default_rng(seed)
+    burst = []
+    for _ in range(count):
+        moved = np.roll(photo, rng.integers(-1, 2, 2), axis=(0, 1))
+        burst.append((moved * rng.normal(1, 0.01) + rng.normal(0, 2, photo.shape)).clip(0, 255).astype(np.uint8))
+    return burst
+
+
+def _plain(panel: Axes) -> None:
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.tick_params(labelsize=8)
+
+
+# ---- the exercise ----------------------------------------------------------------------------------------------------
+
+
+def check(usual: Callable[[np.ndarray, int], np.ndarray]) -> None:
+    """Is it, for each of n pooled vectors (n, d), the mean distance to the k nearest others, (n,)?"""
+    pooled = np.random.default_rng(0).normal(size=(12, 5))
+    tell(
+        lambda: usual(pooled, 3),
+        lambda answer: _find_mistake(np.asarray(answer, float), pooled, 3),
+        "What 1 in 20 of these reach is a threshold for the paper's score, from good photographs alone.",
+    )
+
+
+def _find_mistake(answer: np.ndarray, pooled: np.ndarray, k: int) -> str | None:
+    n = len(pooled)
+    if answer.shape != (n,):
+        return f"There are {n} photographs, so {n} scores are needed, but the answer has the shape {answer.shape}."
+    squared = np.array([[sum((a - b) ** 2 for a, b in zip(one, other)) for other in pooled] for one in pooled])
+    with_itself = np.sort(np.sqrt(squared), axis=1)
+    others = with_itself[:, 1:]
+    wrong = [
+        (with_itself[:, :k].mean(1), "Each photograph finds itself at distance 0: leave it out of its own neighbours."),
+        (others[:, -k:].mean(1), "Those are the k farthest: sort, and take the first k after the photograph itself."),
+        (others.mean(1), f"That is the mean over all {n - 1} others: take the {k} nearest of them."),
+        (np.sort(squared, axis=1)[:, 1 : k + 1].mean(1), "Those are squared distances: take the root before the mean."),
+        (others[:, :k].sum(1), f"That is the sum of the {k} distances: divide by k."),
+        (others[:, k - 1], f"That is the distance to neighbour {k} alone: take the mean of the first {k}."),
+        (others[:, 0], f"That is the distance to the nearest other alone, but k is {k}."),
+        (
+            with_itself[:, : k + 1].mean(1),
+            f"That is a mean over {k + 1}, with the photograph itself at distance 0.",
+        ),
+    ]
+    right = others[:, :k].mean(1)
+    if np.allclose(answer, right):
+        return None
+    for value, sentence in wrong:
+        if np.allclose(answer, value):
+            return sentence
+    return f"The first photograph should score {right[0]:.3f}, but {answer[0]:.3f} came."

@@ -1,0 +1,302 @@
+"""Lesson 07: where a threshold comes from, what metrics measure, and what each of them hides."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas
+from jaxtyping import Bool, Float, Int, UInt8
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.ndimage import label
+from sklearn.metrics import auc
+
+from spade_kit.datasets import GOOD, Photo
+from spade_kit.drawing import COLOURS, RING, SCALE, add_scale, draw_contour, make_panels, show_map, show_picture
+from spade_kit.lessons.checking import tell
+from spade_kit.metrics import f1_threshold, weigh_regions
+from spade_kit.results import Result
+from spade_kit.scores import find_threshold
+from spade_kit.spade import SPADE
+
+_BLUE, _GREEN = "#0072B2", "#009E73"  # of the Okabe-Ito colours, with RING
+_EIGHT_CONNECTED = np.ones((3, 3))
+
+# ---- thresholds ------------------------------------------------------------------------------------------------------
+
+
+def try_rank(rank: int, count: int = 10, trials: int = 100_000, seed: int = 0) -> float:
+    """How often a new normal score reaches the ``rank``-th smallest of ``count`` others, all drawn alike."""
+    scores = np.random.default_rng(seed).random((trials, count + 1))
+    thresholds = np.sort(scores[:, :count], axis=1)[:, rank - 1]
+    return float((scores[:, count] >= thresholds).mean())
+
+
+def compare_thresholds(
+    spade: SPADE, normals: Sequence[Photo], good: Sequence[Photo], kappas: Iterable[int], fpr: float
+) -> pandas.DataFrame:
+    """Image thresholds from normals judged with themselves in the gallery, and from normals left out.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row a threshold: ``kappa``, what normals were ``judged against``, the ``threshold``, and how many of the good
+        photographs, which were never fitted, are ``false alarms`` there.
+    """
+    rows = []
+    for kappa in kappas:
+        seen = spade.with_options(kappa=kappa)
+        scores = score(seen, good)
+        cheated = find_threshold(score(seen, normals), fpr)
+        for against, threshold in (("themselves too", cheated), ("the others", seen.threshold(fpr, of="image"))):
+            rows.append((kappa, against, round(threshold), int((scores >= threshold).sum())))
+    return pandas.DataFrame(rows, columns=["kappa", "judged against", "threshold", "false alarms"])
+
+
+def score(spade: SPADE, photos: Iterable[Photo]) -> Float[np.ndarray, "n"]:
+    """Image scores; of fitted photographs with themselves in the gallery, which ``predict`` would warn of."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This photo is one of the fitted images")
+        return np.array([spade.predict(photo).image_score for photo in photos])
+
+
+def keep_promises(spade: SPADE, good: Sequence[Photo], rates: Iterable[float]) -> pandas.DataFrame:
+    """Of good photographs that were not fitted, how many reach the thresholds of some false-alarm rates."""
+    scores = score(spade, good)
+    alarms = [int((scores >= spade.threshold(rate, of="image")).sum()) for rate in rates]
+    seen = [f"{count} of {len(scores)}: {count / len(scores):.0%}" for count in alarms]
+    return pandas.DataFrame({"promised": [f"{rate:.0%}" for rate in rates], "false alarms": seen})
+
+
+def warm_up(photo: UInt8[np.ndarray, "H W 3"], by: float = 0.15) -> UInt8[np.ndarray, "H W 3"]:
+    """The photograph under a warmer lamp: more red, less blue."""
+    return np.clip(photo * np.array([1 + by, 1, 1 - by]), 0, 255).round().astype(np.uint8)
+
+
+# ---- metrics ---------------------------------------------------------------------------------------------------------
+
+
+def make_small_map() -> tuple[Float[np.ndarray, "4 6"], Bool[np.ndarray, "4 6"]]:
+    """A map and its truth: a defect of three pixels, one of which touches the others at a corner, and one of one."""
+    small_map = np.array([[1, 2, 1, 0, 2, 4], [2, 9, 8, 4, 1, 2], [1, 3, 5, 7, 3, 1], [0, 1, 6, 2, 1, 0]], float)
+    mask = np.zeros((4, 6), bool)
+    mask[[1, 1, 2, 0], [1, 2, 3, 5]] = True
+    return small_map, mask
+
+
+def number_regions(mask: Bool[np.ndarray, "H W"]) -> Int[np.ndarray, "H W"]:
+    """1, 2, ... for the pixels of each connected region, corners included; 0 elsewhere."""
+    return label(mask, structure=_EIGHT_CONNECTED)[0]
+
+
+def overlap_by_hand(anomaly_map: Float[np.ndarray, "H W"], mask: Bool[np.ndarray, "H W"]) -> pandas.DataFrame:
+    """A row a threshold, falling: false-positive rate, the part found of each region, their mean (PRO), and recall."""
+    regions = number_regions(mask)
+    rows = {}
+    for threshold in sorted(set(anomaly_map.ravel().tolist()), reverse=True):
+        found = anomaly_map >= threshold
+        parts = {f"region {number}": found[regions == number].mean() for number in range(1, regions.max() + 1)}
+        mean = sum(parts.values()) / len(parts)
+        rows[f"{threshold:g}"] = {"fpr": found[~mask].mean(), **parts, "PRO": mean, "recall": found[mask].mean()}
+    return pandas.DataFrame.from_dict(rows, orient="index").rename_axis("threshold")
+
+
+def area_up_to(limit: float, x: Iterable[float], y: Iterable[float]) -> float:
+    """The area below a curve from (0, 0) through points with rising x, up to a limit: trapezium by trapezium."""
+    area = left = low = 0.0
+    for right, high in zip(x, y):
+        if right > limit:  # the last one ends at the limit, at a height between the two
+            high = low + (high - low) * (limit - left) / (right - left)
+            right = limit
+        area += (right - left) * (low + high) / 2
+        left, low = right, high
+        if right == limit:
+            break
+    return area
+
+
+def aupro_at_even_thresholds(
+    maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"], steps: int = 100, limit: float = 0.3
+) -> float:
+    """AUPRO as it is often computed, and too low: at evenly spaced thresholds, up to the last one before the limit."""
+    weights, regions = weigh_regions(masks)
+    order = np.argsort(maps[masks])
+    normal, defect = np.sort(maps[~masks]), maps[masks][order]
+    missed = np.append(0, np.cumsum(weights[masks][order])) / regions.sum()  # by how many defect pixels lie below
+    thresholds = np.linspace(maps.max(), maps.min(), steps)
+    fpr = 1 - np.searchsorted(normal, thresholds) / len(normal)
+    pro = 1 - missed[np.searchsorted(defect, thresholds)]
+    return float(auc(fpr[fpr < limit], pro[fpr < limit]) / limit)
+
+
+def f1_at(threshold: float, scores: Float[np.ndarray, "n"], bad: Bool[np.ndarray, "n"]) -> float:
+    """The harmonic mean of precision and recall at a threshold."""
+    found = scores >= threshold
+    return float(2 * (found & bad).sum() / (found.sum() + bad.sum()))
+
+
+def f1_on_halves(
+    scores: Float[np.ndarray, "n"], kinds: Sequence[str], draws: int = 500, seed: int = 0
+) -> tuple[float, float]:
+    """Of each kind one half chooses the threshold with the best F1: its F1 there, and on the other half; means."""
+    rng = np.random.default_rng(seed)
+    places = [np.flatnonzero(np.array(kinds) == kind) for kind in dict.fromkeys(kinds)]
+    bad = np.array([kind != GOOD for kind in kinds])
+    values = []
+    for _ in range(draws):
+        half = np.zeros(len(kinds), bool)
+        for some in places:
+            half[rng.choice(some, len(some) // 2, replace=False)] = True
+        threshold = f1_threshold(scores[half], bad[half])
+        values.append([f1_at(threshold, scores[part], bad[part]) for part in (half, ~half)])
+    chosen, other = np.mean(values, axis=0)
+    return float(chosen), float(other)
+
+
+def stretch(values: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"]:
+    """A map between its own extremes, from 0 to 1: what makes every photograph look anomalous."""
+    return (values - values.min()) / (values.max() - values.min())
+
+
+# ---- figures ---------------------------------------------------------------------------------------------------------
+
+
+def draw_scores(rows: Mapping[str, Float[np.ndarray, "_"]], thresholds: Mapping[str, float]) -> Figure:
+    """A row of dots for the image scores of each group, the higher the stranger, and thresholds as lines."""
+    figure, (panel,) = make_panels(None, 1)
+    figure.set_size_inches(8.6, 0.55 * len(rows) + 1.2)
+    for place, (name, scores) in enumerate(rows.items()):
+        colour = RING if "defect" in name else _GREEN if "good" in name else _BLUE
+        panel.scatter(scores, np.full(len(scores), -place), s=36, color=colour, alpha=0.45, linewidths=0)
+    for (name, threshold), style in zip(thresholds.items(), ("solid", "dashed")):
+        panel.axvline(threshold, color="#222222", linewidth=1.5, linestyle=style)
+        panel.annotate(name, (threshold, 1.02), xycoords=("data", "axes fraction"), ha="center", fontsize=9)
+    panel.set_yticks(-np.arange(len(rows)), [f"{name} ({len(scores)})" for name, scores in rows.items()], fontsize=9)
+    panel.set_xlabel("image score: the highest distance of the map", fontsize=9)
+    panel.set_ylim(0.6 - len(rows), 0.6)
+    panel.tick_params(labelsize=9)
+    panel.spines[["top", "right", "left"]].set_visible(False)
+    return figure
+
+
+def draw_small_map(anomaly_map: Float[np.ndarray, "H W"], mask: Bool[np.ndarray, "H W"]) -> Figure:
+    """A map with its numbers, the regions of its truth outlined and numbered."""
+    figure, (panel,) = make_panels(None, 1)
+    figure.set_size_inches(5.4, 3.8)
+    panel.imshow(anomaly_map, COLOURS)
+    for (row, col), value in np.ndenumerate(anomaly_map):
+        ink = "black" if value > anomaly_map.max() / 2 else "white"
+        panel.text(col, row, f"{value:g}", ha="center", va="center", fontsize=14, color=ink)
+    regions = number_regions(mask)
+    for row, col in np.argwhere(mask):
+        _outline_cell(panel, regions, row, col)
+    for number in range(1, regions.max() + 1):
+        row, col = np.argwhere(regions == number)[0]
+        box = {"facecolor": RING, "edgecolor": RING, "pad": 1.5}
+        panel.text(col - 0.46, row - 0.44, f"region {number}", fontsize=8, color="white", va="top", bbox=box)
+    panel.set_xlabel("col", fontsize=9)
+    panel.set_ylabel("row", fontsize=9)
+    panel.set_yticks(range(len(anomaly_map)))
+    panel.tick_params(labelsize=9)
+    return figure
+
+
+def _outline_cell(panel: Axes, regions: Int[np.ndarray, "H W"], row: int, col: int) -> None:
+    """The sides of a cell beyond which its region ends."""
+    around = np.pad(regions, 1)
+    for down, right in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+        if around[row + 1 + down, col + 1 + right] != regions[row, col]:
+            along = np.array([-0.5, 0.5])
+            x = col + (along if down else np.full(2, right / 2))
+            y = row + (along if right else np.full(2, down / 2))
+            panel.plot(x, y, color=RING, linewidth=3.5, solid_capstyle="round", clip_on=False)
+
+
+def draw_small_curve(table: pandas.DataFrame, limit: float = 0.3) -> Figure:
+    """The PRO curve of a table of `overlap_by_hand` with its thresholds, and the area up to the limit."""
+    figure, (panel,) = make_panels(None, 1)
+    figure.set_size_inches(6.4, 3.6)
+    x, y = np.append(0, table["fpr"]), np.append(0, table["PRO"])
+    inside = np.linspace(0, limit, 301)
+    panel.plot(x, y, "o-", color=_BLUE, linewidth=2)
+    panel.fill_between(inside, np.interp(inside, x, y), color=_BLUE, alpha=0.2, linewidth=0)
+    panel.axvline(limit, color="#222222", linestyle="dashed", linewidth=1)
+    for threshold, fpr, pro in zip(table.index, table["fpr"], table["PRO"]):
+        panel.annotate(threshold, (fpr, pro), (6, -13), textcoords="offset points", fontsize=9)
+    panel.set_title("at each point its threshold; shaded: the area up to the limit", fontsize=9)
+    panel.set_xlabel("false-positive rate", fontsize=9)
+    panel.set_ylabel("overlap per region", fontsize=9)
+    panel.set_ylim(0, 1.08)
+    panel.set_xlim(-0.02, 1.02)
+    panel.tick_params(labelsize=9)
+    panel.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def draw_stretched(results: Sequence[Result]) -> Figure:
+    """Photographs, below each its map on one raw scale, and below that the map between its own extremes."""
+    figure, panels = make_panels(None, 3 * len(results), len(results), bars=1, side=2.0)
+    photos, raw, own = (panels[row * len(results) : (row + 1) * len(results)] for row in range(3))
+    level = results[0].spade.normal_level
+    assert level is not None  # there are more normals than one
+    for result, photo, one, other in zip(results, photos, raw, own):
+        show_picture(photo, result.image, result.label or "")
+        image = show_map(one, result.anomaly_map, SCALE * level, f"raw, up to {result.image_score:.0f}")
+        stretched = show_map(other, stretch(result.anomaly_map), 1, "stretched, up to 1")
+        if result.mask is not None:
+            draw_contour(photo, result.mask, "white", "dashed")
+    add_scale(raw[-1], image, SCALE * level, level)
+    bar = figure.colorbar(stretched, ax=own[-1], fraction=0.046, pad=0.03)
+    bar.set_label("part of its own range", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    return figure
+
+
+# ---- the exercise ----------------------------------------------------------------------------------------------------
+
+
+def check(overlap: Callable[[np.ndarray, np.ndarray, float], float]) -> None:
+    """Is it PRO at a threshold, from a map (H, W) and its regions (H, W), numbered from 1, with 0 for normal pixels?"""
+    rng = np.random.default_rng(0)
+    regions = np.zeros((8, 12), int)
+    regions[1:4, 1:7], regions[6, 8:10], regions[1, 10] = 1, 2, 3
+    anomaly_map = rng.integers(0, 6, regions.shape) + 4 * (regions == 1) + 2.0 * (regions == 2)
+    threshold = 6.0
+    anomaly_map[6, 8:10], anomaly_map[1, 10] = (6, 5), 5  # one pixel of the second region is at the threshold itself
+    tell(
+        lambda: overlap(anomaly_map.copy(), regions.copy(), threshold),
+        lambda answer: _find_mistake(float(answer), anomaly_map, regions, threshold),
+        "AUPRO is this at every threshold, and the area below up to a false-positive rate of 0.3.",
+    )
+
+
+def _find_mistake(answer: float, anomaly_map: np.ndarray, regions: np.ndarray, threshold: float) -> str | None:
+    found, above = anomaly_map >= threshold, anomaly_map > threshold
+    numbers = range(1, regions.max() + 1)
+    parts = [found[regions == number].mean() for number in numbers]
+    right = float(np.mean(parts))
+    mistakes = {
+        "That is the recall: a mean over pixels, in which the largest region decides. Take the part found of each "
+        "region first, then the mean of those.": found[regions > 0].mean(),
+        "A pixel exactly at the threshold is found, too: >=, not >.": np.mean(
+            [above[regions == number].mean() for number in numbers]
+        ),
+        "The normal pixels, numbered 0, are no region: begin with number 1.": np.mean([
+            found[regions == number].mean() for number in (0, *numbers)
+        ]),
+        "That is the sum over the regions: divide by how many there are.": np.sum(parts),
+        "That counts a region as found wherever one pixel of it is: take the part of its pixels.": np.mean(
+            [part > 0 for part in parts]
+        ),
+        "That is the precision, the part of the marked pixels that is defective: divide by the sizes of the regions.": (
+            (found & (regions > 0)).sum() / found.sum()
+        ),
+    }  # fmt: skip
+    if np.isclose(answer, right):
+        return None
+    for told, wrong in mistakes.items():
+        if np.isclose(answer, wrong):
+            return told
+    return f"The regions are found to {', '.join(f'{part:.2f}' for part in parts)}: {right:.3f}, not {answer:.3f}."

@@ -1,0 +1,147 @@
+"""Lesson 08: where SPADE fails, and two methods that do otherwise, on the same features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas
+import torch
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image, ImageEnhance
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate
+
+from spade_kit.datasets import GOOD, Dataset, Sample
+from spade_kit.features import Pyramid
+from spade_kit.lessons.checking import tell
+from spade_kit.metrics import aupro, roc_auc
+from spade_kit.scores import make_map
+
+_GRID = 28  # cells of a side at which PaDiM and PatchCore look at all layers
+
+
+# ---- the world changes -----------------------------------------------------------------------------------------------
+
+
+def turn(photo: UInt8[np.ndarray, "H W 3"], degrees: float) -> UInt8[np.ndarray, "H W 3"]:
+    """The photo turned around its middle; what comes in from outside is mirrored."""
+    height, width, _ = photo.shape
+    top, left = height // 2, width // 2
+    wide = np.pad(photo, ((top, top), (left, left), (0, 0)), mode="reflect")
+    turned = np.asarray(Image.fromarray(wide).rotate(degrees, Image.Resampling.BILINEAR))
+    return np.ascontiguousarray(turned[top : top + height, left : left + width])
+
+
+def shift(photo: UInt8[np.ndarray, "H W 3"], pixels: int) -> UInt8[np.ndarray, "H W 3"]:
+    """The photo moved to the right; what comes in from outside is mirrored."""
+    wide = np.pad(photo, ((0, 0), (pixels, pixels), (0, 0)), mode="reflect")
+    return np.ascontiguousarray(wide[:, : photo.shape[1]])
+
+
+def darken(photo: UInt8[np.ndarray, "H W 3"], part: float) -> UInt8[np.ndarray, "H W 3"]:
+    """The photo with a part of its light taken away."""
+    return np.asarray(ImageEnhance.Brightness(Image.fromarray(photo)).enhance(1 - part))
+
+
+# ---- normals that are not normal -------------------------------------------------------------------------------------
+
+
+def choose_mono(cells: Dataset) -> tuple[list[Sample], list[Sample], list[Sample]]:
+    """Of the solar cells those of a single crystal: normal ones, good ones to test, and surely broken ones."""
+    labels = cells.train[0].path.parents[1] / "labels.csv"
+    table = pandas.read_csv(labels, sep=r"\s+", names=["path", "probability", "type"])
+    mono = {path.split("/")[1] for path in table.path[table.type == "mono"]}
+    normals, tested = ([cell for cell in some if cell.path.name in mono] for some in (cells.train, cells.test))
+    good, broken = ([cell for cell in tested if cell.label == label] for label in (GOOD, "defect 100 %"))
+    return normals, good, broken
+
+
+def find_difference(
+    first: Float[np.ndarray, "n"], second: Float[np.ndarray, "n"], bad: Bool[np.ndarray, "n"], draws: int = 500
+) -> tuple[float, float, float]:
+    """How much higher the second ROC-AUC is, and its 95 % interval: the same photographs are drawn for both."""
+    rng = np.random.default_rng(0)
+    kinds = [np.flatnonzero(bad == kind) for kind in (False, True)]
+    gains = []
+    for _ in range(draws):
+        drawn = np.concatenate([rng.choice(kind, len(kind)) for kind in kinds])
+        gains.append(roc_auc(second[drawn], bad[drawn]) - roc_auc(first[drawn], bad[drawn]))
+    low, high = np.quantile(gains, [0.025, 0.975])
+    return roc_auc(second, bad) - roc_auc(first, bad), float(low), float(high)
+
+
+# ---- two other methods -----------------------------------------------------------------------------------------------
+
+
+def stack(pyramid: Pyramid) -> Float[Tensor, "n c h w"]:
+    """All layers on one grid of 28 x 28 cells, each cell averaged with its neighbours, as PatchCore does."""
+    levels = [avg_pool2d(level, 3, 1, 1, count_include_pad=False) for level in pyramid.levels]
+    return torch.cat([interpolate(level, (_GRID, _GRID), mode="area") for level in levels], dim=1)
+
+
+def padim(normals: Float[Tensor, "n c h w"], queries: Float[Tensor, "q c h w"]) -> Float[np.ndarray, "q h w"]:
+    """A Gaussian for every place: how many standard deviations is a query from what is normal *there*?"""
+    chosen = torch.randperm(normals.shape[1], generator=torch.Generator().manual_seed(0))[:60]
+    normals, queries = (some[:, chosen].permute(2, 3, 0, 1) for some in (normals, queries))  # (h, w, n, 60)
+    mean = normals.mean(2, keepdim=True)
+    spread = normals - mean
+    covariance = spread.mT @ spread / (normals.shape[2] - 1) + 0.01 * torch.eye(len(chosen))
+    away = queries - mean
+    squared = (away @ torch.linalg.inv(covariance) * away).sum(-1)  # (h, w, q)
+    return squared.clamp(min=0).sqrt().permute(2, 0, 1).numpy()
+
+
+def patchcore(normals: Float[Tensor, "n c h w"], queries: Float[Tensor, "q c h w"]) -> Float[np.ndarray, "q h w"]:
+    """One bank of normal patches of all photographs, thinned out: how far is a query's patch from the nearest?"""
+    channels, height, width = normals.shape[1:]
+    bank = normals.permute(0, 2, 3, 1).reshape(-1, channels)
+    thinned = bank[torch.randperm(len(bank), generator=torch.Generator().manual_seed(0))[: len(bank) // 20]]
+    patches = queries.permute(0, 2, 3, 1).reshape(len(queries), -1, channels)
+    nearest = torch.stack([torch.cdist(some, thinned).min(1).values for some in patches])
+    return nearest.reshape(len(queries), height, width).numpy()
+
+
+def judge_maps(
+    distances: Sequence[np.ndarray], samples: Sequence[Sample], masks: Sequence[np.ndarray]
+) -> dict[str, float]:
+    """AUPRO and image ROC-AUC of a method, of misplaced parts and of all other defects."""
+    labels = np.array([sample.label for sample in samples])
+    maps = np.stack([make_map(grid, mask.shape, 4) for grid, mask in zip(distances, masks)])
+    scores, told = maps.max((1, 2)), {}
+    for name, kind in (("misplaced", labels == "misplaced"), ("others", ~np.isin(labels, ["misplaced", GOOD]))):
+        some = kind | (labels == GOOD)
+        told[f"{name}: AUPRO"] = aupro(maps[some], np.stack(masks)[some])
+        told[f"{name}: image AUC"] = roc_auc(scores[some], kind[some])
+    return told
+
+
+# ---- the exercise ----------------------------------------------------------------------------------------------------
+
+
+def check(measure: Callable[[np.ndarray, np.ndarray], float]) -> None:
+    """Is it the Mahalanobis distance of a point (c,) from normal points (n, c)?"""
+    rng = np.random.default_rng(0)
+    normals = rng.multivariate_normal([5, -3], [[4.0, 1.8], [1.8, 1.0]], size=200)
+    point = np.array([7.0, -4.0])
+    tell(
+        lambda: measure(point, normals),
+        lambda answer: _find_mistake(float(answer), point, normals),
+        "A point against the grain of the cloud is far, though it is near its middle.",
+    )
+
+
+def _find_mistake(answer: float, point: np.ndarray, normals: np.ndarray) -> str | None:
+    away, covariance = point - normals.mean(0), np.cov(normals.T)
+    squared = float(away @ np.linalg.solve(covariance, away))
+    if np.isclose(answer, squared**0.5, rtol=0.02):
+        return None
+    if np.isclose(answer, squared, rtol=0.02):
+        return "That is the squared distance: take the root."
+    if np.isclose(answer, np.linalg.norm(away), rtol=0.02):
+        return "That is the Euclidean distance from the mean: it does not know how the normal points are spread."
+    if np.isclose(answer, max(away @ covariance @ away, 0) ** 0.5, rtol=0.02):
+        return "Directions in which points vary much must count less: take the inverse of the covariance."
+    if np.isclose(answer, np.linalg.norm(away / normals.std(0)), rtol=0.02):
+        return "That takes each axis by itself; the two vary together, which is what the rest of the covariance says."
+    return f"It should be {squared**0.5:.2f}, but is {answer:.2f}."

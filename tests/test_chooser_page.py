@@ -1,0 +1,481 @@
+"""Choosing a threshold in a real browser: the line as a hand moves it, and what is shown against what Python says."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from browsing import Notebook, Shown, read_canvas
+from PIL import Image
+from scipy.stats import binomtest
+
+from spade_kit import choose_threshold
+from spade_kit.metrics import f1_threshold
+
+START = """
+from dataclasses import replace
+import spade_kit
+parts = spade_kit.load_dataset("demo")
+parts = replace(parts, test=parts.test[::4])
+ch = spade_kit.choose_threshold(spade_kit.SPADE(k=5).fit(parts.train[:12]), parts)
+ch.finish()
+def reset():
+    ch.of, ch.rule, ch.problem = "image", "0.05", ""
+"""
+ROWS = {
+    "normal": "normal photos, each left out",
+    "good": "test: good",
+    "defect": "test: defects",
+    "unknown": "test: unknown",
+}
+OFS = ("whole photos", "pixels")
+NOW = """root => ({
+    label: root.querySelector('.sk-line span').textContent,
+    left: parseFloat(root.querySelector('.sk-line').style.left),
+    words: Object.fromEntries([...root.querySelectorAll('.sk-histogram:not([hidden]) .name')].map(
+        name => [...name.children].map(child => child.textContent))),
+    facts: [...root.querySelectorAll('.sk-facts strong')].map(fact => fact.textContent),
+    stale: root.querySelector('.sk-sentence').classList.contains('stale'),
+})"""
+MOVE = f"""(root, value) => {{
+    const line = root.querySelector('.sk-plot input');
+    line.value = value;
+    line.dispatchEvent(new Event('input', {{ bubbles: true }}));
+    return ({NOW})(root);
+}}"""
+INSIDE = """path => {
+    const [, , W, H] = path.ownerSVGElement.getAttribute('viewBox').split(' ').map(Number), found = [];
+    const drawn = new Path2D(path.getAttribute('d')), context = new OffscreenCanvas(1, 1).getContext('2d');
+    for (let i = 0; i < H * W; i++)
+        found.push(+context.isPointInPath(drawn, (i % W) + 0.5, Math.floor(i / W) + 0.5, 'evenodd'));
+    return found;
+}"""
+CUT_OFF = """root => [...root.querySelectorAll('button, label, figcaption, p, li, span, strong')].filter(node => {
+    const [inner, outer] = [node.getBoundingClientRect(), document.documentElement.getBoundingClientRect()];
+    const cut = inner.left < -1 || inner.right > outer.right + 1 || node.scrollWidth > node.clientWidth + 1;
+    return cut && inner.width;
+}).map(node => node.outerHTML.slice(0, 90))"""
+
+
+@pytest.fixture(scope="module")
+def results(spade, demo):
+    """By its name in the page, every photo that is judged."""
+    normals = {f"normal {index}": spade.predict_left_out(index) for index in range(12)}
+    return normals | {f"{sample.label}/{sample.path.stem}": spade.predict(sample) for sample in demo.test[::4]}
+
+
+@pytest.fixture(scope="module")
+def scores(results):
+    return {name: float(result.anomaly_map.max()) for name, result in results.items()}
+
+
+@pytest.fixture(scope="module")
+def notebook(browser, lab):
+    notebook = Notebook(browser, lab, "chooser.ipynb", START, "ch")
+    yield notebook
+    assert notebook.errors == []
+    notebook.close()
+
+
+@pytest.fixture
+def shown(notebook):
+    shown = Shown(notebook.page)
+    notebook.execute("reset()")
+    notebook.page.wait_for_function("document.querySelector('.spade-kit').dataset.shown === 'image'")
+    notebook.page.mouse.move(0, 0)
+    settle(notebook, shown)
+    return shown
+
+
+def settle(notebook, shown) -> None:
+    """Until the page shows the sentence that Python has now, and waits for nothing."""
+    notebook.until("True", True)  # whatever the page has sent before is answered
+    sentence = notebook.execute("print(ch.sentence)")
+    shown.root.locator(".sk-sentence:not(.stale)", has_text=sentence).wait_for(timeout=10_000)
+    shown.settle()
+
+
+def kind_of(name: str) -> str:
+    return {"normal": "normal", "good/": "good"}.get(name[:6].rstrip("0123456789 "), "defect")
+
+
+def two_digits(part: float) -> str:
+    """98.3 % and 100 %, too: three where two would say that nothing is missing."""
+    return f"{float(f'{100 * part:.{3 if part > 0.995 else 2}g}'):g} %"
+
+
+def count_photos(scores, threshold) -> dict[str, tuple[int, int]]:
+    """By kind, how many photos reach a threshold, of how many."""
+    kinds = {kind: [score for name, score in scores.items() if kind_of(name) == kind] for kind in ROWS}
+    return {kind: (sum(score >= threshold for score in some), len(some)) for kind, some in kinds.items() if some}
+
+
+def facts_of_photos(scores, threshold) -> list[str]:
+    count = {kind: reached for kind, (reached, _) in count_photos(scores, threshold).items()}
+    interval = binomtest(count["normal"], 12).proportion_ci(0.95, "exact")
+    flagged = count["defect"] + count["good"]
+    return [
+        f"{two_digits(count['normal'] / 12)}  (95 %: {two_digits(interval.low)} to {two_digits(interval.high)})",
+        two_digits(count["defect"] / 9),
+        two_digits(count["defect"] / flagged) if flagged else "nothing is flagged",
+    ]
+
+
+def assert_tells(now: dict, scores, threshold: float) -> None:
+    expected = {ROWS[kind]: f"{reached} of {all_}" for kind, (reached, all_) in count_photos(scores, threshold).items()}
+    assert now["words"] == {name: f"{count} at or above" for name, count in expected.items()}
+    assert now["facts"] == facts_of_photos(scores, threshold)
+    assert now["label"] == f"{threshold:.2f}"
+
+
+def between(scores, low: int) -> float:
+    """A threshold in the middle between the photo of this rank, from 0, and the next one."""
+    ranked = sorted(scores.values())
+    return (ranked[low] + ranked[low + 1]) / 2
+
+
+def names_near(scores, threshold: float) -> tuple[list[str], list[str]]:
+    """Those below, the nearest first, and those at or above."""
+    ranked = sorted(scores, key=scores.get)
+    below = [name for name in ranked if scores[name] < threshold]
+    return below[-4:][::-1], ranked[len(below) : len(below) + 4]
+
+
+def cards_of(shown, side: str) -> list:
+    cards = shown.root.locator(f".sk-side.{side} .sk-near").all()
+    return [card for card in cards if card.evaluate("card => getComputedStyle(card).visibility") == "visible"]
+
+
+def wait_for_pictures(shown) -> None:
+    shown.page.wait_for_function(
+        """() => [...document.querySelectorAll('.sk-near')].every(card =>
+            card.style.visibility === 'hidden' || card.querySelector('canvas').style.visibility !== 'hidden')"""
+    )
+
+
+def assert_near(shown, results, scores, threshold: float) -> None:
+    """Names, scores and order of the photos beside the line, and what is cut out of each."""
+    wait_for_pictures(shown)
+    for side, names in zip(("below", "above"), names_near(scores, threshold)):
+        cards = cards_of(shown, side)
+        told = [card.locator("figcaption span").all_inner_texts() for card in cards]
+        assert told == [[name, f"{scores[name]:.2f}"] for name in names]
+        places = [card.bounding_box()["x"] for card in cards]
+        assert places == sorted(places, reverse=side == "below")
+        for card, name in zip(cards, names):
+            inside = np.array(card.locator(".sk-found .ink").evaluate(INSIDE), bool).reshape(224, 224)
+            segmentation = results[name].anomaly_map >= threshold
+            clear = np.abs(results[name].anomaly_map - threshold) > 0.5  # lines are rounded to a tenth of a pixel
+            np.testing.assert_array_equal(inside[clear], segmentation[clear])
+            assert (inside != segmentation).mean() < 0.002
+
+
+# ---- the line --------------------------------------------------------------------------------------------------------
+
+
+def test_the_line_tells_at_once_what_follows_and_python_tells_it_after(notebook, shown, scores):
+    for threshold in (between(scores, 3), between(scores, 11), between(scores, 20)):
+        now = shown.root.evaluate(MOVE, threshold)  # in one breath: nobody can have asked Python
+        assert_tells(now, scores, threshold)
+        assert now["stale"]
+        settle(notebook, shown)
+        assert notebook.ask("[ch.threshold, ch.rule]") == [pytest.approx(threshold, rel=1e-6), "hand"]
+        assert shown.root.evaluate(NOW) == now | {"stale": False}
+        assert shown.root.locator(".sk-remarks li").all_inner_texts() == notebook.ask("list(ch.judgement.remarks)")
+        assert shown.root.get_by_label("threshold at").input_value() == "hand"
+
+
+def test_at_a_score_itself_that_photo_counts_as_reaching_it(notebook, shown, scores):
+    for name in ("normal 3", "scratch/000"):
+        notebook.execute(f"ch.threshold = {scores[name]!r}")
+        settle(notebook, shown)
+        assert_tells(shown.root.evaluate(NOW), scores, scores[name])
+        assert name in cards_of(shown, "above")[0].inner_text()
+
+
+def test_the_line_is_where_the_mouse_drags_it(notebook, shown, scores):
+    plot = shown.root.locator(".sk-plot").bounding_box()
+    least, most = shown.root.locator(".sk-plot input").evaluate("line => [+line.min, +line.max]")
+    assert most == pytest.approx(max(scores.values()), rel=1e-6)
+    assert least <= min(scores.values())
+    start = shown.root.locator(".sk-line").bounding_box()
+    shown.page.mouse.move(start["x"] + 1, plot["y"] + 100)
+    shown.page.mouse.down()
+    for part in (0.8, 0.35, 0.5):
+        x = plot["x"] + part * plot["width"]
+        shown.page.mouse.move(x, plot["y"] + 30, steps=4)
+        shown.page.wait_for_timeout(30)
+        line = shown.root.locator(".sk-line").bounding_box()
+        assert line["x"] + line["width"] / 2 == pytest.approx(x, abs=2.5)
+    shown.page.mouse.up()
+    threshold = least + 0.5 * (most - least)
+    pixel = (most - least) / plot["width"]
+    settle(notebook, shown)
+    assert notebook.ask("ch.threshold") == pytest.approx(threshold, abs=3 * pixel)
+    assert_tells(shown.root.evaluate(NOW), scores, notebook.ask("ch.threshold"))
+
+
+def test_bars_are_a_histogram_and_those_beyond_the_line_are_of_photos_that_reach_it(notebook, shown, scores):
+    least, most = shown.root.locator(".sk-plot input").evaluate("line => [+line.min, +line.max]")
+    edges = np.linspace(0, most, 65)  # four of 256 bins are a bar
+    first = round(least / most * 64)
+    for kind in ("normal", "defect"):
+        some = np.sort([score for name, score in scores.items() if kind_of(name) == kind])
+        gap = int(np.diff(some).argmax())
+        assert some[gap + 1] - some[gap] > 2 * edges[1]  # the line is between two bars
+        shown.root.evaluate(MOVE, (some[gap] + some[gap + 1]) / 2)
+        drawn = shown.root.locator(f".bars.{kind}").evaluate(
+            "svg => [...svg.children].map(path => [...path.getAttribute('d').matchAll(/M(\\S+) 64V(\\S+)H/g)]"
+            ".map(bar => [+bar[1], 64 - bar[2]]))"
+        )
+        for bars, part in zip(drawn, (some[: gap + 1], some[gap + 1 :])):
+            counts = np.histogram(part, edges)[0][first:]
+            most_of_kind = np.histogram(some, edges)[0].max()
+            places, heights = zip(*bars)
+            np.testing.assert_allclose(places, np.flatnonzero(counts) * 512 / (64 - first))
+            np.testing.assert_allclose(heights, counts[counts > 0] / most_of_kind * 64)
+
+
+def test_keys_move_the_line(notebook, shown, scores):
+    line = shown.root.get_by_label("threshold", exact=True)
+    before = notebook.ask("ch.threshold")
+    line.focus()
+    shown.page.keyboard.press("ArrowLeft")
+    shown.page.keyboard.press("ArrowLeft")
+    settle(notebook, shown)
+    moved = notebook.ask("ch.threshold")
+    least, most = line.evaluate("line => [+line.min, +line.max]")
+    assert before - 0.1 * (most - least) < moved < before
+    assert line.get_attribute("aria-valuetext") == f"{moved:.2f}"
+    assert_tells(shown.root.evaluate(NOW), scores, moved)
+    shown.page.keyboard.press("ArrowRight")
+    settle(notebook, shown)
+    assert moved < notebook.ask("ch.threshold") < before
+    for key, end in (("Home", least), ("End", most)):
+        shown.page.keyboard.press(key)
+        settle(notebook, shown)
+        assert notebook.ask("ch.threshold") == pytest.approx(end)
+    assert shown.page.evaluate("jupyterapp.shell.currentWidget.content.widgets.length") == 2
+
+
+def test_at_the_far_end_of_the_line_no_photo_reaches_it(notebook, shown):
+    shown.root.get_by_label("threshold", exact=True).focus()
+    shown.page.keyboard.press("End")
+    settle(notebook, shown)
+    assert shown.root.evaluate(NOW)["words"][ROWS["defect"]] == "0 of 9 at or above"
+    assert notebook.ask("[ch.judgement.reached, ch.judgement.found, ch.judgement.alarms]") == [0, 0, 0]
+
+
+# ---- what it is for, and its rule ------------------------------------------------------------------------------------
+
+
+def test_a_threshold_for_pixels_counts_pixels_within_a_bin(notebook, shown, spade, results):
+    shown.press("pixels")
+    shown.root.locator(":scope[data-shown=pixel]").wait_for()
+    settle(notebook, shown)
+    assert notebook.ask("[ch.of, ch.rule]") == ["pixel", "0.01"]
+    assert notebook.ask("ch.threshold") == pytest.approx(spade.threshold(0.01), rel=1e-6)
+    pressed = [shown.root.get_by_role("button", name=name).get_attribute("aria-pressed") for name in OFS]
+    assert pressed == ["false", "true"]
+    width = shown.root.locator(".sk-plot input").evaluate("line => +line.max") / 256
+    maps = {
+        kind: [(result.anomaly_map, result.mask) for name, result in results.items() if kind_of(name) == kind]
+        for kind in ("normal", "good", "defect")
+    }
+    normal = np.concatenate([values.ravel() for values, _ in maps["normal"]])
+    tested = [pair for kind in ("good", "defect") for pair in maps[kind]]
+    values, truth = (np.concatenate([pair[at].ravel() for pair in tested]) for at in (0, 1))
+    by_kind = {"normal": normal, "good": values[~truth], "defect": values[truth]}
+    for threshold in (25.0, 67.6, 80.0):
+        now = shown.root.evaluate(MOVE, threshold)
+        for kind, some in by_kind.items():
+            reached, of, *words = now["words"][ROWS[kind]].replace(",", "").replace(" of ", " ").split(" ")
+            assert (int(of), words) == (len(some), ["at", "or", "above"])
+            assert (some >= threshold + width).sum() <= int(reached) <= (some >= threshold - width).sum()
+        settle(notebook, shown)
+        recall = float(now["facts"][1].removesuffix(" %")) / 100
+        assert recall == pytest.approx(notebook.ask("ch.judgement.recall"), rel=0.02, abs=0.002)
+        precision = float(now["facts"][2].removesuffix(" %")) / 100
+        assert precision == pytest.approx(notebook.ask("ch.judgement.precision"), rel=0.02, abs=0.002)
+        rate, low, high = re.fullmatch(r"(\S+) %  \(95 %: (\S+) % to (\S+) %\)", now["facts"][0]).groups()
+        told = [float(number) / 100 for number in (rate, low, high)]
+        judged = notebook.ask("[ch.judgement.rate, ch.judgement.low, ch.judgement.high]")
+        assert told == pytest.approx(judged, rel=0.08, abs=1e-4)
+    shown.press("whole photos")
+    shown.root.locator(":scope[data-shown=image]").wait_for()
+    settle(notebook, shown)
+    assert notebook.ask("[ch.of, ch.rule]") == ["image", "0.05"]
+
+
+def test_the_line_follows_its_rule(notebook, shown, spade, scores):
+    offered = shown.root.get_by_label("threshold at").locator("option").all_inner_texts()
+    assert offered == [
+        "5 %",
+        *(f"{rate} % of normal photos" for rate in (20, 10)),
+        "best F1 (uses test labels)",
+        "by hand",
+    ]
+    tested = {name: score for name, score in scores.items() if kind_of(name) != "normal"}
+    truth = np.array([kind_of(name) == "defect" for name in tested])
+    rules = {rate: spade.threshold(float(rate), of="image") for rate in ("0.2", "0.1")}
+    rules["f1"] = f1_threshold(np.array(list(tested.values())), truth)
+    for rule, threshold in rules.items():
+        shown.choose("threshold at", rule)
+        notebook.until("ch.rule", rule)
+        settle(notebook, shown)
+        assert notebook.ask("ch.threshold") == pytest.approx(threshold, rel=1e-6)
+        assert_tells(shown.root.evaluate(NOW), scores, notebook.ask("ch.threshold"))
+    shown.choose("threshold at", "hand")
+    settle(notebook, shown)
+    assert notebook.ask("ch.threshold") == pytest.approx(threshold, rel=1e-6)
+
+
+def test_what_python_sets_is_shown(notebook, shown, scores):
+    notebook.execute("ch.threshold = 70.25")
+    settle(notebook, shown)
+    assert_tells(shown.root.evaluate(NOW), scores, 70.25)
+    assert float(shown.root.get_by_label("threshold", exact=True).input_value()) == pytest.approx(70.25)
+    notebook.execute("ch.rule = 0.3")
+    settle(notebook, shown)
+    chosen = shown.root.get_by_label("threshold at").evaluate("select => select.selectedOptions[0]?.textContent")
+    assert chosen == "30 %"
+
+
+def test_a_mistake_is_told_and_can_be_closed(notebook, shown, scores):
+    before = shown.root.evaluate(NOW)
+    notebook.execute("ch.set_state({'rule': '2'})")
+    shown.root.get_by_role("alert").filter(has_text="between 0 and 1, like '0.05', but '2' came").wait_for()
+    assert shown.root.evaluate(NOW) == before
+    shown.press("close this message")
+    assert shown.root.get_by_role("alert").count() == 0
+
+
+# ---- photos beside the line ------------------------------------------------------------------------------------------
+
+
+def test_the_photos_nearest_the_line_stand_beside_it_cut_at_it(notebook, shown, results, scores):
+    for threshold in (between(scores, 15), between(scores, 16) + 0.2, between(scores, 2)):
+        shown.root.evaluate(MOVE, threshold)
+        assert_near(shown, results, scores, threshold)
+
+
+def test_where_there_is_none_beside_the_line_that_is_said(notebook, shown, results, scores):
+    for side, threshold, words in (
+        ("below", 20.0, "None: every photo has pixels beyond it."),
+        ("above", 300.0, "None: no photo reaches it."),
+    ):
+        notebook.execute(f"ch.threshold = {threshold}")
+        settle(notebook, shown)
+        assert cards_of(shown, side) == []
+        assert shown.root.locator(f".sk-side.{side}").get_by_text(words).is_visible()
+        assert len(cards_of(shown, {"below": "above", "above": "below"}[side])) == 4
+
+
+def test_cards_show_their_photo_and_where_its_defect_is(notebook, shown, results, scores):
+    threshold = between(scores, 19)
+    shown.root.evaluate(MOVE, threshold)
+    wait_for_pictures(shown)
+    for side, names in zip(("below", "above"), names_near(scores, threshold)):
+        for card, name in zip(cards_of(shown, side), names):
+            drawn = Image.fromarray(read_canvas(card.locator("canvas"))[..., :3]).resize((224, 224))
+            off = {other: np.abs(np.asarray(drawn, int) - result.image).mean() for other, result in results.items()}
+            assert min(off, key=off.get) == name
+            mask = results[name].mask
+            inside = np.array(card.locator(".sk-truth .ink").evaluate(INSIDE), bool).reshape(224, 224)
+            truth = np.zeros((224, 224), bool) if kind_of(name) == "normal" else mask
+            np.testing.assert_array_equal(inside, truth)
+
+
+# ---- taking away -----------------------------------------------------------------------------------------------------
+
+
+def test_the_sentence_a_picture_and_a_page_can_be_taken_away(notebook, shown, tmp_path):
+    shown.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    shown.press("copy the sentence")
+    shown.root.get_by_role("button", name="copied").wait_for()
+    assert shown.page.evaluate("navigator.clipboard.readText()") == notebook.execute("print(ch.sentence)")
+    with shown.page.expect_download() as png:
+        shown.press("PNG")
+    png.value.save_as(tmp_path / "slide.png")
+    with Image.open(tmp_path / "slide.png") as slide:
+        assert slide.width > 1000
+    with shown.page.expect_download() as page:
+        shown.press("save page")
+    assert page.value.suggested_filename == "threshold-image.html"
+    page.value.save_as(tmp_path / "page.html")
+    assert "<main" in (tmp_path / "page.html").read_text()
+
+
+# ---- a saved page ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def saved(spade, demo, tmp_path_factory):
+    chooser = choose_threshold(spade, replace(demo, test=demo.test[::4]))
+    chooser.finish()
+    chooser.rule = "0.2"
+    path = tmp_path_factory.mktemp("saved") / "page.html"
+    chooser.save_html(path)
+    return path
+
+
+def open_saved(browser, saved, **options):
+    """With the network cut, and what it asks for noted."""
+    page = browser.new_context(**({"viewport": {"width": 1200, "height": 1000}} | options), offline=True).new_page()
+    page.asked, page.errors = [], []
+    page.on("request", lambda request: page.asked.append(request.url))
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.goto(saved.as_uri())
+    return page
+
+
+def close_saved(page) -> None:
+    assert page.errors == []
+    assert [url for url in page.asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    page.context.close()
+
+
+def test_a_saved_page_still_moves_the_line_offline(browser, saved, spade, results, scores):
+    page = open_saved(browser, saved)
+    shown = Shown(page)
+    assert_tells(shown.root.evaluate(NOW), scores, spade.threshold(0.2, of="image"))
+    assert "Threshold 76.79 for whole photos" in shown.root.locator(".sk-sentence").inner_text()
+    assert_near(shown, results, scores, spade.threshold(0.2, of="image"))
+    threshold = between(scores, 8)
+    now = shown.root.evaluate(MOVE, threshold)
+    assert_tells(now, scores, threshold)
+    assert now["stale"]  # the sentence is of another line, and nobody writes a new one
+    assert_near(shown, results, scores, threshold)
+    for name in (*OFS, "save page", "PNG"):
+        assert shown.root.get_by_role("button", name=name).is_disabled()
+    assert shown.root.get_by_label("threshold at").is_disabled()
+    assert shown.root.get_by_role("alert").count() == 0
+    close_saved(page)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_stands_in_the_way_of_a_screen_reader(browser, saved, scores, scheme):
+    page = open_saved(browser, saved, color_scheme=scheme)
+    shown = Shown(page)
+    for threshold in (None, between(scores, 8)):  # as it was saved, and with a sentence of another line
+        if threshold is not None:
+            shown.root.evaluate(MOVE, threshold)
+        wait_for_pictures(shown)
+        found = Axe().run(page)
+        grave = [one for one in found.response["violations"] if one["impact"] in ("serious", "critical")]
+        assert not grave, found.generate_report()
+    close_saved(page)
+
+
+@pytest.mark.parametrize("width", [600, 900, 1600])
+@pytest.mark.parametrize("place", ["as saved", "at the near end", "at the far end"])
+def test_nothing_is_cut_off_at_any_width_wherever_the_line_is(browser, saved, width, place):
+    page = open_saved(browser, saved, viewport={"width": width, "height": 900})
+    shown = Shown(page)
+    wait_for_pictures(shown)
+    if place != "as saved":
+        shown.root.evaluate(MOVE, {"at the near end": 0, "at the far end": 1000}[place])
+    assert shown.root.evaluate(CUT_OFF) == []
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    close_saved(page)

@@ -1,0 +1,240 @@
+"""Lesson 02: how far features see, what wrong photographs cost, and an exercise that says what is wrong."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import spade_kit
+from spade_kit.features import Pyramid, compute_features
+from spade_kit.lessons import features as lesson
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return spade_kit.load_backbone()
+
+
+@pytest.fixture(scope="module")
+def crop(backbone, demo):
+    return lesson.take_crop(backbone, next(sample for sample in demo.test if sample.label == "good"))
+
+
+# ---- receptive fields ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kernels", "strides"), [((3,), (1,)), ((3, 3), (2, 1)), ((5, 3, 3), (1, 2, 2)), ((7, 5, 1, 3), (2, 3, 1, 1))]
+)
+def test_the_receptive_field_is_what_a_gradient_reaches(kernels, strides):
+    layers = [nn.Conv1d(1, 1, kernel, stride, bias=False) for kernel, stride in zip(kernels, strides)]
+    for layer in layers:
+        nn.init.ones_(layer.weight)
+    x = torch.zeros(1, 1, 200, requires_grad=True)
+    nn.Sequential(*layers)(x)[0, 0, 3].backward()
+    assert lesson.receptive_field(kernels, strides) == int((x.grad != 0).sum())
+
+
+@pytest.mark.parametrize(("layer", "side"), [("layer1", 19), ("layer2", 67), ("layer3", 339)])
+def test_the_network_s_fields_are_as_wide_as_its_convolutions_say(demo, layer, side):
+    larger = spade_kit.load_backbone(resize=512, crop=416)  # wider than any field
+    trace = lesson.trace_back(larger, [lesson.take_crop(larger, demo.train[0])], layer)
+    rows, cols = (np.flatnonzero(trace.sum(axis)) for axis in (1, 0))
+    assert lesson.receptive_field(*zip(*lesson.list_convolutions(larger, layer))) == side
+    assert (np.ptp(rows) + 1, np.ptp(cols) + 1) == (side, side)
+
+
+def test_a_pixel_moves_the_cells_that_can_see_it_and_no_other(backbone, crop):
+    moved = lesson.change_pixel(backbone, crop, 112, 56)
+    for by, (rows, cols) in zip(moved, [((25, 30), (11, 16)), ((9, 18), (2, 11)), ((0, 14), (0, 14))]):
+        expected = np.zeros(by.shape, bool)
+        expected[slice(*rows), slice(*cols)] = True
+        np.testing.assert_array_equal(by > 0, expected)
+
+
+def test_the_trace_of_a_mean_colour_is_its_cell(crop):
+    colours = lesson.load_colours()
+    for layer, stride in zip(colours.layers, (4, 8, 16)):
+        trace = lesson.trace_back(colours, [crop, crop[::-1].copy()], layer)
+        expected = np.zeros((224, 224))
+        start = 224 // stride // 2 * stride
+        expected[start : start + stride, start : start + stride] = 1 / stride**2
+        np.testing.assert_allclose(trace, expected, rtol=1e-5)
+        assert lesson.side_that_holds(0.9, trace, 224 // stride) == stride
+        assert lesson.side_that_holds(0.2, trace, 224 // stride) == max(2, stride // 2)
+
+
+def test_the_square_is_around_the_middle_cell():
+    trace = np.zeros((16, 16))
+    trace[8:12, 8:12] = 0.5 / 16  # the middle one of 4 x 4 cells
+    trace[3, 10] = 0.5
+    assert [lesson.side_that_holds(part, trace, 4) for part in (0.1, 0.5, 0.51, 1)] == [2, 4, 14, 14]
+
+
+# ---- what is alike ---------------------------------------------------------------------------------------------------
+
+
+def test_similarity_is_the_distance_to_the_cell_of_the_pixel(backbone, crop):
+    pyramid = compute_features([crop], backbone)
+    for grid, level in zip(lesson.measure_similarity(pyramid, 33, 58), pyramid.levels):
+        h, w = grid.shape
+        here = level[0, :, 33 // (224 // h), 58 // (224 // w)].double().numpy()
+        for at in ((0, 0), (h // 2, 1), (h - 1, w - 1)):
+            there = level[0, :, at[0], at[1]].double().numpy()
+            assert grid[at] == pytest.approx(sum((here - there) ** 2) ** 0.5, rel=1e-5)
+        assert np.unravel_index(grid.argmin(), grid.shape) == (33 * h // 224, 58 * w // 224)
+
+
+def test_what_is_most_alike_is_found_but_not_next_door():
+    grid = np.full((5, 7), 9.0)
+    grid[2, 3], grid[2, 4], grid[1, 2], grid[0, 6], grid[4, 3] = 0, 1, 1, 3, 2
+    assert lesson.find_alike(grid, 2) == [(4, 3), (0, 6)]
+    assert lesson.find_alike(grid, 2, beyond=2) == [(0, 6), (0, 0)]
+
+
+def test_different_features_are_counted_once():
+    columns = torch.tensor([[1.0, 0], [1, 1e-9], [0, 1], [1, 0], [0, 1], [3, 3]]).T
+    assert lesson.count_different(columns.reshape(1, 2, 2, 3)) == 3
+
+
+def test_padding_makes_a_grey_photograph_differ(backbone):
+    grey = compute_features([np.full((224, 224, 3), 200, np.uint8)], backbone)
+    assert [lesson.count_different(level) for level in grey.levels] == [6**2, 10**2, 14**2]
+    inside = grey.levels[0][0, :, 2:-3, 2:-3]  # six kinds of rows and of columns: two, the middle, three
+    torch.testing.assert_close(inside, inside[:, :1, :1].expand_as(inside))
+
+
+# ---- other features, and other ways to prepare -----------------------------------------------------------------------
+
+
+def test_colours_are_the_means_of_cells(crop):
+    colours = lesson.load_colours()
+    pyramid = compute_features([crop], colours)
+    mean, std = np.array(colours.mean), np.array(colours.std)
+    for level, stride in zip(pyramid.levels, (4, 8, 16)):
+        side = 224 // stride
+        cells = (crop.reshape(side, stride, side, stride, 3) / 255).mean((1, 3))
+        np.testing.assert_allclose(level[0].permute(1, 2, 0), (cells - mean) / std, atol=1e-5)
+    np.testing.assert_allclose(pyramid.pooled[0], ((crop / 255).mean((0, 1)) - mean) / std, atol=1e-5)
+
+
+class Told:
+    """Stands in for a fitted SPADE: scores known beforehand."""
+
+    def __init__(self, scores):
+        self.scores = scores
+
+    def predict(self, sample):
+        return type("Result", (), {"image_score": self.scores[sample]})
+
+
+def test_the_auc_of_a_kind_counts_pairs(tmp_path):
+    labels = ["good", "good", "dent", "dent", "hole"]
+    samples = [spade_kit.Sample(tmp_path / f"{number}.png", label) for number, label in enumerate(labels)]
+    told = Told(dict(zip(samples, [1.0, 4.0, 3.0, 5.0, 0.0])))
+    table = lesson.score_by_kind({"some": told}, samples)
+    assert table.loc["some"].to_dict() == {"all": "0.50", "dent": "0.75", "hole": "0.00"}
+
+
+def test_ways_to_prepare_do_what_they_are_called(backbone, demo):
+    photo = demo.train[0].image
+    ways = lesson.list_ways(backbone)
+    taken = {}
+    for name, (other, change) in ways.items():
+        changed = change(photo)
+        cut = other.find_crop(changed).cut(changed).astype(float)
+        taken[name] = (cut / 255 - other.mean) / other.std
+    first, *_ = ways
+    right = lesson.take_crop(backbone, demo.train[0])
+    np.testing.assert_allclose(taken[first], right / 127.5 - 1)
+    np.testing.assert_allclose(taken["blue and red swapped"], taken[first][..., ::-1])
+    np.testing.assert_allclose(taken["0 to 255, not scaled"], right)
+    own = (right / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+    np.testing.assert_allclose(taken["ImageNet's figures"], own)
+    assert 0 < abs(taken["JPEG of quality 15"] - taken[first]).mean() < 0.1
+    np.testing.assert_allclose((taken["20 % darker"] + 1) / 2, 0.8 * right / 255, atol=2 / 255)
+    height, width, _ = ways["5 % larger"][1](photo).shape
+    assert (320 / height, 320 / width) == pytest.approx((1.05, 1.05), abs=0.005)
+
+
+def test_prices_are_what_one_finds_by_hand(backbone, demo, monkeypatch):
+    ways = dict(list(lesson.list_ways(backbone).items())[:2])
+    monkeypatch.setattr(lesson, "list_ways", lambda _: ways)
+    kinds = ("good", "thread")
+    tests = [sample for sample in demo.test if sample.label in kinds][:15]
+    right = spade_kit.SPADE(backbone, k=5).fit(demo.train[:20])
+    table = lesson.price_mistakes(right, demo.train[:20], tests)
+    threshold, good = right.threshold(fpr=0.05, of="image"), np.array([one.label == "good" for one in tests])
+    swapped = [np.ascontiguousarray(one.image[..., ::-1]) for one in tests]
+    scores = np.array([right.predict(photo).image_score for photo in swapped])
+    pairs = (scores[~good][:, None] > scores[good][None]).mean()
+    row = table.loc["blue and red swapped"]
+    assert row["AUC test only"] == f"{pairs:.2f}"
+    other = spade_kit.SPADE(backbone, k=5).fit([one.image[..., ::-1].copy() for one in demo.train[:20]])
+    scored = np.array([other.predict(photo).image_score for photo in swapped])
+    assert row["AUC everywhere"] == f"{(scored[~good][:, None] > scored[good][None]).mean():.2f}"
+    assert row["false alarms"] == f"{(scores[good] >= threshold).sum()} of {good.sum()}"
+    assert table.iloc[0]["AUC everywhere"] == table.iloc[0]["AUC test only"]
+    assert list(table.index) == ["no mistake", "blue and red swapped"]
+
+
+# ---- figures ---------------------------------------------------------------------------------------------------------
+
+
+def titles(figure):
+    return [axes.get_title() for axes in figure.axes if axes.get_title()]
+
+
+def test_figures_say_what_they_show(backbone, crop, demo):
+    pyramid = compute_features([crop], backbone)
+    channels = lesson.draw_channels(backbone, crop, count=2)
+    assert titles(channels)[::3] == [f"layer{n}: cells of {px} x {px} px" for n, px in ((1, 4), (2, 8), (3, 16))]
+    traces = {layer: np.full((224, 224), 224.0**-2) for layer in backbone.layers}
+    drawn = lesson.draw_traces(backbone, crop, traces)
+    assert [title.split(",")[0] for title in titles(drawn)[1:]] == ["layer1: 19 px", "layer2: 67 px", "layer3: 339 px"]
+    assert all(axes.get_xlim() == (-0.5, 223.5) for axes in drawn.axes[:4])
+    alike = lesson.draw_similarity(backbone, crop, lesson.measure_similarity(pyramid, 33, 58))
+    assert [len(axes.lines) for axes in alike.axes[:4]] == [2, 5, 5, 5]
+    assert alike.axes[3].lines[0].get_xydata().tolist() == [[55.5, 39.5]]  # the centre of its cell of 16 px
+    assert titles(lesson.draw_mistakes(backbone, demo.train[0].image)) == list(lesson.list_ways(backbone))
+
+
+def test_the_figure_of_padding_counts_cells():
+    level = torch.zeros(1, 2, 3, 3)
+    level[0, 0], level[0, 1, 0] = 2, 2
+    figure = lesson.draw_padding(Pyramid([level], ["layer1"], torch.zeros(1, 2)))
+    assert titles(figure) == ["layer1: 2 different features"]
+    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), [[1, 1, 1], [0, 0, 0], [0, 0, 0]])
+
+
+# ---- the exercise ----------------------------------------------------------------------------------------------------
+
+
+def steps(strides):
+    return [int(np.prod(strides[:at])) for at in range(len(strides))]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda kernels, strides: ..., "Not answered yet"),
+        (lambda k, s: 1 + sum((a - 1) * b for a, b in zip(k, steps(s))), "Right. "),
+        (lambda k, s: 1 + np.dot(np.array(k) - 1, steps(s)), "Right. "),
+        (
+            lambda k, s: 1 + sum(a - 1 for a in k),
+            "Not yet. With kernels (3, 5, 3) and strides (2, 3, 1) it is 23, not 9.",
+        ),
+        (lambda k, s: 1 + sum(a - 1 for a in k), "Strides matter"),
+        (lambda k, s: 1 + sum((a - 1) * b * c for a, b, c in zip(k, steps(s), s)), "add first, then multiply"),
+        (lambda k, s: sum((a - 1) * b for a, b in zip(k, steps(s))), "begin with 1"),
+        (lambda k, s: 1 + sum(a * b for a, b in zip(k, steps(s))), "take kernel - 1"),
+        (lambda k, s: 1 + sum((a - 1) * b for a, b in zip(k, [1, *s])), "Steps multiply"),
+        (lambda k, s: int(np.prod(s)), "how far the cells of the grid lie apart"),
+        (lambda k, s: 23, "With kernels (7, 3) and strides (2, 2) it is 11, not 23."),
+        (lambda k, s: (23, 6), "The answer is one number, the side in pixels, but a tuple came."),
+        (lambda k, s: k - 1, "It stops with TypeError"),
+    ],
+)
+def test_the_exercise_says_what_is_wrong(capsys, answer, said):
+    lesson.check(answer)
+    assert said in capsys.readouterr().out

@@ -1,0 +1,132 @@
+"""Lesson 08: changed photographs, two other methods, and an exercise that says what is wrong."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import mahalanobis
+
+from spade_kit import Dataset, Sample
+from spade_kit.features import Pyramid
+from spade_kit.lessons.when_it_fails import (
+    check,
+    choose_mono,
+    darken,
+    find_difference,
+    judge_maps,
+    padim,
+    patchcore,
+    shift,
+    stack,
+    turn,
+)
+from spade_kit.metrics import aupro, roc_auc
+
+
+@pytest.fixture
+def photo(rng):
+    return rng.integers(0, 256, (41, 60, 3), dtype=np.uint8)
+
+
+def test_a_shift_moves_to_the_right_and_a_turn_around_the_middle(photo):
+    np.testing.assert_array_equal(shift(photo, 7)[:, 7:], photo[:, :-7])
+    np.testing.assert_array_equal(shift(photo, 7)[:, 6], photo[:, 1])  # mirrored at the border
+    np.testing.assert_array_equal(shift(photo, 0), photo)
+    np.testing.assert_array_equal(turn(photo, 0), photo)
+    assert turn(photo, 30).shape == photo.shape
+    dot = np.zeros((40, 40, 3), np.uint8)
+    dot[8:12, 18:22] = 255
+    row, col = np.argwhere(turn(dot, 90)[..., 0] > 128).mean(0)  # a quarter against the clock: from above to the left
+    assert (row, col) == (pytest.approx(19.5, abs=1), pytest.approx(9.5, abs=1))
+
+
+def test_light_is_taken_away_in_proportion(photo):
+    np.testing.assert_allclose(darken(photo, 0.4), photo * 0.6, atol=1)
+
+
+def test_cells_of_one_crystal_are_those_that_the_table_names(tmp_path):
+    rows = [("a", 0.0, "mono"), ("b", 0.0, "poly"), ("c", 0.0, "mono"), ("d", 1.0, "mono"), ("e", 1.0, "poly")]
+    (tmp_path / "labels.csv").write_text("".join(f"images/{name}.png {part} {kind}\n" for name, part, kind in rows))
+    a, b, c, d, e = (Sample(Path(tmp_path, "images", f"{name}.png"), "good" if part == 0 else "defect 100 %")
+                     for name, part, _ in rows)  # fmt: skip
+    assert choose_mono(Dataset("cells", [a, b], [c, d, e])) == ([a], [c], [d])
+
+
+def test_a_difference_is_paired(rng):
+    bad = np.repeat([False, True], 40)
+    first = rng.normal(size=80) + bad
+    gain, low, high = find_difference(first, first, bad)
+    assert (gain, low, high) == (0, 0, 0)
+    second = first + bad
+    gain, low, high = find_difference(first, second, bad)
+    assert gain == pytest.approx(roc_auc(second, bad) - roc_auc(first, bad))
+    assert 0 < low <= gain <= high
+
+
+def test_layers_are_stacked_on_one_grid(rng):
+    levels = [
+        torch.from_numpy(rng.normal(size=(2, c, s, s)).astype(np.float32)) for c, s in ((3, 56), (4, 28), (5, 14))
+    ]
+    stacked = stack(Pyramid(levels, ("layer1", "layer2", "layer3"), torch.zeros(2, 1)))
+    assert stacked.shape == (2, 12, 28, 28)
+    middle = levels[1][0, 2, 9:12, 19:22].mean()
+    torch.testing.assert_close(stacked[0, 5, 10, 20], middle)
+
+
+def test_padim_is_a_mahalanobis_distance_at_every_place(rng):
+    normals, queries = (torch.from_numpy(rng.normal(size=(n, 6, 2, 3)).astype(np.float32)) for n in (40, 2))
+    found = padim(normals, queries)
+    for query, row, col in np.ndindex(2, 2, 3):
+        here = normals[:, :, row, col].double().numpy()
+        inverse = np.linalg.inv(np.cov(here.T) + 0.01 * np.eye(6))
+        expected = mahalanobis(queries[query, :, row, col].numpy(), here.mean(0), inverse)
+        assert found[query, row, col] == pytest.approx(expected, rel=1e-4)
+
+
+def test_patchcore_is_the_distance_to_the_nearest_of_a_bank(rng):
+    normals = torch.from_numpy(rng.normal(size=(40, 6, 4, 5)).astype(np.float32))
+    found = patchcore(normals, normals[:3])
+    bank = normals.permute(0, 2, 3, 1).reshape(-1, 6).numpy()
+    distances = np.linalg.norm(bank[: 3 * 20, None] - bank[None], axis=-1)
+    assert found.shape == (3, 4, 5)
+    assert 0 < (found.ravel() < 1e-3).sum() < 60  # some of them are in the bank, most are not
+    assert (found.ravel() >= distances.min(1) - 1e-3).all()
+
+
+def test_methods_are_judged_by_kind(rng):
+    labels = ["good", "good", "misplaced", "scratch", "scratch"]
+    samples = [Sample(Path("x.png"), label) for label in labels]
+    masks = [np.zeros((32, 32), bool) for _ in labels]
+    for mask in masks[2:]:
+        mask[8:20, 8:20] = True
+    maps = [rng.random((32, 32)).astype(np.float32) for _ in labels]
+    told = judge_maps(maps, samples, masks)
+    from spade_kit.scores import make_map
+
+    smooth = np.stack([make_map(grid, (32, 32), 4) for grid in maps])
+    others = [0, 1, 3, 4]
+    assert told["others: AUPRO"] == aupro(smooth[others], np.stack(masks)[others])
+    assert told["misplaced: image AUC"] == roc_auc(smooth[:3].max((1, 2)), np.array([False, False, True]))
+
+
+def away(point, normals):
+    return point - normals.mean(0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda p, n: ..., "Not answered yet"),
+        (lambda p, n: mahalanobis(p, n.mean(0), np.linalg.inv(np.cov(n.T))), "Right. "),
+        (lambda p, n: mahalanobis(p, n.mean(0), np.linalg.inv(np.cov(n.T))) ** 2, "squared distance"),
+        (lambda p, n: np.linalg.norm(away(p, n)), "Euclidean distance"),
+        (lambda p, n: mahalanobis(p, n.mean(0), np.cov(n.T)), "inverse of the covariance"),
+        (lambda p, n: np.linalg.norm(away(p, n) / n.std(0)), "each axis by itself"),
+        (lambda p, n: 1.0, "It should be"),
+        (lambda p, n: np.linalg.inv(n), "It stops with LinAlgError"),
+    ],
+)
+def test_the_exercise_says_what_is_wrong(capsys, answer, said):
+    check(answer)
+    assert said in capsys.readouterr().out

@@ -1,0 +1,511 @@
+"""Going through normal photos in a real browser: keys and buttons, and what is shown against what Python says."""
+
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from browsing import Notebook, Shown, read_canvas
+from PIL import Image
+
+from spade_kit import SPADE, review_suspects
+from spade_kit.drawing import SCALE
+from spade_kit.widgets.packing import colour_table
+
+START = """
+import time
+import spade_kit
+parts = spade_kit.load_dataset("demo")
+spade = spade_kit.SPADE(k=5).fit(parts.train[:12])
+rv = spade_kit.review_suspects(spade)
+three = spade_kit.SPADE(k=2).fit(parts.train[:3])
+kept, gone = (spade_kit.review_suspects(three) for _ in range(2))
+def reset(review=rv):
+    while review.kept or review.dropped:
+        review.undo()
+    review.index, review.problem = int(review.spade.suspects().index[0]), ""
+    review.finish()
+"""
+COLOURS = np.frombuffer(colour_table(), np.uint8).reshape(256, 3)
+INSIDE = """path => {
+    const [, , W, H] = path.ownerSVGElement.getAttribute('viewBox').split(' ').map(Number), found = [];
+    const drawn = new Path2D(path.getAttribute('d')), context = new OffscreenCanvas(1, 1).getContext('2d');
+    for (let i = 0; i < H * W; i++)
+        found.push(+context.isPointInPath(drawn, (i % W) + 0.5, Math.floor(i / W) + 0.5, 'evenodd'));
+    return found;
+}"""
+CUT_OFF = """root => [...root.querySelectorAll('button, label, figcaption, p, span')].filter(node => {
+    const [inner, outer] = [node.getBoundingClientRect(), document.documentElement.getBoundingClientRect()];
+    const cut = inner.left < -1 || inner.right > outer.right + 1 || node.scrollWidth > node.clientWidth + 1;
+    return cut && inner.width && !node.closest('.sk-strip');
+}).map(node => node.outerHTML.slice(0, 90))"""
+PLACES = ((100, 61), (5, 9), (218, 130))
+
+
+@pytest.fixture(scope="module")
+def strangest(spade) -> list[int]:
+    """Of the twelve, in the order in which they look strange to the others."""
+    scores = [spade.predict_left_out(index).anomaly_map.max() for index in range(12)]
+    return sorted(range(12), key=lambda index: -scores[index])
+
+
+@pytest.fixture(scope="module")
+def refit(demo, strangest):
+    """As if the strangest had never been fitted, and by which numbers those that are left were known before."""
+    left = [index for index in range(12) if index != strangest[0]]
+    return SPADE(k=5).fit([demo.train[index] for index in left]), left
+
+
+@pytest.fixture(scope="module")
+def notebook(browser, lab):
+    notebook = Notebook(browser, lab, "review.ipynb", START, "rv", "kept", "gone")
+    yield notebook
+    assert notebook.errors == []
+    notebook.close()
+
+
+@pytest.fixture
+def shown(notebook):
+    notebook.execute("reset()")
+    shown = Shown(notebook.page)
+    notebook.page.mouse.move(0, 0)
+    settle(notebook, shown)
+    return shown
+
+
+def settle(notebook, shown, name: str = "rv") -> None:
+    """Until the page shows what Python looks at, and waits for nothing."""
+    notebook.until(f"{name}.photo['index'] == {name}.index", True)  # what the page sends is answered in another thread
+    index = notebook.ask(f"{name}.index")
+    shown.root.locator(f":scope[data-shown='{index}']").wait_for(timeout=10_000)
+    shown.settle()
+
+
+def until_decided(notebook, shown, kept: list[int], dropped: list[int], index: int) -> None:
+    notebook.until("[rv.kept, rv.dropped, rv.index]", [kept, dropped, index])
+    settle(notebook, shown)
+
+
+def cards_of(shown) -> list[tuple[int, str, str]]:
+    """Number, class and what is written on each card of the strip, in order."""
+    cards = shown.root.locator(".sk-card").evaluate_all(
+        "cards => cards.map(card => [+card.dataset.key, card.className, card.innerText])"
+    )
+    return [(key, kinds, " ".join(text.split())) for key, kinds, text in cards]
+
+
+def progress(shown) -> str:
+    return shown.root.locator(".sk-score").inner_text()
+
+
+def assert_shows(shown, result, level: float) -> None:
+    """Photo, map and outline are those of this result, the map within a grey level."""
+    photo = shown.pixels(shown.photo)[..., :3].astype(int)
+    assert np.abs(photo - result.image).mean() < 3
+    grey = np.clip(result.anomaly_map / (SCALE * level) * 256, 0, 255).astype(int)
+    drawn = shown.pixels(shown.map)[..., :3].astype(int)
+    off = [np.abs(drawn - COLOURS[np.clip(grey + by, 0, 255)]).sum(-1) for by in (-1, 0, 1)]
+    assert np.min(off, 0).max() <= 2
+    inside = np.array(shown.photo.locator(".sk-found .ink").evaluate(INSIDE), bool).reshape(224, 224)
+    clear = np.abs(result.anomaly_map - level) > 0.5  # lines are rounded to a tenth of a pixel
+    np.testing.assert_array_equal(inside[clear], (result.anomaly_map >= level)[clear])
+    caption = shown.map.locator("xpath=..").inner_text()
+    assert f"score {result.image_score:.2f}; outlined: what 1 % of normal pixels reach" in caption
+
+
+def assert_explains(shown, spade, result, place: tuple[int, int], numbers: list[int]) -> None:
+    """Rings, words and the normal picture at a place; ``numbers`` are those that the fitted photos had at first."""
+    match = result.match(*place)
+    number = numbers[match.image]
+    assert shown.ring(shown.photo) == shown.ring(shown.map) == place
+    assert shown.ring(shown.normal) == (match.row, match.col)
+    said = f"({place[0]}, {place[1]}) → normal {number}, ({match.row}, {match.col}), distance {match.distance:.3f}"
+    shown.root.locator(".sk-live", has_text=said).wait_for(timeout=2000)
+    assert f"Normal {number}" in shown.normal.locator("xpath=..").inner_text()
+    expected = spade.normal_image(number).astype(int)
+    shown.page.wait_for_timeout(100)  # the crop comes when it is first wanted
+    assert np.abs(shown.pixels(shown.normal)[..., :3] - expected).mean() < 1
+
+
+# ---- keep, drop, undo ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hand", ["keys", "buttons"])
+def test_photos_are_kept_dropped_and_taken_back(notebook, shown, spade, strangest, refit, hand):
+    def decide(kind: str) -> None:
+        if hand == "keys":
+            shown.page.keyboard.press(kind[0])
+        else:
+            shown.press(f"{kind} {kind[0].upper()}")
+
+    shown.photo.focus()
+    first, second, *_ = strangest
+    assert_shows(shown, spade.predict_left_out(first), spade.normal_level)
+    assert progress(shown) == "0 kept, 0 dropped; 12 to look at, 12 normal photos"
+    decide("drop")
+    anew, left = refit
+    scores = anew.suspects()["score"]
+    following = [left[at] for at in scores.index]
+    notebook.until("[rv.kept, rv.dropped, rv.index]", [[], [first], second])
+    settle(notebook, shown)
+    assert_shows(shown, anew.predict_left_out(left.index(second)), anew.normal_level)
+    notebook.execute("rv.finish()")
+    settle(notebook, shown)
+    assert progress(shown) == "0 kept, 1 dropped; 11 to look at, 11 normal photos"
+    assert [key for key, *_ in cards_of(shown)] == [first, *following]
+    decide("keep")
+    until_decided(notebook, shown, [second], [first], following[1])
+    assert progress(shown) == "1 kept, 1 dropped; 10 to look at, 11 normal photos"
+    decide("undo")
+    until_decided(notebook, shown, [], [first], second)
+    decide("undo")
+    until_decided(notebook, shown, [], [], first)
+    assert_shows(shown, spade.predict_left_out(first), spade.normal_level)
+    notebook.execute("rv.finish()")
+    settle(notebook, shown)
+    assert [key for key, *_ in cards_of(shown)] == strangest
+    assert shown.root.get_by_role("button", name="undo U").is_disabled()
+
+
+def test_what_was_decided_is_marked_and_not_decided_again(notebook, shown, strangest):
+    shown.photo.focus()
+    shown.page.keyboard.press("d")
+    until_decided(notebook, shown, [], strangest[:1], strangest[1])
+    shown.page.keyboard.press("k")
+    notebook.until("rv.kept", [strangest[1]])
+    notebook.execute("rv.finish()")
+    settle(notebook, shown)
+    dropped, kept, *others = cards_of(shown)
+    assert (dropped[0], kept[0]) == tuple(strangest[:2])
+    assert "out" in dropped[1].split()
+    assert "✕ dropped" in dropped[2]
+    assert "out" not in kept[1].split()
+    assert "✓ kept" in kept[2]
+    assert all(set(kinds.split()) == {"sk-card"} for _, kinds, _ in others)
+    card = shown.root.locator(".sk-card").first
+    struck = card.evaluate("card => getComputedStyle(card.querySelector('.bottom')).textDecorationLine")
+    assert struck == "line-through"
+    card.click()
+    notebook.until("rv.index", strangest[0])
+    settle(notebook, shown)
+    assert "✕ dropped" in shown.photo.locator("xpath=..").inner_text()
+    for name in ("keep K", "drop D"):
+        assert shown.root.get_by_role("button", name=name, exact=True).is_disabled()
+    shown.page.keyboard.press("k")
+    shown.page.wait_for_timeout(200)
+    assert notebook.ask("[rv.kept, rv.dropped, rv.problem]") == [[strangest[1]], [strangest[0]], ""]
+
+
+def test_stale_scores_are_marked_until_they_are_fresh(notebook, shown, spade, strangest, refit):
+    before = {key: text for key, _, text in cards_of(shown)}
+    notebook.execute("plain = rv._album.judge; rv._album.judge = lambda *of: (time.sleep(0.2), plain(*of))[1]")
+    try:
+        shown.photo.focus()
+        shown.page.keyboard.press("d")
+        notebook.until("rv.dropped", strangest[:1])
+        settle(notebook, shown)
+        cards = cards_of(shown)[1:]
+        scores = {key: text for key, kinds, text in cards if "stale" in kinds.split()}
+        assert scores == {key: before[key] for key in strangest[2:]}
+        assert progress(shown).endswith("11 normal photos, being judged again…")
+        shown.root.locator(".sk-card.stale").first.wait_for(state="detached", timeout=20_000)  # by itself
+    finally:
+        notebook.execute("del rv._album.judge")
+    anew, left = refit
+    scores = anew.suspects()["score"]
+    expected = [(left[at], f"{left[at]} {score:.1f}") for at, score in scores.items()]
+    assert [(key, text) for key, _, text in cards_of(shown)[1:]] == expected
+    assert progress(shown).endswith("11 normal photos")
+
+
+def test_a_kept_photo_does_not_wait_for_a_score_that_never_comes(notebook, shown, strangest):
+    notebook.execute("rv.keep(); rv.drop(); rv.finish()")
+    settle(notebook, shown)
+    kept = shown.root.locator(f".sk-card[data-key='{strangest[0]}']")
+    assert "kept" in kept.get_attribute("aria-label")
+    assert "not yet judged again" not in kept.get_attribute("aria-label")
+
+
+def test_what_python_decides_is_shown(notebook, shown, strangest):
+    notebook.execute("rv.index = 7; rv.drop(); rv.index = 3")
+    settle(notebook, shown)
+    assert [key for key, kinds, _ in cards_of(shown) if "out" in kinds.split()] == [7]
+    picked = shown.root.locator(".sk-card[aria-pressed=true]")
+    assert picked.get_attribute("data-key") == "3"
+    assert "Normal 3: good/003" in shown.photo.locator("xpath=..").inner_text()
+
+
+# ---- looking ---------------------------------------------------------------------------------------------------------
+
+
+def test_photos_are_picked_from_the_strip_and_by_keys(notebook, shown, spade, strangest):
+    cards = shown.root.locator(".sk-card")
+    cards.nth(4).click()
+    notebook.until("rv.index", strangest[4])
+    settle(notebook, shown)
+    assert_shows(shown, spade.predict_left_out(strangest[4]), spade.normal_level)
+    assert cards.nth(4).get_attribute("aria-pressed") == "true"
+    for key, at in (("]", 5), ("]", 6), ("[", 5)):
+        shown.page.keyboard.press(key)
+        notebook.until("rv.index", strangest[at])
+        settle(notebook, shown)
+    shown.root.locator(".sk-score").click()  # on what takes no focus
+    shown.page.keyboard.press("]")
+    notebook.until("rv.index", strangest[6])
+    notebook.execute(f"rv.index = {strangest[0]}")
+    settle(notebook, shown)
+    shown.page.keyboard.press("[")  # there is none before
+    shown.page.wait_for_timeout(100)
+    assert notebook.ask("[rv.index, rv.problem]") == [strangest[0], ""]
+
+
+def test_cards_have_the_pictures_of_their_photos(notebook, shown, spade, strangest):
+    drawn = shown.root.locator(".sk-card img").evaluate_all(
+        """async images => Promise.all(images.map(async image => {
+            await image.decode();
+            const canvas = new OffscreenCanvas(32, 32), context = canvas.getContext('2d');
+            context.drawImage(image, 0, 0, 32, 32);
+            return [...context.getImageData(0, 0, 32, 32).data];
+        }))"""
+    )
+    pictures = [np.asarray(Image.fromarray(spade.normal_image(at)).resize((32, 32)), int) for at in range(12)]
+    for index, pixels in zip(strangest, drawn, strict=True):
+        pixels = np.array(pixels).reshape(32, 32, 4)[..., :3]
+        assert int(np.argmin([np.abs(pixels - picture).mean() for picture in pictures])) == index
+
+
+def test_a_place_is_explained_by_pythons_match(notebook, shown, spade, strangest):
+    result = spade.predict_left_out(strangest[0])
+    highest = tuple(int(at) for at in np.unravel_index(result.anomaly_map.argmax(), (224, 224)))
+    assert_explains(shown, spade, result, highest, list(range(12)))
+    assert shown.root.locator(".sk-live").inner_text().startswith("Strangest place: ")
+    for place, stage in zip(PLACES, (shown.photo, shown.map, shown.photo)):
+        shown.hover(stage, *place)
+        assert_explains(shown, spade, result, place, list(range(12)))
+    shown.page.mouse.move(0, 0)
+    assert_explains(shown, spade, result, highest, list(range(12)))
+
+
+def test_after_a_drop_places_are_explained_by_the_numbers_that_photos_had(notebook, shown, spade, strangest, refit):
+    anew, left = refit
+    shown.photo.focus()
+    shown.page.keyboard.press("d")
+    until_decided(notebook, shown, [], strangest[:1], strangest[1])
+    result = anew.predict_left_out(left.index(strangest[1]))
+    for place in PLACES:
+        shown.hover(shown.photo, *place)
+        assert_explains(shown, spade, result, place, left)
+
+
+def test_the_close_ups_show_the_place_and_its_match(notebook, shown, spade, strangest):
+    result = spade.predict_left_out(strangest[0])
+
+    def around(picture: np.ndarray, row: int, col: int) -> np.ndarray:
+        """Ten cells of four pixels."""
+        return picture[row - 19 : row + 21, col - 19 : col + 21].astype(int)
+
+    def find(place: tuple[int, int]) -> list[tuple[np.ndarray, tuple[int, int]]]:
+        match = result.match(*place)
+        return [(result.image, place), (spade.normal_image(match.image), (match.row, match.col))]
+
+    places = [(row, col) for row in range(30, 194, 12) for col in range(30, 194, 12)]
+    places = [place for place in places if all(26 <= at < 197 for at in find(place)[1][1])]
+    place = max(places, key=lambda place: min(around(picture, *at).std((0, 1)).mean() for picture, at in find(place)))
+    shown.hover(shown.photo, *place)
+    shown.page.wait_for_timeout(300)  # the crop comes when it is first wanted
+    for canvas, (picture, (row, col)) in zip(shown.root.locator(".sk-pair canvas").all(), find(place), strict=True):
+        drawn = Image.fromarray(read_canvas(canvas)[..., :3]).resize((40, 40), Image.Resampling.BOX)
+        off = {}
+        for down in (-6, -3, 0, 3, 6):
+            for right in (-6, -3, 0, 3, 6):
+                differs = np.abs(around(picture, row + down, col + right) - np.asarray(drawn))
+                differs[15:26, 15:26] = 0  # the frame around the cell
+                off[down, right] = differs.mean()
+        assert min(off, key=off.get) == (0, 0)
+
+
+# ---- taking away -----------------------------------------------------------------------------------------------------
+
+
+def test_lines_of_python_a_picture_and_a_page_can_be_taken_away(notebook, shown, strangest, tmp_path):
+    shown.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    shown.photo.focus()
+    shown.page.keyboard.press("d")
+    until_decided(notebook, shown, [], strangest[:1], strangest[1])
+    shown.press("copy as Python")
+    shown.root.get_by_role("button", name="copied").wait_for()
+    code = shown.page.evaluate("navigator.clipboard.readText()")
+    assert code.splitlines()[1:] == [f"corrected.remove({strangest[0]})"]
+    notebook.execute(code)  # as it is, by the names that this notebook has
+    same = "[n.digest for n in corrected._fitted.normals] == [n.digest for n in rv.spade._fitted.normals]"
+    assert notebook.ask(f"[len(spade), len(corrected), {same}]") == [12, 11, True]
+    with shown.page.expect_download() as png:
+        shown.press("PNG")
+    png.value.save_as(tmp_path / "slide.png")
+    with Image.open(tmp_path / "slide.png") as slide:
+        assert slide.width > 1000
+    with shown.page.expect_download() as page:
+        shown.press("save page")
+    assert page.value.suggested_filename == f"normal-{strangest[1]}.html"
+
+
+# ---- a saved page ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def saved(spade, tmp_path_factory):
+    """With one that is dropped and one that is kept."""
+    review = review_suspects(spade)
+    review.drop()
+    review.keep()
+    review.finish()
+    path = tmp_path_factory.mktemp("saved") / "page.html"
+    review.save_html(path)
+    return path, review
+
+
+@pytest.fixture
+def offline(browser, saved):
+    """The saved page with the network cut, and what it asked for."""
+    context = browser.new_context(viewport={"width": 1200, "height": 1000}, offline=True)
+    page = context.new_page()
+    asked, errors = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(saved[0].as_uri())
+    yield page
+    assert errors == []
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    context.close()
+
+
+def test_a_saved_page_still_explains_places_offline(offline, saved, spade, strangest, refit):
+    shown = Shown(offline)
+    review, (anew, left) = saved[1], refit
+    assert shown.root.get_attribute("data-shown") == str(review.index)
+    result = anew.predict_left_out(left.index(review.index))
+    assert_shows(shown, result, anew.normal_level)
+    for place in PLACES:
+        shown.hover(shown.map, *place)
+        assert_explains(shown, spade, result, place, left)
+    assert [key for key, *_ in cards_of(shown)] == [index for index, *_ in review.suspects]
+    assert progress(shown) == "1 kept, 1 dropped; 10 to look at, 11 normal photos"
+    for name in ("keep K", "drop D", "undo U", "save page", "PNG"):
+        assert shown.root.get_by_role("button", name=name, exact=True).is_disabled()
+    assert shown.root.get_by_role("alert").count() == 0
+
+
+def test_in_a_saved_page_no_key_and_no_card_does_harm(offline, saved):
+    shown = Shown(offline)
+    before = cards_of(shown), progress(shown), shown.root.get_attribute("data-shown")
+    shown.photo.focus()
+    for key in "kdu[]":
+        offline.keyboard.press(key)
+    shown.root.locator(".sk-card").nth(5).click()
+    offline.wait_for_timeout(100)
+    assert (cards_of(shown), progress(shown), shown.root.get_attribute("data-shown")) == before
+    assert shown.root.get_attribute("aria-busy") == "false"
+    place = (90, 40)
+    shown.hover(shown.photo, *place)
+    assert shown.ring(shown.map) == place
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_stands_in_the_way_of_a_screen_reader(browser, saved, scheme):
+    page = browser.new_page(color_scheme=scheme)
+    page.goto(saved[0].as_uri())
+    Shown(page)
+    results = Axe().run(page)
+    grave = [found for found in results.response["violations"] if found["impact"] in ("serious", "critical")]
+    assert not grave, results.generate_report()
+    page.close()
+
+
+@pytest.mark.parametrize("width", [600, 900, 1600])
+def test_nothing_is_cut_off_at_any_width(browser, saved, width):
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto(saved[0].as_uri())
+    shown = Shown(page)
+    assert shown.root.evaluate(CUT_OFF) == []
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    page.close()
+
+
+# ---- one key after the other -----------------------------------------------------------------------------------------
+
+
+def test_keys_do_not_reach_the_notebook(notebook, shown, strangest):
+    """Where they would delete a cell."""
+    shown.photo.focus()
+    for key in "dduu":
+        shown.page.keyboard.press(key)
+        shown.page.wait_for_timeout(150)
+    settle(notebook, shown)
+    assert shown.page.evaluate("jupyterapp.shell.currentWidget.content.widgets.length") == 4
+
+
+@pytest.mark.parametrize("on", ["a card", "keep K", "undo U"])
+def test_keys_go_on_after_a_click(notebook, shown, strangest, on):
+    """The card moves to another place with what is decided, and a button may have nothing to do any more."""
+    if on == "a card":
+        shown.root.locator(".sk-card").nth(2).click()
+        notebook.until("rv.index", strangest[2])
+        settle(notebook, shown)
+        shown.page.keyboard.press("k")
+        until_decided(notebook, shown, [strangest[2]], [], strangest[0])
+    elif on == "keep K":
+        shown.press("keep K")
+        until_decided(notebook, shown, [strangest[0]], [], strangest[1])
+    else:
+        notebook.execute("rv.keep()")
+        settle(notebook, shown)
+        shown.press("undo U")
+        until_decided(notebook, shown, [], [], strangest[0])
+    kept, index = notebook.ask("[rv.kept, rv.index]")
+    shown.page.keyboard.press("k")
+    notebook.until("rv.kept", [*kept, index], seconds=3)
+
+
+def of_three(notebook, name: str, nth: int) -> Shown:
+    """So that one soon comes to the end."""
+    notebook.execute(f"reset({name})")
+    shown = Shown(notebook.page, nth)
+    settle(notebook, shown, name)
+    shown.photo.focus()
+    return shown
+
+
+def test_when_the_last_is_decided_nothing_is_waited_for(notebook):
+    shown = of_three(notebook, "kept", 1)
+    order = [key for key, *_ in cards_of(shown)]
+    for count in (1, 2, 3):
+        notebook.page.keyboard.press("k")
+        notebook.until("kept.kept", order[:count])
+        settle(notebook, shown, "kept")
+    assert progress(shown) == "3 kept, 0 dropped; 0 to look at, 3 normal photos"
+    assert shown.root.get_attribute("aria-busy") == "false"
+    notebook.page.keyboard.press("u")
+    notebook.until("kept.kept", order[:2], seconds=3)
+    settle(notebook, shown, "kept")
+    notebook.page.keyboard.press("k")
+    notebook.until("kept.kept", order, seconds=3)
+    assert shown.root.get_by_role("alert").count() == 0
+
+
+def test_when_too_few_would_be_left_that_is_said_and_one_goes_on(notebook):
+    shown = of_three(notebook, "gone", 2)
+    for _ in range(3):
+        left, before = notebook.ask("len(gone.spade)"), cards_of(shown)
+        decided = notebook.ask("len(gone.dropped)")
+        notebook.page.keyboard.press("d")
+        notebook.until(f"len(gone.dropped) > {decided} or gone.problem != ''", True)
+        if notebook.ask("gone.problem"):
+            break
+        settle(notebook, shown, "gone")
+    shown.root.get_by_role("alert").filter(has_text="at least one").wait_for(timeout=2000)
+    settle(notebook, shown, "gone")
+    assert notebook.ask("[len(gone.spade), len(gone.dropped)]") == [left, decided]
+    now = [(key, "out" in kinds) for key, kinds, _ in cards_of(shown)]
+    assert now == [(key, "out" in kinds) for key, kinds, _ in before]
+    notebook.page.keyboard.press("k")
+    notebook.until("len(gone.kept)", 1)
+    settle(notebook, shown, "gone")
+    assert shown.root.get_by_role("alert").count() == 0
