@@ -93,7 +93,8 @@ def test_fitted_photos_are_judged_against_the_others(small):
         assert frame[name][0] == pytest.approx(report.metric(name), abs=1e-6)
 
 
-def test_crops_and_backbones_are_loaded_each(small, capsys):
+def test_crops_and_backbones_are_loaded_each(small, capsys, monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "0")
     network = load_backbone(resize=128, crop=96)
     frame = sweep(small, {"backbone": [network, "efficientnet_lite0"], "k": [2]})
     assert frame["backbone"].tolist() == [network, "efficientnet_lite0"]
