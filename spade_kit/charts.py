@@ -122,9 +122,9 @@ def draw_evidence(evidence: Evidence, threshold: float) -> Figure:
     return small_print(figure, evidence.at(threshold).sentence.replace("%).", "%).\n"))
 
 
-def _coarser(counts: np.ndarray, edges: np.ndarray, by: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    """Histograms of few photographs in wider bins, so that they can be seen."""
-    return counts.reshape(-1, by).sum(1), edges[::by]
+def _coarser(counts: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Histograms of few photographs in bins four times as wide, so that they can be seen."""
+    return counts.reshape(-1, 4).sum(1), edges[::4]
 
 
 def _rounded(values: Sequence[float]) -> list[float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, SupportsIndex
@@ -235,24 +235,8 @@ class Result:
 
     def match(self, row: SupportsIndex, col: SupportsIndex) -> Match:
         """The normal pixel that explains the pixel at (row, col) of the map."""
-        (height, width), (h, w) = self.anomaly_map.shape, self.query.grid
-        row, col = check_count("row", row, least=0), check_count("col", col, least=0)
-        if row >= height or col >= width:
-            raise ValueError(
-                f"A place on this map is 0 <= row < {height}, 0 <= col < {width}, but ({row}, {col}) came."
-            )
-        at = (row * h // height, col * w // width)
-        found = self.correspondence
-        shares = split(found.distance[at][None], found.layer_distance[:, at[0], at[1], None])[:, 0]
-        neighbour, there_row, there_col = (int(places[0][at]) for places in (found.image, found.row, found.col))
-        return Match(
-            image=int(self.neighbours.index[neighbour]),
-            neighbour=neighbour,
-            row=int((there_row + 0.5) * height / h),
-            col=int((there_col + 0.5) * width / w),
-            distance=float(found.distance[at]),
-            layers={name: float(share) for name, share in zip(self.query.layers, shares)},
-        )
+        size = self.anomaly_map.shape
+        return match_at(row, col, size, self.correspondence, self.neighbours, self.query.layers)
 
     @cached_property
     def reconstruction(self) -> UInt8[np.ndarray, "H W 3"]:
@@ -267,3 +251,29 @@ class Result:
         there_cols = cols + (found.col[0][cell] - cell[1]) * width // w
         there = (found.image[0][cell], there_rows.clip(0, height - 1), there_cols.clip(0, width - 1))
         return normals[there]
+
+
+def match_at(
+    row: SupportsIndex,
+    col: SupportsIndex,
+    size: tuple[int, ...],
+    found: Correspondence,
+    neighbours: Neighbours,
+    layers: Sequence[str],
+) -> Match:
+    """What a search on some grid has found for a pixel of a map of ``size``."""
+    (height, width), (h, w) = size, found.distance.shape
+    row, col = check_count("row", row, least=0), check_count("col", col, least=0)
+    if row >= height or col >= width:
+        raise ValueError(f"A place on this map is 0 <= row < {height}, 0 <= col < {width}, but ({row}, {col}) came.")
+    at = (row * h // height, col * w // width)
+    shares = split(found.distance[at][None], found.layer_distance[:, at[0], at[1], None])[:, 0]
+    neighbour, there_row, there_col = (int(places[0][at]) for places in (found.image, found.row, found.col))
+    return Match(
+        image=int(neighbours.index[neighbour]),
+        neighbour=neighbour,
+        row=int((there_row + 0.5) * height / h),
+        col=int((there_col + 0.5) * width / w),
+        distance=float(found.distance[at]),
+        layers={name: float(share) for name, share in zip(layers, shares)},
+    )

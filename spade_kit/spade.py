@@ -37,7 +37,7 @@ from spade_kit.retrieval import DEFAULT_K, Neighbours, find_nearest
 from spade_kit.scores import check_fpr, check_sigma, find_threshold, make_map, threshold_interval
 from spade_kit.store import load_gallery, save_gallery
 
-_OPTIONS = ("k", "kappa", "radius", "weights", "combine", "sigma")
+OPTIONS = ("k", "kappa", "radius", "weights", "combine", "sigma")
 _NORMALS_FOR_SCALE = 64
 _OPTIONS_KEPT = 8  # for how many options the distances of left-out normal images are remembered
 _ITSELF = (
@@ -204,7 +204,7 @@ class SPADE:
         OSError
             If it cannot be written; what was there before is whole.
         """
-        options = {name: getattr(self, name) for name in _OPTIONS}
+        options = {name: getattr(self, name) for name in OPTIONS}
         for name in ("k", "kappa"):  # a default that nobody asked for stays one
             options[name] = None if isinstance(options[name], DefaultInt) else int(options[name])
         save_gallery(Path(folder).expanduser(), self._fitted, self.backbone, self.precision, options)
@@ -226,9 +226,9 @@ class SPADE:
             If nothing is there, or it is damaged, or from another backbone or version.
         """
         stored = load_gallery(Path(folder).expanduser(), backbone, device)
-        if set(stored.options) != set(_OPTIONS):
+        if set(stored.options) != set(OPTIONS):
             raise ValueError(
-                f"{folder} says options {sorted(stored.options)}, but {sorted(_OPTIONS)} are needed. Fit again."
+                f"{folder} says options {sorted(stored.options)}, but {sorted(OPTIONS)} are needed. Fit again."
             )
         options = {name: value for name, value in stored.options.items() if value is not None}
         spade = cls(stored.backbone, precision=stored.precision, **options)
@@ -252,9 +252,9 @@ class SPADE:
     def with_options(self, **options: Any) -> SPADE:
         """The same gallery under other options (k, kappa, radius, weights, combine, sigma); nothing is fitted anew."""
         for name in options:
-            choose("An option", name, _OPTIONS)
+            choose("An option", name, OPTIONS)
         other = copy.copy(self)
-        other._set(**{name: getattr(self, name) for name in _OPTIONS} | options)
+        other._set(**{name: getattr(self, name) for name in OPTIONS} | options)
         if self._gallery is not None:
             other._say_what_is_cut(set(options))
         return other

@@ -13,12 +13,11 @@ from spade_kit.arguments import check_index, choose
 from spade_kit.correspondence import Correspondence, match_level
 from spade_kit.features import Pyramid
 from spade_kit.metrics import aupro
-from spade_kit.results import Match, Result
+from spade_kit.results import Match, Result, match_at
 from spade_kit.retrieval import Neighbours
-from spade_kit.scores import make_map, split
-from spade_kit.spade import SPADE
+from spade_kit.scores import make_map
+from spade_kit.spade import OPTIONS, SPADE
 
-OPTIONS = ("k", "kappa", "radius", "weights", "combine", "sigma")
 ALL = "all layers"
 Wanted: TypeAlias = "str | Sequence[str] | Mapping[str, Any] | SPADE | None"
 
@@ -68,19 +67,7 @@ class Seen:
 
     def match(self, row: int, col: int) -> Match:
         """The normal pixel that explains the pixel at (row, col) of the map."""
-        (height, width), (h, w), found = self.anomaly_map.shape, self.found.distance.shape, self.found
-        row, col = check_index("row", row, height, "row"), check_index("col", col, width, "column")
-        at = (row * h // height, col * w // width)
-        neighbour, there_row, there_col = (int(places[0][at]) for places in (found.image, found.row, found.col))
-        shares = split(found.distance[at][None], found.layer_distance[:, at[0], at[1], None])[:, 0]
-        return Match(
-            image=int(self.neighbours.index[neighbour]),
-            neighbour=neighbour,
-            row=int((there_row + 0.5) * height / h),
-            col=int((there_col + 0.5) * width / w),
-            distance=float(found.distance[at]),
-            layers={name: float(share) for name, share in zip(self.layers, shares)},
-        )
+        return match_at(row, col, self.anomaly_map.shape, self.found, self.neighbours, self.layers)
 
 
 def read_view(wanted: Wanted, bases: list[SPADE]) -> dict[str, Any]:

@@ -96,6 +96,11 @@ class Album:
         return isinstance(photo, Sample) and photo.mask_path is not None
 
     @property
+    def listed(self) -> list[list]:
+        """Name and label of each, for a page."""
+        return [[self.name(index), self.label(index)] for index in range(len(self))]
+
+    @property
     def has_masks(self) -> bool:
         """Whether a photograph with a defect says where it is."""
         return any(map(self.masked, range(len(self))))

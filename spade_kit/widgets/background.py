@@ -10,6 +10,14 @@ Step: TypeAlias = "tuple[Callable[[], Any], Callable[[Any], None]]"  # compute i
 _PAUSE = 0.3  # s after the last change: a slider may still be moving
 
 
+def tell_nobody(_: Any) -> None:
+    """For steps whose result lies where it is wanted."""
+
+
+def do_nothing() -> None:
+    """For steps that only tell."""
+
+
 class Background:
     """Steps that start over whenever something changes, which may be in any thread.
 

@@ -22,7 +22,7 @@ from spade_kit.metrics import f1_threshold
 from spade_kit.scores import check_fpr, find_threshold, make_map
 from spade_kit.spade import SPADE
 from spade_kit.widgets.album import Album
-from spade_kit.widgets.background import Background, Step
+from spade_kit.widgets.background import Background, Step, do_nothing
 from spade_kit.widgets.live import MISTAKES, Live
 from spade_kit.widgets.packing import jpeg
 from spade_kit.widgets.pages import join_modules, make_page, read_style
@@ -285,8 +285,8 @@ class Chooser(Live):
         for number, at in enumerate(missing, 1):
             yield partial(self._judge, at), self._take
             if number % _BATCH == 0:
-                yield _nothing, self._tell
-        yield _nothing, self._tell
+                yield do_nothing, self._tell
+        yield do_nothing, self._tell
 
     def _tell(self, _: None) -> None:
         with self._quietly():
@@ -349,7 +349,3 @@ def _make_map(of: str, sigma: float, judged: Judged) -> np.ndarray:
     if of == "image":
         return np.array([[judged.score]], np.float32)
     return make_map(judged.distance, judged.size, sigma)
-
-
-def _nothing() -> None:
-    """For steps that only tell."""

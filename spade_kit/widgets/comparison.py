@@ -22,15 +22,15 @@ from spade_kit.results import Result
 from spade_kit.spade import SPADE
 from spade_kit.views import ALL, Seen, View, Wanted, check_crops, look, make_view, rank, read_view
 from spade_kit.widgets.album import Album
-from spade_kit.widgets.background import Background, Step
+from spade_kit.widgets.background import Background, Step, do_nothing
 from spade_kit.widgets.checks import check_place
 from spade_kit.widgets.live import MISTAKES, Live
-from spade_kit.widgets.packing import NeighbourPictures, colour_table, pack_cells, pack_photo
+from spade_kit.widgets.normals import few_of
+from spade_kit.widgets.packing import NeighbourPictures, colour_table, find_highest, pack_cells, pack_photo
 from spade_kit.widgets.pages import fit_crops, join_modules, make_page, read_style
 
 FEWEST, MOST = 2, 6  # views
 _KEPT = 3  # photos, whose results are at hand
-_QUICK = 4  # normal photos that give a first idea of what is normal under a view
 _KIND = 40  # photos of a kind over which views are ranked, at most
 _BASE = 1 << 20  # normal images of one fit, in the numbers by which a page asks for their crops
 _PAGE_BYTES = 900_000  # of normal crops in a saved page
@@ -116,13 +116,13 @@ class Comparison(Live):
         self._kinds: dict[tuple[View, str], float] = {}  # AUPRO over a kind of defect
         self._pictures = NeighbourPictures()
         self._told: tuple = ()  # photo and views that the page has
-        self._to_do: tuple = ()  # what the background was last started for
+        self._agreed: list[float] | None = None  # AUPRO of each on the photo
         self._background = Background(self._meanwhile)
         super().__init__()
         self.about = {
             "colours": colour_table(),
             "signed": (matplotlib.colormaps[_SIGNED](np.arange(256))[:, :3] * 255).round().astype(np.uint8).tobytes(),
-            "photos": [[self._album.name(at), self._album.label(at)] for at in range(len(self._album))],
+            "photos": self._album.listed,
             "scale": SCALE,
             "most": MOST,
             "fewest": FEWEST,
@@ -147,6 +147,10 @@ class Comparison(Live):
         ``map`` is the anomaly map there; ``of normal`` is that in multiples of what 99 % of the pixels of normal
         photographs stay below under the view; ``aupro`` says how well the whole map agrees with the mask.
         """
+        with self._lock:
+            return self._read_out()
+
+    def _read_out(self) -> pandas.DataFrame:
         (row, col), rows = self.probe, []
         for view, level, score in zip(self._shown, self._levels, self._scores):
             seen = self._look_at(self.index, view)
@@ -262,28 +266,30 @@ class Comparison(Live):
         return self._looked[index, view]
 
     def _look(self) -> None:
-        results = self._judge(self.index)
+        """Where another photograph or other views are looked at; the rest the page does by itself."""
+        shown = self._shown
+        if self._told == (self.index, *shown):
+            return
+        results, seen = self._judge(self.index), [self._look_at(self.index, view) for view in shown]
         with self._quietly(), self.hold_sync():
             self._say_bases()
-            seen = [self._look_at(self.index, view) for view in self._shown]
             if self.photo.get("index") != self.index:
                 self.photo = {"index": self.index, **pack_photo(results[0])}
-                row, col = self.probe if self.pinned else _most_agreed(seen)
+                # the last view is of all layers, unless others were asked for
+                row, col = self.probe if self.pinned else find_highest(seen[-1].anomaly_map)
                 self.probe = tuple(min(at, side - 1) for at, side in zip((row, col), self.photo["size"]))
-            if self._told != (self.index, *self._shown):
-                self._told = (self.index, *self._shown)
-                self._say_neighbours(seen)
-                self.seen = [
-                    {"index": self.index, "name": view.name, **self._pack(view, one)}
-                    for view, one in zip(self._shown, seen)
-                ]
-            for view in self._shown:
+            self._say_neighbours(seen)
+            self.seen = [
+                {"index": self.index, "name": view.name, **self._pack(view, one)} for view, one in zip(shown, seen)
+            ]
+            for view in shown:
                 if view not in self._known:
                     self._known[view] = self._find_level(view), len(view.spade) == 1
+            mask = results[0].mask
+            self._agreed = None if mask is None else _rounded(rank([[one.anomaly_map] for one in seen], [mask]))
+            self._told = (self.index, *shown)
             self._tell(None)
-        if self._to_do != (to_do := (self.index, tuple(self._shown))):
-            self._to_do = to_do
-            self._background.restart()
+        self._background.restart()
 
     def _say_bases(self) -> None:
         bases = [f"{base.backbone.name}, {len(base)} normal photos" for base in self._bases]
@@ -295,11 +301,11 @@ class Comparison(Live):
         pairs = ((view.base, image) for view, one in zip(self._shown, seen) for image in one.neighbours.index.tolist())
         normals = {base * _BASE + image: self._bases[base]._fitted.normals[image] for base, image in pairs}
         if list(normals) != self.neighbours.get("images"):
-            self.neighbours = {"images": list(normals), "jpegs": self._pictures.of(list(normals.values()))}
+            self.neighbours = self._pictures.pack(list(normals), list(normals.values()))
 
     def _pack(self, view: View, seen: Seen) -> dict[str, Any]:
-        numbers = [view.base * _BASE + image for image in seen.neighbours.index.tolist()]
-        return pack_cells(seen.found, seen.neighbours, view.spade.sigma, numbers)
+        images = seen.neighbours.index.tolist()
+        return pack_cells(seen.found, view.spade.sigma, ((image, view.base * _BASE + image) for image in images))
 
     # ---- what is normal, and which sees best -------------------------------------------------------------------------
 
@@ -307,19 +313,17 @@ class Comparison(Live):
         """A first idea of what is normal, from a few photos; of one photo nobody can tell, and its own map will do."""
         if len(view.spade) == 1:
             return float(self._look_at(self.index, view).anomaly_map.max()) / SCALE
-        images = view.spade._normals_for_scale
-        return _level([view.judge_left_out(image) for image in images[:: -(-len(images) // _QUICK)]])
+        return _level([view.judge_left_out(image) for image in few_of(view.spade._normals_for_scale)])
 
     def _tell(self, _: None) -> None:
         """What is known of the views by now."""
-        mask, kind = self._judge(self.index)[0].mask, self._album.label(self.index)
-        maps = [[anomaly_map] for anomaly_map in self.maps.values()]
-        over = [self._kinds.get((view, kind or "")) for view in self._shown]
         with self._quietly(), self.hold_sync():
-            known = [self._known[view] for view in self._shown]
+            kind, shown = self._album.label(self.index), self._shown
+            known = [self._known[view] for view in shown]
             self.levels = [{"level": level or 1.0, "stale": not complete} for level, complete in known]
+            over = [self._kinds.get((view, kind or "")) for view in shown]
             self.ranking = {
-                "photo": None if mask is None else _rounded(rank(maps, [mask])),
+                "photo": self._agreed,
                 "kind": kind,
                 "photos": len(self._of_kind(kind)),
                 "over": None if None in over else _rounded(over),  # type: ignore[arg-type]
@@ -344,7 +348,7 @@ class Comparison(Live):
         for image in view.spade._normals_for_scale:
             yield partial(view.judge_left_out, image), maps.append
         self._known[view] = _level(maps), True
-        yield _nothing, self._tell
+        yield do_nothing, self._tell
 
     def _rank_kind(self, kind: str) -> Iterator[Step]:
         """AUPRO of each view over all photographs of a kind; those that cannot be judged are left out."""
@@ -355,7 +359,7 @@ class Comparison(Live):
         scores = rank(list(zip(*(maps for _, maps in known))), [mask for mask, _ in known])
         for view, score in zip(shown, scores or [nan] * len(shown)):
             self._kinds[view, kind] = score
-        yield _nothing, self._tell
+        yield do_nothing, self._tell
 
     def _judge_for_ranking(self, index: int, views: Sequence[View]) -> tuple[np.ndarray | None, list[np.ndarray]]:
         try:
@@ -365,9 +369,6 @@ class Comparison(Live):
         return results[0].mask, [look(results, view).anomaly_map for view in views]
 
     # ---- the page ----------------------------------------------------------------------------------------------------
-
-    def _hear_normals(self, content: dict, buffers: Sequence[Any]) -> None:
-        self.send({"kind": "normals", "images": content["images"]}, [self._crop(image) for image in content["images"]])
 
     def _crop(self, number: int) -> bytes:
         base, image = divmod(check_count("A normal photo", number, least=0), _BASE)
@@ -396,12 +397,6 @@ class Comparison(Live):
         return sorted((number for number, count in counts.items() if count), key=lambda number: -counts[number])
 
 
-def _most_agreed(seen: Sequence[Seen]) -> tuple[int, int]:
-    """Where the last view, which is of all layers unless others were asked for, is highest."""
-    row, col = divmod(int(seen[-1].anomaly_map.argmax()), seen[-1].anomaly_map.shape[1])
-    return row, col
-
-
 def _level(maps: Sequence[np.ndarray]) -> float:
     return float(np.percentile(np.stack(maps), 99))
 
@@ -412,7 +407,3 @@ def _rounded(scores: Sequence[float] | None) -> list[float] | None:
 
 def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, int) else value
-
-
-def _nothing() -> None:
-    """For steps that only tell."""

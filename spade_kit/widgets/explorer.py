@@ -23,19 +23,21 @@ from spade_kit.gallery import Normal
 from spade_kit.results import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets.album import Album, find_name, read_upload
-from spade_kit.widgets.background import Background, Step
+from spade_kit.widgets.background import Background, Step, do_nothing, tell_nobody
 from spade_kit.widgets.checks import CHECKS
 from spade_kit.widgets.corrections import Corrections
 from spade_kit.widgets.live import MISTAKES, Live
-from spade_kit.widgets.normals import Normals, judge_normals
+from spade_kit.widgets.normals import Normals, few_of, judge_normals
 from spade_kit.widgets.packing import (
     LOOKS_BACK,
     NeighbourPictures,
     colour_table,
+    find_highest,
     find_steps,
     pack_alone,
     pack_matches,
     pack_photo,
+    rank_by_use,
 )
 from spade_kit.widgets.pages import fit_crops, join_modules, make_page, read_style
 from spade_kit.widgets.preview import draw_preview
@@ -43,7 +45,6 @@ from spade_kit.widgets.scored import Score, Scored
 from spade_kit.widgets.sight import Options, Sight
 
 _REACH = 50  # the page follows K by itself up to here, at least
-_QUICK = 4  # normal photos that give a first idea of what is normal, until all are judged
 _BATCH = 8  # photos, before the page is told
 _PAGE_BYTES = 650_000  # a photo's part of a saved page, base64 aside, up to which whole normal crops go with it
 _OPTIONS = ("kappa", "radius", "weights", "combine", "without", "only")
@@ -360,7 +361,7 @@ class Explorer(Live):
                 full = self._sight.find(self.index, options)
                 if self._seen[0] != self.index:
                     self.photo = self._pack_photo(self.index, full)
-                    row, col = self.probe if self.pinned else _highest(self.result)
+                    row, col = self.probe if self.pinned else find_highest(self.result.anomaly_map)
                     self.probe = tuple(min(at, side - 1) for at, side in zip((row, col), self.photo["size"]))
                 if self._pictured != (pictured := self._identify(full)):
                     self.neighbours = self._pack_neighbours(full)
@@ -394,7 +395,7 @@ class Explorer(Live):
         return list(zip(full.neighbours.index.tolist(), (normal.digest for normal in _normals_of(full))))
 
     def _pack_neighbours(self, full: Result) -> dict[str, Any]:
-        return {"images": full.neighbours.index.tolist(), "jpegs": self._pictures.of(_normals_of(full))}
+        return self._pictures.pack(full.neighbours.index.tolist(), _normals_of(full))
 
     def _pack_matches(self, index: int, full: Result) -> dict[str, Any]:
         return {
@@ -432,11 +433,10 @@ class Explorer(Live):
             return
         judge = self._sight.judge(options, sigma=sigma)
         images = self.spade._normals_for_scale
-        if judge._remembers(images) or len(images) <= _QUICK:
+        if judge._remembers(images) or few_of(images) == images:
             self._say_normals(Known(wanted, judge_normals(judge, images), complete=True))
         elif self._known is None or replace(self._known.options[0], k=self.k, spade=self.spade) != options:
-            few = images[:: -(-len(images) // _QUICK)]
-            self._say_normals(Known(wanted, judge_normals(judge, few), complete=False))
+            self._say_normals(Known(wanted, judge_normals(judge, few_of(images)), complete=False))
         else:  # another K, sigma or photo hardly moves the scale: what is known will do until the rest is there
             self.normals = self.normals | {"stale": True}
 
@@ -487,7 +487,7 @@ class Explorer(Live):
         options = self._options(self._reach)
         for index in (self.index + 1, self.index - 1):
             if 0 <= index < len(self._album):
-                yield partial(self._prepare, index, options), _tell_nobody
+                yield partial(self._prepare, index, options), tell_nobody
 
     def _prepare(self, index: int, options: Options) -> None:
         try:
@@ -504,7 +504,7 @@ class Explorer(Live):
         judge = self._sight.judge(wanted[0], sigma=self.sigma)
         for image in images:
             if not judge._remembers([image]):
-                yield partial(list, judge._left_out_maps([image], None)), _tell_nobody
+                yield partial(list, judge._left_out_maps([image], None)), tell_nobody
         yield partial(judge_normals, judge, images), lambda normals: self._tell_normals(wanted, normals)
 
     def _tell_normals(self, options: tuple[Options, float], normals: Normals) -> None:
@@ -520,7 +520,7 @@ class Explorer(Live):
         for index in missing:
             yield partial(self._scored.score, index, judge), self._take_score
         if missing:
-            yield _do_nothing, self._say_scores
+            yield do_nothing, self._say_scores
 
     def _take_score(self, score: Score) -> None:
         self._scored.take(score)
@@ -535,15 +535,14 @@ class Explorer(Live):
     # ---- the page speaks ---------------------------------------------------------------------------------------------
 
     def _say_photos(self) -> None:
-        self.photos = [[self._album.name(index), self._album.label(index)] for index in range(len(self._album))]
+        self.photos = self._album.listed
 
     def _greet(self) -> None:
         if self._thumbs:
             self._say_thumbs(self._thumbs)
 
-    def _hear_normals(self, content: dict, buffers: Sequence[Any]) -> None:
-        images = [self.spade._check_index(image) for image in content["images"]]
-        self.send({"kind": "normals", "images": images}, [self.spade._fitted.normals[image].jpeg for image in images])
+    def _crop(self, number: int) -> bytes:
+        return self.spade._fitted.normals[self.spade._check_index(number)].jpeg
 
     def _hear_upload(self, content: dict, buffers: Sequence[Any]) -> None:
         """A file comes in parts, since a notebook's messages must not be long."""
@@ -551,7 +550,6 @@ class Explorer(Live):
             self._upload = []
         self._upload.append(bytes(buffers[0]))
         if len(self._upload) == content["parts"]:
-            self.problem = ""
             self.show(read_upload(content["name"], b"".join(self._upload)))
 
     def _hear_add(self, content: dict, buffers: Sequence[Any]) -> None:
@@ -589,12 +587,10 @@ class Explorer(Live):
                 "neighbours": self._pack_neighbours(full),
                 "matches": self._pack_matches(index, full),
                 "layers_alone": self._pack_alone(index, result),
-                "probe": self.probe if index == self.index else _highest(result),
+                "probe": self.probe if index == self.index else find_highest(result.anomaly_map),
             }
             room = _PAGE_BYTES - sum(map(_bytes_in, saved[index].values()))
-            explains = np.bincount(full.correspondence.image[0].ravel(), minlength=len(full.neighbours))
-            wanted = full.neighbours.index[explains.argsort()[::-1]].tolist()
-            crops = ((image, self.spade._fitted.normals[image].jpeg) for image in wanted if image not in normals)
+            crops = ((image, self._crop(image)) for image in rank_by_use(full) if image not in normals)
             normals |= fit_crops(crops, room)
         state["index"] = indexes[0] if self.index not in indexes else self.index
         return make_page("explorer.js", self._album.name(state["index"]), state, saved, thumbs, normals)
@@ -617,22 +613,9 @@ def _normals_of(result: Result) -> list[Normal]:
     return [result.spade._fitted.normals[image] for image in result.neighbours.index]
 
 
-def _highest(result: Result) -> tuple[int, int]:
-    row, col = divmod(int(result.anomaly_map.argmax()), result.anomaly_map.shape[1])
-    return row, col
-
-
 def _bytes_in(value: Any) -> int:
     if isinstance(value, dict):
         return sum(map(_bytes_in, value.values()))
     if isinstance(value, (list, tuple)):
         return sum(map(_bytes_in, value))
     return len(value) if isinstance(value, bytes) else 0
-
-
-def _tell_nobody(_: Any) -> None:
-    """For steps whose result lies where it is wanted."""
-
-
-def _do_nothing() -> None:
-    """For steps that only tell."""

@@ -27,7 +27,6 @@ class Live(anywidget.AnyWidget):
 
     MOVABLE: ClassVar[tuple[str, ...]] = ()  # traits that may be set
     MESSAGES: ClassVar[tuple[str, ...]] = ("hello", "page", "png")  # each has its method, _hear_<kind>
-
     ASKED: ClassVar[tuple[str, ...]] = ("hello", "page", "png", "pair", "normals", "photos")  # these change nothing
 
     problem = traitlets.Unicode().tag(sync=True)
@@ -86,6 +85,10 @@ class Live(anywidget.AnyWidget):
     def _make_page(self) -> str:
         raise NotImplementedError
 
+    def _crop(self, number: int) -> bytes:
+        """The crop of a normal photo, as JPEG, by the number by which a page knows it."""
+        raise NotImplementedError
+
     def _file_name(self, suffix: str) -> str:
         return f"{type(self).__name__.lower()}.{suffix}"
 
@@ -129,7 +132,7 @@ class Live(anywidget.AnyWidget):
                     self._amend({name for name, value in before.items() if getattr(self, name) != value}, by_page=True)
                 self._look()
             except Exception as mistake:  # whatever it is: nobody sees a traceback here
-                problem = say_mistake(mistake)
+                problem = str(mistake) if isinstance(mistake, MISTAKES) else f"{type(mistake).__name__}: {mistake}"
                 self._put_back(before)
                 self._look()
             self.problem = problem
@@ -160,12 +163,12 @@ class Live(anywidget.AnyWidget):
     def _hear_page(self, content: dict, buffers: Sequence[Any]) -> None:
         self.send({"kind": "file", "name": self._file_name("html")}, [self._make_page().encode()])
 
+    def _hear_normals(self, content: dict, buffers: Sequence[Any]) -> None:
+        images = content["images"]
+        self.send({"kind": "normals", "images": images}, [self._crop(image) for image in images])
+
     def _hear_png(self, content: dict, buffers: Sequence[Any]) -> None:
         self.send({"kind": "file", "name": self._file_name("png")}, [_as_png(self.draw(), 150)])
-
-
-def say_mistake(mistake: Exception) -> str:
-    return str(mistake) if isinstance(mistake, MISTAKES) else f"{type(mistake).__name__}: {mistake}"
 
 
 def _as_png(figure: Figure, dpi: int) -> bytes:

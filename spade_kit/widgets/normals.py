@@ -13,6 +13,7 @@ from spade_kit.spade import SPADE
 
 PIXEL_RATES = (0.05, 0.02, 0.01, 0.005, 0.001)
 IMAGE_RATES = (0.2, 0.1, 0.05)
+_FEW = 4
 _CURVE = 256  # points of the false-alarm curve that a page is sent
 
 
@@ -50,6 +51,11 @@ class Normals:
             "curve": {"end": float(self.pixels[-1]), "marked": marked.round(6).tolist()},
             "rates": [*(f"pixel {rate:g}" for rate in PIXEL_RATES), *(f"image {rate:g}" for rate in enough)],
         }
+
+
+def few_of(images: list[int]) -> list[int]:
+    """Some of the images, evenly spaced: a first idea of what is normal, until all are judged."""
+    return images[:: -(-len(images) // _FEW)]
 
 
 def judge_normals(spade: SPADE, images: list[int]) -> Normals:

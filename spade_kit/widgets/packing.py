@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -14,7 +14,6 @@ from spade_kit.correspondence import Correspondence, Steps
 from spade_kit.drawing import COLOURS
 from spade_kit.gallery import Normal
 from spade_kit.results import Result
-from spade_kit.retrieval import Neighbours
 from spade_kit.scores import split
 
 LOOKS_BACK = 4  # up to this kappa the page is sent every k at once; beyond, a list of changes is no longer short
@@ -34,6 +33,18 @@ def jpeg(pixels: np.ndarray, side: int | None = None, quality: int = 82) -> byte
 def colour_table() -> bytes:
     """256 colours of the maps, RGB."""
     return (matplotlib.colormaps[COLOURS](np.arange(256))[:, :3] * 255).round().astype(np.uint8).tobytes()
+
+
+def find_highest(anomaly_map: np.ndarray) -> tuple[int, int]:
+    """(row, col)."""
+    row, col = divmod(int(anomaly_map.argmax()), anomaly_map.shape[1])
+    return row, col
+
+
+def rank_by_use(result: Result) -> list[int]:
+    """The neighbours, that first which explains most cells."""
+    explains = np.bincount(result.correspondence.image[0].ravel(), minlength=len(result.neighbours))
+    return result.neighbours.index[explains.argsort()[::-1]].tolist()
 
 
 def pack_photo(result: Result) -> dict[str, Any]:
@@ -72,13 +83,16 @@ def pack_matches(result: Result) -> dict[str, Any]:
     }
 
 
-def pack_cells(found: Correspondence, neighbours: Neighbours, sigma: float, numbers: list[int]) -> dict[str, Any]:
-    """Distances and nearest pixels on a grid of their own; ``numbers`` say by which a page asks for the neighbours."""
+def pack_cells(found: Correspondence, sigma: float, normals: Iterable[tuple[int, int]]) -> dict[str, Any]:
+    """Distances and nearest pixels on a grid of their own.
+
+    ``normals`` says of each neighbour as which normal image it is shown, and by what number a page asks for it.
+    """
     h, w = found.distance.shape
     return {
         "grid": [h, w],
         "sigma": sigma,
-        "normals": list(map(list, zip(neighbours.index.tolist(), numbers))),
+        "normals": [list(pair) for pair in normals],
         "distance": found.distance.astype("<f4").tobytes(),
         "image": found.image[0].astype("<u2").tobytes(),
         "place": (found.row[0] * w + found.col[0]).astype("<u4").tobytes(),
@@ -133,3 +147,7 @@ class NeighbourPictures:
             if normal.digest not in self._made:
                 self._made[normal.digest] = jpeg(normal.image, _NEIGHBOUR)
         return [self._made[normal.digest] for normal in normals]
+
+    def pack(self, numbers: list[int], normals: Sequence[Normal]) -> dict[str, Any]:
+        """For a page, by the numbers by which it knows them."""
+        return {"images": numbers, "jpegs": self.of(normals)}

@@ -26,14 +26,13 @@ from spade_kit.records import encode_png, write_whole
 from spade_kit.results import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets.album import Album
-from spade_kit.widgets.background import Background, Step
+from spade_kit.widgets.background import Background, Step, tell_nobody
 from spade_kit.widgets.checks import check_place
 from spade_kit.widgets.live import Live
-from spade_kit.widgets.normals import Normals, judge_normals
-from spade_kit.widgets.packing import NeighbourPictures, colour_table, jpeg, pack_cells
+from spade_kit.widgets.normals import Normals, few_of, judge_normals
+from spade_kit.widgets.packing import NeighbourPictures, colour_table, find_highest, jpeg, pack_cells, rank_by_use
 from spade_kit.widgets.pages import fit_crops, join_modules, make_page, read_style
 
-_QUICK = 4  # normal photos that give a first idea of what is normal
 # what each tool starts with: diameter as a part of the crop's short side, strength, and a colour where it has one
 _STARTS: dict[str, tuple[float, float, str | None]] = {
     "brush": (0.04, 1.0, "#c82828"),
@@ -111,6 +110,7 @@ class Painting(Live):
         self._answers = count()  # a page is answered also where nothing has changed
         self._drawn: Any = None  # by which stroke of the page's the last one was made
         self._plain: tuple[int, np.ndarray, Result] | None = None  # the photo before it was painted on
+        self._painted: tuple[int, tuple[Stroke, ...], np.ndarray] | None = None
         self._result: Result | None = None
         self._known: Normals | None = None
         self._pictures = NeighbourPictures()
@@ -122,7 +122,7 @@ class Painting(Live):
             "tools": [[tool, *_STARTS[tool]] for tool in TOOLS],
             "folder": self.folder.name,
         }
-        self._say_photos()
+        self.photos = self._album.listed
         self._open()
         self._background.restart()
 
@@ -140,12 +140,12 @@ class Painting(Live):
     @property
     def painted(self) -> UInt8[np.ndarray, "H W 3"]:
         """The whole photograph with all strokes on it."""
-        return paint(self._pixels, self.strokes)
+        return self._canvas.copy()
 
     @property
     def mask(self) -> Bool[np.ndarray, "H W"]:
         """Where the whole photograph was visibly changed."""
-        return changed(self._pixels, self.painted)
+        return changed(self._pixels, self._canvas)
 
     @property
     def result(self) -> Result:
@@ -156,7 +156,7 @@ class Painting(Live):
 
     def _judge(self) -> Result:
         """The painted photograph; one of the fitted ones is compared with the others only, painted or not."""
-        result, among = self.spade._predict(self.painted, leave_out=True), self._before.among
+        result, among = self.spade._predict(self._canvas, leave_out=True), self._before.among
         return result.with_normals(among) if len(among) < len(result.among) else result
 
     def stroke(
@@ -267,6 +267,14 @@ class Painting(Live):
         return self._read()[1]
 
     @property
+    def _canvas(self) -> np.ndarray:
+        """The photograph with its strokes, painted once for all that looks at it."""
+        wanted = self.index, self.strokes
+        if self._painted is None or self._painted[:2] != wanted:
+            self._painted = *wanted, paint(self._pixels, self.strokes)
+        return self._painted[2]
+
+    @property
     def _before(self) -> Result:
         """What SPADE says of the photograph as it was."""
         return self._read()[2]
@@ -309,7 +317,7 @@ class Painting(Live):
             self._say_painted()
 
     def _encode(self) -> tuple[bytes, bytes]:
-        return encode_png(self.painted), encode_png(self.mask)
+        return encode_png(self._canvas), encode_png(self.mask)
 
     # ---- the page ----------------------------------------------------------------------------------------------------
 
@@ -337,19 +345,17 @@ class Painting(Live):
                 "strokes": len(self.strokes),
                 "undone": len(self._undone.get(self.index, ())),
                 "before": self._before.image_score,
-                "seen": pack_cells(result.correspondence, result.neighbours, self.spade.sigma, numbers),
+                "seen": pack_cells(result.correspondence, self.spade.sigma, zip(numbers, numbers)),
             }
             if numbers != self.neighbours.get("images"):
                 normals = [self.spade._fitted.normals[image] for image in numbers]
-                self.neighbours = {"images": numbers, "jpegs": self._pictures.of(normals)}
-            row, col = divmod(int(result.anomaly_map.argmax()), result.anomaly_map.shape[1])
-            self.probe = (row, col)
+                self.neighbours = self._pictures.pack(numbers, normals)
+            self.probe = find_highest(result.anomaly_map)
             if self._known is None:
                 self._say_normals(self._judge_few())
 
     def _judge_few(self) -> Normals | None:
-        images = self.spade._normals_for_scale
-        return judge_normals(self.spade, images[:: -(-len(images) // _QUICK)]) if len(self.spade) > 1 else None
+        return judge_normals(self.spade, few_of(self.spade._normals_for_scale)) if len(self.spade) > 1 else None
 
     def _say_normals(self, known: Normals | None) -> None:
         """What is normal; of one photo nobody knows, and colours end at what the photo itself had."""
@@ -364,11 +370,8 @@ class Painting(Live):
             return
         images = self.spade._normals_for_scale
         for image in images:
-            yield partial(list, self.spade._left_out_maps([image], None)), _tell_nobody
+            yield partial(list, self.spade._left_out_maps([image], None)), tell_nobody
         yield partial(judge_normals, self.spade, images), self._say_normals
-
-    def _say_photos(self) -> None:
-        self.photos = [[self._album.name(index), self._album.label(index)] for index in range(len(self._album))]
 
     def _hear_stroke(self, content: dict, buffers: Sequence[Any]) -> None:
         stroke = self._make_stroke(*(content[name] for name in ("tool", "points", "size", "strength", "colour")))
@@ -384,7 +387,6 @@ class Painting(Live):
         self.clear()
 
     def _hear_keep(self, content: dict, buffers: Sequence[Any]) -> None:
-        self.problem = ""
         self.keep(content["label"])
 
     def _hear_pair(self, content: dict, buffers: Sequence[Any]) -> None:
@@ -392,18 +394,15 @@ class Painting(Live):
         for name, picture in zip((f"{stem}.png", f"{stem}_mask.png"), self._encode()):
             self.send({"kind": "file", "name": name}, [picture])
 
-    def _hear_normals(self, content: dict, buffers: Sequence[Any]) -> None:
-        images = [self.spade._check_index(image) for image in content["images"]]
-        self.send({"kind": "normals", "images": images}, [self.spade._fitted.normals[image].jpeg for image in images])
+    def _crop(self, number: int) -> bytes:
+        return self.spade._fitted.normals[self.spade._check_index(number)].jpeg
 
     def _file_name(self, suffix: str) -> str:
         return f"{self._album.name(self.index).replace('/', '-')}-painted.{suffix}"
 
     def _make_page(self) -> str:
         names = (*self.MOVABLE, "about", "photos", "photo", "neighbours", "normals", "kept")
-        found, near = self.result.correspondence.image[0], self.result.neighbours.index
-        wanted = near[np.bincount(found.ravel(), minlength=len(near)).argsort()[::-1]].tolist()
-        normals = fit_crops(((image, self.spade._fitted.normals[image].jpeg) for image in wanted), _PAGE_BYTES)
+        normals = fit_crops(((image, self._crop(image)) for image in rank_by_use(self.result)), _PAGE_BYTES)
         state = {name: getattr(self, name) for name in names}
         return make_page("painting.js", f"{self._album.name(self.index)}, painted", state, {}, {}, normals)
 
@@ -418,7 +417,3 @@ def _read_places(points: Iterable) -> np.ndarray:
     if len(points) and places.shape[1] != 2:
         raise ValueError(f"points are pairs (row, col) of map pixels, but {points!r} came.")
     return places.reshape(-1, 2)
-
-
-def _tell_nobody(_: Any) -> None:
-    """For steps whose result lies where it is wanted."""

@@ -16,10 +16,10 @@ from spade_kit.figures import draw_explanation
 from spade_kit.results import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets.album import Album, find_name
-from spade_kit.widgets.background import Background, Step
+from spade_kit.widgets.background import Background, Step, do_nothing
 from spade_kit.widgets.corrections import Corrections
 from spade_kit.widgets.live import Live
-from spade_kit.widgets.packing import NeighbourPictures, colour_table, jpeg, pack_cells
+from spade_kit.widgets.packing import NeighbourPictures, colour_table, find_highest, jpeg, pack_cells
 from spade_kit.widgets.pages import fit_crops, join_modules, make_page, read_style
 
 _BATCH = 24  # thumbnails in a message
@@ -137,14 +137,16 @@ class Review(Live):
 
     def draw(self) -> Figure:
         """What is seen, as a Matplotlib figure."""
-        row, col = divmod(int(self.result.anomaly_map.argmax()), self.result.anomaly_map.shape[1])
-        return draw_explanation(self.result, row, col)
+        return draw_explanation(self.result, *find_highest(self.result.anomaly_map))
 
     # ---- what is decided ---------------------------------------------------------------------------------------------
 
     @traitlets.validate("index")
     def _check_index(self, proposal: dict) -> int:
-        return check_index("index", proposal["value"], len(self._scores), "normal photo")
+        return self._check_number(proposal["value"])
+
+    def _check_number(self, number: int) -> int:
+        return check_index("index", number, len(self._scores), "normal photo")
 
     def _decide(self, dropped: bool) -> None:
         known = dict(self._decisions)
@@ -180,16 +182,16 @@ class Review(Live):
             self._scores[self.index] = result.image_score
             self._fresh.add(self.index)
             numbers = [self._number(image) for image in result.neighbours.index]
-            normals = [self._given._fitted.normals[number] for number in numbers]
-            self.neighbours = {"images": numbers, "jpegs": self._pictures.of(normals)}
+            if numbers != self.neighbours.get("images"):
+                normals = [self._given._fitted.normals[number] for number in numbers]
+                self.neighbours = self._pictures.pack(numbers, normals)
             self.photo = {
                 "index": self.index,
                 "answer": next(self._answers),
                 "size": list(result.anomaly_map.shape),
                 "jpeg": jpeg(result.image, quality=90),
                 "level": self.spade.normal_level or result.image_score / SCALE,
-                "seen": pack_cells(result.correspondence, result.neighbours, self.spade.sigma, numbers)
-                | {"normals": [[number, number] for number in numbers]},
+                "seen": pack_cells(result.correspondence, self.spade.sigma, zip(numbers, numbers)),
             }
             self._say_state()
 
@@ -222,7 +224,7 @@ class Review(Live):
         missing = [index for index in self._open_ones() if index not in self._fresh]
         for index in missing:
             yield partial(self._score, index, self.spade), self._take
-        yield _nothing, self._tell
+        yield do_nothing, self._tell
 
     def _score(self, index: int, spade: SPADE) -> tuple[int, float]:
         return index, self._album.judge(index, spade).image_score
@@ -243,26 +245,16 @@ class Review(Live):
             self.send({"kind": "thumbs", "indexes": batch}, list(self._album.thumbs(batch).values()))
 
     def _hear_keep(self, content: dict, buffers: Sequence[Any]) -> None:
-        self._answer(self.keep)
+        self.keep()
 
     def _hear_drop(self, content: dict, buffers: Sequence[Any]) -> None:
-        self._answer(self.drop)
+        self.drop()
 
     def _hear_undo(self, content: dict, buffers: Sequence[Any]) -> None:
-        self._answer(self.undo)
-
-    def _answer(self, act: Any) -> None:
-        self.problem = ""
-        act()
-
-    def _hear_normals(self, content: dict, buffers: Sequence[Any]) -> None:
-        images = [
-            check_index("A normal photo", image, len(self._scores), "normal photo") for image in content["images"]
-        ]
-        self.send({"kind": "normals", "images": images}, [self._crop(image) for image in images])
+        self.undo()
 
     def _crop(self, number: int) -> bytes:
-        return self._given._fitted.normals[number].jpeg
+        return self._given._fitted.normals[self._check_number(number)].jpeg
 
     def _file_name(self, suffix: str) -> str:
         return f"normal-{self.index}.{suffix}"
@@ -276,7 +268,3 @@ class Review(Live):
         order = (index for index, *_ in self.suspects)
         state["thumbs"] = fit_crops(((index, self._album.thumbs([index])[index]) for index in order), _THUMBS)
         return make_page("review.js", "Normal photos under review", state, {}, {}, normals)
-
-
-def _nothing() -> None:
-    """For steps that only tell."""
