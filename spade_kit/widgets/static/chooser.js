@@ -48,13 +48,13 @@ class Chooser extends Page {
       const none = el("p", { class: "sk-remark", hidden: true }, side === "below" ? "None: every photo has pixels beyond it." : "None: no photo reaches it.");
       return { cards, none, node: el("div", { class: `sk-side ${side}` }, el("p", { class: "sk-heading" }, side === "below" ? "Photos just below the line" : "Photos just above the line"), none, el("div", { class: "cards" }, ...cards.map(({ node }) => node))) };
     });
-    this.copy = button("copy the sentence", "What speaks for the threshold", () => this.copySentence());
+    this.copy = button("copy the sentence", "What speaks for the threshold", () => this.copyText(this.copy, this.get("told").sentence));
     this.root.append(
       el("div", { class: "sk-head" }, el("span", { class: "sk-group", role: "group", "aria-label": "threshold for" }, ...this.ofs.map(([, one]) => one)), this.rule.node, this.spinner, this.waitingText),
       this.problem,
       el("div", { class: "sk-choosing" }, el("div", {}, this.plot, this.axis), el("div", { class: "sk-follows" }, this.facts, this.sentence, this.remarks)),
       el("div", { class: "sk-sides" }, ...this.sides.map(({ node }) => node)),
-      el("div", { class: "sk-foot" }, this.copy, this.saves.page, this.saves.png, el("span", { class: "sk-source" }, this.get("about").options)));
+      el("div", { class: "sk-foot" }, this.copy, this.saves.page, this.saves.png, el("span", { class: "sk-source" }, this.get("about").options)), this.text);
   }
 
   #makeCard() {
@@ -95,12 +95,6 @@ class Chooser extends Page {
   move(threshold) {
     const { end } = this.get("evidence"); // where a browser rounds, the far end is still beyond the highest score
     this.put({ threshold: threshold > end * (1 - 1e-9) ? end : threshold, rule: "hand" });
-  }
-
-  async copySentence() {
-    await navigator.clipboard?.writeText(this.get("told").sentence).catch(() => {});
-    say(this.copy, "copied");
-    setTimeout(() => say(this.copy, "copy the sentence"), 1500);
   }
 
   // ---- painting -----------------------------------------------------------------------------------------------------------

@@ -1,28 +1,22 @@
 // Views side by side: one probe in all of them, each with the normal pixel that it finds.
 
-import { bytes, clamp, el, numbers, picture, say } from "./dom.js";
-import { Upsampler, cellOf, colours, contour, middleOf, paintMap, unpack } from "./maps.js";
+import { bytes, clamp, el, say } from "./dom.js";
+import { Cells, colours, contour, paintMap, unpack } from "./maps.js";
 import { Choice, button } from "./controls.js";
 import { Pane, Patch } from "./pane.js";
-import { NormalPictures } from "./pictures.js";
-import { Page } from "./page.js";
+import { Looking } from "./looking.js";
 
 const HELP = "Point at any picture: rings show the place in all of them, and below each view the normal pixel that it finds there. Click to pin the place; arrow keys move it, Escape frees it. [ and ] go to the previous and next photo.";
 const ORDINALS = ["1st", "2nd", "3rd", "4th", "5th", "6th"];
 
 /** Places in an order, best first; of equals each has the better place. */
-export const placesOf = (scores) => scores.map((score) => scores.filter((other) => other > score).length);
+const placesOf = (scores) => scores.map((score) => scores.filter((other) => other > score).length);
 
-class Comparison extends Page {
+class Comparison extends Looking {
   constructor(model, root) {
     super(model, root, "Pointing, the scale and the difference");
-    this.about = model.get("about");
-    this.table = colours(bytes(this.about.colours));
     this.signed = colours(bytes(this.about.signed));
-    this.upsampler = new Upsampler();
-    this.hovered = null;
     this.asking = false;
-    this.normals = new NormalPictures((images) => this.tell({ kind: "normals", images }), () => this.paintProbe());
     this.offer();
     this.build();
     this.listen();
@@ -137,18 +131,10 @@ class Comparison extends Page {
     this.coming = null;
     const [photo, seen] = [this.get("photo"), this.get("seen")];
     if (!photo.jpeg || !seen.length || seen[0].index !== photo.index) return;
-    this.latest = seen;
-    if (photo !== this.shown?.photo) {
-      const bitmap = await picture(photo.jpeg);
-      if (this.latest !== seen) return bitmap.close();
-      this.bitmap?.close();
-      this.bitmap = bitmap;
-    }
+    if (!(await this.fetchPicture(photo, seen))) return;
     this.shown = { photo, seen };
     this.asking = false;
-    this.decoded = seen.map((one) => ({
-      ...one, distance: numbers(one.distance, Float32Array), image: numbers(one.image, Uint16Array), place: numbers(one.place, Uint32Array),
-    }));
+    this.decoded = seen.map((one) => ({ name: one.name, cells: new Cells(one) }));
     const [H, W] = photo.size;
     this.photo.resize(H, W);
     this.photo.draw(this.bitmap);
@@ -159,17 +145,6 @@ class Comparison extends Page {
     this.root.dataset.shown = `${photo.index}`;
   }
 
-  /** Small pictures of the normal photos that were retrieved. */
-  offer() {
-    const { images = [], jpegs = [] } = this.get("neighbours");
-    this.normals.offer(images, jpegs);
-  }
-
-  hear(message, buffers) {
-    super.hear(message, buffers);
-    if (message.kind === "normals") this.normals.receive(message.images, buffers);
-  }
-
   complain(text) {
     super.complain(text);
     this.asking = false;
@@ -177,18 +152,6 @@ class Comparison extends Page {
   }
 
   // ---- hands ------------------------------------------------------------------------------------------------------------
-
-  hover(place) {
-    this.hovered = place;
-    this.paintProbe();
-  }
-
-  leave() {
-    const place = this.hovered;
-    this.hovered = null;
-    if (place && !this.get("pinned")) this.put({ probe: place });
-    this.paintProbe();
-  }
 
   pin(place) {
     const [row, col] = this.get("probe");
@@ -300,7 +263,7 @@ class Comparison extends Page {
     if (!this.shown || this.get("levels").length !== this.decoded.length) return;
     const [H, W] = this.shown.photo.size;
     const own = this.get("scale") === "own";
-    this.maps = this.decoded.map(({ distance, grid, sigma }) => this.upsampler.map(distance, grid, [H, W], sigma));
+    this.maps = this.decoded.map(({ cells }) => this.upsampler.map(cells.distance, cells.grid, [H, W], cells.sigma));
     this.maps.forEach((map, at) => {
       const { pane } = this.views[at];
       paintMap(pane.canvas, map, this.table, this.end(at));
@@ -349,7 +312,7 @@ class Comparison extends Page {
       say(badge, scores ? `${ORDINALS[places[at]]} · AUPRO ${scores[at].toFixed(3)}` : "");
       pane.figure.classList.toggle("best", Boolean(scores) && places[at] === 0);
     });
-    say(this.answerText, scores ? `Sees this ${kind ?? "defect"} best: ${tellBest(names, scores)}.${over && over.length === names.length ? ` Over ${photos} photos with ${kind}: ${tellOrder(names, over)}.` : photos > 1 && !this.model.saved ? ` Over all ${photos} photos with ${kind}: …` : ""}`
+    say(this.answerText, scores ? `Sees this ${kind ?? "defect"} best: ${tellOrder(names, scores, (name, score) => `${name} (AUPRO ${score})`, ", then ")}.${over && over.length === names.length ? ` Over ${photos} photos with ${kind}: ${tellOrder(names, over, (name, score) => `${name} ${score}`, ", ")}.` : photos > 1 && !this.model.saved ? ` Over all ${photos} photos with ${kind}: …` : ""}`
       : this.shown.photo.mask === null && kind === "good" ? "A good photo: nothing should be found, so that views are not ranked." : "Where the defect is is not known, so that views are not ranked.");
   }
 
@@ -375,41 +338,26 @@ class Comparison extends Page {
     }
     say(this.normalRemark, `place (${place.join(", ")})${pinned && !this.hovered ? ", pinned" : ""}`);
     const told = this.decoded.map((view, at) => this.#tell(view, at, place, size));
-    clearTimeout(this.speaking);
-    this.speaking = setTimeout(() => say(this.live, `(${place.join(", ")}): ${told.join("; ")}`), 150);
+    this.speak(this.live, `(${place.join(", ")}): ${told.join("; ")}`);
   }
 
   /** What a view finds at a place. */
   #tell(view, at, place, size) {
-    const cell = cellOf(place, size, view.grid);
-    const [image, number] = view.normals[view.image[cell]];
-    const there = middleOf(view.place[cell], size, view.grid);
+    const { image, number, there, distance } = view.cells.at(place, size);
     const bitmap = this.normals.get(number);
     const { patch, words } = this.views[at];
-    if (bitmap) patch.draw(bitmap, there, size, view.grid);
+    if (bitmap) patch.draw(bitmap, there, size, view.cells.grid);
     const times = this.maps[at][place[0] * size[1] + place[1]] / this.get("levels")[at].level;
-    say(words, `normal ${image} (${there.join(", ")})\ndistance ${view.distance[cell].toFixed(2)}\nmap ${times.toFixed(2)} × normal`);
+    say(words, `normal ${image} (${there.join(", ")})\ndistance ${distance.toFixed(2)}\nmap ${times.toFixed(2)} × normal`);
     return `${view.name} ${times.toFixed(2)} times normal, normal ${image}`;
   }
-
-  close() {
-    super.close();
-    clearTimeout(this.speaking);
-    this.normals.close();
-    this.bitmap?.close();
-  }
 }
 
-/** ``layer2 (.981), then all layers (.972)``: views with their scores, best first. */
-function tellBest(names, scores) {
+/** Views with their scores, best first. */
+const tellOrder = (names, scores, tell, joint) => {
   const order = names.map((name, at) => [scores[at], name]).sort(([a], [b]) => b - a);
-  return order.map(([score, name]) => `${name} (AUPRO ${score.toFixed(3)})`).join(", then ");
-}
-
-function tellOrder(names, scores) {
-  const order = names.map((name, at) => [scores[at], name]).sort(([a], [b]) => b - a);
-  return order.map(([score, name]) => `${name} ${score.toFixed(3)}`).join(", ");
-}
+  return order.map(([score, name]) => tell(name, score.toFixed(3))).join(joint);
+};
 
 export default { render: ({ model, el: root }) => {
   const comparison = new Comparison(model, root);

@@ -1,11 +1,10 @@
 // The explorer's page: state lies in the model, and every change of it is painted from there.
 
-import { bytes, clamp, el, picture, say, svg } from "./dom.js";
-import { Matches, Upsampler, cellOf, colours, contour, decodeAlone, middleOf, paintMap, unpack } from "./maps.js";
+import { bytes, clamp, el, say, svg } from "./dom.js";
+import { Matches, cellOf, contour, decodeAlone, middleOf, paintMap, unpack } from "./maps.js";
 import { Pane, Patch } from "./pane.js";
 import { Choice, Slider, button } from "./controls.js";
-import { Page } from "./page.js";
-import { NormalPictures } from "./pictures.js";
+import { Looking } from "./looking.js";
 import { Readout } from "./readout.js";
 import { Retrieved } from "./retrieved.js";
 import { Strip } from "./strip.js";
@@ -31,18 +30,10 @@ const HELP = [
 
 const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 
-class Explorer extends Page {
+class Explorer extends Looking {
   constructor(model, root) {
     super(model, root, "Pointing, K, sigma, the threshold and the overlay");
-    this.about = model.get("about");
-    this.table = colours(bytes(this.about.colours));
-    this.hovered = null; // a place under the pointer
     this.asking = false; // for what an answer's options do not show: an upload, a correction
-    this.upsampler = new Upsampler();
-    this.normals = new NormalPictures(
-      (images) => this.tell({ kind: "normals", images }),
-      () => this.paintProbe(),
-    );
     this.weights = new Weights(this.about.layers, {
       read: () => this.get("weights"),
       equal: () => this.shown.matches.factors,
@@ -162,7 +153,7 @@ class Explorer extends Page {
     this.layersRemark = el("span", { class: "sk-remark", role: "status" });
 
     // taking away
-    this.copy = button("copy as Python", "The lines that give what is seen", () => this.copyCode());
+    this.copy = button("copy as Python", "The lines that give what is seen", () => this.copyText(this.copy, this.get("as_python")));
     this.help = el("div", { class: "sk-help", hidden: true }, el("p", {}, "Point at the photo, the map or a layer: rings show the place, and the normal pixel that explains it. Click to pin the place and compare it with others; click it again to free it. Click a retrieved normal photo to see which part of the map it explains."),
       el("dl", {}, ...HELP.flatMap(([keys, text]) => [el("dt", {}, keys), el("dd", {}, text)])));
     this.helper = button("?", "Keys and hints  ?", () => this.toggleHelp(), { "aria-label": "help", "aria-expanded": "false" });
@@ -170,7 +161,6 @@ class Explorer extends Page {
     this.undoing = button("undo", "Take the last correction back", () => this.correct({ kind: "undo" }), { class: "python" });
     this.correcting = el("span", { class: "sk-corrected", hidden: true }, this.corrected, this.undoing);
     this.source = el("span", { class: "sk-source" });
-    this.code = el("textarea", { class: "sk-code", readonly: true, rows: 3, hidden: true, "aria-label": "Python code" });
 
     this.retrieved.head.append(this.correcting);
     this.root.append(head, this.problem, this.strip.node, controls,
@@ -178,7 +168,7 @@ class Explorer extends Page {
       el("div", { class: "sk-row" }, el("span", { class: "sk-heading" }, "Layers"), switcher, this.combining.node, this.weighing.node, this.marks, this.layersRemark),
       el("div", { class: "sk-below" }, el("div", { class: "sk-layers" }, ...this.layers.map((layer) => layer.pane.figure)), el("div", { class: "sk-why" }, close, this.readout.node)),
       this.retrieved.head, this.retrieved.strip.node,
-      el("div", { class: "sk-foot" }, this.copy, this.saves.page, this.saves.png, this.helper, this.source), this.code, this.help);
+      el("div", { class: "sk-foot" }, this.copy, this.saves.page, this.saves.png, this.helper, this.source), this.text, this.help);
     this.rule.masks = masks;
   }
 
@@ -210,8 +200,7 @@ class Explorer extends Page {
   close() {
     super.close();
     clearTimeout(this.sorting);
-    for (const part of [this.strip, this.retrieved, this.readout, this.normals]) part.close();
-    this.bitmap?.close();
+    for (const part of [this.strip, this.retrieved, this.readout]) part.close();
   }
 
   // ---- Python speaks --------------------------------------------------------------------------------------------------
@@ -221,13 +210,7 @@ class Explorer extends Page {
     this.coming = null;
     const [photo, matches] = [this.get("photo"), this.get("matches")];
     if (!matches.grid || photo.index !== matches.index) return;
-    this.latest = matches;
-    if (photo !== this.shown?.photo) {
-      const bitmap = await picture(photo.jpeg);
-      if (this.latest !== matches) return bitmap.close(); // another answer has come meanwhile
-      this.bitmap?.close();
-      this.bitmap = bitmap;
-    }
+    if (!(await this.fetchPicture(photo, matches))) return;
     if (matches !== this.shown?.matches) this.matches = new Matches(matches);
     const [neighbours, gallery] = [this.get("neighbours"), this.get("gallery")];
     if (this.shown && gallery !== this.shown.gallery) {
@@ -235,7 +218,7 @@ class Explorer extends Page {
       this.retrieved.forget();
     }
     if (neighbours !== this.shown?.neighbours || gallery !== this.shown.gallery) {
-      this.normals.offer(neighbours.images, neighbours.jpegs);
+      this.offer();
       this.retrieved.offer(neighbours.images, neighbours.jpegs, this.get("without"));
     }
     if (photo !== this.shown?.photo) this.retrieved.chosen = null;
@@ -260,7 +243,6 @@ class Explorer extends Page {
       message.indexes.forEach((index, i) => this.strip.picture(index, buffers[i]));
       this.paintPhotos();
     }
-    if (message.kind === "normals") this.normals.receive(message.images, buffers);
   }
 
   hears(yes) {
@@ -275,18 +257,6 @@ class Explorer extends Page {
   }
 
   // ---- hands ------------------------------------------------------------------------------------------------------------
-
-  hover(place) {
-    this.hovered = place;
-    this.paintProbe();
-  }
-
-  leave() {
-    const place = this.hovered;
-    this.hovered = null;
-    if (place && !this.get("pinned")) this.put({ probe: place });
-    this.paintProbe();
-  }
 
   /** Keep a place; the one that is kept is freed. */
   pin(place) {
@@ -367,19 +337,6 @@ class Explorer extends Page {
     this.complain("");
     this.ask();
     this.tell(message);
-  }
-
-  async copyCode() {
-    const code = this.get("as_python");
-    try {
-      await navigator.clipboard.writeText(code);
-      say(this.copy, "copied");
-      setTimeout(() => say(this.copy, "copy as Python"), 1500);
-    } catch {
-      this.code.hidden = false; // no clipboard here: it can be copied by hand
-      this.code.value = code;
-      this.code.select();
-    }
   }
 
   // ---- painting -----------------------------------------------------------------------------------------------------------

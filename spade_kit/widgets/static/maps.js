@@ -49,6 +49,23 @@ export class Matches {
   }
 }
 
+/** Distances and nearest pixels on a grid of their own, as Python packs them. */
+export class Cells {
+  constructor({ grid, sigma, normals, distance, image, place }) {
+    [this.grid, this.sigma, this.normals] = [grid, sigma, normals];
+    this.distance = numbers(distance, Float32Array);
+    this.image = numbers(image, Uint16Array);
+    this.place = numbers(place, Uint32Array);
+  }
+
+  /** What explains a pixel of a map of this size: which normal image, the number to ask for it, and where. */
+  at(pixel, size) {
+    const cell = cellOf(pixel, size, this.grid);
+    const [image, number] = this.normals[this.image[cell]];
+    return { image, number, there: middleOf(this.place[cell], size, this.grid), distance: this.distance[cell] };
+  }
+}
+
 /** What a layer finds alone, by cell of its own grid. */
 export const decodeAlone = ({ grid, distance, image, place, agrees }) => ({
   grid,

@@ -13,6 +13,7 @@ export class Page {
     this.problemText = el("span");
     this.problem = el("div", { class: "sk-problem", role: "alert", hidden: true }, this.problemText, button("×", "Close this message", () => this.dismiss(), { class: "sk-chip", "aria-label": "close this message" }));
     this.saves = { page: button("save page", "One file that works without Python", () => this.save("page"), { class: "python" }), png: button("PNG", "A picture for slides", () => this.save("png"), { class: "python" }) };
+    this.text = el("textarea", { class: "sk-code", readonly: true, rows: 3, hidden: true, "aria-label": "text to copy" });
     root.classList.add("spade-kit");
   }
 
@@ -78,6 +79,20 @@ export class Page {
   save(kind) {
     this.saves[kind].setAttribute("aria-busy", "true");
     this.tell({ kind });
+  }
+
+  /** Put a text on the clipboard, and say so on the button; where there is no clipboard, show it to be copied by hand. */
+  async copyText(pressed, text) {
+    try {
+      await navigator.clipboard.writeText(text);
+      pressed.dataset.name ??= pressed.textContent; // pressed again, it says "copied" already
+      say(pressed, "copied");
+      setTimeout(() => say(pressed, pressed.dataset.name), 1500);
+    } catch {
+      this.text.hidden = false;
+      this.text.value = text;
+      this.text.select();
+    }
   }
 
   /** Python has answered after all. */

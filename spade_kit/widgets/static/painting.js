@@ -1,11 +1,10 @@
 // Painting defects: the hand's line is drawn at once, Python paints it and answers with the map.
 
-import { bytes, clamp, el, numbers, picture, say, svg } from "./dom.js";
-import { Upsampler, cellOf, colours, contour, middleOf, paintMap, unpack } from "./maps.js";
+import { bytes, clamp, el, say, svg } from "./dom.js";
+import { Cells, contour, paintMap, unpack } from "./maps.js";
 import { Choice, Slider, button } from "./controls.js";
 import { Pane } from "./pane.js";
-import { NormalPictures } from "./pictures.js";
-import { Page } from "./page.js";
+import { Looking } from "./looking.js";
 
 const TOOLS = {
   brush: ["brush", "Paint that hides what is below"],
@@ -20,17 +19,12 @@ const HELP = "Choose a tool and draw on the photo; the map follows while you dra
 const LEAST_MOVE = 2; // map pixels: a click moves nothing
 const GRAIN = 1 / 8; // of a stroke's size between its points, at least, or a map pixel
 
-class Painting extends Page {
+class Painting extends Looking {
   constructor(model, root) {
     super(model, root, "Pointing");
-    this.about = model.get("about");
-    this.table = colours(bytes(this.about.colours));
-    this.upsampler = new Upsampler();
     const short = Math.min(...model.get("photo").size);
     this.own = Object.fromEntries(this.about.tools.map(([tool, part, strength, colour]) => [tool, { size: Math.max(1, Math.round(part * short)), strength, colour }]));
     [this.tool, this.drawing, this.count, this.asked] = ["scratch", null, 0, 0]; // asked: answers that are awaited
-    this.hovered = null;
-    this.normals = new NormalPictures((images) => this.tell({ kind: "normals", images }), () => this.paintProbe());
     this.offer();
     this.build();
     this.listen();
@@ -118,16 +112,12 @@ class Painting extends Page {
   async answer() {
     const photo = this.get("photo");
     if (!photo.jpeg) return;
-    this.latest = photo;
-    const bitmap = await picture(photo.jpeg);
-    if (this.latest !== photo) return bitmap.close();
-    this.bitmap?.close();
-    this.bitmap = bitmap;
+    if (!(await this.fetchPicture(photo, photo))) return;
     this.shown = photo;
-    this.seen = { ...photo.seen, distance: numbers(photo.seen.distance, Float32Array), image: numbers(photo.seen.image, Uint16Array), place: numbers(photo.seen.place, Uint32Array) };
+    this.seen = new Cells(photo.seen);
     const [H, W] = photo.size;
     for (const pane of [this.photo, this.map, this.normal]) pane.resize(H, W);
-    this.photo.draw(bitmap);
+    this.photo.draw(this.bitmap);
     this.values = this.upsampler.map(this.seen.distance, this.seen.grid, [H, W], this.seen.sigma);
     const painted = photo.mask ? contour(unpack(bytes(photo.mask), H * W), H, W, 0.5) : "";
     for (const pane of [this.photo, this.map]) pane.outline("truth", painted);
@@ -144,17 +134,6 @@ class Painting extends Page {
     this.paintKept();
     this.paintMap();
     this.root.dataset.shown = `${photo.index} ${photo.strokes}`;
-  }
-
-  /** Small pictures of the normal photos that were retrieved. */
-  offer() {
-    const { images = [], jpegs = [] } = this.get("neighbours");
-    this.normals.offer(images, jpegs);
-  }
-
-  hear(message, buffers) {
-    super.hear(message, buffers);
-    if (message.kind === "normals") this.normals.receive(message.images, buffers);
   }
 
   hears(yes) {
@@ -253,9 +232,8 @@ class Painting extends Page {
   }
 
   hover(place) {
-    this.hovered = place;
+    super.hover(place);
     this.paintPen();
-    this.paintProbe();
   }
 
   key(event) {
@@ -355,9 +333,7 @@ class Painting extends Page {
     if (!this.shown) return;
     const { size } = this.shown;
     const place = ((this.drawing ? null : this.hovered) ?? this.get("probe")).map((at, axis) => clamp(Math.round(at), 0, size[axis] - 1));
-    const cell = cellOf(place, size, this.seen.grid);
-    const [image, number] = this.seen.normals[this.seen.image[cell]];
-    const there = middleOf(this.seen.place[cell], size, this.seen.grid);
+    const { image, number, there, distance } = this.seen.at(place, size);
     const bitmap = this.normals.get(number);
     if (bitmap) this.normal.draw(bitmap);
     this.map.point("hovered", place);
@@ -365,9 +341,8 @@ class Painting extends Page {
     this.normal.point("hovered", there);
     say(this.normal.title, `Normal ${image}`);
     say(this.normal.remark, `explains (${place.join(", ")})`);
-    say(this.words, `its pixel (${there.join(", ")}), distance ${this.seen.distance[cell].toFixed(2)}; map ${this.values[place[0] * size[1] + place[1]].toFixed(2)}`);
-    clearTimeout(this.speaking);
-    this.speaking = setTimeout(() => say(this.live, `(${place.join(", ")}) → normal ${image}, (${there.join(", ")}), distance ${this.seen.distance[cell].toFixed(3)}`), 150);
+    say(this.words, `its pixel (${there.join(", ")}), distance ${distance.toFixed(2)}; map ${this.values[place[0] * size[1] + place[1]].toFixed(2)}`);
+    this.speak(this.live, `(${place.join(", ")}) → normal ${image}, (${there.join(", ")}), distance ${distance.toFixed(3)}`);
   }
 
   paintNames() {
@@ -378,13 +353,6 @@ class Painting extends Page {
   paintKept() {
     const kept = this.get("kept");
     say(this.kept, kept.length ? `Kept: ${kept.slice(-3).join(", ")}${kept.length > 3 ? ` and ${kept.length - 3} before` : ""}` : "");
-  }
-
-  close() {
-    super.close();
-    clearTimeout(this.speaking);
-    this.normals.close();
-    this.bitmap?.close();
   }
 }
 

@@ -1,24 +1,18 @@
 // Going through the normal photos, the strangest first: keep or drop with one key.
 
-import { bytes, clamp, el, numbers, picture, say } from "./dom.js";
-import { Upsampler, cellOf, colours, contour, middleOf, paintMap } from "./maps.js";
+import { clamp, el, say } from "./dom.js";
+import { Cells, contour, paintMap } from "./maps.js";
 import { button } from "./controls.js";
 import { Pane, Patch } from "./pane.js";
-import { NormalPictures } from "./pictures.js";
-import { Page } from "./page.js";
+import { Looking } from "./looking.js";
 import { Strip } from "./strip.js";
 
 const SIGNS = { kept: "✓ kept", dropped: "✕ dropped" };
 
-class Review extends Page {
+class Review extends Looking {
   constructor(model, root) {
     super(model, root, "Pointing");
-    this.about = model.get("about");
-    this.table = colours(bytes(this.about.colours));
-    this.upsampler = new Upsampler();
-    this.hovered = null;
     this.asking = false;
-    this.normals = new NormalPictures((images) => this.tell({ kind: "normals", images }), () => this.paintProbe());
     this.offer();
     this.build();
     this.listen();
@@ -39,13 +33,13 @@ class Review extends Page {
     this.strip = new Strip("normal photos: decided, then the strangest first", (index) => this.deaf || this.put({ index }));
     this.patches = [new Patch("The place, close up"), new Patch("Its match, close up")];
     this.words = el("p", { class: "sk-live", "aria-live": "polite" });
-    this.copy = button("copy as Python", "The lines that drop what was dropped", () => this.copyCode());
+    this.copy = button("copy as Python", "The lines that drop what was dropped", () => this.copyText(this.copy, this.get("state").code));
     this.root.append(
       el("div", { class: "sk-head" }, ...Object.values(this.acts), this.spinner, this.progress),
       this.problem, this.strip.node,
       el("div", { class: "sk-views" }, this.photo.figure, this.map.figure, this.normal.figure),
       el("div", { class: "sk-pair" }, ...this.patches.map(({ canvas }) => canvas), this.words),
-      el("div", { class: "sk-foot" }, this.copy, this.saves.page, this.saves.png, el("span", { class: "sk-source" }, this.about.options)));
+      el("div", { class: "sk-foot" }, this.copy, this.saves.page, this.saves.png, el("span", { class: "sk-source" }, this.about.options)), this.text);
   }
 
   listen() {
@@ -65,19 +59,15 @@ class Review extends Page {
   async answer() {
     const photo = this.get("photo");
     if (!photo.jpeg) return;
-    this.latest = photo;
-    const bitmap = await picture(photo.jpeg);
-    if (this.latest !== photo) return bitmap.close();
-    this.bitmap?.close();
-    this.bitmap = bitmap;
+    if (!(await this.fetchPicture(photo, photo))) return;
     this.shown = photo;
     this.asking = false;
     this.hovered = null;
     const { seen, size, level } = photo;
-    this.seen = { ...seen, distance: numbers(seen.distance, Float32Array), image: numbers(seen.image, Uint16Array), place: numbers(seen.place, Uint32Array) };
+    this.seen = new Cells(seen);
     const [H, W] = size;
     for (const pane of [this.photo, this.map, this.normal]) pane.resize(H, W);
-    this.photo.draw(bitmap);
+    this.photo.draw(this.bitmap);
     this.values = this.upsampler.map(this.seen.distance, seen.grid, size, seen.sigma);
     paintMap(this.map.canvas, this.values, this.table, this.about.scale * level);
     const found = contour(this.values, H, W, level);
@@ -93,16 +83,9 @@ class Review extends Page {
     this.root.dataset.shown = photo.index;
   }
 
-  /** Small pictures of the normal photos that were retrieved. */
-  offer() {
-    const { images = [], jpegs = [] } = this.get("neighbours");
-    this.normals.offer(images, jpegs);
-  }
-
   hear(message, buffers) {
     super.hear(message, buffers);
     if (message.kind === "thumbs") message.indexes.forEach((index, i) => this.strip.picture(index, buffers[i]));
-    if (message.kind === "normals") this.normals.receive(message.images, buffers);
   }
 
   hears(yes) {
@@ -143,17 +126,6 @@ class Review extends Page {
     if (!this.deaf) this.put({ index: to });
   }
 
-  hover(place) {
-    this.hovered = place;
-    this.paintProbe();
-  }
-
-  async copyCode() {
-    await navigator.clipboard?.writeText(this.get("state").code).catch(() => {});
-    say(this.copy, "copied");
-    setTimeout(() => say(this.copy, "copy as Python"), 1500);
-  }
-
   // ---- painting -----------------------------------------------------------------------------------------------------------
 
   paintStrip() {
@@ -185,9 +157,7 @@ class Review extends Page {
     if (!this.shown) return;
     const { size } = this.shown;
     const place = this.hovered ?? this.highest;
-    const cell = cellOf(place, size, this.seen.grid);
-    const [image, number] = this.seen.normals[this.seen.image[cell]];
-    const there = middleOf(this.seen.place[cell], size, this.seen.grid);
+    const { image, number, there, distance } = this.seen.at(place, size);
     const bitmap = this.normals.get(number);
     this.patches[0].draw(this.bitmap, place, size, this.seen.grid);
     if (bitmap) {
@@ -198,17 +168,13 @@ class Review extends Page {
     this.normal.point("hovered", there);
     say(this.normal.title, `Normal ${image}`);
     say(this.normal.remark, `explains (${place.join(", ")})`);
-    const text = `${this.hovered ? "" : "Strangest place: "}(${place.join(", ")}) → normal ${image}, (${there.join(", ")}), distance ${this.seen.distance[cell].toFixed(3)}`;
-    clearTimeout(this.speaking);
-    this.speaking = setTimeout(() => say(this.words, text), 100);
+    const text = `${this.hovered ? "" : "Strangest place: "}(${place.join(", ")}) → normal ${image}, (${there.join(", ")}), distance ${distance.toFixed(3)}`;
+    this.speak(this.words, text);
   }
 
   close() {
     super.close();
-    clearTimeout(this.speaking);
     this.strip.close();
-    this.normals.close();
-    this.bitmap?.close();
   }
 }
 
