@@ -89,12 +89,13 @@ class Lanes:
 
     def take(self, images: np.ndarray, more: Lanes | None = None) -> Lanes:
         """Some images, and all of another's behind them, in memory of their own."""
-        count = len(images) + (len(more) if more else 0)
-        taken = Lanes(count, self.shapes)
-        for name, room in taken.tiles.items():
-            np.take(self.tiles[name], images, axis=0, out=room[: len(images)])
+        taken = Lanes(0, self.shapes)
+        for name, tiles in self.tiles.items():
+            room = _room(len(images) + (len(more) if more else 0), *tiles.shape[1:3])
+            np.take(tiles, images, axis=0, out=room[: len(images)], mode="clip")  # other modes copy twice
             if more:
                 room[len(images) :] = more.tiles[name]
+            setattr(taken, name, room)
         return taken
 
     def first(self, n: int) -> Lanes:

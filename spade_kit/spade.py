@@ -397,6 +397,13 @@ class SPADE:
             neighbours, found = self._search(result.query, result.among, found.place)
         return result._matched(neighbours, found, self, result.among)
 
+    def _judge_anew(self, result: Result) -> Result:
+        """The photograph of a result of another gallery, against this one; of one that is in it, against the others."""
+        here = self._fitted.places.get(digest(result.image))
+        if here is not None:
+            return self.predict_left_out(here)
+        return self._judge(result.query, np.arange(len(self)), result.image, result.crop, result.sample)
+
     def _judge_among(self, result: Result, among: Int[np.ndarray, "m"]) -> Result:
         """The same photograph against some of the training images."""
         neighbours, found = self._search(result.query, among)

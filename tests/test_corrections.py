@@ -44,6 +44,25 @@ def test_what_is_not_normal_is_taken_out_as_a_refit_would(explorer, demo):
     assert explorer.gallery["corrected"] == [f"normal {nearest} ({stem}) out"]
 
 
+def test_a_photo_that_is_looked_at_is_not_read_again_for_a_correction(explorer, demo, monkeypatch):
+    nearest = int(explorer.result.neighbours.index[0])
+    monkeypatch.setattr("spade_kit.spade.compute_features", lambda *_: pytest.fail("read again"))
+    explorer.remove(nearest)
+    assert len(explorer.spade) == 11
+    explorer.undo()
+    assert explorer.result.neighbours.index[0] == nearest
+
+
+def test_a_normal_photo_that_is_looked_at_is_still_left_out_after_a_correction(spade, demo):
+    explorer = explore(spade, [demo.train[3], demo.test[0]])
+    explorer.remove(0)
+    anew = SPADE(k=5).fit(demo.train[1:12])
+    np.testing.assert_array_equal(explorer.result.anomaly_map, anew.predict_left_out(2).anomaly_map)
+    explorer.remove()  # itself
+    anew = SPADE(k=5).fit([*demo.train[1:3], *demo.train[4:12]])
+    np.testing.assert_array_equal(explorer.result.anomaly_map, anew.predict(demo.train[3]).anomaly_map)
+
+
 def test_undo_gives_back_what_was_step_by_step(explorer, demo):
     before = explorer.result.anomaly_map
     explorer.remove(0)

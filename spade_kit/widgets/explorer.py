@@ -277,7 +277,7 @@ class Explorer(Live):
                 self.k = asked  # as a refit would have it
             elif self.k == before:
                 self.k = self._most  # at the end of its slider it stays there
-            self._sight.forget()
+            self._sight.forget_all_but(self.index)
             self._seen = (None, None)
             with self.hold_sync():
                 self._say_gallery()

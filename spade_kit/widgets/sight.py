@@ -37,7 +37,7 @@ class Options:
 
 
 class Sight:
-    """Judges photographs; a photograph that is at hand under other options is not read again."""
+    """Judges photographs; one that is at hand under other options, or against another gallery, is not read again."""
 
     def __init__(self, album: Album) -> None:
         self._album = album
@@ -56,9 +56,11 @@ class Sight:
             **sigma,
         )
 
-    def forget(self) -> None:
+    def forget_all_but(self, index: int) -> None:
+        """Of one photograph alone its last result stays, to be judged against another gallery: old ones are large."""
         with self._lock:
-            self._results.clear()
+            kept = [(key, result) for key, result in self._results.items() if key == (index, key[1].of_all)]
+            self._results = OrderedDict(kept[-1:])
 
     def find(self, index: int, options: Options) -> Result:
         key = (index, options)
@@ -79,10 +81,11 @@ class Sight:
             result = self.find(index, options.of_all)
             return result.with_normals(np.setdiff1d(result.among, options.without))
         with self._lock:
-            near = [
-                result
-                for (at, known), result in self._results.items()
-                if at == index and known == known.of_all and known.spade is options.spade
-            ]
+            at_hand = [result for key, result in self._results.items() if key == (index, key[1].of_all)]
         judge = self.judge(options)
-        return judge._judge_again(near[-1]) if near else self._album.judge(index, judge)
+        for result in reversed(at_hand):
+            if result.spade._gallery is judge._gallery:
+                return judge._judge_again(result)
+            if len(result.among) == len(result.spade):  # else it was a normal photo, of which only a JPEG is at hand
+                return judge._judge_anew(result)
+        return self._album.judge(index, judge)
