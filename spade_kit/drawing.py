@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 COLOURS = "cividis"  # even in lightness, also for colour-blind readers
+SIGNED = "PuOr_r"  # of differences: orange where the first is higher, even in lightness to both sides
 RING = "#D55E00"  # vermilion of the Okabe-Ito colours, seen on cividis and on photographs
 SCALE = 2.0  # the colour bar ends at this many times the normals' 99th percentile
 WIDTH = 10.4  # inches: a notebook's width

@@ -23,10 +23,12 @@ from spade_kit.drawing import (
     COLOURS,
     RING,
     SCALE,
+    SIGNED,
     WIDTH,
     add_scale,
     draw_contour,
     make_panels,
+    name_panel,
     show_map,
     show_picture,
     small_print,
@@ -67,7 +69,13 @@ def draw_result(result: Result, threshold: float | None = None, *, axes: Sequenc
     return _finish(figure, result)
 
 
-def draw_views(result: Result, maps: Mapping[str, np.ndarray], place: tuple[int, int], scale: str) -> Figure:
+def draw_views(
+    result: Result,
+    maps: Mapping[str, np.ndarray],
+    place: tuple[int, int],
+    scale: str,
+    differences: Mapping[str, np.ndarray] | None = None,
+) -> Figure:
     """A photo, and what is seen of it under several views, with the same place marked in all.
 
     Parameters
@@ -78,11 +86,18 @@ def draw_views(result: Result, maps: Mapping[str, np.ndarray], place: tuple[int,
         (row, col) to mark.
     scale
         What the colours mean, in words.
+    differences
+        By their names, (H, W) each, from -1 where colours end to 1.
     """
-    figure, (photo, *panels) = make_panels(None, len(maps) + 1, min(len(maps) + 1, 4))
+    differences = differences or {}
+    count = 1 + len(maps) + len(differences)
+    figure, (photo, *panels) = make_panels(None, count, min(count, 4))
     show_picture(photo, result.image, _title(result))
     for panel, (name, values) in zip(panels, maps.items()):
         show_map(panel, values, 1, name)
+    for panel, (name, values) in zip(panels[len(maps) :], differences.items()):
+        panel.imshow(values, SIGNED, vmin=-1, vmax=1)
+        name_panel(panel, name)
     for panel in (photo, *panels):
         if result.mask is not None:
             draw_contour(panel, result.mask, "white", "dashed")

@@ -70,23 +70,22 @@ class Seen:
         return match_at(row, col, self.anomaly_map.shape, self.found, self.neighbours, self.layers)
 
 
-def read_view(wanted: Wanted, bases: list[SPADE]) -> dict[str, Any]:
+def read_view(wanted: Any, bases: list[SPADE]) -> dict[str, Any]:
     """What was asked for as a mapping: ``base``, ``layers`` (None for all), options that differ, a ``name`` if given.
 
     A SPADE that is not among the ``bases`` yet is put at their end.
     """
     if isinstance(wanted, SPADE):
-        if not any(wanted is base for base in bases):
-            wanted._fitted  # noqa: B018  says so if it is not fitted
-            bases.append(wanted)
-        return {"base": next(at for at, base in enumerate(bases) if base is wanted), "layers": None}
-    if isinstance(wanted, str) or wanted is None:
+        wanted = {"base": wanted}
+    elif isinstance(wanted, str) or wanted is None:
         wanted = {"layers": None if wanted in (None, ALL) else [wanted]}
+    elif not isinstance(wanted, Iterable):
+        raise ValueError(f"A view is a layer, a list of layers, a mapping or a fitted SPADE, but {wanted!r} came.")
     elif not isinstance(wanted, Mapping):
         wanted = {"layers": list(wanted)}
     for name in wanted:
         choose("A view says", name, ("name", "base", "layers", *OPTIONS))
-    base = check_index("base", wanted.get("base", 0), len(bases), "fitted SPADE")
+    base = _find_base(wanted.get("base", 0), bases)
     layers, known = wanted.get("layers"), list(bases[base].backbone.layers)
     if layers is not None:
         layers = [choose("A layer", layer, known) for layer in ([layers] if isinstance(layers, str) else layers)]
@@ -94,6 +93,15 @@ def read_view(wanted: Wanted, bases: list[SPADE]) -> dict[str, Any]:
         if layers == []:
             raise ValueError(f"A view needs at least one layer of {', '.join(known)}, but none came.")
     return {**wanted, "base": base, "layers": layers}
+
+
+def _find_base(wanted: int | SPADE, bases: list[SPADE]) -> int:
+    if not isinstance(wanted, SPADE):
+        return check_index("base", wanted, len(bases), "fitted SPADE")
+    if not any(wanted is base for base in bases):
+        wanted._fitted  # noqa: B018  says so if it is not fitted
+        bases.append(wanted)
+    return next(at for at, base in enumerate(bases) if base is wanted)
 
 
 def make_view(spec: Mapping[str, Any], bases: Sequence[SPADE]) -> View:

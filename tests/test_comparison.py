@@ -274,6 +274,17 @@ def test_another_fit_is_a_view_with_normals_of_its_own(spade, demo, scratched, o
     np.testing.assert_array_equal(shown, other.normal_image(match.image))
 
 
+def test_normal_photos_that_two_fits_share_are_sent_once(spade, demo, scratched):
+    other = SPADE(k=2).fit([demo.train[20], demo.train[3]])
+    comparison = compare_layers(spade, scratched, [{"k": 12}, {"base": other, "name": "other"}])
+    ours, others = (dict(seen["normals"]) for seen in comparison.seen)
+    assert others[1] == ours[3]
+    assert sorted(comparison.neighbours["images"]) == sorted({*ours.values(), *others.values()})
+    assert len(comparison.neighbours["images"]) == 13
+    assert comparison._crop(others[1]) == spade._fitted.normals[3].jpeg
+    assert comparison._crop(others[0]) == other._fitted.normals[0].jpeg
+
+
 @pytest.mark.parametrize("when", ["at once", "later"])
 def test_a_page_is_told_through_which_fits_it_can_look(spade, scratched, other, when):
     comparison = compare_layers(spade, scratched, [None, other] if when == "at once" else None)
@@ -438,6 +449,21 @@ def test_a_figure_shows_the_maps_on_the_scale_that_was_set(quick, quick_spade, d
     assert figure.get_supxlabel() == told[scale]
 
 
+@pytest.mark.parametrize("scale", ["own", "one"])
+def test_a_figure_shows_the_difference_that_was_asked_for(quick, quick_spade, demo, scale):
+    quick.index, quick.scale, quick.difference = SCRATCH, scale, (3, 1)
+    quick.finish()
+    panel = quick.draw().axes[-1]
+    levels = [known["level"] for known in quick.levels]
+    units = [level if scale == "own" else max(levels) for level in levels]
+    maps = maps_of(quick_spade.predict(demo.test[SCRATCH]))
+    np.testing.assert_allclose(panel.images[0].get_array(), maps[3] / units[3] - maps[1] / units[1], atol=1e-5)
+    assert panel.images[0].get_clim() == (-1, 1)
+    assert panel.get_title() == f"{NAMES[3]} (orange) - {NAMES[1]} (violet)"
+    quick.difference = None
+    assert len(quick.draw().axes) == 5
+
+
 def test_a_figure_of_a_good_photo_names_the_views_alone(quick):
     quick.index = GOOD
     assert [panel.get_title() for panel in quick.draw().axes] == ["good/000", *NAMES]
@@ -482,6 +508,10 @@ MISTAKES = [
     ("views", ["layer1", {"kapa": 2}], "Did you mean 'kappa'"),
     ("views", ["layer1", {"k": 0}], "k must be a whole number of at least 1, but 0 came"),
     ("views", ["layer1", {"layers": "layer2", "weights": "equal"}], "weights is about several layers"),
+    ("views", "layer1", "views is a list, such as ['layer1', 'layer2'], but 'layer1' came"),
+    ("views", {"k": 3}, "views is a list, such as ['layer1', 'layer2'], but {'k': 3} came"),
+    ("views", 5, "views is a list, such as ['layer1', 'layer2'], but 5 came"),
+    ("views", ["layer1", 5], "A view is a layer, a list of layers, a mapping or a fitted SPADE, but 5 came"),
     ("views", ["layer1", {"base": 1}], "base is a fitted SPADE from 0 to 0, but 1 came"),
     ("difference", [1, 1], "A difference is of two views, but the same one came twice"),
     ("difference", [0, 4], "A view is a view from 0 to 3, but 4 came"),
@@ -490,6 +520,8 @@ MISTAKES = [
     ("index", -1, "index must be a whole number of at least 0, but -1 came"),
     ("scale", "two", "scale is one of 'own', 'one', but 'two' came"),
     ("probe", [0, 64], "0 <= row < 64, 0 <= col < 64, but (0, 64) came"),
+    ("probe", 5, "The probe is a place (row, col) of the map, but 5 came"),
+    ("probe", [1, 2, 3], "The probe is a place (row, col) of the map, but [1, 2, 3] came"),
 ]
 
 
@@ -538,6 +570,8 @@ def test_a_message_that_nobody_knows_is_told(quick):
     assert quick.problem == "index is a training image from 0 to 3, but 99 came."
     quick._hear(None, {"kind": "normal"}, [])
     assert "Did you mean 'normals'?" in quick.problem
+    quick._hear(None, {"kind": "normals"}, [])  # nobody's mistake but ours
+    assert quick.problem == "KeyError: 'images'"
 
 
 def test_a_sample_whose_mask_lies_outside_the_crop_is_not_ranked(quick_spade, demo, tmp_path):

@@ -68,6 +68,8 @@ def test_another_fit_is_a_view_of_its_own(spade, demo, result, scratched):
     assert (spec, bases) == ({"base": 1, "layers": None}, [spade, fewer])
     assert read_view(fewer, bases) == spec
     assert len(bases) == 2
+    named = make_view(read_view({"base": fewer, "layers": ["layer1"], "name": "few"}, bases), bases)
+    assert (named.name, named.base, named.layer) == ("few", 1, "layer1")
     view = make_view(spec, bases)
     assert view.name == "all layers, fit 2"
     expected = fewer.predict(scratched).anomaly_map
@@ -96,6 +98,7 @@ def test_a_view_is_called_what_it_is(spade, wanted, name):
         ("layer4", "A layer is one of 'layer1', 'layer2', 'layer3', but 'layer4' came"),
         ([], "at least one layer of layer1, layer2, layer3"),
         ({"kapa": 3}, "Did you mean 'kappa'"),
+        (5, "a list of layers, a mapping or a fitted SPADE, but 5 came"),
         ({"base": 1}, "fitted SPADE from 0 to 0"),
         ({"layers": "layer1", "weights": "equal"}, "weights is about several layers"),
         ({"k": 0}, "k must be a whole number of at least 1"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from spade_kit.arguments import check_count, check_number, choose
@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from spade_kit.widgets.explorer import Explorer
 
 
-def check_place(value: Iterable, size: tuple[int, int] | None) -> tuple[int, int]:
+def check_place(value: Any, size: tuple[int, int] | None) -> tuple[int, int]:
     """(row, col) of a map, of any if its size is not known yet."""
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise ValueError(f"The probe is a place (row, col) of the map, but {value!r} came.")
     row, col = (int(check_count(name, at, least=0)) for name, at in zip(("row", "col"), value))
     height, width = size or (row + 1, col + 1)
     if row >= height or col >= width:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from math import nan
 from typing import Any
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from spade_kit.arguments import check_count, check_index, choose
 from spade_kit.datasets import Dataset, Photo, as_list
-from spade_kit.drawing import SCALE
+from spade_kit.drawing import SCALE, SIGNED
 from spade_kit.figures import draw_views
 from spade_kit.results import Result
 from spade_kit.spade import SPADE
@@ -34,7 +34,6 @@ _KEPT = 3  # photos, whose results are at hand
 _KIND = 40  # photos of a kind over which views are ranked, at most
 _BASE = 1 << 20  # normal images of one fit, in the numbers by which a page asks for their crops
 _PAGE_BYTES = 900_000  # of normal crops in a saved page
-_SIGNED = "PuOr_r"  # a difference: orange where the first is higher, even in lightness to both sides
 
 
 def compare_layers(
@@ -49,8 +48,8 @@ def compare_layers(
     views
         2 to 6 of: the name of a layer, which is then searched by itself; several names, which are searched together;
         a mapping of options, such as ``{"k": 5}`` or ``{"layers": ["layer1", "layer2"], "radius": 4}``, with a
-        ``name`` if it should have one; another fitted SPADE, such as one with another backbone; or ``None`` for
-        all as they were fitted. If left out, every layer by itself and all together.
+        ``name`` if it should have one; another fitted SPADE, such as one with another backbone, which in a mapping
+        is its ``base``; or ``None`` for all as they were fitted. If left out, every layer by itself and all together.
 
     Returns
     -------
@@ -107,7 +106,7 @@ class Comparison(Live):
         self, spade: SPADE, image: Photo | Dataset | Iterable[Photo], views: Sequence[Wanted] | None = None
     ) -> None:
         self._given, self._bases = [spade], [copy.copy(spade)]  # as users know them, and as they are now
-        wanted = [*spade.backbone.layers, ALL] if views is None else list(views)
+        wanted = [*spade.backbone.layers, ALL] if views is None else views
         self._album = Album(self._bases[0], image if isinstance(image, Dataset) else as_list(image))
         self._results: dict[int, list[Result]] = {}
         self._views: dict[str, View] = {}  # each is made once: what is known of it is kept by the object
@@ -121,7 +120,7 @@ class Comparison(Live):
         super().__init__()
         self.about = {
             "colours": colour_table(),
-            "signed": (matplotlib.colormaps[_SIGNED](np.arange(256))[:, :3] * 255).round().astype(np.uint8).tobytes(),
+            "signed": (matplotlib.colormaps[SIGNED](np.arange(256))[:, :3] * 255).round().astype(np.uint8).tobytes(),
             "photos": self._album.listed,
             "scale": SCALE,
             "most": MOST,
@@ -170,7 +169,18 @@ class Comparison(Live):
         scale = f"each scale ends at {SCALE:g} times what 99 % of normal pixels stay below under that view"
         if self.scale == "one":
             scale = f"one scale for all, to {ends[0]:.1f}"
-        return draw_views(self._judge(self.index)[0], maps, self.probe, scale)
+        return draw_views(self._judge(self.index)[0], maps, self.probe, scale, self._subtract())
+
+    def _subtract(self) -> dict[str, np.ndarray]:
+        """The difference that is shown, from -1 to 1, where colours end: what is normal, or half of the one scale."""
+        if self.difference is None:
+            return {}
+        own, half = self.scale == "own", SCALE * max(self._levels) / 2
+        (one, first), (other, second) = (
+            (view.name, self._look_at(self.index, view).anomaly_map / (level if own else half))
+            for view, level in ((self._shown[at], self._levels[at]) for at in self.difference)
+        )
+        return {f"{one} (orange) - {other} (violet)": first - second}
 
     @property
     def _levels(self) -> list[float]:
@@ -189,6 +199,8 @@ class Comparison(Live):
 
     @traitlets.validate("views")
     def _check_views(self, proposal: dict) -> list[dict[str, Any]]:
+        if isinstance(proposal["value"], (str, Mapping)) or not isinstance(proposal["value"], Iterable):
+            raise ValueError(f"views is a list, such as ['layer1', 'layer2'], but {proposal['value']!r} came.")
         wanted = list(proposal["value"])
         if not FEWEST <= len(wanted) <= MOST:
             raise ValueError(f"Side by side fit {FEWEST} to {MOST} views, but {len(wanted)} came.")
@@ -299,13 +311,21 @@ class Comparison(Live):
     def _say_neighbours(self, seen: Sequence[Seen]) -> None:
         """Small pictures of all that were retrieved; whole crops follow when they are asked for."""
         pairs = ((view.base, image) for view, one in zip(self._shown, seen) for image in one.neighbours.index.tolist())
-        normals = {base * _BASE + image: self._bases[base]._fitted.normals[image] for base, image in pairs}
+        normals = {self._number(base, image): self._bases[base]._fitted.normals[image] for base, image in pairs}
         if list(normals) != self.neighbours.get("images"):
             self.neighbours = self._pictures.pack(list(normals), list(normals.values()))
 
     def _pack(self, view: View, seen: Seen) -> dict[str, Any]:
         images = seen.neighbours.index.tolist()
-        return pack_cells(seen.found, view.spade.sigma, ((image, view.base * _BASE + image) for image in images))
+        return pack_cells(seen.found, view.spade.sigma, ((image, self._number(view.base, image)) for image in images))
+
+    def _number(self, base: int, image: int) -> int:
+        """What the page calls a normal photo: one that several have fitted is sent once."""
+        normal = self._bases[base]._fitted.normals[image]
+        for at, other in enumerate(self._bases[:base]):
+            if (place := other._fitted.places.get(normal.digest)) is not None:
+                return at * _BASE + place
+        return base * _BASE + image
 
     # ---- what is normal, and which sees best -------------------------------------------------------------------------
 
@@ -392,7 +412,7 @@ class Comparison(Live):
         for view in self._shown:
             seen = self._look_at(self.index, view)
             for neighbour, count in enumerate(np.bincount(seen.found.image[0].ravel())):
-                number = view.base * _BASE + int(seen.neighbours.index[neighbour])
+                number = self._number(view.base, int(seen.neighbours.index[neighbour]))
                 counts[number] = counts.get(number, 0) + int(count)
         return sorted((number for number, count in counts.items() if count), key=lambda number: -counts[number])
 

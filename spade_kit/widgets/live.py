@@ -132,7 +132,7 @@ class Live(anywidget.AnyWidget):
                     self._amend({name for name, value in before.items() if getattr(self, name) != value}, by_page=True)
                 self._look()
             except Exception as mistake:  # whatever it is: nobody sees a traceback here
-                problem = str(mistake) if isinstance(mistake, MISTAKES) else f"{type(mistake).__name__}: {mistake}"
+                problem = _tell(mistake)
                 self._put_back(before)
                 self._look()
             self.problem = problem
@@ -153,8 +153,8 @@ class Live(anywidget.AnyWidget):
                 if content["kind"] not in self.ASKED:
                     self.problem = ""  # so that the same mistake is told again
                 getattr(self, f"_hear_{choose('A message', content['kind'], self.MESSAGES)}")(content, buffers)
-            except MISTAKES as mistake:
-                self.problem = str(mistake)
+            except Exception as mistake:  # as above
+                self.problem = _tell(mistake)
 
     def _hear_hello(self, content: dict, buffers: Sequence[Any]) -> None:
         self.send({"kind": "here"})
@@ -169,6 +169,11 @@ class Live(anywidget.AnyWidget):
 
     def _hear_png(self, content: dict, buffers: Sequence[Any]) -> None:
         self.send({"kind": "file", "name": self._file_name("png")}, [_as_png(self.draw(), 150)])
+
+
+def _tell(mistake: Exception) -> str:
+    """A mistake of the user's is a sentence; what else goes wrong has its kind before it."""
+    return str(mistake) if isinstance(mistake, MISTAKES) else f"{type(mistake).__name__}: {mistake}"
 
 
 def _as_png(figure: Figure, dpi: int) -> bytes:
