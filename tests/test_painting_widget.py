@@ -134,6 +134,9 @@ def test_what_is_found_is_what_predict_says_of_the_painted_photo(painting, spade
     np.testing.assert_array_equal(painting.result.anomaly_map, after.anomaly_map)
     said = f"score {after.image_score:.2f}, before {before.image_score:.2f}"
     assert repr(painting) == f"Painting(chip/000, 2 strokes: {said})"
+    painting.undo()
+    assert repr(painting).startswith("Painting(chip/000, 1 stroke: ")
+    painting.redo()
     assert painting.probe == np.unravel_index(after.anomaly_map.argmax(), (224, 224))
 
 

@@ -128,6 +128,17 @@ def test_scores_of_before_say_so_until_they_are_computed_again(review, strangest
     }
 
 
+def test_the_score_of_what_was_kept_follows_the_gallery_too(review, strangest, demo):
+    kept, dropped = strangest[:2]
+    review.keep()
+    review.drop()
+    review.finish()
+    left = [index for index in range(12) if index != dropped]
+    anew = SPADE(k=5).fit([demo.train[index] for index in left]).predict_left_out(left.index(kept))
+    told = next(card for card in review.suspects if card[0] == kept)
+    assert told == [kept, pytest.approx(anew.image_score, abs=1e-3), True, "kept"]
+
+
 def test_scores_come_by_themselves_in_a_running_loop(spade):
     async def wait() -> tuple:
         review = review_suspects(spade)

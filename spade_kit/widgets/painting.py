@@ -130,7 +130,8 @@ class Painting(Live):
 
     def __repr__(self) -> str:
         scores = f"score {self.result.image_score:.2f}, before {self._before.image_score:.2f}"
-        return f"Painting({self._album.name(self.index)}, {len(self.strokes)} strokes: {scores})"
+        strokes = f"{len(self.strokes)} {'stroke' if len(self.strokes) == 1 else 'strokes'}"
+        return f"Painting({self._album.name(self.index)}, {strokes}: {scores})"
 
     @property
     def strokes(self) -> tuple[Stroke, ...]:

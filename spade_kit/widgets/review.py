@@ -221,7 +221,7 @@ class Review(Live):
     # ---- meanwhile ---------------------------------------------------------------------------------------------------
 
     def _meanwhile(self) -> Iterator[Step]:
-        missing = [index for index in self._open_ones() if index not in self._fresh]
+        missing = [index for index in (*self._open_ones(), *self.kept) if index not in self._fresh]
         for index in missing:
             yield partial(self._score, index, self.spade), self._take
         yield do_nothing, self._tell

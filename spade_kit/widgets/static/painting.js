@@ -22,7 +22,8 @@ const GRAIN = 1 / 8; // of a stroke's size between its points, at least, or a ma
 class Painting extends Looking {
   constructor(model, root) {
     super(model, root, "Pointing");
-    const short = Math.min(...model.get("photo").size);
+    const short = Math.min(...model.get("photo").size); // side of the crop
+    this.largest = Math.floor(short / 2);
     this.own = Object.fromEntries(this.about.tools.map(([tool, part, strength, colour]) => [tool, { size: Math.max(1, Math.round(part * short)), strength, colour }]));
     [this.tool, this.drawing, this.count, this.asked] = ["scratch", null, 0, 0]; // asked: answers that are awaited
     this.offer();
@@ -48,7 +49,7 @@ class Painting extends Looking {
       const [text, help] = TOOLS[tool];
       return [tool, button(text, help, () => this.take(tool), { class: "python" })];
     });
-    this.size = new Slider({ name: "size", help: "Diameter, in pixels of the map", min: 1, max: 100, format: (value) => `${value} px`, move: (size) => this.set({ size }) });
+    this.size = new Slider({ name: "size", help: "Diameter, in pixels of the map", min: 1, max: this.largest, format: (value) => `${value} px`, move: (size) => this.set({ size }) });
     this.strength = new Slider({ name: "strength", help: "How much of it is seen", min: 0.05, max: 1, step: 0.05, format: (value) => `${Math.round(100 * value)} %`, move: (strength) => this.set({ strength }) });
     this.ink = el("input", { type: "color", "aria-label": "colour", title: "The colour of brush, stain and recolour", oninput: () => this.set({ colour: this.ink.value }) });
     const ask = (kind, text, help) => button(text, help, () => this.ask({ kind }), { class: "python" });
@@ -138,14 +139,16 @@ class Painting extends Looking {
 
   hears(yes) {
     super.hears(yes);
+    this.ink.disabled = this.deaf || !this.own[this.tool].colour;
     if (this.shown) this.answer();
   }
 
   complain(text) {
     super.complain(text);
+    if (!text) return;
     this.asked = 0;
     this.awaitAnswer(false);
-    if (text) this.clearLine();
+    this.clearLine();
   }
 
   // ---- hands ------------------------------------------------------------------------------------------------------------
@@ -157,7 +160,7 @@ class Painting extends Looking {
     const { size, strength, colour } = this.own[tool];
     this.size.show(size);
     this.strength.show(strength);
-    this.ink.disabled = !colour;
+    this.ink.disabled = this.deaf || !colour;
     this.ink.value = colour ?? "#808080";
     this.circle(this.source, null);
   }
