@@ -25,15 +25,16 @@ def test_what_is_missing_is_named_with_its_cure(capsys, monkeypatch):
     assert "installs numpy." in said
 
 
-def test_a_broken_demo_or_old_python_is_told(monkeypatch):
+@pytest.mark.parametrize("problem", [FileNotFoundError, ImportError, ValueError])
+def test_missing_photographs_or_old_python_are_told(monkeypatch, problem):
     monkeypatch.setattr(checking.platform, "python_version_tuple", lambda: ("3", "9", "1"))
     assert "install 3.10 or later" in checking._find_python()
 
     def load(name):
-        raise FileNotFoundError("no demo here")
+        raise problem(f"no {name} here")
 
     monkeypatch.setattr("spade_kit.loading.load_dataset", load)
-    assert checking._find_demo() == "no demo here"
+    assert checking._find_photos("demo") == "no demo here"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ from spade_kit.lessons.when_it_fails import (
     check,
     choose_mono,
     darken,
+    draw_methods,
     find_difference,
+    image_auc,
     judge_maps,
     padim,
     patchcore,
@@ -22,6 +24,7 @@ from spade_kit.lessons.when_it_fails import (
     turn,
 )
 from spade_kit.metrics import aupro, roc_auc
+from spade_kit.scores import make_map
 
 
 @pytest.fixture
@@ -43,6 +46,7 @@ def test_a_shift_moves_to_the_right_and_a_turn_around_the_middle(photo):
 
 def test_light_is_taken_away_in_proportion(photo):
     np.testing.assert_allclose(darken(photo, 0.4), photo * 0.6, atol=1)
+    np.testing.assert_allclose(darken(photo, -0.2), np.minimum(photo * 1.2, 255), atol=1)
 
 
 def test_cells_of_one_crystal_are_those_that_the_table_names(tmp_path):
@@ -102,12 +106,29 @@ def test_methods_are_judged_by_kind(rng):
         mask[8:20, 8:20] = True
     maps = [rng.random((32, 32)).astype(np.float32) for _ in labels]
     told = judge_maps(maps, samples, masks)
-    from spade_kit.scores import make_map
-
     smooth = np.stack([make_map(grid, (32, 32), 4) for grid in maps])
     others = [0, 1, 3, 4]
     assert told["others: AUPRO"] == aupro(smooth[others], np.stack(masks)[others])
     assert told["misplaced: image AUC"] == roc_auc(smooth[:3].max((1, 2)), np.array([False, False, True]))
+
+
+def test_damage_is_told_from_good_photos_and_misplaced_parts_do_not_count(rng):
+    labels = ["good", "misplaced", "scratch", "good", "scratch"]
+    grids = [np.full((7, 7), value) for value in (1.0, 9.0, 2.0, 3.0, 4.0)]
+    assert image_auc(grids, [Sample(Path("x.png"), label) for label in labels]) == 0.75
+
+
+def test_methods_are_drawn_each_on_the_scale_of_its_good_photos(spade, demo, rng):
+    samples = demo.test[:3]
+    result = spade.predict(samples[0])
+    good = [sample for sample in demo.test if sample.label == "good"][:2]
+    distances = {name: factor * rng.random((3, 28, 28)) for name, factor in (("one", 1), ("ten", 10))}
+    figure = draw_methods(result, distances, [samples[0], *good])
+    _, *panels = figure.axes
+    assert [panel.get_title() for panel in panels] == ["one", "ten"]
+    for panel, grids in zip(panels, distances.values()):
+        first, *others = (make_map(grid, (224, 224), 4) for grid in grids)
+        np.testing.assert_allclose(panel.images[0].get_array(), first / (2 * np.percentile(others, 99)))
 
 
 def away(point, normals):

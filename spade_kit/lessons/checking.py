@@ -71,12 +71,12 @@ def _find_weights() -> str | None:
     return None
 
 
-def _find_demo() -> str | None:
+def _find_photos(dataset: str) -> str | None:
     from spade_kit.loading import load_dataset
 
     try:
-        load_dataset("demo")
-    except (OSError, ValueError) as problem:
+        load_dataset(dataset)
+    except (ImportError, OSError, ValueError) as problem:
         return str(problem)
     return None
 
@@ -87,5 +87,6 @@ _NEEDED: dict[str, Callable[[], str | None]] = {
     "a compiler for the search (numba)": lambda: _find_package("numba", (0, 61)),
     "widgets (anywidget, ipywidgets) and plotly": lambda: _find_package("anywidget", (0, 9), "ipywidgets", "plotly"),
     "weights of EfficientNet-Lite0, by SHA-256": _find_weights,
-    "photographs of the demo": _find_demo,
+    "photographs of the demo": lambda: _find_photos("demo"),
+    "photographs of solar cells (elpv-dataset)": lambda: _find_photos("solar_cells"),
 }

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas
 import torch
 from jaxtyping import Bool, Float, UInt8
+from matplotlib.figure import Figure
 from PIL import Image, ImageEnhance
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from spade_kit.datasets import GOOD, Dataset, Sample
+from spade_kit.drawing import SCALE
 from spade_kit.features import Pyramid
+from spade_kit.figures import draw_views
 from spade_kit.lessons.checking import tell
 from spade_kit.metrics import aupro, roc_auc
+from spade_kit.results import Result
 from spade_kit.scores import make_map
 
+_SIGMA = 4
 _GRID = 28  # cells of a side at which PaDiM and PatchCore look at all layers
 
 
@@ -40,7 +45,7 @@ def shift(photo: UInt8[np.ndarray, "H W 3"], pixels: int) -> UInt8[np.ndarray, "
 
 
 def darken(photo: UInt8[np.ndarray, "H W 3"], part: float) -> UInt8[np.ndarray, "H W 3"]:
-    """The photo with a part of its light taken away."""
+    """The photo with a part of its light taken away; a negative part is added."""
     return np.asarray(ImageEnhance.Brightness(Image.fromarray(photo)).enhance(1 - part))
 
 
@@ -102,12 +107,36 @@ def patchcore(normals: Float[Tensor, "n c h w"], queries: Float[Tensor, "q c h w
     return nearest.reshape(len(queries), height, width).numpy()
 
 
+def image_auc(distances: Sequence[np.ndarray], samples: Sequence[Sample]) -> float:
+    """How well a method tells photographs of damage from good ones; misplaced parts are left out."""
+    labels = np.array([sample.label for sample in samples])
+    scores = np.array([make_map(grid, (224, 224), _SIGMA).max() for grid in distances])
+    some = labels != "misplaced"
+    return roc_auc(scores[some], labels[some] != GOOD)
+
+
+def draw_methods(result: Result, distances: Mapping[str, Sequence[np.ndarray]], samples: Sequence[Sample]) -> Figure:
+    """A photograph of ``samples`` and its map under every method, with the strangest place to any of them marked.
+
+    Each map has a scale of its own, which ends at twice what 99 % of the pixels of good photographs stay below.
+    """
+    size = result.anomaly_map.shape
+    here = next(at for at, sample in enumerate(samples) if sample == result.sample)
+    maps = {}
+    for name, grids in distances.items():
+        good = [make_map(grid, size, _SIGMA) for grid, sample in zip(grids, samples) if sample.label == GOOD]
+        maps[name] = make_map(grids[here], size, _SIGMA) / (SCALE * np.percentile(good, 99))
+    place = np.unravel_index(max(maps.values(), key=np.max).argmax(), size)
+    scale = f"each scale ends at {SCALE:g} times what 99 % of the pixels of good photos stay below"
+    return draw_views(result, maps, (int(place[0]), int(place[1])), scale)
+
+
 def judge_maps(
     distances: Sequence[np.ndarray], samples: Sequence[Sample], masks: Sequence[np.ndarray]
 ) -> dict[str, float]:
     """AUPRO and image ROC-AUC of a method, of misplaced parts and of all other defects."""
     labels = np.array([sample.label for sample in samples])
-    maps = np.stack([make_map(grid, mask.shape, 4) for grid, mask in zip(distances, masks)])
+    maps = np.stack([make_map(grid, mask.shape, _SIGMA) for grid, mask in zip(distances, masks)])
     scores, told = maps.max((1, 2)), {}
     for name, kind in (("misplaced", labels == "misplaced"), ("others", ~np.isin(labels, ["misplaced", GOOD]))):
         some = kind | (labels == GOOD)
