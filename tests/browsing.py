@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -40,6 +42,14 @@ EXECUTE = """async (code) => {
     };
     await future.done;
     return text;
+}"""
+# which pixels lie inside of what is drawn
+INSIDE = """path => {
+    const [, , W, H] = path.ownerSVGElement.getAttribute('viewBox').split(' ').map(Number), found = [];
+    const drawn = new Path2D(path.getAttribute('d')), context = new OffscreenCanvas(1, 1).getContext('2d');
+    for (let i = 0; i < H * W; i++)
+        found.push(+context.isPointInPath(drawn, (i % W) + 0.5, Math.floor(i / W) + 0.5, 'evenodd'));
+    return found;
 }"""
 
 
@@ -163,6 +173,21 @@ def read_canvas(canvas) -> np.ndarray:
     """(H, W, 4) uint8."""
     url = canvas.evaluate("canvas => canvas.toDataURL('image/png')")
     return np.asarray(Image.open(BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGBA"))
+
+
+@contextmanager
+def open_offline(browser, path: Path, **options) -> Iterator:
+    """A saved page with the network cut; it asks for nothing outside of itself and makes no mistake."""
+    context = browser.new_context(**({"viewport": {"width": 1200, "height": 1000}} | options), offline=True)
+    page = context.new_page()
+    page.asked, page.errors = [], []
+    page.on("request", lambda request: page.asked.append(request.url))
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.goto(path.as_uri())
+    yield page
+    assert page.errors == []
+    assert [url for url in page.asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    context.close()
 
 
 class Shown:

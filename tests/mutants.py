@@ -11,7 +11,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -227,16 +230,16 @@ FAULTS = [
 ]
 
 
-def run(command: list[str], folder: Path) -> tuple[bool, float]:
-    """Whether something was caught, and how long it took."""
+def run(command: tuple[str, ...], folder: Path) -> tuple[bool, float]:
+    """Whether it fails, or never ends, and how long it took."""
     environment = os.environ | {"PYTHONPATH": str(folder), "TQDM_DISABLE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     start = time.monotonic()
     try:
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=PATIENCE)
-        caught = done.returncode != 0
+        failed = done.returncode != 0
     except subprocess.TimeoutExpired:
-        caught = True
-    return caught, time.monotonic() - start
+        failed = True
+    return failed, time.monotonic() - start
 
 
 def check_copy(folder: Path) -> None:
@@ -247,25 +250,45 @@ def check_copy(folder: Path) -> None:
     assert told.stdout.strip() == str(folder.resolve()), told.stdout + told.stderr
 
 
-def plant(fault: Fault, folder: Path) -> str:
-    """Change the copy; gives the text as it was."""
+@contextmanager
+def planted(fault: Fault, folder: Path) -> Iterator[None]:
+    """Change the copy, and change it back."""
     path = folder / "spade_kit" / fault.file
     before = path.read_text(encoding="utf-8")
     if before.count(fault.old) != 1:
         raise ValueError(f"{fault.name}: {fault.old!r} is {before.count(fault.old)} times in {fault.file}, not once.")
-    path.write_text(before.replace(fault.old, fault.new), encoding="utf-8")
-    for compiled in (folder / "spade_kit" / "__pycache__").glob("*.nb?"):
+    write(path, before.replace(fault.old, fault.new))
+    yield
+    write(path, before)
+
+
+def write(path: Path, text: str) -> None:
+    """Change a module; what was compiled from it goes."""
+    path.write_text(text, encoding="utf-8")
+    for compiled in (path.parent / "__pycache__").glob("*.nb?"):
         compiled.unlink()
-    return before
 
 
-def tests_of(name: str) -> list[str]:
-    return [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"tests/test_{name}.py"]
+@cache
+def passes(command: tuple[str, ...], folder: Path) -> bool:
+    return not run(command, folder)[0]
 
 
-def lesson_of(name: str) -> list[str]:
-    flags = ["--nbval", "--nbval-current-env", "--nbval-sanitize-with=tests/nbval.cfg", "-p", "no:cacheprovider"]
-    return [sys.executable, "-m", "pytest", "-x", "-q", *flags, f"notebooks/{name}.ipynb"]
+def catches(command: tuple[str, ...], fault: Fault, folder: Path) -> tuple[bool, float]:
+    """Whether a run fails for a fault, and how long it took."""
+    if not passes(command, folder):
+        raise RuntimeError(f"{' '.join(command)} fails where nothing is planted: it cannot tell.")
+    with planted(fault, folder):
+        return run(command, folder)
+
+
+def tests_of(name: str) -> tuple[str, ...]:
+    return sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"tests/test_{name}.py"
+
+
+def lesson_of(name: str) -> tuple[str, ...]:
+    flags = ("--nbval", "--nbval-current-env", "--nbval-sanitize-with=tests/nbval.cfg", "-p", "no:cacheprovider")
+    return sys.executable, "-m", "pytest", "-x", "-q", *flags, f"notebooks/{name}.ipynb"
 
 
 def main(only: str, both: bool) -> int:
@@ -279,10 +302,9 @@ def main(only: str, both: bool) -> int:
             (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
         check_copy(folder)
         for number, fault in enumerate(faults, 1):
-            before = plant(fault, folder)
-            by_tests, seconds = run(tests_of(fault.tests), folder)
-            by_lesson, more = run(lesson_of(fault.lesson), folder) if both or not by_tests else (False, 0.0)
-            (folder / "spade_kit" / fault.file).write_text(before, encoding="utf-8")
+            by_tests, seconds = catches(tests_of(fault.tests), fault, folder)
+            ask_lesson = both or not by_tests
+            by_lesson, more = catches(lesson_of(fault.lesson), fault, folder) if ask_lesson else (False, 0.0)
             caught = [f"tests/test_{fault.tests}.py"] * by_tests + [f"lesson {fault.lesson}"] * by_lesson
             print(f"{number:2}/{len(faults)} {fault.name:40} {' and '.join(caught) or 'NOT CAUGHT'}  "
                   f"({seconds + more:.0f} s)", flush=True)  # fmt: skip

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browsing import Notebook, Shown, read_canvas
+from browsing import INSIDE, Notebook, Shown, open_offline, read_canvas
 from PIL import Image
 from scipy.stats import binomtest
 
@@ -44,13 +44,6 @@ MOVE = f"""(root, value) => {{
     line.dispatchEvent(new Event('input', {{ bubbles: true }}));
     return ({NOW})(root);
 }}"""
-INSIDE = """path => {
-    const [, , W, H] = path.ownerSVGElement.getAttribute('viewBox').split(' ').map(Number), found = [];
-    const drawn = new Path2D(path.getAttribute('d')), context = new OffscreenCanvas(1, 1).getContext('2d');
-    for (let i = 0; i < H * W; i++)
-        found.push(+context.isPointInPath(drawn, (i % W) + 0.5, Math.floor(i / W) + 0.5, 'evenodd'));
-    return found;
-}"""
 CUT_OFF = """root => [...root.querySelectorAll('button, label, figcaption, p, li, span, strong')].filter(node => {
     const [inner, outer] = [node.getBoundingClientRect(), document.documentElement.getBoundingClientRect()];
     const cut = inner.left < -1 || inner.right > outer.right + 1 || node.scrollWidth > node.clientWidth + 1;
@@ -420,62 +413,43 @@ def saved(spade, demo, tmp_path_factory):
     return path
 
 
-def open_saved(browser, saved, **options):
-    """With the network cut, and what it asks for noted."""
-    page = browser.new_context(**({"viewport": {"width": 1200, "height": 1000}} | options), offline=True).new_page()
-    page.asked, page.errors = [], []
-    page.on("request", lambda request: page.asked.append(request.url))
-    page.on("pageerror", lambda error: page.errors.append(str(error)))
-    page.goto(saved.as_uri())
-    return page
-
-
-def close_saved(page) -> None:
-    assert page.errors == []
-    assert [url for url in page.asked if not url.startswith(("file:", "data:", "blob:"))] == []
-    page.context.close()
-
-
 def test_a_saved_page_still_moves_the_line_offline(browser, saved, spade, results, scores):
-    page = open_saved(browser, saved)
-    shown = Shown(page)
-    assert_tells(shown.root.evaluate(NOW), scores, spade.threshold(0.2, of="image"))
-    assert "Threshold 76.79 for whole photos" in shown.root.locator(".sk-sentence").inner_text()
-    assert_near(shown, results, scores, spade.threshold(0.2, of="image"))
-    threshold = between(scores, 8)
-    now = shown.root.evaluate(MOVE, threshold)
-    assert_tells(now, scores, threshold)
-    assert now["stale"]  # the sentence is of another line, and nobody writes a new one
-    assert_near(shown, results, scores, threshold)
-    for name in (*OFS, "save page", "PNG"):
-        assert shown.root.get_by_role("button", name=name).is_disabled()
-    assert shown.root.get_by_label("threshold at").is_disabled()
-    assert shown.root.get_by_role("alert").count() == 0
-    close_saved(page)
+    with open_offline(browser, saved) as page:
+        shown = Shown(page)
+        assert_tells(shown.root.evaluate(NOW), scores, spade.threshold(0.2, of="image"))
+        assert "Threshold 76.79 for whole photos" in shown.root.locator(".sk-sentence").inner_text()
+        assert_near(shown, results, scores, spade.threshold(0.2, of="image"))
+        threshold = between(scores, 8)
+        now = shown.root.evaluate(MOVE, threshold)
+        assert_tells(now, scores, threshold)
+        assert now["stale"]  # the sentence is of another line, and nobody writes a new one
+        assert_near(shown, results, scores, threshold)
+        for name in (*OFS, "save page", "PNG"):
+            assert shown.root.get_by_role("button", name=name).is_disabled()
+        assert shown.root.get_by_label("threshold at").is_disabled()
+        assert shown.root.get_by_role("alert").count() == 0
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_stands_in_the_way_of_a_screen_reader(browser, saved, scores, scheme):
-    page = open_saved(browser, saved, color_scheme=scheme)
-    shown = Shown(page)
-    for threshold in (None, between(scores, 8)):  # as it was saved, and with a sentence of another line
-        if threshold is not None:
-            shown.root.evaluate(MOVE, threshold)
-        wait_for_pictures(shown)
-        found = Axe().run(page)
-        grave = [one for one in found.response["violations"] if one["impact"] in ("serious", "critical")]
-        assert not grave, found.generate_report()
-    close_saved(page)
+    with open_offline(browser, saved, color_scheme=scheme) as page:
+        shown = Shown(page)
+        for threshold in (None, between(scores, 8)):  # as it was saved, and with a sentence of another line
+            if threshold is not None:
+                shown.root.evaluate(MOVE, threshold)
+            wait_for_pictures(shown)
+            found = Axe().run(page)
+            grave = [one for one in found.response["violations"] if one["impact"] in ("serious", "critical")]
+            assert not grave, found.generate_report()
 
 
 @pytest.mark.parametrize("width", [600, 900, 1600])
 @pytest.mark.parametrize("place", ["as saved", "at the near end", "at the far end"])
 def test_nothing_is_cut_off_at_any_width_wherever_the_line_is(browser, saved, width, place):
-    page = open_saved(browser, saved, viewport={"width": width, "height": 900})
-    shown = Shown(page)
-    wait_for_pictures(shown)
-    if place != "as saved":
-        shown.root.evaluate(MOVE, {"at the near end": 0, "at the far end": 1000}[place])
-    assert shown.root.evaluate(CUT_OFF) == []
-    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-    close_saved(page)
+    with open_offline(browser, saved, viewport={"width": width, "height": 900}) as page:
+        shown = Shown(page)
+        wait_for_pictures(shown)
+        if place != "as saved":
+            shown.root.evaluate(MOVE, {"at the near end": 0, "at the far end": 1000}[place])
+        assert shown.root.evaluate(CUT_OFF) == []
+        assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")

@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browsing import Notebook, Shown, read_canvas
+from browsing import Notebook, Shown, open_offline, read_canvas
 from PIL import Image
 
 import spade_kit
@@ -576,16 +576,8 @@ def crowded(spade, scratched, tmp_path_factory):
 @pytest.fixture
 def offline(browser, saved):
     """The saved page with the network cut, and what it asked for."""
-    context = browser.new_context(viewport={"width": 1200, "height": 1000}, offline=True)
-    page = context.new_page()
-    page.asked, page.errors = [], []
-    page.on("request", lambda request: page.asked.append(request.url))
-    page.on("pageerror", lambda error: page.errors.append(str(error)))
-    page.goto(saved.as_uri())
-    yield page
-    assert page.errors == []
-    assert [url for url in page.asked if not url.startswith(("file:", "data:", "blob:"))] == []
-    context.close()
+    with open_offline(browser, saved) as page:
+        yield page
 
 
 def test_a_saved_page_answers_offline(offline, python, result, levels):

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browsing import READY, Jupyter, Notebook, Shown, wait_for, write_notebook
+from browsing import READY, Jupyter, Notebook, Shown, open_offline, wait_for, write_notebook
 
 import spade_kit
 
@@ -32,16 +32,8 @@ def saved(spade, demo, tmp_path_factory):
 @pytest.fixture
 def offline(browser, saved):
     """The saved page with the network cut, and what it asked for."""
-    context = browser.new_context(viewport={"width": 1200, "height": 1000}, offline=True)
-    page = context.new_page()
-    page.asked, page.errors = [], []
-    page.on("request", lambda request: page.asked.append(request.url))
-    page.on("pageerror", lambda error: page.errors.append(str(error)))
-    page.goto(saved.as_uri())
-    yield page
-    assert page.errors == []
-    assert [url for url in page.asked if not url.startswith(("file:", "data:", "blob:"))] == []
-    context.close()
+    with open_offline(browser, saved) as page:
+        yield page
 
 
 def grey_of_map(shown: Shown, values: np.ndarray, end: float) -> np.ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browsing import Notebook, Shown, read_canvas
+from browsing import INSIDE, Notebook, Shown, open_offline, read_canvas
 from PIL import Image
 
 from spade_kit import SPADE, review_suspects
@@ -25,13 +25,6 @@ def reset(review=rv):
     review.finish()
 """
 COLOURS = np.frombuffer(colour_table(), np.uint8).reshape(256, 3)
-INSIDE = """path => {
-    const [, , W, H] = path.ownerSVGElement.getAttribute('viewBox').split(' ').map(Number), found = [];
-    const drawn = new Path2D(path.getAttribute('d')), context = new OffscreenCanvas(1, 1).getContext('2d');
-    for (let i = 0; i < H * W; i++)
-        found.push(+context.isPointInPath(drawn, (i % W) + 0.5, Math.floor(i / W) + 0.5, 'evenodd'));
-    return found;
-}"""
 CUT_OFF = """root => [...root.querySelectorAll('button, label, figcaption, p, span')].filter(node => {
     const [inner, outer] = [node.getBoundingClientRect(), document.documentElement.getBoundingClientRect()];
     const cut = inner.left < -1 || inner.right > outer.right + 1 || node.scrollWidth > node.clientWidth + 1;
@@ -365,16 +358,8 @@ def saved(spade, tmp_path_factory):
 @pytest.fixture
 def offline(browser, saved):
     """The saved page with the network cut, and what it asked for."""
-    context = browser.new_context(viewport={"width": 1200, "height": 1000}, offline=True)
-    page = context.new_page()
-    asked, errors = [], []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(saved[0].as_uri())
-    yield page
-    assert errors == []
-    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
-    context.close()
+    with open_offline(browser, saved[0]) as page:
+        yield page
 
 
 def test_a_saved_page_still_explains_places_offline(offline, saved, spade, strangest, refit):
