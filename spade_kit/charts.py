@@ -112,6 +112,9 @@ def draw_evidence(evidence: Evidence, threshold: float) -> Figure:
     shown = {kind: (counts, colour) for kind, (counts, colour) in kinds.items() if counts.sum()}
     figure = Figure(figsize=(WIDTH, 0.5 + 1.1 * len(shown)), layout="constrained")
     panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+    seen = evidence.edges[np.flatnonzero(sum(counts for counts, _ in shown.values()))]
+    room = 0.05 * (evidence.edges[-1] - seen[0])
+    panels[0].set_xlim(max(0, min(seen[0], threshold) - room), max(evidence.edges[-1], threshold) + room)
     for panel, (kind, (counts, colour)) in zip(panels, shown.items()):
         panel.stairs(*_coarser(counts, evidence.edges), fill=True, color=colour)
         panel.axvline(threshold, color="#222222", linewidth=1.5)

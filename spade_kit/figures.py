@@ -91,7 +91,7 @@ def draw_views(
     """
     differences = differences or {}
     count = 1 + len(maps) + len(differences)
-    figure, (photo, *panels) = make_panels(None, count, min(count, 4))
+    figure, (photo, *panels) = make_panels(None, count, count if count <= 5 else -(-count // 2))
     show_picture(photo, result.image, _title(result))
     for panel, (name, values) in zip(panels, maps.items()):
         show_map(panel, values, 1, name)

@@ -378,7 +378,7 @@ def test_a_photo_is_handed_over_with_all_that_cutting_it_needs(chooser, judged, 
     assert [content["at"] for content, _ in sent] == [2, 0, -4]
 
 
-def test_a_figure_has_the_histograms_the_line_and_the_sentence(chooser):
+def test_a_figure_has_the_histograms_the_line_and_the_sentence(chooser, judged):
     chooser.threshold = 72.5
     figure = chooser.draw()
     assert isinstance(figure, Figure)
@@ -386,6 +386,11 @@ def test_a_figure_has_the_histograms_the_line_and_the_sentence(chooser):
     for panel in figure.axes:
         assert [line.get_xdata()[0] for line in panel.lines] == [72.5]
     assert figure.get_supxlabel().replace("\n", "") == chooser.sentence
+    left, right = figure.axes[0].get_xlim()
+    lowest, *_, highest = sorted(np.concatenate([scores_of(some) for some in judged]))
+    assert lowest - 0.2 * (highest - lowest) < left < lowest < highest < right  # all of them, as large as can be
+    chooser.threshold = lowest / 2
+    assert chooser.draw().axes[0].get_xlim()[0] < lowest / 2
 
 
 def test_the_picture_that_stands_in_is_the_same_every_time(chooser, spade, few):

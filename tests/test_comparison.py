@@ -478,7 +478,7 @@ def test_the_picture_that_stands_in_is_the_same_every_time(comparison):
     picture = Image.open(BytesIO(data["image/png"]))
     comparison.index = GOOD
     assert comparison._repr_mimebundle_()[0]["image/png"] != data["image/png"]
-    assert (picture.format, picture.width) == ("PNG", 624)
+    assert (picture.format, picture.width) == ("PNG", 832)
 
 
 def test_a_saved_page_is_small_and_names_no_other_place(comparison, tmp_path):

@@ -81,6 +81,18 @@ def test_a_saved_page_follows_the_pointer_and_the_sliders_offline(offline, spade
     assert shown.root.get_by_role("alert").count() == 0
 
 
+def test_a_saved_page_offers_no_more_neighbours_than_it_has(browser, spade, demo, tmp_path, monkeypatch):
+    monkeypatch.setattr("spade_kit.widgets.explorer._REACH", 7)
+    path = tmp_path / "page.html"
+    spade_kit.explore(spade, demo).save_html(path)
+    with open_offline(browser, path) as page:
+        shown = Shown(page)
+        assert shown.root.get_by_label("K", exact=True).get_attribute("max") == "7"
+        shown.slide("K", 12)
+        seven = spade.predict(demo.test[0]).with_options(k=7)
+        assert grey_of_map(shown, seven.anomaly_map, 2 * spade.normal_level) <= 4
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_stands_in_the_way_of_a_screen_reader(browser, saved, scheme):
     page = browser.new_page(color_scheme=scheme)

@@ -80,7 +80,7 @@ class Live(anywidget.AnyWidget):
 
     def _preview(self) -> bytes:
         """A PNG that stands in where no widget can live."""
-        return _as_png(self.draw(), 60)
+        return _as_png(self.draw(), 80)
 
     def _make_page(self) -> str:
         raise NotImplementedError

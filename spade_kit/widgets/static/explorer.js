@@ -375,7 +375,8 @@ class Explorer extends Looking {
     this.alone.forEach((one, i) => one.setAttribute("aria-pressed", this.get("alone") === (i === 1)));
     this.marks.hidden = !alone;
     say(this.layersRemark, this.get("alone") && !alone ? "searching each layer…" : `colours to ${end.toFixed(1)}`);
-    this.sliders.k.show(this.k, this.get("gallery").normals - (this.shown.photo.normal === null ? 0 : 1));
+    const others = this.get("gallery").normals - (this.shown.photo.normal === null ? 0 : 1);
+    this.sliders.k.show(this.k, this.model.saved ? most : others); // a page that stands alone has no more than it was sent
     this.sliders.sigma.show(sigma, 16);
     this.paintThreshold();
     this.paintNeighbours();
