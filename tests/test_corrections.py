@@ -119,6 +119,21 @@ def test_a_photo_taken_out_is_judged_against_all_that_are_left(spade, demo):
     assert len(explorer.spade) == 12
 
 
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_the_rule_of_the_threshold_comes_back_with_the_second_normal_photo(demo, by_hand):
+    explorer = explore(SPADE(k=2).fit(demo.train[:2]), demo.test[:1])
+    explorer.threshold_rule = "pixel 0.02"
+    explorer.finish()
+    threshold = explorer.threshold
+    explorer.remove(0)
+    assert explorer.threshold_rule == "hand"
+    if by_hand:
+        explorer.threshold = 33
+    explorer.undo()
+    explorer.finish()
+    assert (explorer.threshold_rule, explorer.threshold) == (("hand", 33) if by_hand else ("pixel 0.02", threshold))
+
+
 def test_k_stays_at_the_end_of_its_slider(demo):
     explorer = explore(SPADE().fit(demo.train[:6]), demo)
     assert explorer.k == 6

@@ -138,6 +138,7 @@ class Explorer(Live):
         self._thumbs: dict[int, bytes] = {}
         self._scored = Scored(self._album)
         self._known: Known | None = None  # of normal photos
+        self._rule_before: str | None = None  # until one normal photo was left, of which no threshold comes
         self._seen: tuple = (None, None)  # what the page was last told of: photo, options
         self._now: tuple = (None, None)  # what `result` was last asked for, and its answer
         self._pictured: list = []  # neighbours whose pictures the page has
@@ -283,6 +284,8 @@ class Explorer(Live):
                 self._say_gallery()
                 if self._most == 1:  # nobody knows any more what is normal
                     self._known, self.normals = None, {}
+                elif self._rule_before is not None:
+                    self.threshold_rule, self._rule_before = self._rule_before, None
                 self._look()
                 self._scored.start(*self._all_options)
                 self.scores = self._scored.pack()
@@ -337,6 +340,8 @@ class Explorer(Live):
             self.pinned = True
         if "threshold" in changed and not by_page:
             self.threshold_rule = "hand"
+        if changed & {"threshold", "threshold_rule"}:
+            self._rule_before = None
 
     def _follow(self, change: dict) -> None:
         super()._follow(change)
@@ -460,6 +465,7 @@ class Explorer(Live):
         if of in ("pixel", "image") and self._known is not None:
             self.threshold = self._known.normals.threshold(of, float(rate))
         elif of in ("pixel", "image"):  # one normal photo: nobody knows what is normal
+            self._rule_before = self.threshold_rule
             self.threshold_rule, self.threshold = "hand", self.result.image_score / 2
         elif of == "f1" and self._scored.complete(self._all_options):
             self.threshold = self._scored.best_f1_threshold()
