@@ -1,4 +1,4 @@
-"""How sure a metric is: bootstrap over photographs, since pixels of one photograph are no independent witnesses."""
+"""How sure a figure is: bootstrap over photographs, whose pixels are no independent witnesses, and exact intervals."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from functools import partial
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.special import betaincinv
 from sklearn.metrics import auc
 
 from spade_kit.arguments import check_count, check_number
 from spade_kit.metrics import mean_up_to, weigh_regions
 
+LEVEL = 0.95
+TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 _BINS = 1024  # quantiles, half of all values and half of those on defects, which may be few and high
 _SAMPLED = 1_000_000  # values from which the quantiles are taken
 
@@ -108,3 +111,12 @@ BINNED: dict[str, Callable[[PixelCounts, np.ndarray], float]] = {
     "aupro": binned_aupro,
     "aupro_05": partial(binned_aupro, fpr_limit=0.05),
 }
+
+
+def clopper_pearson(reached: Int[np.ndarray, "t"], count: int) -> tuple[Float[np.ndarray, "t"], Float[np.ndarray, "t"]]:
+    """The exact 95 % interval of a rate, of which ``reached`` of ``count`` were seen; 0 to 1 where none was."""
+    low, high = TAILS
+    return (
+        np.nan_to_num(betaincinv(reached, count - reached + 1, low), nan=0),  # NaN: all rates down to 0 will do
+        np.nan_to_num(betaincinv(reached + 1, count - reached, high), nan=1),
+    )

@@ -13,7 +13,7 @@ PACKAGE = Path(spade_kit.__file__).parent
 FLOORS = [  # a module may import from floors below its own
     {"arguments", "crops", "demo", "drawing", "metrics", "progress", "records", "_folding", "_lanes"},
     {"images", "intervals", "backbones", "painting", "_tiles", "_kernels"},
-    {"datasets"},
+    {"datasets", "judgement"},
     {"features", "layouts"},
     {"loading"},
     {"retrieval", "_descent", "_scan", "_dense"},

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import precision_score, recall_score
 
-from spade_kit.evidence import Judgement, collect
+from spade_kit.evidence import collect
+from spade_kit.judgement import Judgement
 
 LABELS = ["good", "scratch", None, "stain", "good"]
 NAMES = {True: ("missed", "found"), False: ("passed", "alarms"), None: ("unknown_below", "unknown_above")}

@@ -17,7 +17,9 @@ from matplotlib.figure import Figure
 from spade_kit.arguments import check_number, choose
 from spade_kit.charts import draw_evidence
 from spade_kit.datasets import GOOD, Dataset, Photo, as_list
-from spade_kit.evidence import OF, Evidence, Judgement, clopper_pearson, collect
+from spade_kit.evidence import OF, Evidence, collect
+from spade_kit.intervals import clopper_pearson
+from spade_kit.judgement import Judgement
 from spade_kit.metrics import f1_threshold
 from spade_kit.scores import check_fpr, find_threshold, make_map
 from spade_kit.spade import SPADE
