@@ -119,6 +119,15 @@ def test_a_photo_taken_out_is_judged_against_all_that_are_left(spade, demo):
     assert len(explorer.spade) == 12
 
 
+def test_a_fitted_photo_that_comes_back_is_left_out_again(demo):
+    explorer = explore(SPADE(k=2).fit(demo.train[:2]))
+    before = explorer.result.anomaly_map
+    explorer.remove()
+    explorer.undo()
+    np.testing.assert_array_equal(explorer.result.anomaly_map, before)
+    assert explorer.photo["normal"] == 0
+
+
 @pytest.mark.parametrize("by_hand", [False, True])
 def test_the_rule_of_the_threshold_comes_back_with_the_second_normal_photo(demo, by_hand):
     explorer = explore(SPADE(k=2).fit(demo.train[:2]), demo.test[:1])

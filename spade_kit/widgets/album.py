@@ -86,6 +86,10 @@ class Album:
         named = getattr(photo, "filename", "")
         return Path(named).stem if named else f"photo {index}"
 
+    def is_fitted(self, index: int) -> bool:
+        """Whether it is shown as one of the fitted photographs, of which no file need be there."""
+        return isinstance(self._photos[index], int)
+
     def label(self, index: int) -> str | None:
         photo = self._sample(index)
         return photo.label if isinstance(photo, Sample) else None

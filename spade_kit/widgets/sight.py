@@ -86,6 +86,7 @@ class Sight:
         for result in reversed(at_hand):
             if result.spade._gallery is judge._gallery:
                 return judge._judge_again(result)
-            if len(result.among) == len(result.spade):  # else it was a normal photo, of which only a JPEG is at hand
+            # of a normal photo only a JPEG is at hand, which is not recognised
+            if len(result.among) == len(result.spade) and not self._album.is_fitted(index):
                 return judge._judge_anew(result)
         return self._album.judge(index, judge)
