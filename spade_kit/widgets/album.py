@@ -86,10 +86,6 @@ class Album:
         named = getattr(photo, "filename", "")
         return Path(named).stem if named else f"photo {index}"
 
-    def is_fitted(self, index: int) -> bool:
-        """Whether it is shown as one of the fitted photographs, of which no file need be there."""
-        return isinstance(self._photos[index], int)
-
     def label(self, index: int) -> str | None:
         photo = self._sample(index)
         return photo.label if isinstance(photo, Sample) else None
@@ -109,11 +105,16 @@ class Album:
         """Whether a photograph with a defect says where it is."""
         return any(map(self.masked, range(len(self))))
 
-    def judge(self, index: int, spade: SPADE) -> Result:
-        """One of the fitted photographs is always judged against the others: it would only find itself."""
+    def judge(self, index: int, spade: SPADE, before: Result | None = None) -> Result:
+        """One of the fitted photographs is always judged against the others: it would only find itself.
+
+        With what another gallery said of it ``before``, a photograph is not read again.
+        """
         photo = self._photos[index]
         if isinstance(photo, int):
             return spade._judge_normal(self._spade._fitted, photo)
+        if before is not None and len(before.among) == len(before.spade):  # if it was left out, it has but a JPEG
+            return spade._judge_anew(before)
         return spade._predict(photo, leave_out=True)
 
     def photo(self, index: int) -> tuple[Photo, str]:

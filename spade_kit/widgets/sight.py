@@ -83,10 +83,7 @@ class Sight:
         with self._lock:
             at_hand = [result for key, result in self._results.items() if key == (index, key[1].of_all)]
         judge = self.judge(options)
-        for result in reversed(at_hand):
-            if result.spade._gallery is judge._gallery:
-                return judge._judge_again(result)
-            # of a normal photo only a JPEG is at hand, which is not recognised
-            if len(result.among) == len(result.spade) and not self._album.is_fitted(index):
-                return judge._judge_anew(result)
-        return self._album.judge(index, judge)
+        before = at_hand[-1] if at_hand else None
+        if before is not None and before.spade._gallery is judge._gallery:
+            return judge._judge_again(before)
+        return self._album.judge(index, judge, before)
