@@ -15,13 +15,17 @@ from matplotlib.figure import Figure
 from spade_kit.arguments import check_count, choose
 from spade_kit.datasets import GOOD
 from spade_kit.drawing import (
+    BLUE,
     COLOURS,
+    GREEN,
+    GREY,
     RING,
     SCALE,
     WIDTH,
     add_scale,
     draw_contour,
     make_panels,
+    open_up,
     show_map,
     show_picture,
     small_print,
@@ -36,7 +40,7 @@ if TYPE_CHECKING:
 
     from spade_kit.shelf import Judged
 
-_COLOUR = {"image": "#0072B2", "pixel": RING}  # of the Okabe-Ito colours
+_COLOUR = {"image": BLUE, "pixel": RING}
 _MOST = 8  # photos side by side, so that they can be seen
 _LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _CURVES = {  # title, name of x, name of y, and the metrics whose areas they are
@@ -107,8 +111,8 @@ def _legend(column: int) -> str:
 
 def draw_evidence(evidence: Evidence, threshold: float) -> Figure:
     """Histograms of what normal and test photographs score, with a threshold in them and what follows from it."""
-    kinds = {"normal": (evidence.normal.sum(0), "#0072B2"), "test: good": (evidence.good, "#009E73")}
-    kinds |= {"test: defects": (evidence.defect, RING), "test: unknown": (evidence.unknown, "#8A8A8A")}
+    kinds = {"normal": (evidence.normal.sum(0), BLUE), "test: good": (evidence.good, GREEN)}
+    kinds |= {"test: defects": (evidence.defect, RING), "test: unknown": (evidence.unknown, GREY)}
     shown = {kind: (counts, colour) for kind, (counts, colour) in kinds.items() if counts.sum()}
     figure = Figure(figsize=(WIDTH, 0.5 + 1.1 * len(shown)), layout="constrained")
     panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
@@ -211,10 +215,9 @@ def _draw_lines(panel: Axes, frame: pandas.DataFrame, options: list[str], metric
     panel.set_xlabel(first, fontsize=9)
     panel.set_ylim(top=min(panel.get_ylim()[1], 1.005))  # no metric goes beyond 1
     panel.margins(x=0.08)
-    panel.tick_params(labelsize=8)
     panel.grid(axis="y", color="#dddddd")
     panel.set_axisbelow(True)
-    panel.spines[["top", "right"]].set_visible(False)
+    open_up(panel)
 
 
 def _draw_heat_map(panel: Axes, frame: pandas.DataFrame, options: list[str], metric: str) -> None:

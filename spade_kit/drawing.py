@@ -12,6 +12,7 @@ from matplotlib.image import AxesImage
 
 COLOURS = "cividis"  # even in lightness, also for colour-blind readers
 SIGNED = "PuOr_r"  # of differences: orange where the first is higher, even in lightness to both sides
+BLUE, GREEN, GREY = "#0072B2", "#009E73", "#8A8A8A"  # of the Okabe-Ito colours, and a grey
 RING = "#D55E00"  # vermilion of the Okabe-Ito colours, seen on cividis and on photographs
 SCALE = 2.0  # the colour bar ends at this many times the normals' 99th percentile
 WIDTH = 10.4  # inches: a notebook's width
@@ -66,6 +67,12 @@ def add_scale(panel: Axes, image: AxesImage, end: float, level: float | None = N
     bar.set_label("distance" if level is None else "distance (line: normals' 99 %)", fontsize=8)
     if level is not None:
         bar.ax.axhline(level, color=RING, linewidth=2)
+
+
+def open_up(panel: Axes) -> None:
+    """Lines only where there are figures to read, and these small."""
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.tick_params(labelsize=8)
 
 
 def draw_contour(panel: Axes, mask: np.ndarray, colour: str, style: str) -> None:

@@ -29,6 +29,7 @@ from spade_kit.drawing import (
     draw_contour,
     make_panels,
     name_panel,
+    open_up,
     show_map,
     show_picture,
     small_print,
@@ -220,8 +221,7 @@ def _draw_parts(panel: Axes, match: Match) -> None:
     panel.invert_yaxis()
     panel.set_title(f"distance {match.distance:.2f}", fontsize=9)
     panel.set_xlim(0, max(*parts, 1e-9) * 1.3)
-    panel.tick_params(labelsize=8)
-    panel.spines[["top", "right"]].set_visible(False)
+    open_up(panel)
 
 
 def _finish(figure: Figure, result: Result, remark: str = "") -> Figure:

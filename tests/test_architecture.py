@@ -30,11 +30,11 @@ FLOORS = [  # a module may import from floors below its own
     {"widgets.album", "widgets.corrections", "widgets.live"},
     {"widgets.sight"},
     {"widgets.scored"},
-    {"lessons.checking"},
+    {"lessons.checking", "lessons.material"},
     {
         f"lessons.{path.stem}"
         for path in (PACKAGE / "lessons").glob("*.py")
-        if path.stem not in ("__init__", "checking")
+        if path.stem not in ("__init__", "checking", "material")
     },
     {f"widgets.{widget}" for widget in ("chooser", "comparison", "explorer", "painting", "review")},
 ]

@@ -7,9 +7,9 @@ import pandas
 import pytest
 
 import spade_kit
+from spade_kit.lessons.material import cell_types
 from spade_kit.lessons.retrieval import (
     auc_by_kind,
-    cell_types,
     check,
     draw_ablation,
     draw_choice,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import torch
 
 from spade_kit.features import Pyramid
 from spade_kit.lessons.checking import tell
+from spade_kit.lessons.material import make_pyramids
 
 # One channel a level: a fine 4 x 4 grid and a coarse 2 x 2 one, whose cells hold 2 x 2 fine ones each.
 _FINE = {"query": [[1, 1, 2, 2], [1, 9, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]], "normal": [
@@ -18,11 +18,7 @@ _COARSE = {"query": [[5, 6], [7, 8]], "normal": [[6, 5], [8, 7]]}
 
 def make_small_pyramids() -> tuple[Pyramid, Pyramid]:
     """A query and a normal image of 4 x 4 cells: the normal one is the query's mirror image, without its 9."""
-    pyramids = []
-    for name in ("query", "normal"):
-        levels = [torch.tensor(grid[name], dtype=torch.float32)[None, None] for grid in (_FINE, _COARSE)]
-        pyramids.append(Pyramid(levels, ("layer1", "layer2"), torch.zeros(1, 1)))
-    return pyramids[0], pyramids[1]
+    return make_pyramids(_FINE, _COARSE)
 
 
 def match_by_hand(query: Pyramid, normal: Pyramid, radius: int | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -22,7 +22,9 @@ from spade_kit._lanes import nest, nested_order, slack
 from spade_kit.backbones import load_backbone
 from spade_kit.datasets import Photo
 from spade_kit.drawing import (
+    BLUE,
     COLOURS,
+    GREY,
     RING,
     SCALE,
     WIDTH,
@@ -35,11 +37,11 @@ from spade_kit.drawing import (
 )
 from spade_kit.features import Pyramid, extract_features
 from spade_kit.lessons.checking import tell
+from spade_kit.lessons.material import make_pyramids
 from spade_kit.metrics import aupro
 from spade_kit.results import Result
 from spade_kit.scores import make_map
 
-_BLUE, _GREY = "#0072B2", "#8A8A8A"  # Okabe-Ito, and a grey
 _SAME = 1e-4  # relative: distances that differ by less are the same
 
 # One channel a level: a fine 4 x 4 grid and a coarse 2 x 2 one. The query's pixel at (0, 0) is a 4 in a 5.
@@ -50,11 +52,7 @@ _COARSE = {"query": [[5, 1], [1, 1]], "normal": [[7, 3], [6, 1]]}
 
 def make_small_pyramids() -> tuple[Pyramid, Pyramid]:
     """A query and a normal image of 4 x 4 cells, to be searched with a pencil."""
-    pyramids = []
-    for name in ("query", "normal"):
-        levels = [torch.tensor(grid[name], dtype=torch.float32)[None, None] for grid in (_FINE, _COARSE)]
-        pyramids.append(Pyramid(levels, ("layer1", "layer2"), torch.zeros(1, 1)))
-    return pyramids[0], pyramids[1]
+    return make_pyramids(_FINE, _COARSE)
 
 
 def extract_at(crop: int, photo: Photo, normals: Sequence[Photo]) -> tuple[Pyramid, Pyramid]:
@@ -225,7 +223,7 @@ def draw_growth(by_images: Sequence[Search], by_size: Sequence[Search]) -> Figur
     panels[0].set_xlabel("normal photographs (K)")
     panels[1].set_xlabel("cells of the finest grid (h x w)")
     panels[0].set_ylabel("pairs")
-    lines = [("all pairs of pixels", "black", "s-"), ("blocks bounded", _GREY, "o-"), ("cells bounded", _BLUE, "o-"),
+    lines = [("all pairs of pixels", "black", "s-"), ("blocks bounded", GREY, "o-"), ("cells bounded", BLUE, "o-"),
              ("pixels measured", RING, "o-")]  # fmt: skip
     for panel, searches in zip(panels, (by_images, by_size)):
         x = [search.n if searches is by_images else len(search.nearest) for search in searches]
@@ -358,12 +356,12 @@ def _draw_dots(panel: Axes, steps: Mapping[float, Step]) -> None:
         (0, None, "pixel, measured", 16),
     ):
         own = {x: step for x, step in steps.items() if step.level == level and opened in (None, step.opened)}
-        colour = _BLUE if opened else _GREY
+        colour = BLUE if opened else GREY
         panel.scatter(list(own), [step.depth for step in own.values()], s=size, color=colour, label=name, zorder=3)
 
 
 def _colour(step: Step) -> str:
-    return _BLUE if step.opened and step.level else _GREY
+    return BLUE if step.opened and step.level else GREY
 
 
 def _make_charts(count: int, height: float) -> tuple[Figure, list[Axes]]:

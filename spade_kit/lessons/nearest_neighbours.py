@@ -7,19 +7,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 import pandas
 from jaxtyping import Float, UInt8
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.spatial.distance import cdist
 
 from spade_kit.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.datasets import GOOD, Photo, Sample, as_array
-from spade_kit.drawing import COLOURS, RING, WIDTH, make_panels, show_picture
+from spade_kit.drawing import BLUE, COLOURS, GREY, RING, WIDTH, make_panels, open_up, show_picture
 from spade_kit.features import extract_features
 from spade_kit.lessons.checking import tell
 from spade_kit.metrics import roc_auc
 from spade_kit.spade import SPADE
 
-_BLUE, _GREEN, _GREY = "#0072B2", "#009E73", "#8A8A8A"  # of the Okabe-Ito colours, and a grey
 _SIZES = ((20.0, 30), (40.0, 30))  # mm, how many of each
 _RARE = (50.0, 4)
 _GRAMS_PER_MM = 0.4
@@ -110,11 +108,11 @@ def draw_contrast(random: Mapping[int, float], measured: Mapping[str, tuple[int,
     """Contrast against dimension: random points as a line, measured ones as dots, each joined to itself shuffled."""
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     panel = figure.subplots()
-    panel.loglog(list(random), list(random.values()), "o-", color=_GREY, markersize=4, label="random points")
+    panel.loglog(list(random), list(random.values()), "o-", color=GREY, markersize=4, label="random points")
     for at, (name, (d, own, shuffled)) in enumerate(measured.items()):
         panel.plot([d, d], [own, shuffled], color=RING, linewidth=1)
         panel.plot(d, own, "o", color=RING, markersize=8, label="photographs" if at == 0 else None)
-        panel.plot(d, shuffled, "s", color=_BLUE, markersize=7, label="the same, shuffled" if at == 0 else None)
+        panel.plot(d, shuffled, "s", color=BLUE, markersize=7, label="the same, shuffled" if at == 0 else None)
         told = f"{name}: {own:.1f}, shuffled {shuffled:.1f}"
         panel.annotate(told, (d, own), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=8)
     for axis, ticks in ((panel.xaxis, (1, 10, 100, 1_000, 10_000, 100_000)), (panel.yaxis, (1, 2, 5, 10, 20, 50, 100))):
@@ -124,7 +122,8 @@ def draw_contrast(random: Mapping[int, float], measured: Mapping[str, tuple[int,
     panel.set_xlabel("dimensions: numbers a point has", fontsize=8)
     panel.set_ylabel("farthest / nearest", fontsize=8)
     panel.legend(fontsize=8, frameon=False)
-    return _plain(panel).figure  # type: ignore[return-value]
+    open_up(panel)
+    return panel.figure  # type: ignore[return-value]
 
 
 # ---- photographs -----------------------------------------------------------------------------------------------------
@@ -177,7 +176,7 @@ def draw_thrice(photos: Mapping[str, UInt8[np.ndarray, "H W 3"]], table: pandas.
         show_picture(panel, photo, name)
     for at, (panel, column) in enumerate(zip(below.subplots(1, len(table.columns)), table)):
         values = table[column].to_numpy()
-        panel.barh(list(table.index), values, color=[_GREY, _BLUE, *[RING] * (len(values) - 2)])
+        panel.barh(list(table.index), values, color=[GREY, BLUE, *[RING] * (len(values) - 2)])
         panel.axvline(values[0], color="#222222", linewidth=1, linestyle="dashed")
         for row, value in enumerate(values):
             panel.text(value, row, f" {value / values[0] - 1:+.0%}" if row else "", va="center", fontsize=8)
@@ -185,14 +184,8 @@ def draw_thrice(photos: Mapping[str, UInt8[np.ndarray, "H W 3"]], table: pandas.
         panel.set_xlim(0, values.max() * 1.25)
         panel.set_title(f"{column}: distance", fontsize=9)
         panel.tick_params(labelsize=8, labelleft=at == 0)
-        _plain(panel)
+        open_up(panel)
     return figure
-
-
-def _plain(panel: Axes) -> Axes:
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.tick_params(labelsize=8)
-    return panel
 
 
 # ---- the exercise ----------------------------------------------------------------------------------------------------

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 import pandas
 from jaxtyping import Float, UInt8
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.spatial.distance import cdist
 
 from spade_kit.datasets import GOOD, Sample
-from spade_kit.drawing import RING, WIDTH
+from spade_kit.drawing import BLUE, GREEN, RING, WIDTH, open_up
 from spade_kit.features import Pyramid
 from spade_kit.lessons.checking import tell
 from spade_kit.metrics import roc_auc
@@ -21,23 +20,14 @@ from spade_kit.results import Result
 from spade_kit.scores import find_threshold
 from spade_kit.spade import SPADE
 
-_BLUE, _GREEN = "#0072B2", "#009E73"  # of the Okabe-Ito colours
 _LINES = {  # metrics of a sweep, as they are called and drawn
-    "retrieval_roc_auc": ("image AUC, the paper's score", _BLUE, "o"),
+    "retrieval_roc_auc": ("image AUC, the paper's score", BLUE, "o"),
     "image_roc_auc": ("image AUC, maximum of the map", RING, "s"),
-    "aupro": ("AUPRO of the map", _GREEN, "^"),
+    "aupro": ("AUPRO of the map", GREEN, "^"),
 }
 
 
 # ---- what is near ----------------------------------------------------------------------------------------------------
-
-
-def cell_types(samples: Iterable[Sample]) -> np.ndarray:
-    """Of each solar cell whether it is mono- or polycrystalline, ``"mono"`` or ``"poly"``, as its makers say."""
-    samples = list(samples)
-    with open(samples[0].path.parents[1] / "labels.csv", encoding="utf-8") as lines:
-        types = {name.rpartition("/")[2]: kind for name, _, kind in (line.split() for line in lines if line.strip())}
-    return np.array([types[sample.path.name] for sample in samples])
 
 
 def share_of_own_type(pooled: Float[np.ndarray, "n d"], types: np.ndarray, k: int) -> dict[str, float]:
@@ -101,7 +91,7 @@ def draw_growth(table: pandas.DataFrame) -> Figure:
     panel = figure.subplots()
     for name, label, colour, mark in (
         ("map", "maximum of the map", RING, "s"),
-        ("retrieval", "the paper's score", _BLUE, "o"),
+        ("retrieval", "the paper's score", BLUE, "o"),
     ):
         panel.semilogx(table["share"], table[name], f"{mark}-", color=colour, label=label)
     panel.axhline(1, color="#222222", linestyle="dashed", linewidth=1)
@@ -112,7 +102,7 @@ def draw_growth(table: pandas.DataFrame) -> Figure:
     panel.set_xlabel("part of the photograph that the stain covers", fontsize=8)
     panel.set_ylabel("score / what is usual", fontsize=8)
     panel.legend(fontsize=8, frameon=False)
-    _plain(panel)
+    open_up(panel)
     return figure
 
 
@@ -131,7 +121,7 @@ def draw_ablation(tables: Mapping[str, pandas.DataFrame]) -> Figure:
         panel.set_xlabel("K", fontsize=8)
         panel.set_title(name, fontsize=9)
         panel.grid(axis="y", color="#dddddd")
-        _plain(panel)
+        open_up(panel)
     panels[0].set_ylim(0.5, 1)
     handles, labels = max((panel.get_legend_handles_labels() for panel in panels), key=lambda both: len(both[0]))
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
@@ -144,7 +134,7 @@ def draw_choice(nearest: pandas.DataFrame, random: pandas.DataFrame) -> Figure:
     panel = figure.subplots()
     drawn = random.groupby("normals")["aupro"]
     ks = nearest["k"].astype(int).tolist()
-    panel.plot(ks, nearest["aupro"], "o-", color=_BLUE, label="the K nearest, for each photograph anew")
+    panel.plot(ks, nearest["aupro"], "o-", color=BLUE, label="the K nearest, for each photograph anew")
     panel.plot(drawn.mean(), "s--", color=RING, label="K at random, the same for all")
     panel.plot(random["normals"], random["aupro"], ".", color=RING, markersize=4)
     panel.set_xscale("log")
@@ -154,7 +144,7 @@ def draw_choice(nearest: pandas.DataFrame, random: pandas.DataFrame) -> Figure:
     panel.set_ylabel("AUPRO", fontsize=8)
     panel.grid(axis="y", color="#dddddd")
     panel.legend(fontsize=8, frameon=False)
-    _plain(panel)
+    open_up(panel)
     return figure
 
 
@@ -177,11 +167,6 @@ def shoot_burst(photo: UInt8[np.ndarray, "H W 3"], count: int, seed: int = 0) ->
         moved = np.roll(photo, rng.integers(-1, 2, 2), axis=(0, 1))
         burst.append((moved * rng.normal(1, 0.01) + rng.normal(0, 2, photo.shape)).clip(0, 255).astype(np.uint8))
     return burst
-
-
-def _plain(panel: Axes) -> None:
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.tick_params(labelsize=8)
 
 
 # ---- the exercise ----------------------------------------------------------------------------------------------------

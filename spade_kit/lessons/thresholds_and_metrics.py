@@ -14,14 +14,24 @@ from scipy.ndimage import label
 from sklearn.metrics import auc
 
 from spade_kit.datasets import GOOD, Photo
-from spade_kit.drawing import COLOURS, RING, SCALE, add_scale, draw_contour, make_panels, show_map, show_picture
+from spade_kit.drawing import (
+    BLUE,
+    COLOURS,
+    GREEN,
+    RING,
+    SCALE,
+    add_scale,
+    draw_contour,
+    make_panels,
+    show_map,
+    show_picture,
+)
 from spade_kit.lessons.checking import tell
 from spade_kit.metrics import f1_threshold, weigh_regions
 from spade_kit.results import Result
 from spade_kit.scores import find_threshold
 from spade_kit.spade import SPADE
 
-_BLUE, _GREEN = "#0072B2", "#009E73"  # of the Okabe-Ito colours, with RING
 _EIGHT_CONNECTED = np.ones((3, 3))
 
 # ---- thresholds ------------------------------------------------------------------------------------------------------
@@ -168,7 +178,7 @@ def draw_scores(rows: Mapping[str, Float[np.ndarray, "_"]], thresholds: Mapping[
     figure, (panel,) = make_panels(None, 1)
     figure.set_size_inches(8.6, 0.55 * len(rows) + 1.2)
     for place, (name, scores) in enumerate(rows.items()):
-        colour = RING if "defect" in name else _GREEN if "good" in name else _BLUE
+        colour = RING if "defect" in name else GREEN if "good" in name else BLUE
         panel.scatter(scores, np.full(len(scores), -place), s=36, color=colour, alpha=0.45, linewidths=0)
     for (name, threshold), style in zip(thresholds.items(), ("solid", "dashed")):
         panel.axvline(threshold, color="#222222", linewidth=1.5, linestyle=style)
@@ -220,8 +230,8 @@ def draw_small_curve(table: pandas.DataFrame, limit: float = 0.3) -> Figure:
     figure.set_size_inches(6.4, 3.6)
     x, y = np.append(0, table["fpr"]), np.append(0, table["PRO"])
     inside = np.linspace(0, limit, 301)
-    panel.plot(x, y, "o-", color=_BLUE, linewidth=2)
-    panel.fill_between(inside, np.interp(inside, x, y), color=_BLUE, alpha=0.2, linewidth=0)
+    panel.plot(x, y, "o-", color=BLUE, linewidth=2)
+    panel.fill_between(inside, np.interp(inside, x, y), color=BLUE, alpha=0.2, linewidth=0)
     panel.axvline(limit, color="#222222", linestyle="dashed", linewidth=1)
     for threshold, fpr, pro in zip(table.index, table["fpr"], table["PRO"]):
         panel.annotate(threshold, (fpr, pro), (6, -13), textcoords="offset points", fontsize=9)

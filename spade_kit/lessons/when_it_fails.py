@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import pandas
 import torch
 from jaxtyping import Bool, Float, UInt8
 from matplotlib.figure import Figure
@@ -18,9 +17,11 @@ from spade_kit.drawing import SCALE
 from spade_kit.features import Pyramid
 from spade_kit.figures import draw_views
 from spade_kit.lessons.checking import tell
+from spade_kit.lessons.material import cell_types
 from spade_kit.metrics import aupro, roc_auc
 from spade_kit.results import Result
 from spade_kit.scores import make_map
+from spade_kit.widgets.packing import find_highest
 
 _SIGMA = 4
 _GRID = 28  # cells of a side at which PaDiM and PatchCore look at all layers
@@ -54,10 +55,9 @@ def darken(photo: UInt8[np.ndarray, "H W 3"], part: float) -> UInt8[np.ndarray, 
 
 def choose_mono(cells: Dataset) -> tuple[list[Sample], list[Sample], list[Sample]]:
     """Of the solar cells those of a single crystal: normal ones, good ones to test, and surely broken ones."""
-    labels = cells.train[0].path.parents[1] / "labels.csv"
-    table = pandas.read_csv(labels, sep=r"\s+", names=["path", "probability", "type"])
-    mono = {path.split("/")[1] for path in table.path[table.type == "mono"]}
-    normals, tested = ([cell for cell in some if cell.path.name in mono] for some in (cells.train, cells.test))
+    normals, tested = (
+        [cell for cell, kind in zip(some, cell_types(some)) if kind == "mono"] for some in (cells.train, cells.test)
+    )
     good, broken = ([cell for cell in tested if cell.label == label] for label in (GOOD, "defect 100 %"))
     return normals, good, broken
 
@@ -126,9 +126,9 @@ def draw_methods(result: Result, distances: Mapping[str, Sequence[np.ndarray]], 
     for name, grids in distances.items():
         good = [make_map(grid, size, _SIGMA) for grid, sample in zip(grids, samples) if sample.label == GOOD]
         maps[name] = make_map(grids[here], size, _SIGMA) / (SCALE * np.percentile(good, 99))
-    place = np.unravel_index(max(maps.values(), key=np.max).argmax(), size)
+    strangest = find_highest(max(maps.values(), key=np.max))
     scale = f"each scale ends at {SCALE:g} times what 99 % of the pixels of good photos stay below"
-    return draw_views(result, maps, (int(place[0]), int(place[1])), scale)
+    return draw_views(result, maps, strangest, scale)
 
 
 def judge_maps(
