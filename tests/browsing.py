@@ -164,6 +164,13 @@ class Notebook:
             self.page.wait_for_timeout(50)
         assert now == value
 
+    def __enter__(self) -> "Notebook":
+        return self
+
+    def __exit__(self, *_) -> None:
+        assert self.errors == []
+        self.close()
+
     def close(self) -> None:
         self.page.evaluate("jupyterapp.shell.currentWidget.sessionContext.shutdown()")
         self.page.close()
@@ -188,6 +195,14 @@ def open_offline(browser, path: Path, **options) -> Iterator:
     assert page.errors == []
     assert [url for url in page.asked if not url.startswith(("file:", "data:", "blob:"))] == []
     context.close()
+
+
+def settle_on(notebook: Notebook, shown: "Shown", name: str, answer: str) -> None:
+    """Until the page shows the photo that Python looks at, of which a trait tells, and waits for nothing."""
+    notebook.until(f"{name}.{answer}['index'] == {name}.index", True)  # a page is answered in another thread
+    index = notebook.ask(f"{name}.index")
+    shown.root.locator(f":scope[data-shown='{index}']").wait_for(timeout=10_000)
+    shown.settle()
 
 
 class Shown:

@@ -65,10 +65,8 @@ def scores(results):
 
 @pytest.fixture(scope="module")
 def notebook(browser, lab):
-    notebook = Notebook(browser, lab, "chooser.ipynb", START, "ch")
-    yield notebook
-    assert notebook.errors == []
-    notebook.close()
+    with Notebook(browser, lab, "chooser.ipynb", START, "ch") as notebook:
+        yield notebook
 
 
 @pytest.fixture

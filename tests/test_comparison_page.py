@@ -98,10 +98,8 @@ class Compared(Shown):
 
 @pytest.fixture(scope="module")
 def notebook(browser, lab):
-    notebook = Notebook(browser, lab, "comparison.ipynb", START, "c", "d")
-    yield notebook
-    assert notebook.errors == []
-    notebook.close()
+    with Notebook(browser, lab, "comparison.ipynb", START, "c", "d") as notebook:
+        yield notebook
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from browsing import Notebook, Shown
+from browsing import Notebook, Shown, settle_on
 from PIL import Image
 from test_explorer_page import assert_shows
 
@@ -53,10 +53,8 @@ def without_nearest(demo, nearest):
 
 @pytest.fixture(scope="module")
 def notebook(browser, lab):
-    notebook = Notebook(browser, lab, "corrections.ipynb", START, "ex", "few")
-    yield notebook
-    assert notebook.errors == []
-    notebook.close()
+    with Notebook(browser, lab, "corrections.ipynb", START, "ex", "few") as notebook:
+        yield notebook
 
 
 @pytest.fixture
@@ -69,13 +67,7 @@ def shown(notebook):
 
 
 def settle(notebook, shown, name: str = "ex") -> None:
-    """Until the page shows the photo that Python looks at, and waits for nothing."""
-    notebook.until(
-        f"{name}.matches['index'] == {name}.index", True
-    )  # what the page sends is answered in another thread
-    index = notebook.ask(f"{name}.index")
-    shown.root.locator(f":scope[data-shown='{index}']").wait_for(timeout=10_000)
-    shown.settle()
+    settle_on(notebook, shown, name, "matches")
 
 
 def look_at(notebook, shown, index: int) -> None:

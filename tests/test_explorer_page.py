@@ -27,10 +27,8 @@ COLOURS = np.frombuffer(colour_table(), np.uint8).reshape(256, 3).astype(int)
 
 @pytest.fixture(scope="module")
 def notebook(browser, lab):
-    notebook = Notebook(browser, lab, "explorer.ipynb", START, "ex")
-    yield notebook
-    assert notebook.errors == []
-    notebook.close()
+    with Notebook(browser, lab, "explorer.ipynb", START, "ex") as notebook:
+        yield notebook
 
 
 @pytest.fixture

@@ -46,10 +46,8 @@ CUT_OFF = """root => {
 
 @pytest.fixture(scope="module")
 def notebook(browser, lab):
-    notebook = Notebook(browser, lab, "painting.ipynb", START, "pd")
-    yield notebook
-    assert notebook.errors == []
-    notebook.close()
+    with Notebook(browser, lab, "painting.ipynb", START, "pd") as notebook:
+        yield notebook
 
 
 @pytest.fixture

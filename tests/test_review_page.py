@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browsing import INSIDE, Notebook, Shown, open_offline, read_canvas
+from browsing import INSIDE, Notebook, Shown, open_offline, read_canvas, settle_on
 from PIL import Image
 
 from spade_kit import SPADE, review_suspects
@@ -49,10 +49,8 @@ def refit(demo, strangest):
 
 @pytest.fixture(scope="module")
 def notebook(browser, lab):
-    notebook = Notebook(browser, lab, "review.ipynb", START, "rv", "kept", "gone")
-    yield notebook
-    assert notebook.errors == []
-    notebook.close()
+    with Notebook(browser, lab, "review.ipynb", START, "rv", "kept", "gone") as notebook:
+        yield notebook
 
 
 @pytest.fixture
@@ -65,11 +63,7 @@ def shown(notebook):
 
 
 def settle(notebook, shown, name: str = "rv") -> None:
-    """Until the page shows what Python looks at, and waits for nothing."""
-    notebook.until(f"{name}.photo['index'] == {name}.index", True)  # what the page sends is answered in another thread
-    index = notebook.ask(f"{name}.index")
-    shown.root.locator(f":scope[data-shown='{index}']").wait_for(timeout=10_000)
-    shown.settle()
+    settle_on(notebook, shown, name, "photo")
 
 
 def until_decided(notebook, shown, kept: list[int], dropped: list[int], index: int) -> None:
