@@ -69,7 +69,7 @@ FAULTS = [
     ),
     Fault(
         "off by one in the radius",
-        "_lanes.py",
+        "search/layout.py",
         "return gap <= radius",
         "return gap < radius",
         "correspondence",

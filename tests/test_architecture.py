@@ -11,13 +11,13 @@ import spade_kit
 
 PACKAGE = Path(spade_kit.__file__).parent
 FLOORS = [  # a module may import from floors below its own
-    {"arguments", "crops", "demo", "drawing", "metrics", "progress", "records", "_folding", "_lanes"},
-    {"images", "intervals", "backbones", "painting", "_tiles", "_kernels"},
+    {"arguments", "crops", "demo", "drawing", "metrics", "progress", "records", "_folding", "search.layout"},
+    {"images", "intervals", "backbones", "painting", "search.simd", "search.runtime"},
     {"datasets", "judgement"},
     {"features", "layouts"},
     {"loading"},
-    {"retrieval", "_descent", "_scan", "_dense"},
-    {"_search"},
+    {"retrieval", "search.branch_and_bound", "search.projection", "search.brute_force"},
+    {"search.dispatch"},
     {"correspondence"},
     {"scores"},
     {"evidence", "folders", "gallery", "results", "shelf"},
@@ -51,8 +51,8 @@ def imports_of(module: str) -> set[str]:
         for node in ast.walk(branch)
     }
     froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and id(node) not in typing_only]
-    inner = {node.module.split(".", 1)[1] for node in froms if (node.module or "").startswith("spade_kit.")}
-    return inner | {alias.name for node in froms if node.module == "spade_kit" for alias in node.names}
+    named = {f"{node.module}.{alias.name}" for node in froms for alias in node.names} | {node.module for node in froms}
+    return {name.removeprefix("spade_kit.") for name in named if name.removeprefix("spade_kit.") in FLOOR}
 
 
 def test_every_module_has_its_floor():

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spade_kit import Pyramid, match_pixels
-from spade_kit._dense import search_densely
-from spade_kit._descent import can_descend, descend, descend_plainly
-from spade_kit._lanes import Lanes, within
+from spade_kit.search.branch_and_bound import can_descend, descend, descend_plainly
+from spade_kit.search.brute_force import search_densely
+from spade_kit.search.layout import Lanes, within
 
 seeds = st.integers(0, 2**32 - 1)
 

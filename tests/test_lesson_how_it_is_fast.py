@@ -5,9 +5,9 @@ import pytest
 import torch
 
 import spade_kit
-from spade_kit._descent import descend_plainly
 from spade_kit.features import Pyramid
 from spade_kit.lessons import how_it_is_fast as fast
+from spade_kit.search.branch_and_bound import descend_plainly
 
 LAYERS = ("layer1", "layer2", "layer3")
 SHAPES = ((3, 8, 12), (4, 4, 6), (5, 2, 3))

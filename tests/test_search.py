@@ -14,15 +14,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import spade_kit._kernels as kernels
-import spade_kit._search as pixel_search
+import spade_kit.search.dispatch as pixel_search
+import spade_kit.search.runtime as kernels
 from spade_kit import SPADE
-from spade_kit._descent import descend
-from spade_kit._kernels import compiled, in_threads, stretch_for
-from spade_kit._lanes import LANES, Lanes, lay_out, nested_order, prepare, slack, within
-from spade_kit._scan import _find_axes, scan
-from spade_kit._search import PixelSearch
-from spade_kit._tiles import compare, measure
+from spade_kit.search.branch_and_bound import descend
+from spade_kit.search.dispatch import PixelSearch
+from spade_kit.search.layout import LANES, Lanes, lay_out, nested_order, prepare, slack, within
+from spade_kit.search.projection import _find_axes, scan
+from spade_kit.search.runtime import compiled, in_threads, stretch_for
+from spade_kit.search.simd import compare, measure
 
 seeds = st.integers(0, 2**32 - 1)
 channels = st.sampled_from([1, 2, 3, 5, 24, 31, 32, 33, 64, 65, 130])  # about the edges of fours and of chunks
@@ -254,7 +254,7 @@ def test_where_nothing_is_compiled_looking_back_searches_again(spade, scratched,
 def test_looking_back_passes_through_the_images_once(spade, scratched, monkeypatch):
     result = spade.predict(scratched)
     result.with_k(2)
-    monkeypatch.setattr("spade_kit._search.descend", None)
+    monkeypatch.setattr("spade_kit.search.dispatch.descend", None)
     assert result.with_k(4).with_k(3).image_score >= result.image_score
     with pytest.raises(ValueError, match=r"looks back on the 5 images .* k=6 came.*with_options\(k=6\)"):
         result.with_k(6)

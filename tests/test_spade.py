@@ -11,8 +11,8 @@ from sklearn.exceptions import NotFittedError
 
 import spade_kit
 from spade_kit import SPADE, Sample, extract_features, load_backbone, match_pixels, nearest_images
-from spade_kit._lanes import Lanes
 from spade_kit.scores import find_threshold
+from spade_kit.search.layout import Lanes
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import torch
 from conftest import TinyNet
 
 from spade_kit import SPADE, load_backbone
-from spade_kit._lanes import Lanes
+from spade_kit.search.layout import Lanes
 
 
 def same(one, other, photo, exactly=True):

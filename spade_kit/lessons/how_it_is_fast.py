@@ -18,7 +18,6 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from sklearn.cluster import MiniBatchKMeans
 
-from spade_kit._lanes import nest, nested_order, slack
 from spade_kit.backbones import load_backbone
 from spade_kit.datasets import Photo
 from spade_kit.drawing import (
@@ -41,6 +40,7 @@ from spade_kit.lessons.material import make_pyramids
 from spade_kit.metrics import aupro
 from spade_kit.results import Result
 from spade_kit.scores import make_map
+from spade_kit.search.layout import nest, nested_order, slack
 
 _SAME = 1e-4  # relative: distances that differ by less are the same
 

@@ -28,11 +28,11 @@ from math import inf
 
 import numpy as np
 
-from spade_kit._kernels import FAR, NOWHERE, compiled, in_threads, insert, may_enter, numba, stretch_for
-from spade_kit._lanes import LANES, Lanes, grids_nest, nested_order, prepare, put_on_grid, within
+from spade_kit.search.layout import LANES, Lanes, grids_nest, nested_order, prepare, put_on_grid, within
+from spade_kit.search.runtime import FAR, NOWHERE, compiled, in_threads, insert, may_enter, numba, stretch_for
 
 if numba:
-    from spade_kit._tiles import borrow, compare, measure
+    from spade_kit.search.simd import borrow, compare, measure
 
 _SEEDS = 4  # images whose best block is tried first, to have tight limits early
 _EVERYWHERE = 1 << 30  # a radius that excludes nothing

@@ -15,7 +15,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from spade_kit._lanes import CHUNK, LANES
+from spade_kit.search.layout import CHUNK, LANES
 
 _FLOAT, _BITS, _WORD, _INT32 = ir.FloatType(), ir.IntType(LANES), ir.IntType(64), ir.IntType(32)
 _VECTOR = ir.VectorType(_FLOAT, LANES)

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spade_kit import _kernels
-from spade_kit._dense import search_densely
-from spade_kit._descent import can_descend, descend, measure_places
-from spade_kit._lanes import LANES, Lanes, lay_out, nested_order, within
-from spade_kit._scan import scan
+from spade_kit.search import runtime
+from spade_kit.search.branch_and_bound import can_descend, descend, measure_places
+from spade_kit.search.brute_force import search_densely
+from spade_kit.search.layout import LANES, Lanes, lay_out, nested_order, within
+from spade_kit.search.projection import scan
 
 
 class PixelSearch:
@@ -33,10 +33,10 @@ class PixelSearch:
         self.query, self.gallery, self.images = query, gallery, images
         self.grids = [(level.shape[2], level.shape[3]) for level in query]
         on_cpu = isinstance(gallery, Lanes) or gallery[0].device.type == "cpu"
-        self.scans = on_cpu and _kernels.numba is not None
+        self.scans = on_cpu and runtime.numba is not None
         self.descends = on_cpu and can_descend([level.shape for level in query])
         if on_cpu and not self.scans:
-            _kernels.say_what_is_lost()
+            runtime.say_what_is_lost()
 
     # ---- all levels at once ------------------------------------------------------------------------------------------
 
