@@ -13,15 +13,15 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 __version__ = "0.1.0"
 
 _HOME = {
-    "Backbone": "backbones",
-    "load_backbone": "backbones",
+    "Backbone": "features.backbones",
+    "load_backbone": "features.backbones",
     "Correspondence": "correspondence",
     "match_pixels": "correspondence",
     "Dataset": "datasets",
     "Sample": "datasets",
     "load_dataset": "loading",
-    "Pyramid": "features",
-    "extract_features": "features",
+    "Pyramid": "features.pyramid",
+    "extract_features": "features.pyramid",
     "Report": "reports",
     "evaluate": "evaluation",
     "draw_curves": "charts",

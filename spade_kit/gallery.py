@@ -17,11 +17,11 @@ from PIL import Image
 from torch import Tensor
 
 from spade_kit.arguments import warn
-from spade_kit.backbones import Backbone
 from spade_kit.correspondence import Weights, resolve_weights
-from spade_kit.crops import Crop
 from spade_kit.datasets import Photo, Sample
-from spade_kit.features import Pyramid, chosen_layers, iterate_features
+from spade_kit.features.backbones import Backbone
+from spade_kit.features.crops import Crop
+from spade_kit.features.pyramid import Pyramid, chosen_layers, iterate_features
 from spade_kit.search.branch_and_bound import can_descend
 from spade_kit.search.dispatch import levels_of
 from spade_kit.search.layout import Lanes

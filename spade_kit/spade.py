@@ -15,7 +15,6 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from spade_kit.arguments import DefaultInt, check_count, check_index, choose, cut_count, warn
-from spade_kit.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.correspondence import (
     DEFAULT_KAPPA,
     Correspondence,
@@ -26,9 +25,10 @@ from spade_kit.correspondence import (
     resolve_weights,
     search,
 )
-from spade_kit.crops import Crop
 from spade_kit.datasets import GOOD, Photo, Sample, as_array, as_list
-from spade_kit.features import Pyramid, compute_features
+from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
+from spade_kit.features.crops import Crop
+from spade_kit.features.pyramid import Pyramid, compute_features
 from spade_kit.folders import predict_folder
 from spade_kit.gallery import PRECISIONS, Gallery, build_gallery, digest
 from spade_kit.progress import track

@@ -14,11 +14,11 @@ import pandas
 from jaxtyping import Int, UInt8
 
 from spade_kit.arguments import DefaultInt, check_count, choose
-from spade_kit.backbones import EMBEDDED, Backbone, load_backbone
-from spade_kit.crops import Crop
 from spade_kit.datasets import Dataset, Sample
 from spade_kit.evaluation import describe_scores
-from spade_kit.features import Pyramid, chosen_layers, iterate_features
+from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
+from spade_kit.features.crops import Crop
+from spade_kit.features.pyramid import Pyramid, chosen_layers, iterate_features
 from spade_kit.gallery import digest
 from spade_kit.progress import is_silent, track
 from spade_kit.records import describe_run

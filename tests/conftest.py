@@ -12,7 +12,7 @@ os.environ["TQDM_DISABLE"] = "1"
 import jaxtyping  # noqa: E402
 
 SHAPES_CHECKED = (
-    *("backbones", "correspondence", "crops", "datasets", "features"),
+    *("features.backbones", "correspondence", "features.crops", "datasets", "features.pyramid"),
     *("evidence", "gallery", "metrics", "painting", "results", "retrieval", "scores", "spade", "views"),
 )
 jaxtyping.install_import_hook(

@@ -149,7 +149,7 @@ FAULTS = [
     ),
     Fault(
         "mask shifted by one",
-        "crops.py",
+        "features/crops.py",
         "Image.Resampling.NEAREST).astype(bool)",
         "Image.Resampling.NEAREST).astype(bool)[::-1]",
         "crops",
@@ -157,7 +157,7 @@ FAULTS = [
     ),
     Fault(
         "mask interpolated",
-        "crops.py",
+        "features/crops.py",
         "Image.Resampling.NEAREST).astype(bool)",
         "Image.Resampling.BILINEAR).astype(bool)",
         "crops",
@@ -165,7 +165,7 @@ FAULTS = [
     ),
     Fault(
         "crop off by a pixel",
-        "crops.py",
+        "features/crops.py",
         "scaled[top : top + rows, left : left + columns]",
         "scaled[top + 1 : top + rows + 1, left : left + columns]",
         "crops",
@@ -173,7 +173,7 @@ FAULTS = [
     ),
     Fault(
         "layer order swapped",
-        "features.py",
+        "features/pyramid.py",
         "return Pyramid([level.contiguous() for level in levels], backbone.layers, pooled.float())",
         "return Pyramid([level.contiguous() for level in levels], backbone.layers[::-1], pooled.float())",
         "features",
@@ -181,7 +181,7 @@ FAULTS = [
     ),
     Fault(
         "mean of the preprocessing forgotten",
-        "backbones.py",
+        "features/backbones.py",
         "return self._folded((x - mean) / std)",
         "return self._folded(x / std)",
         "backbones",

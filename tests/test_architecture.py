@@ -11,10 +11,20 @@ import spade_kit
 
 PACKAGE = Path(spade_kit.__file__).parent
 FLOORS = [  # a module may import from floors below its own
-    {"arguments", "crops", "demo", "drawing", "metrics", "progress", "records", "_folding", "search.layout"},
-    {"images", "intervals", "backbones", "painting", "search.simd", "search.runtime"},
-    {"datasets", "judgement"},
-    {"features", "layouts"},
+    {
+        "arguments",
+        "features.crops",
+        "demo",
+        "drawing",
+        "metrics",
+        "progress",
+        "records",
+        "features.folding",
+        "search.layout",
+    },
+    {"images", "intervals", "features.backbones", "painting", "search.simd", "search.runtime"},
+    {"backbones", "datasets", "judgement"},
+    {"features.pyramid", "layouts"},
     {"loading"},
     {"retrieval", "search.branch_and_bound", "search.projection", "search.brute_force"},
     {"search.dispatch"},
@@ -70,7 +80,7 @@ def test_figures_know_results_only_by_name():
 
 
 def test_the_demo_and_the_metrics_stand_on_the_ground():
-    assert imports_of("demo") == imports_of("metrics") == imports_of("crops") == imports_of("drawing") == set()
+    assert imports_of("demo") == imports_of("metrics") == imports_of("features.crops") == imports_of("drawing") == set()
 
 
 def test_importing_the_package_takes_no_heavy_library_with_it():

@@ -9,8 +9,9 @@ import torch
 import torchvision
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from spade_kit import backbones, load_backbone
-from spade_kit._folding import fold_norms
+from spade_kit import load_backbone
+from spade_kit.features import backbones
+from spade_kit.features.folding import fold_norms
 
 THREE = ("layer1", "layer2", "layer3")
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from spade_kit.crops import find_crop
+from spade_kit.features.crops import find_crop
 
 side = st.integers(32, 300)
 PHOTOS = [((97, 131), 72, 64), ((131, 97), 72, 51), ((40, 300), 72, 64), ((300, 40), 96, None), ((75, 170), 64, None)]

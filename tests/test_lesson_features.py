@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import spade_kit
-from spade_kit.features import Pyramid, compute_features
+from spade_kit.features.pyramid import Pyramid, compute_features
 from spade_kit.lessons import features as lesson
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import spade_kit
-from spade_kit.features import Pyramid
+from spade_kit.features.pyramid import Pyramid
 from spade_kit.lessons import how_it_is_fast as fast
 from spade_kit.search.branch_and_bound import descend_plainly
 

@@ -8,7 +8,7 @@ import torch
 from scipy.spatial.distance import mahalanobis
 
 from spade_kit import Dataset, Sample
-from spade_kit.features import Pyramid
+from spade_kit.features.pyramid import Pyramid
 from spade_kit.lessons.when_it_fails import (
     check,
     choose_mono,

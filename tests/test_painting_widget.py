@@ -19,7 +19,7 @@ from PIL import Image
 
 import spade_kit
 from spade_kit import SPADE, paint_defect
-from spade_kit.crops import find_crop
+from spade_kit.features.crops import find_crop
 from spade_kit.painting import TOOLS, Stroke, paint
 from spade_kit.widgets.pages import join_modules
 

@@ -62,7 +62,7 @@ def _find_package(name: str, least: tuple[int, ...], *others: str) -> str | None
 
 
 def _find_weights() -> str | None:
-    from spade_kit.backbones import load_backbone
+    from spade_kit.features.backbones import load_backbone
 
     try:
         load_backbone("efficientnet_lite0")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from spade_kit.features import Pyramid
+from spade_kit.features.pyramid import Pyramid
 from spade_kit.lessons.checking import tell
 from spade_kit.lessons.material import make_pyramids
 

@@ -18,7 +18,6 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from sklearn.cluster import MiniBatchKMeans
 
-from spade_kit.backbones import load_backbone
 from spade_kit.datasets import Photo
 from spade_kit.drawing import (
     BLUE,
@@ -34,7 +33,8 @@ from spade_kit.drawing import (
     show_map,
     show_picture,
 )
-from spade_kit.features import Pyramid, extract_features
+from spade_kit.features.backbones import load_backbone
+from spade_kit.features.pyramid import Pyramid, extract_features
 from spade_kit.lessons.checking import tell
 from spade_kit.lessons.material import make_pyramids
 from spade_kit.metrics import aupro

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from spade_kit.datasets import Sample
-from spade_kit.features import Pyramid
+from spade_kit.features.pyramid import Pyramid
 
 Grids = Mapping[str, list[list[int]]]
 

@@ -10,10 +10,10 @@ from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 from scipy.spatial.distance import cdist
 
-from spade_kit.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.datasets import GOOD, Photo, Sample, as_array
 from spade_kit.drawing import BLUE, COLOURS, GREY, RING, WIDTH, make_panels, open_up, show_picture
-from spade_kit.features import extract_features
+from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
+from spade_kit.features.pyramid import extract_features
 from spade_kit.lessons.checking import tell
 from spade_kit.metrics import roc_auc
 from spade_kit.spade import SPADE

