@@ -26,7 +26,7 @@ from rivals import check_the_same, concatenate, faiss_flat, sklearn_brute, torch
 import spade_kit
 from spade_kit import Pyramid, load_backbone
 from spade_kit.correspondence import search
-from spade_kit.datasets import as_array
+from spade_kit.datasets.samples import as_array
 from spade_kit.search.dispatch import PixelSearch
 
 RESULTS = Path(__file__).parent / "results"

@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from spade_kit.arguments import check_count, choose
-from spade_kit.datasets import GOOD
+from spade_kit.datasets.images import read_image
+from spade_kit.datasets.samples import GOOD
 from spade_kit.drawing import (
     BLUE,
     COLOURS,
@@ -31,7 +32,6 @@ from spade_kit.drawing import (
     small_print,
 )
 from spade_kit.evidence import Evidence
-from spade_kit.images import read_image
 from spade_kit.reports import METRICS, Report
 from spade_kit.sweeps import OPTIONS
 

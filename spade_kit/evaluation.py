@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pandas
 
 from spade_kit.arguments import warn
-from spade_kit.datasets import GOOD, Dataset, Sample
+from spade_kit.datasets.samples import GOOD, Dataset, Sample
 from spade_kit.progress import track
 from spade_kit.records import claim, describe_run
 from spade_kit.reports import FORMAT, TABLE, Report, judged_paths

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Real
 
 from spade_kit.arguments import choose
-from spade_kit.datasets import GOOD
+from spade_kit.datasets.samples import GOOD
 from spade_kit.intervals import TAILS, clopper_pearson
 from spade_kit.judgement import Judgement
 from spade_kit.scores import check_threshold

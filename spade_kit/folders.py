@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas
 
-from spade_kit.images import FORMATS, is_picture, natural_order
-from spade_kit.layouts import check_folder
+from spade_kit.datasets.images import FORMATS, is_picture, natural_order
+from spade_kit.datasets.layouts import check_folder
 from spade_kit.progress import track
 from spade_kit.records import (
     RECORD,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from spade_kit.arguments import warn
 from spade_kit.correspondence import Weights, resolve_weights
-from spade_kit.datasets import Photo, Sample
+from spade_kit.datasets.samples import Photo, Sample
 from spade_kit.features.backbones import Backbone
 from spade_kit.features.crops import Crop
 from spade_kit.features.pyramid import Pyramid, chosen_layers, iterate_features

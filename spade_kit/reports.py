@@ -16,7 +16,7 @@ import pandas
 
 from spade_kit import metrics
 from spade_kit.arguments import check_count, check_index, choose
-from spade_kit.datasets import GOOD
+from spade_kit.datasets.samples import GOOD
 from spade_kit.intervals import BINNED, PixelCounts, bootstrap
 from spade_kit.records import claim, read_record, write_whole
 from spade_kit.scores import check_threshold

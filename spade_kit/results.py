@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from spade_kit.arguments import DefaultInt, check_count, warn
 from spade_kit.correspondence import Correspondence, EveryK, Steps, match_level, spread
-from spade_kit.datasets import Sample
+from spade_kit.datasets.samples import Sample
 from spade_kit.features.crops import Crop
 from spade_kit.features.pyramid import Pyramid
 from spade_kit.retrieval import Neighbours

@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 from jaxtyping import Bool, Float
 
-from spade_kit.datasets import Sample
+from spade_kit.datasets.samples import Sample
 from spade_kit.features.crops import Crop
 from spade_kit.records import changed_at, encode_tiff, write_whole
 

@@ -25,7 +25,7 @@ from spade_kit.correspondence import (
     resolve_weights,
     search,
 )
-from spade_kit.datasets import GOOD, Photo, Sample, as_array, as_list
+from spade_kit.datasets.samples import GOOD, Photo, Sample, as_array, as_list
 from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.features.crops import Crop
 from spade_kit.features.pyramid import Pyramid, compute_features

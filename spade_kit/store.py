@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from spade_kit.datasets import Sample
+from spade_kit.datasets.samples import Sample
 from spade_kit.features.backbones import Backbone, load_backbone
 from spade_kit.features.crops import Crop
 from spade_kit.gallery import PRECISIONS, Gallery, Normal

@@ -14,7 +14,7 @@ import pandas
 from jaxtyping import Int, UInt8
 
 from spade_kit.arguments import DefaultInt, check_count, choose
-from spade_kit.datasets import Dataset, Sample
+from spade_kit.datasets.samples import Dataset, Sample
 from spade_kit.evaluation import describe_scores
 from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.features.crops import Crop

@@ -12,8 +12,8 @@ os.environ["TQDM_DISABLE"] = "1"
 import jaxtyping  # noqa: E402
 
 SHAPES_CHECKED = (
-    *("features.backbones", "correspondence", "features.crops", "datasets", "features.pyramid"),
-    *("evidence", "gallery", "metrics", "painting", "results", "retrieval", "scores", "spade", "views"),
+    *("features.backbones", "correspondence", "features.crops", "datasets.samples", "features.pyramid"),
+    *("evidence", "gallery", "metrics", "datasets.synthetic", "results", "retrieval", "scores", "spade", "views"),
 )
 jaxtyping.install_import_hook(
     [f"spade_kit.{module}" for module in SHAPES_CHECKED],

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from spade_kit import Sample, load_dataset
-from spade_kit.datasets import as_array, as_list
+from spade_kit.datasets.samples import as_array, as_list
 
 UPRIGHT = {1: lambda a: a, 3: lambda a: a[::-1, ::-1], 6: lambda a: np.rot90(a, -1), 8: np.rot90}  # EXIF orientation
 
@@ -215,7 +215,7 @@ def test_a_folder_in_another_layout_gets_a_sentence(bottles):
 
 
 def test_solar_cells_that_are_not_installed_get_a_pip_line(monkeypatch):
-    monkeypatch.setattr("spade_kit.loading.find_spec", lambda name: None)
+    monkeypatch.setattr("spade_kit.datasets.loading.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install \"spade_kit\[data\]\""):
         load_dataset("solar_cells")
 

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from spade_kit.images import UnreadablePhotoError, pictures_in, read_image, read_mask, read_size
+from spade_kit.datasets.images import UnreadablePhotoError, pictures_in, read_image, read_mask, read_size
 
 LOSSLESS = {"PNG": {}, "BMP": {}, "TIFF": {}, "WEBP": {"lossless": True}}
 WAYS = {

@@ -33,7 +33,7 @@ def test_missing_photographs_or_old_python_are_told(monkeypatch, problem):
     def load(name):
         raise problem(f"no {name} here")
 
-    monkeypatch.setattr("spade_kit.loading.load_dataset", load)
+    monkeypatch.setattr("spade_kit.datasets.loading.load_dataset", load)
     assert checking._find_photos("demo") == "no demo here"
 
 

@@ -7,6 +7,7 @@ import pandas
 import pytest
 
 import spade_kit
+from spade_kit.datasets.synthetic import Stroke, paint
 from spade_kit.lessons.material import cell_types
 from spade_kit.lessons.retrieval import (
     auc_by_kind,
@@ -20,7 +21,6 @@ from spade_kit.lessons.retrieval import (
     share_of_own_type,
     shoot_burst,
 )
-from spade_kit.painting import Stroke, paint
 
 
 def by_hand(pooled, k):

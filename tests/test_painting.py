@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 from scipy.ndimage import gaussian_filter
 
-from spade_kit.painting import TOOLS, VISIBLE, Stroke, changed, paint
+from spade_kit.datasets.synthetic import TOOLS, VISIBLE, Stroke, changed, paint
 
 SIZE = (61, 47)
 WHITE = (255, 255, 255)

@@ -12,7 +12,7 @@ from browsing import Notebook, Shown
 from PIL import Image
 
 from spade_kit import paint_defect
-from spade_kit.painting import Stroke, changed, paint
+from spade_kit.datasets.synthetic import Stroke, changed, paint
 from spade_kit.widgets.packing import colour_table
 
 START = """

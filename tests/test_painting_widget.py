@@ -19,8 +19,8 @@ from PIL import Image
 
 import spade_kit
 from spade_kit import SPADE, paint_defect
+from spade_kit.datasets.synthetic import TOOLS, Stroke, paint
 from spade_kit.features.crops import find_crop
-from spade_kit.painting import TOOLS, Stroke, paint
 from spade_kit.widgets.pages import join_modules
 
 LINE = [(60, 40), (80.5, 90), (70, 120.25)]  # places of the map

@@ -13,10 +13,10 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from spade_kit.arguments import check_count, choose, warn
-from spade_kit.datasets import Photo, as_array, as_list
+from spade_kit.datasets.images import UnreadablePhotoError
+from spade_kit.datasets.samples import Photo, as_array, as_list
 from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.features.crops import Crop, SmallPhotoError
-from spade_kit.images import UnreadablePhotoError
 from spade_kit.progress import track
 
 _BATCH = {"cpu": 4}

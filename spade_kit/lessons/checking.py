@@ -72,7 +72,7 @@ def _find_weights() -> str | None:
 
 
 def _find_photos(dataset: str) -> str | None:
-    from spade_kit.loading import load_dataset
+    from spade_kit.datasets.loading import load_dataset
 
     try:
         load_dataset(dataset)

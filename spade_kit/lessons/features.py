@@ -20,7 +20,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import nn
 
-from spade_kit.datasets import GOOD, Sample
+from spade_kit.datasets.samples import GOOD, Sample
 from spade_kit.drawing import COLOURS, RING, make_panels, name_panel, show_picture
 from spade_kit.features.backbones import Backbone, load_backbone
 from spade_kit.features.pyramid import Pyramid, compute_features

@@ -18,7 +18,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from sklearn.cluster import MiniBatchKMeans
 
-from spade_kit.datasets import Photo
+from spade_kit.datasets.samples import Photo
 from spade_kit.drawing import (
     BLUE,
     COLOURS,

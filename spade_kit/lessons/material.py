@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import torch
 
-from spade_kit.datasets import Sample
+from spade_kit.datasets.samples import Sample
 from spade_kit.features.pyramid import Pyramid
 
 Grids = Mapping[str, list[list[int]]]

@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 from scipy.spatial.distance import cdist
 
-from spade_kit.datasets import GOOD, Photo, Sample, as_array
+from spade_kit.datasets.samples import GOOD, Photo, Sample, as_array
 from spade_kit.drawing import BLUE, COLOURS, GREY, RING, WIDTH, make_panels, open_up, show_picture
 from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.features.pyramid import extract_features

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas
 
-from spade_kit.datasets import GOOD, Sample
+from spade_kit.datasets.samples import GOOD, Sample
 from spade_kit.lessons.checking import tell
 from spade_kit.spade import SPADE
 from spade_kit.views import Wanted, look, make_view, rank, read_view

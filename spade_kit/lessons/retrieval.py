@@ -10,12 +10,12 @@ from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 from scipy.spatial.distance import cdist
 
-from spade_kit.datasets import GOOD, Sample
+from spade_kit.datasets.samples import GOOD, Sample
+from spade_kit.datasets.synthetic import Stroke, paint
 from spade_kit.drawing import BLUE, GREEN, RING, WIDTH, open_up
 from spade_kit.features.pyramid import Pyramid
 from spade_kit.lessons.checking import tell
 from spade_kit.metrics import roc_auc
-from spade_kit.painting import Stroke, paint
 from spade_kit.results import Result
 from spade_kit.scores import find_threshold
 from spade_kit.spade import SPADE

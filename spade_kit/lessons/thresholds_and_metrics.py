@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from scipy.ndimage import label
 from sklearn.metrics import auc
 
-from spade_kit.datasets import GOOD, Photo
+from spade_kit.datasets.samples import GOOD, Photo
 from spade_kit.drawing import (
     BLUE,
     COLOURS,

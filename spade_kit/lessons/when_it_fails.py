@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
-from spade_kit.datasets import GOOD, Dataset, Sample
+from spade_kit.datasets.samples import GOOD, Dataset, Sample
 from spade_kit.drawing import SCALE
 from spade_kit.features.pyramid import Pyramid
 from spade_kit.figures import draw_views

@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image
 
 from spade_kit.arguments import check_index
-from spade_kit.datasets import Dataset, Photo, Sample, as_array, as_list
-from spade_kit.images import decode
+from spade_kit.datasets.images import decode
+from spade_kit.datasets.samples import Dataset, Photo, Sample, as_array, as_list
 from spade_kit.results import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets.packing import jpeg

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from spade_kit.arguments import check_number, choose
 from spade_kit.charts import draw_evidence
-from spade_kit.datasets import GOOD, Dataset, Photo, as_list
+from spade_kit.datasets.samples import GOOD, Dataset, Photo, as_list
 from spade_kit.evidence import OF, Evidence, collect
 from spade_kit.intervals import clopper_pearson
 from spade_kit.judgement import Judgement

@@ -15,7 +15,7 @@ import traitlets
 from matplotlib.figure import Figure
 
 from spade_kit.arguments import check_count, check_index, choose
-from spade_kit.datasets import Dataset, Photo, as_list
+from spade_kit.datasets.samples import Dataset, Photo, as_list
 from spade_kit.drawing import SCALE, SIGNED
 from spade_kit.figures import draw_views
 from spade_kit.results import Result

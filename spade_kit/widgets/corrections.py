@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 
-from spade_kit.datasets import Photo
+from spade_kit.datasets.samples import Photo
 from spade_kit.spade import SPADE
 
 _UNDO_BYTES = 2 * 2**30  # of galleries kept to go back to; the last step can always be undone

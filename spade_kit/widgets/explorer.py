@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from spade_kit.arguments import warn
 from spade_kit.correspondence import freeze_weights
-from spade_kit.datasets import Dataset, Photo
+from spade_kit.datasets.samples import Dataset, Photo
 from spade_kit.drawing import SCALE
 from spade_kit.figures import draw_explanation
 from spade_kit.gallery import Normal

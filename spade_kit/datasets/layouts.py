@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spade_kit.arguments import choose
-from spade_kit.datasets import GOOD, Sample
-from spade_kit.images import FORMATS, natural_order, pictures_in
+from spade_kit.datasets.images import FORMATS, natural_order, pictures_in
+from spade_kit.datasets.samples import GOOD, Sample
 
 GOOD_NAMES = {"good", "ok", "normal"}
 TRAIN_NAMES = {"train", "training"}

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
-from spade_kit.images import as_rgb, read_image, read_mask, read_size
+from spade_kit.datasets.images import as_rgb, read_image, read_mask, read_size
 
 GOOD = "good"
 

@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from spade_kit.arguments import choose, warn
-from spade_kit.datasets import GOOD, Dataset, Sample
-from spade_kit.images import UnreadablePhotoError, is_picture, natural_order, pictures_in, read_size
-from spade_kit.layouts import LAYOUTS, Found, check_folder, count, guess, name_some, read_splits, read_two
+from spade_kit.datasets.images import UnreadablePhotoError, is_picture, natural_order, pictures_in, read_size
+from spade_kit.datasets.layouts import LAYOUTS, Found, check_folder, count, guess, name_some, read_splits, read_two
+from spade_kit.datasets.samples import GOOD, Dataset, Sample
 
 _NAMED = 3  # of many that are skipped, how many with their reason
 
@@ -175,7 +175,7 @@ def _in_both(train: list[Sample], test: list[Sample]) -> list[Path]:
 
 def _demo_folder() -> Path:
     """Beside the package in a checkout, inside it in an installed wheel."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     return next((at for at in (package.parent / "data" / "demo", package / "data" / "demo") if at.is_dir()), package)
 
 
