@@ -30,12 +30,12 @@ from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.features.crops import Crop
 from spade_kit.features.pyramid import Pyramid, compute_features
 from spade_kit.folders import predict_folder
-from spade_kit.gallery import PRECISIONS, Gallery, build_gallery, digest
+from spade_kit.gallery.checkpoint import load_gallery, save_gallery
+from spade_kit.gallery.gallery import PRECISIONS, Gallery, build_gallery, digest
 from spade_kit.progress import track
 from spade_kit.results import Result
 from spade_kit.retrieval import DEFAULT_K, Neighbours, find_nearest
 from spade_kit.scores import check_fpr, check_sigma, find_threshold, make_map, threshold_interval
-from spade_kit.store import load_gallery, save_gallery
 
 OPTIONS = ("k", "kappa", "radius", "weights", "combine", "sigma")
 _NORMALS_FOR_SCALE = 64

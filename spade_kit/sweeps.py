@@ -19,7 +19,7 @@ from spade_kit.evaluation import describe_scores
 from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.features.crops import Crop
 from spade_kit.features.pyramid import Pyramid, chosen_layers, iterate_features
-from spade_kit.gallery import digest
+from spade_kit.gallery.gallery import digest
 from spade_kit.progress import is_silent, track
 from spade_kit.records import describe_run
 from spade_kit.reports import METRICS, Report

@@ -13,7 +13,17 @@ import jaxtyping  # noqa: E402
 
 SHAPES_CHECKED = (
     *("features.backbones", "correspondence", "features.crops", "datasets.samples", "features.pyramid"),
-    *("evidence", "gallery", "metrics", "datasets.synthetic", "results", "retrieval", "scores", "spade", "views"),
+    *(
+        "evidence",
+        "gallery.gallery",
+        "metrics",
+        "datasets.synthetic",
+        "results",
+        "retrieval",
+        "scores",
+        "spade",
+        "views",
+    ),
 )
 jaxtyping.install_import_hook(
     [f"spade_kit.{module}" for module in SHAPES_CHECKED],

@@ -305,7 +305,7 @@ def test_a_module_of_your_own_and_a_single_level_work_throughout(tiny, demo, scr
 
 
 def test_much_memory_is_told_beforehand(monkeypatch, demo):
-    monkeypatch.setattr("spade_kit.gallery._WORTH_SAYING", 2**20)
+    monkeypatch.setattr("spade_kit.gallery.gallery._WORTH_SAYING", 2**20)
     with pytest.warns(UserWarning, match=r"features of 3 images will take 0.0 GB.*float16"):
         SPADE().fit(demo.train[:3])
 

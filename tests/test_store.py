@@ -181,7 +181,7 @@ def test_killed_at_any_moment_a_whole_one_is_there(fitted, scratched, tmp_path):
 
 
 def test_a_full_disk_leaves_the_old_one_whole(fitted, demo, scratched, tmp_path, monkeypatch):
-    from spade_kit import store
+    from spade_kit.gallery import checkpoint as store
 
     fitted.save(tmp_path)
     monkeypatch.setattr(store, "save_file", lambda *_: (_ for _ in ()).throw(store.SafetensorError("No space left")))

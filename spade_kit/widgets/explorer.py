@@ -19,7 +19,7 @@ from spade_kit.correspondence import freeze_weights
 from spade_kit.datasets.samples import Dataset, Photo
 from spade_kit.drawing import SCALE
 from spade_kit.figures import draw_explanation
-from spade_kit.gallery import Normal
+from spade_kit.gallery.gallery import Normal
 from spade_kit.results import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets.album import Album, find_name, read_upload

@@ -12,7 +12,7 @@ from PIL import Image
 
 from spade_kit.correspondence import Correspondence, Steps
 from spade_kit.drawing import COLOURS
-from spade_kit.gallery import Normal
+from spade_kit.gallery.gallery import Normal
 from spade_kit.results import Result
 from spade_kit.scores import split
 
