@@ -31,14 +31,14 @@ from spade_kit.drawing import (
     show_picture,
     small_print,
 )
-from spade_kit.evidence import Evidence
-from spade_kit.reports import METRICS, Report
-from spade_kit.sweeps import OPTIONS
+from spade_kit.evaluation.report import METRICS, Report
+from spade_kit.evaluation.sweep import OPTIONS
+from spade_kit.evaluation.threshold_study import Evidence
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from spade_kit.shelf import Judged
+    from spade_kit.evaluation.map_store import Judged
 
 _COLOUR = {"image": BLUE, "pixel": RING}
 _MOST = 8  # photos side by side, so that they can be seen

@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 
 from spade_kit.arguments import check_number, warn
 from spade_kit.correspondence import Correspondence, resize
-from spade_kit.intervals import bootstrap
+from spade_kit.evaluation.bootstrap import bootstrap
 
 _TAIL_BINS = 1024
 

@@ -14,15 +14,15 @@ import jaxtyping  # noqa: E402
 SHAPES_CHECKED = (
     *("features.backbones", "correspondence", "features.crops", "datasets.samples", "features.pyramid"),
     *(
-        "evidence",
+        "evaluation.threshold_study",
         "gallery.gallery",
-        "metrics",
+        "evaluation.metrics",
         "datasets.synthetic",
         "results",
         "retrieval",
         "scores",
         "spade",
-        "views",
+        "evaluation.views",
     ),
 )
 jaxtyping.install_import_hook(

@@ -189,7 +189,7 @@ FAULTS = [
     ),
     Fault(
         "PRO cut before its limit",
-        "metrics.py",
+        "evaluation/metrics.py",
         "return float(auc(np.append(x[inside], limit), np.append(y[inside], edge)) / limit)",
         "return float(auc(x[inside], y[inside]) / limit)",
         "metrics",
@@ -197,7 +197,7 @@ FAULTS = [
     ),
     Fault(
         "PRO over pixels instead of regions",
-        "metrics.py",
+        "evaluation/metrics.py",
         "weight[mask] = 1 / sizes[labels[mask]]",
         "weight[mask] = regions[image] / mask.sum()",
         "metrics",
@@ -221,7 +221,7 @@ FAULTS = [
     ),
     Fault(
         "bootstrap of one kind only",
-        "intervals.py",
+        "evaluation/bootstrap.py",
         "for group in groups])",
         "for group in groups[:1]])",
         "reports",

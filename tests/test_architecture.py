@@ -16,25 +16,32 @@ FLOORS = [  # a module may import from floors below its own
         "features.crops",
         "demo",
         "drawing",
-        "metrics",
+        "evaluation.metrics",
         "progress",
         "records",
         "features.folding",
         "search.layout",
     },
-    {"datasets.images", "intervals", "features.backbones", "datasets.synthetic", "search.simd", "search.runtime"},
-    {"backbones", "datasets.samples", "judgement"},
+    {
+        "datasets.images",
+        "evaluation.bootstrap",
+        "features.backbones",
+        "datasets.synthetic",
+        "search.simd",
+        "search.runtime",
+    },
+    {"backbones", "metrics", "datasets.samples", "evaluation.operating_point"},
     {"features.pyramid", "datasets.layouts"},
     {"datasets.loading"},
     {"retrieval", "search.branch_and_bound", "search.projection", "search.brute_force"},
     {"search.dispatch"},
     {"correspondence"},
     {"scores"},
-    {"evidence", "folders", "gallery.gallery", "results", "shelf"},
-    {"reports", "gallery.checkpoint"},
+    {"evaluation.threshold_study", "folders", "gallery.gallery", "results", "evaluation.map_store"},
+    {"evaluation.report", "gallery.checkpoint"},
     {"spade"},
-    {"evaluation"},
-    {"figures", "sweeps", "views"},
+    {"evaluation.evaluate"},
+    {"figures", "evaluation.sweep", "evaluation.views"},
     {"charts"},
     {"widgets.packing", "widgets.checks", "widgets.pages", "widgets.background", "widgets.preview", "widgets.normals"},
     {"widgets.album", "widgets.corrections", "widgets.live"},
@@ -80,7 +87,13 @@ def test_figures_know_results_only_by_name():
 
 
 def test_the_demo_and_the_metrics_stand_on_the_ground():
-    assert imports_of("demo") == imports_of("metrics") == imports_of("features.crops") == imports_of("drawing") == set()
+    assert (
+        imports_of("demo")
+        == imports_of("evaluation.metrics")
+        == imports_of("features.crops")
+        == imports_of("drawing")
+        == set()
+    )
 
 
 def test_importing_the_package_takes_no_heavy_library_with_it():

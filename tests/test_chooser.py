@@ -15,8 +15,8 @@ from scipy.stats import binomtest
 from sklearn.metrics import f1_score
 
 from spade_kit import SPADE, choose_threshold
-from spade_kit.evidence import collect
-from spade_kit.metrics import f1_threshold
+from spade_kit.evaluation.metrics import f1_threshold
+from spade_kit.evaluation.threshold_study import collect
 
 OF = ("image", "pixel")
 

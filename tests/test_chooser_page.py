@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from spade_kit import choose_threshold
-from spade_kit.metrics import f1_threshold
+from spade_kit.evaluation.metrics import f1_threshold
 
 START = """
 from dataclasses import replace

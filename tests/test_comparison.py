@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from spade_kit import SPADE, Sample, compare_layers, load_backbone
-from spade_kit.metrics import aupro
+from spade_kit.evaluation.metrics import aupro
 from spade_kit.widgets.pages import join_modules
 
 LAYERS = ("layer1", "layer2", "layer3")

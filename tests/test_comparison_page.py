@@ -12,7 +12,7 @@ from browsing import Notebook, Shown, open_offline, read_canvas
 from PIL import Image
 
 import spade_kit
-from spade_kit.metrics import aupro
+from spade_kit.evaluation.metrics import aupro
 from spade_kit.widgets.packing import colour_table
 
 START = """

@@ -8,8 +8,8 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from spade_kit import Sample, evaluate, metrics
-from spade_kit.intervals import BINNED, PixelCounts
-from spade_kit.reports import OF_IMAGES, OF_PIXELS
+from spade_kit.evaluation.bootstrap import BINNED, PixelCounts
+from spade_kit.evaluation.report import OF_IMAGES, OF_PIXELS
 
 
 @pytest.fixture(scope="module")

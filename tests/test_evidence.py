@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import precision_score, recall_score
 
-from spade_kit.evidence import collect
-from spade_kit.judgement import Judgement
+from spade_kit.evaluation.operating_point import Judgement
+from spade_kit.evaluation.threshold_study import collect
 
 LABELS = ["good", "scratch", None, "stain", "good"]
 NAMES = {True: ("missed", "found"), False: ("passed", "alarms"), None: ("unknown_below", "unknown_above")}

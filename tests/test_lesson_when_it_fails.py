@@ -8,6 +8,7 @@ import torch
 from scipy.spatial.distance import mahalanobis
 
 from spade_kit import Dataset, Sample
+from spade_kit.evaluation.metrics import aupro, roc_auc
 from spade_kit.features.pyramid import Pyramid
 from spade_kit.lessons.when_it_fails import (
     check,
@@ -23,7 +24,6 @@ from spade_kit.lessons.when_it_fails import (
     stack,
     turn,
 )
-from spade_kit.metrics import aupro, roc_auc
 from spade_kit.scores import make_map
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from spade_kit.metrics import (
+from spade_kit.evaluation.metrics import (
     aupro,
     average_precision,
     f1_max,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spade_kit import SPADE, evaluate, load_dataset
-from spade_kit.metrics import aupro, pixel_roc_auc, roc_auc
+from spade_kit.evaluation.metrics import aupro, pixel_roc_auc, roc_auc
 
 
 def judge_all(spade, dataset):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from spade_kit import SPADE
-from spade_kit.metrics import aupro
-from spade_kit.views import look, make_view, rank, read_view
+from spade_kit.evaluation.metrics import aupro
+from spade_kit.evaluation.views import look, make_view, rank, read_view
 
 
 def seen(wanted, spade, result):

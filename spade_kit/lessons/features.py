@@ -22,10 +22,10 @@ from torch import nn
 
 from spade_kit.datasets.samples import GOOD, Sample
 from spade_kit.drawing import COLOURS, RING, make_panels, name_panel, show_picture
+from spade_kit.evaluation.metrics import roc_auc
 from spade_kit.features.backbones import Backbone, load_backbone
 from spade_kit.features.pyramid import Pyramid, compute_features
 from spade_kit.lessons.checking import tell
-from spade_kit.metrics import roc_auc
 from spade_kit.spade import SPADE
 
 Change: TypeAlias = Callable[[np.ndarray], np.ndarray]

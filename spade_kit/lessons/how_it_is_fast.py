@@ -33,11 +33,11 @@ from spade_kit.drawing import (
     show_map,
     show_picture,
 )
+from spade_kit.evaluation.metrics import aupro
 from spade_kit.features.backbones import load_backbone
 from spade_kit.features.pyramid import Pyramid, extract_features
 from spade_kit.lessons.checking import tell
 from spade_kit.lessons.material import make_pyramids
-from spade_kit.metrics import aupro
 from spade_kit.results import Result
 from spade_kit.scores import make_map
 from spade_kit.search.layout import nest, nested_order, slack

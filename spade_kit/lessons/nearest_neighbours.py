@@ -12,10 +12,10 @@ from scipy.spatial.distance import cdist
 
 from spade_kit.datasets.samples import GOOD, Photo, Sample, as_array
 from spade_kit.drawing import BLUE, COLOURS, GREY, RING, WIDTH, make_panels, open_up, show_picture
+from spade_kit.evaluation.metrics import roc_auc
 from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.features.pyramid import extract_features
 from spade_kit.lessons.checking import tell
-from spade_kit.metrics import roc_auc
 from spade_kit.spade import SPADE
 
 _SIZES = ((20.0, 30), (40.0, 30))  # mm, how many of each

@@ -8,9 +8,9 @@ import numpy as np
 import pandas
 
 from spade_kit.datasets.samples import GOOD, Sample
+from spade_kit.evaluation.views import Wanted, look, make_view, rank, read_view
 from spade_kit.lessons.checking import tell
 from spade_kit.spade import SPADE
-from spade_kit.views import Wanted, look, make_view, rank, read_view
 
 
 def rank_by_kind(spade: SPADE, samples: Sequence[Sample], wanted: Sequence[Wanted]) -> pandas.DataFrame:

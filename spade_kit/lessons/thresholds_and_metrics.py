@@ -26,8 +26,8 @@ from spade_kit.drawing import (
     show_map,
     show_picture,
 )
+from spade_kit.evaluation.metrics import f1_threshold, weigh_regions
 from spade_kit.lessons.checking import tell
-from spade_kit.metrics import f1_threshold, weigh_regions
 from spade_kit.results import Result
 from spade_kit.scores import find_threshold
 from spade_kit.spade import SPADE

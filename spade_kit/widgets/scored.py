@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from spade_kit.metrics import f1_threshold
+from spade_kit.evaluation.metrics import f1_threshold
 from spade_kit.scores import make_map
 from spade_kit.spade import SPADE
 from spade_kit.widgets.album import Album

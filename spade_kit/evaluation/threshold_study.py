@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int, Real
 
 from spade_kit.arguments import choose
 from spade_kit.datasets.samples import GOOD
-from spade_kit.intervals import TAILS, clopper_pearson
-from spade_kit.judgement import Judgement
+from spade_kit.evaluation.bootstrap import TAILS, clopper_pearson
+from spade_kit.evaluation.operating_point import Judgement
 from spade_kit.scores import check_threshold
 
 OF = ("image", "pixel")

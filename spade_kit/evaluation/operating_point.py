@@ -7,7 +7,7 @@ from math import floor, log10, nan
 
 import numpy as np
 
-from spade_kit.intervals import LEVEL, clopper_pearson
+from spade_kit.evaluation.bootstrap import LEVEL, clopper_pearson
 
 _FEW = 20  # normal photos, below which a rate is no more than a hint
 _WIDE = 3  # times the rate: an upper end above is worth a word

@@ -12,11 +12,11 @@ import pandas
 
 from spade_kit.arguments import warn
 from spade_kit.datasets.samples import GOOD, Dataset, Sample
+from spade_kit.evaluation.map_store import Judged, Row, Shelf, name_maps
+from spade_kit.evaluation.report import FORMAT, TABLE, Report, judged_paths
 from spade_kit.progress import track
 from spade_kit.records import claim, describe_run
-from spade_kit.reports import FORMAT, TABLE, Report, judged_paths
 from spade_kit.scores import mean_of_top, share_out
-from spade_kit.shelf import Judged, Row, Shelf, name_maps
 
 if TYPE_CHECKING:
     from spade_kit.results import Result

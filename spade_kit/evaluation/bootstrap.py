@@ -12,7 +12,7 @@ from scipy.special import betaincinv
 from sklearn.metrics import auc
 
 from spade_kit.arguments import check_count, check_number
-from spade_kit.metrics import mean_up_to, weigh_regions
+from spade_kit.evaluation.metrics import mean_up_to, weigh_regions
 
 LEVEL = 0.95
 TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)

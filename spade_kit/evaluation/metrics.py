@@ -1,0 +1,167 @@
+"""How well scores separate normal from anomalous: thin wrappers over scikit-learn, and the exact AUPRO.
+
+All take raw scores, the larger the stranger; nothing is squashed or rescaled on the way.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.ndimage import label
+from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
+
+_EIGHT_CONNECTED = np.ones((3, 3))
+
+
+def roc_auc(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> float:
+    """The probability that an anomalous one scores higher than a normal one.
+
+    >>> roc_auc(np.array([1.0, 2.0, 3.0]), np.array([False, True, True]))
+    1.0
+    """
+    return float(roc_auc_score(*_checked(scores, labels)))
+
+
+def pixel_roc_auc(maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"]) -> float:
+    """ROC-AUC over all pixels of all images together."""
+    _check_shapes(maps, masks)
+    return roc_auc(np.ravel(maps), np.ravel(masks))
+
+
+def average_precision(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> float:
+    """Precision averaged over the steps of recall: how pure the top of the ranking is, where anomalies are rare.
+
+    >>> average_precision(np.array([1.0, 2.0, 3.0]), np.array([True, False, True]))
+    0.8333333333333333
+    """
+    return float(average_precision_score(*_checked(scores, labels)))
+
+
+def pixel_average_precision(maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"]) -> float:
+    """Average precision over all pixels of all images together."""
+    _check_shapes(maps, masks)
+    return average_precision(np.ravel(maps), np.ravel(masks))
+
+
+def pixel_f1_max(maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"]) -> float:
+    """The best harmonic mean of precision and recall over all pixels of all images together."""
+    _check_shapes(maps, masks)
+    return f1_max(np.ravel(maps), np.ravel(masks))
+
+
+def f1_max(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> float:
+    """The best harmonic mean of precision and recall over all thresholds."""
+    return _best_f1(scores, labels)[0]
+
+
+def f1_threshold(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> float:
+    """The threshold at which `f1_max` is reached: the lowest, where there are several.
+
+    It has seen the labels, so what is measured with it is an upper limit of what one gets on new photographs.
+    """
+    return _best_f1(scores, labels)[1]
+
+
+def _best_f1(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> tuple[float, float]:
+    precision, recall, thresholds = precision_recall_curve(*_checked(scores, labels))
+    f1 = (2 * precision * recall / np.maximum(precision + recall, 1e-12))[:-1]  # the last is no threshold's
+    return float(f1.max()), float(thresholds[f1.argmax()])
+
+
+def aupro(maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"], fpr_limit: float = 0.3) -> float:
+    """Area under the per-region overlap curve, normalised to 1: every defect counts alike, however small.
+
+    For each threshold: the mean over all 8-connected defect regions of the part that is found, against the part of
+    normal pixels that is marked. All thresholds are used, and the curve is interpolated at the limit.
+
+    Parameters
+    ----------
+    fpr_limit
+        Up to which false-positive rate to integrate.
+
+    Notes
+    -----
+    Integrating over a hundred linear thresholds, or cutting at the last one before the limit, gives values that are up
+    to 20 points too low.
+
+    References
+    ----------
+    .. [1] P. Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 129, 2021, doi:10.1007/s11263-020-01400-4.
+    """
+    maps, masks = np.asarray(maps), _as_bool(masks, "masks")
+    _check_shapes(maps, masks)
+    if not 0 < fpr_limit <= 1:
+        raise ValueError(f"fpr_limit is a rate above 0 and up to 1, but {fpr_limit!r} came.")
+    _check_both(masks, "masks")
+    _check_finite(maps)
+    weights, regions = weigh_regions(masks)
+    weight = weights.ravel() / regions.sum()  # what a pixel adds to the mean overlap
+    order = np.argsort(maps.ravel(), kind="stable")[::-1]
+    normal = ~masks.ravel()
+    fpr = np.cumsum(normal[order]) / normal.sum()
+    pro = np.cumsum(weight[order])
+    falling = maps.ravel()[order]
+    ends = np.append(np.flatnonzero(np.diff(falling)), len(falling) - 1)  # equal scores are passed together
+    fpr, pro = np.append(0, fpr[ends]), np.append(0, pro[ends])
+    return mean_up_to(fpr_limit, fpr, pro)
+
+
+def mean_up_to(limit: float, x: Float[np.ndarray, "m"], y: Float[np.ndarray, "m"]) -> float:
+    """The mean height of a curve from 0 to a limit, at which it is interpolated; x rises."""
+    inside = x <= limit
+    edge = np.interp(limit, x, y)
+    return float(auc(np.append(x[inside], limit), np.append(y[inside], edge)) / limit)
+
+
+def weigh_regions(masks: Bool[np.ndarray, "n H W"]) -> tuple[Float[np.ndarray, "n H W"], Int[np.ndarray, "n"]]:
+    """One over the size of a pixel's 8-connected defect region, 0 elsewhere; and how many regions each mask has."""
+    weights = np.zeros(masks.shape)
+    regions = np.zeros(len(masks), np.int64)
+    for image, (mask, weight) in enumerate(zip(masks, weights)):
+        labels, regions[image] = label(mask, structure=_EIGHT_CONNECTED)
+        sizes = np.bincount(labels.ravel())
+        weight[mask] = 1 / sizes[labels[mask]]
+    return weights, regions
+
+
+def _checked(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and scores, as scikit-learn takes them."""
+    scores, labels = np.asarray(scores), _as_bool(labels, "labels")
+    if scores.shape != labels.shape:
+        raise ValueError(f"Each score needs its label, but {scores.shape} scores and {labels.shape} labels came.")
+    _check_both(labels, "labels")
+    _check_finite(scores)
+    return labels, scores
+
+
+def _check_shapes(maps: np.ndarray, masks: np.ndarray) -> None:
+    if np.shape(maps) != np.shape(masks) or np.ndim(maps) != 3:
+        raise ValueError(
+            f"Maps and masks need one shape (n, H, W), but {np.shape(maps)} and {np.shape(masks)} came. "
+            "Take each image's mask on the evaluated crop, result.mask."
+        )
+
+
+def _as_bool(labels: np.ndarray, name: str) -> Bool[np.ndarray, "..."]:
+    """True is anomalous; names like "good" would all be true, so they are refused."""
+    if np.asarray(labels).dtype.kind not in "biuf":
+        raise ValueError(
+            f"Labels are True for anomalous and False for normal, but {name} hold {np.asarray(labels).dtype} values. "
+            'Compare first: np.array([sample.label != "good" for sample in dataset.test]).'
+        )
+    return np.asarray(labels, bool)
+
+
+def _check_both(labels: Bool[np.ndarray, ...], name: str) -> None:
+    if labels.all() or not labels.any():
+        only = "anomalous" if labels.size and labels.all() else "normal"
+        raise ValueError(
+            f"This metric compares normal with anomalous, but {name} hold only {only} ones. Add the others."
+        )
+
+
+def _check_finite(scores: np.ndarray) -> None:
+    if not np.isfinite(scores).all():
+        raise ValueError(
+            "Scores must be finite numbers, but some are NaN or infinite. Take the map on the crop, not on_photo()."
+        )
