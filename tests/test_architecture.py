@@ -15,7 +15,7 @@ FLOORS = [  # a module may import from floors below its own
         "arguments",
         "features.crops",
         "demo",
-        "drawing",
+        "figures.style",
         "evaluation.metrics",
         "progress",
         "records",
@@ -41,8 +41,8 @@ FLOORS = [  # a module may import from floors below its own
     {"evaluation.report", "gallery.checkpoint"},
     {"spade"},
     {"evaluation.evaluate"},
-    {"figures", "evaluation.sweep", "evaluation.views"},
-    {"charts"},
+    {"figures.results", "evaluation.sweep", "evaluation.views"},
+    {"figures.reports"},
     {"widgets.packing", "widgets.checks", "widgets.pages", "widgets.background", "widgets.preview", "widgets.normals"},
     {"widgets.album", "widgets.corrections", "widgets.live"},
     {"widgets.sight"},
@@ -83,7 +83,7 @@ def test_imports_flow_one_way(module):
 
 
 def test_figures_know_results_only_by_name():
-    assert imports_of("figures") == {"arguments", "drawing"}
+    assert imports_of("figures.results") == {"arguments", "figures.style"}
 
 
 def test_the_demo_and_the_metrics_stand_on_the_ground():
@@ -91,7 +91,7 @@ def test_the_demo_and_the_metrics_stand_on_the_ground():
         imports_of("demo")
         == imports_of("evaluation.metrics")
         == imports_of("features.crops")
-        == imports_of("drawing")
+        == imports_of("figures.style")
         == set()
     )
 

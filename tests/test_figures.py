@@ -6,7 +6,7 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import to_hex
 
 import spade_kit
-from spade_kit.drawing import RING
+from spade_kit.figures.style import RING
 
 
 def images(figure):

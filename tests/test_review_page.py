@@ -7,7 +7,7 @@ from browsing import INSIDE, Notebook, Shown, open_offline, read_canvas, settle_
 from PIL import Image
 
 from spade_kit import SPADE, review_suspects
-from spade_kit.drawing import SCALE
+from spade_kit.figures.style import SCALE
 from spade_kit.widgets.packing import colour_table
 
 START = """

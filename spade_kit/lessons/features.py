@@ -21,10 +21,10 @@ from PIL import Image
 from torch import nn
 
 from spade_kit.datasets.samples import GOOD, Sample
-from spade_kit.drawing import COLOURS, RING, make_panels, name_panel, show_picture
 from spade_kit.evaluation.metrics import roc_auc
 from spade_kit.features.backbones import Backbone, load_backbone
 from spade_kit.features.pyramid import Pyramid, compute_features
+from spade_kit.figures.style import COLOURS, RING, make_panels, name_panel, show_picture
 from spade_kit.lessons.checking import tell
 from spade_kit.spade import SPADE
 

@@ -19,7 +19,10 @@ from matplotlib.figure import Figure
 from sklearn.cluster import MiniBatchKMeans
 
 from spade_kit.datasets.samples import Photo
-from spade_kit.drawing import (
+from spade_kit.evaluation.metrics import aupro
+from spade_kit.features.backbones import load_backbone
+from spade_kit.features.pyramid import Pyramid, extract_features
+from spade_kit.figures.style import (
     BLUE,
     COLOURS,
     GREY,
@@ -33,9 +36,6 @@ from spade_kit.drawing import (
     show_map,
     show_picture,
 )
-from spade_kit.evaluation.metrics import aupro
-from spade_kit.features.backbones import load_backbone
-from spade_kit.features.pyramid import Pyramid, extract_features
 from spade_kit.lessons.checking import tell
 from spade_kit.lessons.material import make_pyramids
 from spade_kit.results import Result

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from scipy.spatial.distance import cdist
 
 from spade_kit.datasets.samples import GOOD, Photo, Sample, as_array
-from spade_kit.drawing import BLUE, COLOURS, GREY, RING, WIDTH, make_panels, open_up, show_picture
 from spade_kit.evaluation.metrics import roc_auc
 from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.features.pyramid import extract_features
+from spade_kit.figures.style import BLUE, COLOURS, GREY, RING, WIDTH, make_panels, open_up, show_picture
 from spade_kit.lessons.checking import tell
 from spade_kit.spade import SPADE
 

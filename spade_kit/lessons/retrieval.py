@@ -12,9 +12,9 @@ from scipy.spatial.distance import cdist
 
 from spade_kit.datasets.samples import GOOD, Sample
 from spade_kit.datasets.synthetic import Stroke, paint
-from spade_kit.drawing import BLUE, GREEN, RING, WIDTH, open_up
 from spade_kit.evaluation.metrics import roc_auc
 from spade_kit.features.pyramid import Pyramid
+from spade_kit.figures.style import BLUE, GREEN, RING, WIDTH, open_up
 from spade_kit.lessons.checking import tell
 from spade_kit.results import Result
 from spade_kit.scores import find_threshold

@@ -14,7 +14,8 @@ from scipy.ndimage import label
 from sklearn.metrics import auc
 
 from spade_kit.datasets.samples import GOOD, Photo
-from spade_kit.drawing import (
+from spade_kit.evaluation.metrics import f1_threshold, weigh_regions
+from spade_kit.figures.style import (
     BLUE,
     COLOURS,
     GREEN,
@@ -26,7 +27,6 @@ from spade_kit.drawing import (
     show_map,
     show_picture,
 )
-from spade_kit.evaluation.metrics import f1_threshold, weigh_regions
 from spade_kit.lessons.checking import tell
 from spade_kit.results import Result
 from spade_kit.scores import find_threshold

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from spade_kit.datasets.samples import GOOD, Dataset, Sample
-from spade_kit.drawing import SCALE
 from spade_kit.evaluation.metrics import aupro, roc_auc
 from spade_kit.features.pyramid import Pyramid
-from spade_kit.figures import draw_views
+from spade_kit.figures.results import draw_views
+from spade_kit.figures.style import SCALE
 from spade_kit.lessons.checking import tell
 from spade_kit.lessons.material import cell_types
 from spade_kit.results import Result

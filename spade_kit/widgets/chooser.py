@@ -15,12 +15,12 @@ import traitlets
 from matplotlib.figure import Figure
 
 from spade_kit.arguments import check_number, choose
-from spade_kit.charts import draw_evidence
 from spade_kit.datasets.samples import GOOD, Dataset, Photo, as_list
 from spade_kit.evaluation.bootstrap import clopper_pearson
 from spade_kit.evaluation.metrics import f1_threshold
 from spade_kit.evaluation.operating_point import Judgement
 from spade_kit.evaluation.threshold_study import OF, Evidence, collect
+from spade_kit.figures.reports import draw_evidence
 from spade_kit.scores import check_fpr, find_threshold, make_map
 from spade_kit.spade import SPADE
 from spade_kit.widgets.album import Album

@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 
 from spade_kit.arguments import check_count, check_index, choose
 from spade_kit.datasets.samples import Dataset, Photo, as_list
-from spade_kit.drawing import SCALE, SIGNED
 from spade_kit.evaluation.views import ALL, Seen, View, Wanted, check_crops, look, make_view, rank, read_view
-from spade_kit.figures import draw_views
+from spade_kit.figures.results import draw_views
+from spade_kit.figures.style import SCALE, SIGNED
 from spade_kit.results import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets.album import Album

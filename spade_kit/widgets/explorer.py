@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from spade_kit.arguments import warn
 from spade_kit.correspondence import freeze_weights
 from spade_kit.datasets.samples import Dataset, Photo
-from spade_kit.drawing import SCALE
-from spade_kit.figures import draw_explanation
+from spade_kit.figures.results import draw_explanation
+from spade_kit.figures.style import SCALE
 from spade_kit.gallery.gallery import Normal
 from spade_kit.results import Result
 from spade_kit.spade import SPADE

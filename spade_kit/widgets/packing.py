@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from spade_kit.correspondence import Correspondence, Steps
-from spade_kit.drawing import COLOURS
+from spade_kit.figures.style import COLOURS
 from spade_kit.gallery.gallery import Normal
 from spade_kit.results import Result
 from spade_kit.scores import split

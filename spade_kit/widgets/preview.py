@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw
 
-from spade_kit.drawing import COLOURS, RING
+from spade_kit.figures.style import COLOURS, RING
 from spade_kit.results import Result
 
 _SIDE = 300  # px of the longer side of each picture

@@ -11,8 +11,8 @@ import traitlets
 from matplotlib.figure import Figure
 
 from spade_kit.arguments import check_index
-from spade_kit.drawing import SCALE
-from spade_kit.figures import draw_explanation
+from spade_kit.figures.results import draw_explanation
+from spade_kit.figures.style import SCALE
 from spade_kit.results import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets.album import Album, find_name

@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from spade_kit.arguments import check_count
-from spade_kit.drawing import (
+from spade_kit.figures.style import (
     COLOURS,
     RING,
     SCALE,

@@ -15,7 +15,10 @@ from matplotlib.figure import Figure
 from spade_kit.arguments import check_count, choose
 from spade_kit.datasets.images import read_image
 from spade_kit.datasets.samples import GOOD
-from spade_kit.drawing import (
+from spade_kit.evaluation.report import METRICS, Report
+from spade_kit.evaluation.sweep import OPTIONS
+from spade_kit.evaluation.threshold_study import Evidence
+from spade_kit.figures.style import (
     BLUE,
     COLOURS,
     GREEN,
@@ -31,9 +34,6 @@ from spade_kit.drawing import (
     show_picture,
     small_print,
 )
-from spade_kit.evaluation.report import METRICS, Report
-from spade_kit.evaluation.sweep import OPTIONS
-from spade_kit.evaluation.threshold_study import Evidence
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
