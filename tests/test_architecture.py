@@ -43,10 +43,17 @@ FLOORS = [  # a module may import from floors below its own
     {"evaluation.evaluate"},
     {"figures.results", "evaluation.sweep", "evaluation.views"},
     {"figures.reports"},
-    {"widgets.packing", "widgets.checks", "widgets.pages", "widgets.background", "widgets.preview", "widgets.normals"},
-    {"widgets.album", "widgets.corrections", "widgets.live"},
-    {"widgets.sight"},
-    {"widgets.scored"},
+    {
+        "widgets._shared.encoding",
+        "widgets._shared.checks",
+        "widgets._shared.export",
+        "widgets._shared.scheduler",
+        "widgets._shared.preview",
+        "widgets._shared.normals",
+    },
+    {"widgets._shared.images", "widgets._shared.edits", "widgets._shared.base"},
+    {"widgets._shared.sight"},
+    {"widgets._shared.scored"},
     {"lessons.checking", "lessons.material"},
     {
         f"lessons.{path.stem}"

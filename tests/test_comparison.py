@@ -14,7 +14,7 @@ from PIL import Image
 
 from spade_kit import SPADE, Sample, compare_layers, load_backbone
 from spade_kit.evaluation.metrics import aupro
-from spade_kit.widgets.pages import join_modules
+from spade_kit.widgets._shared.export import join_modules
 
 LAYERS = ("layer1", "layer2", "layer3")
 NAMES = [*LAYERS, "all layers"]

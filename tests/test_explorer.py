@@ -12,7 +12,7 @@ from PIL import Image
 import spade_kit
 from spade_kit import SPADE, explore
 from spade_kit.scores import share_out
-from spade_kit.widgets.pages import join_modules
+from spade_kit.widgets._shared.export import join_modules
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from browsing import RUN_ALL, Notebook, Shown, read_canvas
 from PIL import Image
 
-from spade_kit.widgets.packing import colour_table
+from spade_kit.widgets._shared.encoding import colour_table
 
 START = """
 import spade_kit

@@ -13,7 +13,7 @@ from PIL import Image
 
 from spade_kit import paint_defect
 from spade_kit.datasets.synthetic import Stroke, changed, paint
-from spade_kit.widgets.packing import colour_table
+from spade_kit.widgets._shared.encoding import colour_table
 
 START = """
 from dataclasses import replace

@@ -21,7 +21,7 @@ import spade_kit
 from spade_kit import SPADE, paint_defect
 from spade_kit.datasets.synthetic import TOOLS, Stroke, paint
 from spade_kit.features.crops import find_crop
-from spade_kit.widgets.pages import join_modules
+from spade_kit.widgets._shared.export import join_modules
 
 LINE = [(60, 40), (80.5, 90), (70, 120.25)]  # places of the map
 side = st.integers(32, 300)

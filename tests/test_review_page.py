@@ -8,7 +8,7 @@ from PIL import Image
 
 from spade_kit import SPADE, review_suspects
 from spade_kit.figures.style import SCALE
-from spade_kit.widgets.packing import colour_table
+from spade_kit.widgets._shared.encoding import colour_table
 
 START = """
 import time

@@ -21,7 +21,7 @@ from plotly.graph_objects import Figure
 from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
-from spade_kit.widgets.pages import frame_page
+from spade_kit.widgets._shared.export import frame_page
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _CURVES = "application/vnd.plotly.v1+json"

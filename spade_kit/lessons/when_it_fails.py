@@ -21,7 +21,7 @@ from spade_kit.lessons.checking import tell
 from spade_kit.lessons.material import cell_types
 from spade_kit.results import Result
 from spade_kit.scores import make_map
-from spade_kit.widgets.packing import find_highest
+from spade_kit.widgets._shared.encoding import find_highest
 
 _SIGMA = 4
 _GRID = 28  # cells of a side at which PaDiM and PatchCore look at all layers

@@ -23,11 +23,11 @@ from spade_kit.evaluation.threshold_study import OF, Evidence, collect
 from spade_kit.figures.reports import draw_evidence
 from spade_kit.scores import check_fpr, find_threshold, make_map
 from spade_kit.spade import SPADE
-from spade_kit.widgets.album import Album
-from spade_kit.widgets.background import Background, Step, do_nothing
-from spade_kit.widgets.live import MISTAKES, Live
-from spade_kit.widgets.packing import jpeg
-from spade_kit.widgets.pages import join_modules, make_page, read_style
+from spade_kit.widgets._shared.base import MISTAKES, Live
+from spade_kit.widgets._shared.encoding import jpeg
+from spade_kit.widgets._shared.export import join_modules, make_page, read_style
+from spade_kit.widgets._shared.images import Album
+from spade_kit.widgets._shared.scheduler import Background, Step, do_nothing
 
 _RATES = {"image": (0.2, 0.1, 0.05, 0.02, 0.01), "pixel": (0.05, 0.01, 0.001)}
 _USUAL = {"image": 0.05, "pixel": 0.01}

@@ -21,13 +21,13 @@ from spade_kit.figures.results import draw_views
 from spade_kit.figures.style import SCALE, SIGNED
 from spade_kit.results import Result
 from spade_kit.spade import SPADE
-from spade_kit.widgets.album import Album
-from spade_kit.widgets.background import Background, Step, do_nothing
-from spade_kit.widgets.checks import check_place
-from spade_kit.widgets.live import MISTAKES, Live
-from spade_kit.widgets.normals import few_of
-from spade_kit.widgets.packing import NeighbourPictures, colour_table, find_highest, pack_cells, pack_photo
-from spade_kit.widgets.pages import fit_crops, join_modules, make_page, read_style
+from spade_kit.widgets._shared.base import MISTAKES, Live
+from spade_kit.widgets._shared.checks import check_place
+from spade_kit.widgets._shared.encoding import NeighbourPictures, colour_table, find_highest, pack_cells, pack_photo
+from spade_kit.widgets._shared.export import fit_crops, join_modules, make_page, read_style
+from spade_kit.widgets._shared.images import Album
+from spade_kit.widgets._shared.normals import few_of
+from spade_kit.widgets._shared.scheduler import Background, Step, do_nothing
 
 FEWEST, MOST = 2, 6  # views
 _KEPT = 3  # photos, whose results are at hand

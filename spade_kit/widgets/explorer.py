@@ -22,13 +22,10 @@ from spade_kit.figures.style import SCALE
 from spade_kit.gallery.gallery import Normal
 from spade_kit.results import Result
 from spade_kit.spade import SPADE
-from spade_kit.widgets.album import Album, find_name, read_upload
-from spade_kit.widgets.background import Background, Step, do_nothing, tell_nobody
-from spade_kit.widgets.checks import CHECKS
-from spade_kit.widgets.corrections import Corrections
-from spade_kit.widgets.live import MISTAKES, Live
-from spade_kit.widgets.normals import Normals, few_of, judge_normals
-from spade_kit.widgets.packing import (
+from spade_kit.widgets._shared.base import MISTAKES, Live
+from spade_kit.widgets._shared.checks import CHECKS
+from spade_kit.widgets._shared.edits import Corrections
+from spade_kit.widgets._shared.encoding import (
     LOOKS_BACK,
     NeighbourPictures,
     colour_table,
@@ -39,10 +36,13 @@ from spade_kit.widgets.packing import (
     pack_photo,
     rank_by_use,
 )
-from spade_kit.widgets.pages import fit_crops, join_modules, make_page, read_style
-from spade_kit.widgets.preview import draw_preview
-from spade_kit.widgets.scored import Score, Scored
-from spade_kit.widgets.sight import Options, Sight
+from spade_kit.widgets._shared.export import fit_crops, join_modules, make_page, read_style
+from spade_kit.widgets._shared.images import Album, find_name, read_upload
+from spade_kit.widgets._shared.normals import Normals, few_of, judge_normals
+from spade_kit.widgets._shared.preview import draw_preview
+from spade_kit.widgets._shared.scheduler import Background, Step, do_nothing, tell_nobody
+from spade_kit.widgets._shared.scored import Score, Scored
+from spade_kit.widgets._shared.sight import Options, Sight
 
 _REACH = 50  # the page follows K by itself up to here, at least
 _BATCH = 8  # photos, before the page is told

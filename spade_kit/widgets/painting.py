@@ -25,13 +25,20 @@ from spade_kit.figures.style import SCALE
 from spade_kit.records import encode_png, write_whole
 from spade_kit.results import Result
 from spade_kit.spade import SPADE
-from spade_kit.widgets.album import Album
-from spade_kit.widgets.background import Background, Step, tell_nobody
-from spade_kit.widgets.checks import check_place
-from spade_kit.widgets.live import Live
-from spade_kit.widgets.normals import Normals, few_of, judge_normals
-from spade_kit.widgets.packing import NeighbourPictures, colour_table, find_highest, jpeg, pack_cells, rank_by_use
-from spade_kit.widgets.pages import fit_crops, join_modules, make_page, read_style
+from spade_kit.widgets._shared.base import Live
+from spade_kit.widgets._shared.checks import check_place
+from spade_kit.widgets._shared.encoding import (
+    NeighbourPictures,
+    colour_table,
+    find_highest,
+    jpeg,
+    pack_cells,
+    rank_by_use,
+)
+from spade_kit.widgets._shared.export import fit_crops, join_modules, make_page, read_style
+from spade_kit.widgets._shared.images import Album
+from spade_kit.widgets._shared.normals import Normals, few_of, judge_normals
+from spade_kit.widgets._shared.scheduler import Background, Step, tell_nobody
 
 # what each tool starts with: diameter as a part of the crop's short side, strength, and a colour where it has one
 _STARTS: dict[str, tuple[float, float, str | None]] = {

@@ -15,12 +15,12 @@ from spade_kit.figures.results import draw_explanation
 from spade_kit.figures.style import SCALE
 from spade_kit.results import Result
 from spade_kit.spade import SPADE
-from spade_kit.widgets.album import Album, find_name
-from spade_kit.widgets.background import Background, Step, do_nothing
-from spade_kit.widgets.corrections import Corrections
-from spade_kit.widgets.live import Live
-from spade_kit.widgets.packing import NeighbourPictures, colour_table, find_highest, jpeg, pack_cells
-from spade_kit.widgets.pages import fit_crops, join_modules, make_page, read_style
+from spade_kit.widgets._shared.base import Live
+from spade_kit.widgets._shared.edits import Corrections
+from spade_kit.widgets._shared.encoding import NeighbourPictures, colour_table, find_highest, jpeg, pack_cells
+from spade_kit.widgets._shared.export import fit_crops, join_modules, make_page, read_style
+from spade_kit.widgets._shared.images import Album, find_name
+from spade_kit.widgets._shared.scheduler import Background, Step, do_nothing
 
 _BATCH = 24  # thumbnails in a message
 _THUMBS = 200_000  # bytes of them in a saved page

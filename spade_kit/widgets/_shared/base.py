@@ -14,7 +14,7 @@ import traitlets
 from matplotlib.figure import Figure
 
 from spade_kit.arguments import choose
-from spade_kit.widgets.background import Background
+from spade_kit.widgets._shared.scheduler import Background
 
 MISTAKES = (ValueError, OSError)
 

@@ -9,8 +9,8 @@ import numpy as np
 from spade_kit.evaluation.metrics import f1_threshold
 from spade_kit.scores import make_map
 from spade_kit.spade import SPADE
-from spade_kit.widgets.album import Album
-from spade_kit.widgets.sight import Options
+from spade_kit.widgets._shared.images import Album
+from spade_kit.widgets._shared.sight import Options
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ import numpy as np
 from spade_kit.arguments import DefaultInt
 from spade_kit.results import Result
 from spade_kit.spade import SPADE
-from spade_kit.widgets.album import Album
+from spade_kit.widgets._shared.images import Album
 
 _KEPT = 8  # this photo, those before and after, and what was just tried
 

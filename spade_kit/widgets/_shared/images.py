@@ -13,7 +13,7 @@ from spade_kit.datasets.images import decode
 from spade_kit.datasets.samples import Dataset, Photo, Sample, as_array, as_list
 from spade_kit.results import Result
 from spade_kit.spade import SPADE
-from spade_kit.widgets.packing import jpeg
+from spade_kit.widgets._shared.encoding import jpeg
 
 _THUMB = 72  # px
 
