@@ -20,11 +20,11 @@ from published import PUBLISHED, WHY_THEY_DIFFER
 
 import spade_kit
 from spade_kit import SPADE, Dataset, Report, evaluate, load_backbone
+from spade_kit._files import describe_run
 from spade_kit.correspondence import resize
 from spade_kit.evaluation.evaluate import describe_scores
 from spade_kit.evaluation.map_store import Judged
-from spade_kit.records import describe_run
-from spade_kit.results import Result
+from spade_kit.result import Result
 from spade_kit.scores import make_map, mean_of_top
 
 RESULTS = Path(__file__).parent / "results"

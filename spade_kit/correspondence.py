@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from spade_kit.arguments import DefaultInt, check_count, check_number, choose, cut_count
+from spade_kit._arguments import DefaultInt, check_count, check_number, choose, cut_count
 from spade_kit.features.pyramid import Pyramid
 from spade_kit.search.dispatch import PixelSearch, least_candidates
 from spade_kit.search.layout import Lanes

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from spade_kit.arguments import DefaultInt, check_count, cut_count
+from spade_kit._arguments import DefaultInt, check_count, cut_count
 from spade_kit.features.pyramid import Pyramid
 
 DEFAULT_K = DefaultInt(50)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.ndimage import gaussian_filter
 
-from spade_kit.arguments import check_number, warn
+from spade_kit._arguments import check_number, warn
 from spade_kit.correspondence import Correspondence, resize
 from spade_kit.evaluation.bootstrap import bootstrap
 

@@ -14,7 +14,9 @@ from jaxtyping import Int, UInt8
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from spade_kit.arguments import DefaultInt, check_count, check_index, choose, cut_count, warn
+from spade_kit._arguments import DefaultInt, check_count, check_index, choose, cut_count, warn
+from spade_kit._progress import track
+from spade_kit.batch import predict_folder
 from spade_kit.correspondence import (
     DEFAULT_KAPPA,
     Correspondence,
@@ -29,11 +31,9 @@ from spade_kit.datasets.samples import GOOD, Photo, Sample, as_array, as_list
 from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.features.crops import Crop
 from spade_kit.features.pyramid import Pyramid, compute_features
-from spade_kit.folders import predict_folder
 from spade_kit.gallery.checkpoint import load_gallery, save_gallery
 from spade_kit.gallery.gallery import PRECISIONS, Gallery, build_gallery, digest
-from spade_kit.progress import track
-from spade_kit.results import Result
+from spade_kit.result import Result
 from spade_kit.retrieval import DEFAULT_K, Neighbours, find_nearest
 from spade_kit.scores import check_fpr, check_sigma, find_threshold, make_map, threshold_interval
 

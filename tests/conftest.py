@@ -18,7 +18,7 @@ SHAPES_CHECKED = (
         "gallery.gallery",
         "evaluation.metrics",
         "datasets.synthetic",
-        "results",
+        "result",
         "retrieval",
         "scores",
         "spade",

@@ -205,7 +205,7 @@ FAULTS = [
     ),
     Fault(
         "segmentation above instead of from",
-        "results.py",
+        "result.py",
         "return self.anomaly_map >= check_threshold(threshold)",
         "return self.anomaly_map > check_threshold(threshold)",
         "spade",

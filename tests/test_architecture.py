@@ -12,13 +12,13 @@ import spade_kit
 PACKAGE = Path(spade_kit.__file__).parent
 FLOORS = [  # a module may import from floors below its own
     {
-        "arguments",
+        "_arguments",
         "features.crops",
         "demo",
         "figures.style",
         "evaluation.metrics",
-        "progress",
-        "records",
+        "_progress",
+        "_files",
         "features.folding",
         "search.layout",
     },
@@ -37,7 +37,7 @@ FLOORS = [  # a module may import from floors below its own
     {"search.dispatch"},
     {"correspondence"},
     {"scores"},
-    {"evaluation.threshold_study", "folders", "gallery.gallery", "results", "evaluation.map_store"},
+    {"evaluation.threshold_study", "batch", "gallery.gallery", "result", "evaluation.map_store"},
     {"evaluation.report", "gallery.checkpoint"},
     {"spade"},
     {"evaluation.evaluate"},
@@ -90,7 +90,7 @@ def test_imports_flow_one_way(module):
 
 
 def test_figures_know_results_only_by_name():
-    assert imports_of("figures.results") == {"arguments", "figures.style"}
+    assert imports_of("figures.results") == {"_arguments", "figures.style"}
 
 
 def test_the_demo_and_the_metrics_stand_on_the_ground():

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from spade_kit import SPADE
-from spade_kit.folders import COLUMNS
+from spade_kit.batch import COLUMNS
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import simplejpeg
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from spade_kit.arguments import warn
+from spade_kit._arguments import warn
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from spade_kit.arguments import choose
+from spade_kit._arguments import choose
 from spade_kit.datasets.images import FORMATS, natural_order, pictures_in
 from spade_kit.datasets.samples import GOOD, Sample
 

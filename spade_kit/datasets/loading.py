@@ -8,7 +8,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from spade_kit.arguments import choose, warn
+from spade_kit._arguments import choose, warn
 from spade_kit.datasets.images import UnreadablePhotoError, is_picture, natural_order, pictures_in, read_size
 from spade_kit.datasets.layouts import LAYOUTS, Found, check_folder, count, guess, name_some, read_splits, read_two
 from spade_kit.datasets.samples import GOOD, Dataset, Sample

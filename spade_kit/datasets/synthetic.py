@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image, ImageFilter
 
-from spade_kit.arguments import check_number, choose
+from spade_kit._arguments import check_number, choose
 
 # Grey levels of 255. A blur over plain ground changes its pixels by up to 9, on the demo's plate, since it takes their
 # noise away; nobody sees that. What changes by more is seen next to what it was.

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import betaincinv
 from sklearn.metrics import auc
 
-from spade_kit.arguments import check_count, check_number
+from spade_kit._arguments import check_count, check_number
 from spade_kit.evaluation.metrics import mean_up_to, weigh_regions
 
 LEVEL = 0.95

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 import pandas
 
-from spade_kit.arguments import warn
+from spade_kit._arguments import warn
+from spade_kit._files import claim, describe_run
+from spade_kit._progress import track
 from spade_kit.datasets.samples import GOOD, Dataset, Sample
 from spade_kit.evaluation.map_store import Judged, Row, Shelf, name_maps
 from spade_kit.evaluation.report import FORMAT, TABLE, Report, judged_paths
-from spade_kit.progress import track
-from spade_kit.records import claim, describe_run
 from spade_kit.scores import mean_of_top, share_out
 
 if TYPE_CHECKING:
-    from spade_kit.results import Result
+    from spade_kit.result import Result
     from spade_kit.spade import SPADE
 
 

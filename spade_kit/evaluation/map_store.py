@@ -14,9 +14,9 @@ from zipfile import BadZipFile
 import numpy as np
 from jaxtyping import Bool, Float
 
+from spade_kit._files import changed_at, encode_tiff, write_whole
 from spade_kit.datasets.samples import Sample
 from spade_kit.features.crops import Crop
-from spade_kit.records import changed_at, encode_tiff, write_whole
 
 _DAMAGED = (BadZipFile, EOFError, KeyError, OSError, TypeError, ValueError)  # what a file's reader may raise
 Row: TypeAlias = "dict[str, Any]"

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pandas
 
-from spade_kit.arguments import check_count, check_index, choose
+from spade_kit._arguments import check_count, check_index, choose
+from spade_kit._files import claim, read_record, write_whole
 from spade_kit.datasets.samples import GOOD
 from spade_kit.evaluation import metrics
 from spade_kit.evaluation.bootstrap import BINNED, PixelCounts, bootstrap
 from spade_kit.evaluation.map_store import Judged, Shelf
-from spade_kit.records import claim, read_record, write_whole
 from spade_kit.scores import check_threshold
 
 FORMAT = 1  # of what `Report.save` writes

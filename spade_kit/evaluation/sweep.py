@@ -13,7 +13,9 @@ import numpy as np
 import pandas
 from jaxtyping import Int, UInt8
 
-from spade_kit.arguments import DefaultInt, check_count, choose
+from spade_kit._arguments import DefaultInt, check_count, choose
+from spade_kit._files import describe_run
+from spade_kit._progress import is_silent, track
 from spade_kit.datasets.samples import Dataset, Sample
 from spade_kit.evaluation.evaluate import describe_scores
 from spade_kit.evaluation.map_store import Judged
@@ -22,8 +24,6 @@ from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.features.crops import Crop
 from spade_kit.features.pyramid import Pyramid, chosen_layers, iterate_features
 from spade_kit.gallery.gallery import digest
-from spade_kit.progress import is_silent, track
-from spade_kit.records import describe_run
 from spade_kit.spade import SPADE
 
 MEASURED = ("image_roc_auc", "retrieval_roc_auc", "pixel_roc_auc", "aupro")

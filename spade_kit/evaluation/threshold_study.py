@@ -10,7 +10,7 @@ from math import nan
 import numpy as np
 from jaxtyping import Bool, Float, Int, Real
 
-from spade_kit.arguments import choose
+from spade_kit._arguments import choose
 from spade_kit.datasets.samples import GOOD
 from spade_kit.evaluation.bootstrap import TAILS, clopper_pearson
 from spade_kit.evaluation.operating_point import Judgement

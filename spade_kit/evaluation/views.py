@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Float, Int
 
-from spade_kit.arguments import check_index, choose
+from spade_kit._arguments import check_index, choose
 from spade_kit.correspondence import Correspondence, match_level
 from spade_kit.evaluation.metrics import aupro
 from spade_kit.features.pyramid import Pyramid
-from spade_kit.results import Match, Result, match_at
+from spade_kit.result import Match, Result, match_at
 from spade_kit.retrieval import Neighbours
 from spade_kit.scores import make_map
 from spade_kit.spade import OPTIONS, SPADE

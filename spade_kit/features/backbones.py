@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from spade_kit.arguments import check_count
+from spade_kit._arguments import check_count
 from spade_kit.features.crops import Crop, find_crop
 from spade_kit.features.folding import fold_norms
 

@@ -12,12 +12,12 @@ from jaxtyping import Float, UInt8
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from spade_kit.arguments import check_count, choose, warn
+from spade_kit._arguments import check_count, choose, warn
+from spade_kit._progress import track
 from spade_kit.datasets.images import UnreadablePhotoError
 from spade_kit.datasets.samples import Photo, as_array, as_list
 from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.features.crops import Crop, SmallPhotoError
-from spade_kit.progress import track
 
 _BATCH = {"cpu": 4}
 _NAMED = 3  # of photos that are skipped, how many with their reason

@@ -12,7 +12,7 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from spade_kit.arguments import check_count, choose
+from spade_kit._arguments import check_count, choose
 from spade_kit.datasets.images import read_image
 from spade_kit.datasets.samples import GOOD
 from spade_kit.evaluation.report import METRICS, Report

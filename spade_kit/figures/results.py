@@ -18,7 +18,7 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from spade_kit.arguments import check_count
+from spade_kit._arguments import check_count
 from spade_kit.figures.style import (
     COLOURS,
     RING,
@@ -36,7 +36,7 @@ from spade_kit.figures.style import (
 )
 
 if TYPE_CHECKING:
-    from spade_kit.results import Match, Result
+    from spade_kit.result import Match, Result
 
 
 def draw_result(result: Result, threshold: float | None = None, *, axes: Sequence[Axes] | None = None) -> Figure:

@@ -18,11 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from spade_kit._files import check_is_no_file, tell_of_failure, write_whole
 from spade_kit.datasets.samples import Sample
 from spade_kit.features.backbones import Backbone, load_backbone
 from spade_kit.features.crops import Crop
 from spade_kit.gallery.gallery import PRECISIONS, Gallery, Normal
-from spade_kit.records import check_is_no_file, tell_of_failure, write_whole
 from spade_kit.search.layout import Lanes
 
 FORMAT = 1

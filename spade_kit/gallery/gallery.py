@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from spade_kit.arguments import warn
+from spade_kit._arguments import warn
 from spade_kit.correspondence import Weights, resolve_weights
 from spade_kit.datasets.samples import Photo, Sample
 from spade_kit.features.backbones import Backbone

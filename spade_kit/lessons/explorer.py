@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from spade_kit.lessons.checking import tell
-from spade_kit.results import Result
+from spade_kit.result import Result
 
 
 def check(find: Callable[[Result], int], result: Result) -> None:

@@ -38,7 +38,7 @@ from spade_kit.figures.style import (
 )
 from spade_kit.lessons.checking import tell
 from spade_kit.lessons.material import make_pyramids
-from spade_kit.results import Result
+from spade_kit.result import Result
 from spade_kit.scores import make_map
 from spade_kit.search.layout import nest, nested_order, slack
 

@@ -16,7 +16,7 @@ from spade_kit.evaluation.metrics import roc_auc
 from spade_kit.features.pyramid import Pyramid
 from spade_kit.figures.style import BLUE, GREEN, RING, WIDTH, open_up
 from spade_kit.lessons.checking import tell
-from spade_kit.results import Result
+from spade_kit.result import Result
 from spade_kit.scores import find_threshold
 from spade_kit.spade import SPADE
 

@@ -28,7 +28,7 @@ from spade_kit.figures.style import (
     show_picture,
 )
 from spade_kit.lessons.checking import tell
-from spade_kit.results import Result
+from spade_kit.result import Result
 from spade_kit.scores import find_threshold
 from spade_kit.spade import SPADE
 

@@ -19,7 +19,7 @@ from spade_kit.figures.results import draw_views
 from spade_kit.figures.style import SCALE
 from spade_kit.lessons.checking import tell
 from spade_kit.lessons.material import cell_types
-from spade_kit.results import Result
+from spade_kit.result import Result
 from spade_kit.scores import make_map
 from spade_kit.widgets._shared.encoding import find_highest
 

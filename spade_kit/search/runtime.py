@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from spade_kit.arguments import warn
+from spade_kit._arguments import warn
 
 try:
     import numba

@@ -14,7 +14,7 @@ import numpy as np
 import traitlets
 from matplotlib.figure import Figure
 
-from spade_kit.arguments import check_number, choose
+from spade_kit._arguments import check_number, choose
 from spade_kit.datasets.samples import GOOD, Dataset, Photo, as_list
 from spade_kit.evaluation.bootstrap import clopper_pearson
 from spade_kit.evaluation.metrics import f1_threshold

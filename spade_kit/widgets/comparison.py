@@ -14,12 +14,12 @@ import pandas
 import traitlets
 from matplotlib.figure import Figure
 
-from spade_kit.arguments import check_count, check_index, choose
+from spade_kit._arguments import check_count, check_index, choose
 from spade_kit.datasets.samples import Dataset, Photo, as_list
 from spade_kit.evaluation.views import ALL, Seen, View, Wanted, check_crops, look, make_view, rank, read_view
 from spade_kit.figures.results import draw_views
 from spade_kit.figures.style import SCALE, SIGNED
-from spade_kit.results import Result
+from spade_kit.result import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.base import MISTAKES, Live
 from spade_kit.widgets._shared.checks import check_place

@@ -14,13 +14,13 @@ import pandas
 import traitlets
 from matplotlib.figure import Figure
 
-from spade_kit.arguments import warn
+from spade_kit._arguments import warn
 from spade_kit.correspondence import freeze_weights
 from spade_kit.datasets.samples import Dataset, Photo
 from spade_kit.figures.results import draw_explanation
 from spade_kit.figures.style import SCALE
 from spade_kit.gallery.gallery import Normal
-from spade_kit.results import Result
+from spade_kit.result import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.base import MISTAKES, Live
 from spade_kit.widgets._shared.checks import CHECKS

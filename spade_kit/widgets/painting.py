@@ -16,14 +16,14 @@ from jaxtyping import Bool, UInt8
 from matplotlib.figure import Figure
 from PIL import ImageColor
 
-from spade_kit.arguments import check_number, choose
+from spade_kit._arguments import check_number, choose
+from spade_kit._files import encode_png, write_whole
 from spade_kit.datasets.layouts import GOOD_NAMES
 from spade_kit.datasets.samples import Dataset, Photo, Sample, as_array, as_list
 from spade_kit.datasets.synthetic import TOOLS, Stroke, changed, paint
 from spade_kit.figures.results import draw_explanation
 from spade_kit.figures.style import SCALE
-from spade_kit.records import encode_png, write_whole
-from spade_kit.results import Result
+from spade_kit.result import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.base import Live
 from spade_kit.widgets._shared.checks import check_place

@@ -10,10 +10,10 @@ from typing import Any
 import traitlets
 from matplotlib.figure import Figure
 
-from spade_kit.arguments import check_index
+from spade_kit._arguments import check_index
 from spade_kit.figures.results import draw_explanation
 from spade_kit.figures.style import SCALE
-from spade_kit.results import Result
+from spade_kit.result import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.base import Live
 from spade_kit.widgets._shared.edits import Corrections

@@ -13,7 +13,7 @@ import anywidget
 import traitlets
 from matplotlib.figure import Figure
 
-from spade_kit.arguments import choose
+from spade_kit._arguments import choose
 from spade_kit.widgets._shared.scheduler import Background
 
 MISTAKES = (ValueError, OSError)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from spade_kit.arguments import check_count, check_number, choose
+from spade_kit._arguments import check_count, check_number, choose
 from spade_kit.correspondence import COMBINE
 from spade_kit.scores import check_fpr, check_sigma
 

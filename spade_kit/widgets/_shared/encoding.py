@@ -13,7 +13,7 @@ from PIL import Image
 from spade_kit.correspondence import Correspondence, Steps
 from spade_kit.figures.style import COLOURS
 from spade_kit.gallery.gallery import Normal
-from spade_kit.results import Result
+from spade_kit.result import Result
 from spade_kit.scores import split
 
 LOOKS_BACK = 4  # up to this kappa the page is sent every k at once; beyond, a list of changes is no longer short

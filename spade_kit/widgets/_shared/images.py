@@ -8,10 +8,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from spade_kit.arguments import check_index
+from spade_kit._arguments import check_index
 from spade_kit.datasets.images import decode
 from spade_kit.datasets.samples import Dataset, Photo, Sample, as_array, as_list
-from spade_kit.results import Result
+from spade_kit.result import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.encoding import jpeg
 

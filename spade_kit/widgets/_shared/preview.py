@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from spade_kit.figures.style import COLOURS, RING
-from spade_kit.results import Result
+from spade_kit.result import Result
 
 _SIDE = 300  # px of the longer side of each picture
 _GAP = 8

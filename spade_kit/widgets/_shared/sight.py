@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from spade_kit.arguments import DefaultInt
-from spade_kit.results import Result
+from spade_kit._arguments import DefaultInt
+from spade_kit.result import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.images import Album
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from spade_kit.arguments import DefaultInt, check_count, warn
+from spade_kit._arguments import DefaultInt, check_count, warn
 from spade_kit.correspondence import Correspondence, EveryK, Steps, match_level, spread
 from spade_kit.datasets.samples import Sample
 from spade_kit.features.crops import Crop

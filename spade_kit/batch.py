@@ -14,10 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas
 
-from spade_kit.datasets.images import FORMATS, is_picture, natural_order
-from spade_kit.datasets.layouts import check_folder
-from spade_kit.progress import track
-from spade_kit.records import (
+from spade_kit._files import (
     RECORD,
     changed_at,
     check_is_no_file,
@@ -28,9 +25,12 @@ from spade_kit.records import (
     tell_of_failure,
     write_whole,
 )
+from spade_kit._progress import track
+from spade_kit.datasets.images import FORMATS, is_picture, natural_order
+from spade_kit.datasets.layouts import check_folder
 
 if TYPE_CHECKING:
-    from spade_kit.results import Result
+    from spade_kit.result import Result
     from spade_kit.spade import SPADE
 
 FPR = 0.05  # of normal photographs, unless there are too few of them to say
