@@ -53,13 +53,13 @@ bench-widgets: $(TEST)
 	TQDM_DISABLE=1 $(BIN)/python benchmarks/widgets.py $(ARGS)
 
 site: $(LAB)
-	$(BIN)/python -m spade_kit.lessons.site notebooks site
+	$(BIN)/python notebooks/make_site.py notebooks site
 
 mutants: $(TEST)
 	TQDM_DISABLE=1 $(BIN)/python tests/mutants.py $(ARGS)
 
 demo: $(LAB)
-	$(BIN)/python -m spade_kit.demo data/demo
+	$(BIN)/python data/render_demo.py data/demo
 
 picture: $(LAB)
 	$(BIN)/python -c "import spade_kit; d = spade_kit.load_dataset('demo'); s = spade_kit.SPADE().fit(d.train); \

@@ -14,7 +14,6 @@ FLOORS = [  # a module may import from floors below its own
     {
         "_arguments",
         "features.crops",
-        "demo",
         "figures.style",
         "evaluation.metrics",
         "_progress",
@@ -93,7 +92,7 @@ def test_figures_know_results_only_by_name():
     assert imports_of("figures.results") == {"_arguments", "figures.style"}
 
 
-def test_the_demo_and_the_metrics_stand_on_the_ground():
+def test_the_metrics_stand_on_the_ground():
     assert (
         imports_of("demo")
         == imports_of("evaluation.metrics")

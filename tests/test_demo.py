@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-
-from spade_kit.demo import COUNTS, KINDS, SIDE, find_change, render_part, render_sample
+from render_demo import COUNTS, KINDS, SIDE, find_change, render_part, render_sample
 
 FOLDER = Path(__file__).parents[1] / "data" / "demo"
 SOME = [("train", "good", 59), ("test", "good", 4)] + [("test", kind, 3) for kind in KINDS]

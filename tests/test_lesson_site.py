@@ -4,8 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-
-from spade_kit.lessons.site import write_site
+from make_site import write_site
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 

@@ -6,7 +6,7 @@ highlights and bevels therefore follow from the shape, also where it is broken. 
 without its defect gives an exact mask: the pixels that the defect visibly changes.
 
 Coordinates are those of the part: (0, 0) is the middle, the picture spans -1 to 1, x to the right and y down.
-``python -m spade_kit.demo data/demo`` writes the set.
+``python data/render_demo.py data/demo`` writes the set.
 """
 
 import argparse

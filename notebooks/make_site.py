@@ -1,4 +1,4 @@
-"""Write the lessons as pages that work offline: ``python -m spade_kit.lessons.site notebooks site``.
+"""Write the lessons as pages that work offline: ``python notebooks/make_site.py notebooks site``.
 
 Widgets become pages of their own, with the state that the notebook was saved with; formulas become MathML; nothing is
 fetched from anywhere.
