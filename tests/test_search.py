@@ -14,11 +14,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import spade_kit.search.dispatch as pixel_search
-import spade_kit.search.runtime as kernels
-from spade_kit import SPADE
+from spade_kit import SPADE, extract_features
+from spade_kit.search import branch_and_bound, dispatch, projection, runtime
 from spade_kit.search.branch_and_bound import descend
-from spade_kit.search.dispatch import PixelSearch
+from spade_kit.search.dispatch import SEARCHES, PixelSearch, least_candidates
 from spade_kit.search.layout import LANES, Lanes, lay_out, nested_order, prepare, slack, within
 from spade_kit.search.projection import _find_axes, scan
 from spade_kit.search.runtime import compiled, in_threads, stretch_for
@@ -226,6 +225,70 @@ def test_a_part_of_a_gallery_is_scanned_in_place(rng):
     np.testing.assert_array_equal(place, raster)
 
 
+# ---- brute force, asked for ------------------------------------------------------------------------------------------
+
+
+def check_both(query, gallery, images, weights, kappa, radius, equal):
+    """All levels together, then each alone: what is found by itself and by brute force, in `Lanes` and in levels.
+
+    Distances are the same but for rounding; so are at least ``equal`` of the places.
+    """
+    rounding = 1e-6 * sum(float((level**2).sum(1).max()) for level in (*query, *gallery)) * float(weights.max())
+    for held in (gallery, Lanes.of(gallery)):
+        auto, brute = (PixelSearch(query, held, images, search) for search in SEARCHES)
+        for level in (None, *range(len(query))):
+            few = min(kappa, len(images) * least_candidates(auto.grids[level or 0], auto.grids[0], radius))
+            answers = []
+            for search in (auto, brute):
+                if level is None:
+                    place = search.find(weights, few, radius)
+                    answers.append((place, np.tensordot(weights, search.measure(place), 1)))
+                else:
+                    place = search.find_in_level(level, few, radius)
+                    answers.append((place, search.measure_in_level(level, place)[0]))
+            (place, squared), (other, again) = answers
+            np.testing.assert_allclose(squared, again, rtol=0, atol=rounding)
+            np.testing.assert_allclose(squared[place == other], again[place == other], rtol=1e-12)
+            assert (place == other).mean() >= equal
+
+
+@settings(max_examples=40, deadline=None)
+@given(wide_searches(), st.lists(st.sampled_from([0, 0.25, 1, 2]), min_size=3, max_size=3))
+def test_brute_force_finds_the_same_pixels_at_the_same_distances(recipe, weights):
+    rng, query, gallery, kappa, radius = built(recipe)
+    images = rng.permutation(len(gallery[0]))[: rng.integers(1, 4)]
+    weights = np.float32([*weights[:2], weights[2] or 1])
+    check_both(query, gallery, images, weights, kappa, radius, equal=1 if recipe[-1] else 0)
+
+
+@pytest.mark.parametrize(("kappa", "radius", "weights"), [(1, None, (1, 1, 1)), (3, 2, (0.5, 1, 0)), (2, 0, (1, 1, 1))])
+def test_brute_force_finds_the_same_on_the_demo(demo, scratched, kappa, radius, weights):
+    query, gallery = extract_features(scratched).levels, extract_features(demo.train[:4]).levels
+    check_both(query, gallery, np.array([2, 0, 3]), np.float32(weights), kappa, radius, equal=0.999)
+
+
+def test_brute_force_calls_nothing_compiled_and_misses_nothing(rng, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("a compiled kernel was called")
+
+    for module in (branch_and_bound, projection):
+        monkeypatch.setattr(module, "in_threads", refuse)
+    shapes = [(3, 8, 4), (4, 4, 2), (5, 2, 1)]
+    query, gallery = make_levels(rng, 1, shapes), make_levels(rng, 3, shapes)
+    for held in (gallery, Lanes.of(gallery)):
+        search = PixelSearch(query, held, np.arange(3), "brute_force")
+        assert search.measure(search.find(np.ones(3, np.float32), 2, 1)).shape == (3, 2, 8, 4)
+        for level, (_, h, w) in enumerate(shapes):
+            assert search.measure_in_level(level, search.find_in_level(level, 2, None)).shape == (1, 2, h, w)
+        with pytest.raises(AssertionError, match="a compiled kernel was called"):
+            PixelSearch(query, held, np.arange(3)).find(np.ones(3, np.float32), 2, 1)
+    monkeypatch.setattr(runtime, "numba", None)
+    runtime.say_what_is_lost.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PixelSearch(query, gallery, np.arange(3), "brute_force")
+
+
 # ---- looking back and searching again --------------------------------------------------------------------------------
 
 
@@ -247,7 +310,7 @@ def test_looking_back_on_k_images_is_judging_with_k(spade, scratched, options):
 def test_where_nothing_is_compiled_looking_back_searches_again(spade, scratched, monkeypatch):
     expected = spade.with_options(k=2).predict(scratched)
     result = spade.predict(scratched)
-    monkeypatch.setattr(pixel_search.PixelSearch, "descends", property(lambda _: False, lambda *_: None), raising=False)
+    monkeypatch.setattr(dispatch.PixelSearch, "descends", property(lambda _: False, lambda *_: None), raising=False)
     np.testing.assert_array_equal(result.with_k(2).correspondence.place, expected.correspondence.place)
 
 
@@ -348,12 +411,13 @@ def test_where_nothing_can_be_written_it_is_compiled_all_the_same(monkeypatch):
 def test_a_second_process_finds_what_the_first_compiled(tmp_path):
     script = (
         "import time, numpy, torch\n"
-        "from spade_kit import Pyramid, match_pixels, _descent, _scan\n"
+        "from spade_kit import Pyramid, match_pixels\n"
+        "from spade_kit.search import branch_and_bound, projection\n"
         "levels = [torch.rand(2, 3, 8, 8), torch.rand(2, 3, 4, 4), torch.rand(2, 3, 2, 2)]\n"
         "pyramid = Pyramid(levels, ['layer1', 'layer2', 'layer3'], torch.rand(2, 3))\n"
         "for combine in ('concat', 'ensemble'):\n"
         "    match_pixels(pyramid.select(0), pyramid, combine=combine)\n"
-        "for kernel in (_descent._descend, _descent._measure_level, _scan._scan):\n"
+        "for kernel in (branch_and_bound._descend, branch_and_bound._measure_level, projection._scan):\n"
         "    print(sum(kernel.stats.cache_hits.values()), sum(kernel.stats.cache_misses.values()))\n"
     )
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
@@ -369,8 +433,8 @@ def test_a_second_process_finds_what_the_first_compiled(tmp_path):
 
 
 def test_without_numba_one_line_says_what_is_lost(monkeypatch, rng):
-    monkeypatch.setattr(kernels, "numba", None)
-    kernels.say_what_is_lost.cache_clear()
+    monkeypatch.setattr(runtime, "numba", None)
+    runtime.say_what_is_lost.cache_clear()
     levels = make_levels(rng, 2, [(3, 4, 4), (3, 2, 2)])
     with pytest.warns(UserWarning, match="numba is not installed.*pip install numba"):
         PixelSearch([level[:1] for level in levels], levels, np.arange(2))

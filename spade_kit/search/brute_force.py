@@ -58,6 +58,20 @@ def search_densely(
     return found
 
 
+def measure_densely(query: Tensor, gallery: Tensor, place: np.ndarray) -> np.ndarray:
+    """(kappa, h, w) float64: at one level, the squared distance to each place found, from differences.
+
+    The places' grid may be finer than the level's: cells that hold its pixels are then compared.
+    """
+    h, w = place.shape[1:]
+    _, _, rows, cols = gallery.shape
+    image, row, col = (torch.from_numpy(at).to(gallery.device) for at in (place // (h * w), place // w % h, place % w))
+    there = gallery.permute(0, 2, 3, 1)[image, row * rows // h, col * cols // w]
+    here_row, here_col = np.indices((h, w))
+    here = query[0].permute(1, 2, 0).cpu().double().numpy()[here_row * rows // h, here_col * cols // w]
+    return ((here - there.cpu().double().numpy()) ** 2).sum(-1)
+
+
 @dataclass
 class _Level:
     """One level of query and gallery, and which of its cells holds each pixel of the finest grid."""

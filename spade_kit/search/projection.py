@@ -74,6 +74,16 @@ def scan(
     return put_on_grid(log, order, h, w) if history else put_on_grid(found[None], order, h, w)[0]
 
 
+def measure_cells(
+    query: np.ndarray, gallery: np.ndarray, order: np.ndarray, images: np.ndarray, place: np.ndarray
+) -> np.ndarray:
+    """(kappa, h, w) float64: the squared distances to the cells that `scan` found."""
+    position = np.argsort(order)  # cell of the grid -> where it stands in the tiles
+    there, here = position[place % len(order)], position.reshape(place.shape[1:])
+    cells = gallery[images[place // len(order)], there // LANES, :-1, there % LANES]  # (kappa, h, w, c)
+    return ((query[here // LANES, :-1, here % LANES].astype(np.float64) - cells) ** 2).sum(-1)
+
+
 def _find_axes(query: np.ndarray, cells: int) -> tuple[np.ndarray, float]:
     """(axes, c) float64: the principal axes of a query's cells, some of them, and how far a view along them may err.
 
