@@ -12,10 +12,6 @@ from numbers import Real
 from typing import SupportsIndex
 
 
-class DefaultInt(int):
-    """A default that nobody asked for: where there are fewer candidates it is cut without a word."""
-
-
 def check_count(name: str, value: SupportsIndex, least: int = 1) -> int:
     """An integer of at least ``least``; bool and float are no counts."""
     try:
@@ -24,7 +20,7 @@ def check_count(name: str, value: SupportsIndex, least: int = 1) -> int:
         number = None
     if number is None or isinstance(value, bool) or number < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, but {value!r} came.")
-    return value if isinstance(value, DefaultInt) else number
+    return number
 
 
 def check_index(name: str, value: SupportsIndex, count: int, what: str) -> int:
@@ -37,9 +33,9 @@ def check_index(name: str, value: SupportsIndex, count: int, what: str) -> int:
 
 def cut_count(name: str, value: int, available: int, of: str) -> int:
     """No more than there are; said once where more was asked for."""
-    if value > available and not isinstance(value, DefaultInt):
+    if value > available:
         warn(f"{name}={value} was asked for, but there are {available} {of}: {available} are used.")
-    return min(int(value), available)
+    return min(value, available)
 
 
 def check_number(name: str, value: float, needed: str, *, least: float, most: float) -> float:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from spade_kit._arguments import DefaultInt, check_count, check_number, choose, cut_count
+from spade_kit._arguments import cut_count
 from spade_kit.features.pyramid import Pyramid
+from spade_kit.options import LARGEST, Options, Weights
 from spade_kit.search.dispatch import PixelSearch, least_candidates
 from spade_kit.search.layout import Lanes
 from spade_kit.search.runtime import NOWHERE
-
-DEFAULT_KAPPA = DefaultInt(1)
-COMBINE = ("concat", "ensemble")
-_LARGEST = 1e37  # of a sum of weighted squares, and of a weight: float32 ends soon after
-Weights: TypeAlias = "Mapping[str, float] | str | None"
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +54,11 @@ def match_pixels(
     query: Pyramid,
     gallery: Pyramid,
     *,
-    kappa: int = DEFAULT_KAPPA,
+    kappa: int = 1,
     radius: int | None = None,
     weights: Weights = None,
     combine: str = "concat",
+    search: str = "auto",
 ) -> Correspondence:
     """Match every query pixel to its closest pixels anywhere in the gallery.
 
@@ -87,6 +83,8 @@ def match_pixels(
     combine
         ``"concat"``: one match for all levels, the paper's pyramid. ``"ensemble"``: each level is matched on its own
         grid and the distances are averaged; places are then the finest level's.
+    search
+        ``"auto"``, or ``"brute_force"``: compare all pairs, which gives the same answer, some hundred times later.
 
     Notes
     -----
@@ -108,18 +106,11 @@ def match_pixels(
     (0.0, 1)
     """
     _check_pair(query, gallery)
-    kappa, radius, combine = check_search(kappa, radius, combine)
-    factors = resolve_weights(weights, gallery.layers, lambda: channel_variance(gallery))
+    options = Options(None, kappa, radius, weights, combine, search=search)
+    factors = options.factors(gallery.layers, lambda: channel_variance(gallery))
     _check_size(query, gallery, factors)
-    shapes = [tuple(level.shape[1:]) for level in gallery.levels]
-    cut_kappa(kappa, shapes, radius, combine, len(gallery))
-    return search(query, gallery.levels, np.arange(len(gallery)), factors, kappa, radius, combine)
-
-
-def check_search(kappa: int, radius: int | None, combine: str) -> tuple[int, int | None, str]:
-    """The options of the search, as they are used; a sentence where one is none."""
-    radius = None if radius is None else check_count("radius", radius, least=0)
-    return check_count("kappa", kappa), radius, choose("combine", combine, COMBINE)
+    say_what_is_cut(options, [tuple(level.shape[1:]) for level in gallery.levels], len(gallery))
+    return search_pixels(query, gallery.levels, np.arange(len(gallery)), factors, options)
 
 
 def _check_pair(query: Pyramid, gallery: Pyramid) -> None:
@@ -149,35 +140,11 @@ def _check_size(query: Pyramid, gallery: Pyramid, weights: Float[np.ndarray, "L"
     """Whether the largest squared distance that can occur, 4 w c max^2 summed over levels, fits into float32."""
     for name, weight, here, there in zip(query.layers, weights.tolist(), query.levels, gallery.levels):
         largest = max(float(level.abs().max()) for level in (here, there))  # NaN if one is
-        if not 4 * max(weight, 1) * here.shape[1] * largest**2 * len(weights) < _LARGEST:
+        if not 4 * max(weight, 1) * here.shape[1] * largest**2 * len(weights) < LARGEST:
             raise ValueError(
                 f"match_pixels needs finite features whose weighted squares fit into float32, but at {name} features "
                 f"reach {largest:g}, with weight {weight:g}. Check the images and the backbone, or scale the features."
             )
-
-
-def resolve_weights(weights: Weights, layers: Sequence[str], variance) -> Float[np.ndarray, "L"]:
-    """What each level's squared distance counts, as numbers; ``variance()`` gives each level's, if it is asked for."""
-    if weights is None:
-        return np.ones(len(layers), np.float32)
-    if isinstance(weights, str):
-        choose("weights", weights, ["equal"])
-        spread = np.asarray(variance())
-        return np.where(spread > 0, 1 / np.where(spread > 0, spread, 1), 1).astype(np.float32)
-    if not isinstance(weights, Mapping):
-        raise ValueError(f'weights is a mapping like {{"layer3": 0.5}}, "equal" or None, but {weights!r} came.')
-    for name, value in weights.items():
-        choose("A layer", name, layers)
-        check_number(f"The weight of {name}", value, "a finite number of at least 0", least=0, most=_LARGEST)
-    factors = np.array([weights.get(name, 1) for name in layers], np.float32)
-    if not factors.any():
-        raise ValueError("At least one layer needs a weight above 0, but all are 0: no distance would be left.")
-    return factors
-
-
-def freeze_weights(weights: Weights) -> tuple[tuple[str, float], ...] | str | None:
-    """Weights as a key of a dictionary."""
-    return tuple(weights.items()) if isinstance(weights, Mapping) else weights
 
 
 def channel_variance(gallery: Pyramid) -> list[float]:
@@ -185,24 +152,22 @@ def channel_variance(gallery: Pyramid) -> list[float]:
     return [float(level.cpu().double().var((0, 2, 3), correction=0).sum()) for level in gallery.levels]
 
 
-def search(
+def search_pixels(
     query: Pyramid,
     gallery: Lanes | Sequence[Tensor],
     images: Int[np.ndarray, "k"],
-    weights: Float[np.ndarray, "L"],
-    kappa: int,
-    radius: int | None,
-    combine: str,
+    factors: Float[np.ndarray, "L"],
+    options: Options,
     first: Int[np.ndarray, "f h w"] | None = None,
 ) -> Correspondence:
     """`match_pixels` among some images of a gallery, which is read in place where it is laid out for that.
 
-    Arguments are taken as checked; a kappa beyond the candidates is cut without a word. ``first`` are places to try
-    first, as `Correspondence.place` has them: good ones save time, and what is found does not depend on them.
+    A kappa beyond the candidates is cut without a word. ``first`` are places to try first, as `Correspondence.place`
+    has them: good ones save time, and what is found does not depend on them.
     """
-    pixels = PixelSearch(query.levels, gallery, images)
-    kappas = _cut(pixels, kappa, radius, combine, len(images))
-    return _describe_all(pixels, _find_all(pixels, weights, kappas, radius, combine, first), weights, combine)
+    pixels = PixelSearch(query.levels, gallery, images, options.search)
+    places = _find_all(pixels, factors, _cut(pixels, options, len(images)), options, first)
+    return _describe_all(pixels, places, factors, options)
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,7 +200,7 @@ class Steps:
 
 
 class EveryK:
-    """`search` among the first k of the images, for whatever k is asked for; arguments are those of `search`.
+    """`search_pixels` among the first k of the images, for whatever k is asked for; arguments are the same.
 
     One pass, little slower than a search, keeps what was nearest after each image; an answer then has only to be
     measured. Where neither descent nor scan serves (no numba, a GPU, grids that do not nest), each k is searched anew.
@@ -246,34 +211,32 @@ class EveryK:
         query: Pyramid,
         gallery: Lanes | Sequence[Tensor],
         images: Int[np.ndarray, "k"],
-        weights: Float[np.ndarray, "L"],
-        kappa: int,
-        radius: int | None,
-        combine: str,
+        factors: Float[np.ndarray, "L"],
+        options: Options,
     ) -> None:
-        self._anew = lambda k: search(query, gallery, images[:k], weights, kappa, radius, combine)
-        self._pixels = pixels = PixelSearch(query.levels, gallery, images)
-        self._weights, self._radius, self._combine = weights, radius, combine
-        self._kappas = [_cut(pixels, kappa, radius, combine, k) for k in range(1, len(images) + 1)]
+        self._anew = lambda k: search_pixels(query, gallery, images[:k], factors, options)
+        self._pixels = pixels = PixelSearch(query.levels, gallery, images, options.search)
+        self._factors, self._options = factors, options
+        self._kappas = [_cut(pixels, options, k) for k in range(1, len(images) + 1)]
 
     @cached_property
     def _kept(self) -> list[np.ndarray] | None:
         """What was nearest after each image, each (k, kappa, h, w)."""
-        pixels, weights, combine = self._pixels, self._weights, self._combine
-        if not (pixels.scans if _by_level(weights, combine) else pixels.descends):
+        pixels = self._pixels
+        if not (pixels.scans if _by_level(self._factors, self._options) else pixels.descends):
             return None
-        return _find_all(pixels, weights, self._kappas[-1], self._radius, combine, history=True)
+        return _find_all(pixels, self._factors, self._kappas[-1], self._options, history=True)
 
     def __call__(self, k: int) -> Correspondence:
         if self._kept is None:
             return self._anew(k)
         pairs = zip(self._kept, self._kappas[k - 1])
         places = [np.ascontiguousarray(history[k - 1][:kappa]) for history, kappa in pairs]
-        return _describe_all(self._pixels, places, self._weights, self._combine)
+        return _describe_all(self._pixels, places, self._factors, self._options)
 
     def steps(self) -> Steps | None:
         """All answers at once, or None where levels are searched each by itself or each k anew."""
-        if _by_level(self._weights, self._combine) or self._kept is None:
+        if _by_level(self._factors, self._options) or self._kept is None:
             return None
         history = self._kept[0]
         kappas = np.array([kappa for (kappa,) in self._kappas])
@@ -287,7 +250,7 @@ class EveryK:
         places[slot, :, row, col] = np.where(history[at, :, row, col] == NOWHERE, 0, history[at, :, row, col])
         squared = self._pixels.measure(places.reshape(-1, *count.shape))
         weighted = (
-            self._weights[:, None].astype(np.float64)
+            self._factors[:, None].astype(np.float64)
             * squared.reshape(len(squared), *places.shape)[:, slot, :, row, col]
         )  # (s, L, kappa)
         counts = np.arange(places.shape[1]) < kappas[at, None]
@@ -304,48 +267,50 @@ class EveryK:
         )
 
 
-def _by_level(weights: Float[np.ndarray, "L"], combine: str) -> bool:
+def _by_level(factors: Float[np.ndarray, "L"], options: Options) -> bool:
     """Whether levels are searched each by itself."""
-    return combine == "ensemble" or len(weights) == 1
+    return options.combine == "ensemble" or len(factors) == 1
 
 
 def _find_all(
     pixels: PixelSearch,
-    weights: Float[np.ndarray, "L"],
+    factors: Float[np.ndarray, "L"],
     kappas: Sequence[int],
-    radius: int | None,
-    combine: str,
+    options: Options,
     first: Int[np.ndarray, "f h w"] | None = None,
     history: bool = False,
 ) -> list[np.ndarray]:
     """The places that each search finds: one for every level by itself, or one for all."""
-    if _by_level(weights, combine):
-        return [pixels.find_in_level(level, kappa, radius, history) for level, kappa in enumerate(kappas)]
-    return [pixels.find(weights, kappas[0], radius, first, history)]
+    if _by_level(factors, options):
+        return [pixels.find_in_level(level, kappa, options.radius, history) for level, kappa in enumerate(kappas)]
+    return [pixels.find(factors, kappas[0], options.radius, first, history)]
 
 
 def _describe_all(
-    pixels: PixelSearch, places: Sequence[np.ndarray], weights: Float[np.ndarray, "L"], combine: str
+    pixels: PixelSearch, places: Sequence[np.ndarray], factors: Float[np.ndarray, "L"], options: Options
 ) -> Correspondence:
     """What `_find_all` found, measured."""
-    if combine == "ensemble":
-        return _average(pixels, places, weights)
-    measured = pixels.measure_in_level(0, places[0]) if len(weights) == 1 else pixels.measure(places[0])
-    return _describe(places[0], measured, weights)
+    if options.combine == "ensemble":
+        return _average(pixels, places, factors)
+    measured = pixels.measure_in_level(0, places[0]) if len(factors) == 1 else pixels.measure(places[0])
+    return _describe(places[0], measured, factors)
 
 
-def _cut(pixels: PixelSearch, kappa: int, radius: int | None, combine: str, k: int) -> list[int]:
+def _cut(pixels: PixelSearch, options: Options, k: int) -> list[int]:
     """The kappa of each level's own search, or of the one for all: no more than there are candidates."""
-    grids = pixels.grids if combine == "ensemble" else pixels.grids[:1]
-    return [min(kappa, k * least_candidates(grid, pixels.grids[0], radius)) for grid in grids]
+    return [min(options.kappa, k * least) for least in _least_of(pixels.grids, options)]
 
 
-def cut_kappa(kappa: int, shapes: Sequence[tuple[int, ...]], radius: int | None, combine: str, images: int) -> None:
-    """Say, once, where more neighbours were asked for than some pixel has candidates."""
-    grids = [(shape[1], shape[2]) for shape in shapes]
-    levels = grids if combine == "ensemble" else grids[:1]
-    least = min(least_candidates(level, grids[0], radius) for level in levels)
-    cut_count("kappa", kappa, images * least, "candidates for a pixel in the corner")
+def _least_of(grids: Sequence[tuple[int, int]], options: Options) -> list[int]:
+    """How many candidates an image has for the pixel that has fewest, for each search that is made."""
+    searched = grids if options.combine == "ensemble" else grids[:1]
+    return [least_candidates(grid, grids[0], options.radius) for grid in searched]
+
+
+def say_what_is_cut(options: Options, shapes: Sequence[tuple[int, ...]], images: int) -> None:
+    """Say, once, where more neighbours were asked for than some pixel has candidates; shapes are (c, h, w)."""
+    least = min(_least_of([(h, w) for _, h, w in shapes], options))
+    cut_count("kappa", options.kappa, images * least, "candidates for a pixel in the corner")
 
 
 def _describe(
@@ -369,17 +334,12 @@ def _average(pixels: PixelSearch, places: Sequence[np.ndarray], weights: Float[n
 
 
 def match_level(
-    query: Pyramid,
-    gallery: Lanes | Sequence[Tensor],
-    images: Int[np.ndarray, "k"],
-    level: int,
-    kappa: int,
-    radius: int | None,
+    query: Pyramid, gallery: Lanes | Sequence[Tensor], images: Int[np.ndarray, "k"], level: int, options: Options
 ) -> Correspondence:
     """One level searched by itself, on its own grid, unweighted."""
-    pixels = PixelSearch(query.levels, gallery, images)
-    kappa = _cut(pixels, kappa, radius, "ensemble", len(images))[level]
-    place = pixels.find_in_level(level, kappa, radius)
+    pixels = PixelSearch(query.levels, gallery, images, options.search)
+    kappa = min(options.kappa, len(images) * least_candidates(pixels.grids[level], pixels.grids[0], options.radius))
+    place = pixels.find_in_level(level, kappa, options.radius)
     return _describe(place, pixels.measure_in_level(level, place), np.ones(1, np.float32))
 
 

@@ -5,21 +5,42 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from spade_kit._arguments import DefaultInt, check_count, warn
+from spade_kit._arguments import check_count, warn
 from spade_kit.correspondence import Correspondence, EveryK, Steps, match_level, spread
 from spade_kit.datasets.samples import Sample
+from spade_kit.features.backbones import Backbone
 from spade_kit.features.crops import Crop
 from spade_kit.features.pyramid import Pyramid
+from spade_kit.gallery.calibration import Calibration
+from spade_kit.gallery.gallery import Gallery, QueryImage
+from spade_kit.options import Options
 from spade_kit.retrieval import Neighbours
 from spade_kit.scores import check_threshold, make_map, share_out, split
 
-if TYPE_CHECKING:
-    from spade_kit.spade import SPADE
+
+@runtime_checkable
+class Judge(Protocol):
+    """What a result asks of the SPADE that made it."""
+
+    backbone: Backbone
+    options: Options
+
+    @property
+    def gallery(self) -> Gallery: ...
+
+    @property
+    def calibration(self) -> Calibration: ...
+
+    def threshold(self, fpr: float = 0.01) -> float: ...
+
+    def with_options(self, **options: Any) -> Judge: ...
+
+    def judge(self, image: QueryImage, among: np.ndarray | None = None, before: Any = None) -> Result: ...
 
 
 @dataclass(frozen=True)
@@ -58,14 +79,9 @@ class Result:
         The retrieved normal images, nearest first: ``index`` (K,) in ``train``, ``distance`` (K,).
     correspondence
         The match of every cell; ``image`` counts along the neighbours.
-    image
-        The evaluated crop, (H, W, 3) uint8.
-    crop
-        Where it lies in the photograph.
-    sample
-        The photograph as it was given, if it was a Sample.
-    query
-        Its features.
+    source
+        What was judged: ``image``, the evaluated crop, (H, W, 3) uint8; ``crop``, where it lies in the photograph;
+        ``sample``, the photograph as it was given, if it was a Sample; its features, here ``query``.
     among
         The training images it was judged against: all, or all that were not left out.
     spade
@@ -75,12 +91,25 @@ class Result:
     anomaly_map: Float[np.ndarray, "H W"]
     neighbours: Neighbours
     correspondence: Correspondence
-    image: UInt8[np.ndarray, "H W 3"]
-    crop: Crop
-    sample: Sample | None
-    query: Pyramid
+    source: QueryImage
     among: Int[np.ndarray, "m"]
-    spade: SPADE
+    spade: Judge
+
+    @property
+    def query(self) -> Pyramid:
+        return self.source.pyramid
+
+    @property
+    def image(self) -> UInt8[np.ndarray, "H W 3"]:
+        return self.source.image
+
+    @property
+    def crop(self) -> Crop:
+        return self.source.crop
+
+    @property
+    def sample(self) -> Sample | None:
+        return self.source.sample
 
     def __repr__(self) -> str:
         name = self.sample.path.name if self.sample else "photo"
@@ -95,6 +124,11 @@ class Result:
     def retrieval_score(self) -> float:
         """The paper's image score: the mean distance of the retrieved images' pooled vectors."""
         return float(self.neighbours.distance.mean())
+
+    @property
+    def normal_level(self) -> float | None:
+        """The 99th percentile of the maps of normal images, as `SPADE.normal_level`."""
+        return self.spade.calibration.level(self.spade.options)
 
     @property
     def label(self) -> str | None:
@@ -120,11 +154,11 @@ class Result:
 
     def describe_options(self) -> str:
         """The options, and with how many of the normal images it was compared, in small print."""
-        options = self.spade.with_options(k=DefaultInt(len(self.neighbours))).describe_options()
+        options = self.spade.options.but(k=len(self.neighbours)).describe()
         if len(self.among) == 1:
             return f"compared with normal {self.among[0]} only; {options}"
-        if len(self.among) < len(self.spade):
-            return f"judged against {len(self.among)} of {len(self.spade)} normals; {options}"
+        if len(self.among) < len(self.spade.gallery):
+            return f"judged against {len(self.among)} of {len(self.spade.gallery)} normals; {options}"
         return options
 
     def on_photo(self) -> Float[np.ndarray, "H W"]:
@@ -138,12 +172,18 @@ class Result:
     # ---- the same photograph under other options ---------------------------------------------------------------------
 
     def with_options(self, **options: Any) -> Result:
-        """The result under other options (k, kappa, radius, weights, combine, sigma), without a look at the photo.
+        """The result under other options (k, kappa, radius, ...: see `SPADE`), without a look at the photo.
 
         What ``spade.with_options(...).predict(photo)`` gives, sooner: the features are here already, sigma alone needs
         no search, and a search tries first what was found before. For the k slider see `with_k`.
         """
-        return self.spade.with_options(**options)._judge_again(self)
+        return self.spade.with_options(**options).judge(self.source, self.among, before=self)
+
+    def is_matched_by(self, gallery: Gallery, options: Options, among: Int[np.ndarray, "m"]) -> bool:
+        """Whether a search among these images of a gallery, under these options, would find the same."""
+        count, own = len(among), self.spade.options
+        same = self.spade.gallery is gallery and np.array_equal(self.among, among)
+        return same and own.of_search(count) == options.of_search(count)
 
     def with_k(self, k: int) -> Result:
         """The result if only the ``k`` nearest normal images had been retrieved, ``k`` up to what was.
@@ -158,14 +198,21 @@ class Result:
                 f"Take k up to {most}, or result.with_options(k={k})."
             )
         found = self._every_k(k)
-        neighbours = Neighbours(self.neighbours.index[:k], self.neighbours.distance[:k])
-        again = self._matched(neighbours, found, self.spade.with_options(k=k), self.among)
+        again = replace(
+            self,
+            anomaly_map=make_map(found.distance, self.crop.size, self.spade.options.sigma),
+            neighbours=Neighbours(self.neighbours.index[:k], self.neighbours.distance[:k]),
+            correspondence=found,
+            spade=self.spade.with_options(k=k),
+        )
         again.__dict__["_every_k"] = self._every_k  # what was passed through serves smaller k, too
         return again
 
     @cached_property
     def _every_k(self) -> EveryK:
-        return EveryK(self.query, **self.spade._search_among(self.neighbours, self.among))
+        gallery, options = self.spade.gallery, self.spade.options
+        factors = gallery.factors(options, self.among)
+        return EveryK(self.query, gallery.pixels, self.neighbours.index, factors, options)
 
     @cached_property
     def steps(self) -> Steps | None:
@@ -184,16 +231,7 @@ class Result:
                 f"with_normals needs at least one of the {len(self.among)} training images that this photo was judged "
                 f"against, but {unknown or 'none'} came. Take some of result.among."
             )
-        return self.spade._judge_among(self, chosen)
-
-    def _matched(
-        self, neighbours: Neighbours, found: Correspondence, spade: SPADE, among: Int[np.ndarray, "m"]
-    ) -> Result:
-        """The same photograph with other matches, as ``spade`` found them among these training images."""
-        anomaly_map = make_map(found.distance, self.crop.size, spade.sigma)
-        return replace(
-            self, anomaly_map=anomaly_map, neighbours=neighbours, correspondence=found, spade=spade, among=among
-        )
+        return self.spade.judge(self.source, chosen)
 
     # ---- layers and places -------------------------------------------------------------------------------------------
 
@@ -211,9 +249,9 @@ class Result:
     @cached_property
     def match_alone(self) -> dict[str, Correspondence]:
         """What each layer finds if it is searched by itself: places on its own grid. Computed on first use."""
-        pixels, options = self.spade._fitted.pixels, (int(self.spade.kappa), self.spade.radius)
+        pixels, options = self.spade.gallery.pixels, self.spade.options
         return {
-            name: match_level(self.query, pixels, self.neighbours.index, level, *options)
+            name: match_level(self.query, pixels, self.neighbours.index, level, options)
             for level, name in enumerate(self.query.layers)
         }
 
@@ -231,19 +269,24 @@ class Result:
 
     def _map(self, distance: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "H W"]:
         height, width = self.anomaly_map.shape
-        return make_map(distance, (height, width), self.spade.sigma)
+        return make_map(distance, (height, width), self.spade.options.sigma)
 
     def match(self, row: SupportsIndex, col: SupportsIndex) -> Match:
         """The normal pixel that explains the pixel at (row, col) of the map."""
         size = self.anomaly_map.shape
         return match_at(row, col, size, self.correspondence, self.neighbours, self.query.layers)
 
+    def normal_image(self, index: SupportsIndex) -> UInt8[np.ndarray, "H W 3"]:
+        """The evaluated crop of a training image, as it was kept for showing."""
+        gallery = self.spade.gallery
+        return gallery.normals[gallery.check_index(index)].image
+
     @cached_property
     def reconstruction(self) -> UInt8[np.ndarray, "H W 3"]:
         """The crop put together, cell by cell, from the normal patches that explain it."""
         (height, width), (h, w) = self.anomaly_map.shape, self.query.grid
         found = self.correspondence
-        normals = np.stack([self.spade.normal_image(index) for index in self.neighbours.index])  # (k, H, W, 3)
+        normals = np.stack([self.normal_image(index) for index in self.neighbours.index])  # (k, H, W, 3)
         rows, cols = np.indices((height, width))
         cell = (rows * h // height, cols * w // width)
         # a pixel moves with its cell; sides that are no multiple of the grid leave a last pixel to clip

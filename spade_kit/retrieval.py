@@ -9,10 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from spade_kit._arguments import DefaultInt, check_count, cut_count
+from spade_kit._arguments import check_count, cut_count
 from spade_kit.features.pyramid import Pyramid
-
-DEFAULT_K = DefaultInt(50)
+from spade_kit.options import DEFAULT_K
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +28,7 @@ class Neighbours:
         return self.index.shape[-1]
 
 
-def nearest_images(query: Pyramid, gallery: Pyramid, k: int = DEFAULT_K) -> Neighbours:
+def nearest_images(query: Pyramid, gallery: Pyramid, k: int | None = None) -> Neighbours:
     """Find the K gallery images nearest to each query by their pooled vectors.
 
     Their mean distance is the paper's score of an image. It speaks of the image as a whole: a small defect hardly
@@ -40,7 +39,7 @@ def nearest_images(query: Pyramid, gallery: Pyramid, k: int = DEFAULT_K) -> Neig
     query, gallery
         Pyramids of the same backbone.
     k
-        How many images. More than there are is cut, with a warning if it was asked for.
+        How many images; 50 if left out. More than there are is cut, with a warning if it was asked for.
 
     Returns
     -------
@@ -54,9 +53,8 @@ def nearest_images(query: Pyramid, gallery: Pyramid, k: int = DEFAULT_K) -> Neig
         )
     if len(gallery) == 0:
         raise ValueError("nearest_images needs at least one gallery image, but none came.")
-    return find_nearest(
-        query.pooled, gallery.pooled, cut_count("k", check_count("k", k), len(gallery), "gallery images")
-    )
+    count = DEFAULT_K if k is None else cut_count("k", check_count("k", k), len(gallery), "gallery images")
+    return find_nearest(query.pooled, gallery.pooled, count)
 
 
 def find_nearest(query: Float[Tensor, "q d"], gallery: Float[Tensor, "n d"], k: int) -> Neighbours:

@@ -41,10 +41,6 @@ def split(distance: Float[np.ndarray, "..."], layer_distance: Float[np.ndarray, 
     return distance * layer_distance / np.where(whole > 0, whole, 1)
 
 
-def check_sigma(sigma: float) -> float:
-    return check_number("sigma", sigma, "a finite number of map pixels from 0, no smoothing, up", least=0, most=1e6)
-
-
 def check_threshold(threshold: float) -> float:
     needed = "a finite raw distance, such as spade.threshold() gives"
     return check_number("A threshold", threshold, needed, least=-inf, most=inf)

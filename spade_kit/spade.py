@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Hashable, Iterable
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -14,36 +17,37 @@ from jaxtyping import Int, UInt8
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from spade_kit._arguments import DefaultInt, check_count, check_index, choose, cut_count, warn
-from spade_kit._progress import track
+from spade_kit._arguments import cut_count, warn
 from spade_kit.batch import predict_folder
-from spade_kit.correspondence import (
-    DEFAULT_KAPPA,
-    Correspondence,
-    Weights,
-    check_search,
-    cut_kappa,
-    freeze_weights,
-    resolve_weights,
-    search,
-)
+from spade_kit.correspondence import say_what_is_cut
 from spade_kit.datasets.samples import GOOD, Photo, Sample, as_array, as_list
 from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
-from spade_kit.features.crops import Crop
-from spade_kit.features.pyramid import Pyramid, compute_features
+from spade_kit.features.pyramid import compute_features
+from spade_kit.gallery.calibration import Calibration
 from spade_kit.gallery.checkpoint import load_gallery, save_gallery
-from spade_kit.gallery.gallery import PRECISIONS, Gallery, build_gallery, digest
+from spade_kit.gallery.gallery import Gallery, QueryImage, build_gallery, digest
+from spade_kit.options import Options, Weights
 from spade_kit.result import Result
-from spade_kit.retrieval import DEFAULT_K, Neighbours, find_nearest
-from spade_kit.scores import check_fpr, check_sigma, find_threshold, make_map, threshold_interval
+from spade_kit.scores import make_map
 
-OPTIONS = ("k", "kappa", "radius", "weights", "combine", "sigma")
-_NORMALS_FOR_SCALE = 64
-_OPTIONS_KEPT = 8  # for how many options the distances of left-out normal images are remembered
+_RUNS_DEPEND_ON = ("spade_kit", "torch", "numpy")
 _ITSELF = (
     "This photo is one of the fitted images and matches itself at distance 0. "
     "predict_left_out(index) judges it against the others."
 )
+
+
+class _Option:
+    """One of the options as an attribute of SPADE, checked when it is set."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, spade: SPADE | None, owner: type) -> Any:
+        return self if spade is None else spade.options.as_given()[self.name]
+
+    def __set__(self, spade: SPADE, value: Any) -> None:
+        spade.options = spade._check(spade.options.but(**{self.name: value}))
 
 
 class SPADE:
@@ -57,13 +61,11 @@ class SPADE:
     backbone
         A name or what `load_backbone` gave.
     k
-        How many normal images to retrieve. More than there are is cut.
-    kappa, radius, weights, combine
+        How many normal images to retrieve, 50 if left out. More than there are is cut.
+    kappa, radius, weights, combine, search
         See `match_pixels`. With ``weights="equal"`` variances are taken over all fitted images.
     sigma
         Of the Gaussian that smooths the map, in map pixels; 0 for none.
-    precision
-        ``"float32"``, or ``"float16"`` to hold the features in half the memory and search more slowly.
     device
         Where to compute, by default where the backbone is.
 
@@ -82,21 +84,22 @@ class SPADE:
         self,
         backbone: str | nn.Module | Backbone = EMBEDDED,
         *,
-        k: int = DEFAULT_K,
-        kappa: int = DEFAULT_KAPPA,
+        k: int | None = None,
+        kappa: int = 1,
         radius: int | None = None,
         weights: Weights = None,
         combine: str = "concat",
         sigma: float = 4,
-        precision: str = "float32",
+        search: str = "auto",
         device: str | torch.device | None = None,
+        **gone: Any,
     ) -> None:
+        _refuse(gone)
         self.backbone = load_backbone(backbone, device=device)
-        self.precision = choose("precision", precision, PRECISIONS)
+        self.options = self._check(Options(k, kappa, radius, weights, combine, sigma, search))
         self._gallery: Gallery | None = None
-        self._left_out: dict[tuple, dict[int, np.ndarray]] = {}  # options -> training image -> its distances
-        self._levels: dict[tuple, float] = {}  # options -> the normals' level
-        self._set(k=k, kappa=kappa, radius=radius, weights=weights, combine=combine, sigma=sigma)
+
+    k, kappa, radius, weights, combine, sigma, search = (_Option() for _ in range(7))
 
     @classmethod
     def recommended(cls, backbone: str = EMBEDDED, *, device: str | torch.device | None = None) -> SPADE:
@@ -110,21 +113,18 @@ class SPADE:
         network = load_backbone(backbone, resize=366, crop=320, average=3, device=device)
         return cls(network, radius=12, weights="equal", sigma=2.5)
 
-    def _set(self, k: int, kappa: int, radius: int | None, weights: Weights, combine: str, sigma: float) -> None:
-        """Check the options and take them, weights as a copy."""
-        self.k = check_count("k", k)
-        self.kappa, self.radius, self.combine = check_search(kappa, radius, combine)
-        resolve_weights(weights, self.backbone.layers, lambda: np.ones(len(self.backbone.layers)))
-        self.weights = dict(weights) if isinstance(weights, Mapping) else weights
-        self.sigma = check_sigma(sigma)
+    def _check(self, options: Options) -> Options:
+        """The options, if their weights are of the backbone's layers."""
+        options.factors(self.backbone.layers, lambda: [1.0] * len(self.backbone.layers))
+        return options
 
-    def _say_what_is_cut(self, given: set[str]) -> None:
+    def _say_what_is_cut(self, given: Iterable[str]) -> None:
         """Of the options just given, those that ask for more than the gallery has."""
-        gallery = self._fitted
-        if "k" in given:
-            cut_count("k", self.k, len(gallery), "normal images")
-        if given & {"k", "kappa", "radius", "combine"}:
-            cut_kappa(self.kappa, gallery.shapes, self.radius, self.combine, min(int(self.k), len(gallery)))
+        gallery, options = self.gallery, self.options
+        if "k" in given and options.k is not None:
+            cut_count("k", options.k, len(gallery), "normal images")
+        if {"k", "kappa", "radius", "combine"} & set(given):
+            say_what_is_cut(options, gallery.shapes, options.retrieved(len(gallery)))
 
     def __repr__(self) -> str:
         normals = f"{len(self)} normal images" if self._gallery is not None else "not fitted"
@@ -132,18 +132,41 @@ class SPADE:
 
     def __len__(self) -> int:
         """How many normal images were fitted."""
-        return len(self._fitted)
+        return len(self.gallery)
 
     def describe_options(self) -> str:
         """The options in small print."""
-        radius = "everywhere" if self.radius is None else f"radius {self.radius}"
-        weights = self.weights
-        if isinstance(weights, Mapping):
-            weights = ", ".join(f"{name} x {value:g}" for name, value in weights.items())
-        weighing = f", weights {weights}" if weights else ""
-        return f"K={int(self.k)}, kappa={int(self.kappa)}, {radius}, {self.combine}{weighing}, sigma={self.sigma:g}"
+        return self.options.describe()
+
+    def describe_run(self) -> dict[str, Any]:
+        """What results depend on: versions, the network with a hash of its weights, options, a hash of the images."""
+        normals = self.gallery.normals
+        height, width = normals[0].crop.size
+        return {
+            **{package: version(package) for package in _RUNS_DEPEND_ON},
+            "backbone": self.backbone.name,
+            "weights": self.backbone.weights,
+            "weights_sha256": self.backbone.sha256,
+            "crop": f"{height} x {width}",
+            "options": self.describe_options(),
+            "normals": len(normals),
+            "normals_sha256": hashlib.sha256(b"".join(normal.digest for normal in normals)).hexdigest(),
+        }
 
     # ---- the gallery -------------------------------------------------------------------------------------------------
+
+    @property
+    def gallery(self) -> Gallery:
+        """What was fitted, as it is now: the normal images with their features, and the search among them."""
+        if self._gallery is None:
+            raise NotFittedError("SPADE needs normal images first, but fit was not called. Call spade.fit(images).")
+        return self._gallery
+
+    @property
+    def calibration(self) -> Calibration:
+        """What is normal: the images of the gallery, each left out in turn; shared by all that share the gallery."""
+        self.gallery  # noqa: B018  says so if there is none
+        return self._calibration
 
     def fit(self, images: Iterable[Photo] | Photo) -> SPADE:
         """Remember what normal looks like: the features of normal images, and each crop as a JPEG for showing.
@@ -153,7 +176,7 @@ class SPADE:
         images
             Samples, paths, PIL images or (H, W, 3) uint8 arrays, all normal.
         """
-        self._replace(build_gallery(as_list(images), self.backbone, self.precision))
+        self._replace(build_gallery(as_list(images), self.backbone))
         self._say_what_is_odd()
         self._say_what_is_cut({"k", "kappa"})
         return self
@@ -169,10 +192,10 @@ class SPADE:
         why
             A word on where they come from, which is saved with them.
         """
-        gallery, photos = self._fitted, as_list(images)
+        gallery, photos = self.gallery, as_list(images)
         if not photos:
             raise ValueError("add needs at least one normal image, but none came.")
-        more = build_gallery(photos, self.backbone, self.precision, why)
+        more = build_gallery(photos, self.backbone, why)
         _check_shapes(more, gallery)
         self._replace(gallery.take(np.arange(len(gallery)), more))
         self._say_what_is_odd()
@@ -184,13 +207,13 @@ class SPADE:
         It happens to this object alone, as with `add`.
         """
         given = list(index) if isinstance(index, Iterable) else [index]
-        gone = {self._check_index(place) for place in given}
+        gone = {self.gallery.check_index(place) for place in given}
         kept = np.array([at for at in range(len(self)) if at not in gone], np.int64)
         if len(kept) == 0:
             raise ValueError(
                 f"At least one normal image has to stay, but all {len(self)} were to go. Fit others instead."
             )
-        self._replace(self._fitted.take(kept))
+        self._replace(self.gallery.take(kept))
         return self
 
     def save(self, folder: str | Path) -> None:
@@ -204,10 +227,7 @@ class SPADE:
         OSError
             If it cannot be written; what was there before is whole.
         """
-        options = {name: getattr(self, name) for name in OPTIONS}
-        for name in ("k", "kappa"):  # a default that nobody asked for stays one
-            options[name] = None if isinstance(options[name], DefaultInt) else int(options[name])
-        save_gallery(Path(folder).expanduser(), self._fitted, self.backbone, self.precision, options)
+        save_gallery(Path(folder).expanduser(), self.gallery, self.backbone, self.options)
 
     @classmethod
     def load(
@@ -226,51 +246,47 @@ class SPADE:
             If nothing is there, or it is damaged, or from another backbone or version.
         """
         stored = load_gallery(Path(folder).expanduser(), backbone, device)
-        if set(stored.options) != set(OPTIONS):
-            raise ValueError(
-                f"{folder} says options {sorted(stored.options)}, but {sorted(OPTIONS)} are needed. Fit again."
-            )
-        options = {name: value for name, value in stored.options.items() if value is not None}
-        spade = cls(stored.backbone, precision=stored.precision, **options)
-        spade._replace(stored.gallery)
-        return spade
+        return cls(stored.backbone).under(stored.options).with_gallery(stored.gallery)
+
+    def with_gallery(self, gallery: Gallery) -> SPADE:
+        """The same options over other normal images, of the same backbone."""
+        other = copy.copy(self)
+        other._replace(gallery)
+        return other
 
     def _replace(self, gallery: Gallery) -> None:
         """Another gallery, and nothing remembered of the one before, which others may go on using."""
-        self._gallery, self._left_out, self._levels = gallery, {}, {}
-
-    @property
-    def _fitted(self) -> Gallery:
-        if self._gallery is None:
-            raise NotFittedError("SPADE needs normal images first, but fit was not called. Call spade.fit(images).")
-        return self._gallery
+        self._gallery, self._calibration = gallery, Calibration(gallery)
 
     def normal_image(self, index: SupportsIndex) -> UInt8[np.ndarray, "H W 3"]:
         """The evaluated crop of a training image, as it was kept for showing."""
-        return self._fitted.normals[self._check_index(index)].image
+        return self.gallery.normals[self.gallery.check_index(index)].image
 
     def with_options(self, **options: Any) -> SPADE:
-        """The same gallery under other options (k, kappa, radius, weights, combine, sigma); nothing is fitted anew."""
-        for name in options:
-            choose("An option", name, OPTIONS)
-        other = copy.copy(self)
-        other._set(**{name: getattr(self, name) for name in OPTIONS} | options)
+        """The same gallery under other options (k, kappa, radius, weights, combine, sigma, search); no new fit."""
+        other = self.under(self.options.but(**options))
         if self._gallery is not None:
-            other._say_what_is_cut(set(options))
+            other._say_what_is_cut(options)
+        return other
+
+    def under(self, options: Options) -> SPADE:
+        """The same gallery under these options; what asks for more than there is, is cut without a word."""
+        other = copy.copy(self)
+        other.options = self._check(options)
         return other
 
     # ---- predictions -------------------------------------------------------------------------------------------------
 
     def _say_what_is_odd(self) -> None:
         """What was fitted should be normal, and each photograph be there once."""
-        normals = self._fitted.normals
+        normals = self.gallery.normals
         defects = [normal.sample for normal in normals if normal.sample and normal.sample.label not in (GOOD, None)]
         if defects:
             warn(
                 f"{len(defects)} of {len(normals)} fitted photos are labelled as defects, such as "
                 f"{defects[0].label!r}: fit takes normal ones."
             )
-        twice = len(normals) - len(self._fitted.places)
+        twice = len(normals) - len(self.gallery.places)
         if twice:
             warn(f"{twice} of {len(normals)} fitted photos are there twice: left out, they find themselves.")
 
@@ -279,40 +295,60 @@ class SPADE:
 
         Warns where the photograph is one of the fitted ones: it would match itself at distance 0.
         """
-        return self._predict(image)
-
-    def _predict(self, image: Photo, *, leave_out: bool = False) -> Result:
-        """Judge a photograph; one of the fitted ones with a warning, or with ``leave_out`` against all the others."""
-        gallery = self._fitted
-        photo = as_array(image)
-        place = self.backbone.find_crop(photo)
-        crop = place.cut(photo)
-        known = gallery.places.get(digest(crop))
-        if known is not None and leave_out:
-            return self.predict_left_out(known)
-        if known is None:
-            query = gallery.rounded(compute_features([crop], self.backbone))
-        else:
+        query = self.read(image)
+        if query.digest in self.gallery.places:
             warn(_ITSELF)
-            query = gallery.pyramid(known)  # computed again, in another batch, it would differ by rounding
-        _check_grid(query, gallery)
-        sample = image if isinstance(image, Sample) else None
-        return self._judge(query, np.arange(len(gallery)), crop, place, sample)
+        return self.judge(query, np.arange(len(self)))
 
     def predict_left_out(self, index: SupportsIndex) -> Result:
         """Judge training image ``index`` as if it had never been seen: against all the others."""
-        gallery = self._fitted
-        index = self._check_index(index)
-        normal = gallery.normals[index]
-        return self._judge(gallery.pyramid(index), self._others(index, None), normal.image, normal.crop, normal.sample)
+        index = self.gallery.check_index(index)
+        return self.judge(self.gallery.query(index), self.gallery.others(index))
 
-    def _judge_normal(self, gallery: Gallery, index: int) -> Result:
-        """Judge a normal photograph of a gallery, this one or one before; one that is still here is left out."""
-        normal = gallery.normals[index]
-        here = index if gallery is self._fitted else self._fitted.places.get(normal.digest)
-        if here is not None:
-            return self.predict_left_out(here)
-        return self._judge(gallery.pyramid(index), np.arange(len(self)), normal.image, normal.crop, normal.sample)
+    def read(self, image: Photo) -> QueryImage:
+        """A photograph ready to be judged: cut, and passed through the network once."""
+        gallery, photo = self.gallery, as_array(image)
+        crop = self.backbone.find_crop(photo)
+        pixels = crop.cut(photo)
+        mark = digest(pixels)
+        known = gallery.places.get(mark)  # its features, computed again in another batch, would differ by rounding
+        pyramid = compute_features([pixels], self.backbone) if known is None else gallery.pyramid(known)
+        needed = tuple(gallery.shapes[0][1:])
+        if pyramid.grid != needed:
+            raise ValueError(
+                f"A photo must give the grid of the fitted images, {needed}, but this one gives {pyramid.grid}. "
+                "With crop=None all photos need the same aspect; take a backbone with crop=224 otherwise."
+            )
+        return QueryImage(pyramid, pixels, crop, image if isinstance(image, Sample) else None, mark)
+
+    def judge(
+        self,
+        image: Photo | QueryImage,
+        among: Int[np.ndarray, "m"] | None = None,
+        before: Result | None = None,
+    ) -> Result:
+        """Judge an image among some of the normal ones; by default among all but itself, should it be one of them.
+
+        Parameters
+        ----------
+        image
+            A photograph, or one that was read before, by this or another fit of the same backbone.
+        before
+            What was said of it under other options: its matches are tried first, or taken where they still hold.
+        """
+        query, gallery = image if isinstance(image, QueryImage) else self.read(image), self.gallery
+        if among is None:
+            known = gallery.places.get(query.digest)
+            if known is not None:
+                query = replace(query, pyramid=gallery.pyramid(known))
+            among = np.arange(len(gallery)) if known is None else gallery.others(known)
+        if before is not None and before.is_matched_by(gallery, self.options, among):
+            neighbours, found = before.neighbours, before.correspondence
+        else:
+            first = None if before is None else before.correspondence.place
+            neighbours, found = gallery.search(query.pyramid, self.options, among, first)
+        anomaly_map = make_map(found.distance, query.crop.size, self.options.sigma)
+        return Result(anomaly_map, neighbours, found, query, among, copy.copy(self))
 
     def predict_folder(self, folder: str | Path, out: str | Path, fpr: float | None = None) -> pandas.DataFrame:
         """Judge every photograph in a folder and below; no labels needed.
@@ -342,73 +378,6 @@ class SPADE:
         """
         return predict_folder(self, folder, out, fpr)
 
-    def _check_index(self, index: SupportsIndex) -> int:
-        return check_index("index", index, len(self), "training image")
-
-    def _others(self, index: int, groups: tuple[Hashable, ...] | None) -> Int[np.ndarray, "m"]:
-        """All training images but this one, or but all of its group."""
-        labels: Sequence[Hashable] = range(len(self)) if groups is None else groups
-        others = np.array([at for at, label in enumerate(labels) if label != labels[index]], np.int64)
-        if len(others) == 0:
-            raise ValueError(
-                "Leaving an image out needs at least one other "
-                + ("normal image" if groups is None else "group")
-                + ", but there is none. Fit more normal images."
-            )
-        return others
-
-    def _search(
-        self, query: Pyramid, among: Int[np.ndarray, "m"], first: Int[np.ndarray, "f h w"] | None = None
-    ) -> tuple[Neighbours, Correspondence]:
-        """Stages 2 and 3 among some of the training images."""
-        neighbours = self._retrieve(query, among)
-        return neighbours, search(query, **self._search_among(neighbours, among), first=first)
-
-    def _retrieve(self, query: Pyramid, among: Int[np.ndarray, "m"]) -> Neighbours:
-        """Stage 2: the nearest, by their place in the gallery."""
-        near = find_nearest(query.pooled, self._fitted.pooled[torch.from_numpy(among)], min(int(self.k), len(among)))
-        return Neighbours(among[near.index[0]], near.distance[0])
-
-    def _search_among(self, neighbours: Neighbours, among: Int[np.ndarray, "m"]) -> dict[str, Any]:
-        """What `search` has to know beside the query."""
-        gallery = self._fitted
-        return {
-            "gallery": gallery.pixels,
-            "images": neighbours.index,
-            "weights": gallery.weights(self.weights, among),
-            "kappa": int(self.kappa),
-            "radius": self.radius,
-            "combine": self.combine,
-        }
-
-    def _judge(
-        self, query: Pyramid, among: Int[np.ndarray, "m"], crop: np.ndarray, place: Crop, sample: Sample | None
-    ) -> Result:
-        neighbours, found = self._search(query, among)
-        height, width, _ = crop.shape
-        anomaly_map = make_map(found.distance, (height, width), self.sigma)
-        as_it_is_now = copy.copy(self)
-        return Result(anomaly_map, neighbours, found, crop, place, sample, query, among, as_it_is_now)
-
-    def _judge_again(self, result: Result) -> Result:
-        """The same photograph under these options; what was found under its own is tried first, if it is searched."""
-        neighbours, found = result.neighbours, result.correspondence
-        if self._search_options != result.spade._search_options:
-            neighbours, found = self._search(result.query, result.among, found.place)
-        return result._matched(neighbours, found, self, result.among)
-
-    def _judge_anew(self, result: Result) -> Result:
-        """The photograph of a result of another gallery, against this one; of one that is in it, against the others."""
-        here = self._fitted.places.get(digest(result.image))
-        if here is not None:
-            return self.predict_left_out(here)
-        return self._judge(result.query, np.arange(len(self)), result.image, result.crop, result.sample)
-
-    def _judge_among(self, result: Result, among: Int[np.ndarray, "m"]) -> Result:
-        """The same photograph against some of the training images."""
-        neighbours, found = self._search(result.query, among)
-        return result._matched(neighbours, found, self, among)
-
     # ---- what is normal ----------------------------------------------------------------------------------------------
 
     def threshold(self, fpr: float = 0.01, *, of: str = "pixel", groups: Iterable[Hashable] | None = None) -> float:
@@ -432,14 +401,7 @@ class SPADE:
         float
             The ceil((N + 1)(1 - fpr))-th smallest of N scores. A segmentation is ``map >= threshold``.
         """
-        return find_threshold(np.concatenate(self._normal_scores(fpr, of, groups)), fpr)
-
-    def _normal_scores(self, fpr: float, of: str, groups: Iterable[Hashable] | None) -> list[np.ndarray]:
-        """Of each training image, left out, its image score or the scores of all its pixels."""
-        check_fpr(fpr)
-        choose("of", of, ("pixel", "image"))
-        maps = self._left_out_maps(range(len(self)), self._check_groups(groups))
-        return [values.max(keepdims=True).ravel() if of == "image" else values.ravel() for values in maps]
+        return self.calibration.threshold(self.options, fpr, of, groups)
 
     def threshold_interval(
         self,
@@ -463,28 +425,7 @@ class SPADE:
         level
             The part of all draws that the interval holds.
         """
-        checked = self._check_groups(groups)
-        scores = self._normal_scores(fpr, of, checked)
-        find_threshold(np.concatenate(scores), fpr)  # says so where there are too few to tell
-        return threshold_interval(scores, checked or range(len(self)), fpr, level, draws, seed)
-
-    def _check_groups(self, groups: Iterable[Hashable] | None) -> tuple[Hashable, ...] | None:
-        if groups is None:
-            return None
-        if not isinstance(groups, Iterable):
-            raise ValueError(f"groups is a list of names or numbers, one a training image, but {groups!r} came.")
-        groups = tuple(groups)
-        if not all(isinstance(label, Hashable) for label in groups):
-            raise ValueError(
-                "groups holds names or numbers, one a training image, but lists came. Take one label each."
-            )
-        if len(groups) != len(self) or any(label != label for label in groups):
-            missing = sum(label != label for label in groups)
-            raise ValueError(
-                f"groups needs one label per training image, {len(self)}, but {len(groups)} came, {missing} of "
-                "them NaN. Give every image a label."
-            )
-        return groups
+        return self.calibration.threshold_interval(self.options, fpr, of, groups, level, draws, seed)
 
     def suspects(self, groups: Iterable[Hashable] | None = None) -> pandas.DataFrame:
         """The training images, the one first that looks most anomalous to all the others.
@@ -503,13 +444,7 @@ class SPADE:
             By training image: its ``path``, if it came with one, its ``score``, the maximum of its map, and the
             place of that as map ``row`` and ``col``.
         """
-        maps = self._left_out_maps(range(len(self)), self._check_groups(groups))
-        rows = []
-        for normal, values in zip(self._fitted.normals, maps):
-            row, col = np.unravel_index(values.argmax(), values.shape)
-            path = str(normal.sample.path) if normal.sample else ""
-            rows.append({"path": path, "score": float(values.max()), "row": int(row), "col": int(col)})
-        return pandas.DataFrame(rows).sort_values("score", ascending=False, kind="stable")
+        return self.calibration.suspects(self.options, groups)
 
     @property
     def normal_level(self) -> float | None:
@@ -518,53 +453,23 @@ class SPADE:
         The mark on every colour bar: what lies below is as normal images are. Computed on first use; None where there
         is only one normal image.
         """
-        if len(self) == 1:
-            return None
-        options = (*self._search_options, self.sigma)
-        if options not in self._levels:
-            maps = np.stack(list(self._left_out_maps(self._normals_for_scale, None)))
-            self._levels[options] = float(np.percentile(maps, 99))
-        return self._levels[options]
+        return self.calibration.level(self.options)
 
-    @property
-    def _normals_for_scale(self) -> list[int]:
-        return np.unique(np.linspace(0, len(self) - 1, min(len(self), _NORMALS_FOR_SCALE)).astype(int)).tolist()
 
-    @property
-    def _search_options(self) -> tuple:
-        """All that distances depend on; sigma only smooths them."""
-        return self.k, self.kappa, self.radius, freeze_weights(self.weights), self.combine
-
-    def _remembers(self, images: Iterable[int]) -> bool:
-        """Whether these training images were already judged, each against the others, under the present options."""
-        kept = self._left_out.get((*self._search_options, None), {})
-        return all(image in kept for image in images)
-
-    def _left_out_maps(self, images: Sequence[int], groups: tuple[Hashable, ...] | None) -> Iterator[np.ndarray]:
-        """The maps of training images, each against the others; distances are searched once and kept."""
-        kept = self._left_out.setdefault((*self._search_options, groups), {})
-        for oldest in list(self._left_out)[:-_OPTIONS_KEPT]:
-            self._left_out.pop(oldest, None)
-        for index in track(images, desc="normal images, each left out in turn"):
-            if index not in kept:
-                _, found = self._search(self._fitted.pyramid(index), self._others(index, groups))
-                kept[index] = found.distance
-            height, width = self._fitted.normals[index].crop.size
-            yield make_map(kept[index], (height, width), self.sigma)
+def _refuse(gone: dict[str, Any]) -> None:
+    """Parameters that there are no longer, in words, and those that there never were, as Python does."""
+    if "precision" in gone:
+        raise ValueError(
+            "precision is no longer an option: features are held as float32, since the fast search needs that. Leave "
+            "it out; take fewer normal images or a smaller crop where memory is short."
+        )
+    for name in gone:
+        raise TypeError(f"SPADE.__init__() got an unexpected keyword argument {name!r}")
 
 
 def _check_shapes(more: Gallery, gallery: Gallery) -> None:
     if more.shapes != gallery.shapes:
         raise ValueError(
             f"More normal images must give the grids of the fitted ones, {gallery.shapes}, but {more.shapes} came. "
-            "With crop=None all photos need the same aspect; take a backbone with crop=224 otherwise."
-        )
-
-
-def _check_grid(query: Pyramid, gallery: Gallery) -> None:
-    came, needed = query.grid, tuple(gallery.shapes[0][1:])
-    if came != needed:
-        raise ValueError(
-            f"A photo must give the grid of the fitted images, {needed}, but this one gives {came}. "
             "With crop=None all photos need the same aspect; take a backbone with crop=224 otherwise."
         )

@@ -402,7 +402,7 @@ def test_a_view_is_added_with_all_that_can_be_said_of_it(
     shown.ask_for(looks_at, **typed)
     shown.until_named([*NAMES, name])
     if looks_at == "layer1,layer3":
-        weights = dict(zip(NAMES[:3], spade._fitted.weights("equal", np.arange(12)).tolist()))
+        weights = dict(zip(NAMES[:3], spade.gallery.factors(Options(weights="equal"), np.arange(12)).tolist()))
         options = options | {"weights": weights | {"layer2": 0}}
     asked = spade.with_options(**options)
     see = lambda result: result.layer_alone["layer2"] if looks_at == "layer2" else result.anomaly_map  # noqa: E731

@@ -176,7 +176,7 @@ def test_steps_are_told_and_taken_back_one_after_the_other(notebook, shown, spad
     steps = [f"good/{photos[GOOD].path.stem} in"]
     for left in (12, 11, 10):
         gone = int(neighbours(shown).first.get_attribute("data-key"))
-        stem = notebook.ask(f"ex.spade._fitted.normals[{gone}].sample.path.stem")
+        stem = notebook.ask(f"ex.spade.gallery.normals[{gone}].sample.path.stem")
         call_not_normal(shown, 0)
         notebook.until("len(ex.spade)", left)
         settle(notebook, shown)

@@ -120,7 +120,7 @@ def test_precision_and_recall_are_those_of_scikit_learn(of, rng):
 
 
 def test_the_threshold_for_a_rate_has_about_that_rate(spade):
-    maps = list(spade._left_out_maps(range(12), None))
+    maps = list(spade.calibration.maps(spade.options))
     for fpr in (0.001, 0.01, 0.1):
         rate = collect("pixel", maps, [], [], []).at(spade.threshold(fpr)).rate
         assert rate == pytest.approx(fpr, abs=2 / np.size(maps))

@@ -322,7 +322,7 @@ def test_a_stroke_that_goes_on_on_another_photo_costs_none_there(painting):
 
 def test_a_notebooks_cells_and_its_page_may_paint_at_once(painting, spade):
     """Messages of a page come in a thread of their own: here a cell paints just as the page's stroke was judged."""
-    judge, judging, painted = painting.spade._predict, Event(), Event()
+    judge, judging, painted = painting.spade.judge, Event(), Event()
 
     def judge_slowly(*photo, **options):
         result = judge(*photo, **options)
@@ -331,7 +331,7 @@ def test_a_notebooks_cells_and_its_page_may_paint_at_once(painting, spade):
             painted.wait(0.5)
         return result
 
-    painting.spade._predict = judge_slowly
+    painting.spade.judge = judge_slowly
     page = Thread(target=draw, args=(painting, points(20), "first"))
     page.start()
     assert judging.wait(10)

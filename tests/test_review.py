@@ -34,7 +34,7 @@ def refit(demo, strangest):
 
 
 def gallery_of(spade) -> list[bytes]:
-    return [normal.digest for normal in spade._fitted.normals]
+    return [normal.digest for normal in spade.gallery.normals]
 
 
 def which(jpeg: bytes, spade) -> int:
@@ -190,10 +190,10 @@ def test_undo_looks_at_that_photo_again_wherever_one_is(review, strangest):
 
 
 def test_what_was_given_stays_as_it_was(review, spade, strangest):
-    gallery, suspects = spade._fitted, spade.suspects()
+    gallery, suspects = spade.gallery, spade.suspects()
     review.drop()
     review.drop()
-    assert spade._fitted is gallery
+    assert spade.gallery is gallery
     assert len(spade) == 12
     assert spade.suspects().equals(suspects)
 
@@ -212,7 +212,7 @@ def test_the_lines_of_python_drop_what_was_dropped(review, spade, strangest, dem
     exec(review.code(), names)
     assert gallery_of(names["corrected"]) == gallery_of(review.spade)
     gone = {strangest[0], 9, 1}
-    stems = [normal.sample.path.stem for normal in names["corrected"]._fitted.normals]
+    stems = [normal.sample.path.stem for normal in names["corrected"].gallery.normals]
     assert stems == [demo.train[index].path.stem for index in range(12) if index not in gone]
     assert len(spade) == 12
     assert review.state["code"] == review.code()

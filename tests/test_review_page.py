@@ -322,7 +322,7 @@ def test_lines_of_python_a_picture_and_a_page_can_be_taken_away(notebook, shown,
     code = shown.page.evaluate("navigator.clipboard.readText()")
     assert code.splitlines()[1:] == [f"corrected.remove({strangest[0]})"]
     notebook.execute(code)  # as it is, by the names that this notebook has
-    same = "[n.digest for n in corrected._fitted.normals] == [n.digest for n in rv.spade._fitted.normals]"
+    same = "[n.digest for n in corrected.gallery.normals] == [n.digest for n in rv.spade.gallery.normals]"
     assert notebook.ask(f"[len(spade), len(corrected), {same}]") == [12, 11, True]
     with shown.page.expect_download() as png:
         shown.press("PNG")

@@ -90,7 +90,7 @@ def test_upsampling_is_torch_s_own(rng):
 @pytest.mark.parametrize("of", ["image", "pixel"])
 @pytest.mark.parametrize("groups", [None, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]])
 def test_a_threshold_s_interval_is_that_of_thresholds_over_draws(spade, of, groups):
-    maps = list(spade._left_out_maps(range(12), groups and tuple(groups)))
+    maps = list(spade.calibration.maps(spade.options, groups=groups))
     rng, names = np.random.default_rng(0), list(dict.fromkeys(groups or range(12)))
     drawn, fpr = [], 0.1
     for _ in range(60):

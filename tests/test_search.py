@@ -338,7 +338,7 @@ def test_a_result_under_other_options_is_what_predict_gives(spade, scratched, op
 def test_sigma_and_threshold_never_search_again(spade, scratched, monkeypatch):
     result = spade.predict(scratched)
     expected = spade.with_options(sigma=1).predict(scratched).anomaly_map
-    monkeypatch.setattr("spade_kit.spade.search", None)
+    monkeypatch.setattr("spade_kit.gallery.gallery.search_pixels", None)
     np.testing.assert_array_equal(result.with_options(sigma=1).anomaly_map, expected)
     assert result.segmentation(result.image_score).any()
 
@@ -444,5 +444,5 @@ def test_without_numba_one_line_says_what_is_lost(monkeypatch, rng):
 
 
 def test_a_gallery_begins_on_a_cache_line(demo):
-    pixels = SPADE(k=2).fit(demo.train[:3])._fitted.pixels
+    pixels = SPADE(k=2).fit(demo.train[:3]).gallery.pixels
     assert {array.ctypes.data % (4 * LANES) for array in (pixels.fine, pixels.middle, pixels.coarse)} == {0}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,11 @@ def same(one, other, photo, exactly=True):
         np.testing.assert_array_equal(mine.correspondence.place, its.correspondence.place)
 
 
+def with_backbone(options):
+    """A crop of 200 px gives grids that do not nest: features are then held as plain levels."""
+    return options | {"backbone": load_backbone(crop=options["backbone"])} if "backbone" in options else options
+
+
 def close(mine, its):
     np.testing.assert_allclose(mine, its, rtol=1e-4, atol=1e-3 * np.max(its))
 
@@ -44,18 +50,19 @@ def test_removing_is_as_if_they_had_never_been_fitted(fitted, demo, scratched, g
     fitted.remove(gone)
     kept = [at for at in range(8) if at not in np.atleast_1d(gone)]
     same(fitted, SPADE(k=5).fit([demo.train[at] for at in kept]), scratched, exactly=False)
-    assert [normal.sample for normal in fitted._fitted.normals] == [demo.train[at] for at in kept]
+    assert [normal.sample for normal in fitted.gallery.normals] == [demo.train[at] for at in kept]
     same(before, result.spade, scratched)  # others keep what they had
     assert len(before) == 8
 
 
-@pytest.mark.parametrize("options", [{}, {"weights": "equal"}, {"precision": "float16"}, {"combine": "ensemble"}])
+@pytest.mark.parametrize("options", [{}, {"weights": "equal"}, {"backbone": 200}, {"combine": "ensemble"}])
 def test_adding_is_as_if_all_had_been_fitted_at_once(demo, scratched, options):
+    options = with_backbone(options)
     spade = SPADE(k=8, **options).fit(demo.train[:8]).add(demo.train[8:12])
     whole = SPADE(k=8, **options).fit(demo.train[:12])
     assert len(spade) == 12
     same(spade, whole, scratched)  # whole batches of four: not even rounding differs
-    for mine, its in zip(spade._fitted.moments, whole._fitted.moments):
+    for mine, its in zip(spade.gallery.moments, whole.gallery.moments):
         np.testing.assert_array_equal(mine[0], its[0])
     close(spade.add(demo.train[12]).predict(scratched).anomaly_map,
           SPADE(k=8, **options).fit(demo.train[:13]).predict(scratched).anomaly_map)  # fmt: skip
@@ -103,10 +110,10 @@ def test_mistakes_in_correcting_get_a_sentence(fitted, demo, tmp_path, scratched
 @pytest.mark.parametrize("options", [
     {"k": 3, "kappa": 2, "radius": 4, "weights": "equal", "sigma": 2},
     {"weights": {"layer1": 0.5}, "combine": "ensemble"},
-    {"precision": "float16"},
+    {"backbone": 200},
 ])  # fmt: skip
 def test_what_is_loaded_says_the_same(demo, scratched, tmp_path, options):
-    spade = SPADE(**options).fit(demo.train[:5])
+    spade = SPADE(**with_backbone(options)).fit(demo.train[:5])
     spade.save(tmp_path / "saved")
     again = SPADE.load(tmp_path / "saved")
     assert again.describe_options() == spade.describe_options()
@@ -116,8 +123,38 @@ def test_what_is_loaded_says_the_same(demo, scratched, tmp_path, options):
     for index in range(5):
         np.testing.assert_array_equal(again.normal_image(index), spade.normal_image(index))
     assert again.predict_left_out(1).sample.path == demo.train[1].path
-    assert again._fitted.normals[0].crop == spade._fitted.normals[0].crop
+    assert again.gallery.normals[0].crop == spade.gallery.normals[0].crop
     same(again.add(demo.train[5]), spade.add(demo.train[5]), scratched)
+
+
+def test_a_folder_of_the_first_edition_loads(fitted, scratched, tmp_path):
+    """It named its one file of features, held a precision, and left out defaults that nobody had asked for."""
+    fitted.with_options(kappa=1).save(tmp_path)
+    record = json.loads((tmp_path / "spade.json").read_text())
+    old = record | {"format": 1, "features": record["shards"][0], "precision": "float32"}
+    del old["shards"], old["options"]["search"]
+    old["options"]["kappa"] = None
+    (tmp_path / "spade.json").write_text(json.dumps(old))
+    same(SPADE.load(tmp_path), fitted, scratched)
+    (tmp_path / "spade.json").write_text(json.dumps(old | {"precision": "float16"}))
+    with pytest.raises(ValueError, match="holds features as float16, which .* no longer supported. Fit again"):
+        SPADE.load(tmp_path)
+
+
+def test_several_shards_are_one_gallery(demo, scratched, tmp_path):
+    parts = [SPADE(k=4).fit(demo.train[:4]), SPADE(k=4).fit(demo.train[4:8])]
+    records = []
+    for part in parts:
+        part.save(tmp_path / "part")
+        records.append(json.loads((tmp_path / "part/spade.json").read_text()))
+        (tmp_path / "whole").mkdir(exist_ok=True)
+        shutil.copy(tmp_path / "part" / records[-1]["shards"][0], tmp_path / "whole")
+    together = {name: [*records[0][name], *records[1][name]] for name in ("shards", "normals")}
+    (tmp_path / "whole/spade.json").write_text(json.dumps(records[0] | together))
+    same(SPADE.load(tmp_path / "whole"), SPADE(k=4).fit(demo.train[:8]), scratched)
+    (tmp_path / "whole" / records[1]["shards"][0]).unlink()
+    with pytest.raises(ValueError, match="is damaged or not all there"):
+        SPADE.load(tmp_path / "whole")
 
 
 def test_others_may_read_it_and_photos_given_as_paths_are_named(demo, tmp_path):
@@ -136,12 +173,12 @@ def test_every_normal_says_where_it_came_from(fitted, demo, tmp_path):
     assert [one["path"] for one in told] == [str(sample.path) for sample in demo.train[:9]]
     assert [one["why"] for one in told] == ["fit"] * 8 + ["looked at by hand"]
     assert all(one["added"].endswith("+00:00") and len(one["sha"]) == 32 for one in told)
-    assert SPADE.load(tmp_path)._fitted.normals[8].why == "looked at by hand"
+    assert SPADE.load(tmp_path).gallery.normals[8].why == "looked at by hand"
 
 
 def test_features_stay_in_the_file_until_they_are_looked_at(fitted, tmp_path):
     fitted.save(tmp_path)
-    pixels = SPADE.load(tmp_path)._fitted.pixels
+    pixels = SPADE.load(tmp_path).gallery.pixels
     assert isinstance(pixels, Lanes)
     with open("/proc/self/maps", encoding="utf-8") as maps:
         assert any(str(tmp_path) in line for line in maps)
@@ -221,7 +258,10 @@ def test_folders_that_are_no_good_get_a_sentence(fitted, tmp_path):
             SPADE.load(tmp_path)
     features.write_bytes(whole)
     for wrong, said in [
-        ({"format": 99, "spade_kit": "9.0"}, r"format 1 are read, but .* has format 99, written by spade_kit 9\.0"),
+        (
+            {"format": 99, "spade_kit": "9.0"},
+            r"formats 1 and 2 are read, but .* has format 99, written by spade_kit 9\.0",
+        ),
         ({"normals": record["normals"][1:]}, "damaged or not all there .*8 pictures of 7 images"),
         ({"shapes": record["shapes"][:2]}, "damaged or not all there"),
         ({"shapes": []}, "damaged or not all there"),

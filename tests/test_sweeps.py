@@ -59,7 +59,7 @@ def test_layers_are_read_as_if_there_were_no_others(small, layers):
     expected = []
     for sample in small.test:
         result = spade.predict(sample)
-        gallery = spade._fitted
+        gallery = spade.gallery
         normals = [gallery.pyramid(int(index)) for index in result.neighbours.index]
         chosen = layers or gallery.layers
         joined = replace(

@@ -37,7 +37,7 @@ def test_layers_together_are_what_weights_and_options_say(spade, result, scratch
 
 
 def test_some_layers_keep_their_equal_weights(spade, result, scratched):
-    equal = dict(zip(spade.backbone.layers, spade._fitted.weights("equal", np.arange(len(spade))).tolist()))
+    equal = dict(zip(spade.backbone.layers, spade.gallery.factors(Options(weights="equal"), np.arange(len(spade))).tolist()))
     expected = spade.with_options(weights=equal | {"layer1": 0}).predict(scratched).anomaly_map
     wanted = {"layers": ["layer2", "layer3"], "weights": "equal"}
     np.testing.assert_array_equal(seen(wanted, spade, result).anomaly_map, expected)

@@ -13,10 +13,11 @@ from spade_kit._arguments import check_index, choose
 from spade_kit.correspondence import Correspondence, match_level
 from spade_kit.evaluation.metrics import aupro
 from spade_kit.features.pyramid import Pyramid
+from spade_kit.options import OPTIONS, Options
 from spade_kit.result import Match, Result, match_at
 from spade_kit.retrieval import Neighbours
 from spade_kit.scores import make_map
-from spade_kit.spade import OPTIONS, SPADE
+from spade_kit.spade import SPADE
 
 ALL = "all layers"
 Wanted: TypeAlias = "str | Sequence[str] | Mapping[str, Any] | SPADE | None"
@@ -39,21 +40,20 @@ class View:
 
     def judge(self, query: Pyramid, among: Int[np.ndarray, "m"], size: tuple[int, int]) -> Seen:
         """What is seen of a photograph among some of the training images."""
+        gallery, options = self.spade.gallery, self.spade.options
         if self.layer is None:
-            neighbours, found = self.spade._search(query, among)
+            neighbours, found = gallery.search(query, options, among)
         else:
-            neighbours = self.spade._retrieve(query, among)
+            neighbours = gallery.retrieve(query, options, among)
             level = list(query.layers).index(self.layer)
-            options = int(self.spade.kappa), self.spade.radius
-            found = match_level(query, self.spade._fitted.pixels, neighbours.index, level, *options)
+            found = match_level(query, gallery.pixels, neighbours.index, level, options)
         names = tuple(query.layers) if self.layer is None else (self.layer,)
         return Seen(make_map(found.distance, size, self.spade.sigma), neighbours, found, names)
 
     def judge_left_out(self, index: int) -> Float[np.ndarray, "H W"]:
         """The map of a training image, compared with the others."""
-        gallery = self.spade._fitted
-        others = self.spade._others(index, None)
-        return self.judge(gallery.pyramid(index), others, gallery.normals[index].crop.size).anomaly_map
+        gallery = self.spade.gallery
+        return self.judge(gallery.pyramid(index), gallery.others(index), gallery.normals[index].crop.size).anomaly_map
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +99,7 @@ def _find_base(wanted: int | SPADE, bases: list[SPADE]) -> int:
     if not isinstance(wanted, SPADE):
         return check_index("base", wanted, len(bases), "fitted SPADE")
     if not any(wanted is base for base in bases):
-        wanted._fitted  # noqa: B018  says so if it is not fitted
+        wanted.gallery  # noqa: B018  says so if it is not fitted
         bases.append(wanted)
     return next(at for at, base in enumerate(bases) if base is wanted)
 
@@ -119,8 +119,9 @@ def make_view(spec: Mapping[str, Any], bases: Sequence[SPADE]) -> View:
     if layers is not None:
         weights = options.get("weights", base.weights)
         if weights == "equal":
-            gallery = base._fitted
-            weights = dict(zip(gallery.layers, gallery.weights("equal", np.arange(len(gallery))).tolist()))
+            gallery = base.gallery
+            equal = Options(weights="equal")
+            weights = dict(zip(gallery.layers, gallery.factors(equal, np.arange(len(gallery))).tolist()))
         options["weights"] = {
             layer: (weights or {}).get(layer, 1) if layer in layers else 0 for layer in base.backbone.layers
         }
@@ -134,18 +135,8 @@ def _name(spec: Mapping[str, Any], bases: Sequence[SPADE]) -> str:
         told.append(bases[spec["base"]].backbone.name)
     elif len(bases) > 1:
         told.append(f"fit {spec['base'] + 1}")
-    return ", ".join([*told, *(_tell(name, spec[name]) for name in OPTIONS if name in spec)])
-
-
-def _tell(name: str, value: Any) -> str:
-    if name == "k":
-        return f"K={value}"
-    if name == "radius":
-        return "everywhere" if value is None else f"radius {value}"
-    if name == "weights":
-        factors = value.items() if isinstance(value, Mapping) else []
-        return "weights " + (" ".join(f"{layer} x {factor:g}" for layer, factor in factors) or str(value or "none"))
-    return str(value) if name == "combine" else f"{name} {value}"
+    changed = {name: spec[name] for name in OPTIONS if name in spec}
+    return ", ".join([*told, *([Options(**changed).tell(changed)] if changed else [])])
 
 
 def look(bases: Sequence[Result], view: View) -> Seen:

@@ -51,7 +51,7 @@ def draw_result(result: Result, threshold: float | None = None, *, axes: Sequenc
         Three axes to draw into.
     """
     figure, (photo, heat, outline) = make_panels(axes, 3, bars=1)
-    level = result.spade.normal_level if threshold is None and len(result.among) > 1 else threshold
+    level = result.normal_level if threshold is None and len(result.among) > 1 else threshold
     show_picture(photo, result.image, _title(result))
     _add_bar(heat, _heat(heat, result.anomaly_map, result, f"anomaly map, max {result.image_score:.2f}"), result)
     lines = []
@@ -116,7 +116,7 @@ def draw_neighbours(result: Result, count: int = 7, *, axes: Sequence[Axes] | No
         spine.set(visible=True, color=RING, linewidth=2)
     for rank, panel in enumerate(panels[1:]):
         index, distance = result.neighbours.index[rank], result.neighbours.distance[rank]
-        show_picture(panel, result.spade.normal_image(index), f"{rank + 1}: normal {index}, {distance:.2f}")
+        show_picture(panel, result.normal_image(index), f"{rank + 1}: normal {index}, {distance:.2f}")
     return _finish(figure, result, f"mean distance of all {len(result.neighbours)}: {result.retrieval_score:.3f}")
 
 
@@ -141,7 +141,7 @@ def draw_match(result: Result, row: int, col: int, *, axes: Sequence[Axes] | Non
     """A pixel of the query, the normal pixel that explains it, both close up, and each layer's part of the distance."""
     match = result.match(row, col)
     figure, (query, normal, here, there, bars) = make_panels(axes, 5, 5)
-    explaining = result.spade.normal_image(match.image)
+    explaining = result.normal_image(match.image)
     show_picture(query, result.image, f"query ({row}, {col})")
     show_picture(normal, explaining, f"normal {match.image} ({match.row}, {match.col})")
     for panel, at in ((query, (row, col)), (normal, (match.row, match.col))):
@@ -193,12 +193,12 @@ def _heat(panel: Axes, values: np.ndarray, result: Result, title: str) -> AxesIm
 
 
 def _add_bar(panel: Axes, image: AxesImage, result: Result) -> None:
-    add_scale(panel, image, _end_of_scale(result), result.spade.normal_level)
+    add_scale(panel, image, _end_of_scale(result), result.normal_level)
 
 
 def _end_of_scale(result: Result) -> float:
     """Twice the normals' level, which is the same for every photo; the photo's own maximum only where there is none."""
-    level = result.spade.normal_level
+    level = result.normal_level
     return SCALE * level if level else max(result.image_score, 1e-9)
 
 

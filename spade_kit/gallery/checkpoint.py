@@ -22,14 +22,16 @@ from spade_kit._files import check_is_no_file, tell_of_failure, write_whole
 from spade_kit.datasets.samples import Sample
 from spade_kit.features.backbones import Backbone, load_backbone
 from spade_kit.features.crops import Crop
-from spade_kit.gallery.gallery import PRECISIONS, Gallery, Normal
+from spade_kit.gallery.gallery import Gallery, Normal
+from spade_kit.options import OPTIONS, Options
 from spade_kit.search.layout import Lanes
 
-FORMAT = 1
+FORMAT = 2
+_READ = (1, FORMAT)  # 0.1 wrote the name of its one file of features as "features", and a precision
 RECORD = "spade.json"
 _DATA = "gallery-*.safetensors"
 _WRONG = (AttributeError, IndexError, KeyError, TypeError, ValueError)  # what a damaged record may lead to
-_KINDS = {"features": str, "backbone": dict, "precision": str, "options": dict, "layers": list, "shapes": list}
+_KINDS = {"shards": list, "backbone": dict, "options": dict, "layers": list, "shapes": list}
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,13 @@ class Stored:
 
     gallery: Gallery
     backbone: Backbone
-    precision: str
-    options: dict[str, Any]
+    options: Options
 
 
-def save_gallery(folder: Path, gallery: Gallery, backbone: Backbone, precision: str, options: dict[str, Any]) -> None:
-    """Write a new file of features beside the old one, then the record that points at it, then let go of the old one.
+def save_gallery(folder: Path, gallery: Gallery, backbone: Backbone, options: Options) -> None:
+    """Write a new shard of features beside the old ones, then the record that lists it, then let go of the old ones.
 
-    So at any moment the record points at a whole file.
+    So at any moment the record lists whole files.
     """
     check_is_no_file(folder, "A SPADE is saved")
     before = set(folder.glob(_DATA))
@@ -54,10 +55,9 @@ def save_gallery(folder: Path, gallery: Gallery, backbone: Backbone, precision: 
     record = {
         "format": FORMAT,
         "spade_kit": version("spade_kit"),
-        "features": file.name,
+        "shards": [file.name],
         "backbone": {"recipe": backbone.recipe, "name": backbone.name, "sha256": backbone.sha256},
-        "precision": precision,
-        "options": options,
+        "options": options.as_given() | {"k": options.k},  # a default stays one
         "layers": list(gallery.layers),
         "shapes": [list(shape) for shape in gallery.shapes],
         "normals": [_describe(normal) for normal in gallery.normals],
@@ -91,16 +91,24 @@ def load_gallery(folder: Path, backbone: str | Backbone | None, device: str | to
     """Read what `save_gallery` has written; features stay in the file until somebody looks at them."""
     record = _read_record(folder)
     network = _find_backbone(folder, record["backbone"], backbone, device)
-    file = folder / record["features"]
+    files = [folder / name for name in record["shards"]]
     try:
-        with safe_open(file, framework="pt") as arrays:
-            tensors = {name: arrays.get_tensor(name) for name in arrays.keys()}  # noqa: SIM118
-        gallery = _unpack(record, tensors, network.device)
+        shards = []
+        for file in files:
+            with safe_open(file, framework="pt") as arrays:
+                shards.append({name: arrays.get_tensor(name) for name in arrays.keys()})  # noqa: SIM118
+        gallery = _unpack(record, shards, network.device)
     except (OSError, SafetensorError, *_WRONG) as problem:
         raise ValueError(
             f"{file} is damaged or not all there ({problem}). Fit again, or take a copy of it."
         ) from problem
-    return Stored(gallery, network, record["precision"], record["options"])
+    return Stored(gallery, network, _read_options(folder, record["options"]))
+
+
+def _read_options(folder: Path, options: dict[str, Any]) -> Options:
+    if not set(OPTIONS) - {"search"} <= set(options) <= set(OPTIONS):  # 0.1 had one search
+        raise ValueError(f"{folder} says options {sorted(options)}, but {sorted(OPTIONS)} are needed. Fit again.")
+    return Options(**options)
 
 
 # ---- the record ------------------------------------------------------------------------------------------------------
@@ -115,15 +123,22 @@ def _read_record(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         found = record["format"]
-        sound = found != FORMAT or all(isinstance(record[name], kind) for name, kind in _KINDS.items())
-        if not sound or (found == FORMAT and not {"recipe", "name", "sha256"} <= set(record["backbone"])):
+        if found == 1:
+            record["shards"] = [record["features"]]
+        sound = found not in _READ or all(isinstance(record[name], kind) for name, kind in _KINDS.items())
+        if not sound or (found in _READ and not {"recipe", "name", "sha256"} <= set(record["backbone"])):
             raise ValueError("parts of it are missing")
     except _WRONG as problem:
         raise ValueError(f"{file} is damaged ({problem}). Fit again, or take a copy of it.") from problem
-    if found != FORMAT:
+    if found not in _READ:
         raise ValueError(
-            f"Folders of format {FORMAT} are read, but {folder} has format {found}, written by spade_kit "
+            f"Folders of formats {_READ[0]} and {_READ[1]} are read, but {folder} has format {found}, written by spade_kit "
             f"{record.get('spade_kit')}. Load it with that version, or fit again."
+        )
+    if record.get("precision", "float32") != "float32":
+        raise ValueError(
+            f"{folder} holds features as {record['precision']}, which turned the fast search off and is no longer "
+            "supported. Fit again."
         )
     return record
 
@@ -183,30 +198,37 @@ def _pack(gallery: Gallery) -> dict[str, Tensor]:
     return arrays
 
 
-def _unpack(record: dict[str, Any], arrays: dict[str, Tensor], device: torch.device) -> Gallery:
+def _unpack(record: dict[str, Any], shards: Sequence[dict[str, Tensor]], device: torch.device) -> Gallery:
     shapes = [tuple(shape) for shape in record["shapes"]]
-    numbers = range(len(shapes))
+    arrays = {name: _join([shard[name] for shard in shards]) for name in shards[0] if "jpeg" not in name}
     pixels: Lanes | list[Tensor]
     if "fine" in arrays:
         pixels = Lanes.held(shapes, {name: arrays[name].numpy() for name in ("coarse", "middle", "fine")})
     else:
-        pixels = [arrays[f"level{number}"].to(device) for number in numbers]
-    moments = [(arrays[f"means{number}"].numpy(), arrays[f"squares{number}"].numpy()) for number in numbers]
-    normals = tuple(_normals(record["normals"], arrays["jpegs"].numpy(), arrays["jpeg_ends"].tolist()))
+        pixels = [arrays[f"level{number}"].to(device) for number in range(len(shapes))]
+    moments = [(arrays[f"means{at}"].numpy(), arrays[f"squares{at}"].numpy()) for at in range(len(shapes))]
+    jpegs = [jpeg for shard in shards for jpeg in _cut_jpegs(shard["jpegs"].numpy(), shard["jpeg_ends"].tolist())]
+    normals = tuple(_normals(record["normals"], jpegs))
     held = [pixels] if isinstance(pixels, Lanes) else pixels
     lengths = {len(normals), len(arrays["pooled"]), *map(len, held)}
     if len(lengths) != 1:
         raise ValueError(f"it holds {sorted(lengths)} images in its parts")
-    return Gallery(
-        record["layers"], normals, arrays["pooled"].to(device), pixels, moments, PRECISIONS[record["precision"]]
-    )
+    return Gallery(record["layers"], normals, arrays["pooled"].to(device), pixels, moments)
 
 
-def _normals(told: Sequence[dict[str, Any]], jpegs: np.ndarray, ends: Sequence[int]) -> Iterator[Normal]:
-    starts = [0, *ends[:-1]]
-    if len(ends) != len(told):
-        raise ValueError(f"it holds {len(ends)} pictures of {len(told)} images")
-    for one, start, end in zip(told, starts, ends):
+def _join(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))  # one alone stays in its file
+
+
+def _cut_jpegs(jpegs: np.ndarray, ends: Sequence[int]) -> Iterator[bytes]:
+    for start, end in zip([0, *ends[:-1]], ends):
+        yield jpegs[start:end].tobytes()
+
+
+def _normals(told: Sequence[dict[str, Any]], jpegs: Sequence[bytes]) -> Iterator[Normal]:
+    if len(jpegs) != len(told):
+        raise ValueError(f"it holds {len(jpegs)} pictures of {len(told)} images")
+    for one, jpeg in zip(told, jpegs):
         crop = Crop(*(tuple(pair) for pair in one["crop"]))
         sample = Sample(Path(one["path"]), one["label"]) if "path" in one else None
-        yield Normal(jpegs[start:end].tobytes(), bytes.fromhex(one["sha"]), crop, sample, one["added"], one["why"])
+        yield Normal(jpeg, bytes.fromhex(one["sha"]), crop, sample, one["added"], one["why"])

@@ -1,14 +1,15 @@
-"""The normal images of a fit: their features laid out for the search, and a small picture of each to show."""
+"""The normal images of a fit: their features laid out for the search, and stages 2 and 3 among them."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
+from typing import SupportsIndex
 
 import numpy as np
 import torch
@@ -16,18 +17,19 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from spade_kit._arguments import warn
-from spade_kit.correspondence import Weights, resolve_weights
+from spade_kit._arguments import check_index, warn
+from spade_kit.correspondence import Correspondence, search_pixels
 from spade_kit.datasets.samples import Photo, Sample
 from spade_kit.features.backbones import Backbone
 from spade_kit.features.crops import Crop
 from spade_kit.features.pyramid import Pyramid, chosen_layers, iterate_features
+from spade_kit.options import Options
+from spade_kit.retrieval import Neighbours, find_nearest
 from spade_kit.search.branch_and_bound import can_descend
 from spade_kit.search.dispatch import levels_of
 from spade_kit.search.layout import Lanes
 
-PRECISIONS = {"float32": torch.float32, "float16": torch.float16}
-_WORTH_SAYING = 2 * 2**30  # bytes
+_WORTH_SAYING = 2.0  # GB
 _JPEG_QUALITY = 92
 
 
@@ -48,6 +50,17 @@ class Normal:
 
 
 @dataclass(frozen=True, eq=False)
+class QueryImage:
+    """An image ready to be judged: its features, and the evaluated crop that they are of."""
+
+    pyramid: Pyramid
+    image: UInt8[np.ndarray, "H W 3"]
+    crop: Crop
+    sample: Sample | None
+    digest: bytes  # of the crop's pixels as they were read
+
+
+@dataclass(frozen=True, eq=False)
 class Gallery:
     """n normal images, immutable.
 
@@ -60,8 +73,6 @@ class Gallery:
     moments
         Per level and image, the channels' means and mean squares: (n, c) float64 each. They give the variance over
         any part of the gallery, such as all but one.
-    precision
-        In which features are held, and to which a query is rounded, too.
     """
 
     layers: Sequence[str]
@@ -69,7 +80,6 @@ class Gallery:
     pooled: Float[Tensor, "n d"]
     pixels: Lanes | list[Tensor]
     moments: list[tuple[np.ndarray, np.ndarray]]
-    precision: torch.dtype
 
     def __len__(self) -> int:
         return len(self.normals)
@@ -78,6 +88,9 @@ class Gallery:
     def places(self) -> dict[bytes, int]:
         """Which image has these pixels, by digest."""
         return {normal.digest: index for index, normal in enumerate(self.normals)}
+
+    def check_index(self, index: SupportsIndex) -> int:
+        return check_index("index", index, len(self), "training image")
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -93,13 +106,55 @@ class Gallery:
         """The features of one normal image, as a query would have them."""
         return Pyramid(levels_of(self.pixels, np.array([index])), self.layers, self.pooled[index, None])
 
+    def query(self, index: int) -> QueryImage:
+        """A normal image as one to be judged; of its pixels only the picture for showing is left."""
+        normal = self.normals[index]
+        return QueryImage(self.pyramid(index), normal.image, normal.crop, normal.sample, normal.digest)
+
+    def others(self, index: int, groups: Sequence[Hashable] | None = None) -> Int[np.ndarray, "m"]:
+        """All images but this one, or but all of its group."""
+        labels: Sequence[Hashable] = range(len(self)) if groups is None else groups
+        others = np.array([at for at, label in enumerate(labels) if label != labels[index]], np.int64)
+        if len(others) == 0:
+            raise ValueError(
+                "Leaving an image out needs at least one other "
+                + ("normal image" if groups is None else "group")
+                + ", but there is none. Fit more normal images."
+            )
+        return others
+
+    # ---- stages 2 and 3 ----------------------------------------------------------------------------------------------
+
+    def search(
+        self,
+        query: Pyramid,
+        options: Options,
+        among: Int[np.ndarray, "m"],
+        first: Int[np.ndarray, "f h w"] | None = None,
+    ) -> tuple[Neighbours, Correspondence]:
+        """Retrieve some of these images for a query, and match its pixels among theirs; see `search_pixels`."""
+        neighbours = self.retrieve(query, options, among)
+        factors = self.factors(options, among)
+        return neighbours, search_pixels(query, self.pixels, neighbours.index, factors, options, first)
+
+    def retrieve(self, query: Pyramid, options: Options, among: Int[np.ndarray, "m"]) -> Neighbours:
+        """Stage 2: the nearest of some of the images, by their place in the gallery."""
+        near = find_nearest(query.pooled, self.pooled[torch.from_numpy(among)], options.retrieved(len(among)))
+        return Neighbours(among[near.index[0]], near.distance[0])
+
+    def factors(self, options: Options, among: Int[np.ndarray, "m"]) -> Float[np.ndarray, "L"]:
+        """What each level's squared distance counts, where "equal" looks at some of the images only."""
+        return options.factors(self.layers, lambda: [_variance(*level, among) for level in self.moments])
+
+    # ---- other galleries ---------------------------------------------------------------------------------------------
+
     def only(self, layers: Sequence[str]) -> Gallery:
         """The same images as some of the layers alone see them."""
         kept = chosen_layers(layers, self.layers)
         if len(kept) == len(self.layers):
             return self
         held = levels_of(self.pixels, np.arange(len(self)))
-        levels = [held[at].to(self.precision) for at in kept]
+        levels = [held[at] for at in kept]
         descends = isinstance(self.pixels, Lanes) and can_descend([level.shape for level in levels])
         pixels = Lanes.of(levels) if descends else levels
         names, moments = [self.layers[at] for at in kept], [self.moments[at] for at in kept]
@@ -125,14 +180,6 @@ class Gallery:
             ],
         )
 
-    def rounded(self, query: Pyramid) -> Pyramid:
-        """A query in the gallery's precision, so that both are rounded alike."""
-        return Pyramid(tuple(level.to(self.precision) for level in query.levels), query.layers, query.pooled)
-
-    def weights(self, weights: Weights, images: Int[np.ndarray, "m"]) -> Float[np.ndarray, "L"]:
-        """What each level counts, where "equal" looks at these images only."""
-        return resolve_weights(weights, self.layers, lambda: [_variance(*level, images) for level in self.moments])
-
 
 def _variance(means: np.ndarray, squares: np.ndarray, images: np.ndarray) -> float:
     return float((squares[images].mean(0) - means[images].mean(0) ** 2).sum())
@@ -142,32 +189,31 @@ def digest(crop: UInt8[np.ndarray, "H W 3"]) -> bytes:
     return hashlib.blake2b(crop.tobytes(), digest_size=16).digest()
 
 
-def build_gallery(images: Sequence[Photo], backbone: Backbone, precision: str, why: str = "fit") -> Gallery:
+def build_gallery(images: Sequence[Photo], backbone: Backbone, why: str = "fit") -> Gallery:
     """Features of all images, batch by batch, straight into the layout that the search reads."""
-    dtype = PRECISIONS[precision]
     normals: list[Normal] = []
     pooled: list[Tensor] = []
     moments: list[list[tuple[np.ndarray, np.ndarray]]] = []
     pixels: Lanes | list[Tensor] | None = None
     for photos, places, crops, batch in iterate_features(images, backbone, skip=True):
         if pixels is None:
-            pixels = _make_room(len(images), batch, dtype)
+            pixels = _make_room(len(images), batch)
         start = len(normals)
-        held = [_hold(level, dtype, name) for level, name in zip(batch.levels, batch.layers)]
+        _check_finite(batch)
         if isinstance(pixels, Lanes):
-            pixels.write(start, held)
+            pixels.write(start, batch.levels)
         else:
-            for room, level in zip(pixels, held):
+            for room, level in zip(pixels, batch.levels):
                 room[start : start + len(crops)] = level
         normals += map(partial(_keep, why), photos, places, crops)
         pooled.append(batch.pooled)
-        moments.append([_moments(level) for level in held])
+        moments.append([_moments(level) for level in batch.levels])
     if pixels is None:
         raise ValueError("fit needs at least one normal image, but none came.")
     if len(normals) < len(images):
         pixels = pixels.first(len(normals)) if isinstance(pixels, Lanes) else [x[: len(normals)] for x in pixels]
     joined = [_join(level) for level in zip(*moments)]
-    return Gallery(batch.layers, tuple(normals), torch.cat(pooled), pixels, joined, dtype)
+    return Gallery(batch.layers, tuple(normals), torch.cat(pooled), pixels, joined)
 
 
 def _join(batches: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
@@ -175,35 +221,30 @@ def _join(batches: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray,
     return np.concatenate(means), np.concatenate(squares)
 
 
-def _make_room(n: int, batch: Pyramid, dtype: torch.dtype) -> Lanes | list[Tensor]:
+def _make_room(n: int, batch: Pyramid) -> Lanes | list[Tensor]:
     shapes = [tuple(level.shape[1:]) for level in batch.levels]
     device = batch.levels[0].device
-    descends = dtype == torch.float32 and device.type == "cpu" and can_descend(shapes)
-    one = Lanes(1, shapes).nbytes if descends else dtype.itemsize * sum(int(np.prod(shape)) for shape in shapes)
-    if n * one > _WORTH_SAYING:
-        warn(
-            f"The features of {n} images will take {n * one / 2**30:.1f} GB of memory. If that is too much, take fewer "
-            'images, precision="float16" for half, or a smaller crop (load_backbone(..., crop=...)).'
-        )
+    descends = device.type == "cpu" and can_descend(shapes)
+    size = n * (Lanes(1, shapes).nbytes if descends else 4 * sum(int(np.prod(shape)) for shape in shapes)) / 2**30
+    cure = "take fewer images, or a smaller crop (load_backbone(..., crop=...))."
+    if size > _WORTH_SAYING:
+        warn(f"The features of {n} images will take {size:.1f} GB of memory. If that is too much, {cure}")
     try:
         if descends:
             return Lanes(n, shapes)
-        return [torch.empty((n, *shape), dtype=dtype, device=device) for shape in shapes]
+        return [torch.empty((n, *shape), device=device) for shape in shapes]
     except (MemoryError, RuntimeError) as problem:  # numpy's and torch's
         raise MemoryError(
-            f"The features of {n} images need {n * one / 2**30:.1f} GB of memory, which cannot be had. Take fewer "
-            'images, precision="float16" for half, or a smaller crop (load_backbone(..., crop=...)).'
+            f"The features of {n} images need {size:.1f} GB of memory, which cannot be had: {cure}"
         ) from problem
 
 
-def _hold(level: Tensor, dtype: torch.dtype, name: str) -> Tensor:
-    held = level.to(dtype)
-    if not torch.isfinite(held).all():
-        cure = (
-            'Take precision="float32".' if torch.isfinite(level).all() else "Check the backbone's weights and inputs."
-        )
-        raise ValueError(f"Features must be finite numbers, but at {name} some are not, held as {dtype}. {cure}")
-    return held
+def _check_finite(batch: Pyramid) -> None:
+    for level, name in zip(batch.levels, batch.layers):
+        if not torch.isfinite(level).all():
+            raise ValueError(
+                f"Features must be finite numbers, but at {name} some are not. Check the backbone's weights and inputs."
+            )
 
 
 def _keep(why: str, image: Photo, place: Crop, crop: UInt8[np.ndarray, "H W 3"]) -> Normal:

@@ -214,7 +214,7 @@ def price_mistakes(right: SPADE, normals: Sequence[Sample], tests: Sequence[Samp
         wrong = right if name == _RIGHT else SPADE(backbone, k=right.k).fit(fitted)
         seen = [wrong.predict(photo) for photo in judged]
         everywhere = np.array([one.image_score for one in seen])
-        test_only = np.array([right._judge(one.query, among, one.image, one.crop, None).image_score for one in seen])
+        test_only = np.array([right.judge(one.source, among).image_score for one in seen])
         table[name] = {
             "AUC everywhere": f"{roc_auc(everywhere, ~good):.2f}",
             "AUC test only": f"{roc_auc(test_only, ~good):.2f}",

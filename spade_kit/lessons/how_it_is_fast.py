@@ -486,7 +486,7 @@ def search_lists(index: ListIndex, result: Result, probes: int) -> Loss:
     distance, seen = index.search(join_levels(result.query), probes)
     distance = distance.reshape(exact.shape).astype(np.float32)
     found = distance <= exact * (1 + _SAME)
-    return Loss(make_map(distance, result.anomaly_map.shape, result.spade.sigma), seen, float(found.mean()))
+    return Loss(make_map(distance, result.anomaly_map.shape, result.spade.options.sigma), seen, float(found.mean()))
 
 
 def measure_loss(results: Sequence[Result], losses: dict[int, list[Loss]]) -> pandas.DataFrame:

@@ -249,7 +249,7 @@ def draw_stretched(results: Sequence[Result]) -> Figure:
     """Photographs, below each its map on one raw scale, and below that the map between its own extremes."""
     figure, panels = make_panels(None, 3 * len(results), len(results), bars=1, side=2.0)
     photos, raw, own = (panels[row * len(results) : (row + 1) * len(results)] for row in range(3))
-    level = results[0].spade.normal_level
+    level = results[0].normal_level
     assert level is not None  # there are more normals than one
     for result, photo, one, other in zip(results, photos, raw, own):
         show_picture(photo, result.image, result.label or "")

@@ -26,7 +26,6 @@ from spade_kit.widgets._shared.checks import check_place
 from spade_kit.widgets._shared.encoding import NeighbourPictures, colour_table, find_highest, pack_cells, pack_photo
 from spade_kit.widgets._shared.export import fit_crops, join_modules, make_page, read_style
 from spade_kit.widgets._shared.images import Album
-from spade_kit.widgets._shared.normals import few_of
 from spade_kit.widgets._shared.scheduler import Background, Step, do_nothing
 
 FEWEST, MOST = 2, 6  # views
@@ -265,7 +264,7 @@ class Comparison(Live):
         """All on the same crop."""
         first, *others = bases
         results = [self._album.judge(index, first)]
-        results += [base._predict(self._album.photo(index)[0], leave_out=True) for base in others]
+        results += [base.judge(self._album.photo(index)[0]) for base in others]
         for base, result in zip(others, results[1:]):
             check_crops(first, results[0], base, result)
         return results
@@ -311,7 +310,7 @@ class Comparison(Live):
     def _say_neighbours(self, seen: Sequence[Seen]) -> None:
         """Small pictures of all that were retrieved; whole crops follow when they are asked for."""
         pairs = ((view.base, image) for view, one in zip(self._shown, seen) for image in one.neighbours.index.tolist())
-        normals = {self._number(base, image): self._bases[base]._fitted.normals[image] for base, image in pairs}
+        normals = {self._number(base, image): self._bases[base].gallery.normals[image] for base, image in pairs}
         if list(normals) != self.neighbours.get("images"):
             self.neighbours = self._pictures.pack(list(normals), list(normals.values()))
 
@@ -321,9 +320,9 @@ class Comparison(Live):
 
     def _number(self, base: int, image: int) -> int:
         """What the page calls a normal photo: one that several have fitted is sent once."""
-        normal = self._bases[base]._fitted.normals[image]
+        normal = self._bases[base].gallery.normals[image]
         for at, other in enumerate(self._bases[:base]):
-            if (place := other._fitted.places.get(normal.digest)) is not None:
+            if (place := other.gallery.places.get(normal.digest)) is not None:
                 return at * _BASE + place
         return base * _BASE + image
 
@@ -333,7 +332,7 @@ class Comparison(Live):
         """A first idea of what is normal, from a few photos; of one photo nobody can tell, and its own map will do."""
         if len(view.spade) == 1:
             return float(self._look_at(self.index, view).anomaly_map.max()) / SCALE
-        return _level([view.judge_left_out(image) for image in few_of(view.spade._normals_for_scale)])
+        return _level([view.judge_left_out(image) for image in view.spade.calibration.few])
 
     def _tell(self, _: None) -> None:
         """What is known of the views by now."""
@@ -365,7 +364,7 @@ class Comparison(Live):
     def _judge_normals(self, view: View) -> Iterator[Step]:
         """One normal photograph a step, so that the page is never kept waiting."""
         maps: list[np.ndarray] = []
-        for image in view.spade._normals_for_scale:
+        for image in view.spade.calibration.sample:
             yield partial(view.judge_left_out, image), maps.append
         self._known[view] = _level(maps), True
         yield do_nothing, self._tell
@@ -393,7 +392,7 @@ class Comparison(Live):
     def _crop(self, number: int) -> bytes:
         base, image = divmod(check_count("A normal photo", number, least=0), _BASE)
         spade = self._bases[check_index("A fit", base, len(self._bases), "fitted SPADE")]
-        return spade._fitted.normals[spade._check_index(image)].jpeg
+        return spade.gallery.normals[spade.gallery.check_index(image)].jpeg
 
     def _file_name(self, suffix: str) -> str:
         return f"{self._album.name(self.index).replace('/', '-')}-compared.{suffix}"

@@ -15,11 +15,12 @@ import traitlets
 from matplotlib.figure import Figure
 
 from spade_kit._arguments import warn
-from spade_kit.correspondence import freeze_weights
 from spade_kit.datasets.samples import Dataset, Photo
 from spade_kit.figures.results import draw_explanation
 from spade_kit.figures.style import SCALE
+from spade_kit.gallery.calibration import NormalScores
 from spade_kit.gallery.gallery import Normal
+from spade_kit.options import Options as Options_
 from spade_kit.result import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.base import MISTAKES, Live
@@ -33,12 +34,12 @@ from spade_kit.widgets._shared.encoding import (
     find_steps,
     pack_alone,
     pack_matches,
+    pack_normals,
     pack_photo,
     rank_by_use,
 )
 from spade_kit.widgets._shared.export import fit_crops, join_modules, make_page, read_style
 from spade_kit.widgets._shared.images import Album, find_name, read_upload
-from spade_kit.widgets._shared.normals import Normals, few_of, judge_normals
 from spade_kit.widgets._shared.preview import draw_preview
 from spade_kit.widgets._shared.scheduler import Background, Step, do_nothing, tell_nobody
 from spade_kit.widgets._shared.scored import Score, Scored
@@ -349,7 +350,7 @@ class Explorer(Live):
             self.finish()
 
     def _options(self, k: int) -> Options:
-        weights = freeze_weights(self.weights)
+        weights: Any = Options_(weights=self.weights).weights
         return Options(self.spade, k, self.kappa, self.radius, weights, self.combine, self.without, self.only)
 
     @property
@@ -413,7 +414,7 @@ class Explorer(Live):
 
     def _factors(self, result: Result) -> np.ndarray:
         """What each layer's squared distance counts."""
-        return self.spade._fitted.weights(self.weights, result.among)
+        return self.spade.gallery.factors(Options_(weights=self.weights), result.among)
 
     def _find_struck(self, index: int, full: Result) -> list[list]:
         """The neighbours that were left out, with their distances: the page shows them where they were."""
@@ -437,11 +438,12 @@ class Explorer(Live):
         if self._known is not None and self._known.options == wanted:
             return
         judge = self._sight.judge(options, sigma=sigma)
-        images = self.spade._normals_for_scale
-        if judge._remembers(images) or few_of(images) == images:
-            self._say_normals(Known(wanted, judge_normals(judge, images), complete=True))
+        images = self.spade.calibration.sample
+        if judge.calibration.knows(judge.options, images) or self.spade.calibration.few == images:
+            self._say_normals(Known(wanted, judge.calibration.scores(judge.options, images), complete=True))
         elif self._known is None or replace(self._known.options[0], k=self.k, spade=self.spade) != options:
-            self._say_normals(Known(wanted, judge_normals(judge, few_of(images)), complete=False))
+            few = judge.calibration.scores(judge.options, judge.calibration.few)
+            self._say_normals(Known(wanted, few, complete=False))
         else:  # another K, sigma or photo hardly moves the scale: what is known will do until the rest is there
             self.normals = self.normals | {"stale": True}
 
@@ -452,7 +454,7 @@ class Explorer(Live):
 
     def _say_normals(self, known: Known) -> None:
         self._known = known
-        self.normals = known.normals.pack(len(self.spade)) | {"stale": not known.complete}
+        self.normals = pack_normals(known.normals, len(self.spade)) | {"stale": not known.complete}
 
     @property
     def _scale(self) -> float:
@@ -504,16 +506,17 @@ class Explorer(Live):
         find_steps(result)
 
     def _judge_all_normals(self) -> Iterator[Step]:
-        wanted, images = self._all_options, self.spade._normals_for_scale
+        wanted, images = self._all_options, self.spade.calibration.sample
         if len(self.spade) == 1 or (self._known and self._known.complete and self._known.options == wanted):
             return
         judge = self._sight.judge(wanted[0], sigma=self.sigma)
         for image in images:
-            if not judge._remembers([image]):
-                yield partial(list, judge._left_out_maps([image], None)), tell_nobody
-        yield partial(judge_normals, judge, images), lambda normals: self._tell_normals(wanted, normals)
+            if not judge.calibration.knows(judge.options, [image]):
+                yield partial(list, judge.calibration.maps(judge.options, [image])), tell_nobody
+        scores = partial(judge.calibration.scores, judge.options, images)
+        yield scores, lambda normals: self._tell_normals(wanted, normals)
 
-    def _tell_normals(self, options: tuple[Options, float], normals: Normals) -> None:
+    def _tell_normals(self, options: tuple[Options, float], normals: NormalScores) -> None:
         with self._quietly(), self.hold_sync():
             self._say_normals(Known(options, normals, complete=True))
             self._conclude()
@@ -548,7 +551,7 @@ class Explorer(Live):
             self._say_thumbs(self._thumbs)
 
     def _crop(self, number: int) -> bytes:
-        return self.spade._fitted.normals[self.spade._check_index(number)].jpeg
+        return self.spade.gallery.normals[self.spade.gallery.check_index(number)].jpeg
 
     def _hear_upload(self, content: dict, buffers: Sequence[Any]) -> None:
         """A file comes in parts, since a notebook's messages must not be long."""
@@ -607,7 +610,7 @@ class Known:
     """What is known of normal photos, under which options, and whether all were asked."""
 
     options: tuple[Options, float]
-    normals: Normals
+    normals: NormalScores
     complete: bool
 
 
@@ -616,7 +619,7 @@ class Known:
 
 def _normals_of(result: Result) -> list[Normal]:
     """The neighbours, as the gallery has them."""
-    return [result.spade._fitted.normals[image] for image in result.neighbours.index]
+    return [result.spade.gallery.normals[image] for image in result.neighbours.index]
 
 
 def _bytes_in(value: Any) -> int:

@@ -23,6 +23,7 @@ from spade_kit.datasets.samples import Dataset, Photo, Sample, as_array, as_list
 from spade_kit.datasets.synthetic import TOOLS, Stroke, changed, paint
 from spade_kit.figures.results import draw_explanation
 from spade_kit.figures.style import SCALE
+from spade_kit.gallery.calibration import NormalScores
 from spade_kit.result import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.base import Live
@@ -37,7 +38,6 @@ from spade_kit.widgets._shared.encoding import (
 )
 from spade_kit.widgets._shared.export import fit_crops, join_modules, make_page, read_style
 from spade_kit.widgets._shared.images import Album
-from spade_kit.widgets._shared.normals import Normals, few_of, judge_normals
 from spade_kit.widgets._shared.scheduler import Background, Step, tell_nobody
 
 # what each tool starts with: diameter as a part of the crop's short side, strength, and a colour where it has one
@@ -109,7 +109,7 @@ class Painting(Live):
                 "paint_defect needs a photograph to paint on, but none came. Take one of dataset.test, a path or a "
                 "(H, W, 3) array."
             )
-        normals = [normal.sample for normal in spade._fitted.normals if normal.sample]
+        normals = [normal.sample for normal in spade.gallery.normals if normal.sample]
         self.dataset = image if isinstance(image, Dataset) else Dataset("painted", normals, [])
         self._album = Album(self.spade, photos)
         self._strokes: dict[int, list[Stroke]] = {}
@@ -119,7 +119,7 @@ class Painting(Live):
         self._plain: tuple[int, np.ndarray, Result] | None = None  # the photo before it was painted on
         self._painted: tuple[int, tuple[Stroke, ...], np.ndarray] | None = None
         self._result: Result | None = None
-        self._known: Normals | None = None
+        self._known: NormalScores | None = None
         self._pictures = NeighbourPictures()
         self._background = Background(self._meanwhile)
         super().__init__()
@@ -164,7 +164,7 @@ class Painting(Live):
 
     def _judge(self) -> Result:
         """The painted photograph; one of the fitted ones is compared with the others only, painted or not."""
-        result, among = self.spade._predict(self._canvas, leave_out=True), self._before.among
+        result, among = self.spade.judge(self._canvas), self._before.among
         return result.with_normals(among) if len(among) < len(result.among) else result
 
     def stroke(
@@ -245,8 +245,10 @@ class Painting(Live):
     def readout(self) -> pandas.DataFrame:
         """Scores before and after, and how many of the normal photographs reach them."""
         rows = {"before": self._before.image_score, "painted": self.result.image_score}
-        known = judge_normals(self.spade, self.spade._normals_for_scale) if len(self.spade) > 1 else None
-        scores = known.scores if known else np.empty(0)
+        scores = np.empty(0)
+        if len(self.spade) > 1:
+            calibration = self.spade.calibration
+            scores = calibration.scores(self.spade.options, calibration.sample).scores
         table = {name: [round(score, 2), sum(normal >= score for normal in scores)] for name, score in rows.items()}
         return pandas.DataFrame.from_dict(table, "index", columns=["score", f"normals of {len(scores)} at or above"])
 
@@ -356,16 +358,17 @@ class Painting(Live):
                 "seen": pack_cells(result.correspondence, self.spade.sigma, zip(numbers, numbers)),
             }
             if numbers != self.neighbours.get("images"):
-                normals = [self.spade._fitted.normals[image] for image in numbers]
+                normals = [self.spade.gallery.normals[image] for image in numbers]
                 self.neighbours = self._pictures.pack(numbers, normals)
             self.probe = find_highest(result.anomaly_map)
             if self._known is None:
                 self._say_normals(self._judge_few())
 
-    def _judge_few(self) -> Normals | None:
-        return judge_normals(self.spade, few_of(self.spade._normals_for_scale)) if len(self.spade) > 1 else None
+    def _judge_few(self) -> NormalScores | None:
+        calibration = self.spade.calibration
+        return calibration.scores(self.spade.options, calibration.few) if len(self.spade) > 1 else None
 
-    def _say_normals(self, known: Normals | None) -> None:
+    def _say_normals(self, known: NormalScores | None) -> None:
         """What is normal; of one photo nobody knows, and colours end at what the photo itself had."""
         self._known = known
         if known is None:
@@ -376,10 +379,10 @@ class Painting(Live):
     def _meanwhile(self) -> Iterator[Step]:
         if len(self.spade) == 1:
             return
-        images = self.spade._normals_for_scale
-        for image in images:
-            yield partial(list, self.spade._left_out_maps([image], None)), tell_nobody
-        yield partial(judge_normals, self.spade, images), self._say_normals
+        calibration, options = self.spade.calibration, self.spade.options
+        for image in calibration.sample:
+            yield partial(list, calibration.maps(options, [image])), tell_nobody
+        yield partial(calibration.scores, options, calibration.sample), self._say_normals
 
     def _hear_stroke(self, content: dict, buffers: Sequence[Any]) -> None:
         stroke = self._make_stroke(*(content[name] for name in ("tool", "points", "size", "strength", "colour")))
@@ -403,7 +406,7 @@ class Painting(Live):
             self.send({"kind": "file", "name": name}, [picture])
 
     def _crop(self, number: int) -> bytes:
-        return self.spade._fitted.normals[self.spade._check_index(number)].jpeg
+        return self.spade.gallery.normals[self.spade.gallery.check_index(number)].jpeg
 
     def _file_name(self, suffix: str) -> str:
         return f"{self._album.name(self.index).replace('/', '-')}-painted.{suffix}"

@@ -155,8 +155,8 @@ class Review(Live):
         if dropped and len(self.spade) == 2:
             raise ValueError("The last two normal photos stay: each is judged against at least one other normal image.")
         if dropped:
-            digest = self._given._fitted.normals[self.index].digest
-            self._corrections.remove(self.spade._fitted.places[digest])
+            digest = self._given.gallery.normals[self.index].digest
+            self._corrections.remove(self.spade.gallery.places[digest])
             self._forget()
         self._decisions.append((self.index, dropped))
         self._go(next(iter(self._open_ones()), self.index))
@@ -183,7 +183,7 @@ class Review(Live):
             self._fresh.add(self.index)
             numbers = [self._number(image) for image in result.neighbours.index]
             if numbers != self.neighbours.get("images"):
-                normals = [self._given._fitted.normals[number] for number in numbers]
+                normals = [self._given.gallery.normals[number] for number in numbers]
                 self.neighbours = self._pictures.pack(numbers, normals)
             self.photo = {
                 "index": self.index,
@@ -197,7 +197,7 @@ class Review(Live):
 
     def _number(self, image: int) -> int:
         """By what number a normal image was known when the review began."""
-        return self._given._fitted.places[self.spade._fitted.normals[image].digest]
+        return self._given.gallery.places[self.spade.gallery.normals[image].digest]
 
     def _say_state(self) -> None:
         decided = dict(self._decisions)
@@ -254,7 +254,7 @@ class Review(Live):
         self.undo()
 
     def _crop(self, number: int) -> bytes:
-        return self._given._fitted.normals[self._check_number(number)].jpeg
+        return self._given.gallery.normals[self._check_number(number)].jpeg
 
     def _file_name(self, suffix: str) -> str:
         return f"normal-{self.index}.{suffix}"

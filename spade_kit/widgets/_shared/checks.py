@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from spade_kit._arguments import check_count, check_number, choose
-from spade_kit.correspondence import COMBINE
-from spade_kit.scores import check_fpr, check_sigma
+from spade_kit.options import COMBINE, check_sigma
+from spade_kit.scores import check_fpr
 
 if TYPE_CHECKING:
     from spade_kit.widgets.explorer import Explorer
@@ -44,7 +44,7 @@ def _check_weights(explorer: Explorer, value: Any) -> Any:
 
 
 def _check_image(explorer: Explorer, value: Any) -> int:
-    return int(explorer.spade._check_index(value))
+    return int(explorer.spade.gallery.check_index(value))
 
 
 CHECKS: dict[str, Callable[[Explorer, Any], Any]] = {

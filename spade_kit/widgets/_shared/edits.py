@@ -36,7 +36,7 @@ class Corrections:
 
     def remove(self, image: int) -> None:
         """Take a training image out, as a refit would; the others move up."""
-        sample = self.spade._fitted.normals[self.spade._check_index(image)].sample
+        sample = self.spade.gallery.normals[self.spade.gallery.check_index(image)].sample
         corrected = copy.copy(self.spade).remove(image)
         self._take(corrected, f"normal {image}{f' ({sample.path.stem})' if sample else ''} out", f"remove({image})")
 
@@ -48,7 +48,7 @@ class Corrections:
     def _take(self, corrected: SPADE, told: str, line: str) -> None:
         self._steps.append(Step(told, line, self.spade))
         self.spade = corrected
-        room = max(1, _UNDO_BYTES // self.spade._fitted.nbytes)
+        room = max(1, _UNDO_BYTES // self.spade.gallery.nbytes)
         while len(self._steps) - self._forgotten > room:
             old = self._steps[self._forgotten]
             self._steps[self._forgotten] = Step(old.told, old.line, self.spade)  # lets go of the gallery

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from io import BytesIO
+from math import ceil
 from typing import Any
 
 import matplotlib
@@ -12,10 +13,14 @@ from PIL import Image
 
 from spade_kit.correspondence import Correspondence, Steps
 from spade_kit.figures.style import COLOURS
+from spade_kit.gallery.calibration import NormalScores
 from spade_kit.gallery.gallery import Normal
 from spade_kit.result import Result
 from spade_kit.scores import split
 
+PIXEL_RATES = (0.05, 0.02, 0.01, 0.005, 0.001)
+IMAGE_RATES = (0.2, 0.1, 0.05)
+_CURVE = 256  # points of the false-alarm curve that a page is sent
 LOOKS_BACK = 4  # up to this kappa the page is sent every k at once; beyond, a list of changes is no longer short
 _NEIGHBOUR = 112  # px, of a neighbour's picture until the whole crop is asked for
 
@@ -101,7 +106,7 @@ def pack_cells(found: Correspondence, sigma: float, normals: Iterable[tuple[int,
 
 def find_steps(result: Result) -> Steps | None:
     """The matches for every k, where they are a short list."""
-    return result.steps if result.spade.kappa <= LOOKS_BACK else None
+    return result.steps if result.spade.options.kappa <= LOOKS_BACK else None
 
 
 def _as_steps(found: Correspondence, k: int) -> Steps:
@@ -134,6 +139,20 @@ def pack_alone(result: Result, weights: np.ndarray) -> dict[str, Any]:
             "agrees": result.layer_agrees[name].astype(np.uint8).tobytes(),
         }
     return packed
+
+
+def pack_normals(normals: NormalScores, of: int) -> dict[str, Any]:
+    """The level, scores, and what share of normal pixels each of evenly spaced thresholds marks."""
+    thresholds = np.linspace(0, normals.pixels[-1], _CURVE)
+    marked = 1 - np.searchsorted(normals.pixels, thresholds) / len(normals.pixels)
+    enough = [rate for rate in IMAGE_RATES if ceil(1 / rate) - 1 <= len(normals.scores)]
+    return {
+        "level": normals.level,
+        "scores": normals.scores.tolist(),
+        "of": of,
+        "curve": {"end": float(normals.pixels[-1]), "marked": marked.round(6).tolist()},
+        "rates": [*(f"pixel {rate:g}" for rate in PIXEL_RATES), *(f"image {rate:g}" for rate in enough)],
+    }
 
 
 class NeighbourPictures:

@@ -74,7 +74,7 @@ class Album:
 
     def _sample(self, index: int) -> Photo | None:
         photo = self._photos[index]
-        return self._spade._fitted.normals[photo].sample if isinstance(photo, int) else photo
+        return self._spade.gallery.normals[photo].sample if isinstance(photo, int) else photo
 
     def name(self, index: int) -> str:
         """``scratch/003``; a number where there is no file."""
@@ -112,17 +112,15 @@ class Album:
         """
         photo = self._photos[index]
         if isinstance(photo, int):
-            return spade._judge_normal(self._spade._fitted, photo)
-        if before is not None and len(before.among) == len(before.spade):  # if it was left out, it has but a JPEG
-            return spade._judge_anew(before)
-        return spade._predict(photo, leave_out=True)
+            return spade.judge(self._spade.gallery.query(photo))
+        return spade.judge(photo if before is None else before.source)
 
     def photo(self, index: int) -> tuple[Photo, str]:
         """A photograph to fit, and how it is called in Python."""
         photo = self._photos[index]
         if not isinstance(photo, int):
             return photo, self._expressions[index]
-        sample = self._spade._fitted.normals[photo].sample
+        sample = self._spade.gallery.normals[photo].sample
         if sample is None:
             raise ValueError(
                 f"Normal photo {photo} was fitted as an array, of which only features are kept: it cannot be fitted "
@@ -149,7 +147,7 @@ class Album:
         photo = self._photos[index]
         if not isinstance(photo, int) or normal is not None:
             return self._origins[index]
-        sample = self._spade._fitted.normals[photo].sample
+        sample = self._spade.gallery.normals[photo].sample
         return f"photo = {str(sample.path)!r}" if sample else f"# photo as normal {photo} was fitted"
 
     def describe(self, index: int, name: str, normal: int | None) -> str:

@@ -27,7 +27,7 @@ def draw_preview(result: Result, probe: tuple[int, int], threshold: float | None
         inside = np.roll(found, 1, 0) & np.roll(found, -1, 0) & np.roll(found, 1, 1) & np.roll(found, -1, 1)
         photo[found & ~inside] = [int(RING[at : at + 2], 16) for at in (1, 3, 5)]
     heat = matplotlib.colormaps[COLOURS](result.anomaly_map / end, bytes=True)[..., :3]
-    normal = result.spade.normal_image(match.image)
+    normal = result.normal_image(match.image)
     pictures = [_draw(pixels, at) for pixels, at in ((photo, probe), (heat, probe), (normal, (match.row, match.col)))]
     width, height = pictures[0].size
     sheet = Image.new("RGB", (3 * width + 2 * _GAP, height), "white")

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from threading import Lock
-from typing import Any
 
 import numpy as np
 
-from spade_kit._arguments import DefaultInt
 from spade_kit.result import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.images import Album
@@ -46,15 +44,8 @@ class Sight:
 
     def judge(self, options: Options, **sigma: float) -> SPADE:
         """The fitted SPADE under these options; counts beyond what there is are cut without a word."""
-        weights: Any = options.weights
-        return options.spade.with_options(
-            k=DefaultInt(options.k),
-            kappa=DefaultInt(options.kappa),
-            radius=options.radius,
-            weights=dict(weights) if isinstance(weights, tuple) else weights,
-            combine=options.combine,
-            **sigma,
-        )
+        spade, names = options.spade, ("k", "kappa", "radius", "weights", "combine")
+        return spade.under(spade.options.but(**{name: getattr(options, name) for name in names}, **sigma))
 
     def forget_all_but(self, index: int) -> None:
         """Of one photograph alone its last result stays, to be judged against another gallery: old ones are large."""
@@ -84,6 +75,6 @@ class Sight:
             at_hand = [result for key, result in self._results.items() if key == (index, key[1].of_all)]
         judge = self.judge(options)
         before = at_hand[-1] if at_hand else None
-        if before is not None and before.spade._gallery is judge._gallery:
-            return judge._judge_again(before)
+        if before is not None and before.spade.gallery is judge.gallery:
+            return judge.judge(before.source, before.among, before)
         return self._album.judge(index, judge, before)

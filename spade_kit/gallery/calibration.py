@@ -1,0 +1,162 @@
+"""What is normal: the images of a gallery, each judged against the others, and thresholds from that."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas
+from jaxtyping import Float
+
+from spade_kit._arguments import choose
+from spade_kit._progress import track
+from spade_kit.gallery.gallery import Gallery
+from spade_kit.options import Options
+from spade_kit.scores import check_fpr, find_threshold, make_map, threshold_interval
+
+_SAMPLED = 64  # images from which the reference level is taken
+_FEW = 4
+_KEPT = 8  # for how many options the distances of left-out images are remembered
+
+
+@dataclass(frozen=True, eq=False)
+class NormalScores:
+    """What some normal images score, each judged against the others.
+
+    Attributes
+    ----------
+    level
+        The reference level: the 99th percentile of their maps.
+    pixels, scores
+        All values of their maps, and the maxima, ascending.
+    """
+
+    level: float
+    pixels: Float[np.ndarray, "p"]
+    scores: Float[np.ndarray, "n"]
+    _thresholds: dict[tuple[str, float], float] = field(default_factory=dict)  # asked for again and again
+
+    def threshold(self, of: str, fpr: float) -> float:
+        if (of, fpr) not in self._thresholds:
+            self._thresholds[of, fpr] = find_threshold(self.pixels if of == "pixel" else self.scores, fpr)
+        return self._thresholds[of, fpr]
+
+
+class Calibration:
+    """The images of a gallery, each left out in turn and judged against the others, under whatever options.
+
+    Distances are searched once and kept, for the options of late; another sigma or rate needs no search.
+    """
+
+    def __init__(self, gallery: Gallery) -> None:
+        self._gallery = gallery
+        self._distances: dict[tuple, dict[int, np.ndarray]] = {}  # options of a search -> image -> its distances
+        self._levels: dict[Options, float] = {}
+
+    @property
+    def sample(self) -> list[int]:
+        """At most 64 of the images, evenly spaced: enough to tell what is normal."""
+        count = len(self._gallery)
+        return np.unique(np.linspace(0, count - 1, min(count, _SAMPLED)).astype(int)).tolist()
+
+    @property
+    def few(self) -> list[int]:
+        """Some of the sample: a first idea of what is normal, until all are judged."""
+        images = self.sample
+        return images[:: -(-len(images) // _FEW)]
+
+    def maps(
+        self,
+        options: Options,
+        images: Sequence[int] | None = None,
+        groups: Iterable[Hashable] | None = None,
+    ) -> Iterator[Float[np.ndarray, "H W"]]:
+        """The maps of some of the images, or of all; with groups, none is judged against its own group."""
+        labels = self._check_groups(groups)
+        kept = self._kept(options, labels)
+        for oldest in list(self._distances)[:-_KEPT]:
+            self._distances.pop(oldest, None)
+        gallery = self._gallery
+        images = range(len(gallery)) if images is None else images
+        for index in track(images, desc="normal images, each left out in turn"):
+            if index not in kept:
+                _, found = gallery.search(gallery.pyramid(index), options, gallery.others(index, labels))
+                kept[index] = found.distance
+            yield make_map(kept[index], gallery.normals[index].crop.size, options.sigma)
+
+    def knows(self, options: Options, images: Iterable[int]) -> bool:
+        """Whether these images were already judged under these options."""
+        return self._kept(options, None).keys() >= set(images)
+
+    def _kept(self, options: Options, labels: tuple[Hashable, ...] | None) -> dict[int, np.ndarray]:
+        return self._distances.setdefault((options.of_search(len(self._gallery) - 1), labels), {})
+
+    def scores(self, options: Options, images: Sequence[int]) -> NormalScores:
+        """What some of the images score; there have to be others."""
+        maps = np.stack(list(self.maps(options, images)))
+        return NormalScores(float(np.percentile(maps, 99)), np.sort(maps, axis=None), np.sort(maps.max((1, 2))))
+
+    def level(self, options: Options) -> float | None:
+        """The reference level; None where there is but one image, of which nobody can tell what is normal."""
+        if len(self._gallery) == 1:
+            return None
+        if options not in self._levels:
+            self._levels[options] = float(np.percentile(np.stack(list(self.maps(options, self.sample))), 99))
+        return self._levels[options]
+
+    def threshold(self, options: Options, fpr: float, of: str, groups: Iterable[Hashable] | None) -> float:
+        """See `SPADE.threshold`."""
+        return find_threshold(np.concatenate(self._scores_of(options, fpr, of, groups)), fpr)
+
+    def threshold_interval(
+        self,
+        options: Options,
+        fpr: float,
+        of: str,
+        groups: Iterable[Hashable] | None,
+        level: float,
+        draws: int,
+        seed: int,
+    ) -> tuple[float, float]:
+        """See `SPADE.threshold_interval`."""
+        labels = self._check_groups(groups)
+        scores = self._scores_of(options, fpr, of, labels)
+        find_threshold(np.concatenate(scores), fpr)  # says so where there are too few to tell
+        return threshold_interval(scores, labels or range(len(scores)), fpr, level, draws, seed)
+
+    def suspects(self, options: Options, groups: Iterable[Hashable] | None) -> pandas.DataFrame:
+        """See `SPADE.suspects`."""
+        rows = []
+        for normal, values in zip(self._gallery.normals, self.maps(options, groups=groups)):
+            row, col = np.unravel_index(values.argmax(), values.shape)
+            path = str(normal.sample.path) if normal.sample else ""
+            rows.append({"path": path, "score": float(values.max()), "row": int(row), "col": int(col)})
+        return pandas.DataFrame(rows).sort_values("score", ascending=False, kind="stable")
+
+    def _scores_of(
+        self, options: Options, fpr: float, of: str, groups: Iterable[Hashable] | None
+    ) -> list[Float[np.ndarray, "_"]]:
+        """Of each image its score, or the scores of all its pixels."""
+        check_fpr(fpr)
+        choose("of", of, ("pixel", "image"))
+        maps = self.maps(options, groups=groups)
+        return [values.max(keepdims=True).ravel() if of == "image" else values.ravel() for values in maps]
+
+    def _check_groups(self, groups: Iterable[Hashable] | None) -> tuple[Hashable, ...] | None:
+        if groups is None:
+            return None
+        if not isinstance(groups, Iterable):
+            raise ValueError(f"groups is a list of names or numbers, one a training image, but {groups!r} came.")
+        labels = tuple(groups)
+        if not all(isinstance(label, Hashable) for label in labels):
+            raise ValueError(
+                "groups holds names or numbers, one a training image, but lists came. Take one label each."
+            )
+        if len(labels) != len(self._gallery) or any(label != label for label in labels):
+            missing = sum(label != label for label in labels)
+            raise ValueError(
+                f"groups needs one label per training image, {len(self._gallery)}, but {len(labels)} came, {missing} "
+                "of them NaN. Give every image a label."
+            )
+        return labels

@@ -1,0 +1,123 @@
+"""What a search and a map depend on beside the images: checked, told and compared in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from spade_kit._arguments import check_count, check_number, choose
+
+DEFAULT_K = 50
+COMBINE = ("concat", "ensemble")
+SEARCH = ("auto", "brute_force")
+LARGEST = 1e37  # of a sum of weighted squares, and of a weight: float32 ends soon after
+Weights: TypeAlias = "Mapping[str, float] | tuple[tuple[str, float], ...] | str | None"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of `SPADE`, where each is described; a new one is a field here, with its check and its words.
+
+    ``k=None`` is 50, or as many images as there are; ``weights`` are kept as pairs, so that options can be compared
+    and be keys.
+    """
+
+    k: int | None = None
+    kappa: int = 1
+    radius: int | None = None
+    weights: Weights = None
+    combine: str = "concat"
+    sigma: float = 4
+    search: str = "auto"
+
+    def __post_init__(self) -> None:
+        checked = {
+            "k": None if self.k is None else check_count("k", self.k),
+            "kappa": 1 if self.kappa is None else check_count("kappa", self.kappa),
+            "radius": None if self.radius is None else check_count("radius", self.radius, least=0),
+            "combine": choose("combine", self.combine, COMBINE),
+            "weights": _freeze(self.weights),
+            "sigma": check_sigma(self.sigma),
+            "search": choose("search", self.search, SEARCH),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    def but(self, **changes: Any) -> Options:
+        """The same with some of them changed, by name."""
+        for name in changes:
+            choose("An option", name, OPTIONS)
+        return replace(self, **changes)
+
+    def as_given(self) -> dict[str, Any]:
+        """All of them by name, as a user gives them."""
+        weights = dict(self.weights) if isinstance(self.weights, tuple) else self.weights
+        return {name: getattr(self, name) for name in OPTIONS} | {"k": self.k or DEFAULT_K, "weights": weights}
+
+    def retrieved(self, available: int) -> int:
+        """How many images are retrieved of so many."""
+        return min(self.k or DEFAULT_K, available)
+
+    def of_search(self, available: int) -> Options:
+        """What matches among so many images depend on: sigma only smooths the map."""
+        return replace(self, k=self.retrieved(available), sigma=0)
+
+    def factors(self, layers: Sequence[str], variance: Callable[[], Sequence[float]]) -> np.ndarray:
+        """(L,) float32: what each level's squared distance counts; ``variance`` gives each level's, for "equal"."""
+        if self.weights is None:
+            return np.ones(len(layers), np.float32)
+        if isinstance(self.weights, str):
+            spread = np.asarray(variance())
+            return np.where(spread > 0, 1 / np.where(spread > 0, spread, 1), 1).astype(np.float32)
+        weights = dict(self.weights)
+        for name, value in weights.items():
+            choose("A layer", name, layers)
+            check_number(f"The weight of {name}", value, "a finite number of at least 0", least=0, most=LARGEST)
+        factors = np.array([weights.get(name, 1) for name in layers], np.float32)
+        if not factors.any():
+            raise ValueError("At least one layer needs a weight above 0, but all are 0: no distance would be left.")
+        return factors
+
+    def describe(self) -> str:
+        """All of them in small print."""
+        usual = {"weights": None, "search": "auto"}  # not worth a word
+        order = ("k", "kappa", "radius", "combine", "weights", "sigma", "search")
+        return self.tell([name for name in order if name not in usual or getattr(self, name) != usual[name]], "=")
+
+    def tell(self, names: Collection[str], sign: str = " ") -> str:
+        """Some of them in words, such as ``K=5, radius 4``; ``sign`` stands between a name and its number."""
+        return ", ".join(self._tell(name, sign) for name in names)
+
+    def _tell(self, name: str, sign: str) -> str:
+        value = getattr(self, name)
+        if name == "k":
+            return f"K={value or DEFAULT_K}"
+        if name == "radius":
+            return "everywhere" if value is None else f"radius {value}"
+        if name == "weights":
+            pairs = value if isinstance(value, tuple) else ()
+            between = ", " if sign == "=" else " "
+            return "weights " + (between.join(f"{layer} x {factor:g}" for layer, factor in pairs) or value or "none")
+        if name in ("combine", "search"):
+            return str(value)
+        return f"{name}{sign}{value:g}"
+
+
+OPTIONS = tuple(field.name for field in fields(Options))
+
+
+def _freeze(weights: Any) -> tuple[tuple[str, float], ...] | str | None:
+    if isinstance(weights, str):
+        return choose("weights", weights, ["equal"])
+    if isinstance(weights, Mapping):
+        return tuple(weights.items())
+    if weights is None or (isinstance(weights, tuple) and all(isinstance(pair, tuple) for pair in weights)):
+        return weights
+    raise ValueError(f'weights is a mapping like {{"layer3": 0.5}}, "equal" or None, but {weights!r} came.')
+
+
+def check_sigma(sigma: float) -> float:
+    return check_number("sigma", sigma, "a finite number of map pixels from 0, no smoothing, up", least=0, most=1e6)
