@@ -28,11 +28,9 @@ from math import inf
 
 import numpy as np
 
-from spade_kit.search.layout import LANES, Lanes, grids_nest, nested_order, prepare, put_on_grid, within
-from spade_kit.search.runtime import FAR, NOWHERE, compiled, in_threads, insert, may_enter, numba, stretch_for
-
-if numba:
-    from spade_kit.search.simd import borrow, compare, measure
+from spade_kit.search import runtime
+from spade_kit.search.layout import LANES, Lanes, grids_nest, nested_order, prepare, put_on_grid, stretch_for, within
+from spade_kit.search.runtime import FAR, NOWHERE, borrow, compare, compiled, in_threads, insert, may_enter, measure
 
 _SEEDS = 4  # images whose best block is tried first, to have tight limits early
 _EVERYWHERE = 1 << 30  # a radius that excludes nothing
@@ -40,7 +38,7 @@ _EVERYWHERE = 1 << 30  # a radius that excludes nothing
 
 def can_descend(shapes: Sequence[tuple[int, ...]]) -> bool:
     """Whether the grids nest as `Lanes` wants them, and there is a compiler for the kernel."""
-    return numba is not None and grids_nest(shapes)
+    return runtime.numba is not None and grids_nest(shapes)
 
 
 # ---- the search ------------------------------------------------------------------------------------------------------

@@ -40,6 +40,14 @@ def slack(channels: int) -> float:
     return (2 * (min(channels, CHUNK) + channels / CHUNK) + 16) * 2.0**-24
 
 
+def stretch_for(channels: int) -> np.float32:
+    """How much farther than the nearest so far a bound may lie: measured distances err by rounding, too.
+
+    Two sums of so many squared differences are compared, each of which errs by less than channels * 2^-24.
+    """
+    return np.float32(1 + 2 * (channels + 16) * 2.0**-24)
+
+
 class Lanes:
     """A gallery of n images laid out for the descent, once; searched in place, image by image.
 

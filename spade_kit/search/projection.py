@@ -10,11 +10,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from spade_kit.search.layout import CHUNK, LANES, lay_out, prepare, put_on_grid, slack
-from spade_kit.search.runtime import FAR, NOWHERE, compiled, in_threads, insert, may_enter, numba, stretch_for
-
-if numba:
-    from spade_kit.search.simd import borrow, compare, measure
+from spade_kit.search.layout import CHUNK, LANES, lay_out, prepare, put_on_grid, slack, stretch_for
+from spade_kit.search.runtime import FAR, NOWHERE, borrow, compare, compiled, in_threads, insert, may_enter, measure
 
 _SEEDS = 4  # images in which the same place is tried first, to have tight limits early
 _BATCH = 8  # tiles of the gallery that stay in the first cache

@@ -1,4 +1,4 @@
-"""What the compiled searches share: the compiler, if there is one, threads, and the list of the nearest."""
+"""What the compiled searches share: the compiler and its vectors, if it is there, threads, the list of the nearest."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ import torch
 
 from spade_kit._arguments import warn
 
+_PROBLEM = ""
 try:
     import numba
-except ImportError:  # the dense search gives the same answer, later
-    numba = None  # type: ignore[assignment]
+
+    from spade_kit.search.simd import borrow, compare, measure
+except Exception as problem:  # whatever it is: brute force gives the same answer, later
+    numba = borrow = compare = measure = None  # type: ignore[assignment]
+    _PROBLEM = " ".join(f"{type(problem).__name__}: {problem}".split())
 
 FAR = np.float32(1e38)  # farther than any distance, and nearer than inf, which is out of reach
 NOWHERE = np.iinfo(np.int64).max
@@ -43,7 +47,10 @@ def compiled(**options: Any) -> Callable[[Callable], Any]:
 @cache
 def say_what_is_lost() -> None:
     """Once, where there is no compiler."""
-    warn("numba is not installed: the search compares all pairs, some hundred times more slowly. pip install numba.")
+    warn(
+        f"numba cannot be imported ({_PROBLEM}): the search compares all pairs, some hundred times more slowly. "
+        "Run pip install --upgrade --force-reinstall numba."
+    )
 
 
 def in_threads(work: Callable[[int, int], None], pieces: int) -> None:
@@ -92,11 +99,3 @@ def insert(cell, pixel, distance, place, best, found):
         best[cell, pixel, at], found[cell, pixel, at] = best[cell, pixel, at - 1], found[cell, pixel, at - 1]
         at -= 1
     best[cell, pixel, at], found[cell, pixel, at] = distance, place
-
-
-def stretch_for(channels: int) -> np.float32:
-    """How much farther than the nearest so far a bound may lie: measured distances err by rounding, too.
-
-    Two sums of so many squared differences are compared, each of which errs by less than channels * 2^-24.
-    """
-    return np.float32(1 + 2 * (channels + 16) * 2.0**-24)
