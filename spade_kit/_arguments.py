@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
-import sys
 import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -47,8 +47,8 @@ def check_number(name: str, value: float, needed: str, *, least: float, most: fl
 
 def warn(message: str) -> None:
     """A warning that points at the user's line, not at one of ours."""
-    frame, level = sys._getframe(), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("spade_kit"):
+    frame, level = inspect.currentframe(), 1
+    while frame and frame.f_back and frame.f_globals.get("__name__", "").startswith("spade_kit"):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, stacklevel=level)
 

@@ -111,9 +111,8 @@ def borrow(context, array):
     del context
 
     def generate(context, builder, signature, arguments):
-        struct = context.make_array(array)(context, builder, arguments[0])
-        struct.meminfo = cgutils.get_null_value(struct.meminfo.type)
-        return struct._getvalue()
+        count = context.data_model_manager[array].get_field_position("meminfo")
+        return builder.insert_value(arguments[0], ir.Constant(arguments[0].type.elements[count], None), count)
 
     return array(array), generate
 
