@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spade_kit import SPADE, extract_features
+from spade_kit.options import SEARCH
 from spade_kit.search import branch_and_bound, dispatch, projection, runtime
 from spade_kit.search.branch_and_bound import descend
-from spade_kit.search.dispatch import SEARCHES, PixelSearch, least_candidates
+from spade_kit.search.dispatch import PixelSearch, least_candidates
 from spade_kit.search.layout import LANES, Lanes, lay_out, nested_order, prepare, slack, stretch_for, within
 from spade_kit.search.projection import _find_axes, scan
 from spade_kit.search.runtime import compiled, in_threads
@@ -235,7 +236,7 @@ def check_both(query, gallery, images, weights, kappa, radius, equal):
     """
     rounding = 1e-6 * sum(float((level**2).sum(1).max()) for level in (*query, *gallery)) * float(weights.max())
     for held in (gallery, Lanes.of(gallery)):
-        auto, brute = (PixelSearch(query, held, images, search) for search in SEARCHES)
+        auto, brute = (PixelSearch(query, held, images, search) for search in SEARCH)
         for level in (None, *range(len(query))):
             few = min(kappa, len(images) * least_candidates(auto.grids[level or 0], auto.grids[0], radius))
             answers = []

@@ -15,8 +15,6 @@ from spade_kit.search.brute_force import measure_densely, search_densely
 from spade_kit.search.layout import Lanes, lay_out, nested_order, within
 from spade_kit.search.projection import measure_cells, scan
 
-SEARCHES = ("auto", "brute_force")
-
 
 class PixelSearch:
     """One query among some images of a gallery: where each pixel's nearest lie, and how far away they are.
