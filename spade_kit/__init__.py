@@ -45,7 +45,8 @@ _HOME = {
     "paint_defect": "widgets",
     "review_suspects": "widgets",
 }
-_MODULES = {"backbones", "correspondence", "datasets", "features", "figures", "metrics", "retrieval", "scores"}
+_MODULES = {"backbones", "correspondence", "datasets", "features", "figures"}
+_MODULES |= {"metrics", "reference", "retrieval", "scores"}
 
 __all__ = [*_HOME, "metrics"]
 

@@ -9,12 +9,11 @@ import numba
 import numba.core.caching
 import numpy as np
 import pytest
-import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spade_kit import SPADE, extract_features
+from spade_kit import SPADE, extract_features, reference
 from spade_kit.options import SEARCH
 from spade_kit.search import branch_and_bound, dispatch, projection, runtime
 from spade_kit.search.branch_and_bound import descend
