@@ -13,6 +13,7 @@ from PIL import Image
 
 import spade_kit
 from spade_kit.evaluation.metrics import aupro
+from spade_kit.options import Options
 from spade_kit.widgets._shared.encoding import colour_table
 
 START = """

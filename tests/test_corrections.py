@@ -100,8 +100,8 @@ def test_thresholds_and_scores_are_stale_until_they_are_of_the_corrected_gallery
 def test_scores_of_another_gallery_are_marked(explorer):
     explorer.finish()
     explorer.remove(1)
-    explorer._scored.start(*explorer._all_options)  # as the background does first
-    assert not any(fresh for _, fresh in explorer._scored.pack())
+    explorer._scores.start(explorer._asked_of_all)  # as the background does first
+    assert not any(fresh for _, fresh in explorer._scores.pack())
 
 
 def test_a_photo_taken_out_is_judged_against_all_that_are_left(spade, demo):

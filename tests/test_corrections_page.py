@@ -260,7 +260,7 @@ def test_threshold_and_scores_are_stale_until_they_are_of_the_corrected_normals(
     assert strip.evaluate_all(STALE) == 0
     assert shown.root.locator(".sk-bar.stale").count() == 0
     before = notebook.ask("ex.threshold")
-    notebook.execute("plain = ex._album.judge; ex._album.judge = lambda *of: (time.sleep(0.2), plain(*of))[1]")
+    notebook.execute("plain = ex.images.judge; ex.images.judge = lambda *of: (time.sleep(0.2), plain(*of))[1]")
     try:
         call_not_normal(shown, 0)
         shown.root.locator(".sk-bar.stale").wait_for(timeout=5000)
@@ -272,7 +272,7 @@ def test_threshold_and_scores_are_stale_until_they_are_of_the_corrected_normals(
             f"!({STALE})([...document.querySelectorAll('.sk-strip .sk-card')])", timeout=20_000
         )
     finally:
-        notebook.execute("del ex._album.judge")
+        notebook.execute("del ex.images.judge")
     scores = [without_nearest.predict(sample).image_score for sample in photos[:FITTED]]
     told = [card.get_attribute("aria-label").rpartition(" ")[2] for card in strip.all()[:FITTED]]
     assert told == [f"{score:.2f}" for score in scores]

@@ -1,6 +1,9 @@
 """The explorer without a browser: what it computes, what it tells a page, and what it says of mistakes."""
 
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from io import BytesIO
 from threading import Thread
@@ -319,3 +322,29 @@ def test_a_notebooks_cells_and_its_page_may_speak_at_once(explorer, spade, demo)
     assert explorer.problem == ""
     anew = spade.predict(demo.test[29 % 7])
     np.testing.assert_array_equal(explorer.result.anomaly_map, anew.anomaly_map)
+
+
+def test_a_page_that_is_being_written_is_shown_anew(tmp_path):
+    """With ANYWIDGET_HMR=1 a widget's module is a file that follows its parts."""
+    script = """
+import shutil, sys, time
+from pathlib import Path
+from spade_kit.widgets._shared import export
+static = Path(sys.argv[1])
+shutil.copytree(export.STATIC, static)
+export.STATIC = static
+page = export.load_module("explorer.js")
+before = page.read_text()
+time.sleep(1)
+(static / "page.js").write_text((static / "page.js").read_text() + "// saved again")
+for _ in range(100):
+    if "saved again" in page.read_text():
+        break
+    time.sleep(0.1)
+print("saved again" in page.read_text() and before == export.join_modules("explorer.js").replace("// saved again", ""))
+"""
+    environment = os.environ | {"ANYWIDGET_HMR": "1"}
+    run = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "static"], env=environment, capture_output=True, text=True
+    )
+    assert run.stdout.strip() == "True", run.stderr

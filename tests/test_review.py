@@ -158,7 +158,7 @@ def test_scores_come_by_themselves_in_a_running_loop(spade):
 def test_to_finish_between_two_steps_of_the_background_leaves_nothing_untold(review):
     review.drop()
     for compute, tell in review._meanwhile():
-        if len(review._fresh) == 11:
+        if len(review._scores.fresh) == 11:
             break  # all are judged, and the page has yet to hear of it
         tell(compute())
     review.finish()

@@ -183,7 +183,7 @@ def test_what_was_decided_is_marked_and_not_decided_again(notebook, shown, stran
 
 def test_stale_scores_are_marked_until_they_are_fresh(notebook, shown, spade, strangest, refit):
     before = {key: text for key, _, text in cards_of(shown)}
-    notebook.execute("plain = rv._album.judge; rv._album.judge = lambda *of: (time.sleep(0.2), plain(*of))[1]")
+    notebook.execute("plain = rv.images.judge; rv.images.judge = lambda *of: (time.sleep(0.2), plain(*of))[1]")
     try:
         shown.photo.focus()
         shown.page.keyboard.press("d")
@@ -195,7 +195,7 @@ def test_stale_scores_are_marked_until_they_are_fresh(notebook, shown, spade, st
         assert progress(shown).endswith("11 normal photos, being judged again…")
         shown.root.locator(".sk-card.stale").first.wait_for(state="detached", timeout=20_000)  # by itself
     finally:
-        notebook.execute("del rv._album.judge")
+        notebook.execute("del rv.images.judge")
     anew, left = refit
     scores = anew.suspects()["score"]
     expected = [(left[at], f"{left[at]} {score:.1f}") for at, score in scores.items()]

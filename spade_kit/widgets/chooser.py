@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from math import ceil
 from typing import Any
@@ -14,19 +13,20 @@ import numpy as np
 import traitlets
 from matplotlib.figure import Figure
 
-from spade_kit._arguments import check_number, choose
+from spade_kit._arguments import choose
 from spade_kit.datasets.samples import GOOD, Dataset, Photo, as_list
 from spade_kit.evaluation.bootstrap import clopper_pearson
 from spade_kit.evaluation.metrics import f1_threshold
 from spade_kit.evaluation.operating_point import Judgement
 from spade_kit.evaluation.threshold_study import OF, Evidence, collect
 from spade_kit.figures.reports import draw_evidence
-from spade_kit.scores import check_fpr, find_threshold, make_map
+from spade_kit.scores import check_fpr, find_threshold
 from spade_kit.spade import SPADE
-from spade_kit.widgets._shared.base import MISTAKES, Live
+from spade_kit.widgets._shared.base import MISTAKES, Checked, Live, check_distance
+from spade_kit.widgets._shared.caches import Score
 from spade_kit.widgets._shared.encoding import jpeg
-from spade_kit.widgets._shared.export import join_modules, make_page, read_style
-from spade_kit.widgets._shared.images import Album
+from spade_kit.widgets._shared.export import STYLE, load_module, make_page
+from spade_kit.widgets._shared.images import ImageList
 from spade_kit.widgets._shared.scheduler import Background, Step, do_nothing
 
 _RATES = {"image": (0.2, 0.1, 0.05, 0.02, 0.01), "pixel": (0.05, 0.01, 0.001)}
@@ -72,12 +72,12 @@ class Chooser(Live):
     MOVABLE = ("of", "threshold", "rule")
     MESSAGES = (*Live.MESSAGES, "photos")
 
-    _esm = join_modules("chooser.js")
-    _css = read_style()
+    _esm = load_module("chooser.js")
+    _css = STYLE
 
-    of = traitlets.Any("image").tag(sync=True)
-    threshold = traitlets.Any(0.0).tag(sync=True)
-    rule = traitlets.Any("hand").tag(sync=True)
+    of = Checked("image", lambda _, value: choose("of", value, OF))
+    threshold = Checked(0.0, lambda _, value: check_distance("threshold", value))
+    rule = Checked("hand", lambda _, value: _check_rule(str(value)))
 
     about = traitlets.Dict().tag(sync=True)
     photos: traitlets.List = traitlets.List().tag(sync=True)
@@ -87,9 +87,10 @@ class Chooser(Live):
     def __init__(self, spade: SPADE, dataset: Dataset | Iterable[Photo] | None, *, of: str) -> None:
         self.spade = copy.copy(spade)
         photos = dataset.test if isinstance(dataset, Dataset) else [] if dataset is None else as_list(dataset)
-        self._album = Album(self.spade, photos)
-        self._tested = list(range(len(photos)))  # without photos an album is of normals
-        self._judged: dict[int, Judged] = {}  # test photos by index, normal ones by -1 - index
+        self.images = ImageList(self.spade, photos)
+        self._tested = list(range(len(photos)))  # without photos a list is of normals
+        self._judged: dict[int, Score] = {}  # test photos by index, normal ones by -1 - index
+        self._thumbs: dict[int, bytes] = {}  # of those that could be judged
         self._collected: dict[tuple[str, int], Evidence] = {}  # by what, and of how many photographs
         self._said: tuple = ()  # what the page has evidence of
         self._background = Background(self._meanwhile)
@@ -126,28 +127,6 @@ class Chooser(Live):
         """What is seen, as a Matplotlib figure."""
         return draw_evidence(self._evidence, self.threshold)
 
-    # ---- what can be set ---------------------------------------------------------------------------------------------
-
-    @traitlets.validate("of")
-    def _check_of(self, proposal: dict) -> str:
-        return choose("of", proposal["value"], OF)
-
-    @traitlets.validate("threshold")
-    def _check_threshold(self, proposal: dict) -> float:
-        return check_number("threshold", proposal["value"], "a raw distance from 0 up", least=0, most=1e9)
-
-    @traitlets.validate("rule")
-    def _check_rule(self, proposal: dict) -> str:
-        rule = str(proposal["value"])
-        if rule not in ("hand", "f1"):
-            try:
-                check_fpr(float(rule))
-            except ValueError:
-                raise ValueError(
-                    f"rule is 'hand', 'f1', or a rate of normals between 0 and 1, like '0.05', but {rule!r} came."
-                ) from None
-        return rule
-
     def _amend(self, changed: set[str], by_page: bool) -> None:
         if "of" in changed:
             self.rule = f"{_USUAL[self.of]:g}"
@@ -162,34 +141,32 @@ class Chooser(Live):
         shares = {at: place / len(some) for some in (normals, self._tested) for place, at in enumerate(some)}
         return [at for at in sorted(shares, key=lambda at: (shares[at], at)) if at not in self._judged]
 
-    def _judge(self, at: int) -> Judged:
-        if at < 0:
-            name, label = f"normal {-1 - at}", None
-            result = self.spade.predict_left_out(-1 - at)
-        else:
-            name, label = self._album.name(at), self._album.label(at)
-            try:
-                result = self._album.judge(at, self.spade)
-            except MISTAKES:
-                return Judged(at, name, label)
-        size, thumb = result.crop.size, jpeg(result.image, _THUMB)
-        return Judged(at, name, label, result.image_score, result.correspondence.distance, size, thumb, result.mask)
+    def _judge(self, at: int) -> tuple[Score, bytes]:
+        try:
+            result = self.spade.predict_left_out(-1 - at) if at < 0 else self.images.judge(at, self.spade)
+        except MISTAKES:
+            return Score(at), b""
+        return Score.of(at, result), jpeg(result.image, _THUMB)
 
-    def _take(self, judged: Judged) -> None:
+    def _take(self, judged: tuple[Score, bytes]) -> None:
+        score, thumb = judged
         with self._lock:  # not while what is known is counted
-            self._judged[judged.at] = judged
+            self._judged[score.index], self._thumbs[score.index] = score, thumb
 
-    def _known(self, normal: bool) -> list[Judged]:
+    def _known(self, normal: bool) -> list[Score]:
         """What could be judged, of the normal photographs or of the others."""
         judged = list(self._judged.items())  # in the background more may come
-        return [one for at, one in judged if one.thumb and (at < 0) == normal]
+        return [one for at, one in judged if one.score is not None and (at < 0) == normal]
+
+    def _label(self, at: int) -> str | None:
+        return None if at < 0 else self.images.label(at)
 
     @property
     def _evidence(self) -> Evidence:
         key = self.of, len(self._judged)
         if key not in self._collected:
             tested, maps = self._known(normal=False), partial(_make_map, self.of, self.spade.sigma)
-            truth = [judged.label for judged in tested], [judged.mask for judged in tested]
+            truth = [self._label(one.index) for one in tested], [one.mask for one in tested]
             for old in [old for old in self._collected if old[0] == self.of]:
                 del self._collected[old]
             self._collected[key] = collect(self.of, map(maps, self._known(normal=True)), map(maps, tested), *truth)
@@ -228,8 +205,8 @@ class Chooser(Live):
             "waiting": len(self._to_judge()),
         }
         self.photos = [
-            [judged.at, judged.name, judged.label, judged.score if judged.thumb else None]
-            for judged in sorted(self._judged.values(), key=lambda judged: judged.at)
+            [at, f"normal {-1 - at}" if at < 0 else self.images.name(at), self._label(at), score.score]
+            for at, score in sorted(self._judged.items())
         ]
 
     def _rules(self) -> list[list[str]]:
@@ -259,10 +236,10 @@ class Chooser(Live):
     def _best_f1(self) -> float | None:
         """Over test photographs of known label, or the pixels of those with masks; None while those are to come."""
         maps, truth = [], []
-        for judged in self._known(normal=False):
-            known = judged.label if self.of == "image" else judged.mask
+        for one in self._known(normal=False):
+            known = self._label(one.index) if self.of == "image" else one.mask
             if known is not None:
-                maps.append(_make_map(self.of, self.spade.sigma, judged).ravel())
+                maps.append(_make_map(self.of, self.spade.sigma, one).ravel())
                 truth.append(np.array([known != GOOD]) if self.of == "image" else np.ravel(known))
         if not truth or not 0 < np.concatenate(truth).mean() < 1:
             if self._may_know_both():
@@ -275,9 +252,9 @@ class Chooser(Live):
         """Whether good ones and defects of known truth are among the photographs, judged or not."""
         if not self._to_judge():
             return False
-        labels = {self._album.label(at) for at in self._tested} - {None}
+        labels = {self.images.label(at) for at in self._tested} - {None}
         if self.of == "pixel":
-            return any(map(self._album.masked, self._tested))
+            return any(map(self.images.masked, self._tested))
         return GOOD in labels and len(labels) > 1
 
     # ---- meanwhile ---------------------------------------------------------------------------------------------------
@@ -302,22 +279,23 @@ class Chooser(Live):
 
     def _hear_photos(self, content: dict, buffers: Sequence[Any]) -> None:
         wanted = [self._judged[at] for at in content["photos"] if at in self._judged]
-        for judged in wanted:
-            packed = self._pack_photo(judged)
+        for score in wanted:
+            packed = self._pack_photo(score)
             names = [name for name, value in packed.items() if isinstance(value, bytes)]
             plain = {name: value for name, value in packed.items() if name not in names}
             self.send({"kind": "photo", "names": names, **plain}, [packed[name] for name in names])
 
-    def _pack_photo(self, judged: Judged) -> dict[str, Any]:
-        mask = judged.mask
+    def _pack_photo(self, score: Score) -> dict[str, Any]:
+        distance = np.empty((0, 0), np.float32) if score.distance is None else score.distance
         packed = {
-            "at": judged.at,
-            "size": list(judged.size),
-            "grid": list(judged.distance.shape),
+            "at": score.index,
+            "size": list(score.size),
+            "grid": list(distance.shape),
             "sigma": self.spade.sigma,
-            "jpeg": judged.thumb,
-            "distance": judged.distance.astype("<f4").tobytes(),
+            "jpeg": self._thumbs[score.index],
+            "distance": distance.astype("<f4").tobytes(),
         }
+        mask = score.mask
         return packed if mask is None or not mask.any() else packed | {"mask": np.packbits(mask).tobytes()}
 
     def _file_name(self, suffix: str) -> str:
@@ -326,28 +304,23 @@ class Chooser(Live):
     def _make_page(self) -> str:
         names = (*self.MOVABLE, "about", "photos", "evidence", "told")
         known = [*self._known(normal=True), *self._known(normal=False)]
-        nearest = sorted(known, key=lambda judged: abs(judged.score - self.threshold))[:_SAVED]
+        nearest = sorted(known, key=lambda one: abs((one.score or 0) - self.threshold))[:_SAVED]
         state = {name: getattr(self, name) for name in names}
-        state["pictures"] = [self._pack_photo(judged) for judged in nearest]
+        state["pictures"] = [self._pack_photo(score) for score in nearest]
         return make_page("chooser.js", "A threshold", state, {}, {}, {})
 
 
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """What is kept of a photograph; no thumb where it could not be judged. ``at`` is -1 - index for normal ones."""
-
-    at: int
-    name: str
-    label: str | None
-    score: float = 0
-    distance: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
-    size: tuple[int, int] = (0, 0)
-    thumb: bytes = b""
-    mask: np.ndarray | None = None
+def _check_rule(rule: str) -> str:
+    if rule not in ("hand", "f1"):
+        try:
+            check_fpr(float(rule))
+        except ValueError:
+            raise ValueError(
+                f"rule is 'hand', 'f1', or a rate of normals between 0 and 1, like '0.05', but {rule!r} came."
+            ) from None
+    return rule
 
 
-def _make_map(of: str, sigma: float, judged: Judged) -> np.ndarray:
+def _make_map(of: str, sigma: float, score: Score) -> np.ndarray:
     """The map; of whole photos its maximum is all that counts."""
-    if of == "image":
-        return np.array([[judged.score]], np.float32)
-    return make_map(judged.distance, judged.size, sigma)
+    return np.array([[score.score]], np.float32) if of == "image" else score.make_map(sigma)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from math import nan
 from typing import Any
@@ -21,11 +21,11 @@ from spade_kit.figures.results import draw_views
 from spade_kit.figures.style import SCALE, SIGNED
 from spade_kit.result import Result
 from spade_kit.spade import SPADE
-from spade_kit.widgets._shared.base import MISTAKES, Live
-from spade_kit.widgets._shared.checks import check_place
+from spade_kit.widgets._shared.base import MISTAKES, Checked, Index, Live, Probe
+from spade_kit.widgets._shared.caches import Recent, Results, ask
 from spade_kit.widgets._shared.encoding import NeighbourPictures, colour_table, find_highest, pack_cells, pack_photo
-from spade_kit.widgets._shared.export import fit_crops, join_modules, make_page, read_style
-from spade_kit.widgets._shared.images import Album
+from spade_kit.widgets._shared.export import STYLE, fit_crops, load_module, make_page
+from spade_kit.widgets._shared.images import ImageList
 from spade_kit.widgets._shared.scheduler import Background, Step, do_nothing
 
 FEWEST, MOST = 2, 6  # views
@@ -84,14 +84,14 @@ class Comparison(Live):
     MOVABLE = ("index", "views", "scale", "difference", "probe", "pinned")
     MESSAGES = (*Live.MESSAGES, "normals")
 
-    _esm = join_modules("comparison.js")
-    _css = read_style()
+    _esm = load_module("comparison.js")
+    _css = STYLE
 
-    index = traitlets.Any(0).tag(sync=True)
+    index = Index()
     views = traitlets.Any(()).tag(sync=True)
-    scale = traitlets.Any("own").tag(sync=True)
+    scale = Checked("own", lambda _, value: choose("scale", value, ("own", "one")))
     difference = traitlets.Any(None, allow_none=True).tag(sync=True)
-    probe = traitlets.Any((0, 0)).tag(sync=True)
+    probe = Probe()
     pinned = traitlets.Bool(False).tag(sync=True)
 
     about = traitlets.Dict().tag(sync=True)
@@ -106,10 +106,10 @@ class Comparison(Live):
     ) -> None:
         self._given, self._bases = [spade], [copy.copy(spade)]  # as users know them, and as they are now
         wanted = [*spade.backbone.layers, ALL] if views is None else views
-        self._album = Album(self._bases[0], image if isinstance(image, Dataset) else as_list(image))
-        self._results: dict[int, list[Result]] = {}
+        self.images = ImageList(self._bases[0], image if isinstance(image, Dataset) else as_list(image))
+        self._results = Results(self.images, _KEPT * MOST)
         self._views: dict[str, View] = {}  # each is made once: what is known of it is kept by the object
-        self._looked: dict[tuple[int, View], Seen] = {}
+        self._looked: Recent[Seen] = Recent(_KEPT * MOST)
         self._known: dict[View, tuple[float, bool]] = {}  # what is normal under a view, and whether all were asked
         self._kinds: dict[tuple[View, str], float] = {}  # AUPRO over a kind of defect
         self._pictures = NeighbourPictures()
@@ -120,7 +120,7 @@ class Comparison(Live):
         self.about = {
             "colours": colour_table(),
             "signed": (matplotlib.colormaps[SIGNED](np.arange(256))[:, :3] * 255).round().astype(np.uint8).tobytes(),
-            "photos": self._album.listed,
+            "photos": self.images.listed,
             "scale": SCALE,
             "most": MOST,
             "fewest": FEWEST,
@@ -132,7 +132,7 @@ class Comparison(Live):
     # ---- for Python --------------------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        return f"Comparison({self._album.name(self.index)}: {'; '.join(view.name for view in self._shown)})"
+        return f"Comparison({self.images.name(self.index)}: {'; '.join(view.name for view in self._shown)})"
 
     @property
     def maps(self) -> dict[str, np.ndarray]:
@@ -192,10 +192,6 @@ class Comparison(Live):
 
     # ---- what can be set ---------------------------------------------------------------------------------------------
 
-    @traitlets.validate("index")
-    def _check_index(self, proposal: dict) -> int:
-        return self._album.check(proposal["value"])
-
     @traitlets.validate("views")
     def _check_views(self, proposal: dict) -> list[dict[str, Any]]:
         if isinstance(proposal["value"], (str, Mapping)) or not isinstance(proposal["value"], Iterable):
@@ -210,13 +206,11 @@ class Comparison(Live):
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"Each view is shown once, but {twice!r} came twice. Give one another name=.")
         if len(bases) > len(self._bases):
-            self._judge_anew(self.index, bases)  # crops that differ are said before anything is changed
+            self._judge_by(
+                bases, lambda base: self._results.find(self.index, ask(base))
+            )  # crops that differ are said before anything is changed
         self._given, self._bases = given, bases
         return [spec | {"name": name} for spec, name in zip(specs, names)]
-
-    @traitlets.validate("scale")
-    def _check_scale(self, proposal: dict) -> str:
-        return choose("scale", proposal["value"], ("own", "one"))
 
     @traitlets.validate("difference")
     def _check_difference(self, proposal: dict) -> list[int] | None:
@@ -228,10 +222,6 @@ class Comparison(Live):
         if first == second:
             raise ValueError("A difference is of two views, but the same one came twice.")
         return [first, second]
-
-    @traitlets.validate("probe")
-    def _check_probe(self, proposal: dict) -> tuple[int, int]:
-        return check_place(proposal["value"], self.photo.get("size"))
 
     def _amend(self, changed: set[str], by_page: bool) -> None:
         if "probe" in changed and not by_page:
@@ -252,29 +242,19 @@ class Comparison(Live):
             self._views[key] = make_view(spec, self._bases)
         return self._views[key]
 
-    def _judge(self, index: int) -> list[Result]:
+    def _judge(self, index: int, bases: Sequence[SPADE] | None = None) -> list[Result]:
         """A photograph as each of the fitted ones sees it."""
-        if len(self._results.get(index, [])) < len(self._bases):
-            self._results[index] = self._judge_anew(index, self._bases)
-            for oldest in list(self._results)[:-_KEPT]:
-                del self._results[oldest]
-        return self._results[index]
+        return self._judge_by(bases or self._bases, lambda base: self._results.find(index, ask(base)))
 
-    def _judge_anew(self, index: int, bases: Sequence[SPADE]) -> list[Result]:
-        """All on the same crop."""
-        first, *others = bases
-        results = [self._album.judge(index, first)]
-        results += [base.judge(self._album.photo(index)[0]) for base in others]
-        for base, result in zip(others, results[1:]):
-            check_crops(first, results[0], base, result)
+    def _judge_by(self, bases: Sequence[SPADE], judge: Callable[[SPADE], Result]) -> list[Result]:
+        """By each of the fitted ones, all on the same crop."""
+        results = [judge(base) for base in bases]
+        for base, result in zip(bases[1:], results[1:]):
+            check_crops(bases[0], results[0], base, result)
         return results
 
     def _look_at(self, index: int, view: View) -> Seen:
-        if (index, view) not in self._looked:
-            self._looked[index, view] = look(self._judge(index), view)
-            for oldest in list(self._looked)[: -_KEPT * MOST]:
-                del self._looked[oldest]
-        return self._looked[index, view]
+        return self._looked.find((index, view), lambda: look(self._judge(index), view))
 
     def _look(self) -> None:
         """Where another photograph or other views are looked at; the rest the page does by itself."""
@@ -337,7 +317,7 @@ class Comparison(Live):
     def _tell(self, _: None) -> None:
         """What is known of the views by now."""
         with self._quietly(), self.hold_sync():
-            kind, shown = self._album.label(self.index), self._shown
+            kind, shown = self.images.label(self.index), self._shown
             known = [self._known[view] for view in shown]
             self.levels = [{"level": level or 1.0, "stale": not complete} for level, complete in known]
             over = [self._kinds.get((view, kind or "")) for view in shown]
@@ -350,11 +330,11 @@ class Comparison(Live):
 
     def _of_kind(self, kind: str | None) -> list[int]:
         """Photographs of a kind of defect whose masks are known, evenly spaced where there are many."""
-        photos = [at for at in range(len(self._album)) if self._album.label(at) == kind and self._album.masked(at)]
+        photos = [at for at in range(len(self.images)) if self.images.label(at) == kind and self.images.masked(at)]
         return photos[:: -(-len(photos) // _KIND) or 1] if kind is not None else []
 
     def _meanwhile(self) -> Iterator[Step]:
-        kind = self._album.label(self.index)
+        kind = self.images.label(self.index)
         for view in self._shown:
             if not self._known[view][1] and len(view.spade) > 1:
                 yield from self._judge_normals(view)
@@ -382,7 +362,7 @@ class Comparison(Live):
 
     def _judge_for_ranking(self, index: int, views: Sequence[View]) -> tuple[np.ndarray | None, list[np.ndarray]]:
         try:
-            results = self._judge_anew(index, self._bases)
+            results = self._judge_by(self._bases, partial(self.images.judge, index))
         except MISTAKES:
             return None, []
         return results[0].mask, [look(results, view).anomaly_map for view in views]
@@ -395,7 +375,7 @@ class Comparison(Live):
         return spade.gallery.normals[spade.gallery.check_index(image)].jpeg
 
     def _file_name(self, suffix: str) -> str:
-        return f"{self._album.name(self.index).replace('/', '-')}-compared.{suffix}"
+        return f"{self.images.name(self.index).replace('/', '-')}-compared.{suffix}"
 
     def _make_page(self) -> str:
         state = {
@@ -403,7 +383,7 @@ class Comparison(Live):
             for name in (*self.MOVABLE, "about", "photo", "neighbours", "seen", "levels", "ranking")
         }
         normals = fit_crops(((number, self._crop(number)) for number in self._most_used()), _PAGE_BYTES)
-        return make_page("comparison.js", f"{self._album.name(self.index)}, compared", state, {}, {}, normals)
+        return make_page("comparison.js", f"{self.images.name(self.index)}, compared", state, {}, {}, normals)
 
     def _most_used(self) -> list[int]:
         """Normal images, those first that explain most."""

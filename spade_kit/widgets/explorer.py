@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,18 @@ import pandas
 import traitlets
 from matplotlib.figure import Figure
 
-from spade_kit._arguments import warn
+from spade_kit._arguments import check_count, check_number, choose, warn
 from spade_kit.datasets.samples import Dataset, Photo
 from spade_kit.figures.results import draw_explanation
 from spade_kit.figures.style import SCALE
 from spade_kit.gallery.calibration import NormalScores
 from spade_kit.gallery.gallery import Normal
-from spade_kit.options import Options as Options_
+from spade_kit.options import COMBINE, Options, check_sigma
 from spade_kit.result import Result
+from spade_kit.scores import check_fpr
 from spade_kit.spade import SPADE
-from spade_kit.widgets._shared.base import MISTAKES, Live
-from spade_kit.widgets._shared.checks import CHECKS
+from spade_kit.widgets._shared.base import MISTAKES, Checked, Index, Live, Probe, check_distance
+from spade_kit.widgets._shared.caches import Ask, Results, Score, Scores
 from spade_kit.widgets._shared.edits import Corrections
 from spade_kit.widgets._shared.encoding import (
     LOOKS_BACK,
@@ -38,12 +39,10 @@ from spade_kit.widgets._shared.encoding import (
     pack_photo,
     rank_by_use,
 )
-from spade_kit.widgets._shared.export import fit_crops, join_modules, make_page, read_style
-from spade_kit.widgets._shared.images import Album, find_name, read_upload
+from spade_kit.widgets._shared.export import STYLE, fit_crops, load_module, make_page
+from spade_kit.widgets._shared.images import ImageList, find_name, read_upload
 from spade_kit.widgets._shared.preview import draw_preview
 from spade_kit.widgets._shared.scheduler import Background, Step, do_nothing, tell_nobody
-from spade_kit.widgets._shared.scored import Score, Scored
-from spade_kit.widgets._shared.sight import Options, Sight
 
 _REACH = 50  # the page follows K by itself up to here, at least
 _BATCH = 8  # photos, before the page is told
@@ -99,23 +98,23 @@ class Explorer(Live):
     MOVABLE = _MOVABLE
     MESSAGES = (*Live.MESSAGES, "normals", "upload", "add", "remove", "undo")
 
-    _esm = join_modules("explorer.js")
-    _css = read_style()
+    _esm = load_module("explorer.js")
+    _css = STYLE
 
-    index = traitlets.Any(0).tag(sync=True)
-    k = traitlets.Any(1).tag(sync=True)
-    kappa = traitlets.Any(1).tag(sync=True)
-    radius = traitlets.Any(None, allow_none=True).tag(sync=True)
-    weights = traitlets.Any(None, allow_none=True).tag(sync=True)
-    combine = traitlets.Any("concat").tag(sync=True)
-    sigma = traitlets.Any(4.0).tag(sync=True)
-    threshold = traitlets.Any(0.0).tag(sync=True)
-    threshold_rule = traitlets.Any("pixel 0.01").tag(sync=True)
-    probe = traitlets.Any((0, 0)).tag(sync=True)
+    index = Index()
+    k = Checked(1, lambda self, value: min(check_count("k", value), self._most))
+    kappa = Checked(1, lambda _, value: check_count("kappa", value))
+    radius = Checked(None, lambda _, value: None if value is None else check_count("radius", value, least=0))
+    weights = Checked(None, lambda self, value: self._check_weights(value))
+    combine = Checked("concat", lambda _, value: choose("combine", value, COMBINE))
+    sigma = Checked(4.0, lambda _, value: check_sigma(value))
+    threshold = Checked(0.0, lambda _, value: check_distance("threshold", value))
+    threshold_rule = Checked("pixel 0.01", lambda self, value: self._check_rule(value))
+    probe = Probe()
     pinned = traitlets.Bool(False).tag(sync=True)
-    without = traitlets.Any(()).tag(sync=True)
-    only = traitlets.Any(None, allow_none=True).tag(sync=True)
-    opacity = traitlets.Any(0.35).tag(sync=True)
+    without = Checked((), lambda self, images: tuple(sorted({self.spade.gallery.check_index(at) for at in images})))
+    only = Checked(None, lambda self, value: None if value is None else self.spade.gallery.check_index(value))
+    opacity = Checked(0.35, lambda _, value: check_number("opacity", value, "a number from 0 to 1", least=0, most=1))
     alone = traitlets.Bool(False).tag(sync=True)
 
     # what Python tells the page
@@ -133,11 +132,11 @@ class Explorer(Live):
     def __init__(self, spade: SPADE, photos: Dataset | Iterable[Photo] | None = None) -> None:
         self._named = find_name(spade)
         self._corrections = Corrections(spade)
-        self._album: Album = Album(self.spade, photos)
-        self._sight = Sight(self._album)
+        self.images = ImageList(self.spade, photos)
+        self._results = Results(self.images)
         self._pictures = NeighbourPictures()
         self._thumbs: dict[int, bytes] = {}
-        self._scored = Scored(self._album)
+        self._scores = Scores(self.images)
         self._known: Known | None = None  # of normal photos
         self._rule_before: str | None = None  # until one normal photo was left, of which no threshold comes
         self._seen: tuple = (None, None)  # what the page was last told of: photo, options
@@ -147,7 +146,7 @@ class Explorer(Live):
         self._upload: list[bytes] = []
         self._background = Background(self._meanwhile)
         super().__init__(
-            k=min(int(spade.k), self._most),
+            k=min(spade.k, self._most),
             **{name: getattr(spade, name) for name in ("kappa", "radius", "weights", "combine", "sigma")},
         )
         self._say_photos()
@@ -155,7 +154,7 @@ class Explorer(Live):
             "layers": list(spade.backbone.layers),
             "colours": colour_table(),
             "backbone": f"{spade.backbone.name}, weights: {spade.backbone.weights}",
-            "masks": self._album.has_masks,
+            "masks": self.images.has_masks,
             "scale": SCALE,
             "start": {name: getattr(self, name) for name in ("k", *_OPTIONS, "sigma", "threshold_rule", "opacity")},
         }
@@ -166,9 +165,9 @@ class Explorer(Live):
     def _find_first(self) -> int:
         """The first photograph that can be judged; those before it are named."""
         skipped: list[Exception] = []
-        for index in range(len(self._album)):
+        for index in range(len(self.images)):
             try:
-                self._sight.find(index, self._options(self._reach))
+                self._results.find(index, self._ask(self._reach))
             except MISTAKES as problem:
                 skipped.append(problem)
             else:
@@ -180,8 +179,8 @@ class Explorer(Live):
     # ---- for Python --------------------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        options = self._sight.judge(self._options(self.k), sigma=self.sigma).describe_options()
-        return f"Explorer({self._album.name(self.index)}; {options}; probe {self.probe})"
+        options = self._asked_of_all.options.describe()
+        return f"Explorer({self.images.name(self.index)}; {options}; probe {self.probe})"
 
     def _preview(self) -> bytes:
         return draw_preview(self.result, self.probe, self._verdict, self._scale)
@@ -199,9 +198,9 @@ class Explorer(Live):
     @property
     def result(self) -> Result:
         """What is seen, as a Result."""
-        wanted = (self.index, self._options(self.k), self.sigma)
+        wanted = (self.index, self._ask(self.k), self.sigma)
         if self._now[0] != wanted:
-            self._now = wanted, self._narrow(self._sight.find(self.index, self._options(self._reach)))
+            self._now = wanted, self._narrow(self._results.find(self.index, self._ask(self._reach)))
         return self._now[1]
 
     @property
@@ -228,11 +227,11 @@ class Explorer(Live):
 
     def show(self, photo: Photo) -> None:
         """Look at a photograph of one's own, which joins the others at the end."""
-        index = self._album.add(photo)
+        index = self.images.add(photo)
         try:
-            self._sight.find(index, self._options(self._reach))
+            self._results.find(index, self._ask(self._reach))
         except MISTAKES:
-            self._album.drop_last()
+            self.images.drop_last()
             raise
         self._say_photos()
         self.index = index
@@ -244,9 +243,9 @@ class Explorer(Live):
         normal photographs is stale until it is computed again.
         """
         if self._normal_at(self.index) is not None:
-            raise ValueError(f"{self._album.name(self.index)} is one of the normal photos already.")
-        photo, expression = self._album.photo(self.index)
-        self._corrections.add(photo, self._album.name(self.index), expression)
+            raise ValueError(f"{self.images.name(self.index)} is one of the normal photos already.")
+        photo, expression = self.images.photo(self.index)
+        self._corrections.add(photo, self.images.name(self.index), expression)
         self._say_corrected()
 
     def remove(self, image: int | None = None) -> None:
@@ -255,7 +254,7 @@ class Explorer(Live):
         If left out, it is the present photograph, which then has to be one of them.
         """
         if image is None and (image := self._normal_at(self.index)) is None:
-            raise ValueError(f"{self._album.name(self.index)} is none of the normal photos. Name one, from 0.")
+            raise ValueError(f"{self.images.name(self.index)} is none of the normal photos. Name one, from 0.")
         self._corrections.remove(image)
         self._say_corrected()
 
@@ -266,20 +265,20 @@ class Explorer(Live):
 
     def _normal_at(self, index: int) -> int | None:
         """Which training image a photograph is, if it is one; it is then judged against the others."""
-        among = self._sight.find(index, self._options(self._reach).of_all).among
+        among = self._results.find(index, self._ask(self._reach).of_all).among
         gone = np.setdiff1d(np.arange(len(self.spade)), among)
         return int(gone[0]) if len(gone) else None
 
     def _say_corrected(self) -> None:
         """Another gallery: all that was compared with the old one is judged again, now or in the background."""
         with self._quietly():
-            asked, before = int(self.spade.k), self.gallery["normals"]
+            asked, before = self.spade.k, self.gallery["normals"]
             self.without, self.only = (), None
             if self.k == min(asked, before):
                 self.k = asked  # as a refit would have it
             elif self.k == before:
                 self.k = self._most  # at the end of its slider it stays there
-            self._sight.forget_all_but(self.index)
+            self._results.forget_all_but(self.index)
             self._seen = (None, None)
             with self.hold_sync():
                 self._say_gallery()
@@ -288,8 +287,8 @@ class Explorer(Live):
                 elif self._rule_before is not None:
                     self.threshold_rule, self._rule_before = self._rule_before, None
                 self._look()
-                self._scored.start(*self._all_options)
-                self.scores = self._scored.pack()
+                self._scores.start(self._asked_of_all)
+                self.scores = self._scores.pack()
 
     def _say_gallery(self) -> None:
         told, can_undo = self._corrections.tell(), self._corrections.can_undo
@@ -301,10 +300,10 @@ class Explorer(Live):
         names = ("k", "kappa", "radius", "weights", "combine", "sigma")
         options = ", ".join(f"{name}={getattr(self, name)!r}" for name in names if getattr(self, name) != start[name])
         lines = ["import spade_kit", "" if self._named else "# spade as in spade_kit.explore(spade, ...)"]
-        lines += [self._album.origin(self.index, self._normal_at(self.index))]
+        lines += [self.images.origin(self.index, self._normal_at(self.index))]
         name, corrections = self._corrections.code(self._named or "spade")
         judge = name + (f".with_options({options})" if options else "")
-        lines += [*corrections, f"result = {self._album.describe(self.index, judge, self._normal_at(self.index))}"]
+        lines += [*corrections, f"result = {self.images.describe(self.index, judge, self._normal_at(self.index))}"]
         if self.only is not None:
             lines += [f"result = result.with_normals([{self.only}])"]
         elif self.without:
@@ -330,9 +329,24 @@ class Explorer(Live):
 
     # ---- what can be set ---------------------------------------------------------------------------------------------
 
-    @traitlets.validate(*CHECKS)
-    def _check(self, proposal: dict) -> Any:
-        return CHECKS[proposal["trait"].name](self, proposal["value"])
+    def _check_weights(self, value: Any) -> Any:
+        self.spade.with_options(weights=value)  # says what is wrong
+        return dict(value) if isinstance(value, Mapping) else value
+
+    def _check_rule(self, value: str) -> str:
+        of, _, rate = str(value).partition(" ")
+        choose("A threshold rule", of, ("hand", "pixel", "image", "f1"))
+        if of == "f1" and not self.about["masks"]:
+            raise ValueError(
+                "The rule 'f1' needs photographs with masks, but these have none. Take one like 'pixel 0.01'."
+            )
+        if of in ("pixel", "image"):
+            try:
+                check_fpr(float(rate))
+            except ValueError:
+                needed = "A threshold rule names a false-alarm rate between 0 and 1, like 'pixel 0.01'"
+                raise ValueError(f"{needed}, but {value!r} came.") from None
+        return value
 
     def _amend(self, changed: set[str], by_page: bool) -> None:
         if "index" in changed:
@@ -349,9 +363,9 @@ class Explorer(Live):
         if self.threshold_rule == "f1" and not self._quiet:
             self.finish()
 
-    def _options(self, k: int) -> Options:
-        weights: Any = Options_(weights=self.weights).weights
-        return Options(self.spade, k, self.kappa, self.radius, weights, self.combine, self.without, self.only)
+    def _ask(self, k: int) -> Ask:
+        changes = {name: getattr(self, name) for name in ("kappa", "radius", "weights", "combine")}
+        return Ask(self.spade, self.spade.options.but(k=k, **changes), self.without, self.only)
 
     @property
     def _reach(self) -> int:
@@ -361,10 +375,10 @@ class Explorer(Live):
 
     def _look(self) -> None:
         """Tell the page all that follows from what is set."""
-        options = self._options(self._reach)
+        options = self._ask(self._reach)
         with self._quietly(), self.hold_sync():
             if self._seen != (self.index, options):
-                full = self._sight.find(self.index, options)
+                full = self._results.find(self.index, options)
                 if self._seen[0] != self.index:
                     self.photo = self._pack_photo(self.index, full)
                     row, col = self.probe if self.pinned else find_highest(self.result.anomaly_map)
@@ -379,7 +393,7 @@ class Explorer(Live):
                 self.layers_alone = self._pack_alone(self.index, self.result)
             self._look_at_normals()
             self._conclude()
-        to_do = (self.index, self._all_options, self.threshold_rule, len(self._album))
+        to_do = (self.index, self._asked_of_all, self.threshold_rule, len(self.images))
         if self._to_do != to_do:
             self._to_do = to_do
             self._background.restart()
@@ -414,13 +428,13 @@ class Explorer(Live):
 
     def _factors(self, result: Result) -> np.ndarray:
         """What each layer's squared distance counts."""
-        return self.spade.gallery.factors(Options_(weights=self.weights), result.among)
+        return self.spade.gallery.factors(Options(weights=self.weights), result.among)
 
     def _find_struck(self, index: int, full: Result) -> list[list]:
         """The neighbours that were left out, with their distances: the page shows them where they were."""
         if not self.without or self.only is not None:
             return []
-        near = self._sight.find(index, self._options(self._reach).of_all).neighbours
+        near = self._results.find(index, self._ask(self._reach).of_all).neighbours
         pairs = zip(near.index.tolist(), near.distance.tolist())
         return [[image, distance] for image, distance in pairs if image in self.without]
 
@@ -433,24 +447,21 @@ class Explorer(Live):
         """See to it that something is known of normal photos: a first idea at once, the rest in the background."""
         if len(self.spade) == 1:
             return
-        wanted = self._all_options
-        options, sigma = wanted
-        if self._known is not None and self._known.options == wanted:
+        wanted = self._asked_of_all
+        if self._known is not None and self._known.asked == wanted:
             return
-        judge = self._sight.judge(options, sigma=sigma)
-        images = self.spade.calibration.sample
-        if judge.calibration.knows(judge.options, images) or self.spade.calibration.few == images:
-            self._say_normals(Known(wanted, judge.calibration.scores(judge.options, images), complete=True))
-        elif self._known is None or replace(self._known.options[0], k=self.k, spade=self.spade) != options:
-            few = judge.calibration.scores(judge.options, judge.calibration.few)
-            self._say_normals(Known(wanted, few, complete=False))
+        calibration, options = self.spade.calibration, wanted.options
+        if calibration.knows(options, calibration.sample) or calibration.few == calibration.sample:
+            self._say_normals(Known(wanted, calibration.scores(options, calibration.sample), complete=True))
+        elif self._known is None or _rough(self._known.asked) != _rough(wanted):
+            self._say_normals(Known(wanted, calibration.scores(options, calibration.few), complete=False))
         else:  # another K, sigma or photo hardly moves the scale: what is known will do until the rest is there
             self.normals = self.normals | {"stale": True}
 
     @property
-    def _all_options(self) -> tuple[Options, float]:
+    def _asked_of_all(self) -> Ask:
         """All that maps depend on, for all normal photos."""
-        return self._options(self.k).of_all, self.sigma
+        return self._ask(self.k).of_all.but(sigma=self.sigma)
 
     def _say_normals(self, known: Known) -> None:
         self._known = known
@@ -469,8 +480,8 @@ class Explorer(Live):
         elif of in ("pixel", "image"):  # one normal photo: nobody knows what is normal
             self._rule_before = self.threshold_rule
             self.threshold_rule, self.threshold = "hand", self.result.image_score / 2
-        elif of == "f1" and self._scored.complete(self._all_options):
-            self.threshold = self._scored.best_f1_threshold()
+        elif of == "f1" and self._scores.complete(self._asked_of_all):
+            self.threshold = self._scores.best_f1_threshold()
 
     # ---- meanwhile ---------------------------------------------------------------------------------------------------
 
@@ -482,69 +493,67 @@ class Explorer(Live):
         yield from self._score_all_photos()
 
     def _draw_thumbs(self) -> Iterator[Step]:
-        missing = [index for index in range(len(self._album)) if index not in self._thumbs]
+        missing = [index for index in range(len(self.images)) if index not in self._thumbs]
         for start in range(0, len(missing), _BATCH):
             batch = missing[start : start + _BATCH]
-            yield partial(self._album.thumbs, batch), self._say_thumbs
+            yield partial(self.images.thumbs, batch), self._say_thumbs
 
     def _say_thumbs(self, thumbs: dict[int, bytes]) -> None:
         self._thumbs |= thumbs
         self.send({"kind": "thumbs", "indexes": list(thumbs)}, list(thumbs.values()))
 
     def _look_ahead(self) -> Iterator[Step]:
-        options = self._options(self._reach)
+        options = self._ask(self._reach)
         for index in (self.index + 1, self.index - 1):
-            if 0 <= index < len(self._album):
+            if 0 <= index < len(self.images):
                 yield partial(self._prepare, index, options), tell_nobody
 
-    def _prepare(self, index: int, options: Options) -> None:
+    def _prepare(self, index: int, asked: Ask) -> None:
         try:
-            result = self._sight.find(index, options)
+            result = self._results.find(index, asked)
         except MISTAKES:
             return  # said when it is picked
         self._pictures.of(_normals_of(result))
         find_steps(result)
 
     def _judge_all_normals(self) -> Iterator[Step]:
-        wanted, images = self._all_options, self.spade.calibration.sample
-        if len(self.spade) == 1 or (self._known and self._known.complete and self._known.options == wanted):
+        wanted, calibration = self._asked_of_all, self.spade.calibration
+        if len(self.spade) == 1 or (self._known and self._known.complete and self._known.asked == wanted):
             return
-        judge = self._sight.judge(wanted[0], sigma=self.sigma)
-        for image in images:
-            if not judge.calibration.knows(judge.options, [image]):
-                yield partial(list, judge.calibration.maps(judge.options, [image])), tell_nobody
-        scores = partial(judge.calibration.scores, judge.options, images)
+        for image in calibration.sample:
+            if not calibration.knows(wanted.options, [image]):
+                yield partial(list, calibration.maps(wanted.options, [image])), tell_nobody
+        scores = partial(calibration.scores, wanted.options, calibration.sample)
         yield scores, lambda normals: self._tell_normals(wanted, normals)
 
-    def _tell_normals(self, options: tuple[Options, float], normals: NormalScores) -> None:
+    def _tell_normals(self, asked: Ask, normals: NormalScores) -> None:
         with self._quietly(), self.hold_sync():
-            self._say_normals(Known(options, normals, complete=True))
+            self._say_normals(Known(asked, normals, complete=True))
             self._conclude()
 
     def _score_all_photos(self) -> Iterator[Step]:
-        options, sigma = self._all_options
-        self._scored.start(options, sigma)
-        judge = self._sight.judge(options, sigma=sigma)
-        missing = self._scored.missing()
+        asked = self._asked_of_all
+        self._scores.start(asked)
+        judge, missing = asked.judge, self._scores.missing()
         for index in missing:
-            yield partial(self._scored.score, index, judge), self._take_score
+            yield partial(self._scores.score, index, judge), self._take_score
         if missing:
             yield do_nothing, self._say_scores
 
     def _take_score(self, score: Score) -> None:
-        self._scored.take(score)
+        self._scores.take(score)
         if score.index % _BATCH == 0:
-            self.scores = self._scored.pack()
+            self.scores = self._scores.pack()
 
     def _say_scores(self, _: None) -> None:
         with self._quietly(), self.hold_sync():
-            self.scores = self._scored.pack()
+            self.scores = self._scores.pack()
             self._conclude()
 
     # ---- the page speaks ---------------------------------------------------------------------------------------------
 
     def _say_photos(self) -> None:
-        self.photos = self._album.listed
+        self.photos = self.images.listed
 
     def _greet(self) -> None:
         if self._thumbs:
@@ -578,18 +587,18 @@ class Explorer(Live):
         self.problem = " ".join(str(warning.message) for warning in said)
 
     def _file_name(self, suffix: str) -> str:
-        return f"{self._album.name(self.index).replace('/', '-')}.{suffix}"
+        return f"{self.images.name(self.index).replace('/', '-')}.{suffix}"
 
     # ---- a page that stands alone ------------------------------------------------------------------------------------
 
     def _make_page(self, photos: Iterable[int] | None = None) -> str:
-        indexes = [self.index] if photos is None else [self._album.check(index) for index in photos]
+        indexes = [self.index] if photos is None else [self.images.check(index) for index in photos]
         state = {name: getattr(self, name) for name in (*_MOVABLE, *_TOLD)}
-        thumbs = self._album.thumbs(indexes)
+        thumbs = self.images.thumbs(indexes)
         saved: dict[int, dict[str, Any]] = {}
         normals: dict[int, bytes] = {}
         for index in indexes:
-            full = self._sight.find(index, self._options(self._reach))
+            full = self._results.find(index, self._ask(self._reach))
             result = self._narrow(full)
             saved[index] = {
                 "photo": self._pack_photo(index, full),
@@ -602,19 +611,24 @@ class Explorer(Live):
             crops = ((image, self._crop(image)) for image in rank_by_use(full) if image not in normals)
             normals |= fit_crops(crops, room)
         state["index"] = indexes[0] if self.index not in indexes else self.index
-        return make_page("explorer.js", self._album.name(state["index"]), state, saved, thumbs, normals)
+        return make_page("explorer.js", self.images.name(state["index"]), state, saved, thumbs, normals)
 
 
 @dataclass(frozen=True, eq=False)
 class Known:
     """What is known of normal photos, under which options, and whether all were asked."""
 
-    options: tuple[Options, float]
+    asked: Ask
     normals: NormalScores
     complete: bool
 
 
 # ---- small things ----------------------------------------------------------------------------------------------------
+
+
+def _rough(asked: Ask) -> tuple:
+    """All but K, sigma and the gallery."""
+    return asked.options.but(k=None, sigma=0), asked.without, asked.only
 
 
 def _normals_of(result: Result) -> list[Normal]:

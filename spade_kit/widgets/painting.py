@@ -26,8 +26,7 @@ from spade_kit.figures.style import SCALE
 from spade_kit.gallery.calibration import NormalScores
 from spade_kit.result import Result
 from spade_kit.spade import SPADE
-from spade_kit.widgets._shared.base import Live
-from spade_kit.widgets._shared.checks import check_place
+from spade_kit.widgets._shared.base import Index, Live, Probe
 from spade_kit.widgets._shared.encoding import (
     NeighbourPictures,
     colour_table,
@@ -36,8 +35,8 @@ from spade_kit.widgets._shared.encoding import (
     pack_cells,
     rank_by_use,
 )
-from spade_kit.widgets._shared.export import fit_crops, join_modules, make_page, read_style
-from spade_kit.widgets._shared.images import Album
+from spade_kit.widgets._shared.export import STYLE, fit_crops, load_module, make_page
+from spade_kit.widgets._shared.images import ImageList
 from spade_kit.widgets._shared.scheduler import Background, Step, tell_nobody
 
 # what each tool starts with: diameter as a part of the crop's short side, strength, and a colour where it has one
@@ -87,11 +86,11 @@ class Painting(Live):
     MOVABLE = ("index", "probe")
     MESSAGES = (*Live.MESSAGES, "stroke", "undo", "redo", "clear", "keep", "pair", "normals")
 
-    _esm = join_modules("painting.js")
-    _css = read_style()
+    _esm = load_module("painting.js")
+    _css = STYLE
 
-    index = traitlets.Any(0).tag(sync=True)
-    probe = traitlets.Any((0, 0)).tag(sync=True)
+    index = Index()
+    probe = Probe()
 
     about = traitlets.Dict().tag(sync=True)
     photos: traitlets.List = traitlets.List().tag(sync=True)
@@ -111,7 +110,7 @@ class Painting(Live):
             )
         normals = [normal.sample for normal in spade.gallery.normals if normal.sample]
         self.dataset = image if isinstance(image, Dataset) else Dataset("painted", normals, [])
-        self._album = Album(self.spade, photos)
+        self.images = ImageList(self.spade, photos)
         self._strokes: dict[int, list[Stroke]] = {}
         self._undone: dict[int, list[Stroke]] = {}
         self._answers = count()  # a page is answered also where nothing has changed
@@ -129,7 +128,7 @@ class Painting(Live):
             "tools": [[tool, *_STARTS[tool]] for tool in TOOLS],
             "folder": self.folder.name,
         }
-        self.photos = self._album.listed
+        self.photos = self.images.listed
         self._open()
         self._background.restart()
 
@@ -138,7 +137,7 @@ class Painting(Live):
     def __repr__(self) -> str:
         scores = f"score {self.result.image_score:.2f}, before {self._before.image_score:.2f}"
         strokes = f"{len(self.strokes)} {'stroke' if len(self.strokes) == 1 else 'strokes'}"
-        return f"Painting({self._album.name(self.index)}, {strokes}: {scores})"
+        return f"Painting({self.images.name(self.index)}, {strokes}: {scores})"
 
     @property
     def strokes(self) -> tuple[Stroke, ...]:
@@ -258,18 +257,10 @@ class Painting(Live):
 
     # ---- what is painted ---------------------------------------------------------------------------------------------
 
-    @traitlets.validate("index")
-    def _check_index(self, proposal: dict) -> int:
-        return self._album.check(proposal["value"])
-
-    @traitlets.validate("probe")
-    def _check_probe(self, proposal: dict) -> tuple[int, int]:
-        return check_place(proposal["value"], self.photo.get("size"))
-
     def _read(self) -> tuple[int, np.ndarray, Result]:
         if self._plain is None or self._plain[0] != self.index:
-            photo = self._album.photo(self.index)[0]
-            self._plain = self.index, as_array(photo), self._album.judge(self.index, self.spade)
+            photo = self.images.photo(self.index)[0]
+            self._plain = self.index, as_array(photo), self.images.judge(self.index, self.spade)
         return self._plain
 
     @property
@@ -409,13 +400,13 @@ class Painting(Live):
         return self.spade.gallery.normals[self.spade.gallery.check_index(number)].jpeg
 
     def _file_name(self, suffix: str) -> str:
-        return f"{self._album.name(self.index).replace('/', '-')}-painted.{suffix}"
+        return f"{self.images.name(self.index).replace('/', '-')}-painted.{suffix}"
 
     def _make_page(self) -> str:
         names = (*self.MOVABLE, "about", "photos", "photo", "neighbours", "normals", "kept")
         normals = fit_crops(((image, self._crop(image)) for image in rank_by_use(self.result)), _PAGE_BYTES)
         state = {name: getattr(self, name) for name in names}
-        return make_page("painting.js", f"{self._album.name(self.index)}, painted", state, {}, {}, normals)
+        return make_page("painting.js", f"{self.images.name(self.index)}, painted", state, {}, {}, normals)
 
 
 def _read_places(points: Iterable) -> np.ndarray:

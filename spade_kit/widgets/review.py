@@ -15,11 +15,12 @@ from spade_kit.figures.results import draw_explanation
 from spade_kit.figures.style import SCALE
 from spade_kit.result import Result
 from spade_kit.spade import SPADE
-from spade_kit.widgets._shared.base import Live
+from spade_kit.widgets._shared.base import Checked, Live
+from spade_kit.widgets._shared.caches import Results, Score, Scores, ask
 from spade_kit.widgets._shared.edits import Corrections
 from spade_kit.widgets._shared.encoding import NeighbourPictures, colour_table, find_highest, jpeg, pack_cells
-from spade_kit.widgets._shared.export import fit_crops, join_modules, make_page, read_style
-from spade_kit.widgets._shared.images import Album, find_name
+from spade_kit.widgets._shared.export import STYLE, fit_crops, load_module, make_page
+from spade_kit.widgets._shared.images import ImageList, find_name
 from spade_kit.widgets._shared.scheduler import Background, Step, do_nothing
 
 _BATCH = 24  # thumbnails in a message
@@ -51,10 +52,10 @@ class Review(Live):
     MOVABLE = ("index",)
     MESSAGES = (*Live.MESSAGES, "keep", "drop", "undo", "normals")
 
-    _esm = join_modules("review.js")
-    _css = read_style()
+    _esm = load_module("review.js")
+    _css = STYLE
 
-    index = traitlets.Any(0).tag(sync=True)
+    index = Checked(0, lambda self, value: self._check_number(value))
 
     about = traitlets.Dict().tag(sync=True)
     photo: traitlets.Dict = traitlets.Dict().tag(sync=True)
@@ -66,12 +67,14 @@ class Review(Live):
         self._named = find_name(spade) or "spade"
         self._corrections = Corrections(spade)
         self._given = self.spade
-        self._album = Album(self.spade, None)
+        self.images = ImageList(self.spade, None)
         self._decisions: list[tuple[int, bool]] = []  # which, and whether it was dropped
         ranked = self.spade.suspects()  # says what is needed where there is only one
-        self._scores = {int(index): float(score) for index, score in ranked["score"].items()}
-        self._fresh = set(self._scores)  # whose score is of the gallery as it is now
-        self._results: dict[int, Result] = {}
+        self._scores = Scores(self.images)
+        self._scores.start(ask(self.spade))
+        for index, score in ranked["score"].items():
+            self._scores.take(Score(int(index), float(score)))
+        self._results = Results(self.images, room=1)
         self._pictures = NeighbourPictures()
         self._answers = count()  # a page is answered also where nothing has changed
         self._background = Background(self._meanwhile)
@@ -79,7 +82,7 @@ class Review(Live):
         self.about = {
             "colours": colour_table(),
             "scale": SCALE,
-            "names": [self._album.name(index) for index in range(len(spade))],
+            "names": [self.images.name(index) for index in range(len(spade))],
             "options": self.spade.describe_options(),
         }
         self._open()
@@ -88,7 +91,7 @@ class Review(Live):
     # ---- for Python --------------------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        return f"Review(of {len(self._scores)} normal photos {len(self.kept)} kept, {len(self.dropped)} dropped)"
+        return f"Review(of {len(self.images)} normal photos {len(self.kept)} kept, {len(self.dropped)} dropped)"
 
     @property
     def spade(self) -> SPADE:
@@ -108,9 +111,7 @@ class Review(Live):
     @property
     def result(self) -> Result:
         """What is seen of the photograph, judged against those that are left."""
-        if self.index not in self._results:
-            self._results = {self.index: self._album.judge(self.index, self.spade)}
-        return self._results[self.index]
+        return self._results.find(self.index, ask(self.spade))
 
     def keep(self) -> None:
         """The photograph is normal: go on to the next suspect."""
@@ -141,12 +142,8 @@ class Review(Live):
 
     # ---- what is decided ---------------------------------------------------------------------------------------------
 
-    @traitlets.validate("index")
-    def _check_index(self, proposal: dict) -> int:
-        return self._check_number(proposal["value"])
-
     def _check_number(self, number: int) -> int:
-        return check_index("index", number, len(self._scores), "normal photo")
+        return check_index("index", number, len(self.images), "normal photo")
 
     def _decide(self, dropped: bool) -> None:
         known = dict(self._decisions)
@@ -164,11 +161,16 @@ class Review(Live):
     def _open_ones(self) -> list[int]:
         """What is still to be decided, the strangest first."""
         decided = dict(self._decisions)
-        return sorted((index for index in self._scores if index not in decided), key=lambda at: -self._scores[at])
+        return sorted(
+            (index for index in self._scores.known if index not in decided), key=lambda at: -self._score_of(at)
+        )
+
+    def _score_of(self, index: int) -> float:
+        return self._scores.known[index].score or 0
 
     def _forget(self) -> None:
         """Another gallery: scores of before stand until they are computed again, and say so."""
-        self._fresh, self._results = set(), {}
+        self._scores.start(ask(self.spade))
         self._background.restart()
 
     def _go(self, index: int) -> None:
@@ -179,8 +181,7 @@ class Review(Live):
     def _look(self) -> None:
         result = self.result
         with self._quietly(), self.hold_sync():
-            self._scores[self.index] = result.image_score
-            self._fresh.add(self.index)
+            self._scores.take(Score(self.index, result.image_score))
             numbers = [self._number(image) for image in result.neighbours.index]
             if numbers != self.neighbours.get("images"):
                 normals = [self._given.gallery.normals[number] for number in numbers]
@@ -205,8 +206,8 @@ class Review(Live):
         self.suspects = [
             [
                 index,
-                round(self._scores[index], 3),
-                index in self._fresh,
+                round(self._score_of(index), 3),
+                index in self._scores.fresh,
                 {None: "", False: "kept", True: "dropped"}[decided.get(index)],
             ]
             for index in order
@@ -221,17 +222,10 @@ class Review(Live):
     # ---- meanwhile ---------------------------------------------------------------------------------------------------
 
     def _meanwhile(self) -> Iterator[Step]:
-        missing = [index for index in (*self._open_ones(), *self.kept) if index not in self._fresh]
+        missing = [index for index in (*self._open_ones(), *self.kept) if index not in self._scores.fresh]
         for index in missing:
-            yield partial(self._score, index, self.spade), self._take
+            yield partial(self._scores.score, index, self.spade), self._scores.take
         yield do_nothing, self._tell
-
-    def _score(self, index: int, spade: SPADE) -> tuple[int, float]:
-        return index, self._album.judge(index, spade).image_score
-
-    def _take(self, scored: tuple[int, float]) -> None:
-        index, self._scores[index] = scored
-        self._fresh.add(index)
 
     def _tell(self, _: None) -> None:
         with self._quietly(), self.hold_sync():
@@ -240,9 +234,9 @@ class Review(Live):
     # ---- the page ----------------------------------------------------------------------------------------------------
 
     def _greet(self) -> None:
-        for start in range(0, len(self._scores), _BATCH):
+        for start in range(0, len(self.images), _BATCH):
             batch = [index for index, *_ in self.suspects[start : start + _BATCH]]
-            self.send({"kind": "thumbs", "indexes": batch}, list(self._album.thumbs(batch).values()))
+            self.send({"kind": "thumbs", "indexes": batch}, list(self.images.thumbs(batch).values()))
 
     def _hear_keep(self, content: dict, buffers: Sequence[Any]) -> None:
         self.keep()
@@ -266,5 +260,5 @@ class Review(Live):
         near = [number for number, _ in self.photo["seen"]["normals"]]
         normals = fit_crops(((number, self._crop(number)) for number in near), _PAGE_BYTES)
         order = (index for index, *_ in self.suspects)
-        state["thumbs"] = fit_crops(((index, self._album.thumbs([index])[index]) for index in order), _THUMBS)
+        state["thumbs"] = fit_crops(((index, self.images.thumbs([index])[index]) for index in order), _THUMBS)
         return make_page("review.js", "Normal photos under review", state, {}, {}, normals)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -13,10 +13,51 @@ import anywidget
 import traitlets
 from matplotlib.figure import Figure
 
-from spade_kit._arguments import choose
+from spade_kit._arguments import check_count, check_number, choose
 from spade_kit.widgets._shared.scheduler import Background
 
 MISTAKES = (ValueError, OSError)
+
+
+class Checked(traitlets.TraitType):
+    """A trait that is checked in words: ``check(widget, value)`` gives what is kept, or says what is needed."""
+
+    def __init__(self, default: Any, check: Callable[[Any, Any], Any]) -> None:
+        super().__init__(default)
+        self.check = check
+        self.tag(sync=True)
+
+    def validate(self, widget: Any, value: Any) -> Any:
+        return self.check(widget, value)
+
+
+def check_place(value: Any, size: tuple[int, int] | None) -> tuple[int, int]:
+    """(row, col) of a map, of any if its size is not known yet."""
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise ValueError(f"The probe is a place (row, col) of the map, but {value!r} came.")
+    row, col = (int(check_count(name, at, least=0)) for name, at in zip(("row", "col"), value))
+    height, width = size or (row + 1, col + 1)
+    if row >= height or col >= width:
+        raise ValueError(f"The probe is a place 0 <= row < {height}, 0 <= col < {width}, but ({row}, {col}) came.")
+    return row, col
+
+
+def check_distance(name: str, value: float) -> float:
+    return check_number(name, value, "a raw distance from 0 up", least=0, most=1e9)
+
+
+class Index(Checked):
+    """Which photograph of the widget's ``images``."""
+
+    def __init__(self) -> None:
+        super().__init__(0, lambda widget, value: widget.images.check(value))
+
+
+class Probe(Checked):
+    """A place (row, col) of the present map."""
+
+    def __init__(self) -> None:
+        super().__init__((0, 0), lambda widget, value: check_place(value, widget.photo.get("size")))
 
 
 class Live(anywidget.AnyWidget):

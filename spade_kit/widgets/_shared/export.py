@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
+import tempfile
+import threading
 from collections.abc import Iterable
 from html import escape
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 STATIC = Path(__file__).parents[1] / "static"
+STYLE = STATIC / "style.css"
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./([a-z_]+\.js)";\n', re.MULTILINE)
 
 
@@ -31,8 +36,29 @@ def join_modules(name: str) -> str:
     return "\n".join(joined.values())
 
 
+def load_module(name: str) -> str | Path:
+    """A widget's module, joined, as anywidget takes it.
+
+    With ``ANYWIDGET_HMR=1``, for those who write pages, a file instead: it is joined again whenever a part of it is
+    saved, and anywidget shows it anew in all open notebooks.
+    """
+    if os.environ.get("ANYWIDGET_HMR") != "1" or find_spec("watchfiles") is None:
+        return join_modules(name)
+    from watchfiles import watch
+
+    file = Path(tempfile.mkdtemp(prefix="spade_kit-")) / name
+    file.write_text(join_modules(name), encoding="utf-8")
+
+    def follow() -> None:
+        for _ in watch(STATIC):
+            file.write_text(join_modules(name), encoding="utf-8")
+
+    threading.Thread(target=follow, daemon=True).start()
+    return file
+
+
 def read_style() -> str:
-    return (STATIC / "style.css").read_text(encoding="utf-8")
+    return STYLE.read_text(encoding="utf-8")
 
 
 def make_page(

@@ -18,7 +18,7 @@ from spade_kit.widgets._shared.encoding import jpeg
 _THUMB = 72  # px
 
 
-class Album:
+class ImageList:
     """Photographs in an order, each with a name, a label if it has one, and a line of Python that gives it.
 
     Parameters
@@ -111,9 +111,9 @@ class Album:
         With what another gallery said of it ``before``, a photograph is not read again.
         """
         photo = self._photos[index]
-        if isinstance(photo, int):
+        if isinstance(photo, int) and spade.backbone is self._spade.backbone:
             return spade.judge(self._spade.gallery.query(photo))
-        return spade.judge(photo if before is None else before.source)
+        return spade.judge(self.photo(index)[0] if before is None else before.source)
 
     def photo(self, index: int) -> tuple[Photo, str]:
         """A photograph to fit, and how it is called in Python."""

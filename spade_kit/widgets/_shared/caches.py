@@ -1,0 +1,187 @@
+"""Results and scores of the photographs of a list: each is judged once, and those of late stay at hand."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from threading import Lock
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from spade_kit.evaluation.metrics import f1_threshold
+from spade_kit.options import Options
+from spade_kit.result import Result
+from spade_kit.scores import make_map
+from spade_kit.spade import SPADE
+from spade_kit.widgets._shared.images import ImageList
+
+Made = TypeVar("Made")
+
+
+class Recent(Generic[Made]):
+    """What was made of late, by what it was asked for; the oldest goes first. Several threads may ask."""
+
+    def __init__(self, room: int) -> None:
+        self._room, self._lock = room, Lock()
+        self._made: OrderedDict[Any, Made] = OrderedDict()
+
+    def find(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        with self._lock:
+            known = self._made.get(key)
+        made = make() if known is None else known
+        with self._lock:
+            self._made[key] = made
+            self._made.move_to_end(key)
+            while len(self._made) > self._room:
+                self._made.popitem(last=False)
+        return made
+
+    def last(self, wanted: Callable[[Any], bool]) -> Made | None:
+        """The latest whose key is wanted."""
+        with self._lock:
+            return next((made for key, made in reversed(self._made.items()) if wanted(key)), None)
+
+    def forget(self, but: Callable[[Any], bool]) -> None:
+        """All that is not wanted, and of what is wanted all but the latest."""
+        with self._lock:
+            self._made = OrderedDict([(key, made) for key, made in self._made.items() if but(key)][-1:])
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Which SPADE is asked, under which options, and among which of its normal images; a key of caches."""
+
+    spade: SPADE
+    options: Options
+    without: tuple[int, ...] = ()  # training images left out
+    only: int | None = None  # the one to compare with
+
+    @property
+    def judge(self) -> SPADE:
+        return self.spade.under(self.options)
+
+    @property
+    def of_all(self) -> Ask:
+        """The same, with all training images."""
+        return replace(self, without=(), only=None)
+
+    def but(self, **options: Any) -> Ask:
+        return replace(self, options=self.options.but(**options))
+
+
+def ask(spade: SPADE) -> Ask:
+    return Ask(spade, spade.options)
+
+
+class Results:
+    """Judges photographs; one that is at hand under other options, or against another gallery, is not read again."""
+
+    def __init__(self, images: ImageList, room: int = 8) -> None:
+        self._images = images
+        self._recent: Recent[Result] = Recent(room)
+
+    def find(self, index: int, asked: Ask) -> Result:
+        return self._recent.find((index, asked), lambda: self._make(index, asked))
+
+    def forget_all_but(self, index: int) -> None:
+        """Of one photograph alone its last result stays, to be judged against another gallery: old ones are large."""
+        self._recent.forget(lambda key: key == (index, key[1].of_all))
+
+    def _make(self, index: int, asked: Ask) -> Result:
+        if asked.only is not None:
+            return self.find(index, asked.of_all).with_normals([asked.only])
+        if asked.without:
+            result = self.find(index, asked.of_all)
+            return result.with_normals(np.setdiff1d(result.among, asked.without))
+        judge = asked.judge
+        before = self._recent.last(lambda key: key == (index, key[1].of_all) and _same_network(key[1].spade, judge))
+        if before is not None and before.spade.gallery is judge.gallery:
+            return judge.judge(before.source, before.among, before)
+        return self._images.judge(index, judge, before)
+
+
+def _same_network(one: SPADE, other: SPADE) -> bool:
+    return one.backbone is other.backbone
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """What is known of one photograph; no score and no distances where it cannot be read."""
+
+    index: int
+    score: float | None = None
+    distance: np.ndarray | None = None  # of the grid
+    size: tuple[int, int] = (0, 0)
+    mask: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, index: int, result: Result) -> Score:
+        return cls(index, result.image_score, result.correspondence.distance, result.crop.size, result.mask)
+
+    def make_map(self, sigma: float) -> np.ndarray:
+        assert self.distance is not None
+        return make_map(self.distance, self.size, sigma)
+
+
+class Scores:
+    """Scores of all photographs under some options; those of other options stay, as stale, until they are replaced.
+
+    Attributes
+    ----------
+    known, fresh
+        What is known of each photograph, and of which it is under the present options.
+    """
+
+    def __init__(self, images: ImageList) -> None:
+        self._images = images
+        self._asked: Ask | None = None
+        self.known: dict[int, Score] = {}
+        self.fresh: set[int] = set()
+        self._best_f1: float | None = None
+
+    def start(self, asked: Ask) -> None:
+        """What is taken from now on is scored under these options."""
+        if self._asked == asked:
+            return
+        if self._asked is not None and self._asked.but(sigma=0) != asked.but(sigma=0):
+            self.known = {index: Score(index, known.score) for index, known in self.known.items()}
+        self._asked, self.fresh, self._best_f1 = asked, set(), None
+
+    def missing(self) -> list[int]:
+        return [index for index in range(len(self._images)) if index not in self.fresh]
+
+    def score(self, index: int, judge: SPADE) -> Score:
+        """Judge a photograph; where only sigma has changed, from the distances that are known."""
+        known = self.known.get(index)
+        if known is None or known.distance is None:
+            try:
+                known = Score.of(index, self._images.judge(index, judge))
+            except (ValueError, OSError):
+                return Score(index)
+        return replace(known, score=float(known.make_map(judge.options.sigma).max()))
+
+    def take(self, score: Score) -> None:
+        self.known[score.index] = score
+        self.fresh.add(score.index)
+        self._best_f1 = None
+
+    def complete(self, asked: Ask) -> bool:
+        return self._asked == asked and not self.missing()
+
+    def pack(self) -> list[list]:
+        """For each photo its score, None where unknown, and whether it is of the present options."""
+        unknown = Score(-1)
+        return [[self.known.get(at, unknown).score, at in self.fresh] for at in range(len(self._images))]
+
+    def best_f1_threshold(self) -> float:
+        """Over the pixels of all photographs whose truth is known."""
+        if self._best_f1 is None:
+            assert self._asked is not None
+            sigma = self._asked.options.sigma
+            judged = [one for one in self.known.values() if one.distance is not None]
+            pairs = [(one.make_map(sigma).ravel(), one.mask.ravel()) for one in judged if one.mask is not None]
+            maps, masks = map(np.concatenate, zip(*pairs))
+            self._best_f1 = f1_threshold(maps, masks)
+        return self._best_f1
