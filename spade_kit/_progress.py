@@ -9,11 +9,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 
-def is_silent() -> bool:
-    """Whether ``TQDM_DISABLE`` asks for no word on progress."""
-    return os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
-
-
 def track(items: Iterable | None = None, **options: Any) -> tqdm:
     """A bar that appears after a second, and not at all with ``TQDM_DISABLE=1``, which tqdm's notebook bars ignore."""
-    return tqdm(items, unit="image", delay=1, disable=is_silent(), **options)
+    silent = os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
+    return tqdm(items, unit="image", delay=1, disable=silent, **options)

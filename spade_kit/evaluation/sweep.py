@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,19 +10,17 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pandas
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 
-from spade_kit._arguments import DefaultInt, check_count, choose
-from spade_kit._files import describe_run
-from spade_kit._progress import is_silent, track
+from spade_kit._arguments import check_count, choose
+from spade_kit._progress import track
 from spade_kit.datasets.samples import Dataset, Sample
 from spade_kit.evaluation.evaluate import describe_scores
 from spade_kit.evaluation.map_store import Judged
 from spade_kit.evaluation.report import METRICS, Report
 from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
-from spade_kit.features.crops import Crop
-from spade_kit.features.pyramid import Pyramid, chosen_layers, iterate_features
-from spade_kit.gallery.gallery import digest
+from spade_kit.features.pyramid import chosen_layers, iterate_features
+from spade_kit.gallery.gallery import QueryImage, digest
 from spade_kit.spade import SPADE
 
 MEASURED = ("image_roc_auc", "retrieval_roc_auc", "pixel_roc_auc", "aupro")
@@ -47,9 +44,8 @@ def sweep(
     """Judge a dataset under all combinations of some options, and say how well each does.
 
     Features are computed once for a backbone and crop and held, about 0.5 MB a photo; a smaller K is looked up, and
-    another sigma needs no search. It says beforehand how long it will take, unless
-    ``TQDM_DISABLE=1``. Photographs that were fitted are judged
-    against the others.
+    another sigma needs no search. A bar tells how long it takes. Photographs that were fitted are judged against the
+    others.
 
     Parameters
     ----------
@@ -89,9 +85,7 @@ def sweep(
     for name, crop, backbone in networks:
         galleries = _Galleries(backbone, dataset)
         plan = list(_plan(values, check_count("draws", draws), len(galleries.spade)))
-        if not is_silent():
-            _say_how_long(galleries, plan, values, len(metrics), len(networks))
-        with track(total=len(plan) * len(galleries.queries), desc="settings x photos") as progress:
+        with track(total=len(plan) * len(galleries.queries), desc=f"{backbone}: settings x photos") as progress:
             for fitted, searched in plan:
                 spade, among, queries = galleries.take(fitted["layers"], fitted["normals"], fitted["draw"], seed)
                 judged = _judge_all(spade.with_options(**searched), among, queries, values, progress.update)
@@ -152,11 +146,8 @@ def _plan(values: dict[str, list], draws: int, available: int) -> Iterator[tuple
 
 @dataclass(frozen=True)
 class _Query:
-    pyramid: Pyramid
-    picture: UInt8[np.ndarray, "H W 3"]
-    place: Crop
+    image: QueryImage
     sample: Sample
-    known: int | None  # which of the fitted ones it is
 
 
 class _Galleries:
@@ -164,10 +155,9 @@ class _Galleries:
 
     def __init__(self, backbone: Backbone, dataset: Dataset) -> None:
         self.spade = SPADE(backbone).fit(dataset.train)
-        known = self.spade._fitted.places
         start = time.perf_counter()
         self.queries = [
-            _Query(pyramid.select(at), picture, place, photo, known.get(digest(picture)))
+            _Query(QueryImage(pyramid.select(at), picture, place, photo, digest(picture)), photo)
             for photos, places, pictures, pyramid in iterate_features(dataset.test, backbone, skip=True)
             for at, (photo, place, picture) in enumerate(zip(photos, places, pictures))
             if isinstance(photo, Sample)
@@ -187,9 +177,11 @@ class _Galleries:
             return self.spade, among, self.queries
         key = tuple(layers)
         if key not in self._by_layers:
-            spade = copy.copy(self.spade)
-            spade._gallery = self.spade._fitted.only(layers)
-            queries = [replace(query, pyramid=query.pyramid.only(layers)) for query in self.queries]
+            spade = self.spade.with_gallery(self.spade.gallery.only(layers))
+            queries = [
+                replace(query, image=replace(query.image, pyramid=query.image.pyramid.only(layers)))
+                for query in self.queries
+            ]
             self._by_layers[key] = spade, queries
         spade, queries = self._by_layers[key]
         return spade, among, queries
@@ -204,21 +196,23 @@ def _judge_all(
 ) -> Iterator[tuple[Setting, Report, float]]:
     """All photographs under one search, and what needs none: every smaller K and other sigma."""
     ks, sigmas = values.get("k", [spade.k]), values.get("sigma", [spade.sigma])
-    spade = spade.with_options(k=DefaultInt(max(ks)), sigma=sigmas[0])
+    spade = spade.under(spade.options.but(k=max(ks), sigma=sigmas[0]))
     kept: dict[tuple, list[tuple[dict[str, float], Judged]]] = {pair: [] for pair in product(ks, sigmas)}
     searching = 0.0
     for query in queries:
         start = time.perf_counter()
-        others = among[among != query.known] if query.known is not None else among
-        result = spade._judge(query.pyramid, others, query.picture, query.place, query.sample)
+        others = among[among != spade.gallery.places.get(query.image.digest, -1)]
+        result = spade.judge(query.image, others)
         searching += time.perf_counter() - start
         for k in ks:
             fewer = result if k >= len(result.neighbours) else result.with_k(k)
             for sigma in sigmas:
                 other = fewer if sigma == spade.sigma else fewer.with_options(sigma=sigma)
-                kept[k, sigma].append((describe_scores(other), Judged(other.anomaly_map, result.mask, result.crop)))
+                kept[k, sigma].append(
+                    (describe_scores(other), Judged(other.correspondence.distance, sigma, result.mask, result.crop))
+                )
         advance()
-    run = describe_run(spade)
+    run = spade.describe_run()
     for k, sigma in kept:
         frame = pandas.DataFrame(
             [
@@ -239,40 +233,6 @@ def _measure(report: Report, metrics: Sequence[str], intervals: bool) -> dict[st
         if intervals and not np.isnan(found[name]):
             found[f"{name}_low"], found[f"{name}_high"] = report.interval(name)
     return found
-
-
-# ---- what is said before and after -----------------------------------------------------------------------------------
-
-
-def _say_how_long(
-    galleries: _Galleries, plan: list[tuple[Setting, Setting]], values: dict[str, list], metrics: int, networks: int
-) -> None:
-    """One photograph under every search, timed, after one that compiles what has to be compiled."""
-    seconds = 0.0
-    for fitted, searched in plan:
-        spade, among, queries = galleries.take(fitted["layers"], fitted["normals"], fitted["draw"], 0)
-        for _ in range(1 if seconds else 2):
-            start = time.perf_counter()
-            for _, report, _ in _judge_all(spade.with_options(**searched), among, queries[:1], values):
-                _sort(report, metrics)
-            last = time.perf_counter() - start
-        seconds += last
-    settings = len(plan) * len(values.get("k", [0])) * len(values.get("sigma", [0]))
-    named = f"{galleries.spade.backbone.name}: " if networks > 1 else ""
-    time_left = _tell_time(seconds * len(galleries.queries))
-    print(f"{named}{settings} setting{'s' * (settings > 1)} on {len(galleries.queries)} photos, about {time_left}.")
-
-
-def _sort(report: Report, times: int) -> None:
-    """What metrics of pixels spend their time on."""
-    if (judged := report.judged(0)) is None:
-        return
-    for _ in range(times):
-        np.argsort(judged.anomaly_map.ravel())
-
-
-def _tell_time(seconds: float) -> str:
-    return f"{max(seconds, 1):.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def _tabulate(rows: list[Setting], values: dict[str, list]) -> pandas.DataFrame:
