@@ -63,7 +63,7 @@ class Options:
 
     def of_search(self, available: int) -> Options:
         """What matches among so many images depend on: sigma only smooths the map."""
-        return replace(self, k=self.retrieved(available), sigma=0)
+        return replace(self, k=max(1, self.retrieved(available)), sigma=0)
 
     def factors(self, layers: Sequence[str], variance: Callable[[], Sequence[float]]) -> np.ndarray:
         """(L,) float32: what each level's squared distance counts; ``variance`` gives each level's, for "equal"."""

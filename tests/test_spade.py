@@ -345,7 +345,7 @@ def test_each_mistake_gets_a_sentence(spade, result):
             spade.threshold(fpr)
     with pytest.raises(ValueError, match="of is one of 'pixel', 'image'"):
         spade.threshold(of="pixels")
-    with pytest.raises(ValueError, match="precision is no longer an option.*Leave it out"):
+    with pytest.raises(ValueError, match=r"precision is no longer an option.*Leave it out"):
         SPADE(precision="half")
     with pytest.raises(ValueError, match="a training image from 0 to 11, but 12 came"):
         spade.predict_left_out(12)

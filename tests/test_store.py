@@ -137,7 +137,7 @@ def test_a_folder_of_the_first_edition_loads(fitted, scratched, tmp_path):
     (tmp_path / "spade.json").write_text(json.dumps(old))
     same(SPADE.load(tmp_path), fitted, scratched)
     (tmp_path / "spade.json").write_text(json.dumps(old | {"precision": "float16"}))
-    with pytest.raises(ValueError, match="holds features as float16, which .* no longer supported. Fit again"):
+    with pytest.raises(ValueError, match=r"holds features as float16, which .* no longer supported\. Fit again"):
         SPADE.load(tmp_path)
 
 

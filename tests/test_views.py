@@ -6,6 +6,7 @@ import pytest
 from spade_kit import SPADE
 from spade_kit.evaluation.metrics import aupro
 from spade_kit.evaluation.views import look, make_view, rank, read_view
+from spade_kit.options import Options
 
 
 def seen(wanted, spade, result):
@@ -37,7 +38,8 @@ def test_layers_together_are_what_weights_and_options_say(spade, result, scratch
 
 
 def test_some_layers_keep_their_equal_weights(spade, result, scratched):
-    equal = dict(zip(spade.backbone.layers, spade.gallery.factors(Options(weights="equal"), np.arange(len(spade))).tolist()))
+    factors = spade.gallery.factors(Options(weights="equal"), np.arange(len(spade)))
+    equal = dict(zip(spade.backbone.layers, factors.tolist()))
     expected = spade.with_options(weights=equal | {"layer1": 0}).predict(scratched).anomaly_map
     wanted = {"layers": ["layer2", "layer3"], "weights": "equal"}
     np.testing.assert_array_equal(seen(wanted, spade, result).anomaly_map, expected)

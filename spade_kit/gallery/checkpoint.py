@@ -132,8 +132,8 @@ def _read_record(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is damaged ({problem}). Fit again, or take a copy of it.") from problem
     if found not in _READ:
         raise ValueError(
-            f"Folders of formats {_READ[0]} and {_READ[1]} are read, but {folder} has format {found}, written by spade_kit "
-            f"{record.get('spade_kit')}. Load it with that version, or fit again."
+            f"Folders of formats {_READ[0]} and {_READ[1]} are read, but {folder} has format {found}, written by "
+            f"spade_kit {record.get('spade_kit')}. Load it with that version, or fit again."
         )
     if record.get("precision", "float32") != "float32":
         raise ValueError(
