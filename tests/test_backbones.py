@@ -205,6 +205,17 @@ def test_a_network_with_channels_last_is_read_with_channels_first(rng):
     all_close([pooled], [maps[3].flatten(1, 2).mean(1)])
 
 
+def test_another_source_is_one_pair_more(monkeypatch, tiny):
+    def build(name, pretrained):
+        return tiny.module.network, f"{name}, from a shelf", ((0.1,) * 3, (0.2,) * 3)
+
+    monkeypatch.setattr(backbones, "_SOURCES", ((lambda name: name == "mine", build), *backbones._SOURCES))
+    backbone = load_backbone("mine", layers=("early", "late"))
+    assert (backbone.name, backbone.weights, backbone.std) == ("mine", "mine, from a shelf", (0.2,) * 3)
+    assert (backbone.recipe["name"], backbone.folds) == ("mine", True)
+    assert load_backbone("resnet18", pretrained=False).weights == "untrained"
+
+
 # ---- a network of one's own ------------------------------------------------------------------------------------------
 
 
@@ -218,6 +229,7 @@ def test_a_module_of_ones_own_is_read_at_the_layers_named(tiny, rng):
         early = network.early(stem.relu())
         middle = network.middle(early.relu())
     assert (backbone.name, backbone.layers, backbone.sources) == ("TinyNet", THREE[:2], ("stem", "middle"))
+    assert (backbone.weights, backbone.recipe, backbone.folds) == ("a module of your own", None, False)
     assert shapes(levels) == [(4, 24, 40), (6, 6, 10)]
     all_close([*levels, pooled], [stem, middle, early.mean((2, 3))])
     assert not network.middle._forward_hooks

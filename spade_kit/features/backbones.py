@@ -28,7 +28,6 @@ _STRIDES = range(4, 17)  # px per cell: finer is mere edges and slow, coarser ha
 _IMAGENET: _MeanStd = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _PROBE = 224  # px: the side of what shows a network's strides; a multiple of 32, so that they come out whole
 _SEED = 0  # of untrained weights
-_OWN = "a module of your own"
 _recording = threading.Lock()
 
 
@@ -41,8 +40,7 @@ class Backbone:
     name
         As asked for; ends in "(untrained)" where the weights are random.
     module
-        ``(n, 3, H, W) -> ([(n, c, h, w), ...] fine to coarse, (n, d))``. On the CPU a named network is run with its
-        batch norms folded into its convolutions, from the first use on.
+        ``(n, 3, H, W) -> ([(n, c, h, w), ...] fine to coarse, (n, d))``.
     sources
         What the network itself calls the levels; here they are always ``layer1``, ``layer2``, ...
     weights
@@ -53,6 +51,8 @@ class Backbone:
         See `load_backbone`.
     recipe
         How `load_backbone` was asked for it, so that it can be had again; None for a module of your own.
+    folds
+        Whether on the CPU it is run with its batch norms folded into its convolutions, from the first use on.
     """
 
     name: str
@@ -65,6 +65,7 @@ class Backbone:
     crop: int | None
     device: torch.device
     recipe: dict[str, Any] | None = None
+    folds: bool = True
 
     def __repr__(self) -> str:
         return f"{self.name}, {'whole photo at' if self.crop is None else f'crop {self.crop} of'} {self.resize} px"
@@ -99,8 +100,8 @@ class Backbone:
 
     @cached_property
     def _folded(self) -> nn.Module:
-        """The module as it is run: quicker by a third on a CPU. One of your own is run as it is."""
-        return fold_norms(self.module) if self.device.type == "cpu" and self.weights != _OWN else self.module
+        """The module as it is run: quicker by a third on a CPU."""
+        return fold_norms(self.module) if self.folds and self.device.type == "cpu" else self.module
 
 
 def load_backbone(
@@ -156,24 +157,21 @@ def load_backbone(
         raise ValueError(f"average is an odd number of cells, 1 for none, but {average} came. Take 3.")
     if layers is not None and (isinstance(layers, str) or not layers):
         raise ValueError(f"layers is a list of names, fine to coarse, but {layers!r} came.")
-    if isinstance(name, nn.Module):
-        if layers is None:
-            raise ValueError(
-                "A module of your own needs the names of the layers to read, fine to coarse, but layers=None came. "
-                f"It has: {_listing(name)}."
-            )
-        label, module, weights, (mean, std) = type(name).__name__, name, _OWN, _IMAGENET
-        recipe = None
-    else:
-        build = _builder(name)
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            torch.manual_seed(_SEED)
-            module, weights, (mean, std) = build(name, pretrained)
-        label = name if pretrained else f"{name} (untrained)"
-        recipe = {
-            **{"name": name, "pretrained": pretrained, "layers": layers and list(layers), "pooled": pooled},
-            **{"resize": resize, "crop": crop, "average": average},
-        }
+    if isinstance(name, nn.Module) and layers is None:
+        raise ValueError(
+            "A module of your own needs the names of the layers to read, fine to coarse, but layers=None came. "
+            f"It has: {_listing(name)}."
+        )
+    build = _find_builder(name)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(_SEED)
+        module, weights, (mean, std) = build(name, pretrained)
+    own = isinstance(name, nn.Module)
+    label = type(name).__name__ if own else str(name) if pretrained else f"{name} (untrained)"
+    asked = {
+        **{"name": name, "pretrained": pretrained, "layers": layers and list(layers), "pooled": pooled},
+        **{"resize": resize, "crop": crop, "average": average},
+    }
     if layers is not None:
         module = _Taps(module, tuple(layers), pooled or layers[-1])
     elif not isinstance(module, _TimmFeatures):
@@ -186,7 +184,8 @@ def load_backbone(
         module, label = _Averaged(module, average), f"{label}, averaged {average} x {average}"
     place = find_device(device or "cpu")
     module = module.eval().to(place)
-    return Backbone(label, module, sources, weights, mean, std, resize, crop, place, recipe)
+    recipe = None if own else asked
+    return Backbone(label, module, sources, weights, mean, std, resize, crop, place, recipe, folds=not own)
 
 
 def find_device(device: str | torch.device) -> torch.device:
@@ -216,23 +215,19 @@ def _check_crop(resize: int, crop: int | None) -> None:
 _Built: TypeAlias = tuple[nn.Module, str, _MeanStd]
 
 
-def _builder(name: str) -> Callable[[str, bool], _Built]:
+def _find_builder(name: Any) -> Callable[[Any, bool], _Built]:
+    """What builds a network: the first of the sources that matches."""
     import timm
-    import torchvision
 
-    known = torchvision.models.list_models(module=torchvision.models)
-    if not isinstance(name, str):
+    if not isinstance(name, (str, nn.Module)):
         raise ValueError(
             f"A backbone is a name, a torch module or what load_backbone gave, but a {type(name).__name__} came. "
             f"Take {EMBEDDED!r}."
         )
-    if name == EMBEDDED:
-        return _build_embedded
-    if name in known:
-        return _build_torchvision
-    if timm.is_model(name.split(".")[0]):
-        return _build_timm
-    close = get_close_matches(name, {EMBEDDED, *known, *timm.list_models()}, n=3)
+    for matches, build in _SOURCES:
+        if matches(name):
+            return build
+    close = get_close_matches(str(name), {EMBEDDED, *_torchvision_names(), *timm.list_models()}, n=3)
     raise ValueError(
         f"A backbone is {EMBEDDED!r}, or any name of torchvision or timm, but {name!r} came. "
         + (f"Did you mean {' or '.join(map(repr, close))}?" if close else "timm.list_models() lists over a thousand.")
@@ -269,6 +264,12 @@ def _embedded_file() -> Path:
     return Path(package.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
 
 
+def _torchvision_names() -> list[str]:
+    import torchvision
+
+    return torchvision.models.list_models(module=torchvision.models)
+
+
 def _build_torchvision(name: str, pretrained: bool) -> _Built:
     import torchvision
 
@@ -283,6 +284,12 @@ def _build_torchvision(name: str, pretrained: bool) -> _Built:
     return module, f"torchvision {choice}", (tuple(preprocessing.mean), tuple(preprocessing.std))
 
 
+def _is_timm(name: str) -> bool:
+    import timm
+
+    return timm.is_model(name.split(".")[0])
+
+
 def _build_timm(name: str, pretrained: bool) -> _Built:
     import timm
 
@@ -291,6 +298,14 @@ def _build_timm(name: str, pretrained: bool) -> _Built:
         module = _fetch(name, lambda: timm.create_model(name, features_only=True, pretrained=True))
     config = timm.data.resolve_model_data_config(module)
     return _TimmFeatures(module), f"timm {name}" if pretrained else "untrained", (config["mean"], config["std"])
+
+
+_SOURCES: tuple[tuple[Callable[[Any], bool], Callable[[Any, bool], _Built]], ...] = (  # (matches, build)
+    (lambda name: isinstance(name, nn.Module), lambda module, _: (module, "a module of your own", _IMAGENET)),
+    (lambda name: name == EMBEDDED, _build_embedded),
+    (lambda name: name in _torchvision_names(), _build_torchvision),
+    (_is_timm, _build_timm),
+)
 
 
 def _fetch(name: str, get: Callable[[], Any]) -> Any:
