@@ -1,8 +1,10 @@
-"""The house: imports flow one way, and importing costs nothing."""
+"""The house: imports flow one way, nobody reaches into another's private parts, and importing costs nothing."""
 
 import ast
+import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,96 +12,121 @@ import pytest
 import spade_kit
 
 PACKAGE = Path(spade_kit.__file__).parent
-FLOORS = [  # a module may import from floors below its own
-    {
-        "_arguments",
-        "features.crops",
-        "figures.style",
-        "evaluation.metrics",
-        "_progress",
-        "_files",
-        "features.folding",
-        "search.layout",
-    },
-    {
-        "datasets.images",
-        "evaluation.bootstrap",
-        "features.backbones",
-        "datasets.synthetic",
-        "search.simd",
-        "search.runtime",
-    },
-    {"backbones", "metrics", "datasets.samples", "evaluation.operating_point"},
-    {"features.pyramid", "datasets.layouts"},
-    {"datasets.loading"},
-    {"retrieval", "search.branch_and_bound", "search.projection", "search.brute_force"},
-    {"search.dispatch"},
-    {"correspondence"},
-    {"scores"},
-    {"evaluation.threshold_study", "batch", "gallery.gallery", "result", "evaluation.map_store"},
-    {"evaluation.report", "gallery.checkpoint"},
-    {"spade"},
-    {"evaluation.evaluate"},
-    {"figures.results", "evaluation.sweep", "evaluation.views"},
-    {"figures.reports"},
-    {
-        "widgets._shared.encoding",
-        "widgets._shared.checks",
-        "widgets._shared.export",
-        "widgets._shared.scheduler",
-        "widgets._shared.preview",
-        "widgets._shared.normals",
-    },
-    {"widgets._shared.images", "widgets._shared.edits", "widgets._shared.base"},
-    {"widgets._shared.sight"},
-    {"widgets._shared.scored"},
-    {"lessons.checking", "lessons.material"},
-    {
-        f"lessons.{path.stem}"
-        for path in (PACKAGE / "lessons").glob("*.py")
-        if path.stem not in ("__init__", "checking", "material")
-    },
-    {f"widgets.{widget}" for widget in ("chooser", "comparison", "explorer", "painting", "review")},
-]
-FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
+ROOMS = {  # from the ground up: a module may import what stands before it, in its own room or in one before
+    "helpers": "_arguments _progress _files options",
+    "datasets": "datasets.images datasets.samples datasets.layouts datasets.loading datasets.synthetic",
+    "metrics": "evaluation.metrics metrics evaluation.bootstrap",
+    "search": "search.layout search.simd search.runtime search.branch_and_bound search.projection search.brute_force "
+    "search.dispatch",
+    "features": "features.crops features.folding features.backbones backbones features.pyramid",
+    "stages": "retrieval correspondence scores",
+    "gallery": "gallery.gallery gallery.calibration gallery.checkpoint",
+    "result": "result",
+    "batch": "batch",
+    "spade": "spade",
+    "evaluation": "evaluation.operating_point evaluation.threshold_study evaluation.views evaluation.map_store "
+    "evaluation.report evaluation.evaluate evaluation.sweep",
+    "figures": "figures.style figures.results figures.reports",
+    "widgets": "widgets._shared.scheduler widgets._shared.export widgets._shared.base widgets._shared.encoding "
+    "widgets._shared.preview widgets._shared.images widgets._shared.caches widgets._shared.edits "
+    "widgets.explorer widgets.comparison widgets.chooser widgets.painting widgets.review",
+    "lessons": "lessons.checking lessons.material lessons.quickstart lessons.nearest_neighbours lessons.features "
+    "lessons.retrieval lessons.correspondence lessons.pyramid_layers lessons.explorer lessons.thresholds_and_metrics "
+    "lessons.when_it_fails lessons.how_it_is_fast",
+    "reference": "reference",
+}
+ROOM = {module: room for room, modules in ROOMS.items() for module in modules.split()}
+PLACE = {module: place for place, module in enumerate(ROOM)}
 
 
+def path_of(module: str) -> Path:
+    return PACKAGE / f"{module.replace('.', '/')}.py"
+
+
+@cache
 def imports_of(module: str) -> set[str]:
-    """Modules of the package that a module imports when it runs, types alone not counted."""
-    tree = ast.parse((PACKAGE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
-    typing_only = {
-        id(node)
-        for branch in ast.walk(tree)
-        if isinstance(branch, ast.If) and ast.unparse(branch.test) == "TYPE_CHECKING"
-        for node in ast.walk(branch)
-    }
-    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and id(node) not in typing_only]
-    named = {f"{node.module}.{alias.name}" for node in froms for alias in node.names} | {node.module for node in froms}
-    return {name.removeprefix("spade_kit.") for name in named if name.removeprefix("spade_kit.") in FLOOR}
+    """Modules of the package that a module imports, for types alone, too."""
+    froms = [node for node in ast.walk(ast.parse(path_of(module).read_text())) if isinstance(node, ast.ImportFrom)]
+    named = {node.module for node in froms} | {f"{node.module}.{alias.name}" for node in froms for alias in node.names}
+    return {name.removeprefix("spade_kit.") for name in named} & set(ROOM)
 
 
-def test_every_module_has_its_floor():
+def test_every_module_has_its_place():
     paths = [path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py") if path.stem != "__init__"]
-    assert {".".join(path.parts) for path in paths} == set(FLOOR)
+    assert sorted(".".join(path.parts) for path in paths) == sorted(ROOM)
 
 
-@pytest.mark.parametrize("module", sorted(FLOOR))
+@pytest.mark.parametrize("module", ROOM)
 def test_imports_flow_one_way(module):
-    assert all(FLOOR[other] < FLOOR[module] for other in imports_of(module))
+    assert [other for other in imports_of(module) if PLACE[other] >= PLACE[module]] == []
 
 
-def test_figures_know_results_only_by_name():
-    assert imports_of("figures.results") == {"_arguments", "figures.style"}
+def test_modules_are_imported_by_their_own_names():
+    """Not by their package, nor by a name that is kept for users: each import is then an arrow between two modules."""
+    for module in ROOM:
+        for node in ast.walk(ast.parse(path_of(module).read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("spade_kit"):
+                assert node.level == 0
+                source = node.module.removeprefix("spade_kit").removeprefix(".")
+                assert source not in ("metrics", "backbones")
+                names = {f"{source}.{alias.name}".removeprefix(".") for alias in node.names}
+                assert source in ROOM or source == "lessons.checking" or names <= set(ROOM), module
 
 
-def test_the_metrics_stand_on_the_ground():
-    assert (
-        imports_of("demo")
-        == imports_of("evaluation.metrics")
-        == imports_of("features.crops")
-        == imports_of("figures.style")
-        == set()
-    )
+def test_the_picture_of_the_house_is_true():
+    """An arrow for each room that another uses, but for those that are reached along other arrows."""
+    uses = {
+        room: {ROOM[other] for module in ROOMS[room].split() for other in imports_of(module)} - {room} for room in ROOMS
+    }
+
+    def below(room: str) -> set[str]:
+        return uses[room].union(*(below(other) for other in uses[room]))
+
+    arrows = {(room, other) for room in ROOMS for other in uses[room] - set().union(*map(below, uses[room]))}
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (picture,) = re.findall(r"```mermaid\n(.*?)```", text, re.DOTALL)
+    assert set(re.findall(r"(\w+) --> (\w+)", picture)) == arrows
+    assert set(re.findall(r"^ *(\w+)\[", picture, re.MULTILINE)) == set(ROOMS)
+
+
+def own_names(tree: ast.Module) -> set[str]:
+    """What a module defines or sets on its own objects."""
+    defined = {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    fields = {
+        node.target.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+    set_ = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and is_own(node)}
+    return defined | fields | set_
+
+
+def is_own(node: ast.Attribute) -> bool:
+    return isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+
+
+@pytest.mark.parametrize("module", ROOM)
+def test_nobody_reaches_into_anothers_private_parts(module):
+    tree = ast.parse(path_of(module).read_text(encoding="utf-8"))
+    private = [
+        f"line {node.lineno}: {ast.unparse(node)}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and re.match(r"_(?!_)", node.attr) and not is_own(node)
+        if node.attr not in own_names(tree)
+    ]
+    assert private == []
+
+
+def test_private_names_are_not_imported_by_others():
+    for module in ROOM:
+        for node in ast.walk(ast.parse(path_of(module).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("spade_kit"):
+                assert not [alias.name for alias in node.names if alias.name.startswith("_")], module
+
+
+def test_the_house_can_be_seen_at_a_glance():
+    entries = {path.name for path in PACKAGE.iterdir()} - {"__pycache__", "py.typed", "data"}
+    assert len(entries) <= 22, sorted(entries)
 
 
 def test_importing_the_package_takes_no_heavy_library_with_it():
@@ -114,3 +141,11 @@ def test_every_public_name_is_found_on_first_use():
         assert getattr(spade_kit, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'SPADES'"):
         spade_kit.SPADES  # noqa: B018
+
+
+@pytest.mark.parametrize("module", ["backbones", "correspondence", "datasets", "features", "figures", "metrics",
+                                    "retrieval", "scores"])  # fmt: skip
+def test_modules_keep_the_names_that_users_know(module):
+    script = f"import spade_kit; one = spade_kit.{module}; import spade_kit.{module} as other; print(one is other)"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "True"
