@@ -10,9 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_descent import descend_plainly
 
 from spade_kit import Pyramid, match_pixels, reference
-from spade_kit.search.branch_and_bound import can_descend, descend, descend_plainly
+from spade_kit.search.branch_and_bound import can_descend, descend
 from spade_kit.search.brute_force import search_densely
 from spade_kit.search.layout import Lanes, within
 

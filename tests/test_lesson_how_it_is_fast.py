@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from plain_descent import descend_plainly
 
 import spade_kit
 from spade_kit.features.pyramid import Pyramid
 from spade_kit.lessons import how_it_is_fast as fast
-from spade_kit.search.branch_and_bound import descend_plainly
 
 LAYERS = ("layer1", "layer2", "layer3")
 SHAPES = ((3, 8, 12), (4, 4, 6), (5, 2, 3))
@@ -44,7 +44,7 @@ def test_the_search_finds_what_all_pairs_find(rng, order, weights, whole):
     np.testing.assert_allclose(found.distance**2, expected, atol=1e-9)
 
 
-def test_it_opens_what_the_descent_of_the_package_opens(rng):
+def test_it_opens_what_branch_and_bound_opens(rng):
     """The same pairs up to the order in which cells are come upon, which is each search's own."""
     query, normals = make_pyramid(rng, 1), make_pyramid(rng, 4)
     _, _, visits = descend_plainly(

@@ -217,8 +217,6 @@ _Built: TypeAlias = tuple[nn.Module, str, _MeanStd]
 
 def _find_builder(name: Any) -> Callable[[Any, bool], _Built]:
     """What builds a network: the first of the sources that matches."""
-    import timm
-
     if not isinstance(name, (str, nn.Module)):
         raise ValueError(
             f"A backbone is a name, a torch module or what load_backbone gave, but a {type(name).__name__} came. "
@@ -227,6 +225,8 @@ def _find_builder(name: Any) -> Callable[[Any, bool], _Built]:
     for matches, build in _SOURCES:
         if matches(name):
             return build
+    import timm
+
     close = get_close_matches(str(name), {EMBEDDED, *_torchvision_names(), *timm.list_models()}, n=3)
     raise ValueError(
         f"A backbone is {EMBEDDED!r}, or any name of torchvision or timm, but {name!r} came. "

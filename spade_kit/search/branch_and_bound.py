@@ -17,14 +17,12 @@ row, column) wins, whatever the number of threads.
 Notes
 -----
 For speed 16 gallery cells lie side by side, a *lane* each, with the channels in front, and four query cells are
-compared with them at a time (`_tiles`). `descend_plainly` says the same without any of that.
+compared with them at a time (`simd`). `search_pairs` in lessons/how_it_is_fast.py says the same without any of that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import inf
 
 import numpy as np
 
@@ -349,86 +347,3 @@ def _cell(row, column, columns, lanes):
     """Where a pixel's cell stands in nested order, at a level with so many lanes to a block."""
     pixel = 8 * (row // 2 % 2) + 4 * (column // 2 % 2) + 2 * (row % 2) + column % 2
     return (row // 4 * columns + column // 4) * lanes + pixel * lanes // LANES
-
-
-# ---- the same in slow motion -----------------------------------------------------------------------------------------
-
-
-@dataclass
-class Visits:
-    """How many pairs of cells were measured at each level, fine to coarse, and how many there are."""
-
-    measured: list[int]
-    possible: list[int]
-
-
-def descend_plainly(
-    query: Sequence[np.ndarray],
-    gallery: Sequence[np.ndarray],
-    weights: Sequence[float],
-    kappa: int = 1,
-    radius: int | None = None,
-) -> tuple[np.ndarray, np.ndarray, Visits]:
-    """The descent, written to be read: NumPy and recursion, any number of levels, any whole step between them.
-
-    Parameters
-    ----------
-    query, gallery
-        Levels (c, h, w) and (n, c, h, w), fine to coarse, grids nesting.
-
-    Returns
-    -------
-    distance, place, visits
-        (kappa, h, w) squared distances, nearest first; where they lie, as image * h * w + row * w + column; and what
-        the search looked at.
-    """
-    n, _, h, w = gallery[0].shape
-    best = np.full((kappa, h, w), inf)
-    found = np.full((kappa, h, w), NOWHERE)
-    grids = [level.shape[-2:] for level in query]
-    visits = Visits([0] * len(query), [n * (rows * columns) ** 2 for rows, columns in grids])
-
-    def pixels(level: int, row: int, column: int) -> tuple[slice, slice]:
-        down, across = h // grids[level][0], w // grids[level][1]
-        return slice(row * down, (row + 1) * down), slice(column * across, (column + 1) * across)
-
-    def near(level: int, here: tuple[int, int], there: tuple[int, int]) -> bool:
-        spans = zip(pixels(level, *here), pixels(level, *there))
-        return radius is None or all(max(b.start - a.stop, a.start - b.stop) + 1 <= radius for a, b in spans)
-
-    def open_pair(level: int, here: tuple[int, int], image: int, there: tuple[int, int], total: float) -> None:
-        if total > worst(level, here) or not near(level, here, there):  # nothing below can be nearer
-            return
-        if level == 0:
-            insert(here, total, image * h * w + there[0] * w + there[1])
-            return
-        for inner in children(level, here):
-            for other in children(level, there):
-                visits.measured[level - 1] += 1
-                difference = query[level - 1][:, inner[0], inner[1]] - gallery[level - 1][image, :, other[0], other[1]]
-                distance = float(difference @ difference)
-                open_pair(level - 1, inner, image, other, total + weights[level - 1] * distance)
-
-    def worst(level: int, here: tuple[int, int]) -> float:
-        return best[-1][pixels(level, *here)].max()
-
-    def children(level: int, cell: tuple[int, int]) -> list[tuple[int, int]]:
-        down, across = grids[level - 1][0] // grids[level][0], grids[level - 1][1] // grids[level][1]
-        return [(cell[0] * down + i, cell[1] * across + j) for i in range(down) for j in range(across)]
-
-    def insert(here: tuple[int, int], total: float, place: int) -> None:
-        at = (slice(None), *here)
-        nearest = sorted([*zip(best[at], found[at]), (total, place)])[:kappa]
-        best[at], found[at] = zip(*nearest)
-
-    top = len(query) - 1
-    visits.measured[top] = visits.possible[top]
-    for here in np.ndindex(*grids[top]):
-        difference = gallery[top] - query[top][:, here[0], here[1], None, None]
-        bound = weights[top] * (difference**2).sum(1)  # (n, rows, columns): how near each block can be at best
-        for flat in np.argsort(bound, axis=None, kind="stable"):  # best first, so that the rest is soon out of reach
-            image, row, column = (int(at) for at in np.unravel_index(flat, bound.shape))
-            if bound[image, row, column] > worst(top, here):
-                break
-            open_pair(top, here, image, (row, column), float(bound[image, row, column]))
-    return best, found, visits

@@ -98,7 +98,7 @@ def _find_axes(query: np.ndarray, cells: int) -> tuple[np.ndarray, float]:
 
 
 def _directions(axes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The axes as query cells for `compare`, which then gives a gallery cell's coordinates, and limits nobody reads."""
+    """The axes as query cells for `compare`, which then gives a gallery cell's coordinates, and unused limits."""
     directions = lay_out(axes.T[None].astype(np.float32))[0]
     directions[:, -1] = 0
     return directions, directions[:, 0].copy()
