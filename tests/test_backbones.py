@@ -209,7 +209,7 @@ def test_another_source_is_one_pair_more(monkeypatch, tiny):
     def build(name, pretrained):
         return tiny.module.network, f"{name}, from a shelf", ((0.1,) * 3, (0.2,) * 3)
 
-    monkeypatch.setattr(backbones, "_SOURCES", ((lambda name: name == "mine", build), *backbones._SOURCES))
+    monkeypatch.setattr(backbones, "SOURCES", ((lambda name: name == "mine", build), *backbones.SOURCES))
     backbone = load_backbone("mine", layers=("early", "late"))
     assert (backbone.name, backbone.weights, backbone.std) == ("mine", "mine, from a shelf", (0.2,) * 3)
     assert (backbone.recipe["name"], backbone.folds) == ("mine", True)

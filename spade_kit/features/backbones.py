@@ -222,7 +222,7 @@ def _find_builder(name: Any) -> Callable[[Any, bool], _Built]:
             f"A backbone is a name, a torch module or what load_backbone gave, but a {type(name).__name__} came. "
             f"Take {EMBEDDED!r}."
         )
-    for matches, build in _SOURCES:
+    for matches, build in SOURCES:
         if matches(name):
             return build
     import timm
@@ -300,7 +300,7 @@ def _build_timm(name: str, pretrained: bool) -> _Built:
     return _TimmFeatures(module), f"timm {name}" if pretrained else "untrained", (config["mean"], config["std"])
 
 
-_SOURCES: tuple[tuple[Callable[[Any], bool], Callable[[Any, bool], _Built]], ...] = (  # (matches, build)
+SOURCES: tuple[tuple[Callable[[Any], bool], Callable[[Any, bool], _Built]], ...] = (  # (matches, build)
     (lambda name: isinstance(name, nn.Module), lambda module, _: (module, "a module of your own", _IMAGENET)),
     (lambda name: name == EMBEDDED, _build_embedded),
     (lambda name: name in _torchvision_names(), _build_torchvision),
