@@ -20,7 +20,6 @@ from published import PUBLISHED, WHY_THEY_DIFFER
 
 import spade_kit
 from spade_kit import SPADE, Dataset, Report, evaluate, load_backbone
-from spade_kit._files import describe_run
 from spade_kit.correspondence import resize
 from spade_kit.evaluation.evaluate import describe_scores
 from spade_kit.evaluation.map_store import Judged
@@ -67,7 +66,7 @@ class Entry:
 def measure_settings(dataset: Dataset) -> Iterator[Entry]:
     spade = SPADE().fit(dataset.train)
     yield judge("concat, the defaults", spade, dataset)
-    results = [spade._predict(sample, leave_out=True) for sample in dataset.test]
+    results = [spade.judge(sample) for sample in dataset.test]
     yield judge("ensemble", spade.with_options(combine="ensemble"), dataset)
     yield judge("equal weights", spade.with_options(weights="equal"), dataset)
     for layer in spade.backbone.layers:
@@ -100,7 +99,7 @@ def judge(setting: str, spade: SPADE, dataset: Dataset) -> Entry:
 
 
 def megabytes(spade: SPADE) -> float:
-    pixels = spade._fitted.pixels
+    pixels = spade.gallery.pixels
     return (pixels.nbytes if hasattr(pixels, "nbytes") else sum(level.nbytes for level in pixels)) / 2**20
 
 
@@ -113,10 +112,10 @@ def report_maps(
         score = float(values.max()) if scores is None else scores[at]
         own = {"image_score": score, "top_score": mean_of_top(values), "seconds": float("nan")}
         rows.append({"path": str(result.sample.path), "label": result.label} | describe_scores(result) | own)
-    judged = [Judged(values, result.mask, result.crop) for values, result in zip(maps, results)]
+    judged = [Judged(values, 0, result.mask, result.crop) for values, result in zip(maps, results)]
     spade = results[0].spade
     print(f"  {setting}", flush=True)
-    return Entry(setting, Report("", describe_run(spade), pandas.DataFrame(rows), judged), megabytes(spade))
+    return Entry(setting, Report("", spade.describe_run(), pandas.DataFrame(rows), judged), megabytes(spade))
 
 
 # ---- candidates that are not in the package --------------------------------------------------------------------------

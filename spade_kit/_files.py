@@ -1,45 +1,129 @@
-"""What is kept of a run in its folder: from which fit and options it comes, and every file whole or not at all."""
+"""A folder for one run, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
-import hashlib
+import csv
 import json
 import os
-from collections.abc import Callable
-from importlib.metadata import version
-from io import BytesIO
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from io import BytesIO, StringIO
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
+from uuid import uuid4
 
 import numpy as np
+from filelock import FileLock, Timeout
 from jaxtyping import Float
 from PIL import Image
 
-if TYPE_CHECKING:
-    from spade_kit.spade import SPADE
-
 RECORD = "run.json"
-_DEPENDS_ON = ("spade_kit", "torch", "numpy")
+_UNFINISHED = ".writing"  # how the names of files end that are not yet whole
+Row: TypeAlias = "dict[str, Any]"  # an empty cell is None, or missing
 
 
-def describe_run(spade: SPADE) -> dict[str, Any]:
-    """What results depend on."""
-    normals = spade._fitted.normals
-    height, width, _ = normals[0].image.shape
-    return {
-        **{package: version(package) for package in _DEPENDS_ON},
-        "backbone": spade.backbone.name,
-        "weights": spade.backbone.weights,
-        "weights_sha256": spade.backbone.sha256,
-        "crop": f"{height} x {width}",
-        "options": spade.describe_options(),
-        "normals": len(spade),
-        "normals_sha256": hashlib.sha256(b"".join(normal.digest for normal in normals)).hexdigest(),
-    }
+@dataclass(frozen=True)
+class Item:
+    """One photograph of a run: the cells that name its row, what it is judged from, and what is written of it."""
+
+    name: Row
+    sources: Sequence[Path]
+    files: Sequence[Path]
+
+    def is_done(self) -> bool:
+        """Whether its files are there, and no source changed since."""
+        if not all(file.is_file() for file in self.files):
+            return False
+        states = [source.stat() for source in self.sources if source.exists()]
+        changed = max((max(state.st_mtime, state.st_ctime) for state in states), default=0)  # a copy keeps the first
+        return changed <= min(file.stat().st_mtime for file in self.files)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder of one run: ``run.json`` says of which, and a table gets a row for each photograph, after its files."""
+
+    folder: Path
+    table: str
+    columns: Mapping[str, Callable[[str], Any]]  # and how their cells are read
+
+    @contextmanager
+    def claim(self, run: dict[str, Any]) -> Iterator[None]:
+        """Have the folder for a run, and alone; one that holds another run, or is being written, is refused."""
+        folder = self.folder
+        check_is_no_file(folder)
+        with tell_of_failure(folder, self._lock):  # the system's lock: it goes with the process, however that ends
+            before = read_record(folder)
+            if not before and (folder / self.table).exists():
+                raise ValueError(
+                    f"{folder} holds a {self.table}, but no {RECORD} that says of what. Take another folder."
+                )
+            changed = [name for name in run if before and before.get(name) != run[name]]
+            if changed:
+                told = ", ".join(f"{name} was {before.get(name)!r} and is {run[name]!r}" for name in changed)
+                raise ValueError(f"{folder} holds results of another run: {told}. Take another folder.")
+            write_whole(folder / RECORD, json.dumps(run, indent=1).encode())
+            yield
+
+    def _lock(self) -> AbstractContextManager:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            return FileLock(self.folder / ".lock").acquire(timeout=0)
+        except Timeout as held:
+            raise ValueError(
+                f"{self.folder} is being written by another run. Wait until that ends, or take another folder."
+            ) from held
+
+    def resume(self, items: Sequence[Item], judge: Callable[[Item], Row]) -> Iterator[Row]:
+        """The rows of all items: of those that are done as they are, of others as ``judge`` gives them.
+
+        What could not be judged is tried again. What a run left half-written that was killed is removed.
+        """
+        for place in {self.folder, *(file.parent for item in items for file in item.files)}:
+            for left in place.glob(f".*{_UNFINISHED}"):
+                left.unlink(missing_ok=True)
+        known = {tuple(map(row.get, items[0].name)): row for row in self._read() if "reason" not in row}
+        rows = [known.get(tuple(item.name.values())) if item.is_done() else None for item in items]
+        self.write(filter(None, rows))  # no old row may meet the new files of its photograph
+        for item, found in zip(items, rows):
+            row = item.name | (judge(item) if found is None else found)
+            if found is None:
+                self._append(row)
+            yield row
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """The table anew, of these rows."""
+        write_whole(self.folder / self.table, b"".join(map(self._line, [dict(zip(self.columns, self.columns)), *rows])))
+
+    def _append(self, row: Row) -> None:
+        table = self.folder / self.table
+
+        def write() -> None:
+            with table.open("ab") as lines:
+                lines.write(self._line(row))
+
+        tell_of_failure(table, write)
+
+    def _line(self, row: Row) -> bytes:
+        line = StringIO()
+        csv.writer(line).writerow(map(row.get, self.columns))  # floats so that they come back exactly
+        return line.getvalue().removesuffix("\r\n").encode() + b"\n"
+
+    def _read(self) -> Iterator[Row]:
+        """Rows that are whole; the last may be cut off anywhere."""
+        table = self.folder / self.table
+        content = table.read_bytes() if table.is_file() else b""
+        with suppress(csv.Error, ValueError):
+            lines = StringIO(content[: content.rfind(b"\n") + 1].decode())
+            for cells in islice(csv.reader(lines, strict=True), 1, None):
+                read = zip(self.columns.items(), cells, strict=True)
+                yield {name: kind(cell) for (name, kind), cell in read if cell}
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What `claim` wrote; nothing where there is no record."""
+    """What a folder's run depends on; nothing where there is no record."""
     record = folder / RECORD
     if not record.is_file():
         return {}
@@ -54,28 +138,10 @@ def check_is_no_file(folder: Path, what: str = "Results are written") -> None:
         raise ValueError(f"{what} to a folder, but {folder} is a file. Take another name.")
 
 
-def changed_at(path: Path) -> float:
-    """When a file was last written or put in its place: a copy keeps the time of writing."""
-    state = path.stat()
-    return max(state.st_mtime, state.st_ctime)
-
-
-def claim(folder: Path, run: dict[str, Any]) -> None:
-    """Make a folder that of a run; one that holds another run is refused."""
-    check_is_no_file(folder)
-    if (folder / RECORD).is_file():
-        before = read_record(folder)
-        changed = [name for name in run if before.get(name) != run[name]]
-        if changed:
-            told = ", ".join(f"{name} was {before.get(name)!r} and is {run[name]!r}" for name in changed)
-            raise ValueError(f"{folder} holds results of another run: {told}. Take another folder.")
-    write_whole(folder / RECORD, json.dumps(run, indent=1).encode())
-
-
 def encode_tiff(values: Float[np.ndarray, "H W"]) -> bytes:
-    """A map as float32 TIFF. Not compressed: that takes fifty times as long, for a fifth of the size."""
+    """A map as float32 TIFF, 0 for NaN. Not compressed: that takes fifty times as long, for a fifth of the size."""
     stream = BytesIO()
-    Image.fromarray(values).save(stream, "TIFF")
+    Image.fromarray(np.nan_to_num(values, nan=0.0)).save(stream, "TIFF")
     return stream.getvalue()
 
 
@@ -91,17 +157,20 @@ def write_whole(path: Path, content: bytes) -> None:
 
     def write() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        passing = path.parent / ".writing"
-        passing.write_bytes(content)
-        os.replace(passing, path)
+        passing = path.with_name(f".{uuid4().hex[:12]}{_UNFINISHED}")
+        try:
+            passing.write_bytes(content)
+            os.replace(passing, path)
+        finally:
+            passing.unlink(missing_ok=True)
 
     tell_of_failure(path, write)
 
 
-def tell_of_failure(path: Path, write: Callable[[], None]) -> None:
+def tell_of_failure(path: Path, write: Callable[[], Any]) -> Any:
     """Write; where that fails, say what is left."""
     try:
-        write()
+        return write()
     except OSError as problem:
         raise OSError(
             f"{path} could not be written ({problem.strerror or problem}). What was written before is whole: make "

@@ -4,14 +4,20 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pandas
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from spade_kit import SPADE
+from spade_kit._files import Item, RunFolder, write_whole
 from spade_kit.batch import COLUMNS
 
 
@@ -33,7 +39,7 @@ NAMES = ["9.png", "10.png", "broken.png", "monday/a b.png", "monday/ä/ß.png", 
 
 def test_a_row_and_two_pictures_a_photo(spade, demo, line, tmp_path, capsys):
     frame = spade.predict_folder(line, tmp_path / "out", fpr=0.2)
-    assert list(frame.columns) == COLUMNS
+    assert list(frame.columns) == list(COLUMNS)
     assert frame["path"].tolist() == NAMES
     threshold = spade.threshold(0.2, of="image")
     for row in frame.itertuples():
@@ -68,7 +74,7 @@ def test_a_row_and_two_pictures_a_photo(spade, demo, line, tmp_path, capsys):
 
 def test_interrupted_it_goes_on_where_it_was(spade, line, tmp_path, monkeypatch):
     whole = spade.predict_folder(line, tmp_path / "whole", fpr=0.2)
-    predict, asked = SPADE._predict, []
+    predict, asked = SPADE.judge, []
 
     def interrupted(self, image, **options):
         asked.append(Path(image).name)
@@ -76,7 +82,7 @@ def test_interrupted_it_goes_on_where_it_was(spade, line, tmp_path, monkeypatch)
             raise KeyboardInterrupt
         return predict(self, image, **options)
 
-    monkeypatch.setattr(SPADE, "_predict", interrupted)
+    monkeypatch.setattr(SPADE, "judge", interrupted)
     with pytest.raises(KeyboardInterrupt):
         spade.predict_folder(line, tmp_path / "out", fpr=0.2)
     assert len((tmp_path / "out/results.csv").read_text().splitlines()) == 4
@@ -91,9 +97,10 @@ def test_half_a_row_is_written_anew(spade, line, tmp_path):
     whole = spade.predict_folder(line, tmp_path / "out", fpr=0.2)
     table = tmp_path / "out/results.csv"
     text = table.read_text()
-    table.write_text(text[: text.index("y.png") + 9])
-    pandas.testing.assert_frame_equal(spade.predict_folder(line, tmp_path / "out", fpr=0.2), whole)
-    assert table.read_text() == text
+    for end in ("", "\n"):
+        table.write_text(text[: text.index("y.png") + 9] + end)
+        pandas.testing.assert_frame_equal(spade.predict_folder(line, tmp_path / "out", fpr=0.2), whole)
+        assert table.read_text() == text
 
 
 def test_results_of_another_run_are_not_mixed_in(spade, line, tmp_path):
@@ -132,6 +139,7 @@ def test_a_full_disk_is_said_and_what_was_written_stays_whole(spade, line, tmp_p
     assert len(pandas.read_csv(tmp_path / "out/results.csv")) == 3
     for path in (tmp_path / "out").rglob("*.tiff"):
         Image.open(path).load()
+    assert not list((tmp_path / "out").rglob("*.writing"))
     pandas.testing.assert_frame_equal(spade.predict_folder(line, tmp_path / "out", fpr=0.2), whole)
 
 
@@ -179,9 +187,112 @@ def test_what_was_replaced_or_is_missing_is_judged_anew(spade, demo, line, tmp_p
     assert before.drop("10.png").equals(after.drop("10.png"))
 
 
+def test_what_could_not_be_judged_is_tried_again_even_where_pictures_lie(spade, line, tmp_path):
+    spade.predict_folder(line, tmp_path / "out", fpr=0.2)
+    shutil.copy(line / "x.png", line / "broken.png")
+    for name in ("maps/broken.tiff", "segmentations/broken.png"):  # of an earlier run, and newer than the photo
+        (tmp_path / "out" / name).touch()
+    rows = spade.predict_folder(line, tmp_path / "out", fpr=0.2).set_index("path")
+    assert rows.loc["broken.png"].equals(rows.loc["x.png"])
+
+
 def test_results_are_no_photos_even_in_the_same_folder(spade, line):
     first = spade.predict_folder(line, line, fpr=0.2)
     assert first["path"].tolist() == spade.predict_folder(line, line, fpr=0.2)["path"].tolist() == NAMES
+
+
+# ---- a run folder ----------------------------------------------------------------------------------------------------
+
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1) | st.sampled_from(
+    ["a,b", 'say "9 mm"', "two\nlines", "\r", "\r\n", "\u2028", "ß/日本.png", '"', "\n"]
+)
+SCORED = {"path": str, "label": str, "score": float, "row": int, "note": str}
+
+
+@given(
+    st.lists(
+        st.tuples(TEXT, st.none() | TEXT, st.none() | st.floats(), st.none() | st.integers(), TEXT),
+        unique_by=lambda row: row[0],
+    ),
+    st.data(),
+)
+def test_a_row_comes_back_exactly_unless_it_was_cut_off(cells, data):
+    rows = [{name: value for name, value in zip(SCORED, row) if value is not None} for row in cells]
+    with tempfile.TemporaryDirectory() as folder:
+        run, table = RunFolder(Path(folder), "table.csv", SCORED), Path(folder, "table.csv")
+        file = Path(folder, "file")
+        file.touch()
+        items = [Item({"path": row["path"], "label": row.get("label")}, [], [file]) for row in rows]
+        written = iter(rows)
+        ends = [table.stat().st_size for _ in run.resume(items, lambda item: next(written))]
+        content = table.read_bytes()
+        lines = [at + 1 for at, byte in enumerate(content) if byte == ord("\n")]  # some of them within a cell
+        cut = data.draw(st.integers(0, len(content)) | st.sampled_from(lines))
+        table.write_bytes(content[:cut])
+        whole = sum(end <= cut for end in ends)
+        again = []
+        found = list(run.resume(items, lambda item: again.append(item) or {}))
+    assert again == items[whole:]
+    for row, expected in zip(found[:whole], rows):
+        assert repr(sorted(row.items())) == repr(sorted(({"label": None} | expected).items()))  # NaN is not itself
+
+
+def test_two_runs_cannot_write_one_folder_and_a_killed_one_does_not_block_it(spade, line, tmp_path):
+    out = tmp_path / "out"
+    whole = spade.predict_folder(line, out, fpr=0.2)
+    before = (out / "results.csv").read_bytes()
+    script = (
+        "import json, sys, time; from pathlib import Path; from spade_kit._files import RunFolder\n"
+        "folder = Path(sys.argv[1])\n"
+        "with RunFolder(folder, 'results.csv', {}).claim(json.loads((folder / 'run.json').read_text())):\n"
+        "    print('held', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, out], stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout.readline() == "held\n"
+            with pytest.raises(
+                ValueError, match=r"out is being written by another run\. Wait until that ends, or take"
+            ):
+                spade.predict_folder(line, out, fpr=0.2)
+            assert (out / "results.csv").read_bytes() == before
+        finally:
+            other.kill()
+    left = [out / ".0123.writing", out / "maps/.4567.writing", out / "segmentations/monday/.89ab.writing"]
+    for path in left:
+        path.write_bytes(b"half a picture")
+    pandas.testing.assert_frame_equal(spade.predict_folder(line, out, fpr=0.2), whole)
+    assert not any(path.exists() for path in left)
+
+
+def test_files_on_their_way_have_names_of_their_own(tmp_path, monkeypatch):
+    write, passing = Path.write_bytes, []
+    monkeypatch.setattr(Path, "write_bytes", lambda self, content: passing.append(self) or write(self, content))
+    longest = tmp_path / ("n" * 251 + ".png")
+    for _ in range(3):
+        write_whole(longest, b"whole")
+    assert len(set(passing)) == 3
+    assert all(path.parent == tmp_path and path.name.startswith(".") for path in passing)
+    assert list(tmp_path.iterdir()) == [longest]
+
+
+def test_no_row_of_a_replaced_photo_meets_its_new_pictures(spade, demo, line, tmp_path, monkeypatch):
+    """Killed between the pictures and the row: the row that was there before is of another photo."""
+    spade.predict_folder(line, tmp_path / "out", fpr=0.2)
+    shutil.copy(demo.test[26].path, line / "10.png")
+
+    def kill(self, row):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "_append", kill)
+        with pytest.raises(KeyboardInterrupt):
+            spade.predict_folder(line, tmp_path / "out", fpr=0.2)
+    after = spade.predict_folder(line, tmp_path / "out", fpr=0.2).set_index("path")
+    assert after.loc["10.png", "image_score"] == pytest.approx(spade.predict(demo.test[26]).image_score, rel=1e-5)
+
+
+# ---- sentences -------------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_without_photos_is_said(spade, tmp_path):

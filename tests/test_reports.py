@@ -11,7 +11,9 @@ from PIL import Image
 from scipy.ndimage import label
 from sklearn.metrics import auc, precision_recall_curve, roc_curve
 
-from spade_kit import SPADE, Report, Sample, evaluate, metrics
+from spade_kit import SPADE, Report, Sample, evaluate
+from spade_kit._files import RunFolder
+from spade_kit.evaluation.metrics import mean_up_to
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,37 @@ def test_kept_in_a_folder_it_says_the_same(spade, demo, samples, report, tmp_pat
     assert {"spade_kit", "torch", "crop", "normals_sha256", "dataset", "report"} <= set(run)
 
 
+def test_a_map_lies_on_disk_once_and_is_the_same_bit_for_bit(spade, samples, tmp_path):
+    evaluate(spade, samples, folder=tmp_path)
+    kept = Report.load(tmp_path)
+    for at, sample in enumerate(samples):
+        with np.load(tmp_path / f"photos/{at:05d}.npz") as arrays:
+            assert [values.shape for values in arrays.values() if values.dtype == np.float32] == [(56, 56)]
+        np.testing.assert_array_equal(kept.judged(at).anomaly_map, spade.predict(sample).anomaly_map)
+
+
+def test_maps_that_a_report_of_version_0_1_holds_are_read(spade, samples, report, tmp_path):
+    report.save(tmp_path)
+    for at, sample in enumerate(samples):
+        file = tmp_path / f"photos/{at:05d}.npz"
+        with np.load(file) as arrays:
+            mask, crop = arrays["mask"], arrays["crop"]
+        row = json.dumps({"path": str(sample.path), "label": sample.label, "image_score": 1.0})
+        np.savez(file, row=np.array(row), map=report.judged(at).anomaly_map, mask=mask, crop=crop)
+    for kept, held in zip(stacked(Report.load(tmp_path)), stacked(report)):
+        np.testing.assert_array_equal(kept, held)
+
+
+def test_a_folder_that_is_being_written_is_refused(spade, samples, report, tmp_path):
+    with RunFolder(tmp_path, "photos.csv", {}).claim(report.run):
+        with pytest.raises(ValueError, match=r"is being written by another run\. Wait until that ends"):
+            evaluate(spade, samples, folder=tmp_path)
+        with pytest.raises(ValueError, match=r"is being written by another run\. Wait until that ends"):
+            report.save(tmp_path)
+    assert not list(tmp_path.glob("photos*"))
+    report.save(tmp_path)
+
+
 def test_raw_maps_lie_where_the_script_of_mvtec_looks_for_them(spade, demo, samples, tmp_path):
     evaluate(spade, replace(demo, test=samples), folder=tmp_path)
     for sample in samples:
@@ -64,7 +97,7 @@ def test_photos_of_one_name_keep_a_map_each(spade, samples, tmp_path):
 
 
 def test_interrupted_it_goes_on_where_it_was(spade, samples, tmp_path, monkeypatch):
-    predict, asked = SPADE._predict, []
+    predict, asked = SPADE.judge, []
 
     def interrupted(self, image, **options):
         asked.append(image)
@@ -72,7 +105,7 @@ def test_interrupted_it_goes_on_where_it_was(spade, samples, tmp_path, monkeypat
             raise KeyboardInterrupt
         return predict(self, image, **options)
 
-    monkeypatch.setattr(SPADE, "_predict", interrupted)
+    monkeypatch.setattr(SPADE, "judge", interrupted)
     with pytest.raises(KeyboardInterrupt):
         evaluate(spade, samples, folder=tmp_path)
     with pytest.raises(FileNotFoundError, match=r"interrupted\. Call evaluate"):
@@ -80,8 +113,13 @@ def test_interrupted_it_goes_on_where_it_was(spade, samples, tmp_path, monkeypat
     report = evaluate(spade, samples, folder=tmp_path)
     assert len(asked) == len(samples) + 1
     assert asked[4:] == samples[3:]
-    assert report.to_frame()["image_score"].tolist() == evaluate(spade, samples).to_frame()["image_score"].tolist()
-    assert not list(tmp_path.rglob(".writing"))
+    fresh = evaluate(spade, samples).to_frame()
+    for again in (report, Report.load(tmp_path)):
+        frame = again.to_frame()
+        pandas.testing.assert_frame_equal(
+            frame.drop(columns="seconds"), fresh.drop(columns="seconds"), check_exact=True
+        )
+    assert not list(tmp_path.rglob("*.writing"))
 
 
 def test_photos_that_changed_are_judged_again_and_failed_ones_tried_again(spade, samples, tmp_path):
@@ -237,7 +275,7 @@ def test_thinned_curves_keep_their_areas(report):
     areas = {key: auc(part["x"], part["y"]) for key, part in curves.groupby(["curve", "of"])}
     assert areas["roc", "pixel"] == pytest.approx(report.metric("pixel_roc_auc"), abs=2e-3)
     pro = curves[curves["curve"] == "pro"]
-    area = metrics.mean_up_to(0.3, pro["x"].to_numpy(), pro["y"].to_numpy())
+    area = mean_up_to(0.3, pro["x"].to_numpy(), pro["y"].to_numpy())
     assert area == pytest.approx(report.metric("aupro"), abs=2e-3)
     assert report.curves(points=20).groupby(["curve", "of"]).size().max() <= 20
 

@@ -6,21 +6,18 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas
 
 from spade_kit._arguments import warn
-from spade_kit._files import claim, describe_run
+from spade_kit._files import Item, Row, RunFolder, encode_tiff, write_whole
 from spade_kit._progress import track
 from spade_kit.datasets.samples import GOOD, Dataset, Sample
-from spade_kit.evaluation.map_store import Judged, Row, Shelf, name_maps
-from spade_kit.evaluation.report import FORMAT, TABLE, Report, judged_paths
+from spade_kit.evaluation.map_store import Judged, MapStore, name_maps
+from spade_kit.evaluation.report import FORMAT, TABLE, Report, write_table
+from spade_kit.result import Result
 from spade_kit.scores import mean_of_top, share_out
-
-if TYPE_CHECKING:
-    from spade_kit.result import Result
-    from spade_kit.spade import SPADE
+from spade_kit.spade import SPADE
 
 
 def evaluate(spade: SPADE, dataset: Dataset | Sequence[Sample], folder: str | Path | None = None) -> Report:
@@ -41,7 +38,8 @@ def evaluate(spade: SPADE, dataset: Dataset | Sequence[Sample], folder: str | Pa
     Raises
     ------
     ValueError
-        If there is nothing to judge, or the folder holds another fit, other options or another dataset.
+        If there is nothing to judge, or the folder holds another fit, other options or another dataset, or is being
+        written.
     OSError
         If something cannot be written; what was written before is whole.
     """
@@ -56,71 +54,74 @@ def evaluate(spade: SPADE, dataset: Dataset | Sequence[Sample], folder: str | Pa
             "evaluate needs photos to judge, but none came. A dataset of normals alone has no test photos."
         )
     name = dataset.name if isinstance(dataset, Dataset) else f"{len(samples)} photos"
-    run = describe_run(spade) | {"dataset": name, "report": FORMAT}
-    shelf = None if folder is None else Shelf(Path(folder).expanduser(), [str(sample.path) for sample in samples])
-    if shelf is not None:
-        claim(shelf.folder, run)
-        (shelf.folder / TABLE).unlink(missing_ok=True)  # of a run that was complete: now it is not
-    rows: list[Row] = []
-    kept: list[Judged | None] = []
-    emptied = 0
-    with track(total=len(samples), desc="photos") as progress:
-        for index, (sample, place) in enumerate(zip(samples, name_maps(name, samples))):
-            found = shelf and shelf.find(index, sample, place)
-            row, judged = found or _judge(spade, sample)
-            if shelf is not None and found is None:
-                if judged is not None:
-                    shelf.put_map(place, judged)  # first: what has its file on the shelf is done
-                shelf.put(index, row, judged)
-            emptied += _is_emptied(sample, judged)
-            rows.append(row)
-            kept.append(None if shelf is not None else judged)
-            progress.update()
-    frame = pandas.DataFrame(rows, columns=_columns(spade))
-    _say_what_is_lost(name, frame, emptied)
-    if shelf is None:
-        return Report(name, run, frame, kept)
-    report = Report(name, run, frame, Shelf(shelf.folder, judged_paths(frame)))
-    report.save(shelf.folder)
+    record = spade.describe_run() | {"dataset": name, "report": FORMAT}
+    shares = [f"share_{layer}" for layer in spade.backbone.layers]
+    scores = ["image_score", "top_score", "retrieval_score", *shares, "seconds"]
+    columns = {"path": str, "label": str, **dict.fromkeys(scores, float), "reason": str}
+    if folder is None:
+        rows, kept = zip(*(_judge(spade, sample) for sample in track(samples, desc="photos")))
+        return _conclude(Report(name, record, pandas.DataFrame(rows, columns=list(columns)), kept), samples)
+    run = RunFolder(Path(folder).expanduser(), "photos.csv", {"photo": int, **columns})
+    with run.claim(record):
+        (run.folder / TABLE).unlink(missing_ok=True)  # of a run that was complete: now it is not
+        store = MapStore(run.folder, [str(sample.path) for sample in samples])
+        frame = pandas.DataFrame(_judge_into(run, store, spade, name, samples), columns=list(columns))
+        report = _conclude(Report(name, record, frame, store), samples)
+        write_table(run.folder, frame)
     return report
+
+
+def _judge_into(run: RunFolder, store: MapStore, spade: SPADE, dataset: str, samples: Sequence[Sample]) -> list[Row]:
+    """Rows of all photographs; of those that are not done yet, maps and rows are written as they come."""
+    items = []
+    for at, (sample, place) in enumerate(zip(samples, name_maps(dataset, samples))):
+        files = [store.file(at), run.folder / "maps" / place]
+        store.drop_damaged(at, files[1])
+        sources = [path for path in (sample.path, sample.mask_path) if path is not None]
+        items.append(Item({"photo": at, "path": str(sample.path), "label": sample.label or None}, sources, files))
+
+    def judge(item: Item) -> Row:
+        row, judged = _judge(spade, samples[item.name["photo"]])
+        if judged is not None:
+            write_whole(item.files[1], encode_tiff(judged.crop.put_back(judged.anomaly_map)))
+            store.put(item.name["photo"], judged)
+        return row
+
+    return list(track(run.resume(items, judge), total=len(items), desc="photos"))
 
 
 def _judge(spade: SPADE, sample: Sample) -> tuple[Row, Judged | None]:
     start = time.perf_counter()
     row: Row = {"path": str(sample.path), "label": sample.label}
     try:
-        result = spade._predict(sample, leave_out=True)
+        result = spade.judge(sample)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of masks that the crop empties: they are counted
             mask = result.mask
     except (ValueError, OSError) as problem:
         return row | {"seconds": time.perf_counter() - start, "reason": str(problem)}, None
     row |= describe_scores(result)
-    return row | {"seconds": time.perf_counter() - start}, Judged(result.anomaly_map, mask, result.crop)
+    judged = Judged(result.correspondence.distance, spade.options.sigma, mask, result.crop)
+    return row | {"seconds": time.perf_counter() - start}, judged
 
 
-def _is_emptied(sample: Sample, judged: Judged | None) -> bool:
-    """Whether the crop has lost a defect."""
-    mask = None if judged is None else judged.mask
-    return mask is not None and sample.label not in (GOOD, None) and not mask.any()
-
-
-def _say_what_is_lost(name: str, frame: pandas.DataFrame, emptied: int) -> None:
-    lost = int(frame["image_score"].isna().sum())
-    if lost == len(frame):
-        raise ValueError(f"None of the {lost} photos of {name} could be judged. {frame['reason'][0]}")
+def _conclude(report: Report, samples: Sequence[Sample]) -> Report:
+    """The report, with a word on what could not be judged and on defects that the crop has lost."""
+    scores = report.to_frame()["image_score"]
+    lost = int(scores.isna().sum())
+    if lost == len(scores):
+        reason = report.to_frame()["reason"][0]
+        raise ValueError(f"None of the {lost} photos of {report.name} could be judged. {reason}")
+    defects = (report.judged(at) for at, sample in enumerate(samples) if sample.label not in (GOOD, None))
+    emptied = sum(judged is not None and judged.mask is not None and not judged.mask.any() for judged in defects)
     if emptied:
         warn(
-            f"Of {emptied} defects of {name} nothing is left on the evaluated crop: their pixels count as normal. "
-            "Take load_backbone(..., crop=None), or a larger resize."
+            f"Of {emptied} defects of {report.name} nothing is left on the evaluated crop: their pixels count as "
+            "normal. Take load_backbone(..., crop=None), or a larger resize."
         )
     if lost:
-        warn(f"{name}: {lost} of {len(frame)} were not judged, see the column reason of report.to_frame().")
-
-
-def _columns(spade: SPADE) -> list[str]:
-    shares = [f"share_{layer}" for layer in spade.backbone.layers]
-    return ["path", "label", "image_score", "top_score", "retrieval_score", *shares, "seconds", "reason"]
+        warn(f"{report.name}: {lost} of {len(scores)} were not judged, see the column reason of report.to_frame().")
+    return report
 
 
 def describe_scores(result: Result) -> dict[str, float]:

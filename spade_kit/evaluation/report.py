@@ -15,11 +15,11 @@ import numpy as np
 import pandas
 
 from spade_kit._arguments import check_count, check_index, choose
-from spade_kit._files import claim, read_record, write_whole
+from spade_kit._files import RunFolder, read_record, write_whole
 from spade_kit.datasets.samples import GOOD
 from spade_kit.evaluation import metrics
 from spade_kit.evaluation.bootstrap import BINNED, PixelCounts, bootstrap
-from spade_kit.evaluation.map_store import Judged, Shelf
+from spade_kit.evaluation.map_store import Judged, MapStore
 from spade_kit.scores import check_threshold
 
 FORMAT = 1  # of what `Report.save` writes
@@ -74,7 +74,8 @@ class Report:
 
     def judged(self, index: int) -> Judged | None:
         """The map, the truth and the crop of the photograph in a row of the table; None if it was not judged."""
-        return self._judged[check_index("index", index, len(self._frame), "row")]
+        at = check_index("index", index, len(self._frame), "row")
+        return None if np.isnan(self._frame["image_score"][at]) else self._judged[at]
 
     @property
     def options(self) -> str:
@@ -254,16 +255,15 @@ class Report:
         Raises
         ------
         ValueError
-            If the folder holds another run.
+            If the folder holds another run, or one is being written there.
         """
-        shelf = Shelf(Path(folder).expanduser(), judged_paths(self._frame))
-        claim(shelf.folder, self.run)
-        if not isinstance(self._judged, Shelf) or self._judged.folder != shelf.folder:
-            for index, (row, judged) in enumerate(zip(self._frame.to_dict("records"), self._judged)):
-                shelf.put(index, row, judged)
-        table = BytesIO()
-        self._frame.to_parquet(table)
-        write_whole(shelf.folder / TABLE, table.getvalue())
+        run = RunFolder(Path(folder).expanduser(), TABLE, {})
+        with run.claim(self.run):
+            store = MapStore(run.folder, self._frame["path"].tolist())
+            for index in range(len(store)):
+                if (judged := self.judged(index)) is not None:
+                    store.put(index, judged)
+            write_table(run.folder, self._frame)
 
     @classmethod
     def load(cls, folder: str | Path) -> Report:
@@ -288,7 +288,7 @@ class Report:
             raise ValueError(
                 f"{folder / TABLE} is damaged ({problem}). Call evaluate(..., folder=...) again: it is written anew."
             ) from problem
-        return cls(run["dataset"], run, frame, Shelf(folder, judged_paths(frame)))
+        return cls(run["dataset"], run, frame, MapStore(folder, frame["path"].tolist()))
 
     def _show(self) -> tuple[str, pandas.DataFrame]:
         """A heading, and the summary in three decimals."""
@@ -333,9 +333,11 @@ def _thin(x: np.ndarray, y: np.ndarray, threshold: np.ndarray, points: int) -> p
     return pandas.DataFrame({"x": x[kept], "y": y[kept], "threshold": threshold[kept]})
 
 
-def judged_paths(frame: pandas.DataFrame) -> list[str | None]:
-    """The paths of a report's rows, None where a photograph was not judged."""
-    return [path if judged else None for path, judged in zip(frame["path"], frame["image_score"].notna())]
+def write_table(folder: Path, frame: pandas.DataFrame) -> None:
+    """The last of a report's files: with it, the report is complete."""
+    table = BytesIO()
+    frame.to_parquet(table)
+    write_whole(folder / TABLE, table.getvalue())
 
 
 def _measure_again(
