@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
@@ -29,7 +29,7 @@ def tell(ask: Callable[[], Any], find_mistake: Callable[[Any], str | None], righ
     Parameters
     ----------
     ask
-        Gives the reader's answer; ``...`` where nothing was given yet.
+        Gives the reader's answer, or a list of answers; ``...`` where nothing was given yet.
     find_mistake
         Takes it and gives a sentence on what is wrong, None if nothing is.
     right
@@ -37,13 +37,23 @@ def tell(ask: Callable[[], Any], find_mistake: Callable[[Any], str | None], righ
     """
     try:
         answer = ask()
-        if answer is ...:
+        if any(one is ... for one in (answer if isinstance(answer, list) else [answer])):
             print(_OPEN)
             return
         mistake = find_mistake(answer)
     except Exception as problem:  # whatever a reader's lines may raise
         mistake = f"It stops with {type(problem).__name__}: {problem}"
     print(f"Right. {right}" if mistake is None else f"Not yet. {mistake}")
+
+
+def explain(answer: Any, right: Any, mistakes: Mapping[str, Any], otherwise: str, rtol: float = 1e-5) -> str | None:
+    """None if an answer is right; else the sentence on the mistake that leads to this answer, or another sentence."""
+    import numpy as np  # here, so that check_environment needs nothing that has to be installed
+
+    for told, value in [(None, right), *mistakes.items()]:
+        if np.allclose(answer, value, rtol=rtol):
+            return told
+    return otherwise
 
 
 def _find_python() -> str | None:
@@ -64,18 +74,18 @@ def _find_package(name: str, least: tuple[int, ...], *others: str) -> str | None
 def _find_weights() -> str | None:
     from spade_kit.features.backbones import load_backbone
 
-    try:
-        load_backbone("efficientnet_lite0")
-    except (ImportError, OSError, ValueError) as problem:
-        return str(problem)
-    return None
+    return _try(load_backbone, "efficientnet_lite0")
 
 
 def _find_photos(dataset: str) -> str | None:
     from spade_kit.datasets.loading import load_dataset
 
+    return _try(load_dataset, dataset)
+
+
+def _try(load: Callable[[str], Any], name: str) -> str | None:
     try:
-        load_dataset(dataset)
+        load(name)
     except (ImportError, OSError, ValueError) as problem:
         return str(problem)
     return None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from spade_kit.features.pyramid import Pyramid
-from spade_kit.lessons.checking import tell
+from spade_kit.lessons.checking import explain, tell
 from spade_kit.lessons.material import make_pyramids
 
 # One channel a level: a fine 4 x 4 grid and a coarse 2 x 2 one, whose cells hold 2 x 2 fine ones each.
@@ -24,10 +24,7 @@ def make_small_pyramids() -> tuple[Pyramid, Pyramid]:
 def match_by_hand(query: Pyramid, normal: Pyramid, radius: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Stage 3 as one would do it with a pencil: for every cell of the query look at every cell of the normal image.
 
-    Returns
-    -------
-    tuple
-        The Euclidean distance to the nearest, (h, w), and its place as (row, col), (h, w, 2).
+    Gives the Euclidean distance to the nearest, (h, w), and its place as (row, col), (h, w, 2).
     """
     h, w = query.grid
     distance, place = np.full((h, w), np.inf), np.zeros((h, w, 2), int)
@@ -36,8 +33,8 @@ def match_by_hand(query: Pyramid, normal: Pyramid, radius: int | None = None) ->
             if radius is not None and max(abs(row - other_row), abs(col - other_col)) > radius:
                 continue
             squared = 0.0
-            for here, there in zip(query.levels, normal.levels):  # a coarse cell holds many fine ones
-                step = h // here.shape[2]
+            for here, there in zip(query.levels, normal.levels):
+                step = h // here.shape[2]  # a coarse cell holds many fine ones
                 difference = here[0, :, row // step, col // step] - there[0, :, other_row // step, other_col // step]
                 squared += float((difference.double() ** 2).sum())
             if squared**0.5 < distance[row, col]:
@@ -49,23 +46,18 @@ def check(nearest: Callable[[np.ndarray, np.ndarray], tuple[int, float]]) -> Non
     """Is it the nearest of n normal pixels (n, c) to a pixel (c,), as (index, Euclidean distance)?"""
     rng = np.random.default_rng(0)
     pixel, normals = rng.normal(size=5), rng.normal(size=(40, 5))
-    tell(
-        lambda: nearest(pixel, normals),
-        lambda answer: _find_mistake(answer, pixel, normals),
-        "That is all of stage 3; the rest is to do it for 3,136 pixels and 156,800 normal ones fast.",
-    )
+    right = "That is all of stage 3; the rest is to do it for 3,136 pixels and 156,800 normal ones fast."
+    tell(lambda: nearest(pixel, normals), lambda answer: _find_mistake(answer, pixel, normals), right)
 
 
 def _find_mistake(answer: tuple[int, float], pixel: np.ndarray, normals: np.ndarray) -> str | None:
     index, distance = answer
-    right = [sum((a - b) ** 2 for a, b in zip(pixel, normal)) ** 0.5 for normal in normals]
-    best = int(np.argmin(right))
-    if index == int(np.argmax(right)):
+    right = np.array([sum((a - b) ** 2 for a, b in zip(pixel, normal)) ** 0.5 for normal in normals])
+    best = int(right.argmin())
+    if index == right.argmax():
         return "That is the farthest normal pixel: np.argmin gives the nearest."
     if index != best:
         return f"The nearest normal pixel is number {best}, not {index}. Sum over the channels: axis 1 of (n, c)."
-    if np.isclose(distance, right[best] ** 2):
-        return "The index is right, but the distance is squared: take the square root."
-    if not np.isclose(distance, right[best]):
-        return f"The index is right, but its distance is {right[best]:.3f}, not {float(distance):.3f}."
-    return None
+    squared = {"The index is right, but the distance is squared: take the square root.": right[best] ** 2}
+    otherwise = f"The index is right, but its distance is {right[best]:.3f}, not {float(distance):.3f}."
+    return explain(distance, right[best], squared, otherwise)

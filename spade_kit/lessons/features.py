@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pandas
@@ -15,7 +15,6 @@ from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import nn
@@ -24,16 +23,15 @@ from spade_kit.datasets.samples import GOOD, Sample
 from spade_kit.evaluation.metrics import roc_auc
 from spade_kit.features.backbones import Backbone, load_backbone
 from spade_kit.features.pyramid import Pyramid, compute_features
-from spade_kit.figures.style import COLOURS, RING, make_panels, name_panel, show_picture
+from spade_kit.figures.style import RING, make_panels, show_picture
 from spade_kit.lessons.checking import tell
+from spade_kit.lessons.material import add_bar, auc_of_kinds, show_grid
 from spade_kit.spade import SPADE
 
 Change: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _ALIKE = 1e-5  # of a feature's length: what rounding leaves of the same feature, computed at two places
-_DIRECTIONS = 2  # in which a feature is pulled, to see which pixels pull it there
-_TRACES = (1e-8, 1e-2)  # the ends of the scale of traces
 _RIGHT = "no mistake"
 
 
@@ -52,15 +50,11 @@ def list_convolutions(backbone: Backbone, layer: str) -> list[tuple[int, int]]:
     For the embedded backbone, whose parts are named in the order in which they are run.
     """
     last = backbone.sources[backbone.layers.index(layer)]
-    found, reached = [], False
-    for name, part in backbone.module.get_submodule("network").named_modules():
-        inside = name == last or name.startswith(f"{last}.")
-        if reached and not inside:
-            break
-        reached = reached or inside
-        if isinstance(part, nn.Conv2d) and (part.kernel_size[0], part.stride[0]) != (1, 1):
-            found.append((part.kernel_size[0], part.stride[0]))
-    return found
+    names, parts = zip(*backbone.module.get_submodule("network").named_modules())
+    end = max(at for at, name in enumerate(names) if name == last or name.startswith(f"{last}."))
+    convolutions = [part for part in parts[: end + 1] if isinstance(part, nn.Conv2d)]
+    found = [(part.kernel_size[0], part.stride[0]) for part in convolutions]
+    return [one for one in found if one != (1, 1)]
 
 
 def receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> int:
@@ -85,8 +79,8 @@ def trace_back(
 ) -> Float[np.ndarray, "H W"]:
     """How much each pixel moves the feature in the middle of a layer: the squared gradient, its sum 1.
 
-    The feature is pulled in directions drawn at random, and what that asks of the pixels is averaged over them and over
-    the photographs.
+    The feature is pulled in two directions drawn at random, and what that asks of the pixels is averaged over them and
+    over the photographs.
     """
     photos = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255  # (n, 3, H, W)
     mean, std = (torch.tensor(value).view(3, 1, 1) for value in (backbone.mean, backbone.std))
@@ -94,7 +88,7 @@ def trace_back(
     level = backbone.module(x)[0][backbone.layers.index(layer)]
     feature = level[:, :, level.shape[2] // 2, level.shape[3] // 2]  # (n, c)
     generator = torch.Generator().manual_seed(seed)
-    pulls = [(feature * torch.randn(feature.shape, generator=generator)).sum() for _ in range(_DIRECTIONS)]
+    pulls = [(feature * torch.randn(feature.shape, generator=generator)).sum() for _ in range(2)]
     asked = [torch.autograd.grad(pull, x, retain_graph=True)[0].square().sum((0, 1)) for pull in pulls]  # (H, W) each
     moved = torch.stack(asked).sum(0).double()
     return (moved / moved.sum()).numpy()
@@ -117,7 +111,7 @@ def measure_similarity(pyramid: Pyramid, row: int, col: int, side: int = 224) ->
     """The distance of each cell of a photograph from the one that holds the pixel (row, col), a grid a level."""
     grids = []
     for level in pyramid.levels:
-        _, _, h, w = level.shape
+        h, w = level.shape[2:]
         feature = level[:, :, row * h // side, col * w // side, None, None]
         grids.append((level - feature).norm(dim=1)[0].numpy())
     return grids
@@ -159,31 +153,25 @@ def load_colours() -> Backbone:
 
 def score_by_kind(spades: Mapping[str, SPADE], tests: Sequence[Sample]) -> pandas.DataFrame:
     """Image AUC of some fitted SPADEs, a row each: each kind of defect against all good photographs, and all kinds."""
-    labels = np.array([sample.label for sample in tests])
-    kinds = [kind for kind in dict.fromkeys(labels.tolist()) if kind != GOOD]
     table = {}
     for name, spade in spades.items():
         scores = np.array([spade.predict(sample).image_score for sample in tests])
-        chosen = {"all": labels == labels} | {kind: np.isin(labels, (GOOD, kind)) for kind in kinds}
-        table[name] = {kind: roc_auc(scores[some], labels[some] != GOOD) for kind, some in chosen.items()}
+        aucs = auc_of_kinds(scores, [sample.label for sample in tests])
+        table[name] = {"all": aucs["all"]} | aucs
     return pandas.DataFrame(table).T.map("{:.2f}".format)
 
 
 def list_ways(backbone: Backbone) -> dict[str, tuple[Backbone, Change]]:
     """Ways to prepare a photograph, the right one first: a backbone, and what is done to the photograph before."""
     return {
-        _RIGHT: (backbone, _leave),
+        _RIGHT: (backbone, np.asarray),
         "blue and red swapped": (backbone, lambda photo: np.ascontiguousarray(photo[..., ::-1])),
-        "ImageNet's figures": (replace(backbone, mean=_IMAGENET[0], std=_IMAGENET[1]), _leave),
-        "0 to 255, not scaled": (replace(backbone, mean=(0.0,) * 3, std=(1 / 255,) * 3), _leave),
+        "ImageNet's figures": (replace(backbone, mean=_IMAGENET[0], std=_IMAGENET[1]), np.asarray),
+        "0 to 255, not scaled": (replace(backbone, mean=(0.0,) * 3, std=(1 / 255,) * 3), np.asarray),
         "JPEG of quality 15": (backbone, _compress),
         "5 % larger": (backbone, _enlarge),
         "20 % darker": (backbone, lambda photo: (photo * 0.8).astype(np.uint8)),
     }
-
-
-def _leave(photo: np.ndarray) -> np.ndarray:
-    return photo
 
 
 def _compress(photo: np.ndarray) -> np.ndarray:
@@ -238,9 +226,9 @@ def draw_channels(backbone: Backbone, crop: UInt8[np.ndarray, "H W 3"], count: i
         chosen = level[0].var((1, 2)).argsort(descending=True)[:count].tolist()
         end = float(level[0, chosen].abs().max())
         for panel, channel in zip(others, chosen):
-            image = panel.imshow(level[0, channel].numpy(), COLOURS, vmin=-end, vmax=end)
-            name_panel(panel, f"channel {channel} of {level.shape[1]}")
-        _add_bar(others[-1], image, "value")
+            title = f"channel {channel} of {level.shape[1]}"
+            image = show_grid(panel, level[0, channel].numpy(), title, vmin=-end, vmax=end)
+        add_bar(others[-1], image, "value")
     return figure
 
 
@@ -250,16 +238,15 @@ def draw_traces(
     """Where the middle cell of each layer looks: dashed what it can see, solid what holds 90 % of its trace."""
     figure, (photo, *others) = make_panels(None, 1 + len(traces), bars=1)
     show_picture(photo, crop, "the photograph")
-    pyramid = compute_features([crop], backbone)
-    for panel, (name, trace), level in zip(others, traces.items(), pyramid.levels):
-        image = panel.imshow(trace, COLOURS, norm=LogNorm(*_TRACES, clip=True))
-        middle, field = _middle(level.shape[2], len(crop)), receptive_field(*zip(*list_convolutions(backbone, name)))
-        most = side_that_holds(0.9, trace, level.shape[2])
-        name_panel(panel, f"{name}: {field} px, 90 % in {most}")
-        for side, colour, style in ((field, "white", "dashed"), (most, RING, "solid")):
-            _draw_square(panel, middle, side, colour, style)
+    for panel, (name, trace), level in zip(others, traces.items(), compute_features([crop], backbone).levels):
+        cells = level.shape[2]
+        field, most = receptive_field(*zip(*list_convolutions(backbone, name))), side_that_holds(0.9, trace, cells)
+        image = show_grid(panel, trace, f"{name}: {field} px, 90 % in {most}", norm=LogNorm(1e-8, 1e-2, clip=True))
+        middle = _middle(cells, len(crop))
+        _draw_square(panel, middle, field, "white", "dashed")
+        _draw_square(panel, middle, most, RING, "solid")
         _draw_square(photo, middle, most, RING, "solid")
-    _add_bar(others[-1], image, "share of the trace")
+    add_bar(others[-1], image, "share of the trace")
     return figure
 
 
@@ -270,15 +257,18 @@ def draw_similarity(
     figure, (photo, *others) = make_panels(None, 1 + len(grids), bars=1)
     show_picture(photo, crop, "the photograph")
     for panel, name, grid in zip(others, backbone.layers, grids):
-        side = len(crop) / len(grid)
-        image = _show_grid(panel, grid / np.median(grid), len(crop), f"{name}, crosses: most alike", (0, 1.5))
-        asked = np.unravel_index(grid.argmin(), grid.shape)
-        for at in (asked, *find_alike(grid, count)):
-            row, col = (np.array(at) + 0.5) * side - 0.5
-            _mark(panel, row, col, "o" if at is asked else "X")
-            if at is asked and panel is others[0]:
-                _mark(photo, row, col, "o")
-    _add_bar(others[-1], image, "distance / median of the layer")
+        title = f"{name}, crosses: most alike"
+        image = show_grid(panel, grid / np.median(grid), title, vmin=0, vmax=1.5, extent=_extent(len(crop)))
+        asked, *alike = [
+            (np.array(at) + 0.5) * len(crop) / len(grid) - 0.5
+            for at in (np.unravel_index(grid.argmin(), grid.shape), *find_alike(grid, count))
+        ]
+        for one in [panel, photo] if panel is others[0] else [panel]:
+            for colour, width in (("white", 4), (RING, 2)):
+                one.plot(*asked[::-1], "o", markersize=13, mfc="none", mec=colour, mew=width)
+        for at in alike:
+            panel.plot(*at[::-1], "X", markersize=8, mfc=RING, mec="white", mew=1)
+    add_bar(others[-1], image, "distance / median of the layer")
     return figure
 
 
@@ -299,78 +289,52 @@ def draw_padding(pyramid: Pyramid, side: int = 224) -> Figure:
     for panel, name, level in zip(panels, pyramid.layers, pyramid.levels):
         middle = level[:, :, level.shape[2] // 2, level.shape[3] // 2, None, None]
         away = ((level - middle).norm(dim=1) / middle.norm())[0].numpy()
-        image = _show_grid(panel, away, side, f"{name}: {count_different(level)} different features", (0, 1))
-    _add_bar(panels[-1], image, "distance / length of the middle one")
+        title = f"{name}: {count_different(level)} different features"
+        image = show_grid(panel, away, title, vmin=0, vmax=1, extent=_extent(side))
+    add_bar(panels[-1], image, "distance / length of the middle one")
     return figure
 
 
-def _show_grid(panel: Axes, grid: np.ndarray, side: int, title: str, ends: tuple[float, float]) -> AxesImage:
-    """A grid at the size of the crop."""
-    image = panel.imshow(grid, COLOURS, vmin=ends[0], vmax=ends[1], extent=(-0.5, side - 0.5, side - 0.5, -0.5))
-    name_panel(panel, title)
-    return image
+def _extent(side: int) -> tuple[float, float, float, float]:
+    """Where a grid lies that is shown at the size of the crop."""
+    return -0.5, side - 0.5, side - 0.5, -0.5
 
 
 def _draw_square(panel: Axes, middle: float, side: float, colour: str, style: str) -> None:
     """A square around a place, which is given from the edge of the crop; cut off where the crop ends."""
-    limits = panel.get_xlim(), panel.get_ylim()
+    limits = {"xlim": panel.get_xlim(), "ylim": panel.get_ylim()}
     corner = middle - side / 2 - 0.5
-    panel.add_patch(
-        Rectangle((corner, corner), side, side, fill=False, edgecolor=colour, linestyle=style, linewidth=1.6)
-    )
-    panel.set(xlim=limits[0], ylim=limits[1])
-
-
-def _mark(panel: Axes, row: float, col: float, marker: str) -> None:
-    size, face = (13, "none") if marker == "o" else (8, RING)
-    for colour, width in (("white", 4), (RING, 2)) if marker == "o" else (("white", 1),):
-        panel.plot(
-            col, row, marker, markersize=size, markerfacecolor=face, markeredgecolor=colour, markeredgewidth=width
-        )
-
-
-def _add_bar(panel: Axes, image: AxesImage, label: str) -> None:
-    bar = panel.figure.colorbar(image, ax=panel, fraction=0.046, pad=0.03)
-    bar.ax.tick_params(labelsize=8)
-    bar.set_label(label, fontsize=8)
+    panel.add_patch(Rectangle((corner, corner), side, side, fill=False, ec=colour, ls=style, lw=1.6))
+    panel.set(**limits)
 
 
 # ---- the exercise ----------------------------------------------------------------------------------------------------
 
-
-def check(field: Callable[[Sequence[int], Sequence[int]], int]) -> None:
-    """Is it the side of what one cell can see behind convolutions with these kernels and strides?"""
-
-    def ask() -> Any:
-        answers = [field(list(kernels), list(strides)) for kernels, strides in _STACKS]
-        return ... if any(answer is ... for answer in answers) else answers
-
-    tell(ask, _find_mistake, "For layer3 of our network it gives 339 px.")
-
-
-def _find_mistake(answers: Sequence[Any]) -> str | None:
-    for answer, (kernels, strides) in zip(answers, _STACKS):
-        right = receptive_field(kernels, strides)
-        if not isinstance(answer, Real):
-            return f"The answer is one number, the side in pixels, but a {type(answer).__name__} came."
-        if answer != right:
-            told = f"With kernels {kernels} and strides {strides} it is {right}, not {answer}."
-            return " ".join(filter(None, (told, _usual_mistakes(kernels, strides).get(answer))))
-    return None
-
-
 _STACKS = [((3, 5, 3), (2, 3, 1)), ((7, 3), (2, 2)), ((3,), (1,)), ((5, 3, 5, 3), (1, 2, 2, 2))]
 
 
-def _usual_mistakes(kernels: Sequence[int], strides: Sequence[int]) -> dict[Any, str]:
-    """What to say of which wrong answer."""
-    reach = np.array(kernels) - 1  # in cells before the convolution
-    steps = np.cumprod([1, *strides])  # pixels between these cells; the last are those behind it all
-    return {
-        1 + reach.sum(): "Strides matter: behind a stride of 2, one cell farther is 2 pixels farther.",
-        1 + reach @ steps[1:]: "A stride counts for the convolutions behind it: add first, then multiply the step.",
-        reach @ steps[:-1]: "The pixel one starts with is missing: begin with 1.",
-        1 + np.array(kernels) @ steps[:-1]: "A kernel of 3 reaches 2 cells farther, not 3: take kernel - 1.",
-        1 + reach @ [1, *strides[:-1]]: "Steps multiply: behind strides of 2 and 3, one cell farther is 6 pixels.",
-        steps[-1]: "That is how far the cells of the grid lie apart, not how far each of them sees.",
-    }
+def check(field: Callable[[Sequence[int], Sequence[int]], int]) -> None:
+    """Is it the side of what one cell can see behind convolutions with these kernels and strides?"""
+    right = "For layer3 of our network it gives 339 px."
+    tell(lambda: [field(list(kernels), list(strides)) for kernels, strides in _STACKS], _find_mistake, right)
+
+
+def _find_mistake(answers: Sequence[int]) -> str | None:
+    for answer, (kernels, strides) in zip(answers, _STACKS):
+        if not isinstance(answer, Real):
+            return f"The answer is one number, the side in pixels, but a {type(answer).__name__} came."
+        if answer == (right := receptive_field(kernels, strides)):
+            continue
+        reach = np.array(kernels) - 1  # in cells before the convolution
+        steps = np.cumprod([1, *strides])  # pixels between these cells; the last are those behind it all
+        mistakes = {
+            1 + reach.sum(): "Strides matter: behind a stride of 2, one cell farther is 2 pixels farther.",
+            1 + reach @ steps[1:]: "A stride counts for the convolutions behind it: add first, then multiply the step.",
+            reach @ steps[:-1]: "The pixel one starts with is missing: begin with 1.",
+            1 + np.array(kernels) @ steps[:-1]: "A kernel of 3 reaches 2 cells farther, not 3: take kernel - 1.",
+            1 + reach @ [1, *strides[:-1]]: "Steps multiply: behind strides of 2 and 3, one cell farther is 6 pixels.",
+            steps[-1]: "That is how far the cells of the grid lie apart, not how far each of them sees.",
+        }
+        told = f"With kernels {kernels} and strides {strides} it is {right}, not {answer}."
+        return f"{told} {mistakes.get(answer, '')}".rstrip()
+    return None

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, inf
 from textwrap import dedent
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas
 import torch
-from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from sklearn.cluster import MiniBatchKMeans
+from torch.nn.functional import interpolate
 
 from spade_kit.datasets.samples import Photo
 from spade_kit.evaluation.metrics import aupro
@@ -24,7 +23,6 @@ from spade_kit.features.backbones import load_backbone
 from spade_kit.features.pyramid import Pyramid, extract_features
 from spade_kit.figures.style import (
     BLUE,
-    COLOURS,
     GREY,
     RING,
     SCALE,
@@ -32,12 +30,11 @@ from spade_kit.figures.style import (
     add_scale,
     draw_contour,
     make_panels,
-    name_panel,
     show_map,
     show_picture,
 )
-from spade_kit.lessons.checking import tell
-from spade_kit.lessons.material import make_pyramids
+from spade_kit.lessons.checking import explain, tell
+from spade_kit.lessons.material import add_bar, make_pyramids, open_charts, show_grid
 from spade_kit.result import Result
 from spade_kit.scores import make_map
 from spade_kit.search.layout import nest, nested_order, slack
@@ -69,8 +66,8 @@ def nest_levels(pyramid: Pyramid, weights: Sequence[float] | None = None) -> lis
 
     With weights features are multiplied by their roots, so that squared distances are multiplied by the weights.
     """
-    top = len(pyramid.levels) - 1
-    levels = [nest(level.double().numpy(), top - number) for number, level in enumerate(pyramid.levels)]
+    times = range(len(pyramid.levels) - 1, -1, -1)
+    levels = [nest(level.double().numpy(), halvings) for level, halvings in zip(pyramid.levels, times)]
     factors = np.sqrt(np.ones(len(levels)) if weights is None else np.asarray(weights, float))
     return [factor * level.swapaxes(1, 2).reshape(-1, level.shape[1]) for factor, level in zip(factors, levels)]
 
@@ -86,12 +83,8 @@ def search_pairs(
 ) -> Search:
     """Every query pixel's distance to its nearest: bound all pairs of blocks, open few, and few cells in those.
 
-    Parameters
-    ----------
-    query, normals
-        Pyramids of one and of n images, with three levels.
-    order
-        In which blocks are visited: ``"best first"``, ``"as stored"`` or ``"worst first"``.
+    The pyramids, of one and of n images, have three levels. Blocks are visited ``"best first"``, ``"as stored"`` or
+    ``"worst first"``.
     """
     (q1, q2, q3), (n1, n2, n3) = nest_levels(query, weights), nest_levels(normals, weights)
     nearest = np.full((len(q3), 4, 4), inf)  # squared, of each block's four cells' four pixels
@@ -128,21 +121,13 @@ _ORDERS: dict[str, Callable[[np.ndarray], Sequence[int] | np.ndarray]] = {
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """What `search_pairs` found, and what it looked at.
-
-    Attributes
-    ----------
-    nearest
-        (h * w,) squared distances, in nested order.
-    blocks, cells
-        How many pairs of blocks and of cells were opened, for each query block.
-    """
+    """What `search_pairs` found, and what it looked at."""
 
     query: Pyramid
-    n: int
-    nearest: np.ndarray
-    blocks: np.ndarray
-    cells: np.ndarray
+    n: int  # normal images
+    nearest: np.ndarray  # (h * w,) squared distances, in nested order
+    blocks: np.ndarray  # how many pairs of blocks were opened, for each query block
+    cells: np.ndarray  # and of cells
 
     @property
     def distance(self) -> np.ndarray:
@@ -176,19 +161,16 @@ class Search:
 
     def table(self) -> pandas.DataFrame:
         """A row a level, coarse to fine, as it is searched."""
-        percent = 100 * self.measured / self.possible
         columns = {
             "pairs": [f"{pairs:,}" for pairs in self.possible],
-            "measured": [f"{float(f'{part:.2g}'):g} %" for part in percent],
+            "measured": [f"{_two_digits(percent)} %" for percent in 100 * self.measured / self.possible],
             "share of the work": [f"{part:.0%}" for part in self.work / self.work.sum()],
         }
         return pandas.DataFrame(columns, index=self.query.layers).iloc[::-1]
 
     def _on_grid(self, values: np.ndarray, level: int) -> np.ndarray:
         h, w = self.query.levels[level].shape[2:]
-        grid = np.empty(h * w, values.dtype)
-        grid[nested_order(h, w, len(self.query.levels) - 1 - level)] = values
-        return grid.reshape(h, w)
+        return values[nested_order(h, w, 2 - level).argsort()].reshape(h, w)
 
 
 def draw_effort(picture: np.ndarray, searches: Mapping[str, Search]) -> Figure:
@@ -197,32 +179,28 @@ def draw_effort(picture: np.ndarray, searches: Mapping[str, Search]) -> Figure:
     show_picture(photo, picture, "photo")
     scale = LogNorm(1e-3, 1)
     for panel, (name, search) in zip(panels, searches.items()):
-        image = panel.imshow(search.effort, COLOURS, norm=scale)
-        name_panel(panel, name)
-    bar = figure.colorbar(image, ax=panels[-1], fraction=0.046, pad=0.03)
+        image = show_grid(panel, search.effort, name, norm=scale)
+    bar = add_bar(panels[-1], image, "normal blocks opened")
     bar.set_ticks([1e-3, 1e-2, 1e-1, 1], labels=["0.1 %", "1 %", "10 %", "100 %"])
-    bar.ax.tick_params(labelsize=8)
-    bar.set_label("normal blocks opened", fontsize=8)
     return figure
 
 
 def tell_growth(few: Search, many: Search) -> pandas.Series:
     """How many times as much the second search looks at, to two digits."""
-    ratios = {
-        "pairs of pixels": many.possible[0] / few.possible[0],
-        "pairs of blocks bounded": many.measured[2] / few.measured[2],
-        "pairs of blocks opened": many.measured[1] / few.measured[1],
-        "pairs of cells opened": many.measured[0] / few.measured[0],
-    }
-    return pandas.Series({name: f"{float(f'{ratio:.2g}'):g}" for name, ratio in ratios.items()}, name="times as many")
+    ratios = [many.possible[0] / few.possible[0], *(many.measured / few.measured)[::-1]]
+    names = ["pairs of pixels", "pairs of blocks bounded", "pairs of blocks opened", "pairs of cells opened"]
+    return pandas.Series(list(map(_two_digits, ratios)), names, name="times as many")
+
+
+def _two_digits(value: float) -> str:
+    return f"{float(f'{value:.2g}'):g}"
 
 
 def draw_growth(by_images: Sequence[Search], by_size: Sequence[Search]) -> Figure:
     """Pairs that there are and that are measured, against the number of photographs and against their size."""
-    figure, panels = _make_charts(2, 3.6)
+    figure, panels = open_charts(WIDTH, 3.6, y="pairs", count=2, size=10)
     panels[0].set_xlabel("normal photographs (K)")
     panels[1].set_xlabel("cells of the finest grid (h x w)")
-    panels[0].set_ylabel("pairs")
     lines = [("all pairs of pixels", "black", "s-"), ("blocks bounded", GREY, "o-"), ("cells bounded", BLUE, "o-"),
              ("pixels measured", RING, "o-")]  # fmt: skip
     for panel, searches in zip(panels, (by_images, by_size)):
@@ -242,27 +220,13 @@ def draw_growth(by_images: Sequence[Search], by_size: Sequence[Search]) -> Figur
 
 @dataclass(frozen=True)
 class Step:
-    """A normal cell that the search for one pixel came upon.
+    """A normal cell that the search for one pixel came upon."""
 
-    Attributes
-    ----------
-    level
-        0 is the finest.
-    place
-        (image, row, col) on the level's grid.
-    bound
-        The squared distance, summed from the coarsest level down to this one.
-    nearest
-        The smallest squared distance of a pixel so far.
-    above
-        Which step opened the cell that holds this one.
-    """
-
-    level: int
-    place: tuple[int, int, int]
-    bound: float
-    nearest: float
-    above: int | None
+    level: int  # 0 is the finest
+    place: tuple[int, int, int]  # (image, row, col) on the level's grid
+    bound: float  # the squared distance, summed from the coarsest level down to this one
+    nearest: float  # the smallest squared distance of a pixel so far
+    above: int | None  # which step opened the cell that holds this one
 
     @property
     def opened(self) -> bool:
@@ -277,7 +241,7 @@ class Step:
 def trace_pixel(query: Pyramid, normals: Pyramid, row: int, col: int) -> list[Step]:
     """All that the search for the pixel at (row, col) comes upon, best first at every level."""
     asked, held = nest_levels(query), nest_levels(normals)
-    grids = [(level.shape[2], level.shape[3]) for level in query.levels]
+    grids = [tuple(level.shape[2:]) for level in query.levels]
     orders = [nested_order(h, w, len(held) - 1 - level) for level, (h, w) in enumerate(grids)]
     pixel = int(np.flatnonzero(orders[0] == row * query.grid[1] + col)[0])
     steps: list[Step] = []
@@ -288,8 +252,8 @@ def trace_pixel(query: Pyramid, normals: Pyramid, row: int, col: int) -> list[St
         bounds = bound + squares(asked[level][[pixel >> 2 * level]], held[level][cells])[0]
         for at in np.argsort(bounds, kind="stable"):
             image, cell = divmod(int(cells[at]), len(orders[level]))
-            there_row, there_col = divmod(int(orders[level][cell]), grids[level][1])
-            steps.append(Step(level, (image, there_row, there_col), float(bounds[at]), nearest, above))
+            place = (image, *divmod(int(orders[level][cell]), grids[level][1]))
+            steps.append(Step(level, place, float(bounds[at]), nearest, above))
             if level > 0 and steps[-1].opened:
                 visit(level - 1, 4 * cells[at] + np.arange(4), float(bounds[at]), len(steps) - 1)
             elif level == 0:
@@ -317,37 +281,18 @@ def tell_steps(steps: Sequence[Step]) -> None:
 def draw_steps(steps: Sequence[Step], beyond: int = 4) -> Figure:
     """The search for one pixel as a tree that hangs down: the deeper a node, the farther all that is below it.
 
-    Parameters
-    ----------
-    beyond
-        How many of the blocks that are not opened to show.
+    Of the blocks that are not opened ``beyond`` are shown. The larger a dot, the coarser its level.
     """
     closed = [number for number, step in enumerate(steps) if step.above is None and not step.opened]
-    shown = [number for number, step in enumerate(steps) if number not in closed[beyond:]]
-    place = _lay_out(steps, shown)
+    shown = {number: step for number, step in enumerate(steps) if number not in closed[beyond:]}
+    place = _lay_out(shown)
     winner, right = steps.index(find_winner(steps)), max(place.values())
     end = 2 * steps[winner].depth
-    figure, (panel,) = _make_charts(1, 4.4)
-    for number in shown:
-        step = steps[number]
+    figure, (panel,) = open_charts(WIDTH, 4.4, y="distance at least", size=10)
+    for number, step in shown.items():
         x, top = (place[number], 0.0) if step.above is None else (place[step.above], steps[step.above].depth)
-        panel.plot([x, place[number]], [top, step.depth], color=_colour(step), lw=1, zorder=1)
-    _draw_dots(panel, {place[number]: steps[number] for number in shown if steps[number].depth < 0.97 * end})
-    panel.plot(place[winner], steps[winner].depth, "D", color=RING, markersize=7.5, label="nearest pixel", zorder=4)
-    pixels = [number for number in shown if steps[number].level == 0]
-    nearest = np.minimum.accumulate([steps[number].depth for number in pixels])
-    where = [*(place[number] for number in pixels), right]
-    panel.step(where, [*nearest, nearest[-1]], "black", lw=1.4, where="post", label="nearest so far", zorder=2)
-    rest = f"and {max(0, len(closed) - beyond):,}\nmore blocks,\nnone opened"
-    panel.text(right + 1, steps[winner].depth, rest, va="center", fontsize=8)
-    panel.set(xlim=(-1, right + len(shown) / 8), ylim=(end, 0), xticks=[], ylabel="distance at least")
-    panel.spines["bottom"].set_visible(False)
-    panel.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=7, fontsize=8, frameon=False, columnspacing=1.2)
-    return figure
-
-
-def _draw_dots(panel: Axes, steps: Mapping[float, Step]) -> None:
-    """The larger a dot, the coarser its level."""
+        colour = BLUE if step.opened and step.level else GREY
+        panel.plot([x, place[number]], [top, step.depth], color=colour, lw=1, zorder=1)
     for level, opened, name, size in (
         (2, True, "block, opened", 90),
         (2, False, "block, not opened", 90),
@@ -355,35 +300,29 @@ def _draw_dots(panel: Axes, steps: Mapping[float, Step]) -> None:
         (1, False, "cell, not opened", 40),
         (0, None, "pixel, measured", 16),
     ):
-        own = {x: step for x, step in steps.items() if step.level == level and opened in (None, step.opened)}
-        colour = BLUE if opened else GREY
-        panel.scatter(list(own), [step.depth for step in own.values()], s=size, color=colour, label=name, zorder=3)
+        own = [number for number, step in shown.items() if step.level == level and opened in (None, step.opened)]
+        dots = [(place[number], steps[number].depth) for number in own if steps[number].depth < 0.97 * end]
+        across, down = np.reshape(dots, (-1, 2)).T
+        panel.scatter(across, down, s=size, color=BLUE if opened else GREY, label=name, zorder=3)
+    panel.plot(place[winner], steps[winner].depth, "D", color=RING, markersize=7.5, label="nearest pixel", zorder=4)
+    pixels = [number for number, step in shown.items() if step.level == 0]
+    nearest = np.minimum.accumulate([steps[number].depth for number in pixels])
+    where = [*(place[number] for number in pixels), right]
+    panel.step(where, [*nearest, nearest[-1]], "black", lw=1.4, where="post", label="nearest so far", zorder=2)
+    rest = f"and {max(0, len(closed) - beyond):,}\nmore blocks,\nnone opened"
+    panel.text(right + 1, steps[winner].depth, rest, va="center", fontsize=8)
+    panel.set(xlim=(-1, right + len(shown) / 8), ylim=(end, 0), xticks=[])
+    panel.spines["bottom"].set_visible(False)
+    panel.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=7, fontsize=8, frameon=False, columnspacing=1.2)
+    return figure
 
 
-def _colour(step: Step) -> str:
-    return BLUE if step.opened and step.level else GREY
-
-
-def _make_charts(count: int, height: float) -> tuple[Figure, list[Axes]]:
-    figure = plt.figure(figsize=(WIDTH, height), layout="constrained")
-    panels = list(figure.subplots(1, count, squeeze=False, sharey=True).flat)
-    for panel in panels:
-        panel.spines[["top", "right"]].set_visible(False)
-    plt.close(figure)
-    return figure, panels
-
-
-def _lay_out(steps: Sequence[Step], shown: Sequence[int]) -> dict[int, float]:
+def _lay_out(steps: dict[int, Step]) -> dict[int, float]:
     """Where across the page each step stands: leaves side by side, the others over the middle of theirs."""
-    below: dict[int, list[int]] = {number: [] for number in shown}
-    for number in shown:
-        if (above := steps[number].above) is not None:
-            below[above].append(number)
-    place: dict[int, float] = {}
-    for number in shown:
-        if not below[number]:
-            place[number] = len(place)
-    for number in reversed(shown):
+    below = {number: [inner for inner, step in steps.items() if step.above == number] for number in steps}
+    leaves = [number for number in steps if not below[number]]
+    place = {number: float(at) for at, number in enumerate(leaves)}
+    for number in reversed(steps):
         if below[number]:
             place[number] = float(np.mean([place[inner] for inner in below[number]]))
     return place
@@ -409,12 +348,8 @@ def shorten(bounds: np.ndarray, query: np.ndarray, normals: np.ndarray) -> np.nd
 
 def join_levels(pyramid: Pyramid) -> np.ndarray:
     """(n * h * w, c) float32: every pixel described by all its channels, one long vector, grid row after grid row."""
-    h = pyramid.grid[0]
-    wide = []
-    for level in pyramid.levels:
-        step = h // level.shape[2]
-        wide.append(level.repeat_interleave(step, 2).repeat_interleave(step, 3))
-    return torch.cat(wide, 1).permute(0, 2, 3, 1).flatten(0, 2).contiguous().numpy()
+    wide = torch.cat([interpolate(level, pyramid.grid) for level in pyramid.levels], 1)  # each cell, repeated
+    return wide.permute(0, 2, 3, 1).flatten(0, 2).contiguous().numpy()
 
 
 def compare_all(query: np.ndarray, normals: np.ndarray, step: int = 8192) -> np.ndarray:
@@ -435,12 +370,7 @@ def compare_all(query: np.ndarray, normals: np.ndarray, step: int = 8192) -> np.
 class ListIndex:
     """An approximate index (IVF): normal pixels in lists of similar ones, of which a query looks into a few only.
 
-    Parameters
-    ----------
-    pixels
-        (n, c) float32.
-    lists
-        How many: as many clusters are found by k-means in every fourth pixel.
+    Of ``pixels`` (n, c) float32 every fourth one is looked at to find as many clusters by k-means as there are lists.
     """
 
     def __init__(self, pixels: np.ndarray, lists: int = 64) -> None:
@@ -458,8 +388,7 @@ class ListIndex:
             asking = np.flatnonzero((order == number).any(1))
             if len(asking) and len(held):
                 winner = held[_likeness(query[asking], held).argmax(1)]
-                squared = ((query[asking].astype(float) - winner) ** 2).sum(1)
-                nearest[asking] = np.minimum(nearest[asking], squared)
+                nearest[asking] = np.minimum(nearest[asking], ((query[asking].astype(float) - winner) ** 2).sum(1))
                 seen += len(asking) * len(held)
         return np.sqrt(nearest), seen / (len(query) * self.size)
 
@@ -528,99 +457,63 @@ def check(must_open: Callable[[np.ndarray, np.ndarray, np.ndarray], bool]) -> No
 
     ``nearest`` (16,) holds the squared distances of the query block's pixels to the nearest that they have so far.
     """
-    pairs = list(_make_pairs())
+    pairs = _make_pairs()
     tell(
-        lambda: _ask(must_open, pairs),
-        lambda answers: _find_mistake(answers, pairs),
+        lambda: [must_open(*(values.copy() for values in pair)) for pair in zip(*pairs)],
+        lambda answers: _find_mistake(answers, *pairs),
         "That line is the whole difference between all pairs and one in thousands.",
     )
 
 
-def _make_pairs() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _make_pairs(count: int = 300) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs of blocks with whole numbers, so that a bound can be just what the worst pixel has, or one above it."""
     rng = np.random.default_rng(0)
-    for case in range(300):
-        query, normal = rng.integers(0, 4, (2, 5)).astype(float)
-        bound = ((query - normal) ** 2).sum()
+    queries, normals, nearest = np.empty((count, 5)), np.empty((count, 5)), np.empty((count, 16))
+    for case, near in enumerate(nearest):
+        queries[case], normals[case] = rng.integers(0, 4, (2, 5))
+        bound = ((queries[case] - normals[case]) ** 2).sum()
         low, high = np.sort(rng.uniform(0, rng.choice([0.3, 3]), 2) * bound).astype(int)
-        nearest = rng.integers(low, high + 1, 16).astype(float)
+        near[:] = rng.integers(low, high + 1, 16)
         if case % 3 < 2 and bound > 0:
-            nearest = nearest.clip(max=bound - case % 3)
-            nearest[case % 16] = bound - case % 3
-        yield query, normal, nearest
+            near[:] = near.clip(max=bound - case % 3)
+            near[case % 16] = bound - case % 3
+    return queries, normals, nearest
 
 
-def _ask(must_open: Callable, pairs: Sequence[tuple[np.ndarray, ...]]) -> Any:
-    """An answer a pair; what is no answer at all as it came."""
-    answers = []
-    for pair in pairs:
-        answer = must_open(*(values.copy() for values in pair))
-        if answer is ... or answer is None:
-            return answer
+def _find_mistake(answers: Sequence[Any], q: np.ndarray, g: np.ndarray, nearest: np.ndarray) -> str | None:
+    for answer in answers:
+        if answer is None:
+            return "Nothing came back: the last line has to begin with return."
         if np.size(answer) != 1:
-            return np.asarray(answer)
-        answers.append(bool(answer))
-    return answers
-
-
-def _find_mistake(answers: Any, pairs: Sequence[tuple[np.ndarray, ...]]) -> str | None:
-    if answers is None:
-        return "Nothing came back: the last line has to begin with return."
-    if isinstance(answers, np.ndarray):
-        return f"One True or False is needed for the pair of blocks, but an array of shape {answers.shape} came."
-    if answers == [_opens(*pair) for pair in pairs]:
-        return None
-    for mistake, said in _MISTAKES:
-        if answers == [bool(mistake(*pair)) for pair in pairs]:
-            return said
-    (query, normal, nearest), answer = next(
-        (pair, answer) for pair, answer in zip(pairs, answers) if answer != _opens(*pair)
-    )
-    return (
-        f"With a bound of {((query - normal) ** 2).sum():g} and pixels whose nearest lie between {nearest.min():g} and "
-        f"{nearest.max():g} the answer is {answer}, but it has to be {not answer}."
-    )
-
-
-def _opens(query: np.ndarray, normal: np.ndarray, nearest: np.ndarray) -> bool:
-    return bool(((query - normal) ** 2).sum() <= nearest.max())
-
-
-_REVERSED = "It is the other way round: that tells the pairs that can be left out."
-_MISTAKES: list[tuple[Callable[..., bool], str]] = [
-    (lambda q, g, near: True, "Every pair is opened: the answer is exact, but nothing is saved."),
-    (lambda q, g, near: False, "No pair is opened: nothing will be found."),
-    (
-        lambda q, g, near: ((q - g) ** 2).sum() < near.max(),
+            return f"One True or False is needed for the pair of blocks, but an array of shape {np.shape(answer)} came."
+    opened, squared, worst = np.array(list(map(bool, answers))), (q - g) ** 2, nearest.max(1)
+    bounds = squared.sum(1)
+    right = bounds <= worst
+    if (opened == (bounds > worst)).all() or (opened == (bounds >= worst)).all():
+        return "It is the other way round: that tells the pairs that can be left out."
+    mistakes = {
+        "Every pair is opened: the answer is exact, but nothing is saved.": True,
+        "No pair is opened: nothing will be found.": False,
         "A bound equal to the worst of the pixels is left out, but a pixel just as near may lie there, at a place that "
-        "comes first and so has to win: use <=.",
-    ),
-    (lambda q, g, near: ((q - g) ** 2).sum() > near.max(), _REVERSED),
-    (lambda q, g, near: ((q - g) ** 2).sum() >= near.max(), _REVERSED),
-    (
-        lambda q, g, near: ((q - g) ** 2).mean() <= near.max(),
+        "comes first and so has to win: use <=.": bounds < worst,
         "That is the mean over the channels: a bound, too, but so low that it hardly leaves anything out. A squared "
-        "distance is the sum.",
-    ),
-    (
-        lambda q, g, near: ((q - g) ** 2).sum() ** 0.5 <= near.max(),
-        "The bound is a distance there, but nearest holds squared ones: leave out the root.",
-    ),
-    (
-        lambda q, g, near: np.abs(q - g).sum() <= near.max(),
-        "Those are absolute differences: a squared distance adds up squared ones.",
-    ),
-    (
-        lambda q, g, near: ((q - g) ** 2).sum() <= near.min(),
-        "That asks the pixel that is best off: nearest.min(). Any of the sixteen may gain, so ask the worst.",
-    ),
-    (
-        lambda q, g, near: ((q - g) ** 2).sum() <= near.mean(),
-        "That asks the mean of the pixels. Those that are farther than the mean may still gain, so ask the worst.",
-    ),
-    (
-        lambda q, g, near: (np.linalg.norm(q) + np.linalg.norm(g)) ** 2 <= near.max(),
+        "distance is the sum.": squared.mean(1) <= worst,
+        "The bound is a distance there, but nearest holds squared ones: leave out the root.": bounds**0.5 <= worst,
+        "Those are absolute differences: a squared distance adds up squared ones.": abs(q - g).sum(1) <= worst,
+        "That asks the pixel that is best off: nearest.min(). Any of the sixteen may gain, so ask the worst.": (
+            bounds <= nearest.min(1)
+        ),
+        "That asks the mean of the pixels. Those that are farther than the mean may still gain, so ask the worst.": (
+            bounds <= nearest.mean(1)
+        ),
         "(|q| + |g|)² is an upper bound: no pair of pixels is farther apart in this layer. To leave something out one "
-        "has to know that none is nearer: a lower bound.",
-    ),
-]
+        "has to know that none is nearer: a lower bound.": (
+            (np.linalg.norm(q, axis=1) + np.linalg.norm(g, axis=1)) ** 2 <= worst
+        ),
+    }
+    at = (opened != right).argmax()  # the first that is wrong
+    otherwise = (
+        f"With a bound of {bounds[at]:g} and pixels whose nearest lie between {nearest[at].min():g} and "
+        f"{worst[at]:g} the answer is {opened[at]}, but it has to be {right[at]}."
+    )
+    return explain(opened, right, mistakes, otherwise)

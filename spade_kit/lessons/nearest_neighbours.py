@@ -15,12 +15,10 @@ from spade_kit.evaluation.metrics import roc_auc
 from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.features.pyramid import extract_features
 from spade_kit.figures.style import BLUE, COLOURS, GREY, RING, WIDTH, make_panels, open_up, show_picture
-from spade_kit.lessons.checking import tell
+from spade_kit.lessons.checking import explain, tell
+from spade_kit.lessons.material import add_bar, open_charts
 from spade_kit.spade import SPADE
 
-_SIZES = ((20.0, 30), (40.0, 30))  # mm, how many of each
-_RARE = (50.0, 4)
-_GRAMS_PER_MM = 0.4
 _VIEW = ((14, 56), (3, 25))  # mm and g that a landscape shows
 _END = 12.0  # where its colours end
 _LABELLED_RIGHT = ("too long", "mean of all")  # the others to the left of their marks
@@ -32,16 +30,14 @@ _LABELLED_RIGHT = ("too long", "mean of all")  # the others to the left of their
 def make_bolts(seed: int = 0) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "m 2"], dict[str, np.ndarray]]:
     """Length in mm and weight in g of 60 normal bolts of two sizes, of 4 of a rare size, and of four to judge."""
     rng = np.random.default_rng(seed)
-    normals, rare = (
-        np.concatenate([_turn(rng, length, count) for length, count in sizes]) for sizes in (_SIZES, (_RARE,))
-    )
+
+    def turn(length: float, count: int) -> Float[np.ndarray, "n 2"]:
+        lengths = rng.normal(length, 0.5, count)
+        return np.column_stack([lengths, 0.4 * lengths + rng.normal(0, 0.25, count)])  # 0.4 g a mm
+
+    normals, rare = np.concatenate([turn(20, 30), turn(40, 30)]), turn(50, 4)
     judged = {"ordinary": (40.4, 16.1), "too long": (43.0, 17.2), "hollow": (40.0, 9.0), "mean of all": normals.mean(0)}
     return normals, rare, {name: np.array(bolt) for name, bolt in judged.items()}
-
-
-def _turn(rng: np.random.Generator, length: float, count: int) -> Float[np.ndarray, "n 2"]:
-    lengths = rng.normal(length, 0.5, count)
-    return np.column_stack([lengths, _GRAMS_PER_MM * lengths + rng.normal(0, 0.25, count)])
 
 
 def mean_distance(
@@ -59,34 +55,24 @@ def draw_landscape(
     figure.set_figheight(3.9 if len(panels) == 1 else 2.3)
     (left, right), (low, high) = _VIEW
     lengths, weights = np.meshgrid(np.linspace(left, right, 211), np.linspace(low, high, 111))
+    box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none"}
     for panel, (title, (normals, k)) in zip(axes, panels.items()):
-        distance = mean_distance(np.column_stack([lengths.ravel(), weights.ravel()]), normals, k)
-        image = panel.imshow(
-            distance.reshape(lengths.shape), COLOURS, vmin=0, vmax=_END, origin="lower", extent=(left, right, low, high)
-        )
+        distance = mean_distance(np.column_stack([lengths.ravel(), weights.ravel()]), normals, k).reshape(lengths.shape)
+        image = panel.imshow(distance, COLOURS, vmin=0, vmax=_END, origin="lower", extent=(left, right, low, high))
         panel.plot(*normals.T, "o", color="white", markersize=4, markeredgecolor="#222222", markeredgewidth=0.5)
-        for name, (length, weight) in judged.items():
-            panel.plot(length, weight, "X", color=RING, markersize=10, markeredgecolor="white")
-            label = f"{name}: {mean_distance(np.array([[length, weight]]), normals, k)[0]:.1f}"
-            beside = 1 if name in _LABELLED_RIGHT else -1
+        for name, (x, y) in judged.items():
+            panel.plot(x, y, "X", color=RING, markersize=10, markeredgecolor="white")
+            label = f"{name}: {mean_distance(np.array([[x, y]]), normals, k)[0]:.1f}"
+            beside, align = (9, "left") if name in _LABELLED_RIGHT else (-9, "right")
             panel.annotate(
-                label,
-                (length, weight),
-                xytext=(9 * beside, 0),
-                textcoords="offset points",
-                ha="left" if beside > 0 else "right",
-                va="center",
-                fontsize=8,
-                bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none"},
+                label, (x, y), (beside, 0), textcoords="offset points", ha=align, va="center", fontsize=8, bbox=box
             )
         panel.set_title(title, fontsize=9)
         panel.set_xlabel("length, mm", fontsize=8)
         panel.set_yticks(range(5, high + 1, 5))
         panel.tick_params(labelsize=8)
     axes[0].set_ylabel("weight, g", fontsize=8)
-    bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.02, extend="max", shrink=0.8)
-    bar.set_label("distance", fontsize=8)
-    bar.ax.tick_params(labelsize=8)
+    add_bar(axes, image, "distance", pad=0.02, extend="max", shrink=0.8)
     return figure
 
 
@@ -106,8 +92,7 @@ def shuffle(points: Float[np.ndarray, "n d"], seed: int = 0) -> Float[np.ndarray
 
 def draw_contrast(random: Mapping[int, float], measured: Mapping[str, tuple[int, float, float]]) -> Figure:
     """Contrast against dimension: random points as a line, measured ones as dots, each joined to itself shuffled."""
-    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
-    panel = figure.subplots()
+    figure, (panel,) = open_charts(7.2, 3.6, "dimensions: numbers a point has", "farthest / nearest")
     panel.loglog(list(random), list(random.values()), "o-", color=GREY, markersize=4, label="random points")
     for at, (name, (d, own, shuffled)) in enumerate(measured.items()):
         panel.plot([d, d], [own, shuffled], color=RING, linewidth=1)
@@ -119,11 +104,8 @@ def draw_contrast(random: Mapping[int, float], measured: Mapping[str, tuple[int,
         axis.set_ticks(ticks, [f"{tick:,}" for tick in ticks])
     panel.minorticks_off()
     panel.set(xlim=(0.8, 3e6), ylim=(0.88, 150))
-    panel.set_xlabel("dimensions: numbers a point has", fontsize=8)
-    panel.set_ylabel("farthest / nearest", fontsize=8)
     panel.legend(fontsize=8, frameon=False)
-    open_up(panel)
-    return panel.figure  # type: ignore[return-value]
+    return figure
 
 
 # ---- photographs -----------------------------------------------------------------------------------------------------
@@ -170,8 +152,7 @@ def describe_thrice(
 def draw_thrice(photos: Mapping[str, UInt8[np.ndarray, "H W 3"]], table: pandas.DataFrame) -> Figure:
     """The photographs, and below, a panel a description, how far each is from normal; a line at the first one."""
     figure = Figure(figsize=(WIDTH, 5.4), layout="constrained")
-    grid = figure.add_gridspec(2, 1, height_ratios=(3, 2.4))
-    above, below = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
+    above, below = figure.subfigures(2, 1, height_ratios=(3, 2.4), squeeze=False)[:, 0]
     for panel, (name, photo) in zip(above.subplots(1, len(photos)), photos.items()):
         show_picture(panel, photo, name)
     for at, (panel, column) in enumerate(zip(below.subplots(1, len(table.columns)), table)):
@@ -183,7 +164,7 @@ def draw_thrice(photos: Mapping[str, UInt8[np.ndarray, "H W 3"]], table: pandas.
         panel.invert_yaxis()
         panel.set_xlim(0, values.max() * 1.25)
         panel.set_title(f"{column}: distance", fontsize=9)
-        panel.tick_params(labelsize=8, labelleft=at == 0)
+        panel.tick_params(labelleft=at == 0)
         open_up(panel)
     return figure
 
@@ -195,35 +176,26 @@ def check(score: Callable[[np.ndarray, np.ndarray, int], float]) -> None:
     """Is it the mean Euclidean distance of a query (d,) to the k nearest of n normal points (n, d)?"""
     rng = np.random.default_rng(0)
     query, normals, k = rng.normal(size=4), rng.normal(size=(25, 4)), 3
-    tell(
-        lambda: score(query, normals, k),
-        lambda answer: _find_mistake(answer, query, normals, k),
-        "Of the pooled vectors of photographs this is the paper's image score; of the features of pixels, its map.",
-    )
+    right = "Of the pooled vectors of photographs this is the paper's image score; of the features of pixels, its map."
+    tell(lambda: score(query, normals, k), lambda answer: _find_mistake(answer, query, normals, k), right)
 
 
 def _find_mistake(answer: float, query: np.ndarray, normals: np.ndarray, k: int) -> str | None:
     if np.ndim(answer):
         return f"A score is one number, but an answer of the shape {np.shape(answer)} came. Take the mean of the k."
-    squared = [sum((a - b) ** 2 for a, b in zip(query, normal)) for normal in normals]
-    distance = np.sort(np.sqrt(squared))
-    wrong: Sequence[tuple[float, str]] = [
-        (distance[-k:].mean(), "Those are the k farthest: sort, and take the first k."),
-        (distance.mean(), f"That is the mean over all {len(normals)}: sort, and take the first {k} only."),
-        (np.sort(squared)[:k].mean(), "Those are squared distances: take the root before the mean."),
-        (np.sqrt(np.sort(squared)[:k].mean()), "Take the root of each distance, and then the mean of them."),
-        (distance[:k].sum(), f"That is the sum of the {k} distances: divide by k, or k changes the scale."),
-        (distance[k - 1], f"That is the distance to number {k} alone: take the mean of the first {k}."),
-        (distance[0], f"That is the distance to the nearest alone, but k is {k}."),
-        (distance[1 : k + 1].mean(), "The nearest is left out: the query is not among the normal points here."),
-        (
-            np.sort(np.sqrt(((normals - query) ** 2).sum(0)))[:k].mean(),
-            "That is summed over the points: sum over the dimensions, axis 1 of (n, d).",
-        ),
-    ]
-    if np.isclose(answer, distance[:k].mean()):
-        return None
-    for value, sentence in wrong:
-        if np.isclose(answer, value):
-            return sentence
-    return f"With k = {k} it should be {distance[:k].mean():.3f}, but {float(answer):.3f} came."
+    squared = np.sort([sum((a - b) ** 2 for a, b in zip(query, normal)) for normal in normals])
+    distance = np.sqrt(squared)
+    over_points = np.sort(np.sqrt(((normals - query) ** 2).sum(0)))
+    right = distance[:k].mean()
+    mistakes = {
+        "Those are the k farthest: sort, and take the first k.": distance[-k:].mean(),
+        f"That is the mean over all {len(normals)}: sort, and take the first {k} only.": distance.mean(),
+        "Those are squared distances: take the root before the mean.": squared[:k].mean(),
+        "Take the root of each distance, and then the mean of them.": np.sqrt(squared[:k].mean()),
+        f"That is the sum of the {k} distances: divide by k, or k changes the scale.": distance[:k].sum(),
+        f"That is the distance to number {k} alone: take the mean of the first {k}.": distance[k - 1],
+        f"That is the distance to the nearest alone, but k is {k}.": distance[0],
+        "The nearest is left out: the query is not among the normal points here.": distance[1 : k + 1].mean(),
+        "That is summed over the points: sum over the dimensions, axis 1 of (n, d).": over_points[:k].mean(),
+    }
+    return explain(answer, right, mistakes, f"With k = {k} it should be {right:.3f}, but {float(answer):.3f} came.")

@@ -9,7 +9,7 @@ import pandas
 
 from spade_kit.datasets.samples import GOOD, Sample
 from spade_kit.evaluation.views import Wanted, look, make_view, rank, read_view
-from spade_kit.lessons.checking import tell
+from spade_kit.lessons.checking import explain, tell
 from spade_kit.spade import SPADE
 
 
@@ -30,26 +30,25 @@ def check(weigh: Callable[[Sequence[np.ndarray]], Sequence[float]]) -> None:
     """Are they the weights that make all levels count alike, from levels (n, c, h, w)?"""
     rng = np.random.default_rng(0)
     levels = [rng.normal(5, 2, (6, 3, 8, 8)), rng.normal(-1, 0.5, (6, 5, 4, 4)), rng.normal(0, 1, (6, 9, 2, 2))]
-    tell(
-        lambda: weigh(levels),
-        lambda answer: _find_mistake(np.asarray(answer, float), levels),
-        'These are what weights="equal" takes.',
-    )
+    right = 'These are what weights="equal" takes.'
+    tell(lambda: weigh(levels), lambda answer: _find_mistake(np.asarray(answer, float), levels), right)
 
 
 def _find_mistake(answer: np.ndarray, levels: Sequence[np.ndarray]) -> str | None:
-    variances = np.array([sum(level[:, channel].var() for channel in range(level.shape[1])) for level in levels])
-    channels = np.array([level.shape[1] for level in levels])
     if answer.shape != (3,):
         return f"There are three levels, so three weights are needed, but the answer has the shape {answer.shape}."
-    if np.allclose(answer, 1 / variances, rtol=1e-3):
-        return None
-    if np.allclose(answer, variances, rtol=1e-3):
-        return "Those are the variances: a level that varies much has to weigh less, so take one over them."
-    if np.allclose(answer, channels / variances, rtol=1e-3):
-        return "That is the mean over the channels: a distance adds them up, so sum the variances of all channels."
-    if np.allclose(answer, 1 / np.sqrt(variances), rtol=1e-3):
-        return "That is one over the standard deviation, but weights multiply squared distances: leave out the root."
-    if np.allclose(answer, [1 / level.var() for level in levels], rtol=1e-3):
-        return "That is the variance over everything at once: take it for each channel, over images, rows and columns."
-    return f"The right weights begin with {1 / variances[0]:.4f}, the answer with {answer[0]:.4f}."
+    variances = np.array([sum(level[:, channel].var() for channel in range(level.shape[1])) for level in levels])
+    mistakes = {
+        "Those are the variances: a level that varies much has to weigh less, so take one over them.": variances,
+        "That is the mean over the channels: a distance adds them up, so sum the variances of all channels.": (
+            np.array([level.shape[1] for level in levels]) / variances
+        ),
+        "That is one over the standard deviation, but weights multiply squared distances: leave out the root.": (
+            1 / np.sqrt(variances)
+        ),
+        "That is the variance over everything at once: take it for each channel, over images, rows and columns.": (
+            [1 / level.var() for level in levels]
+        ),
+    }
+    otherwise = f"The right weights begin with {1 / variances[0]:.4f}, the answer with {answer[0]:.4f}."
+    return explain(answer, 1 / variances, mistakes, otherwise, rtol=1e-3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 
@@ -13,11 +12,9 @@ from spade_kit.lessons.checking import tell
 
 def check(judge: Callable[[SimpleNamespace, float], bool]) -> None:
     """Does it call a part defective where its image score reaches the threshold?"""
-    tell(
-        lambda: _judge_all(judge),
-        _find_mistake,
-        "A part is called defective where a single pixel of its smoothed map reaches the threshold.",
-    )
+    parts = [_make_part(3, 14), _make_part(6, 8), _make_part(3, 10)]  # a small defect, a good part, one just at 10
+    right = "A part is called defective where a single pixel of its smoothed map reaches the threshold."
+    tell(lambda: [judge(part, 10.0) for part in parts], _find_mistake, right)
 
 
 def _make_part(level: float, peak: float) -> SimpleNamespace:
@@ -27,20 +24,8 @@ def _make_part(level: float, peak: float) -> SimpleNamespace:
     return SimpleNamespace(anomaly_map=anomaly_map, image_score=float(peak))
 
 
-_PARTS = {
-    "a small defect": _make_part(3, 14),
-    "a good part": _make_part(6, 8),
-    "a part that just reaches the threshold": _make_part(3, 10),
-}
-
-
-def _judge_all(judge: Callable[[SimpleNamespace, float], bool]) -> Any:
-    verdicts = [judge(part, 10.0) for part in _PARTS.values()]
-    return ... if any(verdict is ... for verdict in verdicts) else verdicts
-
-
 def _find_mistake(verdicts: list[bool]) -> str | None:
-    small, good, just = (bool(verdict) for verdict in verdicts)
+    small, good, just = map(bool, verdicts)
     if not small and good:
         return "It is the wrong way round: good parts are called defective."
     if good:

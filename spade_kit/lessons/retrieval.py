@@ -10,12 +10,12 @@ from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 from scipy.spatial.distance import cdist
 
-from spade_kit.datasets.samples import GOOD, Sample
+from spade_kit.datasets.samples import Sample
 from spade_kit.datasets.synthetic import Stroke, paint
-from spade_kit.evaluation.metrics import roc_auc
 from spade_kit.features.pyramid import Pyramid
-from spade_kit.figures.style import BLUE, GREEN, RING, WIDTH, open_up
-from spade_kit.lessons.checking import tell
+from spade_kit.figures.style import BLUE, GREEN, RING, WIDTH
+from spade_kit.lessons.checking import explain, tell
+from spade_kit.lessons.material import auc_of_kinds, open_charts
 from spade_kit.result import Result
 from spade_kit.scores import find_threshold
 from spade_kit.spade import SPADE
@@ -44,19 +44,12 @@ def share_of_own_type(pooled: Float[np.ndarray, "n d"], types: np.ndarray, k: in
 
 def auc_by_kind(results: Sequence[Result]) -> pandas.DataFrame:
     """How well the paper's score and the maximum of the map tell each kind of defect, and all, from good parts."""
-    labels = np.array([result.label for result in results])
     scores = {
         "paper's score": np.array([result.retrieval_score for result in results]),
         "map's maximum": np.array([result.image_score for result in results]),
     }
-    kinds = {str(kind): np.isin(labels, (kind, GOOD)) for kind in dict.fromkeys(labels) if kind != GOOD}
-    kinds["all"] = np.ones(len(labels), bool)
-    return pandas.DataFrame(
-        {
-            name: {kind: roc_auc(values[of], labels[of] != GOOD) for kind, of in kinds.items()}
-            for name, values in scores.items()
-        }
-    )
+    labels = [result.label for result in results]
+    return pandas.DataFrame({name: auc_of_kinds(values, labels) for name, values in scores.items()})
 
 
 def left_out_scores(pooled: Float[np.ndarray, "n d"], k: int) -> Float[np.ndarray, "n"]:
@@ -73,36 +66,29 @@ def grow_stain(
     The mean over the photographs, by the share of the photograph that the stain covers.
     """
     normals = left_out_scores(gallery.pooled.numpy(), min(int(spade.k), len(gallery) - 1))
-    usual = {"retrieval": find_threshold(normals, 0.05), "map": spade.threshold(0.05, of="image")}
+    usual, usual_map = find_threshold(normals, 0.05), spade.threshold(0.05, of="image")
     rows = []
     for size in sizes:
         for photo in photos:
             painted = paint(photo.image, [Stroke("stain", (place,), size, 0.8, (110, 70, 30))])
             result = spade.predict(painted)
             share = float((painted != photo.image).any(axis=2).mean())
-            scores = {"retrieval": result.retrieval_score, "map": result.image_score}
-            rows.append({"share": share} | {name: score / usual[name] for name, score in scores.items()})
-    return pandas.DataFrame(rows).groupby(np.repeat(sizes, len(photos))).mean()
+            rows.append((share, result.retrieval_score / usual, result.image_score / usual_map))
+    table = pandas.DataFrame(rows, columns=["share", "retrieval", "map"])
+    return table.groupby(np.repeat(sizes, len(photos))).mean()
 
 
 def draw_growth(table: pandas.DataFrame) -> Figure:
     """What `grow_stain` found; a line where 1 in 20 good parts lie."""
-    figure = Figure(figsize=(7.2, 3.4), layout="constrained")
-    panel = figure.subplots()
-    for name, label, colour, mark in (
-        ("map", "maximum of the map", RING, "s"),
-        ("retrieval", "the paper's score", BLUE, "o"),
-    ):
-        panel.semilogx(table["share"], table[name], f"{mark}-", color=colour, label=label)
+    figure, (panel,) = open_charts(7.2, 3.4, "part of the photograph that the stain covers", "score / what is usual")
+    panel.semilogx(table["share"], table["map"], "s-", color=RING, label="maximum of the map")
+    panel.semilogx(table["share"], table["retrieval"], "o-", color=BLUE, label="the paper's score")
     panel.axhline(1, color="#222222", linestyle="dashed", linewidth=1)
     panel.text(table["share"].iloc[-1], 0.98, "1 good part in 20 reaches this", fontsize=8, ha="right", va="top")
     ticks = (0.0001, 0.001, 0.01, 0.1)
     panel.set_xticks(ticks, [f"{100 * tick:g} %" for tick in ticks])
     panel.set_ylim(0, 2)
-    panel.set_xlabel("part of the photograph that the stain covers", fontsize=8)
-    panel.set_ylabel("score / what is usual", fontsize=8)
     panel.legend(fontsize=8, frameon=False)
-    open_up(panel)
     return figure
 
 
@@ -111,17 +97,14 @@ def draw_growth(table: pandas.DataFrame) -> Figure:
 
 def draw_ablation(tables: Mapping[str, pandas.DataFrame]) -> Figure:
     """What `sweep` found over k, a panel a dataset, all metrics on one axis."""
-    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
-    panels = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
+    figure, panels = open_charts(WIDTH, 3.4, "K", count=len(tables))
     for panel, (name, table) in zip(panels, tables.items()):
         for metric, (label, colour, mark) in _LINES.items():
             if metric in table:
                 panel.plot(range(len(table)), table[metric], f"{mark}-", color=colour, label=label)
         panel.set_xticks(range(len(table)), table["k"].tolist())
-        panel.set_xlabel("K", fontsize=8)
         panel.set_title(name, fontsize=9)
         panel.grid(axis="y", color="#dddddd")
-        open_up(panel)
     panels[0].set_ylim(0.5, 1)
     handles, labels = max((panel.get_legend_handles_labels() for panel in panels), key=lambda both: len(both[0]))
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
@@ -130,21 +113,16 @@ def draw_ablation(tables: Mapping[str, pandas.DataFrame]) -> Figure:
 
 def draw_choice(nearest: pandas.DataFrame, random: pandas.DataFrame) -> Figure:
     """AUPRO with the K nearest photographs (a sweep over k) and with as many at random (one over normals)."""
-    figure = Figure(figsize=(6.2, 3.2), layout="constrained")
-    panel = figure.subplots()
-    drawn = random.groupby("normals")["aupro"]
+    figure, (panel,) = open_charts(6.2, 3.2, "photographs that are searched", "AUPRO")
     ks = nearest["k"].astype(int).tolist()
     panel.plot(ks, nearest["aupro"], "o-", color=BLUE, label="the K nearest, for each photograph anew")
-    panel.plot(drawn.mean(), "s--", color=RING, label="K at random, the same for all")
+    panel.plot(random.groupby("normals")["aupro"].mean(), "s--", color=RING, label="K at random, the same for all")
     panel.plot(random["normals"], random["aupro"], ".", color=RING, markersize=4)
     panel.set_xscale("log")
     panel.set_xticks(ks, [str(k) for k in ks])
     panel.minorticks_off()
-    panel.set_xlabel("photographs that are searched", fontsize=8)
-    panel.set_ylabel("AUPRO", fontsize=8)
     panel.grid(axis="y", color="#dddddd")
     panel.legend(fontsize=8, frameon=False)
-    open_up(panel)
     return figure
 
 
@@ -153,10 +131,8 @@ def follow_k(result: Result, ks: Iterable[int]) -> pandas.DataFrame:
     mask = result.mask
     assert mask is not None
     maps = {k: result.with_k(k).anomaly_map for k in ks}
-    parts = {"sound": ~mask, "defect": mask}
-    return pandas.DataFrame(
-        {name: {k: float(values[part].mean()) for k, values in maps.items()} for name, part in parts.items()}
-    )
+    rows = [(float(values[~mask].mean()), float(values[mask].mean())) for values in maps.values()]
+    return pandas.DataFrame(rows, index=list(maps), columns=["sound", "defect"])
 
 
 def shoot_burst(photo: UInt8[np.ndarray, "H W 3"], count: int, seed: int = 0) -> list[UInt8[np.ndarray, "H W 3"]]:
@@ -175,37 +151,27 @@ def shoot_burst(photo: UInt8[np.ndarray, "H W 3"], count: int, seed: int = 0) ->
 def check(usual: Callable[[np.ndarray, int], np.ndarray]) -> None:
     """Is it, for each of n pooled vectors (n, d), the mean distance to the k nearest others, (n,)?"""
     pooled = np.random.default_rng(0).normal(size=(12, 5))
-    tell(
-        lambda: usual(pooled, 3),
-        lambda answer: _find_mistake(np.asarray(answer, float), pooled, 3),
-        "What 1 in 20 of these reach is a threshold for the paper's score, from good photographs alone.",
-    )
+    right = "What 1 in 20 of these reach is a threshold for the paper's score, from good photographs alone."
+    tell(lambda: usual(pooled, 3), lambda answer: _find_mistake(np.asarray(answer, float), pooled, 3), right)
 
 
 def _find_mistake(answer: np.ndarray, pooled: np.ndarray, k: int) -> str | None:
     n = len(pooled)
     if answer.shape != (n,):
         return f"There are {n} photographs, so {n} scores are needed, but the answer has the shape {answer.shape}."
-    squared = np.array([[sum((a - b) ** 2 for a, b in zip(one, other)) for other in pooled] for one in pooled])
-    with_itself = np.sort(np.sqrt(squared), axis=1)
+    squared = np.sort([[sum((a - b) ** 2 for a, b in zip(one, other)) for other in pooled] for one in pooled])
+    with_itself = np.sqrt(squared)
     others = with_itself[:, 1:]
-    wrong = [
-        (with_itself[:, :k].mean(1), "Each photograph finds itself at distance 0: leave it out of its own neighbours."),
-        (others[:, -k:].mean(1), "Those are the k farthest: sort, and take the first k after the photograph itself."),
-        (others.mean(1), f"That is the mean over all {n - 1} others: take the {k} nearest of them."),
-        (np.sort(squared, axis=1)[:, 1 : k + 1].mean(1), "Those are squared distances: take the root before the mean."),
-        (others[:, :k].sum(1), f"That is the sum of the {k} distances: divide by k."),
-        (others[:, k - 1], f"That is the distance to neighbour {k} alone: take the mean of the first {k}."),
-        (others[:, 0], f"That is the distance to the nearest other alone, but k is {k}."),
-        (
-            with_itself[:, : k + 1].mean(1),
-            f"That is a mean over {k + 1}, with the photograph itself at distance 0.",
-        ),
-    ]
     right = others[:, :k].mean(1)
-    if np.allclose(answer, right):
-        return None
-    for value, sentence in wrong:
-        if np.allclose(answer, value):
-            return sentence
-    return f"The first photograph should score {right[0]:.3f}, but {answer[0]:.3f} came."
+    mistakes = {
+        "Each photograph finds itself at distance 0: leave it out of its own neighbours.": with_itself[:, :k].mean(1),
+        "Those are the k farthest: sort, and take the first k after the photograph itself.": others[:, -k:].mean(1),
+        f"That is the mean over all {n - 1} others: take the {k} nearest of them.": others.mean(1),
+        "Those are squared distances: take the root before the mean.": squared[:, 1 : k + 1].mean(1),
+        f"That is the sum of the {k} distances: divide by k.": others[:, :k].sum(1),
+        f"That is the distance to neighbour {k} alone: take the mean of the first {k}.": others[:, k - 1],
+        f"That is the distance to the nearest other alone, but k is {k}.": others[:, 0],
+        f"That is a mean over {k + 1}, with the photograph itself at distance 0.": with_itself[:, : k + 1].mean(1),
+    }
+    otherwise = f"The first photograph should score {right[0]:.3f}, but {answer[0]:.3f} came."
+    return explain(answer, right, mistakes, otherwise)

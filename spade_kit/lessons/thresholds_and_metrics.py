@@ -8,16 +8,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 import pandas
 from jaxtyping import Bool, Float, Int, UInt8
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.ndimage import label
 from sklearn.metrics import auc
 
 from spade_kit.datasets.samples import GOOD, Photo
-from spade_kit.evaluation.metrics import f1_threshold, weigh_regions
+from spade_kit.evaluation.metrics import f1_threshold, mean_up_to, weigh_regions
 from spade_kit.figures.style import (
     BLUE,
-    COLOURS,
     GREEN,
     RING,
     SCALE,
@@ -27,12 +25,11 @@ from spade_kit.figures.style import (
     show_map,
     show_picture,
 )
-from spade_kit.lessons.checking import tell
+from spade_kit.lessons.checking import explain, tell
+from spade_kit.lessons.material import add_bar, open_charts
 from spade_kit.result import Result
 from spade_kit.scores import find_threshold
 from spade_kit.spade import SPADE
-
-_EIGHT_CONNECTED = np.ones((3, 3))
 
 # ---- thresholds ------------------------------------------------------------------------------------------------------
 
@@ -47,13 +44,9 @@ def try_rank(rank: int, count: int = 10, trials: int = 100_000, seed: int = 0) -
 def compare_thresholds(
     spade: SPADE, normals: Sequence[Photo], good: Sequence[Photo], kappas: Iterable[int], fpr: float
 ) -> pandas.DataFrame:
-    """Image thresholds from normals judged with themselves in the gallery, and from normals left out.
+    """Image thresholds from normals judged with themselves in the gallery, and from normals left out, a row each.
 
-    Returns
-    -------
-    pandas.DataFrame
-        A row a threshold: ``kappa``, what normals were ``judged against``, the ``threshold``, and how many of the good
-        photographs, which were never fitted, are ``false alarms`` there.
+    ``false alarms`` says how many of the good photographs, which were never fitted, reach the threshold.
     """
     rows = []
     for kappa in kappas:
@@ -98,7 +91,7 @@ def make_small_map() -> tuple[Float[np.ndarray, "4 6"], Bool[np.ndarray, "4 6"]]
 
 def number_regions(mask: Bool[np.ndarray, "H W"]) -> Int[np.ndarray, "H W"]:
     """1, 2, ... for the pixels of each connected region, corners included; 0 elsewhere."""
-    return label(mask, structure=_EIGHT_CONNECTED)[0]
+    return label(mask, structure=np.ones((3, 3)))[0]
 
 
 def overlap_by_hand(anomaly_map: Float[np.ndarray, "H W"], mask: Bool[np.ndarray, "H W"]) -> pandas.DataFrame:
@@ -113,18 +106,9 @@ def overlap_by_hand(anomaly_map: Float[np.ndarray, "H W"], mask: Bool[np.ndarray
     return pandas.DataFrame.from_dict(rows, orient="index").rename_axis("threshold")
 
 
-def area_up_to(limit: float, x: Iterable[float], y: Iterable[float]) -> float:
-    """The area below a curve from (0, 0) through points with rising x, up to a limit: trapezium by trapezium."""
-    area = left = low = 0.0
-    for right, high in zip(x, y):
-        if right > limit:  # the last one ends at the limit, at a height between the two
-            high = low + (high - low) * (limit - left) / (right - left)
-            right = limit
-        area += (right - left) * (low + high) / 2
-        left, low = right, high
-        if right == limit:
-            break
-    return area
+def area_up_to(limit: float, x: Float[np.ndarray, "m"], y: Float[np.ndarray, "m"]) -> float:
+    """The area below a curve from (0, 0) through points with rising x, up to a limit, trapezium by trapezium."""
+    return limit * mean_up_to(limit, np.append(0, x), np.append(0, y))
 
 
 def aupro_at_even_thresholds(
@@ -175,19 +159,16 @@ def stretch(values: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"]:
 
 def draw_scores(rows: Mapping[str, Float[np.ndarray, "_"]], thresholds: Mapping[str, float]) -> Figure:
     """A row of dots for the image scores of each group, the higher the stranger, and thresholds as lines."""
-    figure, (panel,) = make_panels(None, 1)
-    figure.set_size_inches(8.6, 0.55 * len(rows) + 1.2)
+    figure, (panel,) = open_charts(8.6, 0.55 * len(rows) + 1.2, "image score: the highest distance of the map", size=9)
     for place, (name, scores) in enumerate(rows.items()):
         colour = RING if "defect" in name else GREEN if "good" in name else BLUE
         panel.scatter(scores, np.full(len(scores), -place), s=36, color=colour, alpha=0.45, linewidths=0)
     for (name, threshold), style in zip(thresholds.items(), ("solid", "dashed")):
         panel.axvline(threshold, color="#222222", linewidth=1.5, linestyle=style)
         panel.annotate(name, (threshold, 1.02), xycoords=("data", "axes fraction"), ha="center", fontsize=9)
-    panel.set_yticks(-np.arange(len(rows)), [f"{name} ({len(scores)})" for name, scores in rows.items()], fontsize=9)
-    panel.set_xlabel("image score: the highest distance of the map", fontsize=9)
+    panel.set_yticks(-np.arange(len(rows)), [f"{name} ({len(scores)})" for name, scores in rows.items()])
     panel.set_ylim(0.6 - len(rows), 0.6)
-    panel.tick_params(labelsize=9)
-    panel.spines[["top", "right", "left"]].set_visible(False)
+    panel.spines["left"].set_visible(False)
     return figure
 
 
@@ -195,39 +176,31 @@ def draw_small_map(anomaly_map: Float[np.ndarray, "H W"], mask: Bool[np.ndarray,
     """A map with its numbers, the regions of its truth outlined and numbered."""
     figure, (panel,) = make_panels(None, 1)
     figure.set_size_inches(5.4, 3.8)
-    panel.imshow(anomaly_map, COLOURS)
+    show_map(panel, anomaly_map, anomaly_map.max(), "")
     for (row, col), value in np.ndenumerate(anomaly_map):
         ink = "black" if value > anomaly_map.max() / 2 else "white"
         panel.text(col, row, f"{value:g}", ha="center", va="center", fontsize=14, color=ink)
     regions = number_regions(mask)
+    around, along = np.pad(regions, 1), np.array([-0.5, 0.5])
     for row, col in np.argwhere(mask):
-        _outline_cell(panel, regions, row, col)
+        for down, right in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+            if around[row + 1 + down, col + 1 + right] != regions[row, col]:  # a side beyond which the region ends
+                x, y = (col + along, row + [down / 2] * 2) if down else (col + [right / 2] * 2, row + along)
+                panel.plot(x, y, color=RING, linewidth=3.5, solid_capstyle="round", clip_on=False)
     for number in range(1, regions.max() + 1):
         row, col = np.argwhere(regions == number)[0]
         box = {"facecolor": RING, "edgecolor": RING, "pad": 1.5}
         panel.text(col - 0.46, row - 0.44, f"region {number}", fontsize=8, color="white", va="top", bbox=box)
     panel.set_xlabel("col", fontsize=9)
     panel.set_ylabel("row", fontsize=9)
-    panel.set_yticks(range(len(anomaly_map)))
+    panel.set(xticks=range(anomaly_map.shape[1]), yticks=range(len(anomaly_map)))
     panel.tick_params(labelsize=9)
     return figure
 
 
-def _outline_cell(panel: Axes, regions: Int[np.ndarray, "H W"], row: int, col: int) -> None:
-    """The sides of a cell beyond which its region ends."""
-    around = np.pad(regions, 1)
-    for down, right in ((-1, 0), (1, 0), (0, -1), (0, 1)):
-        if around[row + 1 + down, col + 1 + right] != regions[row, col]:
-            along = np.array([-0.5, 0.5])
-            x = col + (along if down else np.full(2, right / 2))
-            y = row + (along if right else np.full(2, down / 2))
-            panel.plot(x, y, color=RING, linewidth=3.5, solid_capstyle="round", clip_on=False)
-
-
 def draw_small_curve(table: pandas.DataFrame, limit: float = 0.3) -> Figure:
     """The PRO curve of a table of `overlap_by_hand` with its thresholds, and the area up to the limit."""
-    figure, (panel,) = make_panels(None, 1)
-    figure.set_size_inches(6.4, 3.6)
+    figure, (panel,) = open_charts(6.4, 3.6, "false-positive rate", "overlap per region", size=9)
     x, y = np.append(0, table["fpr"]), np.append(0, table["PRO"])
     inside = np.linspace(0, limit, 301)
     panel.plot(x, y, "o-", color=BLUE, linewidth=2)
@@ -236,31 +209,23 @@ def draw_small_curve(table: pandas.DataFrame, limit: float = 0.3) -> Figure:
     for threshold, fpr, pro in zip(table.index, table["fpr"], table["PRO"]):
         panel.annotate(threshold, (fpr, pro), (6, -13), textcoords="offset points", fontsize=9)
     panel.set_title("at each point its threshold; shaded: the area up to the limit", fontsize=9)
-    panel.set_xlabel("false-positive rate", fontsize=9)
-    panel.set_ylabel("overlap per region", fontsize=9)
-    panel.set_ylim(0, 1.08)
-    panel.set_xlim(-0.02, 1.02)
-    panel.tick_params(labelsize=9)
-    panel.spines[["top", "right"]].set_visible(False)
+    panel.set(xlim=(-0.02, 1.02), ylim=(0, 1.08))
     return figure
 
 
 def draw_stretched(results: Sequence[Result]) -> Figure:
     """Photographs, below each its map on one raw scale, and below that the map between its own extremes."""
-    figure, panels = make_panels(None, 3 * len(results), len(results), bars=1, side=2.0)
-    photos, raw, own = (panels[row * len(results) : (row + 1) * len(results)] for row in range(3))
-    level = results[0].normal_level
+    count, level = len(results), results[0].normal_level
     assert level is not None  # there are more normals than one
-    for result, photo, one, other in zip(results, photos, raw, own):
+    figure, panels = make_panels(None, 3 * count, count, bars=1, side=2.0)
+    for result, photo, raw, own in zip(results, panels, panels[count:], panels[2 * count :]):
         show_picture(photo, result.image, result.label or "")
-        image = show_map(one, result.anomaly_map, SCALE * level, f"raw, up to {result.image_score:.0f}")
-        stretched = show_map(other, stretch(result.anomaly_map), 1, "stretched, up to 1")
+        image = show_map(raw, result.anomaly_map, SCALE * level, f"raw, up to {result.image_score:.0f}")
+        stretched = show_map(own, stretch(result.anomaly_map), 1, "stretched, up to 1")
         if result.mask is not None:
             draw_contour(photo, result.mask, "white", "dashed")
-    add_scale(raw[-1], image, SCALE * level, level)
-    bar = figure.colorbar(stretched, ax=own[-1], fraction=0.046, pad=0.03)
-    bar.set_label("part of its own range", fontsize=8)
-    bar.ax.tick_params(labelsize=8)
+    add_scale(raw, image, SCALE * level, level)
+    add_bar(own, stretched, "part of its own range")
     return figure
 
 
@@ -283,30 +248,24 @@ def check(overlap: Callable[[np.ndarray, np.ndarray, float], float]) -> None:
 
 
 def _find_mistake(answer: float, anomaly_map: np.ndarray, regions: np.ndarray, threshold: float) -> str | None:
-    found, above = anomaly_map >= threshold, anomaly_map > threshold
+    found = anomaly_map >= threshold
     numbers = range(1, regions.max() + 1)
-    parts = [found[regions == number].mean() for number in numbers]
-    right = float(np.mean(parts))
+    parts = np.array([found[regions == number].mean() for number in numbers])
+    right = parts.mean()
     mistakes = {
         "That is the recall: a mean over pixels, in which the largest region decides. Take the part found of each "
         "region first, then the mean of those.": found[regions > 0].mean(),
-        "A pixel exactly at the threshold is found, too: >=, not >.": np.mean(
-            [above[regions == number].mean() for number in numbers]
+        "A pixel exactly at the threshold is found, too: >=, not >.": (
+            np.mean([(anomaly_map > threshold)[regions == number].mean() for number in numbers])
         ),
-        "The normal pixels, numbered 0, are no region: begin with number 1.": np.mean([
-            found[regions == number].mean() for number in (0, *numbers)
-        ]),
-        "That is the sum over the regions: divide by how many there are.": np.sum(parts),
-        "That counts a region as found wherever one pixel of it is: take the part of its pixels.": np.mean(
-            [part > 0 for part in parts]
+        "The normal pixels, numbered 0, are no region: begin with number 1.": (
+            np.mean([found[regions == 0].mean(), *parts])
         ),
+        "That is the sum over the regions: divide by how many there are.": parts.sum(),
+        "That counts a region as found wherever one pixel of it is: take the part of its pixels.": (parts > 0).mean(),
         "That is the precision, the part of the marked pixels that is defective: divide by the sizes of the regions.": (
-            (found & (regions > 0)).sum() / found.sum()
+            (regions > 0)[found].mean()
         ),
-    }  # fmt: skip
-    if np.isclose(answer, right):
-        return None
-    for told, wrong in mistakes.items():
-        if np.isclose(answer, wrong):
-            return told
-    return f"The regions are found to {', '.join(f'{part:.2f}' for part in parts)}: {right:.3f}, not {answer:.3f}."
+    }
+    otherwise = f"The regions are found to {', '.join(f'{part:.2f}' for part in parts)}: {right:.3f}, not {answer:.3f}."
+    return explain(answer, right, mistakes, otherwise)

@@ -17,7 +17,7 @@ from spade_kit.evaluation.metrics import aupro, roc_auc
 from spade_kit.features.pyramid import Pyramid
 from spade_kit.figures.results import draw_views
 from spade_kit.figures.style import SCALE
-from spade_kit.lessons.checking import tell
+from spade_kit.lessons.checking import explain, tell
 from spade_kit.lessons.material import cell_types
 from spade_kit.result import Result
 from spade_kit.scores import make_map
@@ -99,12 +99,10 @@ def padim(normals: Float[Tensor, "n c h w"], queries: Float[Tensor, "q c h w"]) 
 
 def patchcore(normals: Float[Tensor, "n c h w"], queries: Float[Tensor, "q c h w"]) -> Float[np.ndarray, "q h w"]:
     """One bank of normal patches of all photographs, thinned out: how far is a query's patch from the nearest?"""
-    channels, height, width = normals.shape[1:]
-    bank = normals.permute(0, 2, 3, 1).reshape(-1, channels)
+    bank = normals.permute(0, 2, 3, 1).flatten(0, 2)  # (n h w, c)
     thinned = bank[torch.randperm(len(bank), generator=torch.Generator().manual_seed(0))[: len(bank) // 20]]
-    patches = queries.permute(0, 2, 3, 1).reshape(len(queries), -1, channels)
-    nearest = torch.stack([torch.cdist(some, thinned).min(1).values for some in patches])
-    return nearest.reshape(len(queries), height, width).numpy()
+    nearest = [torch.cdist(query.flatten(1).T, thinned).min(1).values for query in queries]  # (h w,) each
+    return torch.stack(nearest).unflatten(1, queries.shape[2:]).numpy()
 
 
 def image_auc(distances: Sequence[np.ndarray], samples: Sequence[Sample]) -> float:
@@ -116,10 +114,7 @@ def image_auc(distances: Sequence[np.ndarray], samples: Sequence[Sample]) -> flo
 
 
 def draw_methods(result: Result, distances: Mapping[str, Sequence[np.ndarray]], samples: Sequence[Sample]) -> Figure:
-    """A photograph of ``samples`` and its map under every method, with the strangest place to any of them marked.
-
-    Each map has a scale of its own, which ends at twice what 99 % of the pixels of good photographs stay below.
-    """
+    """A photograph of ``samples`` and its map under every method, with the strangest place to any of them marked."""
     size = result.anomaly_map.shape
     here = next(at for at, sample in enumerate(samples) if sample == result.sample)
     maps = {}
@@ -153,24 +148,23 @@ def check(measure: Callable[[np.ndarray, np.ndarray], float]) -> None:
     rng = np.random.default_rng(0)
     normals = rng.multivariate_normal([5, -3], [[4.0, 1.8], [1.8, 1.0]], size=200)
     point = np.array([7.0, -4.0])
-    tell(
-        lambda: measure(point, normals),
-        lambda answer: _find_mistake(float(answer), point, normals),
-        "A point against the grain of the cloud is far, though it is near its middle.",
-    )
+    right = "A point against the grain of the cloud is far, though it is near its middle."
+    tell(lambda: measure(point, normals), lambda answer: _find_mistake(float(answer), point, normals), right)
 
 
 def _find_mistake(answer: float, point: np.ndarray, normals: np.ndarray) -> str | None:
     away, covariance = point - normals.mean(0), np.cov(normals.T)
     squared = float(away @ np.linalg.solve(covariance, away))
-    if np.isclose(answer, squared**0.5, rtol=0.02):
-        return None
-    if np.isclose(answer, squared, rtol=0.02):
-        return "That is the squared distance: take the root."
-    if np.isclose(answer, np.linalg.norm(away), rtol=0.02):
-        return "That is the Euclidean distance from the mean: it does not know how the normal points are spread."
-    if np.isclose(answer, max(away @ covariance @ away, 0) ** 0.5, rtol=0.02):
-        return "Directions in which points vary much must count less: take the inverse of the covariance."
-    if np.isclose(answer, np.linalg.norm(away / normals.std(0)), rtol=0.02):
-        return "That takes each axis by itself; the two vary together, which is what the rest of the covariance says."
-    return f"It should be {squared**0.5:.2f}, but is {answer:.2f}."
+    mistakes = {
+        "That is the squared distance: take the root.": squared,
+        "That is the Euclidean distance from the mean: it does not know how the normal points are spread.": (
+            np.linalg.norm(away)
+        ),
+        "Directions in which points vary much must count less: take the inverse of the covariance.": (
+            max(away @ covariance @ away, 0) ** 0.5
+        ),
+        "That takes each axis by itself; the two vary together, which is what the rest of the covariance says.": (
+            np.linalg.norm(away / normals.std(0))
+        ),
+    }
+    return explain(answer, squared**0.5, mistakes, f"It should be {squared**0.5:.2f}, but is {answer:.2f}.", rtol=0.02)
