@@ -31,6 +31,7 @@ from spade_kit.result import Result
 from spade_kit.scores import make_map
 
 _RUNS_DEPEND_ON = ("spade_kit", "torch", "numpy")
+_ONE_ASPECT = "With crop=None all photos need the same aspect; take a backbone with crop=224 otherwise."
 _ITSELF = (
     "This photo is one of the fitted images and matches itself at distance 0. "
     "predict_left_out(index) judges it against the others."
@@ -196,7 +197,11 @@ class SPADE:
         if not photos:
             raise ValueError("add needs at least one normal image, but none came.")
         more = build_gallery(photos, self.backbone, why)
-        _check_shapes(more, gallery)
+        if more.shapes != gallery.shapes:
+            raise ValueError(
+                f"More normal images must give the grids of the fitted ones, {gallery.shapes}, but {more.shapes} came. "
+                f"{_ONE_ASPECT}"
+            )
         self._replace(gallery.take(np.arange(len(gallery)), more))
         self._say_what_is_odd()
         return self
@@ -286,8 +291,7 @@ class SPADE:
                 f"{len(defects)} of {len(normals)} fitted photos are labelled as defects, such as "
                 f"{defects[0].label!r}: fit takes normal ones."
             )
-        twice = len(normals) - len(self.gallery.places)
-        if twice:
+        if twice := len(normals) - len(self.gallery.places):
             warn(f"{twice} of {len(normals)} fitted photos are there twice: left out, they find themselves.")
 
     def predict(self, image: Photo) -> Result:
@@ -317,24 +321,17 @@ class SPADE:
         if pyramid.grid != needed:
             raise ValueError(
                 f"A photo must give the grid of the fitted images, {needed}, but this one gives {pyramid.grid}. "
-                "With crop=None all photos need the same aspect; take a backbone with crop=224 otherwise."
+                f"{_ONE_ASPECT}"
             )
         return QueryImage(pyramid, pixels, crop, image if isinstance(image, Sample) else None, mark)
 
     def judge(
-        self,
-        image: Photo | QueryImage,
-        among: Int[np.ndarray, "m"] | None = None,
-        before: Result | None = None,
+        self, image: Photo | QueryImage, among: Int[np.ndarray, "m"] | None = None, before: Result | None = None
     ) -> Result:
         """Judge an image among some of the normal ones; by default among all but itself, should it be one of them.
 
-        Parameters
-        ----------
-        image
-            A photograph, or one that was read before, by this or another fit of the same backbone.
-        before
-            What was said of it under other options: its matches are tried first, or taken where they still hold.
+        It may have been read before, by this or another fit of the same backbone. What was said of it ``before``, under
+        other options, saves time: its matches are tried first, or taken where they still hold.
         """
         query, gallery = image if isinstance(image, QueryImage) else self.read(image), self.gallery
         if among is None:
@@ -465,11 +462,3 @@ def _refuse(gone: dict[str, Any]) -> None:
         )
     for name in gone:
         raise TypeError(f"SPADE.__init__() got an unexpected keyword argument {name!r}")
-
-
-def _check_shapes(more: Gallery, gallery: Gallery) -> None:
-    if more.shapes != gallery.shapes:
-        raise ValueError(
-            f"More normal images must give the grids of the fitted ones, {gallery.shapes}, but {more.shapes} came. "
-            "With crop=None all photos need the same aspect; take a backbone with crop=224 otherwise."
-        )

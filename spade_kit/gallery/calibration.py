@@ -67,10 +67,7 @@ class Calibration:
         return images[:: -(-len(images) // _FEW)]
 
     def maps(
-        self,
-        options: Options,
-        images: Sequence[int] | None = None,
-        groups: Iterable[Hashable] | None = None,
+        self, options: Options, images: Sequence[int] | None = None, groups: Iterable[Hashable] | None = None
     ) -> Iterator[Float[np.ndarray, "H W"]]:
         """The maps of some of the images, or of all; with groups, none is judged against its own group."""
         labels = self._check_groups(groups)
