@@ -35,27 +35,27 @@ def read_image(path: Path | str) -> UInt8[np.ndarray, "H W 3"]:
         If it is no picture, is cut off, or is damaged as far as its format can tell: PNG has check sums, and a JPEG's
         code must come out even. In BMP, TIFF and GIF a byte of a pixel may change without a trace.
     """
-    return as_rgb(decode(_read(path), path))
+    return as_rgb(decode(_existing(path).read_bytes(), path))
 
 
 def read_mask(path: Path | str) -> Bool[np.ndarray, "H W"]:
     """True where a mask is not 0; a folder holds several masks of one photograph, which are joined."""
     if Path(path).is_dir():
         return np.logical_or.reduce([read_mask(part) for part in pictures_in(Path(path))])
-    mask = decode(_read(path), path)
+    mask = decode(_existing(path).read_bytes(), path)
     grey = mask if len(mask.getbands()) == 1 and mask.mode != "P" else mask.convert("L")
     return np.array(grey) > 0
 
 
 def read_size(path: Path | str) -> tuple[int, int]:
     """(rows, columns) of a photograph turned upright, from the head of its file alone."""
-    _check_file(path)
+    file = _existing(path)
     try:
-        with Image.open(path, formats=FORMATS) as picture:
+        with Image.open(file, formats=FORMATS) as picture:
             turned = picture.getexif().get(0x0112, 1) >= 5
             return picture.size if turned else picture.size[::-1]
     except Exception as problem:
-        raise _unreadable(path, Path(path).stat().st_size, problem) from problem
+        raise _unreadable(path, file.stat().st_size, problem) from problem
 
 
 def as_rgb(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
@@ -112,12 +112,7 @@ def decode(content: bytes, name: Path | str) -> Image.Image:
     return picture
 
 
-def _read(path: Path | str) -> bytes:
-    _check_file(path)
-    return Path(path).read_bytes()
-
-
-def _check_file(path: Path | str) -> None:
+def _existing(path: Path | str) -> Path:
     if Path(path).is_dir():
         raise FileNotFoundError(
             f"A photo was expected at {path}, but that is a folder. List its photos: "
@@ -125,6 +120,7 @@ def _check_file(path: Path | str) -> None:
         )
     if not Path(path).is_file():
         raise FileNotFoundError(f"A photo was expected at {path}, but there is no such file. Check the path.")
+    return Path(path)
 
 
 def _unreadable(name: Path | str, length: int, problem: Exception) -> UnreadablePhotoError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,9 +37,8 @@ def check_folder(path: str | Path) -> Path:
     if folder.is_dir():
         return folder
     came = "that is a file" if folder.is_file() else "there is none"
-    raise FileNotFoundError(
-        f'A folder of photos was expected at {path}, but {came}. Check the path, or take load_dataset("demo").'
-    )
+    cure = 'Check the path, or take load_dataset("demo").'
+    raise FileNotFoundError(f"A folder of photos was expected at {path}, but {came}. {cure}")
 
 
 def guess(path: Path) -> str:
@@ -63,9 +62,10 @@ def _say_what_is_there(folder: Path) -> str:
     """Of a folder that holds no photos where they were looked for: what it holds, and what to do."""
     inside = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     holds = ", ".join(entry.name for entry in inside[:10]) or "nothing"
-    datasets = [entry for entry in inside if entry.is_dir() and _child(entry, TRAIN_NAMES) is not None]
-    kinds = [entry for entry in inside if entry.is_dir() and pictures_in(entry)]
-    good = [entry for entry in kinds if entry.name.lower() in GOOD_NAMES]
+    folders = [entry for entry in inside if entry.is_dir()]
+    datasets = [entry for entry in folders if _child(entry, TRAIN_NAMES) is not None]
+    kinds = [entry for entry in folders if pictures_in(entry)]
+    good = [entry for entry in kinds if _label(entry.name) == GOOD]
     tables = [entry for entry in inside if entry.suffix.lower() == ".csv"]
     cure = f"Take the folder that the photos of good parts lie in; {', '.join(FORMATS)} are read: convert others."
     if datasets:
@@ -99,15 +99,11 @@ def _label(name: str) -> str:
     return GOOD if name.lower() in GOOD_NAMES else name
 
 
-# ---- layouts --------------------------------------------------------------------------------------------------------
-
-
 def read_splits(folder: Path) -> Found:
     """MVTec AD and its relatives: a folder a split, and in it a folder a kind."""
-    train_folder, test_folder = _child(folder, TRAIN_NAMES), _child(folder, TEST_NAMES)
+    train_folder, test_folder, mask_folder = (_child(folder, names) for names in (TRAIN_NAMES, TEST_NAMES, MASK_NAMES))
     if train_folder is None:
         raise FileNotFoundError(_say_what_is_there(folder))
-    mask_folder = _child(folder, MASK_NAMES)
     good = _child(train_folder, GOOD_NAMES)
     train = [Sample(path, GOOD) for path in pictures_in(good or train_folder)]
     if not train:
@@ -115,15 +111,13 @@ def read_splits(folder: Path) -> Found:
             f"Photos of good parts were expected in {good or train_folder / GOOD}, but none came. "
             f"{_say_what_is_there(train_folder)}"
         )
-    remarks = []
-    if good is None:
-        remarks.append(f"{train_folder.name} has no folder {GOOD}: all photos in it count as normal.")
-    for other in _folders_in(train_folder):
-        if other != good and pictures_in(other):
-            remarks.append(f"{train_folder.name}/{other.name}: {len(pictures_in(other))} photos not used.")
-    for other in _folders_in(folder):
-        if other not in (train_folder, test_folder, mask_folder):
-            remarks.append(f"{other.name}: not used; photos to judge lie in test, masks in ground_truth or masks.")
+    none_good = f"{train_folder.name} has no folder {GOOD}: all photos in it count as normal."
+    remarks = [none_good] if good is None else []
+    others = {other: len(pictures_in(other)) for other in _folders_in(train_folder) if other != good}
+    remarks += [f"{train_folder.name}/{other.name}: {held} photos not used." for other, held in others.items() if held]
+    unused = [other for other in _folders_in(folder) if other not in (train_folder, test_folder, mask_folder)]
+    hint = "photos to judge lie in test, masks in ground_truth or masks"
+    remarks += [f"{other.name}: not used; {hint}." for other in unused]
     test = [] if test_folder is None else _read_kinds(test_folder, mask_folder)
     if mask_folder is not None:
         remarks += _find_what_has_no_partner(mask_folder, test)
@@ -150,10 +144,9 @@ def _find_masks(masks: Path, kind: str) -> dict[str, Path]:
 
 
 def _find_what_has_no_partner(masks: Path, test: list[Sample]) -> list[str]:
-    used = {sample.mask_path for sample in test}
     kinds = [kind.name for kind in _folders_in(masks) if _label(kind.name) != GOOD]
-    there = [mask for kind in kinds for mask in _find_masks(masks, kind).values()] + pictures_in(masks)
-    lost = sorted((mask for mask in there if mask not in used), key=natural_order)
+    there = {mask for kind in kinds for mask in _find_masks(masks, kind).values()}.union(pictures_in(masks))
+    lost = sorted(there - {sample.mask_path for sample in test}, key=natural_order)
     remarks = [f"{count(lost, 'mask')} without a photo: {name_some(lost)}."] if lost else []
     bare = [sample.path for sample in test if sample.label not in (GOOD, None) and sample.mask_path is None]
     if bare:
@@ -191,10 +184,8 @@ def _read_visa(folder: Path) -> Found:
     rows = list(_read_table(table, ("object", "split", "label", "image", "mask")))
     objects = sorted({row["object"] for row in rows})
     if folder.resolve().name not in objects:
-        raise FileNotFoundError(
-            f"{folder} holds all of VisA: {', '.join(objects)}. Take one, such as "
-            f"load_dataset({str(root / objects[0])!r})."
-        )
+        cure = f"Take one, such as load_dataset({str(root / objects[0])!r})."
+        raise FileNotFoundError(f"{folder} holds all of VisA: {', '.join(objects)}. {cure}")
     parts: dict[str, list[Sample]] = {"train": [], "test": []}
     for row in rows:
         if row["object"] == folder.resolve().name:
@@ -207,28 +198,25 @@ def _read_csv(path: Path) -> Found:
     parts: dict[str, list[Sample]] = {"train": [], "test": []}
     remarks = []
     rows = list(_read_table(path, ("path",)))
-    unknown = sorted(set(rows[0] if rows else ()) - {"path", "label", "mask", "split"})
-    if unknown:
+    columns = set(rows[0] if rows else ())
+    if unknown := sorted(columns - {"path", "label", "mask", "split"}):
         told = f"{path.name} has columns {', '.join(unknown)}, but known are path, label, mask and split"
-        if not {"label", "split"} & set(rows[0]):
+        if not columns & {"label", "split"}:
             raise ValueError(f"{told}. Rename them.")
         remarks.append(f"{told}: the others are not used.")
-    if rows and not {"label", "split"} & set(rows[0]):
+    if rows and not columns & {"label", "split"}:
         remarks.append(f"{path.name} has no labels: all photos count as normal.")
     defects = [row["label"] for row in rows if row.get("label") and _label(row["label"]) != GOOD]
-    if defects and "split" not in rows[0]:
-        raise ValueError(
-            f"{path} has defects, such as {defects[0]!r}, so it needs a column split with 'train' or 'test' in each "
-            "row."
-        )
+    if defects and "split" not in columns:
+        needed = "a column split with 'train' or 'test' in each row"
+        raise ValueError(f"{path} has defects, such as {defects[0]!r}, so it needs {needed}.")
     for number, row in enumerate(rows, 2):
         split = (row.get("split") or "train").lower()
         choose(f"split in row {number} of {path.name}", split, parts)
         label = _label(row["label"]) if row.get("label") else GOOD if split == "train" else None
         if split == "train" and label != GOOD:
-            raise ValueError(
-                f"Row {number} of {path.name} puts a {label!r} photo among the normal ones. Make it 'test'."
-            )
+            wrong = f"puts a {label!r} photo among the normal ones"
+            raise ValueError(f"Row {number} of {path.name} {wrong}. Make it 'test'.")
         mask = path.parent / row["mask"] if row.get("mask") else None
         parts[split].append(Sample(path.parent / row["path"], label, mask))
     if not parts["train"]:
@@ -258,9 +246,6 @@ def _read_table(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
             yield cells
 
 
-# ---- words ----------------------------------------------------------------------------------------------------------
-
-
 def count(things: list, name: str) -> str:
     return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
@@ -271,9 +256,4 @@ def name_some(paths: list[Path]) -> str:
 
 
 _PLAIN = "plain folder: all photos count as normal"
-LAYOUTS: dict[str, Callable[[Path], Found]] = {
-    "mvtec": read_splits,
-    "visa": _read_visa,
-    "csv": _read_csv,
-    "plain": _read_plain,
-}
+LAYOUTS = {"mvtec": read_splits, "visa": _read_visa, "csv": _read_csv, "plain": _read_plain}

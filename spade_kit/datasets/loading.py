@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from dataclasses import replace
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -69,7 +70,9 @@ def load_dataset(
             "if there are photos to judge."
         )
     if name_or_path == "demo":
-        return _assemble(read_splits(_demo_folder()), "demo")
+        package = Path(__file__).parents[1]  # in a checkout the demo lies beside it, in an installed wheel inside
+        places = (package.parent / "data" / "demo", package / "data" / "demo", package)
+        return _assemble(read_splits(next(filter(Path.is_dir, places))), "demo")
     if name_or_path == "solar_cells":
         return _solar_cells()
     if train is not None:
@@ -81,37 +84,32 @@ def load_dataset(
     return _assemble(LAYOUTS[guessed](path), path.resolve().stem if path.is_file() else path.resolve().name)
 
 
-# ---- what is to be said of it ---------------------------------------------------------------------------------------
-
-
 def _assemble(found: Found, name: str) -> Dataset:
     """Drop what is no photo, and say what may surprise."""
     skipped: dict[Path, str] = {}
     sizes: dict[Path, tuple[int, int]] = {}
-    for sample in found.train + found.test:
+    photos = [sample.path for sample in found.train + found.test]
+    for path in photos:
         try:
-            sizes[sample.path] = read_size(sample.path)
+            sizes[path] = read_size(path)
         except (OSError, UnreadablePhotoError) as problem:
-            skipped[sample.path] = str(problem)
-    train, test = (
-        [replace(s, masked=found.masked) for s in part if s.path in sizes] for part in (found.train, found.test)
-    )
+            skipped[path] = str(problem)
+    parts = (found.train, found.test)
+    train, test = ([replace(one, masked=found.masked) for one in part if one.path in sizes] for part in parts)
     if not train:
         raise FileNotFoundError(f"No normal photo of {name} can be read. {next(iter(skipped.values()))}")
     remarks = list(found.remarks)
     if skipped:
         reasons = "; ".join(list(skipped.values())[:_NAMED])
-        remarks.append(f"{len(skipped)} of {len(found.train) + len(found.test)} photos are skipped. {reasons}")
-    if others := _find_others({sample.path.parent for sample in found.train + found.test}):
+        remarks.append(f"{len(skipped)} of {len(photos)} photos are skipped. {reasons}")
+        warn(f"{name}: {remarks[-1]}")
+    if others := _find_others({path.parent for path in photos}):
         remarks.append(f"{count(others, 'file')} with another ending not used: {name_some(others)}.")
     test, lost = _check_masks(test, sizes)
     remarks += lost
     if twice := _in_both(train, test):
         remarks.append(f"{count(twice, 'photo')} to test also among the normal ones: {name_some(twice)}.")
-    dataset = Dataset(name, train, test, found.layout, tuple(remarks))
-    if skipped:
-        warn(f"{name}: {remarks[len(found.remarks)]}")
-    return dataset
+    return Dataset(name, train, test, found.layout, tuple(remarks))
 
 
 def _find_others(folders: set[Path]) -> list[Path]:
@@ -125,30 +123,24 @@ def _check_masks(test: list[Sample], sizes: dict[Path, tuple[int, int]]) -> tupl
     """Masks that cannot be read or have another shape are dropped: their photo's truth is unknown then."""
     wrong, resized, checked = [], [], []
     for sample in test:
-        mask = sample.mask_path
-        if mask is not None:
-            size = _size_of_mask(mask)
-            height, width = sizes[sample.path]
+        if (mask := sample.mask_path) is not None:
+            size, (height, width) = _size_of_mask(mask), sizes[sample.path]
             if size is None or abs(size[0] * width - size[1] * height) > max(size[0] * width, size[1] * height) / 50:
                 wrong.append(mask)
                 sample = replace(sample, mask_path=None)
             elif size != (height, width):
                 resized.append(mask)
         checked.append(sample)
-    remarks = []
-    if wrong:
-        remarks.append(
-            f"{count(wrong, 'mask')} unreadable or of another shape than the photo, not used: {name_some(wrong)}."
-        )
-    if resized:
-        remarks.append(f"{count(resized, 'mask')} of another size than the photo, resized: {name_some(resized)}.")
-    return checked, remarks
+    told = {
+        "unreadable or of another shape than the photo, not used": wrong,
+        "of another size than the photo, resized": resized,
+    }
+    return checked, [f"{count(some, 'mask')} {what}: {name_some(some)}." for what, some in told.items() if some]
 
 
 def _size_of_mask(path: Path) -> tuple[int, int] | None:
     try:
-        parts = pictures_in(path) if path.is_dir() else [path]
-        sizes = {read_size(part) for part in parts}
+        sizes = {read_size(part) for part in (pictures_in(path) if path.is_dir() else [path])}
     except (OSError, UnreadablePhotoError):
         return None
     return sizes.pop() if len(sizes) == 1 else None
@@ -159,24 +151,13 @@ def _in_both(train: list[Sample], test: list[Sample]) -> list[Path]:
     by_length = defaultdict(list)
     for sample in train:
         by_length[sample.path.stat().st_size].append(sample.path)
-    digests: dict[Path, bytes] = {}
 
+    @cache
     def digest(path: Path) -> bytes:
-        if path not in digests:
-            digests[path] = hashlib.sha256(path.read_bytes()).digest()
-        return digests[path]
+        return hashlib.sha256(path.read_bytes()).digest()
 
     alike = ((sample.path, by_length.get(sample.path.stat().st_size, [])) for sample in test)
     return [path for path, others in alike if any(digest(path) == digest(other) for other in others)]
-
-
-# ---- datasets that come with packages -------------------------------------------------------------------------------
-
-
-def _demo_folder() -> Path:
-    """Beside the package in a checkout, inside it in an installed wheel."""
-    package = Path(__file__).parents[1]
-    return next((at for at in (package.parent / "data" / "demo", package / "data" / "demo") if at.is_dir()), package)
 
 
 def _solar_cells() -> Dataset:
@@ -195,7 +176,6 @@ def _solar_cells() -> Dataset:
     closest = {row[1]: labels[min(labels, key=lambda known: abs(known - float(row[1])))] for row in rows}
     samples = [Sample(folder / row[0], closest[row[1]]) for row in rows]
     good = [sample for sample in samples if sample.label == GOOD]
-    train = good[::2]
-    kept = {sample.path for sample in train}
-    test = [sample for sample in samples if sample.path not in kept]
-    return Dataset("solar_cells", train, test, "package elpv-dataset")
+    train = set(good[::2])
+    test = [sample for sample in samples if sample not in train]
+    return Dataset("solar_cells", good[::2], test, "package elpv-dataset")

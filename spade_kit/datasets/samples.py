@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -63,27 +64,21 @@ class Dataset:
         tested = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items(), key=lambda item: item[0] != GOOD))
         told = f"{self.name}: {len(self.train)} normal photos, {len(self.test)} to test"
         masks = sum(sample.mask_path is not None for sample in self.test)
-        details = [self.layout, f"{masks} masks" if masks else "no masks", _describe_sizes(self.train + self.test)]
-        lines = [f"{told} ({tested})" if tested else told, "; ".join(filter(None, details)), *self.remarks]
-        return "\n".join(lines)
+        details = [self.layout, f"{masks or 'no'} masks", _describe_sizes(self.train + self.test)]
+        return "\n".join([f"{told} ({tested})" if tested else told, "; ".join(filter(None, details)), *self.remarks])
 
 
 def _describe_sizes(samples: list[Sample]) -> str:
     """Rows x columns, from the heads of the files."""
     sizes: Counter[tuple[int, int]] = Counter()
     for sample in samples:
-        try:
+        with suppress(OSError, ValueError):
             sizes[read_size(sample.path)] += 1
-        except (OSError, ValueError):
-            sizes[0, 0] += 1
-    lost = sizes.pop((0, 0), 0)
+    lost = len(samples) - sizes.total()
     if not sizes:
         return f"{lost} unreadable"
-    (height, width), _ = sizes.most_common(1)[0]
-    told = f"{height} x {width} px"
-    if len(sizes) > 1:
-        small, large = min(sizes, key=np.prod), max(sizes, key=np.prod)
-        told = f"{len(sizes)} sizes from {small[0]} x {small[1]} to {large[0]} x {large[1]} px"
+    (h, w), (H, W) = min(sizes, key=np.prod), max(sizes, key=np.prod)
+    told = f"{h} x {w} px" if len(sizes) == 1 else f"{len(sizes)} sizes from {h} x {w} to {H} x {W} px"
     return f"{told}, {lost} unreadable" if lost else told
 
 
@@ -98,10 +93,9 @@ def as_array(photo: Photo) -> UInt8[np.ndarray, "H W 3"]:
         return read_image(photo)
     if isinstance(photo, Image.Image):
         return as_rgb(photo)
-    came = f"a {type(photo).__name__}"
-    cure = "Take one photo at a time."
+    came, cure = f"a {type(photo).__name__}", "Take one photo at a time."
     if isinstance(photo, np.ndarray):
-        came = f"an array {photo.shape} of {photo.dtype}"
+        came, cure = f"an array {photo.shape} of {photo.dtype}", _say_how_to_convert(photo)
         if photo.ndim == 3 and photo.shape[2] == 3:
             if photo.dtype == np.uint8:
                 return photo
@@ -109,7 +103,6 @@ def as_array(photo: Photo) -> UInt8[np.ndarray, "H W 3"]:
                 if photo.min() >= 0 and photo.max() <= 1:  # false where there is NaN
                     return (photo * 255).round().astype(np.uint8)
                 came += f", from {photo.min():.4g} to {photo.max():.4g},"
-        cure = _say_how_to_convert(photo)
     raise ValueError(
         "A photo is a Sample, a path, a PIL image or an (H, W, 3) array, uint8 or float from 0 to 1, "
         f"but {came} came. {cure}"
@@ -130,11 +123,10 @@ def _say_how_to_convert(values: np.ndarray) -> str:
 
 def as_list(photos: Iterable[Photo] | Photo) -> list[Photo]:
     """One photo or many, as a list."""
-    single = isinstance(photos, (Sample, str, Path, Image.Image)) or (
-        isinstance(photos, np.ndarray) and photos.ndim in (2, 3)  # 2 is wrong, and `as_array` says so
-    )
-    if single:
-        return [photos]  # type: ignore[list-item]
+    if isinstance(photos, np.ndarray) and photos.ndim in (2, 3):  # 2 is wrong, and `as_array` says so
+        return [photos]
+    if isinstance(photos, (Sample, str, Path, Image.Image)):
+        return [photos]
     if isinstance(photos, Dataset) or not isinstance(photos, Iterable):
         raise ValueError(
             f"Photos come as a list, but a {type(photos).__name__} came. Of a Dataset take its .train or .test."

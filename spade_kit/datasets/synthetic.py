@@ -5,7 +5,7 @@ A place is (row, col) in photo pixels, whole numbers in the middle of a pixel: (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
 
@@ -52,11 +52,19 @@ class Stroke:
 
     def __post_init__(self) -> None:
         choose("tool", self.tool, TOOLS)
-        check_number(
-            "size", self.size, f"a diameter in photo pixels, above 0, up to {FARTHEST}", least=1e-6, most=FARTHEST
-        )
+        needed = f"a diameter in photo pixels, above 0, up to {FARTHEST}"
+        check_number("size", self.size, needed, least=1e-6, most=FARTHEST)
         check_number("strength", self.strength, "a number above 0, up to 1", least=1e-6, most=1)
-        _check_points(self.tool, self.points)
+        if self.tool == "move" and len(self.points) != 2:
+            raise ValueError(f"move needs two points, from and to, but {len(self.points)} came.")
+        if not len(self.points):
+            raise ValueError(f"{self.tool} needs at least one point, but none came.")
+        needed = f"a number of photo pixels from {-FARTHEST} to {FARTHEST}"
+        for point in self.points:
+            if np.shape(point) != (2,):
+                raise ValueError(f"A point is a pair (row, col), but {point!r} came.")
+            for name, value in zip(("row", "col"), point):
+                check_number(name, value, needed, least=-FARTHEST, most=FARTHEST)
         if np.shape(self.colour) != (3,) or not all(value in range(256) for value in self.colour):
             raise ValueError(f"colour is red, green and blue, whole numbers from 0 to 255, but {self.colour!r} came.")
 
@@ -64,19 +72,6 @@ class Stroke:
     def reach(self) -> float:
         """How far from its line a stroke may change a pixel's centre: its edge and half a pixel."""
         return self.size / 2 + 0.5
-
-
-def _check_points(tool: str, points: Sequence[Sequence[float]]) -> None:
-    if tool == "move" and len(points) != 2:
-        raise ValueError(f"move needs two points, from and to, but {len(points)} came.")
-    if not len(points):
-        raise ValueError(f"{tool} needs at least one point, but none came.")
-    for point in points:
-        if np.shape(point) != (2,):
-            raise ValueError(f"A point is a pair (row, col), but {point!r} came.")
-        for name, value in zip(("row", "col"), point):
-            needed = f"a number of photo pixels from {-FARTHEST} to {FARTHEST}"
-            check_number(name, value, needed, least=-FARTHEST, most=FARTHEST)
 
 
 def paint(photo: UInt8[np.ndarray, "H W 3"], strokes: Iterable[Stroke]) -> UInt8[np.ndarray, "H W 3"]:
@@ -91,10 +86,12 @@ def paint(photo: UInt8[np.ndarray, "H W 3"], strokes: Iterable[Stroke]) -> UInt8
     """
     painted = photo.copy()
     for stroke in strokes:
-        spot = _find_spot(stroke, painted, photo)
-        if spot.rows.size:
-            colour, cover = _PAINTS[stroke.tool](spot)
-            painted[spot.rows, spot.cols] = np.rint(spot.ground + cover[:, None] * (colour - spot.ground))
+        line = stroke.points[1:] if stroke.tool == "move" else stroke.points
+        rows, cols, distance = _measure(np.array(line, float), stroke, photo.shape[:2])
+        if rows.size:
+            ground = painted[rows, cols].astype(np.float32)
+            colour, cover = _PAINTS[stroke.tool](_Spot(stroke, rows, cols, distance, ground, painted, photo))
+            painted[rows, cols] = np.rint(ground + cover[:, None] * (colour - ground))
     return painted
 
 
@@ -102,9 +99,6 @@ def changed(photo: UInt8[np.ndarray, "H W 3"], painted: UInt8[np.ndarray, "H W 3
     """Where some channel differs by more than ``VISIBLE`` grey levels: the mask of what was painted."""
     red, green, blue = np.moveaxis(np.maximum(photo, painted) - np.minimum(photo, painted) > VISIBLE, -1, 0)
     return red | green | blue
-
-
-# ---- where a stroke is -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -135,12 +129,6 @@ class _Spot:
         """
         inside = (radius + 0.5 - self.distance) / max(feather * self.half, 1)
         return np.clip(inside, 0, min(1, self.stroke.size))
-
-
-def _find_spot(stroke: Stroke, painted: np.ndarray, photo: np.ndarray) -> _Spot:
-    line = stroke.points[1:] if stroke.tool == "move" else stroke.points
-    rows, cols, distance = _measure(np.array(line, float), stroke, photo.shape[:2])
-    return _Spot(stroke, rows, cols, distance, painted[rows, cols].astype(np.float32), painted, photo)
 
 
 def _measure(
@@ -239,12 +227,10 @@ def _colour(spot: _Spot) -> _Paint:
 def _move(spot: _Spot) -> _Paint:
     """A copy of the disc around the first point, by whole pixels, since others would soften it."""
     start, end = np.array(spot.stroke.points)
-    limits = np.array(spot.photo.shape[:2]) - 1
     source = np.column_stack([spot.rows, spot.cols]) - np.rint(end - start).astype(int)
-    nearest = np.clip(source, 0, limits)
+    nearest = np.clip(source, 0, np.array(spot.photo.shape[:2]) - 1)
     on_photo = (source == nearest).all(1)
-    cover = spot.stroke.strength * on_photo * spot.cover(spot.half, FEATHER)
-    return spot.painted[tuple(nearest.T)], cover
+    return spot.painted[tuple(nearest.T)], spot.stroke.strength * on_photo * spot.cover(spot.half, FEATHER)
 
 
 def _erase(spot: _Spot) -> _Paint:
@@ -252,13 +238,5 @@ def _erase(spot: _Spot) -> _Paint:
     return spot.photo[spot.rows, spot.cols], spot.stroke.strength * spot.cover(spot.half)
 
 
-_PAINTS: dict[str, Callable[[_Spot], _Paint]] = {
-    "brush": _brush,
-    "scratch": _scratch,
-    "stain": _stain,
-    "blur": _blur,
-    "colour": _colour,
-    "move": _move,
-    "erase": _erase,
-}
-TOOLS = tuple(_PAINTS)
+TOOLS = ("brush", "scratch", "stain", "blur", "colour", "move", "erase")
+_PAINTS = dict(zip(TOOLS, (_brush, _scratch, _stain, _blur, _colour, _move, _erase)))

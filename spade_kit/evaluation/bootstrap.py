@@ -40,10 +40,8 @@ def bootstrap(
     check_number("level", level, "a part of all draws between 0 and 1, like 0.95", least=1e-6, most=1 - 1e-6)
     rng = np.random.default_rng(seed)
     groups = [np.flatnonzero(np.asarray(strata) == kind) for kind in dict.fromkeys(strata)]
-    values = []
-    for _ in range(draws):
-        drawn = np.concatenate([rng.choice(group, len(group)) for group in groups])
-        values.append(measure(np.bincount(drawn, minlength=len(strata))))
+    drawn = (np.concatenate([rng.choice(group, len(group)) for group in groups]) for _ in range(draws))
+    values = [measure(np.bincount(photos, minlength=len(strata))) for photos in drawn]
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -69,48 +67,32 @@ class PixelCounts:
         edges = np.unique([maps.min(), *np.ravel([np.quantile(some, at) for some in samples])])
         weights, regions = weigh_regions(masks)
         rows = []
-        for values, mask, weight in zip(maps, masks, weights):
+        for values, *kinds in zip(maps, ~masks, masks, weights):
             bins = len(edges) - np.searchsorted(edges, values.ravel(), side="right")
-            kinds = (~mask.ravel(), mask.ravel(), weight.ravel())
-            rows.append([np.bincount(bins, kind, len(edges)) for kind in kinds])
+            rows.append([np.bincount(bins, kind.ravel(), len(edges)) for kind in kinds])
         normal, defect, overlap = np.moveaxis(np.array(rows), 1, 0)
         return cls(normal, defect, overlap, regions, edges[::-1])
 
     def curve(self, drawn: Int[np.ndarray, "n"]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """False and true positives, and the mean overlap, at falling thresholds; and the count of defect pixels."""
-        fp, tp, overlap = (
-            np.append(0, np.cumsum(drawn @ counts)) for counts in (self.normal, self.defect, self.overlap)
-        )
+        fp, tp, overlap = (np.append(0, np.cumsum(drawn @ each)) for each in (self.normal, self.defect, self.overlap))
         return fp, tp, overlap / (drawn @ self.regions), tp[-1]
 
 
-def binned_roc_auc(counts: PixelCounts, drawn: Int[np.ndarray, "n"]) -> float:
-    fp, tp, _, _ = counts.curve(drawn)
-    return float(auc(fp / fp[-1], tp / tp[-1]))
-
-
-def binned_average_precision(counts: PixelCounts, drawn: Int[np.ndarray, "n"]) -> float:
-    fp, tp, _, positives = counts.curve(drawn)
-    return float(np.sum(np.diff(tp) / positives * tp[1:] / np.maximum(tp + fp, 1)[1:]))
-
-
-def binned_f1_max(counts: PixelCounts, drawn: Int[np.ndarray, "n"]) -> float:
-    fp, tp, _, positives = counts.curve(drawn)
-    return float(np.max(2 * tp / (tp + fp + positives)))
-
-
-def binned_aupro(counts: PixelCounts, drawn: Int[np.ndarray, "n"], fpr_limit: float = 0.3) -> float:
-    fp, _, overlap, _ = counts.curve(drawn)
-    return mean_up_to(fpr_limit, fp / fp[-1], overlap)
-
-
-BINNED: dict[str, Callable[[PixelCounts, np.ndarray], float]] = {
-    "pixel_roc_auc": binned_roc_auc,
-    "pixel_average_precision": binned_average_precision,
-    "pixel_f1_max": binned_f1_max,
-    "aupro": binned_aupro,
-    "aupro_05": partial(binned_aupro, fpr_limit=0.05),
+_OF_CURVES: dict[str, Callable[..., float]] = {  # of what `PixelCounts.curve` gives
+    "pixel_roc_auc": lambda fp, tp, *_: auc(fp / fp[-1], tp / tp[-1]),
+    "pixel_average_precision": lambda fp, tp, _, bad: np.sum(np.diff(tp) / bad * tp[1:] / np.maximum(tp + fp, 1)[1:]),
+    "pixel_f1_max": lambda fp, tp, _, bad: np.max(2 * tp / (tp + fp + bad)),
+    "aupro": lambda fp, _, overlap, *__: mean_up_to(0.3, fp / fp[-1], overlap),
+    "aupro_05": lambda fp, _, overlap, *__: mean_up_to(0.05, fp / fp[-1], overlap),
 }
+
+
+def _measure(name: str, counts: PixelCounts, drawn: Int[np.ndarray, "n"]) -> float:
+    return float(_OF_CURVES[name](*counts.curve(drawn)))
+
+
+BINNED: dict[str, Callable[[PixelCounts, np.ndarray], float]] = {name: partial(_measure, name) for name in _OF_CURVES}
 
 
 def clopper_pearson(reached: Int[np.ndarray, "t"], count: int) -> tuple[Float[np.ndarray, "t"], Float[np.ndarray, "t"]]:

@@ -24,8 +24,7 @@ def roc_auc(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> fl
 
 def pixel_roc_auc(maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"]) -> float:
     """ROC-AUC over all pixels of all images together."""
-    _check_shapes(maps, masks)
-    return roc_auc(np.ravel(maps), np.ravel(masks))
+    return roc_auc(*_flatten(maps, masks))
 
 
 def average_precision(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> float:
@@ -39,14 +38,12 @@ def average_precision(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "
 
 def pixel_average_precision(maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"]) -> float:
     """Average precision over all pixels of all images together."""
-    _check_shapes(maps, masks)
-    return average_precision(np.ravel(maps), np.ravel(masks))
+    return average_precision(*_flatten(maps, masks))
 
 
 def pixel_f1_max(maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"]) -> float:
     """The best harmonic mean of precision and recall over all pixels of all images together."""
-    _check_shapes(maps, masks)
-    return f1_max(np.ravel(maps), np.ravel(masks))
+    return f1_max(*_flatten(maps, masks))
 
 
 def f1_max(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> float:
@@ -88,28 +85,25 @@ def aupro(maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"], fp
     ----------
     .. [1] P. Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 129, 2021, doi:10.1007/s11263-020-01400-4.
     """
-    maps, masks = np.asarray(maps), _as_bool(masks, "masks")
-    _check_shapes(maps, masks)
+    masks = _as_bool(masks, "masks")
+    scores, bad = _flatten(maps, masks)
     if not 0 < fpr_limit <= 1:
         raise ValueError(f"fpr_limit is a rate above 0 and up to 1, but {fpr_limit!r} came.")
     _check_both(masks, "masks")
-    _check_finite(maps)
+    _check_finite(scores)
     weights, regions = weigh_regions(masks)
     weight = weights.ravel() / regions.sum()  # what a pixel adds to the mean overlap
-    order = np.argsort(maps.ravel(), kind="stable")[::-1]
-    normal = ~masks.ravel()
-    fpr = np.cumsum(normal[order]) / normal.sum()
+    order = np.argsort(scores, kind="stable")[::-1]
+    fpr = np.cumsum(~bad[order]) / (~bad).sum()
     pro = np.cumsum(weight[order])
-    falling = maps.ravel()[order]
-    ends = np.append(np.flatnonzero(np.diff(falling)), len(falling) - 1)  # equal scores are passed together
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # equal scores are passed together
     fpr, pro = np.append(0, fpr[ends]), np.append(0, pro[ends])
     return mean_up_to(fpr_limit, fpr, pro)
 
 
 def mean_up_to(limit: float, x: Float[np.ndarray, "m"], y: Float[np.ndarray, "m"]) -> float:
     """The mean height of a curve from 0 to a limit, at which it is interpolated; x rises."""
-    inside = x <= limit
-    edge = np.interp(limit, x, y)
+    inside, edge = x <= limit, np.interp(limit, x, y)
     return float(auc(np.append(x[inside], limit), np.append(y[inside], edge)) / limit)
 
 
@@ -134,19 +128,22 @@ def _checked(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nda
     return labels, scores
 
 
-def _check_shapes(maps: np.ndarray, masks: np.ndarray) -> None:
+def _flatten(maps: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All values and all labels."""
     if np.shape(maps) != np.shape(masks) or np.ndim(maps) != 3:
         raise ValueError(
             f"Maps and masks need one shape (n, H, W), but {np.shape(maps)} and {np.shape(masks)} came. "
             "Take each image's mask on the evaluated crop, result.mask."
         )
+    return np.ravel(maps), np.ravel(masks)
 
 
 def _as_bool(labels: np.ndarray, name: str) -> Bool[np.ndarray, "..."]:
     """True is anomalous; names like "good" would all be true, so they are refused."""
-    if np.asarray(labels).dtype.kind not in "biuf":
+    labels = np.asarray(labels)
+    if labels.dtype.kind not in "biuf":
         raise ValueError(
-            f"Labels are True for anomalous and False for normal, but {name} hold {np.asarray(labels).dtype} values. "
+            f"Labels are True for anomalous and False for normal, but {name} hold {labels.dtype} values. "
             'Compare first: np.array([sample.label != "good" for sample in dataset.test]).'
         )
     return np.asarray(labels, bool)
@@ -154,7 +151,7 @@ def _as_bool(labels: np.ndarray, name: str) -> Bool[np.ndarray, "..."]:
 
 def _check_both(labels: Bool[np.ndarray, ...], name: str) -> None:
     if labels.all() or not labels.any():
-        only = "anomalous" if labels.size and labels.all() else "normal"
+        only = "anomalous" if labels.any() else "normal"
         raise ValueError(
             f"This metric compares normal with anomalous, but {name} hold only {only} ones. Add the others."
         )

@@ -69,12 +69,30 @@ class Judgement:
     def sentence(self) -> str:
         """What speaks for the threshold, in one or two sentences."""
         told = f"Threshold {self.threshold:.4g} for {'whole photos' if self.of == 'image' else 'pixels'}"
-        return f"{told}{self._tell_normals()}.{self._tell_test()}"
+        if self.photos:
+            pixels = f"{_many(self.normals, 'pixel')} of " if self.of == "pixel" else ""
+            told += (
+                f": of {pixels}{_many(self.photos, 'normal photo')}, {'each ' * (self.photos > 1)}judged against the "
+                f"others, {_reach(self.reached)} ({_percent(self.rate)} %; {_percent(LEVEL)} % interval "
+                f"{_percent(self.low)} to {_percent(self.high)} %)"
+            )
+        noun = f"test {self._noun}"
+        parts = (
+            _tell(self._defects, f"defective {noun}", self.found, "recall", self.recall),
+            _tell(self._goods, f"good {noun}", self.alarms, "precision", self.precision),
+            _tell(self._unknown, f"unlabelled {noun}", self.unknown_above),
+        )
+        test = "; of ".join(filter(None, parts))
+        return f"{told}. Of {test}." if test else f"{told}."
 
     @property
     def remarks(self) -> tuple[str, ...]:
         """What to bear in mind, a sentence or two each."""
-        return tuple(filter(None, [self._doubt_rate(), self._doubt_truth(), self._doubt_unknown()]))
+        remarks = [self._doubt_rate(), self._doubt_truth()]
+        if self._unknown and (self._defects or self._goods):
+            left_out = _many(self._unknown, f"unlabelled test {self._noun}")
+            remarks.append(f"Recall and precision leave out {left_out}.")
+        return tuple(filter(None, remarks))
 
     @property
     def _defects(self) -> int:
@@ -92,26 +110,6 @@ class Judgement:
     def _noun(self) -> str:
         return "photo" if self.of == "image" else "pixel"
 
-    def _tell_normals(self) -> str:
-        if not self.photos:
-            return ""
-        pixels = f"{_many(self.normals, 'pixel')} of " if self.of == "pixel" else ""
-        return (
-            f": of {pixels}{_many(self.photos, 'normal photo')}, {'each ' * (self.photos > 1)}judged against the "
-            f"others, {_reach(self.reached)} ({_percent(self.rate)} %; {_percent(LEVEL)} % interval "
-            f"{_percent(self.low)} to {_percent(self.high)} %)"
-        )
-
-    def _tell_test(self) -> str:
-        noun = f"test {self._noun}"
-        told = [
-            _tell(self._defects, f"defective {noun}", self.found, "recall", self.recall),
-            _tell(self._goods, f"good {noun}", self.alarms, "precision", self.precision),
-            _tell(self._unknown, f"unlabelled {noun}", self.unknown_above),
-        ]
-        told = [part for part in told if part]
-        return f" Of {'; of '.join(told)}." if told else ""
-
     def _doubt_rate(self) -> str:
         if not self.photos:
             return "No normal photos were judged: how many of them reach the threshold is unknown."
@@ -120,9 +118,8 @@ class Judgement:
         if self.photos < _FEW:
             return f"{_many(self.photos, 'normal photo')} can tell little: others may give quite another rate."
         if self.high > _WIDE * self.rate:
-            return (
-                f"The interval is wide: the rate may as well be {_percent(self.high)} %. More normal photos narrow it."
-            )
+            high = _percent(self.high)
+            return f"The interval is wide: the rate may as well be {high} %. More normal photos narrow it."
         return ""
 
     def _doubt_none(self) -> str:
@@ -149,14 +146,8 @@ class Judgement:
             return f"No test {self._noun} is known to be defective: recall and precision are unknown."
         if not self._goods:
             return f"No test {self._noun} is known to be good: precision is unknown."
-        return (
-            f"Recall and precision come from test {truth}s: a threshold moved to raise them does worse on new photos."
-        )
-
-    def _doubt_unknown(self) -> str:
-        if not self._unknown or not (self._defects or self._goods):
-            return ""
-        return f"Recall and precision leave out {_many(self._unknown, f'unlabelled test {self._noun}')}."
+        caution = "a threshold moved to raise them does worse on new photos"
+        return f"Recall and precision come from test {truth}s: {caution}."
 
 
 def _many(count: int, noun: str) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
+from math import nan
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -75,12 +76,10 @@ def sweep(
     """
     values = _check(dataset, over, metrics)
     rows: list[Setting] = []
-    networks = [
-        (backbone, crop, _load(backbone, crop, "crop" in values))
-        for backbone, crop in product(values.get("backbone", [EMBEDDED]), values.get("crop", [224]))
-    ]
-    for layers in values.get("layers", []):
-        for *_, backbone in networks if layers is not None else []:
+    looks = product(values.get("backbone", [EMBEDDED]), values.get("crop", [224]))
+    networks = [(name, crop, _load(name, crop, "crop" in values)) for name, crop in looks]
+    for layers, (*_, backbone) in product(values.get("layers", []), networks):
+        if layers is not None:
             chosen_layers(layers, backbone.layers)
     for name, crop, backbone in networks:
         galleries = _Galleries(backbone, dataset)
@@ -88,8 +87,8 @@ def sweep(
         with track(total=len(plan) * len(galleries.queries), desc=f"{backbone}: settings x photos") as progress:
             for fitted, searched in plan:
                 spade, among, queries = galleries.take(fitted["layers"], fitted["normals"], fitted["draw"], seed)
-                judged = _judge_all(spade.with_options(**searched), among, queries, values, progress.update)
-                for quick, report, seconds in judged:
+                spade = spade.with_options(**searched)
+                for quick, report, seconds in _judge_all(spade, among, queries, values, progress.update):
                     setting = {"backbone": name, "crop": crop} | fitted | searched | quick
                     measured = _measure(report, metrics, intervals)
                     rows.append(setting | measured | {"seconds": galleries.seconds + seconds})
@@ -99,13 +98,10 @@ def sweep(
 def _check(dataset: Dataset, over: Mapping[str, Iterable], metrics: Sequence[str]) -> dict[str, list]:
     if not isinstance(over, Mapping) or not over:
         raise ValueError(f'sweep needs options with lists of values, like over={{"k": [1, 5, 50]}}, but {over!r} came.')
-    for name in over:
-        choose("An option", name, OPTIONS)
+    values: dict[str, list] = {choose("An option", name, OPTIONS): [] for name in over}
     for name, some in over.items():
         if isinstance(some, (str, Mapping)) or not isinstance(some, Iterable):
             raise ValueError(f"sweep takes a list of values for {name}, but {some!r} came. Put it into brackets.")
-    values: dict[str, list] = {name: [] for name in over}
-    for name, some in over.items():
         for value in some:
             if value not in values[name]:
                 values[name].append(value)
@@ -132,22 +128,13 @@ def _load(backbone: Any, crop: int | None, asked: bool) -> Backbone:
     return load_backbone(backbone, resize=256 if crop is None else round(crop * _MARGIN), crop=crop)
 
 
-# ---- what is searched, and in which order ----------------------------------------------------------------------------
-
-
 def _plan(values: dict[str, list], draws: int, available: int) -> Iterator[tuple[Setting, Setting]]:
     """What is fitted and how it is searched, of everything that needs a search of its own."""
+    names = [name for name in _SEARCH if name in values]
     for layers, count in product(values.get("layers", [None]), values.get("normals", [None])):
         for draw in range(1 if count is None or count >= available else draws):
-            names = [name for name in _SEARCH if name in values]
             for chosen in product(*(values[name] for name in names)):
                 yield {"layers": layers, "normals": count, "draw": draw}, dict(zip(names, chosen))
-
-
-@dataclass(frozen=True)
-class _Query:
-    image: QueryImage
-    sample: Sample
 
 
 class _Galleries:
@@ -157,73 +144,58 @@ class _Galleries:
         self.spade = SPADE(backbone).fit(dataset.train)
         start = time.perf_counter()
         self.queries = [
-            _Query(QueryImage(pyramid.select(at), picture, place, photo, digest(picture)), photo)
+            QueryImage(pyramid.select(at), picture, place, photo, digest(picture))
             for photos, places, pictures, pyramid in iterate_features(dataset.test, backbone, skip=True)
             for at, (photo, place, picture) in enumerate(zip(photos, places, pictures))
             if isinstance(photo, Sample)
         ]
         self.seconds = (time.perf_counter() - start) / len(self.queries)  # of features, a photo
-        self._by_layers: dict[tuple[str, ...], tuple[SPADE, list[_Query]]] = {}
+        self._by_layers: dict[tuple[str, ...], tuple[SPADE, list[QueryImage]]] = {}
 
     def take(
         self, layers: Sequence[str] | None, count: int | None, draw: int, seed: int
-    ) -> tuple[SPADE, Int[np.ndarray, "m"], list[_Query]]:
+    ) -> tuple[SPADE, Int[np.ndarray, "m"], list[QueryImage]]:
         """A fitted SPADE, which of its normals are there, and what is asked."""
         among = np.arange(len(self.spade))
         if count is not None:
-            shuffled = np.random.default_rng([seed, draw]).permutation(len(among))
-            among = np.sort(shuffled[:count])
+            among = np.sort(np.random.default_rng([seed, draw]).permutation(among)[:count])
         if layers is None:
             return self.spade, among, self.queries
         key = tuple(layers)
         if key not in self._by_layers:
-            spade = self.spade.with_gallery(self.spade.gallery.only(layers))
-            queries = [
-                replace(query, image=replace(query.image, pyramid=query.image.pyramid.only(layers)))
-                for query in self.queries
-            ]
-            self._by_layers[key] = spade, queries
+            queries = [replace(query, pyramid=query.pyramid.only(layers)) for query in self.queries]
+            self._by_layers[key] = self.spade.with_gallery(self.spade.gallery.only(layers)), queries
         spade, queries = self._by_layers[key]
         return spade, among, queries
 
 
 def _judge_all(
-    spade: SPADE,
-    among: Int[np.ndarray, "m"],
-    queries: list[_Query],
-    values: dict[str, list],
-    advance: Callable[[], Any] = lambda: None,
+    spade: SPADE, among: Int[np.ndarray, "m"], queries: list[QueryImage], values: dict[str, list], advance: Callable
 ) -> Iterator[tuple[Setting, Report, float]]:
     """All photographs under one search, and what needs none: every smaller K and other sigma."""
     ks, sigmas = values.get("k", [spade.k]), values.get("sigma", [spade.sigma])
     spade = spade.under(spade.options.but(k=max(ks), sigma=sigmas[0]))
-    kept: dict[tuple, list[tuple[dict[str, float], Judged]]] = {pair: [] for pair in product(ks, sigmas)}
+    kept: dict[tuple, list[tuple[Setting, Judged]]] = {pair: [] for pair in product(ks, sigmas)}
     searching = 0.0
     for query in queries:
+        assert query.sample is not None  # it is of a dataset
+        photo = {"path": str(query.sample.path), "label": query.sample.label}
         start = time.perf_counter()
-        others = among[among != spade.gallery.places.get(query.image.digest, -1)]
-        result = spade.judge(query.image, others)
+        others = among[among != spade.gallery.places.get(query.digest, -1)]
+        result = spade.judge(query, others)
         searching += time.perf_counter() - start
         for k in ks:
             fewer = result if k >= len(result.neighbours) else result.with_k(k)
             for sigma in sigmas:
                 other = fewer if sigma == spade.sigma else fewer.with_options(sigma=sigma)
-                kept[k, sigma].append(
-                    (describe_scores(other), Judged(other.correspondence.distance, sigma, result.mask, result.crop))
-                )
+                judged = Judged(other.correspondence.distance, sigma, result.mask, result.crop)
+                kept[k, sigma].append((photo | describe_scores(other), judged))
         advance()
     run = spade.describe_run()
     for k, sigma in kept:
-        frame = pandas.DataFrame(
-            [
-                {"path": str(query.sample.path), "label": query.sample.label} | scores
-                for query, (scores, _) in zip(queries, kept[k, sigma])
-            ]
-        )
-        judged = [judged for _, judged in kept[k, sigma]]
-        searched = k == max(ks) and sigma == sigmas[0]
-        seconds = searching / len(queries) if searched else float("nan")
-        yield {"k": k, "sigma": sigma}, Report("the dataset", run, frame, judged), seconds
+        rows, maps = zip(*kept[k, sigma])
+        seconds = searching / len(queries) if k == max(ks) and sigma == sigmas[0] else nan
+        yield {"k": k, "sigma": sigma}, Report("the dataset", run, pandas.DataFrame(rows), maps), seconds
 
 
 def _measure(report: Report, metrics: Sequence[str], intervals: bool) -> dict[str, float]:
@@ -240,8 +212,7 @@ def _tabulate(rows: list[Setting], values: dict[str, list]) -> pandas.DataFrame:
     told = [name for name in OPTIONS if name in values]
     if "normals" in values:
         told.insert(told.index("normals") + 1, "draw")
-    columns = told + [name for name in frame.columns if name not in (*OPTIONS, "draw")]
-    frame = frame[columns]
+    frame = frame[told + [name for name in frame.columns if name not in (*OPTIONS, "draw")]]
     for name in told:  # as they came: None is no missing number
         frame[name] = pandas.Series([row[name] for row in rows], dtype=object)
     return frame

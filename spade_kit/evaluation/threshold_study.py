@@ -32,10 +32,8 @@ class Evidence:
     edges
         (b + 1,) thresholds from 0 to a hair above the highest score, so that none reaches the last. A score is in the
         bin that begins at or below it.
-    normal
-        Of each normal photo, how many scores lie in each bin.
-    good, defect, unknown
-        The same of all test photos together, by what is known of them.
+    normal, good, defect, unknown
+        How many scores of each normal photo lie in each bin; the same of all test photos together, by what is known.
     """
 
     of: str
@@ -72,9 +70,9 @@ class Evidence:
         threshold = check_threshold(threshold)
         reached = np.array([_split_at(threshold, scores)[0] for scores in self._normals], int)
         normals = len(reached), int(self._sizes.sum()), int(reached.sum())
-        low, high = self._bound(reached[:, None])
+        low, high = (end.item() for end in self._bound(reached[:, None]))
         good, defect, unknown = (_split_at(threshold, scores) for scores in self._test)
-        return Judgement(self.of, threshold, *normals, float(low[0]), float(high[0]), *defect, *good, *unknown)
+        return Judgement(self.of, threshold, *normals, low, high, *defect, *good, *unknown)
 
     def band(self) -> tuple[Float[np.ndarray, "e"], Float[np.ndarray, "e"], Float[np.ndarray, "e"]]:
         """The rate of normals at each edge, and the ends of its interval, as `at` has them."""
@@ -123,8 +121,6 @@ def collect(
 
     Parameters
     ----------
-    of
-        ``"image"`` or ``"pixel"``.
     normal_maps
         Maps of normal photos, each judged against the others; maps may differ in size.
     test_maps
@@ -153,19 +149,19 @@ def _sort_test(
     of: str, maps: Iterable[np.ndarray], labels: Sequence[str | None], masks: Sequence[np.ndarray | None]
 ) -> list[Real[np.ndarray, "_"]]:
     """Ascending scores of test photos: those known to be good, those known to be defects, those of unknown truth."""
-    kinds: tuple[list[np.ndarray], ...] = ([], [], [])
+    kinds = [[np.empty(0, np.float32)] for _ in range(3)]
     rest = iter(maps)
     for label, mask, values in zip(labels, masks, rest):  # maps last, so that none is lost where labels end
         scores, truth = _take_scores(of, values), _take_truth(of, np.shape(values), label, mask)
         for kind, known in enumerate(kinds):
             known.append(scores[truth == kind])
-    came = len(kinds[0]) + sum(1 for _ in rest)
+    came = len(kinds[0]) - 1 + sum(1 for _ in rest)
     if not came == len(labels) == len(masks):
         raise ValueError(
             f"Each test photo needs a map, a label and a mask, the last two None where unknown, but {came} maps, "
             f"{len(labels)} labels and {len(masks)} masks came. Give one each."
         )
-    return [np.sort(np.concatenate([np.empty(0, np.float32), *known])) for known in kinds]
+    return [np.sort(np.concatenate(known)) for known in kinds]
 
 
 def _take_truth(of: str, shape: tuple[int, ...], label: str | None, mask: np.ndarray | None) -> Int[np.ndarray, "_"]:

@@ -42,13 +42,12 @@ class View:
         """What is seen of a photograph among some of the training images."""
         gallery, options = self.spade.gallery, self.spade.options
         if self.layer is None:
-            neighbours, found = gallery.search(query, options, among)
+            layers, (neighbours, found) = tuple(query.layers), gallery.search(query, options, among)
         else:
-            neighbours = gallery.retrieve(query, options, among)
+            layers, neighbours = (self.layer,), gallery.retrieve(query, options, among)
             level = list(query.layers).index(self.layer)
             found = match_level(query, gallery.pixels, neighbours.index, level, options)
-        names = tuple(query.layers) if self.layer is None else (self.layer,)
-        return Seen(make_map(found.distance, size, self.spade.sigma), neighbours, found, names)
+        return Seen(make_map(found.distance, size, options.sigma), neighbours, found, layers)
 
     def judge_left_out(self, index: int) -> Float[np.ndarray, "H W"]:
         """The map of a training image, compared with the others."""
@@ -98,10 +97,10 @@ def read_view(wanted: Any, bases: list[SPADE]) -> dict[str, Any]:
 def _find_base(wanted: int | SPADE, bases: list[SPADE]) -> int:
     if not isinstance(wanted, SPADE):
         return check_index("base", wanted, len(bases), "fitted SPADE")
-    if not any(wanted is base for base in bases):
+    if wanted not in bases:
         wanted.gallery  # noqa: B018  says so if it is not fitted
         bases.append(wanted)
-    return next(at for at, base in enumerate(bases) if base is wanted)
+    return bases.index(wanted)
 
 
 def make_view(spec: Mapping[str, Any], bases: Sequence[SPADE]) -> View:
@@ -112,19 +111,17 @@ def make_view(spec: Mapping[str, Any], bases: Sequence[SPADE]) -> View:
     if layers is not None and len(layers) == 1:
         for option in ("weights", "combine"):
             if options.pop(option, None) is not None:
-                raise ValueError(
-                    f"{option} is about several layers, but this view looks at {layers[0]} alone. Leave it out."
-                )
+                alone = f"this view looks at {layers[0]} alone"
+                raise ValueError(f"{option} is about several layers, but {alone}. Leave it out.")
         return View(name, spec["base"], base.with_options(**options), layers[0])
     if layers is not None:
         weights = options.get("weights", base.weights)
         if weights == "equal":
             gallery = base.gallery
-            equal = Options(weights="equal")
-            weights = dict(zip(gallery.layers, gallery.factors(equal, np.arange(len(gallery))).tolist()))
-        options["weights"] = {
-            layer: (weights or {}).get(layer, 1) if layer in layers else 0 for layer in base.backbone.layers
-        }
+            factors = gallery.factors(Options(weights="equal"), np.arange(len(gallery)))
+            weights = dict(zip(gallery.layers, factors.tolist()))
+        given, known = weights or {}, base.backbone.layers
+        options["weights"] = {layer: given.get(layer, 1) if layer in layers else 0 for layer in known}
     return View(name, spec["base"], base.with_options(**options))
 
 

@@ -1,26 +1,13 @@
 """Results, reports and sweeps in, figures out; nothing is computed here."""
 
-from spade_kit.figures.reports import draw_curves, draw_evidence, draw_hardest, draw_sweep
-from spade_kit.figures.results import (
-    draw_explanation,
-    draw_layers,
-    draw_match,
-    draw_neighbours,
-    draw_reconstruction,
-    draw_result,
-    draw_views,
-)
-
-__all__ = [
-    "draw_curves",
-    "draw_evidence",
-    "draw_explanation",
-    "draw_hardest",
-    "draw_layers",
-    "draw_match",
-    "draw_neighbours",
-    "draw_reconstruction",
-    "draw_result",
-    "draw_sweep",
-    "draw_views",
-]
+from spade_kit.figures.reports import draw_curves as draw_curves
+from spade_kit.figures.reports import draw_evidence as draw_evidence
+from spade_kit.figures.reports import draw_hardest as draw_hardest
+from spade_kit.figures.reports import draw_sweep as draw_sweep
+from spade_kit.figures.results import draw_explanation as draw_explanation
+from spade_kit.figures.results import draw_layers as draw_layers
+from spade_kit.figures.results import draw_match as draw_match
+from spade_kit.figures.results import draw_neighbours as draw_neighbours
+from spade_kit.figures.results import draw_reconstruction as draw_reconstruction
+from spade_kit.figures.results import draw_result as draw_result
+from spade_kit.figures.results import draw_views as draw_views

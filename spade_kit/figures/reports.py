@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 _COLOUR = {"image": BLUE, "pixel": RING}
 _MOST = 8  # photos side by side, so that they can be seen
 _LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_RATES = {"false_positive_rate": "false-positive rate", "overlap": "overlap per region"}
 _CURVES = {  # title, name of x, name of y, and the metrics whose areas they are
     "roc": ("ROC", "false-positive rate", "recall", {"image": "image_roc_auc", "pixel": "pixel_roc_auc"}),
     "pr": ("precision and recall", "recall", "precision", {
@@ -62,51 +63,39 @@ def draw_curves(report: Report, threshold: float | None = None, image_threshold:
     """
     from plotly.subplots import make_subplots
 
-    curves = report.curves()
+    curves, thresholds = report.curves(), {"pixel": threshold, "image": image_threshold}
     figure: go.Figure = make_subplots(1, 3, subplot_titles=[title for title, *_ in _CURVES.values()])
-    thresholds = {"pixel": threshold, "image": image_threshold}
+    legends: dict[str, Any] = {}  # below their curves, which leave no corner free on every dataset
     for column, (curve, (_, x, y, areas)) in enumerate(_CURVES.items(), start=1):
+        place: dict[str, Any] = {"legend": f"legend{column}", "row": 1, "col": column}
+        hover = f"{x} %{{x}}<br>{y} %{{y}}<extra></extra>"
         for of, metric in areas.items():
-            points = curves[(curves["curve"] == curve) & (curves["of"] == of)]
+            points = curves[(curves["curve"] == curve) & (curves["of"] == of)].round(3)
             if points.empty:
                 continue
-            figure.add_scatter(
-                x=_rounded(points["x"]),
-                y=_rounded(points["y"]),
-                name=f"{of}s: {report.metric(metric):.3f}",
-                line={"color": _COLOUR[of], "width": 2},
-                legend=_legend(column),
-                hovertemplate=f"{x} %{{x}}<br>{y} %{{y}}<extra></extra>",
-                row=1,
-                col=column,
-            )
-            if thresholds[of] is not None:
-                _mark(figure, report, thresholds[of], of, (x, y), column)
+            name, line = f"{of}s: {report.metric(metric):.3f}", {"color": _COLOUR[of], "width": 2}
+            xy = {"x": points["x"].tolist(), "y": points["y"].tolist()}
+            figure.add_scatter(**xy, name=name, line=line, hovertemplate=hover, **place)
+            if (level := thresholds[of]) is None:
+                continue
+            name, said = f"{of} threshold {level:.4g}", f"threshold {level:.4g}<br>{hover}"
+            rates = {_RATES.get(rate, rate): [round(value, 3)] for rate, value in report.rates(level, of).items()}
+            ring = {"color": "white", "size": 11, "line": {"color": _COLOUR[of], "width": 3}}
+            xy = {"x": rates[x], "y": rates[y]}
+            figure.add_scatter(**xy, name=name, mode="markers", marker=ring, hovertemplate=said, **place)
         figure.update_xaxes(title_text=x, range=[-0.02, 1.02], row=1, col=column)
         figure.update_yaxes(title_text=y, range=[-0.02, 1.02], row=1, col=column)
+        left, _ = figure.layout[f"xaxis{column}"].domain
+        legends[f"legend{column}"] = {"x": left, "xanchor": "left", "y": -0.2, "yanchor": "top", "font": {"size": 11}}
     if (curves["curve"] == "pro").any():
         figure.add_vrect(x0=0, x1=0.3, fillcolor="#999999", opacity=0.15, line_width=0, row=1, col=3)
-    return _dress(figure, report)
-
-
-def _mark(figure: go.Figure, report: Report, threshold: Any, of: str, axes: tuple[str, str], column: int) -> None:
-    rates = {name.replace("_", "-", 1).replace("_", " "): rate for name, rate in report.rates(threshold, of).items()}
-    rates["overlap per region"] = rates.pop("overlap", float("nan"))
-    figure.add_scatter(
-        x=_rounded([rates[axes[0]]]),
-        y=_rounded([rates[axes[1]]]),
-        name=f"{of} threshold {threshold:.4g}",
-        mode="markers",
-        marker={"color": "white", "size": 11, "line": {"color": _COLOUR[of], "width": 3}},
-        legend=_legend(column),
-        hovertemplate=f"threshold {threshold:.4g}<br>{axes[0]} %{{x}}<br>{axes[1]} %{{y}}<extra></extra>",
-        row=1,
-        col=column,
-    )
-
-
-def _legend(column: int) -> str:
-    return "legend" if column == 1 else f"legend{column}"
+    figure.update_annotations(font_size=13)
+    said = f"{report.name}: {len(report.to_frame())} photos; {report.run['backbone']}, {report.options}"
+    below = {"x": 0, "y": -0.62, "xref": "paper", "yref": "paper", "xanchor": "left", "showarrow": False}
+    figure.add_annotation(text=said, font={"size": 11, "color": "#666666"}, **below)
+    margin = {"l": 55, "r": 15, "t": 60, "b": 160}  # above, room for Plotly's own buttons
+    figure.update_layout(template="plotly_white", height=475, margin=margin, **legends)
+    return figure
 
 
 def draw_evidence(evidence: Evidence, threshold: float) -> Figure:
@@ -120,37 +109,14 @@ def draw_evidence(evidence: Evidence, threshold: float) -> Figure:
     room = 0.05 * (evidence.edges[-1] - seen[0])
     panels[0].set_xlim(max(0, min(seen[0], threshold) - room), max(evidence.edges[-1], threshold) + room)
     for panel, (kind, (counts, colour)) in zip(panels, shown.items()):
-        panel.stairs(*_coarser(counts, evidence.edges), fill=True, color=colour)
+        coarser = counts.reshape(-1, 4).sum(1)  # bins four times as wide: those of few photographs can be seen
+        panel.stairs(coarser, evidence.edges[::4], fill=True, color=colour)
         panel.axvline(threshold, color="#222222", linewidth=1.5)
         panel.set_yscale("symlog" if evidence.of == "pixel" else "linear")
         panel.set_ylabel(f"{kind}\n{counts.sum():,}", fontsize=8)
         panel.tick_params(labelsize=8)
     panels[-1].set_xlabel(f"distance; {'maximum of the map' if evidence.of == 'image' else 'pixels'}", fontsize=8)
     return small_print(figure, evidence.at(threshold).sentence.replace("%).", "%).\n"))
-
-
-def _coarser(counts: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Histograms of few photographs in bins four times as wide, so that they can be seen."""
-    return counts.reshape(-1, 4).sum(1), edges[::4]
-
-
-def _rounded(values: Sequence[float]) -> list[float]:
-    return np.round(np.asarray(values, float), 3).tolist()
-
-
-def _dress(figure: go.Figure, report: Report) -> go.Figure:
-    """Legends below their curves, which leave no corner free on every dataset; small print below all."""
-    legends = {}
-    for column in (1, 2, 3):
-        left, _ = figure.layout[f"xaxis{column if column > 1 else ''}"].domain
-        legends[_legend(column)] = {"x": left, "xanchor": "left", "y": -0.2, "yanchor": "top", "font": {"size": 11}}
-    said = f"{report.name}: {len(report.to_frame())} photos; {report.run['backbone']}, {report.options}"
-    below = {"x": 0, "y": -0.62, "xref": "paper", "yref": "paper", "xanchor": "left", "showarrow": False}
-    figure.update_annotations(font_size=13)
-    figure.add_annotation(text=said, font={"size": 11, "color": "#666666"}, **below)
-    margin = {"l": 55, "r": 15, "t": 60, "b": 160}  # above, room for Plotly's own buttons
-    figure.update_layout(template="plotly_white", height=475, margin=margin, **legends)
-    return figure
 
 
 def draw_sweep(frame: pandas.DataFrame, metrics: Sequence[str] | None = None) -> Figure:
@@ -165,7 +131,7 @@ def draw_sweep(frame: pandas.DataFrame, metrics: Sequence[str] | None = None) ->
     if not options or not len(frame):
         came = f"a table of {len(frame)} rows with {columns}" if columns else f"a {type(frame).__name__}"
         raise ValueError(f"draw_sweep takes what sweep gave, but {came} came.")
-    ordered = {name: not frame[name].map(_has_no_order).any() for name in options}
+    ordered = {name: all(value is None or isinstance(value, (int, float)) for value in frame[name]) for name in options}
     told = frame.assign(**{name: frame[name].map(partial(_tell, name)) for name in options})
     counts = told[options].nunique()
     options = [name for name in options if counts[name] > 1] or options[:1]
@@ -182,14 +148,14 @@ def draw_sweep(frame: pandas.DataFrame, metrics: Sequence[str] | None = None) ->
         if len(options) == 2:
             _draw_heat_map(panel, told, options, metric)
         else:
-            _draw_lines(panel, told, options, metric, ordered[options[0]])
+            _draw_lines(panel, told, options, metric, "o-" if ordered[options[0]] else "o")
     if len(options) > 2:
         lines, names = panels[0].get_legend_handles_labels()
         figure.legend(lines, names, loc="outside lower center", ncols=4, fontsize=8, title=", ".join(options[1:]))
     return figure
 
 
-def _draw_lines(panel: Axes, frame: pandas.DataFrame, options: list[str], metric: str, joined: bool) -> None:
+def _draw_lines(panel: Axes, frame: pandas.DataFrame, options: list[str], metric: str, style: str) -> None:
     first, others = options[0], options[1:]
     names = list(dict.fromkeys(frame[first]))
     lines = list(frame.groupby(others, sort=False)) if others else [((), frame)]
@@ -198,19 +164,12 @@ def _draw_lines(panel: Axes, frame: pandas.DataFrame, options: list[str], metric
         middle = drawn[metric].mean().reindex(names).astype(float)
         low, high = (f"{metric}_low", f"{metric}_high") if f"{metric}_low" in frame else (metric, metric)
         ends = np.stack([middle - drawn[low].min().reindex(names), drawn[high].max().reindex(names) - middle])
-        panel.errorbar(
-            np.arange(len(names)) + 0.04 * (number - (len(lines) - 1) / 2),
-            middle.to_numpy(),
-            yerr=ends.clip(0) if ends.any() else None,
-            fmt="o-" if joined else "o",
-            color=_LINES[number % len(_LINES)],
-            capsize=3,
-            markersize=5,
-            label=", ".join(map(str, np.atleast_1d(key))),
-        )
-    slanted: dict[str, Any] = (
-        {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 8 else {}
-    )
+        x = np.arange(len(names)) + 0.04 * (number - (len(lines) - 1) / 2)
+        look: dict[str, Any] = {"color": _LINES[number % len(_LINES)], "capsize": 3, "markersize": 5}
+        label, bars = ", ".join(map(str, np.atleast_1d(key))), ends.clip(0) if ends.any() else None
+        panel.errorbar(x, middle.to_numpy(), bars, fmt=style, label=label, **look)
+    long = max(map(len, names)) > 8
+    slanted: dict[str, Any] = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if long else {}
     panel.set_xticks(range(len(names)), names, fontsize=8, **slanted)
     panel.set_xlabel(first, fontsize=9)
     panel.set_ylim(top=min(panel.get_ylim()[1], 1.005))  # no metric goes beyond 1
@@ -221,20 +180,17 @@ def _draw_lines(panel: Axes, frame: pandas.DataFrame, options: list[str], metric
 
 
 def _draw_heat_map(panel: Axes, frame: pandas.DataFrame, options: list[str], metric: str) -> None:
-    table = frame.groupby(options, sort=False)[metric].mean().unstack()
-    table = table[list(dict.fromkeys(frame[options[1]]))]
-    panel.imshow(table, COLOURS, aspect="auto")
-    middle = np.nanmean([table.to_numpy().min(), table.to_numpy().max()])
-    for (row, column), value in np.ndenumerate(table.to_numpy()):
-        panel.text(column, row, f"{value:.3f}", ha="center", va="center", fontsize=8, color=_ink(value, middle))
+    table = frame.groupby(options, sort=False)[metric].mean().unstack()[list(dict.fromkeys(frame[options[1]]))]
+    values = table.to_numpy()
+    panel.imshow(values, COLOURS, aspect="auto")
+    middle = np.nanmean([values.min(), values.max()])
+    for (row, column), value in np.ndenumerate(values):
+        ink = "black" if value > middle else "white"
+        panel.text(column, row, f"{value:.3f}", ha="center", va="center", fontsize=8, color=ink)
     panel.set_xticks(range(table.shape[1]), table.columns, fontsize=8)
     panel.set_yticks(range(table.shape[0]), table.index, fontsize=8)
     panel.set_xlabel(options[1], fontsize=9)
     panel.set_ylabel(options[0], fontsize=9)
-
-
-def _ink(value: float, middle: float) -> str:
-    return "black" if value > middle else "white"
 
 
 def _tell(option: str, value: Any) -> str:
@@ -248,10 +204,6 @@ def _tell(option: str, value: Any) -> str:
     return str(value)
 
 
-def _has_no_order(value: Any) -> bool:
-    return not (value is None or isinstance(value, (int, float)))
-
-
 def draw_hardest(report: Report, n: int = 4) -> Figure:
     """What is hardest: the defects with the lowest image scores, and the good photos with the highest.
 
@@ -262,26 +214,21 @@ def draw_hardest(report: Report, n: int = 4) -> Figure:
         raise ValueError(f"draw_hardest shows up to {_MOST} photos of a kind, but n={n} came. All stand in to_frame().")
     frame = report.to_frame().dropna(subset=["image_score", "label"])
     bad, good = frame[frame["label"] != GOOD], frame[frame["label"] == GOOD]
-    halves = {
-        "misses": bad.nsmallest(n, "image_score", keep="first"),
-        "false alarms": good.nlargest(n, "image_score", keep="first"),
-    }
+    halves = {"misses": bad.nsmallest(n, "image_score"), "false alarms": good.nlargest(n, "image_score")}
     shown = {name: rows for name, rows in halves.items() if len(rows)}
     if not shown:
         raise ValueError(f"The hardest are found by labels, but of {report.name} none has one. Label them first.")
     columns = max(map(len, shown.values()))
     figure, panels = make_panels(None, 2 * columns * len(shown), columns, bars=1)
-    end = _end_of_scale(report, frame if good.empty else good)
-    for half, (name, rows) in enumerate(shown.items()):
-        above = panels[2 * half * columns : (2 * half + 1) * columns]
-        below = panels[(2 * half + 1) * columns : (2 * half + 2) * columns]
+    found = (report.judged(at) for at in (frame if good.empty else good).index)
+    end = SCALE * float(np.mean([np.percentile(judged.anomaly_map, 99) for judged in found if judged]))
+    for (name, rows), (above, below) in zip(shown.items(), np.array(panels, object).reshape(-1, 2, columns)):
         for panel in [*above[len(rows) :], *below[len(rows) :]]:
             panel.axis("off")
         for photo, heat, row in zip(above, below, rows.itertuples()):
             judged = report.judged(row.Index)
             assert judged is not None  # it has a score
-            picture = _read_picture(row.path, judged)
-            show_picture(photo, picture, f"{row.label}/{Path(row.path).stem}")
+            show_picture(photo, _read_picture(row.path, judged), f"{row.label}/{Path(row.path).stem}")
             image = show_map(heat, judged.anomaly_map, end, _rank(row, bad if name == "false alarms" else good))
             for panel in (photo, heat):
                 if judged.mask is not None:
@@ -302,14 +249,6 @@ def _read_picture(path: str, judged: Judged) -> np.ndarray:
 
 def _rank(row: Any, others: pandas.DataFrame) -> str:
     """An image score, and how it stands among those that should lie on its other side."""
-    said = f"score {row.image_score:.2f}"
-    if others.empty:
-        return said
-    if row.label == GOOD:
-        return f"{said}: {(others['image_score'] <= row.image_score).sum()} of {len(others)} defects below"
-    return f"{said}: {(others['image_score'] >= row.image_score).sum()} of {len(others)} good above"
-
-
-def _end_of_scale(report: Report, rows: pandas.DataFrame) -> float:
-    found = (report.judged(at) for at in rows.index)
-    return SCALE * float(np.mean([np.percentile(judged.anomaly_map, 99) for judged in found if judged]))
+    score, scores = row.image_score, others["image_score"]
+    beyond, kind = (scores <= score, "defects below") if row.label == GOOD else (scores >= score, "good above")
+    return f"score {score:.2f}" + ("" if others.empty else f": {beyond.sum()} of {len(others)} {kind}")

@@ -14,7 +14,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
@@ -23,12 +22,10 @@ from spade_kit.figures.style import (
     COLOURS,
     RING,
     SCALE,
-    SIGNED,
     WIDTH,
     add_scale,
     draw_contour,
     make_panels,
-    name_panel,
     open_up,
     show_map,
     show_picture,
@@ -36,7 +33,7 @@ from spade_kit.figures.style import (
 )
 
 if TYPE_CHECKING:
-    from spade_kit.result import Match, Result
+    from spade_kit.result import Result
 
 
 def draw_result(result: Result, threshold: float | None = None, *, axes: Sequence[Axes] | None = None) -> Figure:
@@ -53,7 +50,7 @@ def draw_result(result: Result, threshold: float | None = None, *, axes: Sequenc
     figure, (photo, heat, outline) = make_panels(axes, 3, bars=1)
     level = result.normal_level if threshold is None and len(result.among) > 1 else threshold
     show_picture(photo, result.image, _title(result))
-    _add_bar(heat, _heat(heat, result.anomaly_map, result, f"anomaly map, max {result.image_score:.2f}"), result)
+    _heat(heat, result.anomaly_map, result, f"anomaly map, max {result.image_score:.2f}", bar=True)
     lines = []
     if level is None:
         show_picture(outline, result.image, "no threshold: one normal")
@@ -92,14 +89,13 @@ def draw_views(
     """
     differences = differences or {}
     count = 1 + len(maps) + len(differences)
-    figure, (photo, *panels) = make_panels(None, count, count if count <= 5 else -(-count // 2))
-    show_picture(photo, result.image, _title(result))
-    for panel, (name, values) in zip(panels, maps.items()):
+    figure, panels = make_panels(None, count, count if count <= 5 else -(-count // 2))
+    show_picture(panels[0], result.image, _title(result))
+    for panel, (name, values) in zip(panels[1:], maps.items()):
         show_map(panel, values, 1, name)
-    for panel, (name, values) in zip(panels[len(maps) :], differences.items()):
-        panel.imshow(values, SIGNED, vmin=-1, vmax=1)
-        name_panel(panel, name)
-    for panel in (photo, *panels):
+    for panel, (name, values) in zip(panels[1 + len(maps) :], differences.items()):
+        show_map(panel, values, 1, name, signed=True)
+    for panel in panels:
         if result.mask is not None:
             draw_contour(panel, result.mask, "white", "dashed")
         _ring(panel, *place)
@@ -109,11 +105,9 @@ def draw_views(
 def draw_neighbours(result: Result, count: int = 7, *, axes: Sequence[Axes] | None = None) -> Figure:
     """The query and the normal images nearest to it as a whole, with the distances of their pooled vectors."""
     count = min(check_count("count", count), len(result.neighbours))
-    columns = min(count + 1, 4)
-    figure, panels = make_panels(axes, count + 1, columns)
+    figure, panels = make_panels(axes, count + 1, min(count + 1, 4))
     show_picture(panels[0], result.image, "query")
-    for spine in panels[0].spines.values():
-        spine.set(visible=True, color=RING, linewidth=2)
+    panels[0].spines[:].set(visible=True, color=RING, linewidth=2)
     for rank, panel in enumerate(panels[1:]):
         index, distance = result.neighbours.index[rank], result.neighbours.distance[rank]
         show_picture(panel, result.normal_image(index), f"{rank + 1}: normal {index}, {distance:.2f}")
@@ -128,12 +122,10 @@ def draw_layers(result: Result, *, axes: Sequence[Axes] | None = None) -> Figure
     """
     names = list(result.layer_maps)
     figure, panels = make_panels(axes, 2 * len(names), len(names), bars=1)
-    for panel, name in zip(panels, names):
-        image = _heat(panel, result.layer_maps[name], result, f"{name}: its share")
-    _add_bar(panels[len(names) - 1], image, result)
-    for panel, name in zip(panels[len(names) :], names):
-        image = _heat(panel, result.layer_alone[name], result, f"{name} alone")
-    _add_bar(panels[-1], image, result)
+    for above, below, name in zip(panels, panels[len(names) :], names):
+        last = name == names[-1]
+        _heat(above, result.layer_maps[name], result, f"{name}: its share", bar=last)
+        _heat(below, result.layer_alone[name], result, f"{name} alone", bar=last)
     return _finish(figure, result)
 
 
@@ -144,11 +136,16 @@ def draw_match(result: Result, row: int, col: int, *, axes: Sequence[Axes] | Non
     explaining = result.normal_image(match.image)
     show_picture(query, result.image, f"query ({row}, {col})")
     show_picture(normal, explaining, f"normal {match.image} ({match.row}, {match.col})")
-    for panel, at in ((query, (row, col)), (normal, (match.row, match.col))):
-        _ring(panel, *at)
+    _ring(query, row, col)
+    _ring(normal, match.row, match.col)
     _show_patch(here, result, result.image, (row, col), "query, close up")
     _show_patch(there, result, explaining, (match.row, match.col), "normal, close up")
-    _draw_parts(bars, match)
+    names, parts = list(match.layers), list(match.layers.values())
+    bars.bar_label(bars.barh(names, parts, color=plt.get_cmap(COLOURS)(0.6)), fmt=" {:.2f}", fontsize=8)
+    bars.invert_yaxis()
+    bars.set_title(f"distance {match.distance:.2f}", fontsize=9)
+    bars.set_xlim(0, max(*parts, 1e-9) * 1.3)
+    open_up(bars)
     return _finish(figure, result)
 
 
@@ -157,7 +154,7 @@ def draw_reconstruction(result: Result, *, axes: Sequence[Axes] | None = None) -
     figure, (query, rebuilt, heat) = make_panels(axes, 3, bars=1)
     show_picture(query, result.image, _title(result))
     show_picture(rebuilt, result.reconstruction, "rebuilt from normal patches")
-    _add_bar(heat, _heat(heat, result.anomaly_map, result, "distance of the features"), result)
+    _heat(heat, result.anomaly_map, result, "distance of the features", bar=True)
     return _finish(figure, result)
 
 
@@ -173,9 +170,6 @@ def draw_explanation(result: Result, row: int, col: int, threshold: float | None
     return figure
 
 
-# ---- pieces ----------------------------------------------------------------------------------------------------------
-
-
 def _ring(panel: Axes, row: int, col: int) -> None:
     for colour, width in (("white", 4), (RING, 2)):
         panel.plot(col, row, "o", markersize=15, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=width)
@@ -188,45 +182,28 @@ def _title(result: Result) -> str:
     return f"{label}{result.sample.path.stem}"
 
 
-def _heat(panel: Axes, values: np.ndarray, result: Result, title: str) -> AxesImage:
-    return show_map(panel, values, _end_of_scale(result), title)
-
-
-def _add_bar(panel: Axes, image: AxesImage, result: Result) -> None:
-    add_scale(panel, image, _end_of_scale(result), result.normal_level)
-
-
-def _end_of_scale(result: Result) -> float:
-    """Twice the normals' level, which is the same for every photo; the photo's own maximum only where there is none."""
+def _heat(panel: Axes, values: np.ndarray, result: Result, title: str, bar: bool = False) -> None:
+    """Up to twice the normals' level, the same for every photo; to the photo's own maximum only where there is none."""
     level = result.normal_level
-    return SCALE * level if level else max(result.image_score, 1e-9)
+    end = SCALE * level if level else max(result.image_score, 1e-9)
+    image = show_map(panel, values, end, title)
+    if bar:
+        add_scale(panel, image, end, level)
 
 
 def _show_patch(panel: Axes, result: Result, picture: np.ndarray, at: tuple[int, int], title: str) -> None:
     """What surrounds a pixel, with a frame around its cell of the finest grid."""
-    (height, width), (h, w) = result.anomaly_map.shape, result.query.grid
-    cell = (height / h, width / w)
+    size, grid = np.array(result.anomaly_map.shape), np.array(result.query.grid)
+    cell = size / grid
+    top, left = at * grid // size * cell - 0.5
     show_picture(panel, picture, title)
-    corner = [at[axis] * (h, w)[axis] // (height, width)[axis] * cell[axis] - 0.5 for axis in (0, 1)]
-    panel.add_patch(Rectangle((corner[1], corner[0]), cell[1], cell[0], fill=False, edgecolor=RING, linewidth=2))
+    panel.add_patch(Rectangle((left, top), cell[1], cell[0], fill=False, edgecolor=RING, linewidth=2))
     reach = 4 * max(cell)
     panel.set(xlim=(at[1] - reach, at[1] + reach), ylim=(at[0] + reach, at[0] - reach))
 
 
-def _draw_parts(panel: Axes, match: Match) -> None:
-    names, parts = list(match.layers), list(match.layers.values())
-    panel.barh(names, parts, color=plt.get_cmap(COLOURS)(0.6))
-    for row, part in enumerate(parts):
-        panel.text(part, row, f" {part:.2f}", va="center", fontsize=8)
-    panel.invert_yaxis()
-    panel.set_title(f"distance {match.distance:.2f}", fontsize=9)
-    panel.set_xlim(0, max(*parts, 1e-9) * 1.3)
-    open_up(panel)
-
-
 def _finish(figure: Figure, result: Result, remark: str = "") -> Figure:
     """Provenance in small print: which weights, which crop, which options."""
-    backbone = result.spade.backbone
-    height, width = result.anomaly_map.shape
+    backbone, (height, width) = result.spade.backbone, result.anomaly_map.shape
     print_ = f"{backbone.name}, weights: {backbone.weights}; crop {height} x {width} px; {result.describe_options()}"
     return small_print(figure, f"{remark}\n{print_}" if remark else print_)

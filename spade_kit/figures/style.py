@@ -51,9 +51,9 @@ def name_panel(panel: Axes, title: str) -> None:
     panel.set(xticks=[], yticks=[])
 
 
-def show_map(panel: Axes, values: np.ndarray, end: float, title: str) -> AxesImage:
-    """A map in raw distances from 0 to ``end``."""
-    image = panel.imshow(values, COLOURS, vmin=0, vmax=end)
+def show_map(panel: Axes, values: np.ndarray, end: float, title: str, signed: bool = False) -> AxesImage:
+    """A map in raw distances from 0 to ``end``, or of differences, to both sides."""
+    image = panel.imshow(values, SIGNED if signed else COLOURS, vmin=-end if signed else 0, vmax=end)
     name_panel(panel, title)
     return image
 
