@@ -281,8 +281,8 @@ def test_normal_photos_that_two_fits_share_are_sent_once(spade, demo, scratched)
     assert others[1] == ours[3]
     assert sorted(comparison.neighbours["images"]) == sorted({*ours.values(), *others.values()})
     assert len(comparison.neighbours["images"]) == 13
-    assert comparison._crop(others[1]) == spade.gallery.normals[3].jpeg
-    assert comparison._crop(others[0]) == other.gallery.normals[0].jpeg
+    assert comparison._normal(others[1]).jpeg == spade.gallery.normals[3].jpeg
+    assert comparison._normal(others[0]).jpeg == other.gallery.normals[0].jpeg
 
 
 @pytest.mark.parametrize("when", ["at once", "later"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import partial
 from math import ceil
 from typing import Any
@@ -14,20 +14,20 @@ import traitlets
 from matplotlib.figure import Figure
 
 from spade_kit._arguments import choose
-from spade_kit.datasets.samples import GOOD, Dataset, Photo, as_list
+from spade_kit.datasets.samples import GOOD, Dataset, Photo
 from spade_kit.evaluation.bootstrap import clopper_pearson
 from spade_kit.evaluation.metrics import f1_threshold
 from spade_kit.evaluation.operating_point import Judgement
 from spade_kit.evaluation.threshold_study import OF, Evidence, collect
 from spade_kit.figures.reports import draw_evidence
-from spade_kit.scores import check_fpr, find_threshold
+from spade_kit.scores import find_threshold
 from spade_kit.spade import SPADE
-from spade_kit.widgets._shared.base import MISTAKES, Checked, Live, check_distance
-from spade_kit.widgets._shared.caches import Score
-from spade_kit.widgets._shared.encoding import jpeg
-from spade_kit.widgets._shared.export import STYLE, load_module, make_page
+from spade_kit.widgets._shared.base import MISTAKES, Checked, Live, check_distance, check_rate
+from spade_kit.widgets._shared.caches import Recent, Score
+from spade_kit.widgets._shared.encoding import jpeg, pack_distance, pack_mask
+from spade_kit.widgets._shared.export import load_module
 from spade_kit.widgets._shared.images import ImageList
-from spade_kit.widgets._shared.scheduler import Background, Step, do_nothing
+from spade_kit.widgets._shared.scheduler import Step, do_nothing
 
 _RATES = {"image": (0.2, 0.1, 0.05, 0.02, 0.01), "pixel": (0.05, 0.01, 0.001)}
 _USUAL = {"image": 0.05, "pixel": 0.01}
@@ -70,30 +70,27 @@ class Chooser(Live):
     """
 
     MOVABLE = ("of", "threshold", "rule")
-    MESSAGES = (*Live.MESSAGES, "photos")
+    TOLD = ("photos", "evidence", "told")
+    MESSAGES = Live.MESSAGES | {"photos": "photos"}
 
     _esm = load_module("chooser.js")
-    _css = STYLE
 
     of = Checked("image", lambda _, value: choose("of", value, OF))
     threshold = Checked(0.0, lambda _, value: check_distance("threshold", value))
     rule = Checked("hand", lambda _, value: _check_rule(str(value)))
 
-    about = traitlets.Dict().tag(sync=True)
     photos: traitlets.List = traitlets.List().tag(sync=True)
     evidence = traitlets.Dict().tag(sync=True)
     told = traitlets.Dict().tag(sync=True)
 
     def __init__(self, spade: SPADE, dataset: Dataset | Iterable[Photo] | None, *, of: str) -> None:
         self.spade = copy.copy(spade)
-        photos = dataset.test if isinstance(dataset, Dataset) else [] if dataset is None else as_list(dataset)
-        self.images = ImageList(self.spade, photos)
-        self._tested = list(range(len(photos)))  # without photos a list is of normals
+        self.images = ImageList(self.spade, dataset)
+        self._tested = range(self.images.given)
         self._judged: dict[int, Score] = {}  # test photos by index, normal ones by -1 - index
         self._thumbs: dict[int, bytes] = {}  # of those that could be judged
-        self._collected: dict[tuple[str, int], Evidence] = {}  # by what, and of how many photographs
+        self._collected: Recent[Evidence] = Recent(len(OF))  # by what, and of how many photographs
         self._said: tuple = ()  # what the page has evidence of
-        self._background = Background(self._meanwhile)
         super().__init__(of=of, rule=f"{_USUAL[choose('of', of, OF)]:g}")
         self.about = {
             "normals": len(spade) if len(spade) > 1 else 0,
@@ -103,7 +100,6 @@ class Chooser(Live):
         for index in self._to_judge()[:_BATCH]:
             self._take(self._judge(index))
         self._open()
-        self._background.restart()
 
     # ---- for Python --------------------------------------------------------------------------------------------------
 
@@ -155,34 +151,28 @@ class Chooser(Live):
 
     def _known(self, normal: bool) -> list[Score]:
         """What could be judged, of the normal photographs or of the others."""
-        judged = list(self._judged.items())  # in the background more may come
-        return [one for at, one in judged if one.score is not None and (at < 0) == normal]
+        judged = list(self._judged.values())  # in the background more may come
+        return [one for one in judged if one.score is not None and (one.index < 0) == normal]
 
-    def _label(self, at: int) -> str | None:
-        return None if at < 0 else self.images.label(at)
+    def _make_map(self, score: Score) -> np.ndarray:
+        """The map; of whole photos its maximum is all that counts."""
+        return np.array([[score.score]], np.float32) if self.of == "image" else score.make_map(self.spade.sigma)
 
     @property
     def _evidence(self) -> Evidence:
-        key = self.of, len(self._judged)
-        if key not in self._collected:
-            tested, maps = self._known(normal=False), partial(_make_map, self.of, self.spade.sigma)
-            truth = [self._label(one.index) for one in tested], [one.mask for one in tested]
-            for old in [old for old in self._collected if old[0] == self.of]:
-                del self._collected[old]
-            self._collected[key] = collect(self.of, map(maps, self._known(normal=True)), map(maps, tested), *truth)
-        return self._collected[key]
+        return self._collected.find((self.of, len(self._judged)), self._collect)
+
+    def _collect(self) -> Evidence:
+        normal, tested = self._known(normal=True), self._known(normal=False)
+        truth = [self.images.label(one.index) for one in tested], [one.mask for one in tested]
+        return collect(self.of, map(self._make_map, normal), map(self._make_map, tested), *truth)
 
     def _look(self) -> None:
         with self._quietly(), self.hold_sync():
             self._say_evidence()
             self._set_threshold()
-            judgement = self.judgement
-            self.told = {
-                "threshold": self.threshold,
-                "of": self.of,
-                "sentence": judgement.sentence,
-                "remarks": list(judgement.remarks),
-            }
+            told = {"sentence": self.sentence, "remarks": list(self.judgement.remarks)}
+            self.told = {"threshold": self.threshold, "of": self.of, **told}
 
     def _say_evidence(self) -> None:
         if self._said == (self.of, len(self._judged)):
@@ -194,8 +184,8 @@ class Chooser(Live):
             low, high = clopper_pearson(np.arange(count + 1), count)
         else:
             _, low, high = evidence.band()
-        kinds = {"normal": evidence.normal.sum(0), "good": evidence.good, "defect": evidence.defect}
-        kinds["unknown"] = evidence.unknown
+        kinds = {"good": evidence.good, "defect": evidence.defect, "unknown": evidence.unknown}
+        kinds = {"normal": evidence.normal.sum(0), **kinds}
         self.evidence = {
             "of": self.of,
             "end": float(evidence.edges[-1]),
@@ -204,8 +194,9 @@ class Chooser(Live):
             "rules": self._rules(),
             "waiting": len(self._to_judge()),
         }
+        listed = self.images.listed
         self.photos = [
-            [at, f"normal {-1 - at}" if at < 0 else self.images.name(at), self._label(at), score.score]
+            [at, *([f"normal {-1 - at}", None] if at < 0 else listed[at]), score.score]
             for at, score in sorted(self._judged.items())
         ]
 
@@ -226,7 +217,7 @@ class Chooser(Live):
             best = self._best_f1()
             self.threshold = self.threshold if best is None else best
         elif self.rule != "hand" and (normals := self._known(normal=True)):
-            scores = np.concatenate([_make_map(self.of, self.spade.sigma, judged).ravel() for judged in normals])
+            scores = np.concatenate([self._make_map(judged).ravel() for judged in normals])
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the remarks say it
                 self.threshold = find_threshold(scores, float(self.rule))
@@ -237,9 +228,9 @@ class Chooser(Live):
         """Over test photographs of known label, or the pixels of those with masks; None while those are to come."""
         maps, truth = [], []
         for one in self._known(normal=False):
-            known = self._label(one.index) if self.of == "image" else one.mask
+            known = self.images.label(one.index) if self.of == "image" else one.mask
             if known is not None:
-                maps.append(_make_map(self.of, self.spade.sigma, one).ravel())
+                maps.append(self._make_map(one).ravel())
                 truth.append(np.array([known != GOOD]) if self.of == "image" else np.ravel(known))
         if not truth or not 0 < np.concatenate(truth).mean() < 1:
             if self._may_know_both():
@@ -277,9 +268,8 @@ class Chooser(Live):
 
     # ---- the page ----------------------------------------------------------------------------------------------------
 
-    def _hear_photos(self, content: dict, buffers: Sequence[Any]) -> None:
-        wanted = [self._judged[at] for at in content["photos"] if at in self._judged]
-        for score in wanted:
+    def _hear_photos(self, photos: list[int]) -> None:
+        for score in [self._judged[at] for at in photos if at in self._judged]:
             packed = self._pack_photo(score)
             names = [name for name, value in packed.items() if isinstance(value, bytes)]
             plain = {name: value for name, value in packed.items() if name not in names}
@@ -290,37 +280,23 @@ class Chooser(Live):
         packed = {
             "at": score.index,
             "size": list(score.size),
-            "grid": list(distance.shape),
             "sigma": self.spade.sigma,
             "jpeg": self._thumbs[score.index],
-            "distance": distance.astype("<f4").tobytes(),
+            **pack_distance(distance),
         }
-        mask = score.mask
-        return packed if mask is None or not mask.any() else packed | {"mask": np.packbits(mask).tobytes()}
+        mask = pack_mask(score.mask)
+        return packed if mask is None else packed | {"mask": mask}
 
-    def _file_name(self, suffix: str) -> str:
-        return f"threshold-{self.of}.{suffix}"
+    def _called(self) -> tuple[str, str]:
+        return "A threshold", f"threshold-{self.of}"
 
-    def _make_page(self) -> str:
-        names = (*self.MOVABLE, "about", "photos", "evidence", "told")
+    def _saved(self) -> dict[str, Any]:
         known = [*self._known(normal=True), *self._known(normal=False)]
         nearest = sorted(known, key=lambda one: abs((one.score or 0) - self.threshold))[:_SAVED]
-        state = {name: getattr(self, name) for name in names}
-        state["pictures"] = [self._pack_photo(score) for score in nearest]
-        return make_page("chooser.js", "A threshold", state, {}, {}, {})
+        return super()._saved() | {"pictures": [self._pack_photo(score) for score in nearest]}
 
 
 def _check_rule(rule: str) -> str:
     if rule not in ("hand", "f1"):
-        try:
-            check_fpr(float(rule))
-        except ValueError:
-            raise ValueError(
-                f"rule is 'hand', 'f1', or a rate of normals between 0 and 1, like '0.05', but {rule!r} came."
-            ) from None
+        check_rate(rule, "rule is 'hand', 'f1', or a rate of normals between 0 and 1, like '0.05'", rule)
     return rule
-
-
-def _make_map(of: str, sigma: float, score: Score) -> np.ndarray:
-    """The map; of whole photos its maximum is all that counts."""
-    return np.array([[score.score]], np.float32) if of == "image" else score.make_map(sigma)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from math import nan
@@ -19,20 +20,20 @@ from spade_kit.datasets.samples import Dataset, Photo, as_list
 from spade_kit.evaluation.views import ALL, Seen, View, Wanted, check_crops, look, make_view, rank, read_view
 from spade_kit.figures.results import draw_views
 from spade_kit.figures.style import SCALE, SIGNED
+from spade_kit.gallery.gallery import Normal
 from spade_kit.result import Result
 from spade_kit.spade import SPADE
-from spade_kit.widgets._shared.base import MISTAKES, Checked, Index, Live, Probe
-from spade_kit.widgets._shared.caches import Recent, Results, ask
-from spade_kit.widgets._shared.encoding import NeighbourPictures, colour_table, find_highest, pack_cells, pack_photo
-from spade_kit.widgets._shared.export import STYLE, fit_crops, load_module, make_page
+from spade_kit.widgets._shared.base import MISTAKES, Checked, Deferred, Index, Live, Probe
+from spade_kit.widgets._shared.caches import NeighbourPictures, Recent, Results, ask
+from spade_kit.widgets._shared.encoding import colour_table, find_highest, pack_cells, pack_photo
+from spade_kit.widgets._shared.export import load_module
 from spade_kit.widgets._shared.images import ImageList
-from spade_kit.widgets._shared.scheduler import Background, Step, do_nothing
+from spade_kit.widgets._shared.scheduler import Step, do_nothing
 
 FEWEST, MOST = 2, 6  # views
 _KEPT = 3  # photos, whose results are at hand
 _KIND = 40  # photos of a kind over which views are ranked, at most
 _BASE = 1 << 20  # normal images of one fit, in the numbers by which a page asks for their crops
-_PAGE_BYTES = 900_000  # of normal crops in a saved page
 
 
 def compare_layers(
@@ -82,19 +83,19 @@ class Comparison(Live):
     """
 
     MOVABLE = ("index", "views", "scale", "difference", "probe", "pinned")
-    MESSAGES = (*Live.MESSAGES, "normals")
+    TOLD = ("photo", "neighbours", "seen", "levels", "ranking")
+    CROPS = 900_000
+    MESSAGES = Live.MESSAGES | {"normals": "images"}
 
     _esm = load_module("comparison.js")
-    _css = STYLE
 
     index = Index()
-    views = traitlets.Any(()).tag(sync=True)
+    views = Deferred((), lambda self, value: self._check_views(value))
     scale = Checked("own", lambda _, value: choose("scale", value, ("own", "one")))
-    difference = traitlets.Any(None, allow_none=True).tag(sync=True)
+    difference = Deferred(None, lambda self, value: self._check_difference(value))
     probe = Probe()
     pinned = traitlets.Bool(False).tag(sync=True)
 
-    about = traitlets.Dict().tag(sync=True)
     photo: traitlets.Dict = traitlets.Dict().tag(sync=True)
     neighbours = traitlets.Dict().tag(sync=True)
     seen: traitlets.List = traitlets.List().tag(sync=True)
@@ -115,7 +116,6 @@ class Comparison(Live):
         self._pictures = NeighbourPictures()
         self._told: tuple = ()  # photo and views that the page has
         self._agreed: list[float] | None = None  # AUPRO of each on the photo
-        self._background = Background(self._meanwhile)
         super().__init__()
         self.about = {
             "colours": colour_table(),
@@ -124,7 +124,7 @@ class Comparison(Live):
             "scale": SCALE,
             "most": MOST,
             "fewest": FEWEST,
-            "start": {name: _plain(getattr(self._bases[0], name)) for name in ("k", "kappa", "radius", "combine")},
+            "start": {name: getattr(self._bases[0], name) for name in ("k", "kappa", "radius", "combine")},
         }
         self.views = wanted
         self._open()
@@ -146,16 +146,13 @@ class Comparison(Live):
         photographs stay below under the view; ``aupro`` says how well the whole map agrees with the mask.
         """
         with self._lock:
-            return self._read_out()
-
-    def _read_out(self) -> pandas.DataFrame:
-        (row, col), rows = self.probe, []
-        for view, level, score in zip(self._shown, self._levels, self._scores):
-            seen = self._look_at(self.index, view)
-            match, value = seen.match(row, col), float(seen.anomaly_map[row, col])
-            cells = {"view": view.name, "normal": match.image, "row": match.row, "col": match.col}
-            cells |= {"distance": round(match.distance, 3), "map": round(value, 3)}
-            rows.append(cells | {"of normal": round(value / level, 2), "aupro": score})
+            (row, col), rows = self.probe, []
+            for view, level, score in zip(self._shown, self._levels, self._scores):
+                seen = self._look_at(self.index, view)
+                match, value = seen.match(row, col), float(seen.anomaly_map[row, col])
+                cells = {"view": view.name, "normal": match.image, "row": match.row, "col": match.col}
+                cells |= {"distance": round(match.distance, 3), "map": round(value, 3)}
+                rows.append(cells | {"of normal": round(value / level, 2), "aupro": score})
         return pandas.DataFrame(rows).set_index("view")
 
     def draw(self) -> Figure:
@@ -192,11 +189,10 @@ class Comparison(Live):
 
     # ---- what can be set ---------------------------------------------------------------------------------------------
 
-    @traitlets.validate("views")
-    def _check_views(self, proposal: dict) -> list[dict[str, Any]]:
-        if isinstance(proposal["value"], (str, Mapping)) or not isinstance(proposal["value"], Iterable):
-            raise ValueError(f"views is a list, such as ['layer1', 'layer2'], but {proposal['value']!r} came.")
-        wanted = list(proposal["value"])
+    def _check_views(self, value: Any) -> list[dict[str, Any]]:
+        if isinstance(value, (str, Mapping)) or not isinstance(value, Iterable):
+            raise ValueError(f"views is a list, such as ['layer1', 'layer2'], but {value!r} came.")
+        wanted = list(value)
         if not FEWEST <= len(wanted) <= MOST:
             raise ValueError(f"Side by side fit {FEWEST} to {MOST} views, but {len(wanted)} came.")
         given = list(self._given)
@@ -206,19 +202,16 @@ class Comparison(Live):
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"Each view is shown once, but {twice!r} came twice. Give one another name=.")
         if len(bases) > len(self._bases):
-            self._judge_by(
-                bases, lambda base: self._results.find(self.index, ask(base))
-            )  # crops that differ are said before anything is changed
+            self._judge(self.index, bases)  # crops that differ are said before anything is changed
         self._given, self._bases = given, bases
         return [spec | {"name": name} for spec, name in zip(specs, names)]
 
-    @traitlets.validate("difference")
-    def _check_difference(self, proposal: dict) -> list[int] | None:
-        if proposal["value"] is None:
+    def _check_difference(self, value: Any) -> list[int] | None:
+        if value is None:
             return None
-        if not isinstance(proposal["value"], (list, tuple)) or len(proposal["value"]) != 2:
-            raise ValueError(f"A difference is of two views, such as (0, 1), but {proposal['value']!r} came.")
-        first, second = (check_index("A view", at, len(self.views), "view") for at in proposal["value"])
+        if not isinstance(value, (list, tuple)) or len(value) != 2:
+            raise ValueError(f"A difference is of two views, such as (0, 1), but {value!r} came.")
+        first, second = (check_index("A view", at, len(self.views), "view") for at in value)
         if first == second:
             raise ValueError("A difference is of two views, but the same one came twice.")
         return [first, second]
@@ -234,13 +227,11 @@ class Comparison(Live):
     @property
     def _shown(self) -> list[View]:
         with self._lock:  # while a page's message is taken, views are not yet checked
-            return [self._view(spec) for spec in self.views]
-
-    def _view(self, spec: dict[str, Any]) -> View:
-        key = repr(sorted(spec.items()))
-        if key not in self._views:
-            self._views[key] = make_view(spec, self._bases)
-        return self._views[key]
+            keys = [repr(sorted(spec.items())) for spec in self.views]
+            for key, spec in zip(keys, self.views):
+                if key not in self._views:
+                    self._views[key] = make_view(spec, self._bases)
+            return [self._views[key] for key in keys]
 
     def _judge(self, index: int, bases: Sequence[SPADE] | None = None) -> list[Result]:
         """A photograph as each of the fitted ones sees it."""
@@ -262,37 +253,28 @@ class Comparison(Live):
         if self._told == (self.index, *shown):
             return
         results, seen = self._judge(self.index), [self._look_at(self.index, view) for view in shown]
+        mask = results[0].mask
         with self._quietly(), self.hold_sync():
-            self._say_bases()
+            bases = [f"{base.backbone.name}, {len(base)} normal photos" for base in self._bases]
+            layers = [list(base.backbone.layers) for base in self._bases]
+            self.about = self.about | {"bases": bases, "layers": layers}
             if self.photo.get("index") != self.index:
-                self.photo = {"index": self.index, **pack_photo(results[0])}
+                self.photo = {"index": self.index, **pack_photo(results[0], mask)}
                 # the last view is of all layers, unless others were asked for
-                row, col = self.probe if self.pinned else find_highest(seen[-1].anomaly_map)
-                self.probe = tuple(min(at, side - 1) for at, side in zip((row, col), self.photo["size"]))
-            self._say_neighbours(seen)
+                self.probe = self._place_probe(find_highest(seen[-1].anomaly_map))
             self.seen = [
                 {"index": self.index, "name": view.name, **self._pack(view, one)} for view, one in zip(shown, seen)
             ]
-            for view in shown:
+            # small pictures of all that were retrieved; whole crops follow when they are asked for
+            numbers = list(dict.fromkeys(number for one in self.seen for _, number in one["normals"]))
+            self.neighbours = self._pictures.pack(numbers, map(self._normal, numbers))
+            for view, one in zip(shown, seen):
                 if view not in self._known:
-                    self._known[view] = self._find_level(view), len(view.spade) == 1
-            mask = results[0].mask
+                    self._known[view] = self._guess_level(view, one), len(view.spade) == 1
             self._agreed = None if mask is None else _rounded(rank([[one.anomaly_map] for one in seen], [mask]))
             self._told = (self.index, *shown)
             self._tell(None)
         self._background.restart()
-
-    def _say_bases(self) -> None:
-        bases = [f"{base.backbone.name}, {len(base)} normal photos" for base in self._bases]
-        if self.about.get("bases") != bases:
-            self.about = self.about | {"bases": bases, "layers": [list(base.backbone.layers) for base in self._bases]}
-
-    def _say_neighbours(self, seen: Sequence[Seen]) -> None:
-        """Small pictures of all that were retrieved; whole crops follow when they are asked for."""
-        pairs = ((view.base, image) for view, one in zip(self._shown, seen) for image in one.neighbours.index.tolist())
-        normals = {self._number(base, image): self._bases[base].gallery.normals[image] for base, image in pairs}
-        if list(normals) != self.neighbours.get("images"):
-            self.neighbours = self._pictures.pack(list(normals), list(normals.values()))
 
     def _pack(self, view: View, seen: Seen) -> dict[str, Any]:
         images = seen.neighbours.index.tolist()
@@ -308,10 +290,10 @@ class Comparison(Live):
 
     # ---- what is normal, and which sees best -------------------------------------------------------------------------
 
-    def _find_level(self, view: View) -> float:
+    def _guess_level(self, view: View, seen: Seen) -> float:
         """A first idea of what is normal, from a few photos; of one photo nobody can tell, and its own map will do."""
         if len(view.spade) == 1:
-            return float(self._look_at(self.index, view).anomaly_map.max()) / SCALE
+            return float(seen.anomaly_map.max()) / SCALE
         return _level([view.judge_left_out(image) for image in view.spade.calibration.few])
 
     def _tell(self, _: None) -> None:
@@ -369,31 +351,22 @@ class Comparison(Live):
 
     # ---- the page ----------------------------------------------------------------------------------------------------
 
-    def _crop(self, number: int) -> bytes:
+    def _normal(self, number: int) -> Normal:
         base, image = divmod(check_count("A normal photo", number, least=0), _BASE)
-        spade = self._bases[check_index("A fit", base, len(self._bases), "fitted SPADE")]
-        return spade.gallery.normals[spade.gallery.check_index(image)].jpeg
+        gallery = self._bases[check_index("A fit", base, len(self._bases), "fitted SPADE")].gallery
+        return gallery.normals[gallery.check_index(image)]
 
-    def _file_name(self, suffix: str) -> str:
-        return f"{self.images.name(self.index).replace('/', '-')}-compared.{suffix}"
-
-    def _make_page(self) -> str:
-        state = {
-            name: getattr(self, name)
-            for name in (*self.MOVABLE, "about", "photo", "neighbours", "seen", "levels", "ranking")
-        }
-        normals = fit_crops(((number, self._crop(number)) for number in self._most_used()), _PAGE_BYTES)
-        return make_page("comparison.js", f"{self.images.name(self.index)}, compared", state, {}, {}, normals)
+    def _called(self) -> tuple[str, str]:
+        name, stem = super()._called()
+        return f"{name}, compared", f"{stem}-compared"
 
     def _most_used(self) -> list[int]:
-        """Normal images, those first that explain most."""
-        counts: dict[int, int] = {}
+        counts: Counter[int] = Counter()
         for view in self._shown:
             seen = self._look_at(self.index, view)
-            for neighbour, count in enumerate(np.bincount(seen.found.image[0].ravel())):
-                number = self._number(view.base, int(seen.neighbours.index[neighbour]))
-                counts[number] = counts.get(number, 0) + int(count)
-        return sorted((number for number, count in counts.items() if count), key=lambda number: -counts[number])
+            for image, count in zip(seen.neighbours.index.tolist(), np.bincount(seen.found.image[0].ravel()).tolist()):
+                counts[self._number(view.base, image)] += count
+        return [number for number, count in counts.most_common() if count]
 
 
 def _level(maps: Sequence[np.ndarray]) -> float:
@@ -402,7 +375,3 @@ def _level(maps: Sequence[np.ndarray]) -> float:
 
 def _rounded(scores: Sequence[float] | None) -> list[float] | None:
     return None if scores is None else [round(float(score), 4) for score in scores]
-
-
-def _plain(value: Any) -> Any:
-    return int(value) if isinstance(value, int) else value

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,14 @@ from spade_kit.datasets.samples import Dataset, Photo
 from spade_kit.figures.results import draw_explanation
 from spade_kit.figures.style import SCALE
 from spade_kit.gallery.calibration import NormalScores
-from spade_kit.gallery.gallery import Normal
 from spade_kit.options import COMBINE, Options, check_sigma
 from spade_kit.result import Result
-from spade_kit.scores import check_fpr
 from spade_kit.spade import SPADE
-from spade_kit.widgets._shared.base import MISTAKES, Checked, Index, Live, Probe, check_distance
-from spade_kit.widgets._shared.caches import Ask, Results, Score, Scores
+from spade_kit.widgets._shared.base import MISTAKES, Checked, Index, Live, Probe, check_distance, check_rate
+from spade_kit.widgets._shared.caches import Ask, NeighbourPictures, Recent, Results, Score, Scores, judge_normals
 from spade_kit.widgets._shared.edits import Corrections
 from spade_kit.widgets._shared.encoding import (
     LOOKS_BACK,
-    NeighbourPictures,
     colour_table,
     find_highest,
     find_steps,
@@ -39,17 +35,16 @@ from spade_kit.widgets._shared.encoding import (
     pack_photo,
     rank_by_use,
 )
-from spade_kit.widgets._shared.export import STYLE, fit_crops, load_module, make_page
+from spade_kit.widgets._shared.export import fit_crops, load_module
 from spade_kit.widgets._shared.images import ImageList, find_name, read_upload
 from spade_kit.widgets._shared.preview import draw_preview
-from spade_kit.widgets._shared.scheduler import Background, Step, do_nothing, tell_nobody
+from spade_kit.widgets._shared.scheduler import Step, do_nothing, tell_nobody
 
 _REACH = 50  # the page follows K by itself up to here, at least
 _BATCH = 8  # photos, before the page is told
 _PAGE_BYTES = 650_000  # a photo's part of a saved page, base64 aside, up to which whole normal crops go with it
+_FINE: dict[str, Any] = {"k": None, "sigma": 0}  # options that hardly move what is normal
 _OPTIONS = ("kappa", "radius", "weights", "combine", "without", "only")
-_MOVABLE = ("index", "k", *_OPTIONS, "sigma", "threshold", "threshold_rule", "probe", "pinned", "opacity", "alone")
-_TOLD = ("about", "gallery", "photos", "normals", "scores", "as_python")
 
 
 def explore(spade: SPADE, photos: Dataset | Iterable[Photo] | None = None) -> Explorer:
@@ -95,14 +90,15 @@ class Explorer(Live):
         Whether layers are shown searched each by itself, instead of their shares.
     """
 
-    MOVABLE = _MOVABLE
-    MESSAGES = (*Live.MESSAGES, "normals", "upload", "add", "remove", "undo")
+    MOVABLE = ("index", "k", *_OPTIONS, "sigma", "threshold", "threshold_rule", "probe", "pinned", "opacity", "alone")
+    TOLD = ("gallery", "photos", "normals", "scores", "as_python")
+    MESSAGES = Live.MESSAGES | {"normals": "images", "upload": "name part parts buffers",
+                                "add": "", "remove": "image", "undo": ""}  # fmt: skip
 
     _esm = load_module("explorer.js")
-    _css = STYLE
 
     index = Index()
-    k = Checked(1, lambda self, value: min(check_count("k", value), self._most))
+    k = Checked(1, lambda self, value: min(check_count("k", value), len(self.spade)))
     kappa = Checked(1, lambda _, value: check_count("kappa", value))
     radius = Checked(None, lambda _, value: None if value is None else check_count("radius", value, least=0))
     weights = Checked(None, lambda self, value: self._check_weights(value))
@@ -118,7 +114,6 @@ class Explorer(Live):
     alone = traitlets.Bool(False).tag(sync=True)
 
     # what Python tells the page
-    about = traitlets.Dict().tag(sync=True)
     gallery = traitlets.Dict().tag(sync=True)
     photos: traitlets.List = traitlets.List().tag(sync=True)
     photo: traitlets.Dict = traitlets.Dict().tag(sync=True)
@@ -137,19 +132,18 @@ class Explorer(Live):
         self._pictures = NeighbourPictures()
         self._thumbs: dict[int, bytes] = {}
         self._scores = Scores(self.images)
-        self._known: Known | None = None  # of normal photos
+        self._known: NormalScores | None = None  # of normal photos
+        self._known_of: Ask | None = None
         self._rule_before: str | None = None  # until one normal photo was left, of which no threshold comes
+        self._narrowed: Recent[Result] = Recent(1)
         self._seen: tuple = (None, None)  # what the page was last told of: photo, options
-        self._now: tuple = (None, None)  # what `result` was last asked for, and its answer
-        self._pictured: list = []  # neighbours whose pictures the page has
         self._to_do: tuple = ()  # what the background was last started for
         self._upload: list[bytes] = []
-        self._background = Background(self._meanwhile)
         super().__init__(
-            k=min(spade.k, self._most),
+            k=min(spade.k, len(self.spade)),
             **{name: getattr(spade, name) for name in ("kappa", "radius", "weights", "combine", "sigma")},
         )
-        self._say_photos()
+        self.photos = self.images.listed
         self.about = {
             "layers": list(spade.backbone.layers),
             "colours": colour_table(),
@@ -158,7 +152,6 @@ class Explorer(Live):
             "scale": SCALE,
             "start": {name: getattr(self, name) for name in ("k", *_OPTIONS, "sigma", "threshold_rule", "opacity")},
         }
-        self._say_gallery()
         self.index = self._find_first()
         self._open()
 
@@ -167,7 +160,7 @@ class Explorer(Live):
         skipped: list[Exception] = []
         for index in range(len(self.images)):
             try:
-                self._results.find(index, self._ask(self._reach))
+                self._find(index)
             except MISTAKES as problem:
                 skipped.append(problem)
             else:
@@ -183,7 +176,8 @@ class Explorer(Live):
         return f"Explorer({self.images.name(self.index)}; {options}; probe {self.probe})"
 
     def _preview(self) -> bytes:
-        return draw_preview(self.result, self.probe, self._verdict, self._scale)
+        end = SCALE * self._known.level if self._known else max(self.result.image_score, 1e-9)
+        return draw_preview(self.result, self.probe, self._verdict, end)
 
     @property
     def spade(self) -> SPADE:
@@ -191,17 +185,10 @@ class Explorer(Live):
         return self._corrections.spade
 
     @property
-    def _most(self) -> int:
-        """Neighbours; a photo that is left out has one less."""
-        return len(self.spade)
-
-    @property
     def result(self) -> Result:
         """What is seen, as a Result."""
-        wanted = (self.index, self._ask(self.k), self.sigma)
-        if self._now[0] != wanted:
-            self._now = wanted, self._narrow(self._results.find(self.index, self._ask(self._reach)))
-        return self._now[1]
+        wanted = self.index, self._ask(self.k), self.sigma
+        return self._narrowed.find(wanted, lambda: self._narrow(self._find(self.index)))
 
     @property
     def _verdict(self) -> float | None:
@@ -209,7 +196,7 @@ class Explorer(Live):
         return self.threshold if self.only is None else None
 
     def _narrow(self, full: Result) -> Result:
-        """A result at reach under the present K and sigma."""
+        """What `_find` gives, under the present K and sigma."""
         fewer = full.with_k(self.k) if self.k < len(full.neighbours) else full
         return fewer.with_options(sigma=self.sigma)
 
@@ -229,11 +216,11 @@ class Explorer(Live):
         """Look at a photograph of one's own, which joins the others at the end."""
         index = self.images.add(photo)
         try:
-            self._results.find(index, self._ask(self._reach))
+            self._find(index)
         except MISTAKES:
             self.images.drop_last()
             raise
-        self._say_photos()
+        self.photos = self.images.listed
         self.index = index
 
     def add(self) -> None:
@@ -265,7 +252,7 @@ class Explorer(Live):
 
     def _normal_at(self, index: int) -> int | None:
         """Which training image a photograph is, if it is one; it is then judged against the others."""
-        among = self._results.find(index, self._ask(self._reach).of_all).among
+        among = self._results.find(index, self._ask().of_all).among
         gone = np.setdiff1d(np.arange(len(self.spade)), among)
         return int(gone[0]) if len(gone) else None
 
@@ -277,22 +264,17 @@ class Explorer(Live):
             if self.k == min(asked, before):
                 self.k = asked  # as a refit would have it
             elif self.k == before:
-                self.k = self._most  # at the end of its slider it stays there
+                self.k = len(self.spade)  # at the end of its slider it stays there
             self._results.forget_all_but(self.index)
             self._seen = (None, None)
             with self.hold_sync():
-                self._say_gallery()
-                if self._most == 1:  # nobody knows any more what is normal
-                    self._known, self.normals = None, {}
+                if len(self.spade) == 1:  # nobody knows any more what is normal
+                    self._known, self._known_of, self.normals = None, None, {}
                 elif self._rule_before is not None:
                     self.threshold_rule, self._rule_before = self._rule_before, None
                 self._look()
                 self._scores.start(self._asked_of_all)
                 self.scores = self._scores.pack()
-
-    def _say_gallery(self) -> None:
-        told, can_undo = self._corrections.tell(), self._corrections.can_undo
-        self.gallery = {"normals": len(self.spade), "corrected": told, "undo": can_undo}
 
     def code(self) -> str:
         """Lines of Python that give what is seen, by the names that things had when this was made."""
@@ -341,11 +323,7 @@ class Explorer(Live):
                 "The rule 'f1' needs photographs with masks, but these have none. Take one like 'pixel 0.01'."
             )
         if of in ("pixel", "image"):
-            try:
-                check_fpr(float(rate))
-            except ValueError:
-                needed = "A threshold rule names a false-alarm rate between 0 and 1, like 'pixel 0.01'"
-                raise ValueError(f"{needed}, but {value!r} came.") from None
+            check_rate(rate, "A threshold rule names a false-alarm rate between 0 and 1, like 'pixel 0.01'", value)
         return value
 
     def _amend(self, changed: set[str], by_page: bool) -> None:
@@ -363,33 +341,36 @@ class Explorer(Live):
         if self.threshold_rule == "f1" and not self._quiet:
             self.finish()
 
-    def _ask(self, k: int) -> Ask:
+    def _ask(self, k: int | None = None) -> Ask:
+        """What is set; if not of so many neighbours, of all at reach."""
         changes = {name: getattr(self, name) for name in ("kappa", "radius", "weights", "combine")}
-        return Ask(self.spade, self.spade.options.but(k=k, **changes), self.without, self.only)
+        return Ask(self.spade, self.spade.options.but(k=k or self._reach, **changes), self.without, self.only)
+
+    def _find(self, index: int) -> Result:
+        """A photograph with all neighbours at reach."""
+        return self._results.find(index, self._ask())
 
     @property
     def _reach(self) -> int:
         """How many neighbours are searched: more than K where the page can then follow it by itself."""
         follows = self.combine == "concat" and self.kappa <= LOOKS_BACK and len(self.spade.backbone.layers) > 1
-        return min(max(self.k, _REACH), self._most) if follows else self.k
+        return min(max(self.k, _REACH), len(self.spade)) if follows else self.k
 
     def _look(self) -> None:
         """Tell the page all that follows from what is set."""
-        options = self._ask(self._reach)
+        asked, told, can_undo = self._ask(), self._corrections.tell(), self._corrections.can_undo
         with self._quietly(), self.hold_sync():
-            if self._seen != (self.index, options):
-                full = self._results.find(self.index, options)
+            self.gallery = {"normals": len(self.spade), "corrected": told, "undo": can_undo}
+            if self._seen != (self.index, asked):
+                full = self._find(self.index)
                 if self._seen[0] != self.index:
                     self.photo = self._pack_photo(self.index, full)
-                    row, col = self.probe if self.pinned else find_highest(self.result.anomaly_map)
-                    self.probe = tuple(min(at, side - 1) for at, side in zip((row, col), self.photo["size"]))
-                if self._pictured != (pictured := self._identify(full)):
-                    self.neighbours = self._pack_neighbours(full)
-                    self._pictured = pictured
+                    self.probe = self._place_probe(find_highest(self.result.anomaly_map))
+                self.neighbours = self._pack_neighbours(full)
                 self.matches = self._pack_matches(self.index, full)
-                self._seen = (self.index, options)
-            asked = self._asked(self.index) | {"k": self.k}
-            if self.alone and asked != {name: self.layers_alone.get(name) for name in asked}:
+                self._seen = (self.index, asked)
+            about = self._asked(self.index) | {"k": self.k}
+            if self.alone and about != {name: self.layers_alone.get(name) for name in about}:
                 self.layers_alone = self._pack_alone(self.index, self.result)
             self._look_at_normals()
             self._conclude()
@@ -408,14 +389,11 @@ class Explorer(Live):
         return {"index": index, "options": {name: getattr(self, name) for name in _OPTIONS}}
 
     def _pack_photo(self, index: int, full: Result) -> dict[str, Any]:
-        return {"index": index, "normal": self._normal_at(index), **pack_photo(full)}
-
-    def _identify(self, full: Result) -> list[tuple[int, bytes]]:
-        """Which normal images were retrieved; after a correction, one's place says no longer which it is."""
-        return list(zip(full.neighbours.index.tolist(), (normal.digest for normal in _normals_of(full))))
+        return {"index": index, "normal": self._normal_at(index), **pack_photo(full, full.mask)}
 
     def _pack_neighbours(self, full: Result) -> dict[str, Any]:
-        return self._pictures.pack(full.neighbours.index.tolist(), _normals_of(full))
+        numbers = full.neighbours.index.tolist()
+        return self._pictures.pack(numbers, [full.spade.gallery.normals[image] for image in numbers])
 
     def _pack_matches(self, index: int, full: Result) -> dict[str, Any]:
         return {
@@ -434,9 +412,8 @@ class Explorer(Live):
         """The neighbours that were left out, with their distances: the page shows them where they were."""
         if not self.without or self.only is not None:
             return []
-        near = self._results.find(index, self._ask(self._reach).of_all).neighbours
-        pairs = zip(near.index.tolist(), near.distance.tolist())
-        return [[image, distance] for image, distance in pairs if image in self.without]
+        near = self._results.find(index, self._ask().of_all).neighbours
+        return [list(pair) for pair in zip(near.index.tolist(), near.distance.tolist()) if pair[0] in self.without]
 
     def _pack_alone(self, index: int, result: Result) -> dict[str, Any]:
         return {**self._asked(index), "k": self.k, "layers": pack_alone(result, self._factors(result))}
@@ -448,13 +425,13 @@ class Explorer(Live):
         if len(self.spade) == 1:
             return
         wanted = self._asked_of_all
-        if self._known is not None and self._known.asked == wanted:
+        if self._known_of == wanted:
             return
         calibration, options = self.spade.calibration, wanted.options
         if calibration.knows(options, calibration.sample) or calibration.few == calibration.sample:
-            self._say_normals(Known(wanted, calibration.scores(options, calibration.sample), complete=True))
-        elif self._known is None or _rough(self._known.asked) != _rough(wanted):
-            self._say_normals(Known(wanted, calibration.scores(options, calibration.few), complete=False))
+            self._say_normals(wanted, calibration.scores(options, calibration.sample))
+        elif self._known_of is None or self._known_of.options.but(**_FINE) != options.but(**_FINE):
+            self._say_normals(wanted, calibration.scores(options, calibration.few), stale=True)
         else:  # another K, sigma or photo hardly moves the scale: what is known will do until the rest is there
             self.normals = self.normals | {"stale": True}
 
@@ -463,20 +440,15 @@ class Explorer(Live):
         """All that maps depend on, for all normal photos."""
         return self._ask(self.k).of_all.but(sigma=self.sigma)
 
-    def _say_normals(self, known: Known) -> None:
-        self._known = known
-        self.normals = pack_normals(known.normals, len(self.spade)) | {"stale": not known.complete}
-
-    @property
-    def _scale(self) -> float:
-        """Where the scale of the maps ends: at twice what is normal, as in figures."""
-        return SCALE * self._known.normals.level if self._known else max(self.result.image_score, 1e-9)
+    def _say_normals(self, asked: Ask, known: NormalScores, stale: bool = False) -> None:
+        self._known, self._known_of = known, asked
+        self.normals = pack_normals(known, len(self.spade)) | {"stale": stale}
 
     def _set_threshold(self) -> None:
         """As the rule says; what is not known yet follows when the background comes to it."""
         of, _, rate = self.threshold_rule.partition(" ")
         if of in ("pixel", "image") and self._known is not None:
-            self.threshold = self._known.normals.threshold(of, float(rate))
+            self.threshold = self._known.threshold(of, float(rate))
         elif of in ("pixel", "image"):  # one normal photo: nobody knows what is normal
             self._rule_before = self.threshold_rule
             self.threshold_rule, self.threshold = "hand", self.result.image_score / 2
@@ -500,35 +472,30 @@ class Explorer(Live):
 
     def _say_thumbs(self, thumbs: dict[int, bytes]) -> None:
         self._thumbs |= thumbs
-        self.send({"kind": "thumbs", "indexes": list(thumbs)}, list(thumbs.values()))
+        self._send_thumbs(thumbs)
 
     def _look_ahead(self) -> Iterator[Step]:
-        options = self._ask(self._reach)
+        asked = self._ask()
         for index in (self.index + 1, self.index - 1):
             if 0 <= index < len(self.images):
-                yield partial(self._prepare, index, options), tell_nobody
+                yield partial(self._prepare, index, asked), tell_nobody
 
     def _prepare(self, index: int, asked: Ask) -> None:
         try:
             result = self._results.find(index, asked)
         except MISTAKES:
             return  # said when it is picked
-        self._pictures.of(_normals_of(result))
+        self._pack_neighbours(result)
         find_steps(result)
 
     def _judge_all_normals(self) -> Iterator[Step]:
-        wanted, calibration = self._asked_of_all, self.spade.calibration
-        if len(self.spade) == 1 or (self._known and self._known.complete and self._known.asked == wanted):
-            return
-        for image in calibration.sample:
-            if not calibration.knows(wanted.options, [image]):
-                yield partial(list, calibration.maps(wanted.options, [image])), tell_nobody
-        scores = partial(calibration.scores, wanted.options, calibration.sample)
-        yield scores, lambda normals: self._tell_normals(wanted, normals)
+        wanted = self._asked_of_all
+        if len(self.spade) > 1 and (self._known_of != wanted or self.normals["stale"]):
+            yield from judge_normals(self.spade.calibration, wanted.options, partial(self._tell_normals, wanted))
 
     def _tell_normals(self, asked: Ask, normals: NormalScores) -> None:
         with self._quietly(), self.hold_sync():
-            self._say_normals(Known(asked, normals, complete=True))
+            self._say_normals(asked, normals)
             self._conclude()
 
     def _score_all_photos(self) -> Iterator[Step]:
@@ -552,53 +519,35 @@ class Explorer(Live):
 
     # ---- the page speaks ---------------------------------------------------------------------------------------------
 
-    def _say_photos(self) -> None:
-        self.photos = self.images.listed
-
     def _greet(self) -> None:
         if self._thumbs:
-            self._say_thumbs(self._thumbs)
+            self._send_thumbs(self._thumbs)
 
-    def _crop(self, number: int) -> bytes:
-        return self.spade.gallery.normals[self.spade.gallery.check_index(number)].jpeg
-
-    def _hear_upload(self, content: dict, buffers: Sequence[Any]) -> None:
+    def _hear_upload(self, name: str, part: int, parts: int, buffers: Sequence[Any]) -> None:
         """A file comes in parts, since a notebook's messages must not be long."""
-        if content["part"] == 0:
+        if part == 0:
             self._upload = []
         self._upload.append(bytes(buffers[0]))
-        if len(self._upload) == content["parts"]:
-            self.show(read_upload(content["name"], b"".join(self._upload)))
+        if len(self._upload) == parts:
+            self.show(read_upload(name, b"".join(self._upload)))
 
-    def _hear_add(self, content: dict, buffers: Sequence[Any]) -> None:
-        self._correct(self.add)
-
-    def _hear_remove(self, content: dict, buffers: Sequence[Any]) -> None:
-        self._correct(partial(self.remove, content["image"]))
-
-    def _hear_undo(self, content: dict, buffers: Sequence[Any]) -> None:
-        self._correct(self.undo)
-
-    def _correct(self, act: Callable[[], None]) -> None:
-        """What would be a warning in a cell is told in the page."""
+    def _act(self, kind: str, content: dict) -> None:
+        """What would be a warning in a cell is told in the page, where a correction was asked for."""
+        if kind not in ("add", "remove", "undo"):
+            return super()._act(kind, content)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            act()
+            super()._act(kind, content)
         self.problem = " ".join(str(warning.message) for warning in said)
-
-    def _file_name(self, suffix: str) -> str:
-        return f"{self.images.name(self.index).replace('/', '-')}.{suffix}"
 
     # ---- a page that stands alone ------------------------------------------------------------------------------------
 
     def _make_page(self, photos: Iterable[int] | None = None) -> str:
         indexes = [self.index] if photos is None else [self.images.check(index) for index in photos]
-        state = {name: getattr(self, name) for name in (*_MOVABLE, *_TOLD)}
-        thumbs = self.images.thumbs(indexes)
         saved: dict[int, dict[str, Any]] = {}
         normals: dict[int, bytes] = {}
         for index in indexes:
-            full = self._results.find(index, self._ask(self._reach))
+            full = self._find(index)
             result = self._narrow(full)
             saved[index] = {
                 "photo": self._pack_photo(index, full),
@@ -608,32 +557,11 @@ class Explorer(Live):
                 "probe": self.probe if index == self.index else find_highest(result.anomaly_map),
             }
             room = _PAGE_BYTES - sum(map(_bytes_in, saved[index].values()))
-            crops = ((image, self._crop(image)) for image in rank_by_use(full) if image not in normals)
+            crops = ((image, self._normal(image).jpeg) for image in rank_by_use(full) if image not in normals)
             normals |= fit_crops(crops, room)
-        state["index"] = indexes[0] if self.index not in indexes else self.index
-        return make_page("explorer.js", self.images.name(state["index"]), state, saved, thumbs, normals)
-
-
-@dataclass(frozen=True, eq=False)
-class Known:
-    """What is known of normal photos, under which options, and whether all were asked."""
-
-    asked: Ask
-    normals: NormalScores
-    complete: bool
-
-
-# ---- small things ----------------------------------------------------------------------------------------------------
-
-
-def _rough(asked: Ask) -> tuple:
-    """All but K, sigma and the gallery."""
-    return asked.options.but(k=None, sigma=0), asked.without, asked.only
-
-
-def _normals_of(result: Result) -> list[Normal]:
-    """The neighbours, as the gallery has them."""
-    return [result.spade.gallery.normals[image] for image in result.neighbours.index]
+        state = self._saved() | {"index": self.index if self.index in indexes else indexes[0]}
+        thumbs = self.images.thumbs(indexes)
+        return self._frame(self.images.name(state["index"]), state=state, photos=saved, thumbs=thumbs, normals=normals)
 
 
 def _bytes_in(value: Any) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from PIL import ImageColor
 from spade_kit._arguments import check_number, choose
 from spade_kit._files import encode_png, write_whole
 from spade_kit.datasets.layouts import GOOD_NAMES
-from spade_kit.datasets.samples import Dataset, Photo, Sample, as_array, as_list
+from spade_kit.datasets.samples import Dataset, Photo, Sample, as_array
 from spade_kit.datasets.synthetic import TOOLS, Stroke, changed, paint
 from spade_kit.figures.results import draw_explanation
 from spade_kit.figures.style import SCALE
@@ -27,17 +28,11 @@ from spade_kit.gallery.calibration import NormalScores
 from spade_kit.result import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.base import Index, Live, Probe
-from spade_kit.widgets._shared.encoding import (
-    NeighbourPictures,
-    colour_table,
-    find_highest,
-    jpeg,
-    pack_cells,
-    rank_by_use,
-)
-from spade_kit.widgets._shared.export import STYLE, fit_crops, load_module, make_page
+from spade_kit.widgets._shared.caches import NeighbourPictures, Recent, judge_normals
+from spade_kit.widgets._shared.encoding import colour_table, find_highest, pack_cells, pack_photo, rank_by_use
+from spade_kit.widgets._shared.export import load_module
 from spade_kit.widgets._shared.images import ImageList
-from spade_kit.widgets._shared.scheduler import Background, Step, tell_nobody
+from spade_kit.widgets._shared.scheduler import Step
 
 # what each tool starts with: diameter as a part of the crop's short side, strength, and a colour where it has one
 _STARTS: dict[str, tuple[float, float, str | None]] = {
@@ -49,7 +44,6 @@ _STARTS: dict[str, tuple[float, float, str | None]] = {
     "move": (0.2, 1.0, None),
     "erase": (0.1, 1.0, None),
 }
-_PAGE_BYTES = 600_000  # of normal crops in a saved page
 
 
 def paint_defect(spade: SPADE, image: Photo | Dataset | Iterable[Photo], *, folder: str | Path = "painted") -> Painting:
@@ -84,15 +78,16 @@ class Painting(Live):
     """
 
     MOVABLE = ("index", "probe")
-    MESSAGES = (*Live.MESSAGES, "stroke", "undo", "redo", "clear", "keep", "pair", "normals")
+    TOLD = ("photos", "photo", "neighbours", "normals", "kept")
+    CROPS = 600_000
+    MESSAGES = Live.MESSAGES | {"stroke": "tool points size strength colour drawn", "undo": "", "redo": "", "clear": "",
+                                "keep": "label", "pair": "", "normals": "images"}  # fmt: skip
 
     _esm = load_module("painting.js")
-    _css = STYLE
 
     index = Index()
     probe = Probe()
 
-    about = traitlets.Dict().tag(sync=True)
     photos: traitlets.List = traitlets.List().tag(sync=True)
     photo: traitlets.Dict = traitlets.Dict().tag(sync=True)
     neighbours: traitlets.Dict = traitlets.Dict().tag(sync=True)
@@ -102,25 +97,22 @@ class Painting(Live):
     def __init__(self, spade: SPADE, image: Photo | Dataset | Iterable[Photo], *, folder: str | Path) -> None:
         self.spade = copy.copy(spade)
         self.folder = Path(folder).expanduser()
-        photos = image.test if isinstance(image, Dataset) else [] if image is None else as_list(image)
-        if not photos:
+        self.images = ImageList(self.spade, image)  # type: ignore[arg-type]  # as_list takes one photograph, too
+        if not self.images.given:
             raise ValueError(
                 "paint_defect needs a photograph to paint on, but none came. Take one of dataset.test, a path or a "
                 "(H, W, 3) array."
             )
         normals = [normal.sample for normal in spade.gallery.normals if normal.sample]
         self.dataset = image if isinstance(image, Dataset) else Dataset("painted", normals, [])
-        self.images = ImageList(self.spade, photos)
-        self._strokes: dict[int, list[Stroke]] = {}
-        self._undone: dict[int, list[Stroke]] = {}
+        self._strokes: dict[int, list[Stroke]] = defaultdict(list)  # of each photo
+        self._undone: dict[int, list[Stroke]] = defaultdict(list)
         self._answers = count()  # a page is answered also where nothing has changed
         self._drawn: Any = None  # by which stroke of the page's the last one was made
-        self._plain: tuple[int, np.ndarray, Result] | None = None  # the photo before it was painted on
-        self._painted: tuple[int, tuple[Stroke, ...], np.ndarray] | None = None
-        self._result: Result | None = None
-        self._known: NormalScores | None = None
+        self._plain: Recent[tuple[np.ndarray, Result]] = Recent(1)  # the photo before it was painted on
+        self._painted: Recent[np.ndarray] = Recent(1)
+        self._results: Recent[Result] = Recent(1)
         self._pictures = NeighbourPictures()
-        self._background = Background(self._meanwhile)
         super().__init__()
         self.about = {
             "colours": colour_table(),
@@ -130,7 +122,6 @@ class Painting(Live):
         }
         self.photos = self.images.listed
         self._open()
-        self._background.restart()
 
     # ---- for Python --------------------------------------------------------------------------------------------------
 
@@ -142,7 +133,7 @@ class Painting(Live):
     @property
     def strokes(self) -> tuple[Stroke, ...]:
         """What was painted, in photo pixels."""
-        return tuple(self._strokes.get(self.index, ()))
+        return tuple(self._strokes[self.index])
 
     @property
     def painted(self) -> UInt8[np.ndarray, "H W 3"]:
@@ -157,12 +148,12 @@ class Painting(Live):
     @property
     def result(self) -> Result:
         """What SPADE says of the painted photograph."""
-        if self._result is None:
-            self._result = self._before if not self.strokes else self._judge()
-        return self._result
+        return self._results.find((self.index, self.strokes), self._judge)
 
     def _judge(self) -> Result:
         """The painted photograph; one of the fitted ones is compared with the others only, painted or not."""
+        if not self.strokes:
+            return self._before
         result, among = self.spade.judge(self._canvas), self._before.among
         return result.with_normals(among) if len(among) < len(result.among) else result
 
@@ -189,7 +180,7 @@ class Painting(Live):
             ``"colour"``. If left out, what suits the tool.
         """
         with self._lock:
-            self._paint(self._make_stroke(tool, points, size, strength, colour), None)
+            self._hear_stroke(tool, points, size, strength, colour, None)
 
     def undo(self) -> None:
         """Take the last stroke back."""
@@ -203,7 +194,7 @@ class Painting(Live):
         """Take all strokes back; each can be painted again."""
         with self._lock:
             strokes = self._strokes.pop(self.index, [])
-            self._undone.setdefault(self.index, []).extend(reversed(strokes))
+            self._undone[self.index].extend(reversed(strokes))
             self._drawn = None
             self._say_painted()
 
@@ -236,8 +227,7 @@ class Painting(Live):
         write_whole(mask_path, mask)  # first: a photo without its mask would be of unknown truth
         write_whole(photos / f"{stem}.png", photo)
         sample = Sample(photos / f"{stem}.png", label, mask_path, masked=True)
-        grown = [*self.dataset.test, sample]
-        self.dataset = Dataset(self.dataset.name, self.dataset.train, grown, self.dataset.layout, self.dataset.remarks)
+        self.dataset = replace(self.dataset, test=[*self.dataset.test, sample])
         self.kept = [*self.kept, f"{label}/{stem}"]
         return sample
 
@@ -257,28 +247,22 @@ class Painting(Live):
 
     # ---- what is painted ---------------------------------------------------------------------------------------------
 
-    def _read(self) -> tuple[int, np.ndarray, Result]:
-        if self._plain is None or self._plain[0] != self.index:
-            photo = self.images.photo(self.index)[0]
-            self._plain = self.index, as_array(photo), self.images.judge(self.index, self.spade)
-        return self._plain
+    def _read(self) -> tuple[np.ndarray, Result]:
+        return as_array(self.images.photo(self.index)[0]), self.images.judge(self.index, self.spade)
 
     @property
     def _pixels(self) -> np.ndarray:
-        return self._read()[1]
-
-    @property
-    def _canvas(self) -> np.ndarray:
-        """The photograph with its strokes, painted once for all that looks at it."""
-        wanted = self.index, self.strokes
-        if self._painted is None or self._painted[:2] != wanted:
-            self._painted = *wanted, paint(self._pixels, self.strokes)
-        return self._painted[2]
+        return self._plain.find(self.index, self._read)[0]
 
     @property
     def _before(self) -> Result:
         """What SPADE says of the photograph as it was."""
-        return self._read()[2]
+        return self._plain.find(self.index, self._read)[1]
+
+    @property
+    def _canvas(self) -> np.ndarray:
+        """The photograph with its strokes, painted once for all that looks at it."""
+        return self._painted.find((self.index, self.strokes), lambda: paint(self._pixels, self.strokes))
 
     def _make_stroke(
         self, tool: str, points: Iterable, size: float | None, strength: float | None, colour: str | None
@@ -292,16 +276,16 @@ class Painting(Live):
         try:
             rgb = ImageColor.getrgb(colour)[:3]
         except (ValueError, AttributeError, TypeError):
-            needed = "colour is a name or like '#c82828'"
-            raise ValueError(f"{needed}, but {colour!r} came.") from None
+            raise ValueError(f"colour is a name or like '#c82828', but {colour!r} came.") from None
         places = crop.on_photo(_read_places(points))
         scale = np.mean(np.array(crop.photo) / np.array(crop.scaled))  # photo pixels in a map pixel
         strength = usual if strength is None else strength
         return Stroke(tool, tuple(map(tuple, places.tolist())), float(size * scale), strength, rgb)
 
-    def _paint(self, stroke: Stroke, drawn: Any) -> None:
+    def _hear_stroke(self, tool: str, points: Iterable, size: Any, strength: Any, colour: Any, drawn: Any) -> None:
         """Another stroke, or more of the one that the page is still drawing."""
-        strokes = self._strokes.setdefault(self.index, [])
+        stroke = self._make_stroke(tool, points, size, strength, colour)
+        strokes = self._strokes[self.index]
         if drawn is not None and drawn == self._drawn and strokes:
             strokes.pop()
         strokes.append(stroke)
@@ -311,9 +295,9 @@ class Painting(Live):
 
     def _swap(self, here: dict[int, list[Stroke]], there: dict[int, list[Stroke]], what: str) -> None:
         with self._lock:
-            if not here.get(self.index):
+            if not here[self.index]:
                 raise ValueError(f"There is no stroke to {what}.")
-            there.setdefault(self.index, []).append(here[self.index].pop())
+            there[self.index].append(here[self.index].pop())
             self._drawn = None  # what the hand goes on with is another stroke
             self._say_painted()
 
@@ -324,89 +308,51 @@ class Painting(Live):
 
     def _amend(self, changed: set[str], by_page: bool) -> None:
         if "index" in changed:
-            self._result, self._drawn = None, None
+            self._drawn = None
 
     def _look(self) -> None:
         if self.photo.get("index") != self.index:
             self._say_painted()
 
     def _say_painted(self) -> None:
-        self._result = None
         result = self.result
-        mask = result.crop.cut_mask(self.mask)
         numbers = result.neighbours.index.tolist()
         with self._quietly(), self.hold_sync():
             self.photo = {
                 "index": self.index,
-                "size": list(result.anomaly_map.shape),
-                "jpeg": jpeg(result.image, quality=92),
-                "mask": np.packbits(mask).tobytes() if mask.any() else None,
+                **pack_photo(result, result.crop.cut_mask(self.mask), quality=92),
                 "drawn": self._drawn,
                 "answer": next(self._answers),
                 "strokes": len(self.strokes),
-                "undone": len(self._undone.get(self.index, ())),
+                "undone": len(self._undone[self.index]),
                 "before": self._before.image_score,
                 "seen": pack_cells(result.correspondence, self.spade.sigma, zip(numbers, numbers)),
             }
-            if numbers != self.neighbours.get("images"):
-                normals = [self.spade.gallery.normals[image] for image in numbers]
-                self.neighbours = self._pictures.pack(numbers, normals)
+            self.neighbours = self._pictures.pack(numbers, map(self._normal, numbers))
             self.probe = find_highest(result.anomaly_map)
-            if self._known is None:
-                self._say_normals(self._judge_few())
+            calibration = self.spade.calibration
+            if len(self.spade) == 1:  # nobody knows what is normal: colours end at what the photo itself had
+                self.normals = {"level": self._before.image_score / SCALE, "scores": [], "of": 0}
+            elif not self.normals:
+                self._say_normals(calibration.scores(self.spade.options, calibration.few))
 
-    def _judge_few(self) -> NormalScores | None:
-        calibration = self.spade.calibration
-        return calibration.scores(self.spade.options, calibration.few) if len(self.spade) > 1 else None
-
-    def _say_normals(self, known: NormalScores | None) -> None:
-        """What is normal; of one photo nobody knows, and colours end at what the photo itself had."""
-        self._known = known
-        if known is None:
-            self.normals = {"level": self._before.image_score / SCALE, "scores": [], "of": 0}
-        else:
-            self.normals = {"level": known.level, "scores": known.scores.tolist(), "of": len(self.spade)}
+    def _say_normals(self, known: NormalScores) -> None:
+        self.normals = {"level": known.level, "scores": known.scores.tolist(), "of": len(self.spade)}
 
     def _meanwhile(self) -> Iterator[Step]:
-        if len(self.spade) == 1:
-            return
-        calibration, options = self.spade.calibration, self.spade.options
-        for image in calibration.sample:
-            yield partial(list, calibration.maps(options, [image])), tell_nobody
-        yield partial(calibration.scores, options, calibration.sample), self._say_normals
+        if len(self.spade) > 1:
+            yield from judge_normals(self.spade.calibration, self.spade.options, self._say_normals)
 
-    def _hear_stroke(self, content: dict, buffers: Sequence[Any]) -> None:
-        stroke = self._make_stroke(*(content[name] for name in ("tool", "points", "size", "strength", "colour")))
-        self._paint(stroke, content["drawn"])
+    def _hear_pair(self) -> None:
+        for ending, picture in zip((".png", "_mask.png"), self._encode()):
+            self._send_file(ending, picture)
 
-    def _hear_undo(self, content: dict, buffers: Sequence[Any]) -> None:
-        self.undo()
+    def _called(self) -> tuple[str, str]:
+        name, stem = super()._called()
+        return f"{name}, painted", f"{stem}-painted"
 
-    def _hear_redo(self, content: dict, buffers: Sequence[Any]) -> None:
-        self.redo()
-
-    def _hear_clear(self, content: dict, buffers: Sequence[Any]) -> None:
-        self.clear()
-
-    def _hear_keep(self, content: dict, buffers: Sequence[Any]) -> None:
-        self.keep(content["label"])
-
-    def _hear_pair(self, content: dict, buffers: Sequence[Any]) -> None:
-        stem = self._file_name("png").removesuffix(".png")
-        for name, picture in zip((f"{stem}.png", f"{stem}_mask.png"), self._encode()):
-            self.send({"kind": "file", "name": name}, [picture])
-
-    def _crop(self, number: int) -> bytes:
-        return self.spade.gallery.normals[self.spade.gallery.check_index(number)].jpeg
-
-    def _file_name(self, suffix: str) -> str:
-        return f"{self.images.name(self.index).replace('/', '-')}-painted.{suffix}"
-
-    def _make_page(self) -> str:
-        names = (*self.MOVABLE, "about", "photos", "photo", "neighbours", "normals", "kept")
-        normals = fit_crops(((image, self._crop(image)) for image in rank_by_use(self.result)), _PAGE_BYTES)
-        state = {name: getattr(self, name) for name in names}
-        return make_page("painting.js", f"{self.images.name(self.index)}, painted", state, {}, {}, normals)
+    def _most_used(self) -> list[int]:
+        return rank_by_use(self.result)
 
 
 def _read_places(points: Iterable) -> np.ndarray:

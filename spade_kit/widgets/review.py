@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from itertools import count
 from typing import Any
@@ -13,19 +13,19 @@ from matplotlib.figure import Figure
 from spade_kit._arguments import check_index
 from spade_kit.figures.results import draw_explanation
 from spade_kit.figures.style import SCALE
+from spade_kit.gallery.gallery import Normal
 from spade_kit.result import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.base import Checked, Live
-from spade_kit.widgets._shared.caches import Results, Score, Scores, ask
+from spade_kit.widgets._shared.caches import NeighbourPictures, Results, Score, Scores, ask
 from spade_kit.widgets._shared.edits import Corrections
-from spade_kit.widgets._shared.encoding import NeighbourPictures, colour_table, find_highest, jpeg, pack_cells
-from spade_kit.widgets._shared.export import STYLE, fit_crops, load_module, make_page
+from spade_kit.widgets._shared.encoding import colour_table, find_highest, jpeg, pack_cells
+from spade_kit.widgets._shared.export import fit_crops, load_module
 from spade_kit.widgets._shared.images import ImageList, find_name
-from spade_kit.widgets._shared.scheduler import Background, Step, do_nothing
+from spade_kit.widgets._shared.scheduler import Step, do_nothing
 
 _BATCH = 24  # thumbnails in a message
 _THUMBS = 200_000  # bytes of them in a saved page
-_PAGE_BYTES = 400_000  # of normal crops in a saved page
 
 
 def review_suspects(spade: SPADE) -> Review:
@@ -50,14 +50,14 @@ class Review(Live):
     """
 
     MOVABLE = ("index",)
-    MESSAGES = (*Live.MESSAGES, "keep", "drop", "undo", "normals")
+    TOLD = ("photo", "neighbours", "suspects", "state")
+    CROPS = 400_000
+    MESSAGES = Live.MESSAGES | {"keep": "", "drop": "", "undo": "", "normals": "images"}
 
     _esm = load_module("review.js")
-    _css = STYLE
 
     index = Checked(0, lambda self, value: self._check_number(value))
 
-    about = traitlets.Dict().tag(sync=True)
     photo: traitlets.Dict = traitlets.Dict().tag(sync=True)
     neighbours: traitlets.Dict = traitlets.Dict().tag(sync=True)
     suspects: traitlets.List = traitlets.List().tag(sync=True)
@@ -77,7 +77,6 @@ class Review(Live):
         self._results = Results(self.images, room=1)
         self._pictures = NeighbourPictures()
         self._answers = count()  # a page is answered also where nothing has changed
-        self._background = Background(self._meanwhile)
         super().__init__(index=int(ranked.index[0]))
         self.about = {
             "colours": colour_table(),
@@ -86,7 +85,6 @@ class Review(Live):
             "options": self.spade.describe_options(),
         }
         self._open()
-        self._background.restart()
 
     # ---- for Python --------------------------------------------------------------------------------------------------
 
@@ -161,9 +159,7 @@ class Review(Live):
     def _open_ones(self) -> list[int]:
         """What is still to be decided, the strangest first."""
         decided = dict(self._decisions)
-        return sorted(
-            (index for index in self._scores.known if index not in decided), key=lambda at: -self._score_of(at)
-        )
+        return sorted((at for at in self._scores.known if at not in decided), key=lambda at: -self._score_of(at))
 
     def _score_of(self, index: int) -> float:
         return self._scores.known[index].score or 0
@@ -182,10 +178,10 @@ class Review(Live):
         result = self.result
         with self._quietly(), self.hold_sync():
             self._scores.take(Score(self.index, result.image_score))
-            numbers = [self._number(image) for image in result.neighbours.index]
-            if numbers != self.neighbours.get("images"):
-                normals = [self._given.gallery.normals[number] for number in numbers]
-                self.neighbours = self._pictures.pack(numbers, normals)
+            # by what numbers normal images were known when the review began
+            places, normals = self._given.gallery.places, self.spade.gallery.normals
+            numbers = [places[normals[image].digest] for image in result.neighbours.index]
+            self.neighbours = self._pictures.pack(numbers, map(self._normal, numbers))
             self.photo = {
                 "index": self.index,
                 "answer": next(self._answers),
@@ -196,28 +192,15 @@ class Review(Live):
             }
             self._say_state()
 
-    def _number(self, image: int) -> int:
-        """By what number a normal image was known when the review began."""
-        return self._given.gallery.places[self.spade.gallery.normals[image].digest]
-
-    def _say_state(self) -> None:
-        decided = dict(self._decisions)
-        order = [*decided, *self._open_ones()]
-        self.suspects = [
-            [
-                index,
-                round(self._score_of(index), 3),
-                index in self._scores.fresh,
-                {None: "", False: "kept", True: "dropped"}[decided.get(index)],
+    def _say_state(self, _: None = None) -> None:
+        words, decided = {None: "", False: "kept", True: "dropped"}, dict(self._decisions)
+        counts = {"kept": len(self.kept), "dropped": len(self.dropped), "left": len(self.spade)}
+        with self._quietly(), self.hold_sync():
+            self.suspects = [
+                [index, round(self._score_of(index), 3), index in self._scores.fresh, words[decided.get(index)]]
+                for index in (*decided, *self._open_ones())
             ]
-            for index in order
-        ]
-        self.state = {
-            "kept": len(self.kept),
-            "dropped": len(self.dropped),
-            "left": len(self.spade),
-            "code": self.code(),
-        }
+            self.state = counts | {"code": self.code()}
 
     # ---- meanwhile ---------------------------------------------------------------------------------------------------
 
@@ -225,40 +208,23 @@ class Review(Live):
         missing = [index for index in (*self._open_ones(), *self.kept) if index not in self._scores.fresh]
         for index in missing:
             yield partial(self._scores.score, index, self.spade), self._scores.take
-        yield do_nothing, self._tell
-
-    def _tell(self, _: None) -> None:
-        with self._quietly(), self.hold_sync():
-            self._say_state()
+        yield do_nothing, self._say_state
 
     # ---- the page ----------------------------------------------------------------------------------------------------
 
     def _greet(self) -> None:
         for start in range(0, len(self.images), _BATCH):
-            batch = [index for index, *_ in self.suspects[start : start + _BATCH]]
-            self.send({"kind": "thumbs", "indexes": batch}, list(self.images.thumbs(batch).values()))
+            self._send_thumbs(self.images.thumbs(index for index, *_ in self.suspects[start : start + _BATCH]))
 
-    def _hear_keep(self, content: dict, buffers: Sequence[Any]) -> None:
-        self.keep()
+    def _called(self) -> tuple[str, str]:
+        return "Normal photos under review", f"normal-{self.index}"
 
-    def _hear_drop(self, content: dict, buffers: Sequence[Any]) -> None:
-        self.drop()
+    def _normal(self, number: int) -> Normal:
+        return self._given.gallery.normals[self._check_number(number)]
 
-    def _hear_undo(self, content: dict, buffers: Sequence[Any]) -> None:
-        self.undo()
+    def _most_used(self) -> list[int]:
+        return [number for number, _ in self.photo["seen"]["normals"]]
 
-    def _crop(self, number: int) -> bytes:
-        return self._given.gallery.normals[self._check_number(number)].jpeg
-
-    def _file_name(self, suffix: str) -> str:
-        return f"normal-{self.index}.{suffix}"
-
-    def _make_page(self) -> str:
-        state = {
-            name: getattr(self, name) for name in (*self.MOVABLE, "about", "photo", "neighbours", "suspects", "state")
-        }
-        near = [number for number, _ in self.photo["seen"]["normals"]]
-        normals = fit_crops(((number, self._crop(number)) for number in near), _PAGE_BYTES)
-        order = (index for index, *_ in self.suspects)
-        state["thumbs"] = fit_crops(((index, self.images.thumbs([index])[index]) for index in order), _THUMBS)
-        return make_page("review.js", "Normal photos under review", state, {}, {}, normals)
+    def _saved(self) -> dict[str, Any]:
+        thumbs = ((index, self.images.thumbs([index])[index]) for index, *_ in self.suspects)
+        return super()._saved() | {"thumbs": fit_crops(thumbs, _THUMBS)}

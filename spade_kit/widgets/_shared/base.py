@@ -14,6 +14,9 @@ import traitlets
 from matplotlib.figure import Figure
 
 from spade_kit._arguments import check_count, check_number, choose
+from spade_kit.gallery.gallery import Normal
+from spade_kit.scores import check_fpr
+from spade_kit.widgets._shared.export import STYLE, fit_crops, frame_page
 from spade_kit.widgets._shared.scheduler import Background
 
 MISTAKES = (ValueError, OSError)
@@ -31,6 +34,16 @@ class Checked(traitlets.TraitType):
         return self.check(widget, value)
 
 
+class Deferred(Checked):
+    """Of a message, checked when all that it sets is there: what is right may depend on another trait."""
+
+    def validate(self, widget: Any, value: Any) -> Any:
+        return value
+
+    def _cross_validate(self, widget: Any, value: Any) -> Any:
+        return self.check(widget, value)
+
+
 def check_place(value: Any, size: tuple[int, int] | None) -> tuple[int, int]:
     """(row, col) of a map, of any if its size is not known yet."""
     if not isinstance(value, (list, tuple)) or len(value) != 2:
@@ -44,6 +57,14 @@ def check_place(value: Any, size: tuple[int, int] | None) -> tuple[int, int]:
 
 def check_distance(name: str, value: float) -> float:
     return check_number(name, value, "a raw distance from 0 up", least=0, most=1e9)
+
+
+def check_rate(rate: str, needed: str, given: str) -> None:
+    """A false-alarm rate that is a part of a rule."""
+    try:
+        check_fpr(float(rate))
+    except ValueError:
+        raise ValueError(f"{needed}, but {given!r} came.") from None
 
 
 class Index(Checked):
@@ -63,19 +84,27 @@ class Probe(Checked):
 class Live(anywidget.AnyWidget):
     """A widget whose traits a hand and Python move alike; a mistake is told and changes nothing.
 
-    Those that inherit name what can be moved and asked for, and say what follows from it in `_look`.
+    Those that inherit name what can be moved and asked for. They tell the page in `_look` all that follows from it,
+    give in `_meanwhile` what to compute while nobody waits, most urgent first, and `draw` what is seen.
     """
 
     MOVABLE: ClassVar[tuple[str, ...]] = ()  # traits that may be set
-    MESSAGES: ClassVar[tuple[str, ...]] = ("hello", "page", "png")  # each has its method, _hear_<kind>
+    TOLD: ClassVar[tuple[str, ...]] = ()  # traits that a saved page holds, too
+    CROPS: ClassVar[int] = 0  # bytes of normal crops in a saved page
+    # what a page may say, and with which parts of that `_hear_<kind>`, or else the method of this name, is called
+    MESSAGES: ClassVar[dict[str, str]] = {"hello": "", "page": "", "png": ""}
     ASKED: ClassVar[tuple[str, ...]] = ("hello", "page", "png", "pair", "normals", "photos")  # these change nothing
 
+    _esm: str | Path
+    _css = STYLE
+
     problem = traitlets.Unicode().tag(sync=True)
-    _background: Background
+    about = traitlets.Dict().tag(sync=True)
 
     def __init__(self, **traits: Any) -> None:
         self._lock = RLock()
         self._quiet = True  # until everything is there
+        self._background = Background(self._meanwhile)
         super().__init__(**traits)
 
     def _open(self) -> None:
@@ -84,6 +113,7 @@ class Live(anywidget.AnyWidget):
         self.on_msg(self._hear)
         self._look()
         self._quiet = False
+        self._background.restart()
 
     def close(self) -> None:
         if hasattr(self, "_background"):  # ipywidgets closes what could not be made, too
@@ -105,33 +135,46 @@ class Live(anywidget.AnyWidget):
 
     # ---- for those that inherit --------------------------------------------------------------------------------------
 
-    def _look(self) -> None:
-        """Tell the page all that follows from what is set."""
-        raise NotImplementedError
-
     def _amend(self, changed: set[str], by_page: bool) -> None:
         """Set quietly what has to change with what was set."""
 
     def _greet(self) -> None:
         """What a page is sent that has just opened, beside the traits."""
 
-    def draw(self) -> Figure:
-        """What is seen, as a Matplotlib figure."""
-        raise NotImplementedError
-
     def _preview(self) -> bytes:
         """A PNG that stands in where no widget can live."""
         return _as_png(self.draw(), 80)
 
+    def _called(self) -> tuple[str, str]:
+        """What is seen: as a page is called, and as files are, but for their suffix."""
+        name = self.images.name(self.index)
+        return name, name.replace("/", "-")
+
+    def _normal(self, number: int) -> Normal:
+        """A normal photo, by the number by which a page knows it."""
+        gallery = self.spade.gallery
+        return gallery.normals[gallery.check_index(number)]
+
+    def _most_used(self) -> list[int]:
+        """Normal photos whose crops a saved page needs, most of all first."""
+        return []
+
+    def _saved(self) -> dict[str, Any]:
+        """The traits that a saved page starts with."""
+        return {name: getattr(self, name) for name in (*self.MOVABLE, "about", *self.TOLD)}
+
     def _make_page(self) -> str:
-        raise NotImplementedError
+        normals = fit_crops(((number, self._normal(number).jpeg) for number in self._most_used()), self.CROPS)
+        return self._frame(self._called()[0], state=self._saved(), photos={}, thumbs={}, normals=normals)
 
-    def _crop(self, number: int) -> bytes:
-        """The crop of a normal photo, as JPEG, by the number by which a page knows it."""
-        raise NotImplementedError
+    def _frame(self, title: str, **saved: Any) -> str:
+        return frame_page(str(self._esm), str(self._css), title, saved)
 
-    def _file_name(self, suffix: str) -> str:
-        return f"{type(self).__name__.lower()}.{suffix}"
+    def _place_probe(self, highest: tuple[int, int]) -> tuple[int, int]:
+        """Of another photograph: where it is highest, unless it is pinned, and then as near as the map reaches."""
+        row, col = self.probe if self.pinned else highest
+        height, width = self.photo["size"]
+        return min(row, height - 1), min(col, width - 1)
 
     # ---- what is set -------------------------------------------------------------------------------------------------
 
@@ -193,23 +236,32 @@ class Live(anywidget.AnyWidget):
             try:
                 if content["kind"] not in self.ASKED:
                     self.problem = ""  # so that the same mistake is told again
-                getattr(self, f"_hear_{choose('A message', content['kind'], self.MESSAGES)}")(content, buffers)
+                self._act(choose("A message", content["kind"], self.MESSAGES), {**content, "buffers": buffers})
             except Exception as mistake:  # as above
                 self.problem = _tell(mistake)
 
-    def _hear_hello(self, content: dict, buffers: Sequence[Any]) -> None:
+    def _act(self, kind: str, content: dict) -> None:
+        act = getattr(self, f"_hear_{kind}", None) or getattr(self, kind)
+        act(*(content[name] for name in self.MESSAGES[kind].split()))
+
+    def _hear_hello(self) -> None:
         self.send({"kind": "here"})
         self._greet()
 
-    def _hear_page(self, content: dict, buffers: Sequence[Any]) -> None:
-        self.send({"kind": "file", "name": self._file_name("html")}, [self._make_page().encode()])
+    def _hear_page(self) -> None:
+        self._send_file(".html", self._make_page().encode())
 
-    def _hear_normals(self, content: dict, buffers: Sequence[Any]) -> None:
-        images = content["images"]
-        self.send({"kind": "normals", "images": images}, [self._crop(image) for image in images])
+    def _hear_png(self) -> None:
+        self._send_file(".png", _as_png(self.draw(), 150))
 
-    def _hear_png(self, content: dict, buffers: Sequence[Any]) -> None:
-        self.send({"kind": "file", "name": self._file_name("png")}, [_as_png(self.draw(), 150)])
+    def _hear_normals(self, images: list[int]) -> None:
+        self.send({"kind": "normals", "images": images}, [self._normal(image).jpeg for image in images])
+
+    def _send_file(self, ending: str, content: bytes) -> None:
+        self.send({"kind": "file", "name": f"{self._called()[1]}{ending}"}, [content])
+
+    def _send_thumbs(self, thumbs: dict[int, bytes]) -> None:
+        self.send({"kind": "thumbs", "indexes": list(thumbs)}, list(thumbs.values()))
 
 
 def _tell(mistake: Exception) -> str:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from threading import Lock
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from spade_kit.evaluation.metrics import f1_threshold
+from spade_kit.gallery.calibration import Calibration, NormalScores
+from spade_kit.gallery.gallery import Normal
 from spade_kit.options import Options
 from spade_kit.result import Result
 from spade_kit.scores import make_map
 from spade_kit.spade import SPADE
+from spade_kit.widgets._shared.encoding import jpeg
 from spade_kit.widgets._shared.images import ImageList
+from spade_kit.widgets._shared.scheduler import Step, tell_nobody
 
+_NEIGHBOUR = 112  # px, of a neighbour's picture until the whole crop is asked for
 Made = TypeVar("Made")
 
 
@@ -185,3 +191,27 @@ class Scores:
             maps, masks = map(np.concatenate, zip(*pairs))
             self._best_f1 = f1_threshold(maps, masks)
         return self._best_f1
+
+
+def judge_normals(calibration: Calibration, options: Options, tell: Callable[[NormalScores], None]) -> Iterator[Step]:
+    """What is normal: one image a step, so that the page is never kept waiting."""
+    for image in calibration.sample:
+        if not calibration.knows(options, [image]):
+            yield partial(list, calibration.maps(options, [image])), tell_nobody
+    yield partial(calibration.scores, options, calibration.sample), tell
+
+
+class NeighbourPictures:
+    """Small pictures of normal images, made when first asked for; corrections of a gallery leave them as they are."""
+
+    def __init__(self) -> None:
+        self._made: dict[bytes, bytes] = {}
+
+    def pack(self, numbers: list[int], normals: Iterable[Normal]) -> dict[str, Any]:
+        """For a page, by the numbers by which it knows them."""
+        return {"images": numbers, "jpegs": [self._find(normal) for normal in normals]}
+
+    def _find(self, normal: Normal) -> bytes:
+        if normal.digest not in self._made:
+            self._made[normal.digest] = jpeg(normal.image, _NEIGHBOUR)
+        return self._made[normal.digest]

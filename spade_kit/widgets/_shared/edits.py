@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from spade_kit.datasets.samples import Photo
 from spade_kit.spade import SPADE
@@ -14,11 +14,11 @@ WHY = "said to be normal"
 
 @dataclass(frozen=True)
 class Step:
-    """One correction: in words, as a line of Python, and the SPADE before it."""
+    """One correction: in words, as a line of Python, and the SPADE before it, until that takes too much memory."""
 
     told: str
     line: str
-    before: SPADE
+    before: SPADE | None
 
 
 class Corrections:
@@ -27,7 +27,6 @@ class Corrections:
     def __init__(self, spade: SPADE) -> None:
         self.spade = copy.copy(spade)
         self._steps: list[Step] = []
-        self._forgotten = 0  # steps that can no longer be undone
 
     def add(self, photo: Photo, name: str, expression: str) -> None:
         """Put a photograph among the normal ones, as a refit would; ``expression`` gives it in Python."""
@@ -41,25 +40,25 @@ class Corrections:
         self._take(corrected, f"normal {image}{f' ({sample.path.stem})' if sample else ''} out", f"remove({image})")
 
     def undo(self) -> None:
-        if len(self._steps) == self._forgotten:
+        before = self._steps[-1].before if self._steps else None
+        if before is None:
             raise ValueError("There is no correction left to undo.")
-        self.spade = self._steps.pop().before
+        self.spade = before
+        self._steps.pop()
 
     def _take(self, corrected: SPADE, told: str, line: str) -> None:
         self._steps.append(Step(told, line, self.spade))
         self.spade = corrected
         room = max(1, _UNDO_BYTES // self.spade.gallery.nbytes)
-        while len(self._steps) - self._forgotten > room:
-            old = self._steps[self._forgotten]
-            self._steps[self._forgotten] = Step(old.told, old.line, self.spade)  # lets go of the gallery
-            self._forgotten += 1
+        for at, step in enumerate(self._steps[:-room]):
+            self._steps[at] = replace(step, before=None)  # lets go of the gallery
 
     def tell(self) -> list[str]:
         return [step.told for step in self._steps]
 
     @property
     def can_undo(self) -> bool:
-        return len(self._steps) > self._forgotten
+        return bool(self._steps) and self._steps[-1].before is not None
 
     def code(self, name: str) -> tuple[str, list[str]]:
         """What the corrected SPADE is called, and the lines of Python that make it from the one that was given."""

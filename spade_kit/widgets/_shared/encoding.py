@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from io import BytesIO
 from math import ceil
 from typing import Any
@@ -14,7 +14,6 @@ from PIL import Image
 from spade_kit.correspondence import Correspondence, Steps
 from spade_kit.figures.style import COLOURS
 from spade_kit.gallery.calibration import NormalScores
-from spade_kit.gallery.gallery import Normal
 from spade_kit.result import Result
 from spade_kit.scores import split
 
@@ -22,7 +21,6 @@ PIXEL_RATES = (0.05, 0.02, 0.01, 0.005, 0.001)
 IMAGE_RATES = (0.2, 0.1, 0.05)
 _CURVE = 256  # points of the false-alarm curve that a page is sent
 LOOKS_BACK = 4  # up to this kappa the page is sent every k at once; beyond, a list of changes is no longer short
-_NEIGHBOUR = 112  # px, of a neighbour's picture until the whole crop is asked for
 
 
 def jpeg(pixels: np.ndarray, side: int | None = None, quality: int = 82) -> bytes:
@@ -52,14 +50,15 @@ def rank_by_use(result: Result) -> list[int]:
     return result.neighbours.index[explains.argsort()[::-1]].tolist()
 
 
-def pack_photo(result: Result) -> dict[str, Any]:
-    """The crop, and where its defect is known to be: one bit a pixel, rows first."""
-    mask = result.mask
-    return {
-        "size": list(result.anomaly_map.shape),
-        "jpeg": jpeg(result.image, quality=90),
-        "mask": None if mask is None or not mask.any() else np.packbits(mask).tobytes(),
-    }
+def pack_photo(result: Result, mask: np.ndarray | None, quality: int = 90) -> dict[str, Any]:
+    """The crop, how large it is, and where its defect is."""
+    size = list(result.anomaly_map.shape)
+    return {"size": size, "jpeg": jpeg(result.image, quality=quality), "mask": pack_mask(mask)}
+
+
+def pack_mask(mask: np.ndarray | None) -> bytes | None:
+    """Where a defect is known to be, if anywhere: one bit a pixel, rows first."""
+    return None if mask is None or not mask.any() else np.packbits(mask).tobytes()
 
 
 def pack_matches(result: Result) -> dict[str, Any]:
@@ -93,15 +92,19 @@ def pack_cells(found: Correspondence, sigma: float, normals: Iterable[tuple[int,
 
     ``normals`` says of each neighbour as which normal image it is shown, and by what number a page asks for it.
     """
-    h, w = found.distance.shape
-    return {
-        "grid": [h, w],
-        "sigma": sigma,
-        "normals": [list(pair) for pair in normals],
-        "distance": found.distance.astype("<f4").tobytes(),
+    return {"sigma": sigma, "normals": [list(pair) for pair in normals], **_pack_grid(found, found.distance)}
+
+
+def _pack_grid(found: Correspondence, distance: np.ndarray) -> dict[str, Any]:
+    """Of each cell a distance, and its nearest pixel: which neighbour it is in, and where (row * w + col)."""
+    return pack_distance(distance) | {
         "image": found.image[0].astype("<u2").tobytes(),
-        "place": (found.row[0] * w + found.col[0]).astype("<u4").tobytes(),
+        "place": (found.row[0] * distance.shape[1] + found.col[0]).astype("<u4").tobytes(),
     }
+
+
+def pack_distance(distance: np.ndarray) -> dict[str, Any]:
+    return {"grid": list(distance.shape), "distance": distance.astype("<f4").tobytes()}
 
 
 def find_steps(result: Result) -> Steps | None:
@@ -128,17 +131,11 @@ def pack_alone(result: Result, weights: np.ndarray) -> dict[str, Any]:
     Distances are weighted as they are in all layers together, so that both can be seen on one scale; those of a layer
     of weight 0, which would all be 0, are left as they are.
     """
-    packed = {}
-    for (name, found), weight in zip(result.match_alone.items(), weights):
-        h, w = found.distance.shape
-        packed[name] = {
-            "grid": [h, w],
-            "distance": (found.distance * np.sqrt(weight or 1)).astype("<f4").tobytes(),
-            "image": found.image[0].astype("<u2").tobytes(),
-            "place": (found.row[0] * w + found.col[0]).astype("<u4").tobytes(),
-            "agrees": result.layer_agrees[name].astype(np.uint8).tobytes(),
-        }
-    return packed
+    return {
+        name: _pack_grid(found, found.distance * np.sqrt(weight or 1))
+        | {"agrees": result.layer_agrees[name].astype(np.uint8).tobytes()}
+        for (name, found), weight in zip(result.match_alone.items(), weights)
+    }
 
 
 def pack_normals(normals: NormalScores, of: int) -> dict[str, Any]:
@@ -153,20 +150,3 @@ def pack_normals(normals: NormalScores, of: int) -> dict[str, Any]:
         "curve": {"end": float(normals.pixels[-1]), "marked": marked.round(6).tolist()},
         "rates": [*(f"pixel {rate:g}" for rate in PIXEL_RATES), *(f"image {rate:g}" for rate in enough)],
     }
-
-
-class NeighbourPictures:
-    """Small pictures of normal images, made when first asked for; corrections of a gallery leave them as they are."""
-
-    def __init__(self) -> None:
-        self._made: dict[bytes, bytes] = {}
-
-    def of(self, normals: Sequence[Normal]) -> list[bytes]:
-        for normal in normals:
-            if normal.digest not in self._made:
-                self._made[normal.digest] = jpeg(normal.image, _NEIGHBOUR)
-        return [self._made[normal.digest] for normal in normals]
-
-    def pack(self, numbers: list[int], normals: Sequence[Normal]) -> dict[str, Any]:
-        """For a page, by the numbers by which it knows them."""
-        return {"images": numbers, "jpegs": self.of(normals)}

@@ -57,39 +57,12 @@ def load_module(name: str) -> str | Path:
     return file
 
 
-def read_style() -> str:
-    return STYLE.read_text(encoding="utf-8")
-
-
-def make_page(
-    module: str,
-    title: str,
-    state: dict[str, Any],
-    photos: dict[int, dict[str, Any]],
-    thumbs: dict[int, bytes],
-    normals: dict[int, bytes],
-) -> str:
-    """A page that works offline.
-
-    Parameters
-    ----------
-    module
-        The widget's own.
-    state
-        The widget's traits.
-    photos
-        By index, the traits that change with the photo.
-    thumbs
-        Small pictures of these photos, JPEG.
-    normals
-        Crops of normal images, JPEG, by index.
-    """
-    data = {"state": state, "photos": photos, "thumbs": thumbs, "normals": normals}
-    return frame_page(join_modules(module), read_style(), title, data)
-
-
 def frame_page(code: str, style: str, title: str, data: dict[str, Any]) -> str:
-    """A widget's code, its style and what `SavedModel` holds, as one page."""
+    """A widget's code, its style and what `SavedModel` holds, as one page that works offline.
+
+    ``data`` are the widget's traits as ``state``; as ``photos``, by index, those that change with the photo, and as
+    ``thumbs`` small pictures of these; as ``normals`` crops of normal images, by number: JPEGs all.
+    """
     code = join_modules("saved.js") + code.replace("export default", "const widget =")
     saved = json.dumps(_without_bytes(data)).replace("</", "<\\/")
     return f"""<!doctype html>

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -18,6 +19,12 @@ from spade_kit.widgets._shared.encoding import jpeg
 _THUMB = 72  # px
 
 
+class _Listed(NamedTuple):
+    photo: Photo | int  # one of the fitted ones
+    expression: str = ""
+    origin: str = ""  # of what the expression names
+
+
 class ImageList:
     """Photographs in an order, each with a name, a label if it has one, and a line of Python that gives it.
 
@@ -28,52 +35,47 @@ class ImageList:
     photos
         A Dataset, whose ``test`` is shown, or a list of photographs. None, a dataset of normals alone or an empty list:
         every fitted photograph is shown, judged against the others.
+
+    Attributes
+    ----------
+    given
+        How many photographs were given.
     """
 
     def __init__(self, spade: SPADE, photos: Dataset | Iterable[Photo] | None) -> None:
         self._spade = spade
-        self._photos: list[Photo | int] = []
-        self._expressions: list[str] = []
-        self._origins: list[str] = []  # of what an expression names
         given = photos.test if isinstance(photos, Dataset) else [] if photos is None else as_list(photos)
         name = find_name(photos) or ("dataset" if isinstance(photos, Dataset) else "photos")
         list_ = f"{name}.test" if isinstance(photos, Dataset) else name
-        for place, photo in enumerate(given):
-            origin = "" if find_name(photos) else f"# {name} as in spade_kit.explore(spade, {name})"
-            self._append(photo, f"{list_}[{place}]", origin)
-        if not given:
-            for image in range(len(spade)):
-                self._append(image, "", "")
+        origin = "" if find_name(photos) else f"# {name} as in spade_kit.explore(spade, {name})"
+        self.given = len(given)
+        self._listed = [_Listed(photo, f"{list_}[{place}]", origin) for place, photo in enumerate(given)]
+        self._listed = self._listed or [_Listed(image) for image in range(len(spade))]
 
     def __len__(self) -> int:
-        return len(self._photos)
+        return len(self._listed)
 
     def add(self, photo: Photo) -> int:
         """Put a photograph at the end, and tell its place."""
         if isinstance(photo, (str, Path)):
-            self._append(photo, repr(str(photo)), "")
+            listed = _Listed(photo, repr(str(photo)))
         elif named := getattr(photo, "filename", ""):
-            self._append(photo, "photo", f"photo = {str(named)!r}  # with the folder that it lies in")
+            listed = _Listed(photo, "photo", f"photo = {str(named)!r}  # with the folder that it lies in")
         elif name := find_name(photo):
-            self._append(photo, name, "")
+            listed = _Listed(photo, name)
         else:
-            self._append(photo, "photo", "# photo as in show(photo)")
+            listed = _Listed(photo, "photo", "# photo as in show(photo)")
+        self._listed.append(listed)
         return len(self) - 1
 
-    def _append(self, photo: Photo | int, expression: str, origin: str) -> None:
-        self._photos.append(photo)
-        self._expressions.append(expression)
-        self._origins.append(origin)
-
     def drop_last(self) -> None:
-        for each in (self._photos, self._expressions, self._origins):
-            each.pop()
+        self._listed.pop()
 
     def check(self, index: int) -> int:
         return check_index("index", index, len(self), "photo")
 
     def _sample(self, index: int) -> Photo | None:
-        photo = self._photos[index]
+        photo = self._listed[index].photo
         return self._spade.gallery.normals[photo].sample if isinstance(photo, int) else photo
 
     def name(self, index: int) -> str:
@@ -110,16 +112,16 @@ class ImageList:
 
         With what another gallery said of it ``before``, a photograph is not read again.
         """
-        photo = self._photos[index]
+        photo = self._listed[index].photo
         if isinstance(photo, int) and spade.backbone is self._spade.backbone:
             return spade.judge(self._spade.gallery.query(photo))
         return spade.judge(self.photo(index)[0] if before is None else before.source)
 
     def photo(self, index: int) -> tuple[Photo, str]:
         """A photograph to fit, and how it is called in Python."""
-        photo = self._photos[index]
+        photo = self._listed[index].photo
         if not isinstance(photo, int):
-            return photo, self._expressions[index]
+            return photo, self._listed[index].expression
         sample = self._spade.gallery.normals[photo].sample
         if sample is None:
             raise ValueError(
@@ -133,7 +135,7 @@ class ImageList:
         return {index: self._thumb(index) for index in indexes}
 
     def _thumb(self, index: int) -> bytes:
-        photo = self._photos[index]
+        photo = self._listed[index].photo
         if isinstance(photo, int):
             return jpeg(self._spade.normal_image(photo), _THUMB)
         try:
@@ -144,9 +146,9 @@ class ImageList:
 
     def origin(self, index: int, normal: int | None) -> str:
         """Where the names in `describe` come from, as lines of Python."""
-        photo = self._photos[index]
+        photo = self._listed[index].photo
         if not isinstance(photo, int) or normal is not None:
-            return self._origins[index]
+            return self._listed[index].origin
         sample = self._spade.gallery.normals[photo].sample
         return f"photo = {str(sample.path)!r}" if sample else f"# photo as normal {photo} was fitted"
 
@@ -154,8 +156,8 @@ class ImageList:
         """The call by which a SPADE of this name judges it; ``normal`` says which of the fitted ones it is."""
         if normal is not None:
             return f"{name}.predict_left_out({normal})"
-        photo = self._photos[index]
-        return f"{name}.predict({'photo' if isinstance(photo, int) else self._expressions[index]})"
+        photo = self._listed[index].photo
+        return f"{name}.predict({'photo' if isinstance(photo, int) else self._listed[index].expression})"
 
 
 def find_name(thing: object) -> str | None:

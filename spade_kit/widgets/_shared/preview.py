@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from io import BytesIO
-
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw
 
+from spade_kit._files import encode_png
 from spade_kit.figures.style import COLOURS, RING
 from spade_kit.result import Result
 
@@ -33,9 +32,7 @@ def draw_preview(result: Result, probe: tuple[int, int], threshold: float | None
     sheet = Image.new("RGB", (3 * width + 2 * _GAP, height), "white")
     for number, picture in enumerate(pictures):
         sheet.paste(picture, (number * (width + _GAP), 0))
-    stream = BytesIO()
-    sheet.save(stream, "PNG")
-    return stream.getvalue()
+    return encode_png(np.asarray(sheet))
 
 
 def _draw(pixels: np.ndarray, at: tuple[int, int]) -> Image.Image:
