@@ -12,39 +12,23 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "Backbone": "features.backbones",
-    "load_backbone": "features.backbones",
-    "Correspondence": "correspondence",
-    "match_pixels": "correspondence",
-    "Dataset": "datasets.samples",
-    "Sample": "datasets.samples",
-    "load_dataset": "datasets.loading",
-    "Pyramid": "features.pyramid",
-    "extract_features": "features.pyramid",
-    "Report": "evaluation.report",
-    "evaluate": "evaluation.evaluate",
-    "draw_curves": "figures.reports",
-    "draw_hardest": "figures.reports",
-    "draw_sweep": "figures.reports",
-    "draw_explanation": "figures.results",
-    "draw_layers": "figures.results",
-    "draw_match": "figures.results",
-    "draw_neighbours": "figures.results",
-    "draw_reconstruction": "figures.results",
-    "draw_result": "figures.results",
-    "Neighbours": "retrieval",
-    "nearest_images": "retrieval",
-    "Match": "result",
-    "Result": "result",
-    "SPADE": "spade",
-    "sweep": "evaluation.sweep",
-    "explore": "widgets",
-    "choose_threshold": "widgets",
-    "compare_layers": "widgets",
-    "paint_defect": "widgets",
-    "review_suspects": "widgets",
+_NAMES = {
+    "features.backbones": "Backbone load_backbone",
+    "correspondence": "Correspondence match_pixels",
+    "datasets.samples": "Dataset Sample",
+    "datasets.loading": "load_dataset",
+    "features.pyramid": "Pyramid extract_features",
+    "evaluation.report": "Report",
+    "evaluation.evaluate": "evaluate",
+    "evaluation.sweep": "sweep",
+    "figures.reports": "draw_curves draw_hardest draw_sweep",
+    "figures.results": "draw_explanation draw_layers draw_match draw_neighbours draw_reconstruction draw_result",
+    "retrieval": "Neighbours nearest_images",
+    "result": "Match Result",
+    "spade": "SPADE",
+    "widgets": "explore choose_threshold compare_layers paint_defect review_suspects",
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 _MODULES = {"backbones", "correspondence", "datasets", "features", "figures"}
 _MODULES |= {"metrics", "reference", "retrieval", "scores"}
 

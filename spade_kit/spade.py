@@ -26,7 +26,7 @@ from spade_kit.features.pyramid import compute_features
 from spade_kit.gallery.calibration import Calibration
 from spade_kit.gallery.checkpoint import load_gallery, save_gallery
 from spade_kit.gallery.gallery import Gallery, QueryImage, build_gallery, digest
-from spade_kit.options import Options, Weights
+from spade_kit.options import OPTIONS, Options, Weights
 from spade_kit.result import Result
 from spade_kit.scores import make_map
 
@@ -100,7 +100,7 @@ class SPADE:
         self.options = self._check(Options(k, kappa, radius, weights, combine, sigma, search))
         self._gallery: Gallery | None = None
 
-    k, kappa, radius, weights, combine, sigma, search = (_Option() for _ in range(7))
+    k, kappa, radius, weights, combine, sigma, search = (_Option() for _ in OPTIONS)
 
     @classmethod
     def recommended(cls, backbone: str = EMBEDDED, *, device: str | torch.device | None = None) -> SPADE:
@@ -369,7 +369,7 @@ class SPADE:
         Raises
         ------
         ValueError
-            If ``out`` holds results of another fit or other options.
+            If ``out`` holds results of another fit or other options, or is being written.
         OSError
             If something cannot be written; what was written before is whole.
         """

@@ -116,9 +116,11 @@ class Report:
             The part of all draws that the interval holds.
         """
         if self._is_of_images(name):
-            scores, bad, strata = self._scores(name, kinds)
-            OF_IMAGES[name][0](scores, bad)  # says what is missing
-            repeat = partial(_measure_again, OF_IMAGES[name][0], scores, bad)
+            metric, (scores, bad, strata) = OF_IMAGES[name][0], self._scores(name, kinds)
+            metric(scores, bad)  # says what is missing
+
+            def repeat(drawn: np.ndarray) -> float:
+                return metric(np.repeat(scores, drawn), np.repeat(bad, drawn))
         else:
             maps, masks, strata = self._pixels(name, kinds)
             if masks.all() or not masks.any():
@@ -338,9 +340,3 @@ def write_table(folder: Path, frame: pandas.DataFrame) -> None:
     table = BytesIO()
     frame.to_parquet(table)
     write_whole(folder / TABLE, table.getvalue())
-
-
-def _measure_again(
-    metric: Callable[[np.ndarray, np.ndarray], float], scores: np.ndarray, bad: np.ndarray, drawn: np.ndarray
-) -> float:
-    return metric(np.repeat(scores, drawn), np.repeat(bad, drawn))

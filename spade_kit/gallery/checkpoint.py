@@ -111,9 +111,6 @@ def _read_options(folder: Path, options: dict[str, Any]) -> Options:
     return Options(**options)
 
 
-# ---- the record ------------------------------------------------------------------------------------------------------
-
-
 def _read_record(folder: Path) -> dict[str, Any]:
     file = folder / RECORD
     if not file.is_file():
@@ -177,9 +174,6 @@ def _describe(normal: Normal) -> dict[str, Any]:
     if sample is not None:
         told |= {"path": str(sample.path), "label": sample.label}
     return told
-
-
-# ---- features --------------------------------------------------------------------------------------------------------
 
 
 def _pack(gallery: Gallery) -> dict[str, Tensor]:

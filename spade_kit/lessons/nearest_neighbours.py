@@ -24,9 +24,6 @@ _END = 12.0  # where its colours end
 _LABELLED_RIGHT = ("too long", "mean of all")  # the others to the left of their marks
 
 
-# ---- bolts -----------------------------------------------------------------------------------------------------------
-
-
 def make_bolts(seed: int = 0) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "m 2"], dict[str, np.ndarray]]:
     """Length in mm and weight in g of 60 normal bolts of two sizes, of 4 of a rare size, and of four to judge."""
     rng = np.random.default_rng(seed)
@@ -76,9 +73,6 @@ def draw_landscape(
     return figure
 
 
-# ---- many dimensions -------------------------------------------------------------------------------------------------
-
-
 def contrast(points: Float[np.ndarray, "n d"]) -> float:
     """How many times as far as its nearest other point the farthest is, for the median point."""
     distance = np.sort(cdist(points, points), axis=1)
@@ -106,9 +100,6 @@ def draw_contrast(random: Mapping[int, float], measured: Mapping[str, tuple[int,
     panel.set(xlim=(0.8, 3e6), ylim=(0.88, 150))
     panel.legend(fontsize=8, frameon=False)
     return figure
-
-
-# ---- photographs -----------------------------------------------------------------------------------------------------
 
 
 def shift(photo: UInt8[np.ndarray, "H W 3"], columns: int) -> UInt8[np.ndarray, "H W 3"]:
@@ -167,9 +158,6 @@ def draw_thrice(photos: Mapping[str, UInt8[np.ndarray, "H W 3"]], table: pandas.
         panel.tick_params(labelleft=at == 0)
         open_up(panel)
     return figure
-
-
-# ---- the exercise ----------------------------------------------------------------------------------------------------
 
 
 def check(score: Callable[[np.ndarray, np.ndarray, int], float]) -> None:

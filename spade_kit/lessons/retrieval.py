@@ -27,9 +27,6 @@ _LINES = {  # metrics of a sweep, as they are called and drawn
 }
 
 
-# ---- what is near ----------------------------------------------------------------------------------------------------
-
-
 def share_of_own_type(pooled: Float[np.ndarray, "n d"], types: np.ndarray, k: int) -> dict[str, float]:
     """By type what part of the k nearest others are of the same type."""
     distance = cdist(pooled, pooled)
@@ -37,9 +34,6 @@ def share_of_own_type(pooled: Float[np.ndarray, "n d"], types: np.ndarray, k: in
     near = distance.argsort(axis=1, kind="stable")[:, :k]  # (n, k)
     same = types[near] == types[:, None]
     return {str(kind): float(same[types == kind].mean()) for kind in np.unique(types)}
-
-
-# ---- the paper's score -----------------------------------------------------------------------------------------------
 
 
 def auc_by_kind(results: Sequence[Result]) -> pandas.DataFrame:
@@ -92,9 +86,6 @@ def draw_growth(table: pandas.DataFrame) -> Figure:
     return figure
 
 
-# ---- K ---------------------------------------------------------------------------------------------------------------
-
-
 def draw_ablation(tables: Mapping[str, pandas.DataFrame]) -> Figure:
     """What `sweep` found over k, a panel a dataset, all metrics on one axis."""
     figure, panels = open_charts(WIDTH, 3.4, "K", count=len(tables))
@@ -143,9 +134,6 @@ def shoot_burst(photo: UInt8[np.ndarray, "H W 3"], count: int, seed: int = 0) ->
         moved = np.roll(photo, rng.integers(-1, 2, 2), axis=(0, 1))
         burst.append((moved * rng.normal(1, 0.01) + rng.normal(0, 2, photo.shape)).clip(0, 255).astype(np.uint8))
     return burst
-
-
-# ---- the exercise ----------------------------------------------------------------------------------------------------
 
 
 def check(usual: Callable[[np.ndarray, int], np.ndarray]) -> None:

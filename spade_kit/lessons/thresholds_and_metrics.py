@@ -31,8 +31,6 @@ from spade_kit.result import Result
 from spade_kit.scores import find_threshold
 from spade_kit.spade import SPADE
 
-# ---- thresholds ------------------------------------------------------------------------------------------------------
-
 
 def try_rank(rank: int, count: int = 10, trials: int = 100_000, seed: int = 0) -> float:
     """How often a new normal score reaches the ``rank``-th smallest of ``count`` others, all drawn alike."""
@@ -76,9 +74,6 @@ def keep_promises(spade: SPADE, good: Sequence[Photo], rates: Iterable[float]) -
 def warm_up(photo: UInt8[np.ndarray, "H W 3"], by: float = 0.15) -> UInt8[np.ndarray, "H W 3"]:
     """The photograph under a warmer lamp: more red, less blue."""
     return np.clip(photo * np.array([1 + by, 1, 1 - by]), 0, 255).round().astype(np.uint8)
-
-
-# ---- metrics ---------------------------------------------------------------------------------------------------------
 
 
 def make_small_map() -> tuple[Float[np.ndarray, "4 6"], Bool[np.ndarray, "4 6"]]:
@@ -154,9 +149,6 @@ def stretch(values: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"]:
     return (values - values.min()) / (values.max() - values.min())
 
 
-# ---- figures ---------------------------------------------------------------------------------------------------------
-
-
 def draw_scores(rows: Mapping[str, Float[np.ndarray, "_"]], thresholds: Mapping[str, float]) -> Figure:
     """A row of dots for the image scores of each group, the higher the stranger, and thresholds as lines."""
     figure, (panel,) = open_charts(8.6, 0.55 * len(rows) + 1.2, "image score: the highest distance of the map", size=9)
@@ -227,9 +219,6 @@ def draw_stretched(results: Sequence[Result]) -> Figure:
     add_scale(raw, image, SCALE * level, level)
     add_bar(own, stretched, "part of its own range")
     return figure
-
-
-# ---- the exercise ----------------------------------------------------------------------------------------------------
 
 
 def check(overlap: Callable[[np.ndarray, np.ndarray, float], float]) -> None:

@@ -27,9 +27,6 @@ _SIGMA = 4
 _GRID = 28  # cells of a side at which PaDiM and PatchCore look at all layers
 
 
-# ---- the world changes -----------------------------------------------------------------------------------------------
-
-
 def turn(photo: UInt8[np.ndarray, "H W 3"], degrees: float) -> UInt8[np.ndarray, "H W 3"]:
     """The photo turned around its middle; what comes in from outside is mirrored."""
     height, width, _ = photo.shape
@@ -48,9 +45,6 @@ def shift(photo: UInt8[np.ndarray, "H W 3"], pixels: int) -> UInt8[np.ndarray, "
 def darken(photo: UInt8[np.ndarray, "H W 3"], part: float) -> UInt8[np.ndarray, "H W 3"]:
     """The photo with a part of its light taken away; a negative part is added."""
     return np.asarray(ImageEnhance.Brightness(Image.fromarray(photo)).enhance(1 - part))
-
-
-# ---- normals that are not normal -------------------------------------------------------------------------------------
 
 
 def choose_mono(cells: Dataset) -> tuple[list[Sample], list[Sample], list[Sample]]:
@@ -74,9 +68,6 @@ def find_difference(
         gains.append(roc_auc(second[drawn], bad[drawn]) - roc_auc(first[drawn], bad[drawn]))
     low, high = np.quantile(gains, [0.025, 0.975])
     return roc_auc(second, bad) - roc_auc(first, bad), float(low), float(high)
-
-
-# ---- two other methods -----------------------------------------------------------------------------------------------
 
 
 def stack(pyramid: Pyramid) -> Float[Tensor, "n c h w"]:
@@ -138,9 +129,6 @@ def judge_maps(
         told[f"{name}: AUPRO"] = aupro(maps[some], np.stack(masks)[some])
         told[f"{name}: image AUC"] = roc_auc(scores[some], kind[some])
     return told
-
-
-# ---- the exercise ----------------------------------------------------------------------------------------------------
 
 
 def check(measure: Callable[[np.ndarray, np.ndarray], float]) -> None:

@@ -55,8 +55,6 @@ class PixelSearch:
         if wanted and not self.scans:
             runtime.say_what_is_lost()
 
-    # ---- all levels together -----------------------------------------------------------------------------------------
-
     def find(
         self,
         weights: np.ndarray,
@@ -76,8 +74,6 @@ class PixelSearch:
             return measure_places(self._asked, *self._lanes, place)
         return np.stack([measure_densely(here, there, place) for here, there in zip(self.query, self._levels)])
 
-    # ---- one level alone ---------------------------------------------------------------------------------------------
-
     def find_in_level(self, level: int, kappa: int, radius: int | None, history: bool = False) -> np.ndarray:
         """As `find`, on the level's own grid."""
         window = window_of(self.grids[level], self.grids[0], radius)
@@ -92,8 +88,6 @@ class PixelSearch:
         if self.scans and isinstance(self.gallery, Lanes):
             return measure_cells(*self._tiles(level), place)[None]
         return measure_densely(self.query[level], self._levels[level], place)[None]
-
-    # ---- what is laid out --------------------------------------------------------------------------------------------
 
     @cached_property
     def _asked(self) -> Lanes:
