@@ -15,6 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from rivals import check_the_same, concatenate, faiss_flat, sklearn_brute, torch
 
 import spade_kit
 from spade_kit import Pyramid, load_backbone
-from spade_kit.correspondence import search
+from spade_kit.correspondence import search_pixels
 from spade_kit.datasets.samples import as_array
 from spade_kit.search.dispatch import PixelSearch
 
@@ -108,21 +109,22 @@ def compare(dataset: spade_kit.Dataset, name: str, pretrained: bool, rivals: dic
     spade = spade_kit.SPADE(backbone).fit(normals)
     photos = [as_array(sample) for sample in dataset.test[:: max(1, len(dataset.test) // QUERIES)][:QUERIES]]
     queries = [spade_kit.extract_features(photo, backbone) for photo in photos]
-    images, gallery = np.arange(len(normals)), spade._fitted
+    images, gallery = np.arange(len(normals)), spade.gallery
     levels = gallery.pixels.read(images)
     before = forward(name, pretrained)
     rows = []
     for weights in (None, "equal"):
-        judge, factors = spade.with_options(weights=weights), gallery.weights(weights, images)
-        options = (gallery.pixels, images, factors, 1, None, "concat")
-        found = [search(query, *options) for query in queries]
+        judge = spade.with_options(weights=weights)
+        factors = gallery.factors(judge.options, images)
+        asked_of = (gallery.pixels, images, factors, judge.options)
+        found = [search_pixels(query, *asked_of) for query in queries]
         row = {
             "data": dataset.name,
             "backbone": backbone.name,
             "weights": weights or "raw",
             "normals": len(normals),
             "queries": len(queries),
-            "search": clock(lambda query, options=options: search(query, *options), queries),
+            "search": clock(lambda query, asked_of=asked_of: search_pixels(query, *asked_of), queries),
             "predict": clock(judge.predict, photos),
         }
         held = concatenate(levels, factors)
@@ -134,9 +136,10 @@ def compare(dataset: spade_kit.Dataset, name: str, pretrained: bool, rivals: dic
                 check_the_same(ours.distance, look(query), query, held)
             row[rival] = clock(look, some, warm=False)
         rows.append(row)
-    ensemble = clock(spade.with_options(combine="ensemble").predict, photos)
-    options = (gallery.pixels, images, np.ones(len(levels), np.float32), 1, None, "ensemble")
-    alone = clock(lambda query: search(query, *options), queries)
+    judge = spade.with_options(combine="ensemble")
+    ensemble = clock(judge.predict, photos)
+    one = np.ones(len(levels), np.float32)
+    alone = clock(lambda query: search_pixels(query, gallery.pixels, images, one, judge.options), queries)
     rows.append({"data": dataset.name, "backbone": backbone.name, "weights": "ensemble", "normals": len(normals),
                  "queries": len(queries), "search": alone, "predict": ensemble})  # fmt: skip
     if "faiss" in rivals:
@@ -195,7 +198,7 @@ def grow_gallery(photos: Sequence[Any], normals: Sequence[Any]) -> list[dict]:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             spade = spade_kit.SPADE().fit(normals[:n])
-        held = spade._fitted.pixels.nbytes
+        held = spade.gallery.nbytes
         rows.append({
             "normals": n, "predict": clock(spade.predict, photos), "features_mb": held / 2**20,
             "resident_mb": psutil.Process().memory_info().rss / 2**20,
@@ -227,7 +230,7 @@ def live(spade: spade_kit.SPADE, photos: Sequence[Any]) -> list[dict]:
     """What a moved slider waits for, against a search from scratch."""
     tell("live controls, worst cases")
     results = [spade.predict(photo) for photo in photos]
-    whole = clock(lambda result: spade._search(result.query, result.among), results)
+    whole = clock(lambda result: spade.gallery.search(result.query, spade.options, result.among), results)
     rows = [
         {"what": "with_k, the first", "time": clock(lambda result: result.with_k(20), results, warm=False)},
         {"what": "with_k, then", "time": clock(lambda result: result.with_k(10), results)},
@@ -237,9 +240,11 @@ def live(spade: spade_kit.SPADE, photos: Sequence[Any]) -> list[dict]:
         row["search"] = whole
     for options in ({"kappa": 3}, {"radius": 4}, {"weights": "equal"}, {"weights": {"layer1": 2}}):
         other = spade.with_options(**options)
-        scratch = clock(lambda result, other=other: other._search(result.query, result.among), results)
+        search = partial(spade.gallery.search, options=other.options)
+        scratch = clock(lambda result, search=search: search(result.query, among=result.among), results)
         again = clock(
-            lambda result, other=other: other._search(result.query, result.among, result.correspondence.place), results
+            lambda result, search=search: search(result.query, among=result.among, first=result.correspondence.place),
+            results,
         )
         rows.append({"what": ", ".join(f"{k}={v}" for k, v in options.items()), "time": again, "search": scratch})
     return rows
