@@ -103,7 +103,7 @@ class Options:
             return "weights " + (between.join(f"{layer} x {factor:g}" for layer, factor in pairs) or value or "none")
         if name in ("combine", "search"):
             return str(value)
-        return f"{name}{sign}{value:g}"
+        return f"{name}{sign}{value:g}" if isinstance(value, float) else f"{name}{sign}{value}"
 
 
 OPTIONS = tuple(field.name for field in fields(Options))
@@ -113,7 +113,7 @@ def _freeze(weights: Any) -> tuple[tuple[str, float], ...] | str | None:
     if isinstance(weights, str):
         return choose("weights", weights, ["equal"])
     if isinstance(weights, Mapping):
-        return tuple(weights.items())
+        return tuple(weights.items()) or None
     if weights is None or (isinstance(weights, tuple) and all(isinstance(pair, tuple) for pair in weights)):
         return weights
     raise ValueError(f'weights is a mapping like {{"layer3": 0.5}}, "equal" or None, but {weights!r} came.')

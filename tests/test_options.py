@@ -1,0 +1,60 @@
+"""What a search and a map depend on: compared, told, and each mistake in a sentence."""
+
+import numpy as np
+import pytest
+
+from spade_kit import SPADE
+from spade_kit.options import OPTIONS, Options
+
+
+def test_options_are_keys_whatever_way_they_were_given():
+    one = Options(k=np.int64(5), weights={"layer1": 2.0}, sigma=4)
+    same = Options(k=5, kappa=None, weights=(("layer1", 2.0),), sigma=4.0)
+    assert one == same
+    assert {one: 1}[same] == 1
+    assert Options(weights={}) == Options()
+
+
+def test_a_default_k_is_fifty_or_as_many_as_there_are():
+    assert [Options().retrieved(count) for count in (1, 49, 50, 51)] == [1, 49, 50, 50]
+    assert Options(k=3).retrieved(2) == 2
+    assert SPADE().k == 50
+
+
+def test_sigma_alone_needs_no_search_and_k_beyond_the_images_is_all_of_them():
+    assert Options(sigma=1).of_search(12) == Options(k=12, sigma=9).of_search(12)
+    assert Options(k=99).of_search(12) == Options(k=12).of_search(12)
+    for name, value in {"k": 5, "kappa": 2, "radius": 0, "weights": "equal", "combine": "ensemble"}.items():
+        assert Options().of_search(12) != Options().but(**{name: value}).of_search(12)
+
+
+def test_they_are_told_in_one_order():
+    assert Options().describe() == "K=50, kappa=1, everywhere, concat, sigma=4"
+    all_ = Options(3, 2, 1, {"layer1": 0.5, "layer3": 2}, "ensemble", 2.5, "brute_force")
+    assert (
+        all_.describe() == "K=3, kappa=2, radius 1, ensemble, weights layer1 x 0.5, layer3 x 2, sigma=2.5, brute_force"
+    )
+    assert all_.tell(["k", "radius", "weights", "kappa"]) == "K=3, radius 1, weights layer1 x 0.5 layer3 x 2, kappa 2"
+
+
+def test_an_attribute_of_spade_is_checked_when_it_is_set():
+    spade = SPADE()
+    spade.radius, spade.weights = 3, {"layer1": 2}
+    assert (spade.options.radius, spade.weights) == (3, {"layer1": 2})
+    with pytest.raises(ValueError, match="A layer is one of 'layer1', 'layer2', 'layer3', but 'layer9' came"):
+        spade.weights = {"layer9": 1}
+    with pytest.raises(ValueError, match="kappa must be a whole number of at least 1, but 0 came"):
+        spade.kappa = 0
+    assert (spade.kappa, spade.weights) == (1, {"layer1": 2})
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_parameters_that_are_gone_and_such_as_never_were_are_told():
+    assert set(OPTIONS) == {"k", "kappa", "radius", "weights", "combine", "sigma", "search"}
+    for given in ("float16", "float32", None):
+        with pytest.raises(ValueError, match="precision is no longer an option: features are held as float32"):
+            SPADE(precision=given)
+    with pytest.raises(TypeError, match=r"SPADE.__init__\(\) got an unexpected keyword argument 'sigmas'"):
+        SPADE(sigmas=3)
+    with pytest.raises(ValueError, match=r"An option is one of .*'search', but 'precision' came"):
+        SPADE().with_options(precision="float16")
