@@ -104,11 +104,18 @@ def test_a_k_that_was_asked_for_is_cut_with_one_warning(rng, k):
 @pytest.mark.usefixtures("unchecked")
 def test_each_mistake_gets_a_sentence(rng):
     gallery = make_pyramid(rng.normal(size=(9, 8)))
-    for k in (0, -1, 1.5, 2.0, True, "5", None):
+    for k in (0, -1, 1.5, 2.0, True, "5"):
         with pytest.raises(ValueError, match=f"k must be a whole number of at least 1, but {k!r} came"):
             nearest_images(gallery, gallery, k=k)
     with pytest.raises(ValueError, match="the query's have 7 numbers and the gallery's 8"):
         nearest_images(make_pyramid(rng.normal(size=(2, 7))), gallery)
+
+
+def test_by_default_fifty_are_found_or_as_many_as_there_are(rng):
+    many, few = (make_pyramid(rng.normal(size=(count, 8))) for count in (60, 9))
+    for k in ({}, {"k": None}):
+        assert nearest_images(few, many, **k).index.shape == (9, 50)
+        assert nearest_images(many, few, **k).index.shape == (60, 9)  # without a word
 
 
 def test_an_empty_gallery_is_told():
