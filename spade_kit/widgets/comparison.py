@@ -23,7 +23,7 @@ from spade_kit.figures.style import SCALE, SIGNED
 from spade_kit.gallery.gallery import Normal
 from spade_kit.result import Result
 from spade_kit.spade import SPADE
-from spade_kit.widgets._shared.base import MISTAKES, Checked, Deferred, Index, Live, Probe
+from spade_kit.widgets._shared.base import MISTAKES, Checked, Index, Live, Probe
 from spade_kit.widgets._shared.caches import NeighbourPictures, Recent, Results, ask
 from spade_kit.widgets._shared.encoding import colour_table, find_highest, pack_cells, pack_photo
 from spade_kit.widgets._shared.export import load_module
@@ -90,9 +90,9 @@ class Comparison(Live):
     _esm = load_module("comparison.js")
 
     index = Index()
-    views = Deferred((), lambda self, value: self._check_views(value))
+    views = Checked((), lambda _, value: value)  # as is the difference: checked when all of a message is there
     scale = Checked("own", lambda _, value: choose("scale", value, ("own", "one")))
-    difference = Deferred(None, lambda self, value: self._check_difference(value))
+    difference = Checked(None, lambda _, value: value)
     probe = Probe()
     pinned = traitlets.Bool(False).tag(sync=True)
 
@@ -188,6 +188,11 @@ class Comparison(Live):
         return self.ranking["photo"] or [None] * len(self.views)
 
     # ---- what can be set ---------------------------------------------------------------------------------------------
+
+    @traitlets.validate("views", "difference")
+    def _check_together(self, proposal: dict) -> Any:
+        check = self._check_views if proposal["trait"].name == "views" else self._check_difference
+        return check(proposal["value"])
 
     def _check_views(self, value: Any) -> list[dict[str, Any]]:
         if isinstance(value, (str, Mapping)) or not isinstance(value, Iterable):

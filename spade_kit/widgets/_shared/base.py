@@ -34,16 +34,6 @@ class Checked(traitlets.TraitType):
         return self.check(widget, value)
 
 
-class Deferred(Checked):
-    """Of a message, checked when all that it sets is there: what is right may depend on another trait."""
-
-    def validate(self, widget: Any, value: Any) -> Any:
-        return value
-
-    def _cross_validate(self, widget: Any, value: Any) -> Any:
-        return self.check(widget, value)
-
-
 def check_place(value: Any, size: tuple[int, int] | None) -> tuple[int, int]:
     """(row, col) of a map, of any if its size is not known yet."""
     if not isinstance(value, (list, tuple)) or len(value) != 2:
