@@ -13,7 +13,7 @@ from scipy.ndimage import label
 from sklearn.metrics import auc
 
 from spade_kit.datasets.samples import GOOD, Photo
-from spade_kit.evaluation.metrics import f1_threshold, mean_up_to, weigh_regions
+from spade_kit.evaluation.metrics import f1_threshold, weigh_regions
 from spade_kit.figures.style import (
     BLUE,
     GREEN,
@@ -101,9 +101,17 @@ def overlap_by_hand(anomaly_map: Float[np.ndarray, "H W"], mask: Bool[np.ndarray
     return pandas.DataFrame.from_dict(rows, orient="index").rename_axis("threshold")
 
 
-def area_up_to(limit: float, x: Float[np.ndarray, "m"], y: Float[np.ndarray, "m"]) -> float:
-    """The area below a curve from (0, 0) through points with rising x, up to a limit, trapezium by trapezium."""
-    return limit * mean_up_to(limit, np.append(0, x), np.append(0, y))
+def area_up_to(limit: float, x: Iterable[float], y: Iterable[float]) -> float:
+    """The area below a curve from (0, 0) through points with rising x, up to a limit: trapezium by trapezium."""
+    area = left = low = 0.0
+    for right, high in zip(x, y):
+        if right > limit:  # the last one ends at the limit, at a height between the two
+            high = low + (high - low) * (limit - left) / (right - left)
+        area += (min(right, limit) - left) * (low + high) / 2
+        left, low = min(right, limit), high
+        if right >= limit:
+            break
+    return area
 
 
 def aupro_at_even_thresholds(
