@@ -248,7 +248,7 @@ FAULTS = [
         "result.py",
         "return same and own.of_search(count) == options.of_search(count)",
         "return same",
-        "spade",
+        "search",
         "05_pyramid_layers",
     ),
     Fault(
