@@ -31,7 +31,7 @@ def faiss_flat(gallery: np.ndarray) -> Search:
     return lambda query: index.search(query, 1)[1][:, 0]
 
 
-def torch_dense(gallery: np.ndarray) -> Search:
+def torch_brute(gallery: np.ndarray) -> Search:
     """A matrix product in chunks that stay in cache, and a running minimum."""
     held = torch.from_numpy(gallery)
     norms, step = (held * held).sum(1), 8192

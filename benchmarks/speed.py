@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from rivals import check_the_same, concatenate, faiss_flat, sklearn_brute, torch_dense
+from rivals import check_the_same, concatenate, faiss_flat, sklearn_brute, torch_brute
 
 import spade_kit
 from spade_kit import Pyramid, load_backbone
@@ -158,7 +158,7 @@ def compare(dataset: spade_kit.Dataset, name: str, pretrained: bool, rivals: dic
 
 
 def grow(photos: Sequence[Any], normals: Sequence[Any]) -> list[dict]:
-    """One thing changed at a time, each against the dense search of torch (kappa and radius: against ours, dense)."""
+    """One thing changed at a time, each against a brute-force search (torch; for kappa and radius, our own)."""
     rows = []
     tell("growth with K, kappa, radius, crop")
 
@@ -167,7 +167,7 @@ def grow(photos: Sequence[Any], normals: Sequence[Any]) -> list[dict]:
         one = np.ones(len(levels), np.float32)
         pixels = PixelSearch(query.levels, [level[:k] for level in levels], np.arange(k))
         ours = clock(lambda _: pixels.measure(pixels.find(one, kappa, radius)), range(5))
-        look = torch_dense(concatenate([level[:k] for level in levels], one))
+        look = torch_brute(concatenate([level[:k] for level in levels], one))
         asked = concatenate(query.levels, one)
         rows.append(
             {"what": what, "value": value, "search": ours, "torch": clock(lambda _: look(asked), range(2), warm=False)}
@@ -251,7 +251,7 @@ def live(spade: spade_kit.SPADE, photos: Sequence[Any]) -> list[dict]:
 
 
 def worst() -> list[dict]:
-    """What prunes badly, against the dense search of torch; 20 normal images of the embedded backbone's shapes."""
+    """What prunes badly, against a brute-force search in torch; 20 normal images of the embedded backbone's shapes."""
     generator = torch.Generator().manual_seed(0)
     shapes, rows = [(24, 56, 56), (40, 28, 28), (112, 14, 14)], []
     noise, other = ([torch.randn(n, *shape, generator=generator) for shape in shapes] for n in (20, 1))
@@ -266,7 +266,7 @@ def worst() -> list[dict]:
     }
     for case, (query, gallery) in cases.items():
         pixels = PixelSearch(query, gallery, np.arange(len(gallery[0])))
-        look, asked = torch_dense(concatenate(gallery, one)), concatenate(query, one)
+        look, asked = torch_brute(concatenate(gallery, one)), concatenate(query, one)
         ours = clock(lambda _, pixels=pixels: pixels.find(one, 1, None), range(3))
         rows.append({"what": case, "search": ours, "torch": clock(lambda _, a=asked, look=look: look(a), range(3))})
     return rows
@@ -298,7 +298,7 @@ def write(report: dict[str, Any]) -> str:
                 f"{row['predict'].median / row['forward']:.2f}"]  # fmt: skip
         body.append(line + [f"{ratio(row[rival], row['search'])} x" if rival in row else "" for rival in rivals])
     parts += [table((*head, *(f"against {rival}" for rival in rivals)), body)]
-    parts += ["## Growth, embedded backbone\n", table(("what", "", "search", "torch, dense", "ratio"), (
+    parts += ["## Growth, embedded backbone\n", table(("what", "", "search", "torch, brute force", "ratio"), (
         (row["what"], row["value"], row["search"], row["torch"], ratio(row["torch"], row["search"]))
         for row in report["growth"]))]  # fmt: skip
     parts += ["## N\n", table(("normals", "predict", "features, MB", "the whole process, MB"), (
@@ -307,7 +307,7 @@ def write(report: dict[str, Any]) -> str:
     parts += ["## Live\n", table(("what", "time", "a search from scratch", "ratio"), (
         (row["what"], row["time"], row["search"], f"{row['time'].median / row['search'].median:.2f}")
         for row in report["live"]))]  # fmt: skip
-    parts += ["## Worst cases\n", table(("what", "search", "torch, dense", "search / dense"), (
+    parts += ["## Worst cases\n", table(("what", "search", "torch, brute force", "search / brute force"), (
         (row["what"], row["search"], row["torch"], f"{row['search'].median / row['torch'].median:.2f}")
         for row in report["worst"]))]  # fmt: skip
     done = report["fit"]
@@ -330,7 +330,7 @@ def main() -> None:
         sets.insert(0, spade_kit.load_dataset(Path(os.environ["SPADE_KIT_MVTEC"]) / "toothbrush"))
     cells = spade_kit.load_dataset("solar_cells")
     everyone = [*cells.train, *cells.test]
-    slow = {} if arguments.quick else {"torch": torch_dense, "sklearn": sklearn_brute}
+    slow = {} if arguments.quick else {"torch": torch_brute, "sklearn": sklearn_brute}
     report["compare"] = [
         row for data in sets for row in compare(data, "efficientnet_lite0", True, {"faiss": faiss_flat, **slow})
     ]

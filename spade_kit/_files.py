@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from jaxtyping import Float
 from PIL import Image
 
-RECORD = "run.json"
+MANIFEST = "run.json"
 _UNFINISHED = ".writing"  # how the names of files end that are not yet whole
 Row: TypeAlias = "dict[str, Any]"  # an empty cell is None, or missing
 
@@ -54,17 +54,17 @@ class RunFolder:
         """Have the folder for a run, and alone; one that holds another run, or is being written, is refused."""
         folder = self.folder
         check_is_no_file(folder)
-        with tell_of_failure(folder, self._lock):  # the system's lock: it goes with the process, however that ends
-            before = read_record(folder)
+        with explain_failure(folder, self._lock):  # the system's lock: it goes with the process, however that ends
+            before = read_manifest(folder)
             if not before and (folder / self.table).exists():
                 raise ValueError(
-                    f"{folder} holds a {self.table}, but no {RECORD} that says of what. Take another folder."
+                    f"{folder} holds a {self.table}, but no {MANIFEST} that says of what. Take another folder."
                 )
             changed = [name for name in run if before and before.get(name) != run[name]]
             if changed:
                 told = ", ".join(f"{name} was {before.get(name)!r} and is {run[name]!r}" for name in changed)
                 raise ValueError(f"{folder} holds results of another run: {told}. Take another folder.")
-            write_whole(folder / RECORD, json.dumps(run, indent=1).encode())
+            write_whole(folder / MANIFEST, json.dumps(run, indent=1).encode())
             yield
 
     def _lock(self) -> AbstractContextManager:
@@ -104,7 +104,7 @@ class RunFolder:
             with table.open("ab") as lines:
                 lines.write(self._line(row))
 
-        tell_of_failure(table, write)
+        explain_failure(table, write)
 
     def _line(self, row: Row) -> bytes:
         line = StringIO()
@@ -122,15 +122,15 @@ class RunFolder:
                 yield {name: kind(cell) for (name, kind), cell in read if cell}
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """What a folder's run depends on; nothing where there is no record."""
-    record = folder / RECORD
-    if not record.is_file():
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What a folder's run depends on; nothing where there is no manifest."""
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
         return {}
     try:
-        return dict(json.loads(record.read_text(encoding="utf-8")))
+        return dict(json.loads(manifest.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as problem:
-        raise ValueError(f"{record} is damaged ({problem}). Take another folder.") from problem
+        raise ValueError(f"{manifest} is damaged ({problem}). Take another folder.") from problem
 
 
 def check_is_no_file(folder: Path, what: str = "Results are written") -> None:
@@ -164,10 +164,10 @@ def write_whole(path: Path, content: bytes) -> None:
         finally:
             passing.unlink(missing_ok=True)
 
-    tell_of_failure(path, write)
+    explain_failure(path, write)
 
 
-def tell_of_failure(path: Path, write: Callable[[], Any]) -> Any:
+def explain_failure(path: Path, write: Callable[[], Any]) -> Any:
     """Write; where that fails, say what is left."""
     try:
         return write()

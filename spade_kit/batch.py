@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas
 
-from spade_kit._files import RECORD, Item, Row, RunFolder, check_is_no_file, encode_png, encode_tiff, write_whole
+from spade_kit._files import MANIFEST, Item, Row, RunFolder, check_is_no_file, encode_png, encode_tiff, write_whole
 from spade_kit._progress import track
 from spade_kit.datasets.images import FORMATS, is_picture, natural_order
 from spade_kit.datasets.layouts import check_folder
@@ -82,7 +82,7 @@ def _list_photos(folder: Path) -> list[Path]:
     """All pictures in a folder and below, as paths from it on, but for results; links to folders are not followed."""
     photos = []
     for place, folders, files in os.walk(folder):
-        if RECORD in files:
+        if MANIFEST in files:
             folders[:] = [name for name in folders if name not in ("maps", "segmentations")]
         photos += [(Path(place) / name).relative_to(folder) for name in files if is_picture(Path(name))]
     if not photos:

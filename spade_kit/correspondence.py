@@ -15,7 +15,7 @@ from spade_kit._arguments import cut_count
 from spade_kit.features.pyramid import Pyramid
 from spade_kit.options import LARGEST, Options, Weights
 from spade_kit.search.dispatch import PixelSearch, least_candidates
-from spade_kit.search.layout import Lanes
+from spade_kit.search.layout import SimdLayout
 from spade_kit.search.runtime import NOWHERE
 
 
@@ -109,7 +109,7 @@ def match_pixels(
     options = Options(None, kappa, radius, weights, combine, search=search)
     factors = options.factors(gallery.layers, lambda: channel_variance(gallery))
     _check_size(query, gallery, factors)
-    say_what_is_cut(options, [tuple(level.shape[1:]) for level in gallery.levels], len(gallery))
+    warn_about_clipping(options, [tuple(level.shape[1:]) for level in gallery.levels], len(gallery))
     return search_pixels(query, gallery.levels, np.arange(len(gallery)), factors, options)
 
 
@@ -154,7 +154,7 @@ def channel_variance(gallery: Pyramid) -> list[float]:
 
 def search_pixels(
     query: Pyramid,
-    gallery: Lanes | Sequence[Tensor],
+    gallery: SimdLayout | Sequence[Tensor],
     images: Int[np.ndarray, "k"],
     factors: Float[np.ndarray, "L"],
     options: Options,
@@ -171,7 +171,7 @@ def search_pixels(
 
 
 @dataclass(frozen=True, eq=False)
-class Steps:
+class Breakpoints:
     """Every cell's match for every k at once, written down only where a further image brings a nearer pixel.
 
     Cell after cell, along rows, and in each cell by k; the first step of a cell has k = 1. At some k the last step of a
@@ -199,17 +199,18 @@ class Steps:
         return len(self.k)
 
 
-class EveryK:
+class ResultsPerK:
     """`search_pixels` among the first k of the images, for whatever k is asked for; arguments are the same.
 
     One pass, little slower than a search, keeps what was nearest after each image; an answer then has only to be
-    measured. Where neither descent nor scan serves (no numba, a GPU, grids that do not nest), each k is searched anew.
+    measured. Without either fast
+    search (no numba, a GPU, grids that do not nest), each k is searched again.
     """
 
     def __init__(
         self,
         query: Pyramid,
-        gallery: Lanes | Sequence[Tensor],
+        gallery: SimdLayout | Sequence[Tensor],
         images: Int[np.ndarray, "k"],
         factors: Float[np.ndarray, "L"],
         options: Options,
@@ -223,7 +224,7 @@ class EveryK:
     def _kept(self) -> list[np.ndarray] | None:
         """What was nearest after each image, each (k, kappa, h, w)."""
         pixels = self._pixels
-        if not (pixels.scans if _by_level(self._factors, self._options) else pixels.descends):
+        if not (pixels.uses_projection if _by_level(self._factors, self._options) else pixels.uses_branch_and_bound):
             return None
         return _find_all(pixels, self._factors, self._kappas[-1], self._options, history=True)
 
@@ -234,7 +235,7 @@ class EveryK:
         places = [np.ascontiguousarray(history[k - 1][:kappa]) for history, kappa in pairs]
         return _describe_all(self._pixels, places, self._factors, self._options)
 
-    def steps(self) -> Steps | None:
+    def breakpoints(self) -> Breakpoints | None:
         """All answers at once, or None where levels are searched each by itself or each k anew."""
         if _by_level(self._factors, self._options) or self._kept is None:
             return None
@@ -256,7 +257,7 @@ class EveryK:
         counts = np.arange(places.shape[1]) < kappas[at, None]
         distance = (np.sqrt(weighted.sum(1)) * counts).sum(1) / counts.sum(1)
         nearest, (h, w) = history[at, 0, row, col], count.shape
-        return Steps(
+        return Breakpoints(
             count=count,
             k=at + 1,
             distance=distance.astype(np.float32),
@@ -307,7 +308,7 @@ def _least_of(grids: Sequence[tuple[int, int]], options: Options) -> list[int]:
     return [least_candidates(grid, grids[0], options.radius) for grid in searched]
 
 
-def say_what_is_cut(options: Options, shapes: Sequence[tuple[int, ...]], images: int) -> None:
+def warn_about_clipping(options: Options, shapes: Sequence[tuple[int, ...]], images: int) -> None:
     """Say, once, where more neighbours were asked for than some pixel has candidates; shapes are (c, h, w)."""
     least = min(_least_of([(h, w) for _, h, w in shapes], options))
     cut_count("kappa", options.kappa, images * least, "candidates for a pixel in the corner")
@@ -334,7 +335,7 @@ def _average(pixels: PixelSearch, places: Sequence[np.ndarray], weights: Float[n
 
 
 def match_level(
-    query: Pyramid, gallery: Lanes | Sequence[Tensor], images: Int[np.ndarray, "k"], level: int, options: Options
+    query: Pyramid, gallery: SimdLayout | Sequence[Tensor], images: Int[np.ndarray, "k"], level: int, options: Options
 ) -> Correspondence:
     """One level searched by itself, on its own grid, unweighted."""
     pixels = PixelSearch(query.levels, gallery, images, options.search)

@@ -46,7 +46,7 @@ class Options:
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
-    def but(self, **changes: Any) -> Options:
+    def replace(self, **changes: Any) -> Options:
         """The same with some of them changed, by name."""
         for name in changes:
             choose("An option", name, OPTIONS)
@@ -85,13 +85,13 @@ class Options:
         """All of them in small print."""
         usual = {"weights": None, "search": "auto"}  # not worth a word
         order = ("k", "kappa", "radius", "combine", "weights", "sigma", "search")
-        return self.tell([name for name in order if name not in usual or getattr(self, name) != usual[name]], "=")
+        return self.format([name for name in order if name not in usual or getattr(self, name) != usual[name]], "=")
 
-    def tell(self, names: Collection[str], sign: str = " ") -> str:
+    def format(self, names: Collection[str], sign: str = " ") -> str:
         """Some of them in words, such as ``K=5, radius 4``; ``sign`` stands between a name and its number."""
-        return ", ".join(self._tell(name, sign) for name in names)
+        return ", ".join(self._format(name, sign) for name in names)
 
-    def _tell(self, name: str, sign: str) -> str:
+    def _format(self, name: str, sign: str) -> str:
         value = getattr(self, name)
         if name == "k":
             return f"K={value or DEFAULT_K}"

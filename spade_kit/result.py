@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from spade_kit._arguments import check_count, warn
-from spade_kit.correspondence import Correspondence, EveryK, Steps, match_level, spread
+from spade_kit.correspondence import Breakpoints, Correspondence, ResultsPerK, match_level, spread
 from spade_kit.datasets.samples import Sample
 from spade_kit.features.backbones import Backbone
 from spade_kit.features.crops import Crop
@@ -154,7 +154,7 @@ class Result:
 
     def describe_options(self) -> str:
         """The options, and with how many of the normal images it was compared, in small print."""
-        options = self.spade.options.but(k=len(self.neighbours)).describe()
+        options = self.spade.options.replace(k=len(self.neighbours)).describe()
         if len(self.among) == 1:
             return f"compared with normal {self.among[0]} only; {options}"
         if len(self.among) < len(self.spade.gallery):
@@ -197,7 +197,7 @@ class Result:
                 f"with_k looks back on the {most} images that were retrieved, but k={k} came. "
                 f"Take k up to {most}, or result.with_options(k={k})."
             )
-        found = self._every_k(k)
+        found = self._results_per_k(k)
         again = replace(
             self,
             anomaly_map=make_map(found.distance, self.crop.size, self.spade.options.sigma),
@@ -205,22 +205,22 @@ class Result:
             correspondence=found,
             spade=self.spade.with_options(k=k),
         )
-        again.__dict__["_every_k"] = self._every_k  # what was passed through serves smaller k, too
+        again.__dict__["_results_per_k"] = self._results_per_k  # what was passed through serves smaller k, too
         return again
 
     @cached_property
-    def _every_k(self) -> EveryK:
+    def _results_per_k(self) -> ResultsPerK:
         gallery, options = self.spade.gallery, self.spade.options
         factors = gallery.factors(options, self.among)
-        return EveryK(self.query, gallery.pixels, self.neighbours.index, factors, options)
+        return ResultsPerK(self.query, gallery.pixels, self.neighbours.index, factors, options)
 
     @cached_property
-    def steps(self) -> Steps | None:
+    def breakpoints(self) -> Breakpoints | None:
         """The matches for every k up to what was retrieved, as a list of changes; None where there is no such list.
 
         That is with ``combine="ensemble"``, a single layer, or where each k is searched anew.
         """
-        return self._every_k.steps()
+        return self._results_per_k.breakpoints()
 
     def with_normals(self, images: Iterable[SupportsIndex]) -> Result:
         """The result if of the training images it was judged against only these had been fitted."""

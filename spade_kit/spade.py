@@ -19,7 +19,7 @@ from torch import nn
 
 from spade_kit._arguments import cut_count, warn
 from spade_kit.batch import predict_folder
-from spade_kit.correspondence import say_what_is_cut
+from spade_kit.correspondence import warn_about_clipping
 from spade_kit.datasets.samples import GOOD, Photo, Sample, as_array, as_list
 from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.features.pyramid import compute_features
@@ -48,7 +48,7 @@ class _Option:
         return self if spade is None else spade.options.as_given()[self.name]
 
     def __set__(self, spade: SPADE, value: Any) -> None:
-        spade.options = spade._check(spade.options.but(**{self.name: value}))
+        spade.options = spade._check(spade.options.replace(**{self.name: value}))
 
 
 class SPADE:
@@ -119,13 +119,13 @@ class SPADE:
         options.factors(self.backbone.layers, lambda: [1.0] * len(self.backbone.layers))
         return options
 
-    def _say_what_is_cut(self, given: Iterable[str]) -> None:
+    def _warn_about_clipping(self, given: Iterable[str]) -> None:
         """Of the options just given, those that ask for more than the gallery has."""
         gallery, options = self.gallery, self.options
         if "k" in given and options.k is not None:
             cut_count("k", options.k, len(gallery), "normal images")
         if {"k", "kappa", "radius", "combine"} & set(given):
-            say_what_is_cut(options, gallery.shapes, options.retrieved(len(gallery)))
+            warn_about_clipping(options, gallery.shapes, options.retrieved(len(gallery)))
 
     def __repr__(self) -> str:
         normals = f"{len(self)} normal images" if self._gallery is not None else "not fitted"
@@ -178,8 +178,8 @@ class SPADE:
             Samples, paths, PIL images or (H, W, 3) uint8 arrays, all normal.
         """
         self._replace(build_gallery(as_list(images), self.backbone))
-        self._say_what_is_odd()
-        self._say_what_is_cut({"k", "kappa"})
+        self._warn_about_training_images()
+        self._warn_about_clipping({"k", "kappa"})
         return self
 
     def add(self, images: Iterable[Photo] | Photo, why: str = "added") -> SPADE:
@@ -203,7 +203,7 @@ class SPADE:
                 f"{_ONE_ASPECT}"
             )
         self._replace(gallery.take(np.arange(len(gallery)), more))
-        self._say_what_is_odd()
+        self._warn_about_training_images()
         return self
 
     def remove(self, index: SupportsIndex | Iterable[SupportsIndex]) -> SPADE:
@@ -269,9 +269,9 @@ class SPADE:
 
     def with_options(self, **options: Any) -> SPADE:
         """The same gallery under other options (k, kappa, radius, weights, combine, sigma, search); no new fit."""
-        other = self.under(self.options.but(**options))
+        other = self.under(self.options.replace(**options))
         if self._gallery is not None:
-            other._say_what_is_cut(options)
+            other._warn_about_clipping(options)
         return other
 
     def under(self, options: Options) -> SPADE:
@@ -282,7 +282,7 @@ class SPADE:
 
     # ---- predictions -------------------------------------------------------------------------------------------------
 
-    def _say_what_is_odd(self) -> None:
+    def _warn_about_training_images(self) -> None:
         """What was fitted should be normal, and each photograph be there once."""
         normals = self.gallery.normals
         defects = [normal.sample for normal in normals if normal.sample and normal.sample.label not in (GOOD, None)]

@@ -232,7 +232,7 @@ FAULTS = [
         "gallery/checkpoint.py",
         "zip([0, *ends[:-1]], ends)",
         "zip([0, *ends[1:]], ends)",
-        "store",
+        "checkpoint",
         "06_explorer",
     ),
     Fault(

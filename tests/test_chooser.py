@@ -83,7 +83,7 @@ def count_by_hand(of, threshold, judged, few):
 @pytest.mark.parametrize("of", OF)
 def test_what_follows_from_a_threshold_is_what_one_counts_by_hand(chooser, judged, few, of):
     chooser.of = of
-    evidence = collect(
+    study = collect(
         of,
         *([result.anomaly_map for result in some] for some in judged),
         [sample.label for sample in few.test],
@@ -93,9 +93,9 @@ def test_what_follows_from_a_threshold_is_what_one_counts_by_hand(chooser, judge
         chooser.threshold = threshold
         expected = count_by_hand(of, threshold, judged, few)
         assert {name: getattr(chooser.judgement, name) for name in expected} == expected
-        assert chooser.judgement == evidence.at(threshold)
-        assert chooser.sentence == evidence.at(threshold).sentence == chooser.told["sentence"]
-        assert chooser.told["remarks"] == list(evidence.at(threshold).remarks)
+        assert chooser.judgement == study.at(threshold)
+        assert chooser.sentence == study.at(threshold).sentence == chooser.told["sentence"]
+        assert chooser.told["remarks"] == list(study.at(threshold).remarks)
         assert (chooser.told["of"], chooser.told["threshold"]) == (of, threshold)
 
 
@@ -162,7 +162,7 @@ def test_too_few_normal_photos_for_a_rate_are_remarked_on_and_nothing_else_happe
     chooser.rule = "0.01"
     assert chooser.threshold == scores_of(judged[0]).max()
     assert chooser.told["remarks"][0].startswith("12 normal photos can tell little")
-    offered = [rule for rule, _ in chooser.evidence["rules"]]
+    offered = [rule for rule, _ in chooser.study["rules"]]
     assert offered == ["0.2", "0.1", "f1", "hand"]  # of 12 none of 20 can be told
 
 
@@ -187,7 +187,7 @@ def test_without_test_photos_normal_ones_speak_alone(spade, demo, given):
     assert [name for _, name, *_ in chooser.photos] == [f"normal {index}" for index in range(11, -1, -1)]
     assert "test" not in chooser.sentence
     assert chooser.told["remarks"][-1].startswith("There are no test photos")
-    assert "f1" not in dict(chooser.evidence["rules"])
+    assert "f1" not in dict(chooser.study["rules"])
 
 
 def test_photos_without_labels_are_counted_as_unknown(spade, few):
@@ -200,8 +200,8 @@ def test_photos_without_labels_are_counted_as_unknown(spade, few):
     assert judgement.recall is None
     assert judgement.precision is None
     assert "No test photo has a label" in chooser.told["remarks"][-1]
-    assert "f1" not in dict(chooser.evidence["rules"])
-    assert sum(chooser.evidence["counts"]["unknown"]) == 5
+    assert "f1" not in dict(chooser.study["rules"])
+    assert sum(chooser.study["counts"]["unknown"]) == 5
 
 
 def test_a_test_photo_that_was_fitted_is_judged_against_the_others(spade, demo, judged):
@@ -220,7 +220,7 @@ def test_an_unreadable_photo_is_counted_and_named_and_the_others_go_on(spade, fe
         [1, "broken", None, None],
         [2, "good/002", "good", pytest.approx(scores[2])],
     ]
-    assert chooser.evidence["waiting"] == 0
+    assert chooser.study["waiting"] == 0
     chooser.threshold = 1
     judgement = chooser.judgement
     assert (judgement.found, judgement.alarms, judgement.unknown_above + judgement.unknown_below) == (1, 1, 0)
@@ -237,7 +237,7 @@ def test_of_one_normal_photo_nobody_knows_a_rate(demo, few):
     assert "No normal photos were judged" in chooser.told["remarks"][0]
     chooser.of = "pixel"
     assert chooser.threshold == pytest.approx(highest / 2)
-    assert [rule for rule, _ in chooser.evidence["rules"]] == ["f1", "hand"]
+    assert [rule for rule, _ in chooser.study["rules"]] == ["f1", "hand"]
     with pytest.raises(ValueError, match="Maps of normal or of test photos are needed, but none came"):
         choose_threshold(spade)
 
@@ -256,15 +256,15 @@ def test_what_becomes_of_the_fit_afterwards_does_not_matter(spade, judged):
 
 def test_a_part_of_the_photos_says_already_something_of_both_kinds(spade, few, judged):
     chooser = choose_threshold(spade, few)
-    assert chooser.evidence["waiting"] == 12
+    assert chooser.study["waiting"] == 12
     known = [at for at, *_ in chooser.photos]
     assert [at for at in known if at < 0] == [-6, -5, -4, -3, -2, -1]
     assert [at for at in known if at >= 0] == [0, 1, 2, 3, 4, 5]
     assert chooser.judgement.photos == 6
     assert chooser.threshold == scores_of(judged[0])[:6].max()
     chooser.finish()
-    assert (chooser.evidence["waiting"], len(chooser.photos), chooser.judgement.photos) == (0, 24, 12)
-    assert sum(map(sum, chooser.evidence["counts"].values())) == 24
+    assert (chooser.study["waiting"], len(chooser.photos), chooser.judgement.photos) == (0, 24, 12)
+    assert sum(map(sum, chooser.study["counts"].values())) == 24
     assert chooser.threshold == scores_of(judged[0]).max()
 
 
@@ -281,8 +281,8 @@ def test_the_best_f1_can_be_asked_for_before_all_are_judged_whatever_comes_first
 def test_in_a_running_loop_the_rest_comes_by_itself(spade, few, judged):
     async def wait() -> tuple:
         chooser = choose_threshold(spade, few.test[:3])
-        waited = [chooser.evidence["waiting"]]
-        while chooser.evidence["waiting"]:
+        waited = [chooser.study["waiting"]]
+        while chooser.study["waiting"]:
             await asyncio.sleep(0.05)
         return waited, chooser.judgement, chooser.threshold
 
@@ -294,27 +294,27 @@ def test_in_a_running_loop_the_rest_comes_by_itself(spade, few, judged):
 
 def test_to_finish_between_two_steps_of_the_background_leaves_nothing_untold(spade, few):
     chooser = choose_threshold(spade, few.test[:3])
-    for compute, tell in chooser._meanwhile():
+    for compute, tell in chooser._background_steps():
         if len(chooser._judged) == 15:
             break  # all are judged, and the page has yet to hear of it
         tell(compute())
     chooser.finish()
-    assert chooser.evidence["waiting"] == 0
+    assert chooser.study["waiting"] == 0
     assert len(chooser.photos) == 15
 
 
 def test_a_photo_that_comes_while_others_are_counted_is_counted_next(spade, few, monkeypatch):
     """Messages of a page come in a thread of their own, and the background goes on meanwhile."""
     chooser = choose_threshold(spade, few.test[:3])
-    assert (chooser.judgement.photos, chooser.evidence["waiting"]) == (9, 3)
+    assert (chooser.judgement.photos, chooser.study["waiting"]) == (9, 3)
     judged = [chooser._judge(at) for at in chooser._to_judge()]
     background = Thread(target=lambda: [chooser._take(one) for one in judged])
 
     def collect_slowly(*given):
-        evidence = collect(*given)
+        study = collect(*given)
         background.start()
         background.join(0.3)
-        return evidence
+        return study
 
     with monkeypatch.context() as patched:
         patched.setattr("spade_kit.widgets.chooser.collect", collect_slowly)
@@ -340,29 +340,29 @@ def test_a_notebooks_cells_and_its_page_may_speak_at_once(chooser, judged):
 def test_a_page_has_the_interval_for_every_count_of_normal_photos(chooser):
     for reached in range(13):
         interval = binomtest(reached, 12).proportion_ci(0.95, "exact")
-        told = [chooser.evidence["band"][end][reached] for end in ("low", "high")]
+        told = [chooser.study["band"][end][reached] for end in ("low", "high")]
         np.testing.assert_allclose(told, interval, atol=1e-6)
 
 
 def test_a_page_has_histograms_between_whose_edges_it_can_count(chooser, judged, few):
     chooser.of = "pixel"
-    evidence = chooser.evidence
+    study = chooser.study
     highest = float(max(scores_of(judged[0]).max(), scores_of(judged[1]).max()))
-    assert evidence["end"] == math.nextafter(highest, math.inf)
-    edges = np.linspace(0, evidence["end"], 257)
+    assert study["end"] == math.nextafter(highest, math.inf)
+    edges = np.linspace(0, study["end"], 257)
     for at in (0, 40, 133, 250):
         by_hand = count_by_hand("pixel", edges[at], judged, few)
-        counts = {kind: sum(evidence["counts"][kind][at:]) for kind in ("normal", "defect", "good")}
+        counts = {kind: sum(study["counts"][kind][at:]) for kind in ("normal", "defect", "good")}
         assert counts == {"normal": by_hand["reached"], "defect": by_hand["found"], "good": by_hand["alarms"]}
         chooser.threshold = edges[at]
-        low, high = (evidence["band"][end][at] for end in ("low", "high"))
+        low, high = (study["band"][end][at] for end in ("low", "high"))
         assert (low, high) == pytest.approx((chooser.judgement.low, chooser.judgement.high), abs=1e-6)
 
 
 def test_a_photo_is_handed_over_with_all_that_cutting_it_needs(chooser, judged, few, monkeypatch):
     sent = []
     monkeypatch.setattr(chooser, "send", lambda content, buffers=(): sent.append((content, list(buffers))))
-    chooser._hear(None, {"kind": "photos", "photos": [2, 0, -4, 999]}, [])
+    chooser._on_message(None, {"kind": "photos", "photos": [2, 0, -4, 999]}, [])
     for (content, buffers), result in zip(sent, [judged[1][2], judged[1][0], judged[0][3]], strict=True):
         packed = content | dict(zip(content["names"], buffers))
         assert (packed["kind"], packed["size"], packed["grid"], packed["sigma"]) == ("photo", [224, 224], [56, 56], 4)
@@ -426,10 +426,10 @@ MISTAKES = [
 @pytest.mark.parametrize(("name", "value", "sentence"), MISTAKES)
 def test_a_mistake_is_a_sentence_and_changes_nothing(chooser, name, value, sentence):
     chooser.rule = "0.2"
-    before = chooser.of, chooser.rule, chooser.threshold, chooser.told, chooser.evidence
+    before = chooser.of, chooser.rule, chooser.threshold, chooser.told, chooser.study
     with pytest.raises(ValueError, match=sentence):
         setattr(chooser, name, value)
-    assert (chooser.of, chooser.rule, chooser.threshold, chooser.told, chooser.evidence) == before
+    assert (chooser.of, chooser.rule, chooser.threshold, chooser.told, chooser.study) == before
 
 
 @pytest.mark.parametrize(("name", "value", "sentence"), MISTAKES)
@@ -462,5 +462,5 @@ def test_what_it_is_for_is_checked_before_anything_is_judged(spade, few):
 
 
 def test_a_message_that_nobody_knows_is_told(chooser):
-    chooser._hear(None, {"kind": "photo"}, [])
+    chooser._on_message(None, {"kind": "photo"}, [])
     assert "A message is one of" in chooser.problem

@@ -267,7 +267,7 @@ def test_another_fit_is_a_view_with_normals_of_its_own(spade, demo, scratched, o
     numbers = [dict(seen["normals"])[match.image] for seen in comparison.seen if match.image in dict(seen["normals"])]
     sent = []
     monkeypatch.setattr(comparison, "send", lambda content, buffers=(): sent.append((content, buffers)))
-    comparison._hear(None, {"kind": "normals", "images": numbers}, [])
+    comparison._on_message(None, {"kind": "normals", "images": numbers}, [])
     ((content, crops),) = sent
     assert content == {"kind": "normals", "images": numbers}
     shown = np.asarray(Image.open(BytesIO(crops[-1])))
@@ -566,11 +566,11 @@ def test_a_fit_that_came_beside_a_mistake_leaves_nothing_behind(quick, quick_spa
 
 
 def test_a_message_that_nobody_knows_is_told(quick):
-    quick._hear(None, {"kind": "normals", "images": [99]}, [])
+    quick._on_message(None, {"kind": "normals", "images": [99]}, [])
     assert quick.problem == "index is a training image from 0 to 3, but 99 came."
-    quick._hear(None, {"kind": "normal"}, [])
+    quick._on_message(None, {"kind": "normal"}, [])
     assert "Did you mean 'normals'?" in quick.problem
-    quick._hear(None, {"kind": "normals"}, [])  # nobody's mistake but ours
+    quick._on_message(None, {"kind": "normals"}, [])  # nobody's mistake but ours
     assert quick.problem == "KeyError: 'images'"
 
 

@@ -100,7 +100,7 @@ def test_thresholds_and_scores_are_stale_until_they_are_of_the_corrected_gallery
 def test_scores_of_another_gallery_are_marked(explorer):
     explorer.finish()
     explorer.remove(1)
-    explorer._scores.start(explorer._asked_of_all)  # as the background does first
+    explorer._scores.start(explorer._request_of_all)  # as the background does first
     assert not any(fresh for _, fresh in explorer._scores.pack())
 
 
@@ -205,10 +205,10 @@ def test_a_file_gone_since_is_named_and_nothing_is_lost(spade, demo, tmp_path):
 
 def test_a_defect_that_is_called_normal_is_remarked_on_in_the_page(explorer, demo):
     explorer.index = next(index for index, sample in enumerate(demo.test) if sample.label == "scratch")
-    explorer._hear(None, {"kind": "add"}, [])
+    explorer._on_message(None, {"kind": "add"}, [])
     assert "labelled as defects, such as 'scratch'" in explorer.problem
     assert len(explorer.spade) == 13
-    explorer._hear(None, {"kind": "undo"}, [])
+    explorer._on_message(None, {"kind": "undo"}, [])
     assert explorer.problem == ""
-    explorer._hear(None, {"kind": "undo"}, [])
+    explorer._on_message(None, {"kind": "undo"}, [])
     assert "no correction left" in explorer.problem

@@ -376,7 +376,7 @@ def test_the_last_normal_photo_cannot_be_removed(notebook, other):
     actions = other.root.locator(".sk-chosen").get_by_role("button").all_inner_texts()
     assert actions == ["close"]
     alert = other.root.get_by_role("alert")
-    notebook.execute("few._hear(None, {'kind': 'remove', 'image': 0}, [])")  # as from a page that is behind
+    notebook.execute("few._on_message(None, {'kind': 'remove', 'image': 0}, [])")  # as from a page that is behind
     alert.filter(has_text="At least one normal image has to stay").wait_for(timeout=2000)
     settle(notebook, other, "few")
     assert notebook.ask("len(few.spade)") == 1

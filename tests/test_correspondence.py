@@ -1,4 +1,4 @@
-"""Stage 3: descent, plain descent and dense search against the definition in float64."""
+"""Stage 3: branch and bound, its plain twin and brute force against the definition in float64."""
 
 import subprocess
 import sys
@@ -10,12 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_descent import descend_plainly
+from plain_branch_and_bound import plain_branch_and_bound
 
 from spade_kit import Pyramid, match_pixels, reference
-from spade_kit.search.branch_and_bound import can_descend, descend
-from spade_kit.search.brute_force import search_densely
-from spade_kit.search.layout import Lanes, within
+from spade_kit.search.branch_and_bound import search_branch_and_bound, supports_branch_and_bound
+from spade_kit.search.brute_force import search_brute_force
+from spade_kit.search.layout import SimdLayout, within
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -102,7 +102,7 @@ def check_against_the_definition(found, query, gallery, weights, kappa, radius):
 @given(searches())
 def test_the_descent_finds_what_comparing_all_pairs_finds(search):
     query, gallery, weights, kappa, radius = build(search)
-    assert can_descend([level.shape for level in gallery.levels])
+    assert supports_branch_and_bound([level.shape for level in gallery.levels])
     named = dict(zip(gallery.layers, weights))
     found = match_pixels(query, gallery, kappa=kappa, radius=radius, weights=named)
     check_against_the_definition(found, query, gallery, weights, kappa, radius)
@@ -119,7 +119,7 @@ def test_on_any_grids_the_dense_search_finds_what_comparing_all_pairs_finds(sear
 
 @settings(max_examples=60, deadline=None)
 @given(searches())
-def test_dense_and_plain_descent_agree_with_the_descent_to_the_last_place(search):
+def test_brute_force_and_plain_branch_and_bound_agree_with_the_fast_one_to_the_last_place(search):
     """With weights that are powers of two and whole features every sum is exact, so that ties are ties for all."""
     query, gallery, weights, kappa, radius = build(search)
     query, gallery = (Pyramid([x.round() for x in p.levels], p.layers, p.pooled) for p in (query, gallery))
@@ -127,10 +127,10 @@ def test_dense_and_plain_descent_agree_with_the_descent_to_the_last_place(search
     fast = places(match_pixels(query, gallery, kappa=kappa, radius=radius, weights=named))
     h, w = gallery.grid
     window = None if radius is None else tuple(within(side, side, radius) for side in (h, w))
-    dense = search_densely(query.levels, gallery.levels, np.float32(weights), kappa, window)
-    _, plain, _ = descend_plainly([level[0] for level in arrays(query)], arrays(gallery), weights, kappa, radius)
+    brute = search_brute_force(query.levels, gallery.levels, np.float32(weights), kappa, window)
+    _, plain, _ = plain_branch_and_bound([level[0] for level in arrays(query)], arrays(gallery), weights, kappa, radius)
     expected, _ = reference.nearest(oracle(query, gallery, weights, radius), kappa)
-    for place in (fast, dense, plain):
+    for place in (fast, brute, plain):
         np.testing.assert_array_equal(place.reshape(kappa, -1), expected)
 
 
@@ -218,11 +218,11 @@ def test_searches_from_several_threads_at_once_do_not_mix(rng):
 def test_a_gallery_is_searched_in_place_by_image(rng):
     """Some images out of many, in retrieval order: as if only they had been laid out."""
     gallery, query = (make_pyramid(rng, n, halving(3, 5, 3), [3, 4, 5]) for n in (7, 1))
-    lanes = Lanes(7, [tuple(level.shape[1:]) for level in gallery.levels])
+    lanes = SimdLayout(7, [tuple(level.shape[1:]) for level in gallery.levels])
     lanes.write(0, [level[:4] for level in gallery.levels])
     lanes.write(4, [level[4:] for level in gallery.levels])
     images = np.array([5, 0, 6])
-    place = descend(Lanes.of(query.levels), lanes, images, np.ones(3), 2, None)
+    place = search_branch_and_bound(SimdLayout.of(query.levels), lanes, images, np.ones(3), 2, None)
     np.testing.assert_array_equal(place, places(match_pixels(query, gallery.select(images), kappa=2)))
     for held, level in zip(lanes.read(images), gallery.levels):
         torch.testing.assert_close(held, level[images], rtol=0, atol=0)
@@ -233,19 +233,19 @@ def test_a_gallery_is_searched_in_place_by_image(rng):
 def test_what_is_laid_out_reads_back_the_same(seed, rows, cols, levels):
     rng = np.random.default_rng(seed)
     pyramid = make_pyramid(rng, 2, halving(rows, cols, levels), range(3, 3 + levels))
-    lanes = Lanes(2, [tuple(level.shape[1:]) for level in pyramid.levels])
+    lanes = SimdLayout(2, [tuple(level.shape[1:]) for level in pyramid.levels])
     lanes.write(0, pyramid.levels)
     for held, level in zip(lanes.read(np.arange(2)), pyramid.levels):
         torch.testing.assert_close(held, level, rtol=0, atol=0)
 
 
-def test_the_plain_descent_looks_at_less_than_all_pairs(rng):
+def test_plain_branch_and_bound_looks_at_less_than_all_pairs(rng):
     """Smooth images, as features are: most blocks are ruled out by the coarse level alone."""
     smooth = np.cumsum(rng.normal(size=(3, 4, 8, 8)), axis=3)
     coarse, middle, fine = (np.kron(smooth, np.ones((1, 1, step, step))) for step in (1, 2, 4))
     fine = fine + 0.1 * rng.normal(size=fine.shape)
     query = [level[0] + 0.05 for level in (fine, middle, coarse)]
-    _, _, visits = descend_plainly(query, (fine, middle, coarse), [1, 1, 1])
+    _, _, visits = plain_branch_and_bound(query, (fine, middle, coarse), [1, 1, 1])
     assert visits.measured[0] < 0.2 * visits.possible[0]
     assert visits.possible == [3 * 1024**2, 3 * 256**2, 3 * 64**2]
 

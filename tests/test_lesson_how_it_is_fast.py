@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from plain_descent import descend_plainly
+from plain_branch_and_bound import plain_branch_and_bound
 
 import spade_kit
 from spade_kit.features.pyramid import Pyramid
@@ -47,7 +47,7 @@ def test_the_search_finds_what_all_pairs_find(rng, order, weights, whole):
 def test_it_opens_what_branch_and_bound_opens(rng):
     """The same pairs up to the order in which cells are come upon, which is each search's own."""
     query, normals = make_pyramid(rng, 1), make_pyramid(rng, 4)
-    _, _, visits = descend_plainly(
+    _, _, visits = plain_branch_and_bound(
         [level[0].numpy() for level in query.levels], [level.numpy() for level in normals.levels], [1, 1, 1]
     )
     found = fast.search_pairs(query, normals)

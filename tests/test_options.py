@@ -25,7 +25,7 @@ def test_sigma_alone_needs_no_search_and_k_beyond_the_images_is_all_of_them():
     assert Options(sigma=1).of_search(12) == Options(k=12, sigma=9).of_search(12)
     assert Options(k=99).of_search(12) == Options(k=12).of_search(12)
     for name, value in {"k": 5, "kappa": 2, "radius": 0, "weights": "equal", "combine": "ensemble"}.items():
-        assert Options().of_search(12) != Options().but(**{name: value}).of_search(12)
+        assert Options().of_search(12) != Options().replace(**{name: value}).of_search(12)
 
 
 def test_they_are_told_in_one_order():
@@ -34,7 +34,7 @@ def test_they_are_told_in_one_order():
     assert (
         all_.describe() == "K=3, kappa=2, radius 1, ensemble, weights layer1 x 0.5, layer3 x 2, sigma=2.5, brute_force"
     )
-    assert all_.tell(["k", "radius", "weights", "kappa"]) == "K=3, radius 1, weights layer1 x 0.5 layer3 x 2, kappa 2"
+    assert all_.format(["k", "radius", "weights", "kappa"]) == "K=3, radius 1, weights layer1 x 0.5 layer3 x 2, kappa 2"
 
 
 def test_an_attribute_of_spade_is_checked_when_it_is_set():

@@ -311,7 +311,8 @@ def test_when_the_pointer_is_up_and_python_has_painted_no_line_of_the_hand_is_le
 def test_the_page_is_busy_until_the_last_of_a_stroke_is_painted(notebook, shown):
     take(shown, "brush", size=6, strength=1, colour="#0000ff")
     notebook.execute(
-        "answer = pd._say_painted; import time\ndef slow():\n    time.sleep(0.4)\n    answer()\npd._say_painted = slow"
+        "answer = pd._send_painted; import time\n"
+        "def slow():\n    time.sleep(0.4)\n    answer()\npd._send_painted = slow"
     )
     try:
         drag(shown, (50, 50), (60, 150), (140, 150))
@@ -321,7 +322,7 @@ def test_the_page_is_busy_until_the_last_of_a_stroke_is_painted(notebook, shown)
         last = on_map(strokes_of(notebook)[0].points)[-1]  # asked after what the page sent
         assert hypot(last[0] - 140, last[1] - 150) < 3
     finally:
-        notebook.execute("del pd._say_painted")
+        notebook.execute("del pd._send_painted")
         notebook.until("len(pd.strokes)", 1)
 
 
@@ -698,14 +699,14 @@ def test_a_hand_may_go_on_where_it_changes_nothing(notebook, shown):
 
 
 def test_after_an_answer_that_took_long_all_is_alive_again(notebook, shown):
-    notebook.execute("import time; answer = pd._say_painted")
-    notebook.execute("pd._say_painted = lambda: (time.sleep(5.5), answer())")
+    notebook.execute("import time; answer = pd._send_painted")
+    notebook.execute("pd._send_painted = lambda: (time.sleep(5.5), answer())")
     take(shown, "brush", size=8, strength=1)
     shown.click(shown.photo, 60, 60)
     shown.root.get_by_role("alert").filter(has_text="Python does not answer").wait_for(timeout=8000)
     assert shown.root.get_by_role("button", name="brush", exact=True).is_disabled()
     shown.root.locator(":scope[data-shown='0 1']").wait_for(timeout=20_000)
-    notebook.execute("del pd._say_painted")
+    notebook.execute("del pd._send_painted")
     shown.settle()
     assert shown.root.get_by_role("alert").count() == 0
     assert shown.root.get_by_role("button", name="brush", exact=True).is_enabled()

@@ -157,7 +157,7 @@ def test_scores_come_by_themselves_in_a_running_loop(spade):
 
 def test_to_finish_between_two_steps_of_the_background_leaves_nothing_untold(review):
     review.drop()
-    for compute, tell in review._meanwhile():
+    for compute, tell in review._background_steps():
         if len(review._scores.fresh) == 11:
             break  # all are judged, and the page has yet to hear of it
         tell(compute())
@@ -278,7 +278,7 @@ def test_a_page_has_the_matches_by_the_numbers_that_photos_had_at_first(review, 
     assert [shown for shown, _ in seen["normals"]] == numbers
     assert review.neighbours["images"] == numbers
     assert [which(small, spade) for small in review.neighbours["jpegs"]] == numbers
-    review._hear(None, {"kind": "normals", "images": numbers}, [])
+    review._on_message(None, {"kind": "normals", "images": numbers}, [])
     ((content, jpegs),) = sent
     assert (content["kind"], content["images"]) == ("normals", numbers)
     for number, jpeg, image in zip(numbers, jpegs, result.neighbours.index):
@@ -289,7 +289,7 @@ def test_a_page_has_the_matches_by_the_numbers_that_photos_had_at_first(review, 
 def test_a_page_that_opens_is_sent_all_small_pictures(review, spade, strangest, monkeypatch):
     sent = []
     monkeypatch.setattr(review, "send", lambda content, buffers=(): sent.append((content, list(buffers))))
-    review._hear(None, {"kind": "hello"}, [])
+    review._on_message(None, {"kind": "hello"}, [])
     (here, _), (thumbs, jpegs) = sent
     assert (here, thumbs) == ({"kind": "here"}, {"kind": "thumbs", "indexes": strangest})
     assert [which(jpeg, spade) for jpeg in jpegs] == strangest
@@ -302,12 +302,12 @@ def test_a_page_keeps_drops_and_takes_back(review, strangest):
         ("undo", ([strangest[0]], 0)),
         ("undo", ([], 0)),
     ):
-        review._hear(None, {"kind": kind}, [])
+        review._on_message(None, {"kind": kind}, [])
         assert (review.kept, len(review.dropped)) == expected
         assert review.problem == ""
-    review._hear(None, {"kind": "undo"}, [])
+    review._on_message(None, {"kind": "undo"}, [])
     assert review.problem == "There is no decision to take back."
-    review._hear(None, {"kind": "keep"}, [])
+    review._on_message(None, {"kind": "keep"}, [])
     assert review.problem == ""
     review.set_state({"index": 5})
     assert (review.photo["index"], review.problem) == (5, "")
@@ -378,7 +378,7 @@ def test_when_too_few_would_be_left_that_is_said_and_nothing_is_lost(demo):
             review.drop()
     assert (told(review), gallery_of(review.spade), review.code()) == before
     assert len(review.spade) == 3 - len(review.dropped) >= 1
-    review._hear(None, {"kind": "drop"}, [])
+    review._on_message(None, {"kind": "drop"}, [])
     assert "least one" in review.problem
     assert (told(review), gallery_of(review.spade), review.code()) == before
     while review.dropped:

@@ -168,8 +168,8 @@ def test_what_was_decided_is_marked_and_not_decided_again(notebook, shown, stran
     assert "✓ kept" in kept[2]
     assert all(set(kinds.split()) == {"sk-card"} for _, kinds, _ in others)
     card = shown.root.locator(".sk-card").first
-    struck = card.evaluate("card => getComputedStyle(card.querySelector('.bottom')).textDecorationLine")
-    assert struck == "line-through"
+    excluded = card.evaluate("card => getComputedStyle(card.querySelector('.bottom')).textDecorationLine")
+    assert excluded == "line-through"
     card.click()
     notebook.until("rv.index", strangest[0])
     settle(notebook, shown)

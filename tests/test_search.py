@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from spade_kit import SPADE, extract_features, reference
 from spade_kit.options import SEARCH
 from spade_kit.search import branch_and_bound, dispatch, projection, runtime
-from spade_kit.search.branch_and_bound import descend
+from spade_kit.search.branch_and_bound import search_branch_and_bound
 from spade_kit.search.dispatch import PixelSearch, least_candidates
-from spade_kit.search.layout import LANES, Lanes, lay_out, nested_order, prepare, slack, stretch_for, within
-from spade_kit.search.projection import _find_axes, scan
+from spade_kit.search.layout import SIMD_WIDTH, SimdLayout, lay_out, nested_order, prepare, slack, stretch_for, within
+from spade_kit.search.projection import _find_axes, search_projection
 from spade_kit.search.runtime import compiled, in_threads
 from spade_kit.search.simd import compare, measure
 
@@ -143,12 +143,14 @@ def built(recipe):
 @given(wide_searches())
 def test_after_each_image_the_descent_knows_what_a_search_among_so_many_finds(recipe):
     _, query, gallery, kappa, radius = built(recipe)
-    lanes, asked, one = Lanes.of(gallery), Lanes.of(query), np.ones(3, np.float32)
+    lanes, asked, one = SimdLayout.of(gallery), SimdLayout.of(query), np.ones(3, np.float32)
     n = len(lanes)
-    kept = descend(asked, lanes, np.arange(n), one, kappa, radius, history=True)
+    kept = search_branch_and_bound(asked, lanes, np.arange(n), one, kappa, radius, history=True)
     for k in range(1, n + 1):
         few = min(kappa, fewest(query, radius) * k)
-        np.testing.assert_array_equal(kept[k - 1][:few], descend(asked, lanes, np.arange(k), one, few, radius))
+        np.testing.assert_array_equal(
+            kept[k - 1][:few], search_branch_and_bound(asked, lanes, np.arange(k), one, few, radius)
+        )
 
 
 def fewest(query, radius):
@@ -160,13 +162,15 @@ def fewest(query, radius):
 @given(wide_searches())
 def test_what_is_tried_first_changes_nothing_that_is_found(recipe):
     rng, query, gallery, kappa, radius = built(recipe)
-    lanes, asked, one = Lanes.of(gallery), Lanes.of(query), np.ones(3, np.float32)
+    lanes, asked, one = SimdLayout.of(gallery), SimdLayout.of(query), np.ones(3, np.float32)
     images = rng.permutation(len(lanes))
-    expected = descend(asked, lanes, images, one, kappa, radius)
+    expected = search_branch_and_bound(asked, lanes, images, one, kappa, radius)
     h, w = query[0].shape[2:]
     anywhere = rng.integers(0, 2 * len(lanes) * h * w, (2, h, w))  # places out of the window and out of the images, too
     for first in (anywhere, expected, np.concatenate([expected, expected])):
-        np.testing.assert_array_equal(descend(asked, lanes, images, one, kappa, radius, first=first), expected)
+        np.testing.assert_array_equal(
+            search_branch_and_bound(asked, lanes, images, one, kappa, radius, first=first), expected
+        )
 
 
 @settings(max_examples=60, deadline=None)
@@ -175,7 +179,7 @@ def test_a_level_alone_is_scanned_as_all_its_pairs_would_be(recipe, level):
     _, query, gallery, kappa, radius = built(recipe)
     h, w = query[level].shape[2:]
     fine = query[0].shape[2:]
-    search = PixelSearch(query, Lanes.of(gallery), np.arange(len(gallery[0])))
+    search = PixelSearch(query, SimdLayout.of(gallery), np.arange(len(gallery[0])))
     near = [
         within(side, whole, len(search.images) * 99 if radius is None else radius) for side, whole in zip((h, w), fine)
     ]
@@ -219,9 +223,11 @@ def test_a_part_of_a_gallery_is_scanned_in_place(rng):
     query, gallery = make_levels(rng, 1, shapes), make_levels(rng, 6, shapes)
     images = np.array([4, 0, 5])
     window = (np.ones((8, 8), bool),) * 2
-    place = scan(Lanes.of(query).fine[0], Lanes.of(gallery).fine, nested_order(8, 8, 2), images, 2, window)
+    place = search_projection(
+        SimdLayout.of(query).fine[0], SimdLayout.of(gallery).fine, nested_order(8, 8, 2), images, 2, window
+    )
     chosen = lay_out(gallery[0][images].flatten(2).numpy())
-    raster = scan(lay_out(query[0].flatten(2).numpy())[0], chosen, np.arange(64), np.arange(3), 2, window)
+    raster = search_projection(lay_out(query[0].flatten(2).numpy())[0], chosen, np.arange(64), np.arange(3), 2, window)
     np.testing.assert_array_equal(place, raster)
 
 
@@ -229,12 +235,12 @@ def test_a_part_of_a_gallery_is_scanned_in_place(rng):
 
 
 def check_both(query, gallery, images, weights, kappa, radius, equal):
-    """All levels together, then each alone: what is found by itself and by brute force, in `Lanes` and in levels.
+    """All levels together, then each alone: what is found by itself and by brute force, in `SimdLayout` and in levels.
 
     Distances are the same but for rounding; so are at least ``equal`` of the places.
     """
     rounding = 1e-6 * sum(float((level**2).sum(1).max()) for level in (*query, *gallery)) * float(weights.max())
-    for held in (gallery, Lanes.of(gallery)):
+    for held in (gallery, SimdLayout.of(gallery)):
         auto, brute = (PixelSearch(query, held, images, search) for search in SEARCH)
         for level in (None, *range(len(query))):
             few = min(kappa, len(images) * least_candidates(auto.grids[level or 0], auto.grids[0], radius))
@@ -275,7 +281,7 @@ def test_brute_force_calls_nothing_compiled_and_misses_nothing(rng, monkeypatch)
         monkeypatch.setattr(module, "in_threads", refuse)
     shapes = [(3, 8, 4), (4, 4, 2), (5, 2, 1)]
     query, gallery = make_levels(rng, 1, shapes), make_levels(rng, 3, shapes)
-    for held in (gallery, Lanes.of(gallery)):
+    for held in (gallery, SimdLayout.of(gallery)):
         search = PixelSearch(query, held, np.arange(3), "brute_force")
         assert search.measure(search.find(np.ones(3, np.float32), 2, 1)).shape == (3, 2, 8, 4)
         for level, (_, h, w) in enumerate(shapes):
@@ -283,7 +289,7 @@ def test_brute_force_calls_nothing_compiled_and_misses_nothing(rng, monkeypatch)
         with pytest.raises(AssertionError, match="a compiled kernel was called"):
             PixelSearch(query, held, np.arange(3)).find(np.ones(3, np.float32), 2, 1)
     monkeypatch.setattr(runtime, "numba", None)
-    runtime.say_what_is_lost.cache_clear()
+    runtime.warn_without_numba.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         PixelSearch(query, gallery, np.arange(3), "brute_force")
@@ -310,14 +316,16 @@ def test_looking_back_on_k_images_is_judging_with_k(spade, scratched, options):
 def test_where_nothing_is_compiled_looking_back_searches_again(spade, scratched, monkeypatch):
     expected = spade.with_options(k=2).predict(scratched)
     result = spade.predict(scratched)
-    monkeypatch.setattr(dispatch.PixelSearch, "descends", property(lambda _: False, lambda *_: None), raising=False)
+    monkeypatch.setattr(
+        dispatch.PixelSearch, "uses_branch_and_bound", property(lambda _: False, lambda *_: None), raising=False
+    )
     np.testing.assert_array_equal(result.with_k(2).correspondence.place, expected.correspondence.place)
 
 
 def test_looking_back_passes_through_the_images_once(spade, scratched, monkeypatch):
     result = spade.predict(scratched)
     result.with_k(2)
-    monkeypatch.setattr("spade_kit.search.dispatch.descend", None)
+    monkeypatch.setattr("spade_kit.search.dispatch.search_branch_and_bound", None)
     assert result.with_k(4).with_k(3).image_score >= result.image_score
     with pytest.raises(ValueError, match=r"looks back on the 5 images .* k=6 came.*with_options\(k=6\)"):
         result.with_k(6)
@@ -353,7 +361,7 @@ def test_a_left_out_image_stays_left_out_under_other_options(spade):
 @pytest.mark.parametrize("options", [{}, {"kappa": 5, "radius": 1}, {"kappa": 2}, {"weights": "equal"}], ids=str)
 def test_the_steps_hold_the_match_of_every_cell_for_every_k(spade, scratched, options):
     result = spade.with_options(**options).predict(scratched)
-    steps = result.steps
+    steps = result.breakpoints
     ends = steps.count.cumsum()
     for k in range(1, 6):
         last = [at[steps.k[at] <= k][-1] for at in np.split(np.arange(len(steps)), ends[:-1])]
@@ -365,7 +373,7 @@ def test_the_steps_hold_the_match_of_every_cell_for_every_k(spade, scratched, op
 
 
 def test_an_ensemble_has_no_steps(spade, scratched):
-    assert spade.with_options(combine="ensemble").predict(scratched).steps is None
+    assert spade.with_options(combine="ensemble").predict(scratched).breakpoints is None
 
 
 def test_judging_by_some_normals_is_having_fitted_only_those(spade, scratched, demo):
@@ -417,7 +425,7 @@ def test_a_second_process_finds_what_the_first_compiled(tmp_path):
         "pyramid = Pyramid(levels, ['layer1', 'layer2', 'layer3'], torch.rand(2, 3))\n"
         "for combine in ('concat', 'ensemble'):\n"
         "    match_pixels(pyramid.select(0), pyramid, combine=combine)\n"
-        "for kernel in (branch_and_bound._descend, branch_and_bound._measure_level, projection._scan):\n"
+        "for kernel in (branch_and_bound._search_blocks, branch_and_bound._measure_level, projection._search_tiles):\n"
         "    print(sum(kernel.stats.cache_hits.values()), sum(kernel.stats.cache_misses.values()))\n"
     )
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
@@ -434,7 +442,7 @@ def test_a_second_process_finds_what_the_first_compiled(tmp_path):
 
 def test_without_numba_one_line_says_what_is_lost(monkeypatch, rng):
     monkeypatch.setattr(runtime, "numba", None)
-    runtime.say_what_is_lost.cache_clear()
+    runtime.warn_without_numba.cache_clear()
     levels = make_levels(rng, 2, [(3, 4, 4), (3, 2, 2)])
     with pytest.warns(UserWarning, match="numba cannot be imported .* all pairs, .* pip install .* numba"):
         PixelSearch([level[:1] for level in levels], levels, np.arange(2))
@@ -467,4 +475,4 @@ def test_whatever_keeps_numba_from_being_imported_the_answer_is_the_same(demo, s
 
 def test_a_gallery_begins_on_a_cache_line(demo):
     pixels = SPADE(k=2).fit(demo.train[:3]).gallery.pixels
-    assert {array.ctypes.data % (4 * LANES) for array in (pixels.fine, pixels.middle, pixels.coarse)} == {0}
+    assert {array.ctypes.data % (4 * SIMD_WIDTH) for array in (pixels.fine, pixels.middle, pixels.coarse)} == {0}

@@ -12,7 +12,7 @@ from sklearn.exceptions import NotFittedError
 import spade_kit
 from spade_kit import SPADE, Sample, extract_features, load_backbone, match_pixels, nearest_images
 from spade_kit.scores import find_threshold
-from spade_kit.search.layout import Lanes
+from spade_kit.search.layout import SimdLayout
 
 
 @pytest.fixture(scope="module")
@@ -422,14 +422,14 @@ def test_an_interrupted_fit_leaves_all_as_it_was(spade, demo, monkeypatch):
 
 
 def test_too_little_memory_is_said_with_what_is_needed(demo, monkeypatch):
-    make = Lanes.__init__
+    make = SimdLayout.__init__
 
     def refuse(self, n, shapes):
         if n == 6:
             raise MemoryError("Unable to allocate")
         make(self, n, shapes)
 
-    monkeypatch.setattr(Lanes, "__init__", refuse)
+    monkeypatch.setattr(SimdLayout, "__init__", refuse)
     with pytest.raises(
         MemoryError, match=r"The features of 6 images need 0\.0 GB of memory, which cannot be had: take fewer"
     ):

@@ -55,10 +55,10 @@ def guess(path: Path) -> str:
         return "visa"
     if pictures_in(path):
         return "plain"
-    raise FileNotFoundError(_say_what_is_there(path))
+    raise FileNotFoundError(_describe_contents(path))
 
 
-def _say_what_is_there(folder: Path) -> str:
+def _describe_contents(folder: Path) -> str:
     """Of a folder that holds no photos where they were looked for: what it holds, and what to do."""
     inside = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     holds = ", ".join(entry.name for entry in inside[:10]) or "nothing"
@@ -103,13 +103,13 @@ def read_splits(folder: Path) -> Found:
     """MVTec AD and its relatives: a folder a split, and in it a folder a kind."""
     train_folder, test_folder, mask_folder = (_child(folder, names) for names in (TRAIN_NAMES, TEST_NAMES, MASK_NAMES))
     if train_folder is None:
-        raise FileNotFoundError(_say_what_is_there(folder))
+        raise FileNotFoundError(_describe_contents(folder))
     good = _child(train_folder, GOOD_NAMES)
     train = [Sample(path, GOOD) for path in pictures_in(good or train_folder)]
     if not train:
         raise FileNotFoundError(
             f"Photos of good parts were expected in {good or train_folder / GOOD}, but none came. "
-            f"{_say_what_is_there(train_folder)}"
+            f"{_describe_contents(train_folder)}"
         )
     none_good = f"{train_folder.name} has no folder {GOOD}: all photos in it count as normal."
     remarks = [none_good] if good is None else []
@@ -159,17 +159,17 @@ def read_two(train: Path, test: Path | None) -> Found:
     """A folder of normal photos, and one of photos to judge, directly in it or in a folder a kind."""
     good = train if pictures_in(train) else _child(train, GOOD_NAMES)
     if good is None or not pictures_in(good):
-        raise FileNotFoundError(_say_what_is_there(train))
+        raise FileNotFoundError(_describe_contents(train))
     judged = [] if test is None else _read_kinds(test, None)
     if test is not None and not judged:
-        raise FileNotFoundError(_say_what_is_there(test))
+        raise FileNotFoundError(_describe_contents(test))
     return Found([Sample(path, GOOD) for path in pictures_in(good)], judged, "two folders" if test else _PLAIN)
 
 
 def _read_plain(folder: Path) -> Found:
     photos = [Sample(path, GOOD) for path in pictures_in(check_folder(folder))]
     if not photos:
-        raise FileNotFoundError(_say_what_is_there(folder))
+        raise FileNotFoundError(_describe_contents(folder))
     ignored = [entry for entry in _folders_in(folder) if pictures_in(entry)]
     remarks = [f"{count(ignored, 'folder')} of photos not used: {name_some(ignored)}."] if ignored else []
     return Found(photos, [], _PLAIN, remarks=tuple(remarks))

@@ -95,7 +95,7 @@ def as_array(photo: Photo) -> UInt8[np.ndarray, "H W 3"]:
         return as_rgb(photo)
     came, cure = f"a {type(photo).__name__}", "Take one photo at a time."
     if isinstance(photo, np.ndarray):
-        came, cure = f"an array {photo.shape} of {photo.dtype}", _say_how_to_convert(photo)
+        came, cure = f"an array {photo.shape} of {photo.dtype}", _conversion_hint(photo)
         if photo.ndim == 3 and photo.shape[2] == 3:
             if photo.dtype == np.uint8:
                 return photo
@@ -109,7 +109,7 @@ def as_array(photo: Photo) -> UInt8[np.ndarray, "H W 3"]:
     )
 
 
-def _say_how_to_convert(values: np.ndarray) -> str:
+def _conversion_hint(values: np.ndarray) -> str:
     if values.ndim == 2:
         return "Of a grey photo take np.dstack([photo] * 3)."
     if values.ndim == 3 and values.shape[2] == 4:

@@ -54,19 +54,19 @@ def evaluate(spade: SPADE, dataset: Dataset | Sequence[Sample], folder: str | Pa
             "evaluate needs photos to judge, but none came. A dataset of normals alone has no test photos."
         )
     name = dataset.name if isinstance(dataset, Dataset) else f"{len(samples)} photos"
-    record = spade.describe_run() | {"dataset": name, "report": FORMAT}
+    manifest = spade.describe_run() | {"dataset": name, "report": FORMAT}
     shares = [f"share_{layer}" for layer in spade.backbone.layers]
     scores = ["image_score", "top_score", "retrieval_score", *shares, "seconds"]
     columns = {"path": str, "label": str, **dict.fromkeys(scores, float), "reason": str}
     if folder is None:
         rows, kept = zip(*(_judge(spade, sample) for sample in track(samples, desc="photos")))
-        return _conclude(Report(name, record, pandas.DataFrame(rows, columns=list(columns)), kept), samples)
+        return _conclude(Report(name, manifest, pandas.DataFrame(rows, columns=list(columns)), kept), samples)
     run = RunFolder(Path(folder).expanduser(), "photos.csv", {"photo": int, **columns})
-    with run.claim(record):
+    with run.claim(manifest):
         (run.folder / TABLE).unlink(missing_ok=True)  # of a run that was complete: now it is not
         store = MapStore(run.folder, [str(sample.path) for sample in samples])
         frame = pandas.DataFrame(_judge_into(run, store, spade, name, samples), columns=list(columns))
-        report = _conclude(Report(name, record, frame, store), samples)
+        report = _conclude(Report(name, manifest, frame, store), samples)
         write_table(run.folder, frame)
     return report
 

@@ -14,7 +14,7 @@ _WIDE = 3  # times the rate: an upper end above is worth a word
 
 
 @dataclass(frozen=True)
-class Judgement:
+class OperatingPoint:
     """What follows from a threshold, in numbers and in words.
 
     Attributes
@@ -78,9 +78,9 @@ class Judgement:
             )
         noun = f"test {self._noun}"
         parts = (
-            _tell(self._defects, f"defective {noun}", self.found, "recall", self.recall),
-            _tell(self._goods, f"good {noun}", self.alarms, "precision", self.precision),
-            _tell(self._unknown, f"unlabelled {noun}", self.unknown_above),
+            _count_phrase(self._defects, f"defective {noun}", self.found, "recall", self.recall),
+            _count_phrase(self._goods, f"good {noun}", self.alarms, "precision", self.precision),
+            _count_phrase(self._unknown, f"unlabelled {noun}", self.unknown_above),
         )
         test = "; of ".join(filter(None, parts))
         return f"{told}. Of {test}." if test else f"{told}."
@@ -158,7 +158,7 @@ def _reach(count: int) -> str:
     return "none reaches it" if not count else "1 reaches it" if count == 1 else f"{count:,} reach it"
 
 
-def _tell(count: int, noun: str, above: int, name: str = "", value: float | None = None) -> str:
+def _count_phrase(count: int, noun: str, above: int, name: str = "", value: float | None = None) -> str:
     """Of how many how many reach the threshold, and what that makes; nothing where there are none."""
     made = "" if value is None else f" ({name} {_percent(value)} %)"
     return f"{_many(count, noun)} {_reach(above)}{made}" if count else ""

@@ -15,7 +15,7 @@ import numpy as np
 import pandas
 
 from spade_kit._arguments import check_count, check_index, choose
-from spade_kit._files import RunFolder, read_record, write_whole
+from spade_kit._files import RunFolder, read_manifest, write_whole
 from spade_kit.datasets.samples import GOOD
 from spade_kit.evaluation import metrics
 from spade_kit.evaluation.bootstrap import BINNED, PixelCounts, bootstrap
@@ -271,7 +271,7 @@ class Report:
     def load(cls, folder: str | Path) -> Report:
         """Read what `save`, or `evaluate` with a folder, has written."""
         folder = Path(folder).expanduser()
-        run = read_record(folder)
+        run = read_manifest(folder)
         if "report" not in run:
             raise FileNotFoundError(f"A report was expected in {folder}, but there is none. Take what save wrote.")
         if run["report"] != FORMAT:

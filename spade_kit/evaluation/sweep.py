@@ -174,7 +174,7 @@ def _judge_all(
 ) -> Iterator[tuple[Setting, Report, float]]:
     """All photographs under one search, and what needs none: every smaller K and other sigma."""
     ks, sigmas = values.get("k", [spade.k]), values.get("sigma", [spade.sigma])
-    spade = spade.under(spade.options.but(k=max(ks), sigma=sigmas[0]))
+    spade = spade.under(spade.options.replace(k=max(ks), sigma=sigmas[0]))
     kept: dict[tuple, list[tuple[Setting, Judged]]] = {pair: [] for pair in product(ks, sigmas)}
     searching = 0.0
     for query in queries:

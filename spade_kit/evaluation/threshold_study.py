@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int, Real
 from spade_kit._arguments import choose
 from spade_kit.datasets.samples import GOOD
 from spade_kit.evaluation.bootstrap import TAILS, clopper_pearson
-from spade_kit.evaluation.operating_point import Judgement
+from spade_kit.evaluation.operating_point import OperatingPoint
 from spade_kit.scores import check_threshold
 
 OF = ("image", "pixel")
@@ -22,7 +22,7 @@ _DRAWS = 1000
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class ThresholdStudy:
     """What is known of whole photos, or of pixels.
 
     Attributes
@@ -45,7 +45,7 @@ class Evidence:
     _normals: Sequence[Real[np.ndarray, "_"]] = field(repr=False)  # scores of each normal photo, ascending
     _test: Sequence[Real[np.ndarray, "_"]] = field(repr=False)  # those that are good, defects, unknown, ascending
 
-    def at(self, threshold: float) -> Judgement:
+    def at(self, threshold: float) -> OperatingPoint:
         """What follows from a threshold: counts are exact, whatever the bins.
 
         Notes
@@ -72,7 +72,7 @@ class Evidence:
         normals = len(reached), int(self._sizes.sum()), int(reached.sum())
         low, high = (end.item() for end in self._bound(reached[:, None]))
         good, defect, unknown = (_split_at(threshold, scores) for scores in self._test)
-        return Judgement(self.of, threshold, *normals, low, high, *defect, *good, *unknown)
+        return OperatingPoint(self.of, threshold, *normals, low, high, *defect, *good, *unknown)
 
     def band(self) -> tuple[Float[np.ndarray, "e"], Float[np.ndarray, "e"], Float[np.ndarray, "e"]]:
         """The rate of normals at each edge, and the ends of its interval, as `at` has them."""
@@ -114,7 +114,7 @@ def collect(
     test_maps: Iterable[Real[np.ndarray, "_ _"]],
     labels: Sequence[str | None],
     masks: Sequence[Bool[np.ndarray, "_ _"] | None],
-) -> Evidence:
+) -> ThresholdStudy:
     """What speaks for thresholds of whole photos, or of pixels.
 
     Of pixels all scores are kept, 4 bytes each: 0.2 MB for a map of 224 x 224 pixels.
@@ -142,7 +142,7 @@ def collect(
     edges = np.linspace(0, np.nextafter(max(highest) or 1.0, np.inf), BINS + 1)
     *binned, good, defect, unknown = (np.diff(np.searchsorted(scores, edges)) for scores in [*normals, *test])
     counts = np.array(binned, int).reshape(-1, BINS)  # (n, b), with n = 0, too
-    return Evidence(of, edges, counts, good, defect, unknown, normals, test)
+    return ThresholdStudy(of, edges, counts, good, defect, unknown, normals, test)
 
 
 def _sort_test(

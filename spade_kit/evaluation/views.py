@@ -133,7 +133,7 @@ def _name(spec: Mapping[str, Any], bases: Sequence[SPADE]) -> str:
     elif len(bases) > 1:
         told.append(f"fit {spec['base'] + 1}")
     changed = {name: spec[name] for name in OPTIONS if name in spec}
-    return ", ".join([*told, *([Options(**changed).tell(changed)] if changed else [])])
+    return ", ".join([*told, *([Options(**changed).format(changed)] if changed else [])])
 
 
 def look(bases: Sequence[Result], view: View) -> Seen:
@@ -146,12 +146,12 @@ def check_crops(first: SPADE, here: Result, other: SPADE, there: Result) -> None
     """Maps can only be laid over one another where they are of the same part of a photograph."""
     if here.crop != there.crop:
         raise ValueError(
-            f"Views must look at the same part of a photo, but {first.backbone.name} sees {_tell_crop(here)} and "
-            f"{other.backbone.name} {_tell_crop(there)}. Load both backbones with the same resize= and crop=."
+            f"Views must look at the same part of a photo, but {first.backbone.name} sees {_describe_crop(here)} and "
+            f"{other.backbone.name} {_describe_crop(there)}. Load both backbones with the same resize= and crop=."
         )
 
 
-def _tell_crop(result: Result) -> str:
+def _describe_crop(result: Result) -> str:
     (height, width), (rows, cols) = result.crop.size, result.crop.scaled
     return f"{height} x {width} px of {rows} x {cols}"
 

@@ -1,9 +1,9 @@
 """Results, reports and sweeps in, figures out; nothing is computed here."""
 
 from spade_kit.figures.reports import draw_curves as draw_curves
-from spade_kit.figures.reports import draw_evidence as draw_evidence
 from spade_kit.figures.reports import draw_hardest as draw_hardest
 from spade_kit.figures.reports import draw_sweep as draw_sweep
+from spade_kit.figures.reports import draw_threshold_study as draw_threshold_study
 from spade_kit.figures.results import draw_explanation as draw_explanation
 from spade_kit.figures.results import draw_layers as draw_layers
 from spade_kit.figures.results import draw_match as draw_match

@@ -17,7 +17,7 @@ from spade_kit.datasets.images import read_image
 from spade_kit.datasets.samples import GOOD
 from spade_kit.evaluation.report import METRICS, Report
 from spade_kit.evaluation.sweep import OPTIONS
-from spade_kit.evaluation.threshold_study import Evidence
+from spade_kit.evaluation.threshold_study import ThresholdStudy
 from spade_kit.figures.style import (
     BLUE,
     COLOURS,
@@ -98,25 +98,25 @@ def draw_curves(report: Report, threshold: float | None = None, image_threshold:
     return figure
 
 
-def draw_evidence(evidence: Evidence, threshold: float) -> Figure:
+def draw_threshold_study(study: ThresholdStudy, threshold: float) -> Figure:
     """Histograms of what normal and test photographs score, with a threshold in them and what follows from it."""
-    kinds = {"normal": (evidence.normal.sum(0), BLUE), "test: good": (evidence.good, GREEN)}
-    kinds |= {"test: defects": (evidence.defect, RING), "test: unknown": (evidence.unknown, GREY)}
+    kinds = {"normal": (study.normal.sum(0), BLUE), "test: good": (study.good, GREEN)}
+    kinds |= {"test: defects": (study.defect, RING), "test: unknown": (study.unknown, GREY)}
     shown = {kind: (counts, colour) for kind, (counts, colour) in kinds.items() if counts.sum()}
     figure = Figure(figsize=(WIDTH, 0.5 + 1.1 * len(shown)), layout="constrained")
     panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
-    seen = evidence.edges[np.flatnonzero(sum(counts for counts, _ in shown.values()))]
-    room = 0.05 * (evidence.edges[-1] - seen[0])
-    panels[0].set_xlim(max(0, min(seen[0], threshold) - room), max(evidence.edges[-1], threshold) + room)
+    seen = study.edges[np.flatnonzero(sum(counts for counts, _ in shown.values()))]
+    room = 0.05 * (study.edges[-1] - seen[0])
+    panels[0].set_xlim(max(0, min(seen[0], threshold) - room), max(study.edges[-1], threshold) + room)
     for panel, (kind, (counts, colour)) in zip(panels, shown.items()):
         coarser = counts.reshape(-1, 4).sum(1)  # bins four times as wide: those of few photographs can be seen
-        panel.stairs(coarser, evidence.edges[::4], fill=True, color=colour)
+        panel.stairs(coarser, study.edges[::4], fill=True, color=colour)
         panel.axvline(threshold, color="#222222", linewidth=1.5)
-        panel.set_yscale("symlog" if evidence.of == "pixel" else "linear")
+        panel.set_yscale("symlog" if study.of == "pixel" else "linear")
         panel.set_ylabel(f"{kind}\n{counts.sum():,}", fontsize=8)
         panel.tick_params(labelsize=8)
-    panels[-1].set_xlabel(f"distance; {'maximum of the map' if evidence.of == 'image' else 'pixels'}", fontsize=8)
-    return small_print(figure, evidence.at(threshold).sentence.replace("%).", "%).\n"))
+    panels[-1].set_xlabel(f"distance; {'maximum of the map' if study.of == 'image' else 'pixels'}", fontsize=8)
+    return small_print(figure, study.at(threshold).sentence.replace("%).", "%).\n"))
 
 
 def draw_sweep(frame: pandas.DataFrame, metrics: Sequence[str] | None = None) -> Figure:
@@ -132,7 +132,7 @@ def draw_sweep(frame: pandas.DataFrame, metrics: Sequence[str] | None = None) ->
         came = f"a table of {len(frame)} rows with {columns}" if columns else f"a {type(frame).__name__}"
         raise ValueError(f"draw_sweep takes what sweep gave, but {came} came.")
     ordered = {name: all(value is None or isinstance(value, (int, float)) for value in frame[name]) for name in options}
-    told = frame.assign(**{name: frame[name].map(partial(_tell, name)) for name in options})
+    told = frame.assign(**{name: frame[name].map(partial(_format_option, name)) for name in options})
     counts = told[options].nunique()
     options = [name for name in options if counts[name] > 1] or options[:1]
     options.sort(key=lambda name: (ordered[name], counts[name]), reverse=True)
@@ -193,7 +193,7 @@ def _draw_heat_map(panel: Axes, frame: pandas.DataFrame, options: list[str], met
     panel.set_ylabel(options[0], fontsize=9)
 
 
-def _tell(option: str, value: Any) -> str:
+def _format_option(option: str, value: Any) -> str:
     """A value of an option in few words."""
     if value is None:
         return {"radius": "everywhere", "weights": "none", "crop": "whole photo"}.get(option, "all")

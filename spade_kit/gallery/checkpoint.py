@@ -18,19 +18,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from spade_kit._files import check_is_no_file, tell_of_failure, write_whole
+from spade_kit._files import check_is_no_file, explain_failure, write_whole
 from spade_kit.datasets.samples import Sample
 from spade_kit.features.backbones import Backbone, load_backbone
 from spade_kit.features.crops import Crop
 from spade_kit.gallery.gallery import Gallery, Normal
 from spade_kit.options import OPTIONS, Options
-from spade_kit.search.layout import Lanes
+from spade_kit.search.layout import SimdLayout
 
 FORMAT = 2
 _READ = (1, FORMAT)  # 0.1 wrote the name of its one file of features as "features", and a precision
-RECORD = "spade.json"
+MANIFEST = "spade.json"
 _DATA = "gallery-*.safetensors"
-_WRONG = (AttributeError, IndexError, KeyError, TypeError, ValueError)  # what a damaged record may lead to
+_WRONG = (AttributeError, IndexError, KeyError, TypeError, ValueError)  # what a damaged manifest may lead to
 _KINDS = {"shards": list, "backbone": dict, "options": dict, "layers": list, "shapes": list}
 
 
@@ -44,15 +44,15 @@ class Stored:
 
 
 def save_gallery(folder: Path, gallery: Gallery, backbone: Backbone, options: Options) -> None:
-    """Write a new shard of features beside the old ones, then the record that lists it, then let go of the old ones.
+    """Write a new shard of features beside the old ones, then the manifest that lists it, then let go of the old ones.
 
-    So at any moment the record lists whole files.
+    So at any moment the manifest lists whole files.
     """
     check_is_no_file(folder, "A SPADE is saved")
     before = set(folder.glob(_DATA))
     file = folder / _DATA.replace("*", uuid.uuid4().hex[:8])
     unfinished = folder / ".unfinished"  # with whatever safetensors begins there, should we be killed
-    record = {
+    manifest = {
         "format": FORMAT,
         "spade_kit": version("spade_kit"),
         "shards": [file.name],
@@ -74,8 +74,8 @@ def save_gallery(folder: Path, gallery: Gallery, backbone: Backbone, options: Op
         (unfinished / file.name).replace(file)
 
     try:
-        tell_of_failure(file, write)
-        write_whole(folder / RECORD, json.dumps(record, indent=1).encode())
+        explain_failure(file, write)
+        write_whole(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
     except OSError:
         with suppress(OSError):
             file.unlink()
@@ -89,20 +89,20 @@ def save_gallery(folder: Path, gallery: Gallery, backbone: Backbone, options: Op
 
 def load_gallery(folder: Path, backbone: str | Backbone | None, device: str | torch.device | None) -> Stored:
     """Read what `save_gallery` has written; features stay in the file until somebody looks at them."""
-    record = _read_record(folder)
-    network = _find_backbone(folder, record["backbone"], backbone, device)
-    files = [folder / name for name in record["shards"]]
+    manifest = _read_manifest(folder)
+    network = _find_backbone(folder, manifest["backbone"], backbone, device)
+    files = [folder / name for name in manifest["shards"]]
     try:
         shards = []
         for file in files:
             with safe_open(file, framework="pt") as arrays:
                 shards.append({name: arrays.get_tensor(name) for name in arrays.keys()})  # noqa: SIM118
-        gallery = _unpack(record, shards, network.device)
+        gallery = _unpack(manifest, shards, network.device)
     except (OSError, SafetensorError, *_WRONG) as problem:
         raise ValueError(
             f"{file} is damaged or not all there ({problem}). Fit again, or take a copy of it."
         ) from problem
-    return Stored(gallery, network, _read_options(folder, record["options"]))
+    return Stored(gallery, network, _read_options(folder, manifest["options"]))
 
 
 def _read_options(folder: Path, options: dict[str, Any]) -> Options:
@@ -111,33 +111,33 @@ def _read_options(folder: Path, options: dict[str, Any]) -> Options:
     return Options(**options)
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
-    file = folder / RECORD
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    file = folder / MANIFEST
     if not file.is_file():
         raise FileNotFoundError(
-            f"A fitted SPADE was expected in {folder}, but there is no {RECORD}. spade.save makes one."
+            f"A fitted SPADE was expected in {folder}, but there is no {MANIFEST}. spade.save makes one."
         )
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        found = record["format"]
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        found = manifest["format"]
         if found == 1:
-            record["shards"] = [record["features"]]
-        sound = found not in _READ or all(isinstance(record[name], kind) for name, kind in _KINDS.items())
-        if not sound or (found in _READ and not {"recipe", "name", "sha256"} <= set(record["backbone"])):
+            manifest["shards"] = [manifest["features"]]
+        sound = found not in _READ or all(isinstance(manifest[name], kind) for name, kind in _KINDS.items())
+        if not sound or (found in _READ and not {"recipe", "name", "sha256"} <= set(manifest["backbone"])):
             raise ValueError("parts of it are missing")
     except _WRONG as problem:
         raise ValueError(f"{file} is damaged ({problem}). Fit again, or take a copy of it.") from problem
     if found not in _READ:
         raise ValueError(
             f"Folders of formats {_READ[0]} and {_READ[1]} are read, but {folder} has format {found}, written by "
-            f"spade_kit {record.get('spade_kit')}. Load it with that version, or fit again."
+            f"spade_kit {manifest.get('spade_kit')}. Load it with that version, or fit again."
         )
-    if record.get("precision", "float32") != "float32":
+    if manifest.get("precision", "float32") != "float32":
         raise ValueError(
-            f"{folder} holds features as {record['precision']}, which turned the fast search off and is no longer "
+            f"{folder} holds features as {manifest['precision']}, which turned the fast search off and is no longer "
             "supported. Fit again."
         )
-    return record
+    return manifest
 
 
 def _find_backbone(
@@ -185,29 +185,29 @@ def _pack(gallery: Gallery) -> dict[str, Tensor]:
     }
     for number, (means, squares) in enumerate(gallery.moments):
         arrays |= {f"means{number}": torch.from_numpy(means), f"squares{number}": torch.from_numpy(squares)}
-    if isinstance(gallery.pixels, Lanes):
+    if isinstance(gallery.pixels, SimdLayout):
         arrays |= {name: torch.from_numpy(tiles) for name, tiles in gallery.pixels.tiles.items()}
     else:
         arrays |= {f"level{number}": level.cpu().contiguous() for number, level in enumerate(gallery.pixels)}
     return arrays
 
 
-def _unpack(record: dict[str, Any], shards: Sequence[dict[str, Tensor]], device: torch.device) -> Gallery:
-    shapes = [tuple(shape) for shape in record["shapes"]]
+def _unpack(manifest: dict[str, Any], shards: Sequence[dict[str, Tensor]], device: torch.device) -> Gallery:
+    shapes = [tuple(shape) for shape in manifest["shapes"]]
     arrays = {name: _join([shard[name] for shard in shards]) for name in shards[0] if "jpeg" not in name}
-    pixels: Lanes | list[Tensor]
+    pixels: SimdLayout | list[Tensor]
     if "fine" in arrays:
-        pixels = Lanes.held(shapes, {name: arrays[name].numpy() for name in ("coarse", "middle", "fine")})
+        pixels = SimdLayout.held(shapes, {name: arrays[name].numpy() for name in ("coarse", "middle", "fine")})
     else:
         pixels = [arrays[f"level{number}"].to(device) for number in range(len(shapes))]
     moments = [(arrays[f"means{at}"].numpy(), arrays[f"squares{at}"].numpy()) for at in range(len(shapes))]
     jpegs = [jpeg for shard in shards for jpeg in _cut_jpegs(shard["jpegs"].numpy(), shard["jpeg_ends"].tolist())]
-    normals = tuple(_normals(record["normals"], jpegs))
-    held = [pixels] if isinstance(pixels, Lanes) else pixels
+    normals = tuple(_normals(manifest["normals"], jpegs))
+    held = [pixels] if isinstance(pixels, SimdLayout) else pixels
     lengths = {len(normals), len(arrays["pooled"]), *map(len, held)}
     if len(lengths) != 1:
         raise ValueError(f"it holds {sorted(lengths)} images in its parts")
-    return Gallery(record["layers"], normals, arrays["pooled"].to(device), pixels, moments)
+    return Gallery(manifest["layers"], normals, arrays["pooled"].to(device), pixels, moments)
 
 
 def _join(parts: Sequence[Tensor]) -> Tensor:

@@ -25,9 +25,9 @@ from spade_kit.features.crops import Crop
 from spade_kit.features.pyramid import Pyramid, chosen_layers, iterate_features
 from spade_kit.options import Options
 from spade_kit.retrieval import Neighbours, find_nearest
-from spade_kit.search.branch_and_bound import can_descend
+from spade_kit.search.branch_and_bound import supports_branch_and_bound
 from spade_kit.search.dispatch import levels_of
-from spade_kit.search.layout import Lanes
+from spade_kit.search.layout import SimdLayout
 
 _WORTH_SAYING = 2.0  # GB
 _JPEG_QUALITY = 92
@@ -69,7 +69,7 @@ class Gallery:
     pooled
         (n, d).
     pixels
-        `Lanes` where the descent can search them in place, otherwise the pyramid's levels, each (n, c, h, w).
+        `SimdLayout` where branch and bound can search them in place, otherwise the pyramid's levels, each (n, c, h, w).
     moments
         Per level and image, the channels' means and mean squares: (n, c) float64 each. They give the variance over
         any part of the gallery, such as all but one.
@@ -78,7 +78,7 @@ class Gallery:
     layers: Sequence[str]
     normals: tuple[Normal, ...]
     pooled: Float[Tensor, "n d"]
-    pixels: Lanes | list[Tensor]
+    pixels: SimdLayout | list[Tensor]
     moments: list[tuple[np.ndarray, np.ndarray]]
 
     def __len__(self) -> int:
@@ -95,12 +95,12 @@ class Gallery:
     @property
     def shapes(self) -> list[tuple[int, ...]]:
         """(c, h, w) of each level."""
-        return self.pixels.shapes if isinstance(self.pixels, Lanes) else [tuple(x.shape[1:]) for x in self.pixels]
+        return self.pixels.shapes if isinstance(self.pixels, SimdLayout) else [tuple(x.shape[1:]) for x in self.pixels]
 
     @property
     def nbytes(self) -> int:
         """Of the pixels' features, next to which all else is little."""
-        return self.pixels.nbytes if isinstance(self.pixels, Lanes) else sum(level.nbytes for level in self.pixels)
+        return self.pixels.nbytes if isinstance(self.pixels, SimdLayout) else sum(level.nbytes for level in self.pixels)
 
     def pyramid(self, index: int) -> Pyramid:
         """The features of one normal image, as a query would have them."""
@@ -155,16 +155,18 @@ class Gallery:
             return self
         held = levels_of(self.pixels, np.arange(len(self)))
         levels = [held[at] for at in kept]
-        descends = isinstance(self.pixels, Lanes) and can_descend([level.shape for level in levels])
-        pixels = Lanes.of(levels) if descends else levels
+        uses_branch_and_bound = isinstance(self.pixels, SimdLayout) and supports_branch_and_bound(
+            [level.shape for level in levels]
+        )
+        pixels = SimdLayout.of(levels) if uses_branch_and_bound else levels
         names, moments = [self.layers[at] for at in kept], [self.moments[at] for at in kept]
         return replace(self, layers=names, pixels=pixels, moments=moments)
 
     def take(self, images: Int[np.ndarray, "m"], more: Gallery | None = None) -> Gallery:
         """Some of the images, and all of another gallery's behind them: what a fit of these would be."""
         others = [more] if more else []
-        if isinstance(self.pixels, Lanes):
-            pixels: Lanes | list[Tensor] = self.pixels.take(images, more and more.pixels)  # type: ignore[arg-type]
+        if isinstance(self.pixels, SimdLayout):
+            pixels: SimdLayout | list[Tensor] = self.pixels.take(images, more and more.pixels)  # type: ignore[arg-type]
         else:
             chosen = torch.from_numpy(images)
             held = [level[chosen.to(level.device)] for level in self.pixels]
@@ -194,13 +196,13 @@ def build_gallery(images: Sequence[Photo], backbone: Backbone, why: str = "fit")
     normals: list[Normal] = []
     pooled: list[Tensor] = []
     moments: list[list[tuple[np.ndarray, np.ndarray]]] = []
-    pixels: Lanes | list[Tensor] | None = None
+    pixels: SimdLayout | list[Tensor] | None = None
     for photos, places, crops, batch in iterate_features(images, backbone, skip=True):
         if pixels is None:
             pixels = _make_room(len(images), batch)
         start = len(normals)
         _check_finite(batch)
-        if isinstance(pixels, Lanes):
+        if isinstance(pixels, SimdLayout):
             pixels.write(start, batch.levels)
         else:
             for room, level in zip(pixels, batch.levels):
@@ -211,7 +213,7 @@ def build_gallery(images: Sequence[Photo], backbone: Backbone, why: str = "fit")
     if pixels is None:
         raise ValueError("fit needs at least one normal image, but none came.")
     if len(normals) < len(images):
-        pixels = pixels.first(len(normals)) if isinstance(pixels, Lanes) else [x[: len(normals)] for x in pixels]
+        pixels = pixels.first(len(normals)) if isinstance(pixels, SimdLayout) else [x[: len(normals)] for x in pixels]
     joined = [_join(level) for level in zip(*moments)]
     return Gallery(batch.layers, tuple(normals), torch.cat(pooled), pixels, joined)
 
@@ -221,17 +223,21 @@ def _join(batches: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray,
     return np.concatenate(means), np.concatenate(squares)
 
 
-def _make_room(n: int, batch: Pyramid) -> Lanes | list[Tensor]:
+def _make_room(n: int, batch: Pyramid) -> SimdLayout | list[Tensor]:
     shapes = [tuple(level.shape[1:]) for level in batch.levels]
     device = batch.levels[0].device
-    descends = device.type == "cpu" and can_descend(shapes)
-    size = n * (Lanes(1, shapes).nbytes if descends else 4 * sum(int(np.prod(shape)) for shape in shapes)) / 2**30
+    uses_branch_and_bound = device.type == "cpu" and supports_branch_and_bound(shapes)
+    size = (
+        n
+        * (SimdLayout(1, shapes).nbytes if uses_branch_and_bound else 4 * sum(int(np.prod(shape)) for shape in shapes))
+        / 2**30
+    )
     cure = "take fewer images, or a smaller crop (load_backbone(..., crop=...))."
     if size > _WORTH_SAYING:
         warn(f"The features of {n} images will take {size:.1f} GB of memory. If that is too much, {cure}")
     try:
-        if descends:
-            return Lanes(n, shapes)
+        if uses_branch_and_bound:
+            return SimdLayout(n, shapes)
         return [torch.empty((n, *shape), device=device) for shape in shapes]
     except (MemoryError, RuntimeError) as problem:  # numpy's and torch's
         raise MemoryError(

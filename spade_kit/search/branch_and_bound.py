@@ -27,24 +27,33 @@ from collections.abc import Sequence
 import numpy as np
 
 from spade_kit.search import runtime
-from spade_kit.search.layout import LANES, Lanes, grids_nest, nested_order, prepare, put_on_grid, stretch_for, within
+from spade_kit.search.layout import (
+    SIMD_WIDTH,
+    SimdLayout,
+    grids_nest,
+    nested_order,
+    prepare,
+    put_on_grid,
+    stretch_for,
+    within,
+)
 from spade_kit.search.runtime import FAR, NOWHERE, borrow, compare, compiled, in_threads, insert, may_enter, measure
 
 _SEEDS = 4  # images whose best block is tried first, to have tight limits early
 _EVERYWHERE = 1 << 30  # a radius that excludes nothing
 
 
-def can_descend(shapes: Sequence[tuple[int, ...]]) -> bool:
-    """Whether the grids nest as `Lanes` wants them, and there is a compiler for the kernel."""
+def supports_branch_and_bound(shapes: Sequence[tuple[int, ...]]) -> bool:
+    """Whether the grids nest as `SimdLayout` wants them, and there is a compiler for the kernel."""
     return runtime.numba is not None and grids_nest(shapes)
 
 
 # ---- the search ------------------------------------------------------------------------------------------------------
 
 
-def descend(
-    query: Lanes,
-    gallery: Lanes,
+def search_branch_and_bound(
+    query: SimdLayout,
+    gallery: SimdLayout,
     images: np.ndarray,
     weights: np.ndarray,
     kappa: int,
@@ -75,12 +84,12 @@ def descend(
     _, h, w = gallery.shapes[0]
     order, blocks = nested_order(h, w, 2), gallery.blocks  # place in nested order -> place on the grid
     weights = np.asarray(weights, np.float32)
-    tries = np.zeros((blocks, LANES, 0), np.int64)
+    tries = np.zeros((blocks, SIMD_WIDTH, 0), np.int64)
     if first is not None:
-        tries = first.reshape(-1, h * w).T[order].reshape(blocks, LANES, -1)
-    best = np.full((blocks, LANES, kappa), FAR, np.float32)
-    found = np.full((blocks, LANES, kappa), NOWHERE, np.int64)
-    log = np.empty((len(images) if history else 0, blocks, LANES, kappa), np.int64)
+        tries = first.reshape(-1, h * w).T[order].reshape(blocks, SIMD_WIDTH, -1)
+    best = np.full((blocks, SIMD_WIDTH, kappa), FAR, np.float32)
+    found = np.full((blocks, SIMD_WIDTH, kappa), NOWHERE, np.int64)
+    log = np.empty((len(images) if history else 0, blocks, SIMD_WIDTH, kappa), np.int64)
     arguments = (
         np.ascontiguousarray(images, np.int64),
         min(1 if history else 0 if tries.shape[2] >= kappa else _SEEDS, len(images)),
@@ -94,26 +103,26 @@ def descend(
         *_find_windows(gallery, radius),
         (best, found, log),
     )
-    in_threads(lambda worker, workers: _descend(worker, workers, *arguments), -(-blocks // 4))
+    in_threads(lambda worker, workers: _search_blocks(worker, workers, *arguments), -(-blocks // 4))
     return put_on_grid(log, order, h, w) if history else put_on_grid(found[None], order, h, w)[0]
 
 
-def _find_windows(gallery: Lanes, radius: int | None) -> tuple[np.ndarray, np.ndarray]:
+def _find_windows(gallery: SimdLayout, radius: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Which blocks hold pixels within the radius of a block's: (blocks, blocks up to a whole tile), bool.
 
     And which tiles of sixteen do for any of four blocks, (fours, tiles).
     """
     _, h, w = gallery.shapes[0]
-    inside = np.zeros((gallery.blocks, gallery.coarse.shape[1] * LANES), bool)
+    inside = np.zeros((gallery.blocks, gallery.coarse.shape[1] * SIMD_WIDTH), bool)
     far = max(h, w) if radius is None else radius
     near = within(gallery.rows, h, far)[:, None, :, None] & within(gallery.columns, w, far)[:, None]
     inside[:, : gallery.blocks] = near.reshape(gallery.blocks, gallery.blocks)
     fours = np.logical_or.reduceat(inside, range(0, gallery.blocks, 4))
-    return inside, np.any(fours.reshape(len(fours), -1, LANES), 2)
+    return inside, np.any(fours.reshape(len(fours), -1, SIMD_WIDTH), 2)
 
 
 @compiled(cache=True)
-def _descend(
+def _search_blocks(
     worker, workers, images, seeds, tries, weights, spans, rules, coarse, middle, fine, inside, fours, nearest
 ):
     """Every ``workers``-th four query blocks; the gallery passes by image after image, so that one stays in cache.
@@ -128,9 +137,9 @@ def _descend(
         np.full(blocks, FAR),
         np.full(middle[2].shape, FAR),
         np.full(fine[2].shape, FAR),
-        np.zeros((3, LANES), np.float32),
-        np.empty((3, 4, LANES), np.float32),
-        np.empty((3, LANES), np.float32),
+        np.zeros((3, SIMD_WIDTH), np.float32),
+        np.empty((3, 4, SIMD_WIDTH), np.float32),
+        np.empty((3, SIMD_WIDTH), np.float32),
     )
     bounds = borrow(held[0])
     state = (best, found, borrow(held[1]), borrow(held[2]), borrow(held[3]))  # limits of blocks, cells and pixels
@@ -167,7 +176,7 @@ def _descend(
                     if least <= state[2][P]:
                         _open_group(P, rank, image, group, bounds, levels, rules, state, room)
                 if step >= seeds and len(log):
-                    for pixel in range(LANES):
+                    for pixel in range(SIMD_WIDTH):
                         for number in range(found.shape[2]):
                             log[rank, P, pixel, number] = found[P, pixel, number]
     return held  # kept until now
@@ -182,14 +191,14 @@ def _bound_blocks(quad, image, levels, inside, fours, bounds, room):
     for there in range(gallery.shape[1]):
         if not fours[quad, there]:
             for p in range(4):
-                for R in range(LANES * there, LANES * there + LANES):
+                for R in range(SIMD_WIDTH * there, SIMD_WIDTH * there + SIMD_WIDTH):
                     bounds[p, R] = np.float32(np.inf)
             continue
         compare(terms, tile, lane, gallery, image * gallery.shape[1] + there, above, own, sums, 0)
         for p in range(4):
             P = min(4 * quad + p, len(inside) - 1)
-            for j in range(LANES):
-                R = LANES * there + j
+            for j in range(SIMD_WIDTH):
+                R = SIMD_WIDTH * there + j
                 bounds[p, R] = own[tile, lane + p] + sums[0, p, j] if inside[P, R] else np.float32(np.inf)
 
 
@@ -199,7 +208,7 @@ def _open_group(P, rank, image, group, bounds, levels, rules, state, room):
     _, terms, _, gallery = levels[1]
     above, sums, _ = room
     tile, lane = P // 4, 4 * (P % 4)
-    for j in range(LANES):
+    for j in range(SIMD_WIDTH):
         above[1, j] = bounds[P % 4, 4 * group + (j >> 2)]
     cells = compare(terms, tile, lane, gallery, image * gallery.shape[1] + group, above, state[3], sums, 1)
     if cells == 0:
@@ -225,7 +234,7 @@ def _bound_pixels(P, a, image, R, levels, state, room):
     _, terms, _, gallery = levels[2]
     above, sums, _ = room
     length = levels[1][2][P // 4, 4 * (P % 4) + a]
-    for j in range(LANES):
+    for j in range(SIMD_WIDTH):
         above[2, j] = sums[1, a, 4 * (R % 4) + (j >> 2)] + length
     return compare(terms, P, 4 * a, gallery, image * gallery.shape[1] + R, above, state[4], sums, 2)
 
@@ -237,11 +246,11 @@ def _measure_blocks(P, image, group, levels, room):
     weights, spans = levels[3]
     exact = room[2]
     there = image * gallery.shape[1] + group // 4
-    for j in range(LANES):
+    for j in range(SIMD_WIDTH):
         exact[0, j] = np.float32(0)
     for level in range(len(spans)):
-        measure(query, P // LANES, P % LANES, gallery, there, spans[level, 0], spans[level, 1], exact, 1)
-        for j in range(LANES):
+        measure(query, P // SIMD_WIDTH, P % SIMD_WIDTH, gallery, there, spans[level, 0], spans[level, 1], exact, 1)
+        for j in range(SIMD_WIDTH):
             exact[0, j] += weights[2 + level] * exact[1, j]
 
 
@@ -260,36 +269,38 @@ def _insert_pixels(P, a, rank, image, R, pixels, levels, rules, state, room):
             continue
         measure(query, P, 4 * a + e, gallery, image * len(found) + R, 0, gallery.shape[2] - 1, exact, 2)
         least = FAR
-        for j in range(LANES):
-            exact[2, j] = exact[0, R % LANES] + weights[1] * exact[1, 4 * (R % 4) + (j >> 2)] + weights[0] * exact[2, j]
+        for j in range(SIMD_WIDTH):
+            exact[2, j] = (
+                exact[0, R % SIMD_WIDTH] + weights[1] * exact[1, 4 * (R % 4) + (j >> 2)] + weights[0] * exact[2, j]
+            )
             least = exact[2, j] if exact[2, j] < least else least
-        if not may_enter(P, 4 * a + e, least, rank * len(found) * LANES, best, found):
+        if not may_enter(P, 4 * a + e, least, rank * len(found) * SIMD_WIDTH, best, found):
             continue
         row = 4 * (P // columns) + 2 * (a >> 1) + (e >> 1)
         column = 4 * (P % columns) + 2 * (a & 1) + (e & 1)
-        for j in range(LANES):
+        for j in range(SIMD_WIDTH):
             if (lanes >> j) & 1 == 0:
                 continue
             there_row = 4 * (R // columns) + 2 * (j >> 3) + ((j >> 1) & 1)
             there_column = 4 * (R % columns) + 2 * ((j >> 2) & 1) + (j & 1)
             if abs(there_row - row) > radius or abs(there_column - column) > radius:
                 continue
-            place = (rank * len(found) * LANES) + there_row * 4 * columns + there_column
+            place = (rank * len(found) * SIMD_WIDTH) + there_row * 4 * columns + there_column
             insert(P, 4 * a + e, exact[2, j], place, best, found)
 
 
 @compiled(forceinline=True)
 def _try(P, images, tries, levels, rules, state, room):
     """Measure the places given for a block's pixels, as if they had been come upon."""
-    columns, per_image = rules[1], len(state[1]) * LANES
-    for pixel in range(LANES):
+    columns, per_image = rules[1], len(state[1]) * SIMD_WIDTH
+    for pixel in range(SIMD_WIDTH):
         for number in range(tries.shape[2]):
             rank, place = tries[P, pixel, number] // per_image, tries[P, pixel, number] % per_image
             if rank < len(images):
-                cell = _cell(place // (4 * columns), place % (4 * columns), columns, LANES)
-                one = np.int64(1) << (16 * (pixel % 4) + cell % LANES)
-                _measure_blocks(P, images[rank], cell // LANES // 4, levels, room)
-                _insert_pixels(P, pixel // 4, rank, images[rank], cell // LANES, one, levels, rules, state, room)
+                cell = _cell(place // (4 * columns), place % (4 * columns), columns, SIMD_WIDTH)
+                one = np.int64(1) << (16 * (pixel % 4) + cell % SIMD_WIDTH)
+                _measure_blocks(P, images[rank], cell // SIMD_WIDTH // 4, levels, room)
+                _insert_pixels(P, pixel // 4, rank, images[rank], cell // SIMD_WIDTH, one, levels, rules, state, room)
     for a in range(4):
         _tighten(P, a, levels, rules, state)
 
@@ -304,15 +315,19 @@ def _tighten(P, a, levels, rules, state):
         farthest = max(farthest, best[P, pixel, last])
         pixels[P, pixel] = best[P, pixel, last] * stretch - levels[2][2][P, pixel]
     cells[tile, lane + a] = farthest * stretch - levels[1][2][tile, lane + a]
-    for pixel in range(LANES):
+    for pixel in range(SIMD_WIDTH):
         farthest = max(farthest, best[P, pixel, last])
     blocks[P] = farthest * stretch
 
 
-def measure_places(query: Lanes, gallery: Lanes, images: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """(L, kappa, h, w) float64: at each level, the squared distance to the pixels that `descend` found, unweighted."""
+def measure_places(query: SimdLayout, gallery: SimdLayout, images: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """(L, kappa, h, w) float64: at each level, the unweighted squared distance to the pixels that were found."""
     squared = np.empty((len(gallery.spans), *place.shape))
-    tiles = [(query.fine, gallery.fine, LANES), (query.middle, gallery.middle, 4), (query.coarse, gallery.coarse, 1)]
+    tiles = [
+        (query.fine, gallery.fine, SIMD_WIDTH),
+        (query.middle, gallery.middle, 4),
+        (query.coarse, gallery.coarse, 1),
+    ]
     levels = [(*tiles[min(number, 2)], *span, squared[number]) for number, span in enumerate(gallery.spans)]
     images, place = np.ascontiguousarray(images, np.int64), np.ascontiguousarray(place)
 
@@ -334,10 +349,12 @@ def _measure_level(worker, workers, images, place, columns, query, gallery, lane
             for number in range(kappa):
                 at = place[number, row, column]
                 there = _cell(at // w % h, at % w, columns, lanes)
-                image, tile, lane = images[at // (h * w)], there // LANES, there % LANES
+                image, tile, lane = images[at // (h * w)], there // SIMD_WIDTH, there % SIMD_WIDTH
                 total = 0.0
                 for k in range(first, last):
-                    difference = np.float64(query[0, here // LANES, k, here % LANES]) - gallery[image, tile, k, lane]
+                    difference = (
+                        np.float64(query[0, here // SIMD_WIDTH, k, here % SIMD_WIDTH]) - gallery[image, tile, k, lane]
+                    )
                     total += difference * difference
                 squared[number, row, column] = total
 
@@ -346,4 +363,4 @@ def _measure_level(worker, workers, images, place, columns, query, gallery, lane
 def _cell(row, column, columns, lanes):
     """Where a pixel's cell stands in nested order, at a level with so many lanes to a block."""
     pixel = 8 * (row // 2 % 2) + 4 * (column // 2 % 2) + 2 * (row % 2) + column % 2
-    return (row // 4 * columns + column // 4) * lanes + pixel * lanes // LANES
+    return (row // 4 * columns + column // 4) * lanes + pixel * lanes // SIMD_WIDTH

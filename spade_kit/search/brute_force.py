@@ -15,7 +15,7 @@ _TABLE = {"cpu": 2**20, "cuda": 2**28, "mps": 2**26}  # bytes of distances at a 
 _PAIRS = 2**26  # bytes of features measured anew at a time
 
 
-def search_densely(
+def search_brute_force(
     query: Sequence[Tensor],
     gallery: Sequence[Tensor],
     weights: np.ndarray,
@@ -58,7 +58,7 @@ def search_densely(
     return found
 
 
-def measure_densely(query: Tensor, gallery: Tensor, place: np.ndarray) -> np.ndarray:
+def measure_brute_force(query: Tensor, gallery: Tensor, place: np.ndarray) -> np.ndarray:
     """(kappa, h, w) float64: at one level, the squared distance to each place found, from differences.
 
     The places' grid may be finer than the level's: cells that hold its pixels are then compared.

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from spade_kit.search import runtime
-from spade_kit.search.branch_and_bound import can_descend, descend, measure_places
-from spade_kit.search.brute_force import measure_densely, search_densely
-from spade_kit.search.layout import Lanes, lay_out, nested_order, within
-from spade_kit.search.projection import measure_cells, scan
+from spade_kit.search.branch_and_bound import measure_places, search_branch_and_bound, supports_branch_and_bound
+from spade_kit.search.brute_force import measure_brute_force, search_brute_force
+from spade_kit.search.layout import SimdLayout, lay_out, nested_order, within
+from spade_kit.search.projection import measure_cells, search_projection
 
 
 class PixelSearch:
@@ -28,7 +28,7 @@ class PixelSearch:
     query
         Levels (1, c, h, w), fine to coarse.
     gallery
-        `Lanes`, read in place, or levels (n, c, h, w).
+        `SimdLayout`, read in place, or levels (n, c, h, w).
     images
         (k,): which of the gallery's. Places count along them.
     search
@@ -36,24 +36,24 @@ class PixelSearch:
 
     Attributes
     ----------
-    descends, scans
+    uses_branch_and_bound, uses_projection
         Whether a compiled search serves for all levels together, and for one alone. If so, it can tell the ``history``.
     """
 
     def __init__(
         self,
         query: Sequence[Tensor],
-        gallery: Lanes | Sequence[Tensor],
+        gallery: SimdLayout | Sequence[Tensor],
         images: np.ndarray,
         search: str = "auto",
     ) -> None:
         self.query, self.gallery, self.images = query, gallery, images
         self.grids = [(level.shape[2], level.shape[3]) for level in query]
-        wanted = search == "auto" and (isinstance(gallery, Lanes) or gallery[0].device.type == "cpu")
-        self.scans = wanted and runtime.numba is not None
-        self.descends = wanted and can_descend([level.shape for level in query])
-        if wanted and not self.scans:
-            runtime.say_what_is_lost()
+        wanted = search == "auto" and (isinstance(gallery, SimdLayout) or gallery[0].device.type == "cpu")
+        self.uses_projection = wanted and runtime.numba is not None
+        self.uses_branch_and_bound = wanted and supports_branch_and_bound([level.shape for level in query])
+        if wanted and not self.uses_projection:
+            runtime.warn_without_numba()
 
     def find(
         self,
@@ -63,42 +63,46 @@ class PixelSearch:
         first: np.ndarray | None = None,
         history: bool = False,
     ) -> np.ndarray:
-        """The places (kappa, h, w) of each pixel's nearest, as `descend` gives them."""
-        if self.descends:
-            return descend(self._asked, *self._lanes, weights, kappa, radius, first, history)
-        return search_densely(self.query, self._levels, weights, kappa, window_of(self.grids[0], self.grids[0], radius))
+        """The places (kappa, h, w) of each pixel's nearest, as `search_branch_and_bound` gives them."""
+        if self.uses_branch_and_bound:
+            return search_branch_and_bound(
+                self._query_layout, *self._simd_layout, weights, kappa, radius, first, history
+            )
+        return search_brute_force(
+            self.query, self._levels, weights, kappa, window_of(self.grids[0], self.grids[0], radius)
+        )
 
     def measure(self, place: np.ndarray) -> np.ndarray:
         """(L, kappa, h, w) float64: each pair's squared distance at each level, from differences."""
-        if self.descends:
-            return measure_places(self._asked, *self._lanes, place)
-        return np.stack([measure_densely(here, there, place) for here, there in zip(self.query, self._levels)])
+        if self.uses_branch_and_bound:
+            return measure_places(self._query_layout, *self._simd_layout, place)
+        return np.stack([measure_brute_force(here, there, place) for here, there in zip(self.query, self._levels)])
 
     def find_in_level(self, level: int, kappa: int, radius: int | None, history: bool = False) -> np.ndarray:
         """As `find`, on the level's own grid."""
         window = window_of(self.grids[level], self.grids[0], radius)
-        if self.scans:
+        if self.uses_projection:
             rows, cols = window or (np.ones((side, side), bool) for side in self.grids[level])
-            return scan(*self._tiles(level), kappa, (rows, cols), history)
+            return search_projection(*self._tiles(level), kappa, (rows, cols), history)
         one = np.ones(1, np.float32)
-        return search_densely([self.query[level]], [self._levels[level]], one, kappa, window)
+        return search_brute_force([self.query[level]], [self._levels[level]], one, kappa, window)
 
     def measure_in_level(self, level: int, place: np.ndarray) -> np.ndarray:
         """(1, kappa, h, w) float64: each pair's squared distance."""
-        if self.scans and isinstance(self.gallery, Lanes):
+        if self.uses_projection and isinstance(self.gallery, SimdLayout):
             return measure_cells(*self._tiles(level), place)[None]
-        return measure_densely(self.query[level], self._levels[level], place)[None]
+        return measure_brute_force(self.query[level], self._levels[level], place)[None]
 
     @cached_property
-    def _asked(self) -> Lanes:
-        return Lanes.of(self.query)
+    def _query_layout(self) -> SimdLayout:
+        return SimdLayout.of(self.query)
 
     @cached_property
-    def _lanes(self) -> tuple[Lanes, np.ndarray]:
+    def _simd_layout(self) -> tuple[SimdLayout, np.ndarray]:
         """The gallery laid out, and where in it the images are."""
-        if isinstance(self.gallery, Lanes):
+        if isinstance(self.gallery, SimdLayout):
             return self.gallery, self.images
-        return Lanes.of(self._levels), np.arange(len(self.images))
+        return SimdLayout.of(self._levels), np.arange(len(self.images))
 
     @cached_property
     def _levels(self) -> Sequence[Tensor]:
@@ -108,16 +112,18 @@ class PixelSearch:
     def _tiles(self, level: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """A level of query and gallery as tiles, which cell stands where in them, and where the images are."""
         h, w = self.grids[level]
-        if isinstance(self.gallery, Lanes) and (level < 2 or len(self.grids) == 3):  # more levels share a tile
-            asked, held = ((lanes.fine, lanes.middle, lanes.coarse)[level] for lanes in (self._asked, self.gallery))
-            return asked[0], held, nested_order(h, w, 2 - level), self.images
-        asked, held = (lay_out(levels[level].flatten(2).cpu().numpy()) for levels in (self.query, self._levels))
-        return asked[0], held, np.arange(h * w), np.arange(len(self.images))
+        if isinstance(self.gallery, SimdLayout) and (level < 2 or len(self.grids) == 3):  # more levels share a tile
+            query, gallery = (
+                (held.fine, held.middle, held.coarse)[level] for held in (self._query_layout, self.gallery)
+            )
+            return query[0], gallery, nested_order(h, w, 2 - level), self.images
+        query, gallery = (lay_out(levels[level].flatten(2).cpu().numpy()) for levels in (self.query, self._levels))
+        return query[0], gallery, np.arange(h * w), np.arange(len(self.images))
 
 
-def levels_of(gallery: Lanes | Sequence[Tensor], images: np.ndarray) -> Sequence[Tensor]:
+def levels_of(gallery: SimdLayout | Sequence[Tensor], images: np.ndarray) -> Sequence[Tensor]:
     """The levels of some images, on the spot: (k, c, h, w) float32."""
-    if isinstance(gallery, Lanes):
+    if isinstance(gallery, SimdLayout):
         return gallery.read(images)
     if len(images) == len(gallery[0]) and (images == np.arange(len(images))).all():
         return [level.float() for level in gallery]

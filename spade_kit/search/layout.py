@@ -1,4 +1,4 @@
-"""How a gallery lies in memory for the descent: sixteen nested cells side by side, channels in front."""
+"""How a gallery lies in memory for branch and bound: sixteen nested cells side by side, channels in front."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LANES = 16
+SIMD_WIDTH = 16
 CHUNK = 32  # channels summed at a time
 
 
@@ -48,8 +48,8 @@ def stretch_for(channels: int) -> np.float32:
     return np.float32(1 + 2 * (channels + 16) * 2.0**-24)
 
 
-class Lanes:
-    """A gallery of n images laid out for the descent, once; searched in place, image by image.
+class SimdLayout:
+    """A gallery of n images laid out for branch and bound, once; searched in place, image by image.
 
     Each level is a (n, tiles, c + 1, 16) array: ``coarse`` has 16 blocks of 4 x 4 pixels side by side, ``middle`` the
     16 cells of four blocks, ``fine`` the 16 pixels of a block. Behind a level's channels stands its squared length,
@@ -67,37 +67,37 @@ class Lanes:
         ends = np.cumsum([0, *(c + 1 for c in channels[2:])]).tolist()
         joined = [(first, end - 1) for first, end in pairwise(ends)]
         self.spans = [(0, channels[0]), (0, channels[1]), *joined]  # where each level's channels stand in its tiles
-        self.coarse = _room(n, -(-self.blocks // LANES), max(1, ends[-1]))
+        self.coarse = _room(n, -(-self.blocks // SIMD_WIDTH), max(1, ends[-1]))
         self.middle = _room(n, -(-self.blocks // 4), channels[1] + 1)
         self.fine = _room(n, self.blocks, channels[0] + 1)
 
     @classmethod
-    def of(cls, levels: Sequence[Tensor]) -> Lanes:
+    def of(cls, levels: Sequence[Tensor]) -> SimdLayout:
         """A pyramid's levels (n, c, h, w), laid out."""
-        lanes = cls(len(levels[0]), [tuple(level.shape[1:]) for level in levels])
-        lanes.write(0, levels)
-        return lanes
+        layout = cls(len(levels[0]), [tuple(level.shape[1:]) for level in levels])
+        layout.write(0, levels)
+        return layout
 
     def __len__(self) -> int:
         return len(self.fine)
 
     @classmethod
-    def held(cls, shapes: Sequence[tuple[int, ...]], tiles: Mapping[str, np.ndarray]) -> Lanes:
+    def held(cls, shapes: Sequence[tuple[int, ...]], tiles: Mapping[str, np.ndarray]) -> SimdLayout:
         """What was laid out before, in the memory that holds it: `tiles`, given back."""
-        lanes = cls(0, shapes)
-        for name, room in lanes.tiles.items():
+        layout = cls(0, shapes)
+        for name, room in layout.tiles.items():
             if tiles[name].shape[1:] != room.shape[1:] or tiles[name].dtype != room.dtype:
                 raise ValueError(f"{name} has shape {tiles[name].shape}, but {room.shape[1:]} an image was expected.")
-            setattr(lanes, name, tiles[name])
-        return lanes
+            setattr(layout, name, tiles[name])
+        return layout
 
     @property
     def tiles(self) -> dict[str, np.ndarray]:
         return {"coarse": self.coarse, "middle": self.middle, "fine": self.fine}
 
-    def take(self, images: np.ndarray, more: Lanes | None = None) -> Lanes:
+    def take(self, images: np.ndarray, more: SimdLayout | None = None) -> SimdLayout:
         """Some images, and all of another's behind them, in memory of their own."""
-        taken = Lanes(0, self.shapes)
+        taken = SimdLayout(0, self.shapes)
         for name, tiles in self.tiles.items():
             room = _room(len(images) + (len(more) if more else 0), *tiles.shape[1:3])
             np.take(tiles, images, axis=0, out=room[: len(images)], mode="clip")  # other modes copy twice
@@ -106,7 +106,7 @@ class Lanes:
             setattr(taken, name, room)
         return taken
 
-    def first(self, n: int) -> Lanes:
+    def first(self, n: int) -> SimdLayout:
         """The first n images, in the same memory."""
         fewer = copy(self)
         fewer.coarse, fewer.middle, fewer.fine = self.coarse[:n], self.middle[:n], self.fine[:n]
@@ -146,7 +146,7 @@ class Lanes:
 def lay_out(cells: np.ndarray) -> np.ndarray:
     """(n, c, m) cells as tiles of their own: (n, ceil(m / 16), c + 1, 16)."""
     n, c, m = cells.shape
-    room = _room(n, -(-m // LANES), c + 1)
+    room = _room(n, -(-m // SIMD_WIDTH), c + 1)
     _fill(room, cells)
     return room
 
@@ -158,7 +158,7 @@ def prepare(
 
     A bound is own + sum(terms * gallery cell) = w |q|^2 - 2 w q.g + w |g|^2, lengths shortened.
     """
-    terms, own = np.zeros_like(tiles), np.zeros((len(tiles), LANES), np.float32)
+    terms, own = np.zeros_like(tiles), np.zeros((len(tiles), SIMD_WIDTH), np.float32)
     for (first, last), weight in zip(spans, weights):
         np.multiply(tiles[:, first:last], -2 * weight, out=terms[:, first:last])
         terms[:, last] = weight
@@ -189,7 +189,7 @@ def nest(level: np.ndarray, times: int) -> np.ndarray:
 
 def _room(n: int, tiles: int, channels: int) -> np.ndarray:
     """Zeros that begin on a cache line, as torch's arrays do and numpy's need not: a row of lanes is then one line."""
-    room = torch.empty(n, tiles, channels, LANES).numpy()
+    room = torch.empty(n, tiles, channels, SIMD_WIDTH).numpy()
     room.fill(0)
     return room
 
@@ -199,13 +199,13 @@ def _fill(room: np.ndarray, cells: np.ndarray) -> None:
     n, c, m = cells.shape
     lengths = np.einsum("ncm,ncm->nm", cells, cells, dtype=np.float64) * (1 - slack(c))
     cells = np.concatenate([cells, lengths.astype(np.float32)[:, None]], 1)
-    whole = m // LANES
-    room[:, :whole] = cells[:, :, : whole * LANES].reshape(n, c + 1, whole, LANES).swapaxes(1, 2)
+    whole = m // SIMD_WIDTH
+    room[:, :whole] = cells[:, :, : whole * SIMD_WIDTH].reshape(n, c + 1, whole, SIMD_WIDTH).swapaxes(1, 2)
     if whole < room.shape[1]:
-        room[:, whole, :, : m % LANES] = cells[:, :, whole * LANES :]
+        room[:, whole, :, : m % SIMD_WIDTH] = cells[:, :, whole * SIMD_WIDTH :]
 
 
 def _cells(tiles: np.ndarray) -> np.ndarray:
     """The way back: (n, t, c, 16) -> (n, c, t * 16)."""
     n, t, c, _ = tiles.shape
-    return tiles.swapaxes(1, 2).reshape(n, c, t * LANES)
+    return tiles.swapaxes(1, 2).reshape(n, c, t * SIMD_WIDTH)

@@ -2,7 +2,7 @@
 
 A level alone has no coarser one to bound it. But seen along a few axes, at right angles to each other, two cells are
 never farther apart than they are; and along the axes in which the query varies most, most pairs are too far apart
-already. Where a pair may still win all channels are compared, and then differences decide, as in the descent.
+already. Where a pair may still win all channels are compared, and then differences decide, as in branch and bound.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from spade_kit.search.layout import CHUNK, LANES, lay_out, prepare, put_on_grid, slack, stretch_for
+from spade_kit.search.layout import CHUNK, SIMD_WIDTH, lay_out, prepare, put_on_grid, slack, stretch_for
 from spade_kit.search.runtime import FAR, NOWHERE, borrow, compare, compiled, in_threads, insert, may_enter, measure
 
 _SEEDS = 4  # images in which the same place is tried first, to have tight limits early
 _BATCH = 8  # tiles of the gallery that stay in the first cache
 
 
-def scan(
+def search_projection(
     query: np.ndarray,
     gallery: np.ndarray,
     order: np.ndarray,
@@ -31,7 +31,7 @@ def scan(
     Parameters
     ----------
     query, gallery
-        One level as tiles, (tiles, c + 1, 16) and (n, tiles, c + 1, 16), as `Lanes` and `lay_out` make them.
+        One level as tiles, (tiles, c + 1, 16) and (n, tiles, c + 1, 16), as `SimdLayout` and `lay_out` make them.
     order
         (h * w,): which cell of the grid stands where in the tiles.
     window
@@ -42,18 +42,18 @@ def scan(
     Returns
     -------
     numpy.ndarray
-        As `descend` gives it: (kappa, h, w), or (k, kappa, h, w) with ``history``.
+        As `search_branch_and_bound` gives it: (kappa, h, w), or (k, kappa, h, w) with ``history``.
     """
     tiles, channels, h, w = len(query), query.shape[1] - 1, len(window[0]), len(window[1])
     axes, error = _find_axes(query, h * w)
-    views = np.empty((tiles, axes.shape[0] + 1, LANES), np.float32)
+    views = np.empty((tiles, axes.shape[0] + 1, SIMD_WIDTH), np.float32)
     views[:, :-1] = torch.matmul(torch.from_numpy(axes), torch.from_numpy(query[:, :-1]).double()).numpy()
     views[:, -1] = (views[:, :-1].astype(np.float64) ** 2).sum(1) * (1 - slack(len(axes))) - error * query[:, -1]
-    place = np.full(tiles * LANES, -1, np.int64)
+    place = np.full(tiles * SIMD_WIDTH, -1, np.int64)
     place[: h * w] = order
-    best = np.full((tiles, LANES, kappa), FAR, np.float32)
-    found = np.full((tiles, LANES, kappa), NOWHERE, np.int64)
-    log = np.empty((len(images) if history else 0, tiles, LANES, kappa), np.int64)
+    best = np.full((tiles, SIMD_WIDTH, kappa), FAR, np.float32)
+    found = np.full((tiles, SIMD_WIDTH, kappa), NOWHERE, np.int64)
+    log = np.empty((len(images) if history else 0, tiles, SIMD_WIDTH, kappa), np.int64)
     one = np.ones(1, np.float32)
     arguments = (
         np.ascontiguousarray(images, np.int64),
@@ -67,18 +67,18 @@ def scan(
         _find_windows(place, window),
         (best, found, log),
     )
-    in_threads(lambda worker, workers: _scan(worker, workers, *arguments), tiles)
+    in_threads(lambda worker, workers: _search_tiles(worker, workers, *arguments), tiles)
     return put_on_grid(log, order, h, w) if history else put_on_grid(found[None], order, h, w)[0]
 
 
 def measure_cells(
     query: np.ndarray, gallery: np.ndarray, order: np.ndarray, images: np.ndarray, place: np.ndarray
 ) -> np.ndarray:
-    """(kappa, h, w) float64: the squared distances to the cells that `scan` found."""
+    """(kappa, h, w) float64: the squared distances to the cells that `search_projection` found."""
     position = np.argsort(order)  # cell of the grid -> where it stands in the tiles
     there, here = position[place % len(order)], position.reshape(place.shape[1:])
-    cells = gallery[images[place // len(order)], there // LANES, :-1, there % LANES]  # (kappa, h, w, c)
-    return ((query[here // LANES, :-1, here % LANES].astype(np.float64) - cells) ** 2).sum(-1)
+    cells = gallery[images[place // len(order)], there // SIMD_WIDTH, :-1, there % SIMD_WIDTH]  # (kappa, h, w, c)
+    return ((query[here // SIMD_WIDTH, :-1, here % SIMD_WIDTH].astype(np.float64) - cells) ** 2).sum(-1)
 
 
 def _find_axes(query: np.ndarray, cells: int) -> tuple[np.ndarray, float]:
@@ -106,25 +106,25 @@ def _directions(axes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _find_windows(place: np.ndarray, window: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """(tiles, tiles): False where no cell of the one may be compared with any of the other."""
-    tiles, shared = len(place) // LANES, []
+    tiles, shared = len(place) // SIMD_WIDTH, []
     for at, near in zip((place // len(window[1]), place % len(window[1])), window):
-        reached = near[at].reshape(tiles, LANES, -1).any(1)  # (tiles, side)
-        shared.append(reached[:, at].reshape(tiles, tiles, LANES).any(2))
+        reached = near[at].reshape(tiles, SIMD_WIDTH, -1).any(1)  # (tiles, side)
+        shared.append(reached[:, at].reshape(tiles, tiles, SIMD_WIDTH).any(2))
     return np.ascontiguousarray(shared[0] & shared[1])
 
 
 @compiled(cache=True)
-def _scan(worker, workers, images, seeds, stretch, axes, view, level, place, window, near, nearest):
+def _search_tiles(worker, workers, images, seeds, stretch, axes, view, level, place, window, near, nearest):
     """Every ``workers``-th tile of query cells; a few of the gallery's tiles stay in cache while they pass by."""
     best, found, log = borrow(nearest[0]), borrow(nearest[1]), nearest[2]
     tiles = len(found)
     held = (
-        np.empty((_BATCH, view[0].shape[1], LANES), np.float32),
+        np.empty((_BATCH, view[0].shape[1], SIMD_WIDTH), np.float32),
         np.full(view[2].shape, FAR),
         np.full(level[2].shape, FAR),
-        np.zeros((1, LANES), np.float32),
-        np.empty((1, 4, LANES), np.float32),
-        np.empty((1, LANES), np.float32),
+        np.zeros((1, SIMD_WIDTH), np.float32),
+        np.empty((1, 4, SIMD_WIDTH), np.float32),
+        np.empty((1, SIMD_WIDTH), np.float32),
     )
     views = (borrow(view[1]), borrow(view[2]), borrow(held[0]))
     levels = (borrow(level[0]), borrow(level[1]), borrow(level[2]), borrow(level[3]))
@@ -138,7 +138,7 @@ def _scan(worker, workers, images, seeds, stretch, axes, view, level, place, win
             for tile in range(start, end):
                 _view(images[rank], tile, axes, views[2], tile - start, levels[3], room)
             for cell in range(worker, tiles, workers):
-                for lane in range(0, LANES, 4):
+                for lane in range(0, SIMD_WIDTH, 4):
                     for tile in range(start, end):
                         if not near[cell, tile] or (step < seeds and tile != cell):
                             continue
@@ -147,7 +147,7 @@ def _scan(worker, workers, images, seeds, stretch, axes, view, level, place, win
                             _compare_all(cell, lane, rank, there, tile, stretch, views, levels, where, state, room)
         if step >= seeds and len(log):
             for cell in range(worker, tiles, workers):
-                for lane in range(LANES):
+                for lane in range(SIMD_WIDTH):
                     for number in range(found.shape[2]):
                         log[rank, cell, lane, number] = found[cell, lane, number]
     return held  # kept until now
@@ -159,16 +159,16 @@ def _view(image, tile, axes, views, at, gallery, room):
     above, sums, _ = room
     directions, none, keep, error = axes
     count = views.shape[1] - 1
-    for j in range(LANES):
+    for j in range(SIMD_WIDTH):
         views[at, count, j] = np.float32(0)
     for first in range(0, count, 4):
         index = image * gallery.shape[1] + tile
-        compare(directions, first // LANES, first % LANES, gallery, index, above, none, sums, 0)
+        compare(directions, first // SIMD_WIDTH, first % SIMD_WIDTH, gallery, index, above, none, sums, 0)
         for number in range(first, first + 4):
-            for j in range(LANES):
+            for j in range(SIMD_WIDTH):
                 views[at, number, j] = sums[0, number - first, j]
                 views[at, count, j] += sums[0, number - first, j] * sums[0, number - first, j]
-    for j in range(LANES):
+    for j in range(SIMD_WIDTH):
         length = views[at, count, j] * keep - error * gallery[image, tile, gallery.shape[2] - 1, j]
         views[at, count, j] = np.float32(length)
 
@@ -184,17 +184,17 @@ def _compare_all(cell, lane, rank, there, tile, stretch, views, levels, where, s
     hits = compare(terms, cell, lane, gallery, there, above, limits, sums, 0)
     for e in range(lane, lane + 4):
         lanes = (hits >> (16 * (e - lane))) & 0xFFFF
-        here = place[LANES * cell + e]
+        here = place[SIMD_WIDTH * cell + e]
         if lanes == 0 or here < 0:
             continue
         measure(query, cell, e, gallery, there, 0, query.shape[1] - 1, exact, 0)
         least = FAR
-        for j in range(LANES):
+        for j in range(SIMD_WIDTH):
             least = exact[0, j] if exact[0, j] < least else least
         if not may_enter(cell, e, least, rank * len(rows) * w, best, found):
             continue
-        for j in range(LANES):
-            other = place[LANES * tile + j]
+        for j in range(SIMD_WIDTH):
+            other = place[SIMD_WIDTH * tile + j]
             if (lanes >> j) & 1 and other >= 0 and rows[here // w, other // w] and columns[here % w, other % w]:
                 insert(cell, e, exact[0, j], rank * len(rows) * w + other, best, found)
         farthest = best[cell, e, best.shape[2] - 1] * stretch

@@ -45,7 +45,7 @@ def compiled(**options: Any) -> Callable[[Callable], Any]:
 
 
 @cache
-def say_what_is_lost() -> None:
+def warn_without_numba() -> None:
     """Once, where there is no compiler."""
     warn(
         f"numba cannot be imported ({_PROBLEM}): the search compares all pairs, some hundred times more slowly. "

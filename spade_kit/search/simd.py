@@ -15,11 +15,11 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from spade_kit.search.layout import CHUNK, LANES
+from spade_kit.search.layout import CHUNK, SIMD_WIDTH
 
-_FLOAT, _BITS, _WORD, _INT32 = ir.FloatType(), ir.IntType(LANES), ir.IntType(64), ir.IntType(32)
-_VECTOR = ir.VectorType(_FLOAT, LANES)
-_ZERO = ir.Constant(_VECTOR, [0.0] * LANES)
+_FLOAT, _BITS, _WORD, _INT32 = ir.FloatType(), ir.IntType(SIMD_WIDTH), ir.IntType(64), ir.IntType(32)
+_VECTOR = ir.VectorType(_FLOAT, SIMD_WIDTH)
+_ZERO = ir.Constant(_VECTOR, [0.0] * SIMD_WIDTH)
 _FUSED = ("contract",)
 
 
@@ -66,10 +66,10 @@ def compare(context, terms, tile, lane, gallery, index, above, limits, sums, lev
         bits = _word(0)
         for e, total in enumerate(totals):
             total = builder.fadd(total, values.load(above, _word(0), _VECTOR))
-            builder.store(total, values.pointer(sums, _word(e * LANES), _VECTOR), align=4)
+            builder.store(total, values.pointer(sums, _word(e * SIMD_WIDTH), _VECTOR), align=4)
             limit = values.splat(values.load(limits, _word(0), _FLOAT, e))
             hit = builder.bitcast(builder.fcmp_ordered("<=", total, limit), _BITS)
-            bits = builder.or_(bits, builder.shl(builder.zext(hit, _WORD), _word(e * LANES)))
+            bits = builder.or_(bits, builder.shl(builder.zext(hit, _WORD), _word(e * SIMD_WIDTH)))
         return bits
 
     return signature, generate
@@ -141,7 +141,7 @@ class _Values:
 
     def address(self, number: int, tile: Any, lane: Any = None) -> Any:
         """Of a lane in the first row of one of an array's tiles."""
-        size = self.builder.mul(self._shape(number)[-2], _word(LANES))
+        size = self.builder.mul(self._shape(number)[-2], _word(SIMD_WIDTH))
         offset = self.builder.mul(tile, size)
         return self._start(number, offset if lane is None else self.builder.add(offset, lane))
 
@@ -163,13 +163,13 @@ class _Values:
         return self.builder.bitcast(moved, kind.as_pointer())
 
     def load(self, start: Any, row: Any, kind: Any, lane: int = 0) -> Any:
-        offset = self.builder.add(self.builder.mul(row, _word(LANES)), _word(lane))
+        offset = self.builder.add(self.builder.mul(row, _word(SIMD_WIDTH)), _word(lane))
         return self.builder.load(self.pointer(start, offset, kind), typ=kind, align=4)
 
     def splat(self, value: Any) -> Any:
         """The same number in every lane."""
         first = self.builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, ir.Constant(_INT32, 0))
-        everywhere = ir.Constant(ir.VectorType(_INT32, LANES), [0] * LANES)
+        everywhere = ir.Constant(ir.VectorType(_INT32, SIMD_WIDTH), [0] * SIMD_WIDTH)
         return self.builder.shuffle_vector(first, ir.Constant(_VECTOR, ir.Undefined), everywhere)
 
     def least(self, one: Any, other: Any) -> Any:

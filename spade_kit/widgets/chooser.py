@@ -17,9 +17,9 @@ from spade_kit._arguments import choose
 from spade_kit.datasets.samples import GOOD, Dataset, Photo
 from spade_kit.evaluation.bootstrap import clopper_pearson
 from spade_kit.evaluation.metrics import f1_threshold
-from spade_kit.evaluation.operating_point import Judgement
-from spade_kit.evaluation.threshold_study import OF, Evidence, collect
-from spade_kit.figures.reports import draw_evidence
+from spade_kit.evaluation.operating_point import OperatingPoint
+from spade_kit.evaluation.threshold_study import OF, ThresholdStudy, collect
+from spade_kit.figures.reports import draw_threshold_study
 from spade_kit.scores import find_threshold
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.base import MISTAKES, Checked, Live, check_distance, check_rate
@@ -70,7 +70,7 @@ class Chooser(Live):
     """
 
     MOVABLE = ("of", "threshold", "rule")
-    TOLD = ("photos", "evidence", "told")
+    TOLD = ("photos", "study", "told")
     MESSAGES = Live.MESSAGES | {"photos": "photos"}
 
     _esm = load_module("chooser.js")
@@ -80,7 +80,7 @@ class Chooser(Live):
     rule = Checked("hand", lambda _, value: _check_rule(str(value)))
 
     photos: traitlets.List = traitlets.List().tag(sync=True)
-    evidence = traitlets.Dict().tag(sync=True)
+    study = traitlets.Dict().tag(sync=True)
     told = traitlets.Dict().tag(sync=True)
 
     def __init__(self, spade: SPADE, dataset: Dataset | Iterable[Photo] | None, *, of: str) -> None:
@@ -89,8 +89,8 @@ class Chooser(Live):
         self._tested = range(self.images.given)
         self._judged: dict[int, Score] = {}  # test photos by index, normal ones by -1 - index
         self._thumbs: dict[int, bytes] = {}  # of those that could be judged
-        self._collected: Recent[Evidence] = Recent(len(OF))  # by what, and of how many photographs
-        self._said: tuple = ()  # what the page has evidence of
+        self._collected: Recent[ThresholdStudy] = Recent(len(OF))  # by what, and of how many photographs
+        self._said: tuple = ()  # what the page has study of
         super().__init__(of=of, rule=f"{_USUAL[choose('of', of, OF)]:g}")
         self.about = {
             "normals": len(spade) if len(spade) > 1 else 0,
@@ -110,9 +110,9 @@ class Chooser(Live):
         return float(self.threshold)
 
     @property
-    def judgement(self) -> Judgement:
+    def judgement(self) -> OperatingPoint:
         """What follows from the threshold: counts, rates and their interval, exactly."""
-        return self._evidence.at(self.threshold)
+        return self._study.at(self.threshold)
 
     @property
     def sentence(self) -> str:
@@ -121,9 +121,9 @@ class Chooser(Live):
 
     def draw(self) -> Figure:
         """What is seen, as a Matplotlib figure."""
-        return draw_evidence(self._evidence, self.threshold)
+        return draw_threshold_study(self._study, self.threshold)
 
-    def _amend(self, changed: set[str], by_page: bool) -> None:
+    def _reconcile(self, changed: set[str], by_page: bool) -> None:
         if "of" in changed:
             self.rule = f"{_USUAL[self.of]:g}"
         elif "threshold" in changed:
@@ -159,36 +159,36 @@ class Chooser(Live):
         return np.array([[score.score]], np.float32) if self.of == "image" else score.make_map(self.spade.sigma)
 
     @property
-    def _evidence(self) -> Evidence:
+    def _study(self) -> ThresholdStudy:
         return self._collected.find((self.of, len(self._judged)), self._collect)
 
-    def _collect(self) -> Evidence:
+    def _collect(self) -> ThresholdStudy:
         normal, tested = self._known(normal=True), self._known(normal=False)
         truth = [self.images.label(one.index) for one in tested], [one.mask for one in tested]
         return collect(self.of, map(self._make_map, normal), map(self._make_map, tested), *truth)
 
-    def _look(self) -> None:
-        with self._quietly(), self.hold_sync():
-            self._say_evidence()
+    def _refresh(self) -> None:
+        with self._without_events(), self.hold_sync():
+            self._send_study()
             self._set_threshold()
             told = {"sentence": self.sentence, "remarks": list(self.judgement.remarks)}
             self.told = {"threshold": self.threshold, "of": self.of, **told}
 
-    def _say_evidence(self) -> None:
+    def _send_study(self) -> None:
         if self._said == (self.of, len(self._judged)):
             return
         self._said = self.of, len(self._judged)
-        evidence = self._evidence
+        study = self._study
         if self.of == "image":  # a page counts photographs: by how many reach the line
-            count = len(evidence.normal)
+            count = len(study.normal)
             low, high = clopper_pearson(np.arange(count + 1), count)
         else:
-            _, low, high = evidence.band()
-        kinds = {"good": evidence.good, "defect": evidence.defect, "unknown": evidence.unknown}
-        kinds = {"normal": evidence.normal.sum(0), **kinds}
-        self.evidence = {
+            _, low, high = study.band()
+        kinds = {"good": study.good, "defect": study.defect, "unknown": study.unknown}
+        kinds = {"normal": study.normal.sum(0), **kinds}
+        self.study = {
             "of": self.of,
-            "end": float(evidence.edges[-1]),
+            "end": float(study.edges[-1]),
             "counts": {kind: counts.tolist() for kind, counts in kinds.items()},
             "band": {"low": low.round(6).tolist(), "high": high.round(6).tolist()},
             "rules": self._rules(),
@@ -208,7 +208,7 @@ class Chooser(Live):
             for rate in _RATES[self.of]
             if ceil(1 / rate) - 1 <= count * (1 if self.of == "image" else _MANY)
         ]
-        known = self._evidence.defect.sum() and self._evidence.good.sum()
+        known = self._study.defect.sum() and self._study.good.sum()
         return told + ([["f1", "best F1 (uses test labels)"]] if known else []) + [["hand", "by hand"]]
 
     def _set_threshold(self) -> None:
@@ -222,7 +222,7 @@ class Chooser(Live):
                 warnings.simplefilter("ignore")  # the remarks say it
                 self.threshold = find_threshold(scores, float(self.rule))
         elif self.rule != "hand":
-            self.rule, self.threshold = "hand", self._evidence.edges[-1] / 2
+            self.rule, self.threshold = "hand", self._study.edges[-1] / 2
 
     def _best_f1(self) -> float | None:
         """Over test photographs of known label, or the pixels of those with masks; None while those are to come."""
@@ -250,25 +250,25 @@ class Chooser(Live):
 
     # ---- meanwhile ---------------------------------------------------------------------------------------------------
 
-    def _meanwhile(self) -> Iterator[Step]:
+    def _background_steps(self) -> Iterator[Step]:
         missing = self._to_judge()
         for number, at in enumerate(missing, 1):
             yield partial(self._judge, at), self._take
             if number % _BATCH == 0:
-                yield do_nothing, self._tell
-        yield do_nothing, self._tell
+                yield do_nothing, self._publish
+        yield do_nothing, self._publish
 
-    def _tell(self, _: None) -> None:
-        with self._quietly():
+    def _publish(self, _: None) -> None:
+        with self._without_events():
             try:
-                self._look()
+                self._refresh()
             except MISTAKES as mistake:  # such as a best F1 without a label that could be read
                 self.problem, self.rule = str(mistake), "hand"
-                self._look()
+                self._refresh()
 
     # ---- the page ----------------------------------------------------------------------------------------------------
 
-    def _hear_photos(self, photos: list[int]) -> None:
+    def _on_photos(self, photos: list[int]) -> None:
         for score in [self._judged[at] for at in photos if at in self._judged]:
             packed = self._pack_photo(score)
             names = [name for name, value in packed.items() if isinstance(value, bytes)]
@@ -287,7 +287,7 @@ class Chooser(Live):
         mask = pack_mask(score.mask)
         return packed if mask is None else packed | {"mask": mask}
 
-    def _called(self) -> tuple[str, str]:
+    def _title_and_stem(self) -> tuple[str, str]:
         return "A threshold", f"threshold-{self.of}"
 
     def _saved(self) -> dict[str, Any]:

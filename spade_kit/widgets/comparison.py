@@ -24,7 +24,7 @@ from spade_kit.gallery.gallery import Normal
 from spade_kit.result import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.base import MISTAKES, Checked, Index, Live, Probe
-from spade_kit.widgets._shared.caches import NeighbourPictures, Recent, Results, ask
+from spade_kit.widgets._shared.caches import NeighbourPictures, Recent, Results, request_for
 from spade_kit.widgets._shared.encoding import colour_table, find_highest, pack_cells, pack_photo
 from spade_kit.widgets._shared.export import load_module
 from spade_kit.widgets._shared.images import ImageList
@@ -137,7 +137,7 @@ class Comparison(Live):
     @property
     def maps(self) -> dict[str, np.ndarray]:
         """The anomaly map of the photograph under each view, by its name."""
-        return {view.name: self._look_at(self.index, view).anomaly_map for view in self._shown}
+        return {view.name: self._view(self.index, view).anomaly_map for view in self._shown}
 
     def readout(self) -> pandas.DataFrame:
         """What each view finds at the probe: the normal pixel that explains it, and how far that is.
@@ -148,7 +148,7 @@ class Comparison(Live):
         with self._lock:
             (row, col), rows = self.probe, []
             for view, level, score in zip(self._shown, self._levels, self._scores):
-                seen = self._look_at(self.index, view)
+                seen = self._view(self.index, view)
                 match, value = seen.match(row, col), float(seen.anomaly_map[row, col])
                 cells = {"view": view.name, "normal": match.image, "row": match.row, "col": match.col}
                 cells |= {"distance": round(match.distance, 3), "map": round(value, 3)}
@@ -173,7 +173,7 @@ class Comparison(Live):
             return {}
         own, half = self.scale == "own", SCALE * max(self._levels) / 2
         (one, first), (other, second) = (
-            (view.name, self._look_at(self.index, view).anomaly_map / (level if own else half))
+            (view.name, self._view(self.index, view).anomaly_map / (level if own else half))
             for view, level in ((self._shown[at], self._levels[at]) for at in self.difference)
         )
         return {f"{one} (orange) - {other} (violet)": first - second}
@@ -221,7 +221,7 @@ class Comparison(Live):
             raise ValueError("A difference is of two views, but the same one came twice.")
         return [first, second]
 
-    def _amend(self, changed: set[str], by_page: bool) -> None:
+    def _reconcile(self, changed: set[str], by_page: bool) -> None:
         if "probe" in changed and not by_page:
             self.pinned = True
         if "views" in changed and self.difference is not None and max(self.difference) >= len(self.views):
@@ -240,7 +240,7 @@ class Comparison(Live):
 
     def _judge(self, index: int, bases: Sequence[SPADE] | None = None) -> list[Result]:
         """A photograph as each of the fitted ones sees it."""
-        return self._judge_by(bases or self._bases, lambda base: self._results.find(index, ask(base)))
+        return self._judge_by(bases or self._bases, lambda base: self._results.find(index, request_for(base)))
 
     def _judge_by(self, bases: Sequence[SPADE], judge: Callable[[SPADE], Result]) -> list[Result]:
         """By each of the fitted ones, all on the same crop."""
@@ -249,17 +249,17 @@ class Comparison(Live):
             check_crops(bases[0], results[0], base, result)
         return results
 
-    def _look_at(self, index: int, view: View) -> Seen:
+    def _view(self, index: int, view: View) -> Seen:
         return self._looked.find((index, view), lambda: look(self._judge(index), view))
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         """Where another photograph or other views are looked at; the rest the page does by itself."""
         shown = self._shown
         if self._told == (self.index, *shown):
             return
-        results, seen = self._judge(self.index), [self._look_at(self.index, view) for view in shown]
+        results, seen = self._judge(self.index), [self._view(self.index, view) for view in shown]
         mask = results[0].mask
-        with self._quietly(), self.hold_sync():
+        with self._without_events(), self.hold_sync():
             bases = [f"{base.backbone.name}, {len(base)} normal photos" for base in self._bases]
             layers = [list(base.backbone.layers) for base in self._bases]
             self.about = self.about | {"bases": bases, "layers": layers}
@@ -278,7 +278,7 @@ class Comparison(Live):
                     self._known[view] = self._guess_level(view, one), len(view.spade) == 1
             self._agreed = None if mask is None else _rounded(rank([[one.anomaly_map] for one in seen], [mask]))
             self._told = (self.index, *shown)
-            self._tell(None)
+            self._publish(None)
         self._background.restart()
 
     def _pack(self, view: View, seen: Seen) -> dict[str, Any]:
@@ -301,9 +301,9 @@ class Comparison(Live):
             return float(seen.anomaly_map.max()) / SCALE
         return _level([view.judge_left_out(image) for image in view.spade.calibration.few])
 
-    def _tell(self, _: None) -> None:
+    def _publish(self, _: None) -> None:
         """What is known of the views by now."""
-        with self._quietly(), self.hold_sync():
+        with self._without_events(), self.hold_sync():
             kind, shown = self.images.label(self.index), self._shown
             known = [self._known[view] for view in shown]
             self.levels = [{"level": level or 1.0, "stale": not complete} for level, complete in known]
@@ -320,7 +320,7 @@ class Comparison(Live):
         photos = [at for at in range(len(self.images)) if self.images.label(at) == kind and self.images.masked(at)]
         return photos[:: -(-len(photos) // _KIND) or 1] if kind is not None else []
 
-    def _meanwhile(self) -> Iterator[Step]:
+    def _background_steps(self) -> Iterator[Step]:
         kind = self.images.label(self.index)
         for view in self._shown:
             if not self._known[view][1] and len(view.spade) > 1:
@@ -334,7 +334,7 @@ class Comparison(Live):
         for image in view.spade.calibration.sample:
             yield partial(view.judge_left_out, image), maps.append
         self._known[view] = _level(maps), True
-        yield do_nothing, self._tell
+        yield do_nothing, self._publish
 
     def _rank_kind(self, kind: str) -> Iterator[Step]:
         """AUPRO of each view over all photographs of a kind; those that cannot be judged are left out."""
@@ -345,7 +345,7 @@ class Comparison(Live):
         scores = rank(list(zip(*(maps for _, maps in known))), [mask for mask, _ in known])
         for view, score in zip(shown, scores or [nan] * len(shown)):
             self._kinds[view, kind] = score
-        yield do_nothing, self._tell
+        yield do_nothing, self._publish
 
     def _judge_for_ranking(self, index: int, views: Sequence[View]) -> tuple[np.ndarray | None, list[np.ndarray]]:
         try:
@@ -361,14 +361,14 @@ class Comparison(Live):
         gallery = self._bases[check_index("A fit", base, len(self._bases), "fitted SPADE")].gallery
         return gallery.normals[gallery.check_index(image)]
 
-    def _called(self) -> tuple[str, str]:
-        name, stem = super()._called()
+    def _title_and_stem(self) -> tuple[str, str]:
+        name, stem = super()._title_and_stem()
         return f"{name}, compared", f"{stem}-compared"
 
     def _most_used(self) -> list[int]:
         counts: Counter[int] = Counter()
         for view in self._shown:
-            seen = self._look_at(self.index, view)
+            seen = self._view(self.index, view)
             for image, count in zip(seen.neighbours.index.tolist(), np.bincount(seen.found.image[0].ravel()).tolist()):
                 counts[self._number(view.base, image)] += count
         return [number for number, count in counts.most_common() if count]

@@ -22,13 +22,13 @@ from spade_kit.options import COMBINE, Options, check_sigma
 from spade_kit.result import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.base import MISTAKES, Checked, Index, Live, Probe, check_distance, check_rate
-from spade_kit.widgets._shared.caches import Ask, NeighbourPictures, Recent, Results, Score, Scores, judge_normals
+from spade_kit.widgets._shared.caches import NeighbourPictures, Recent, Request, Results, Score, Scores, judge_normals
 from spade_kit.widgets._shared.edits import Corrections
 from spade_kit.widgets._shared.encoding import (
     LOOKS_BACK,
     colour_table,
+    find_breakpoints,
     find_highest,
-    find_steps,
     pack_alone,
     pack_matches,
     pack_normals,
@@ -38,7 +38,7 @@ from spade_kit.widgets._shared.encoding import (
 from spade_kit.widgets._shared.export import fit_crops, load_module
 from spade_kit.widgets._shared.images import ImageList, find_name, read_upload
 from spade_kit.widgets._shared.preview import draw_preview
-from spade_kit.widgets._shared.scheduler import Step, do_nothing, tell_nobody
+from spade_kit.widgets._shared.scheduler import Step, do_nothing, no_op
 
 _REACH = 50  # the page follows K by itself up to here, at least
 _BATCH = 8  # photos, before the page is told
@@ -133,7 +133,7 @@ class Explorer(Live):
         self._thumbs: dict[int, bytes] = {}
         self._scores = Scores(self.images)
         self._known: NormalScores | None = None  # of normal photos
-        self._known_of: Ask | None = None
+        self._known_of: Request | None = None
         self._rule_before: str | None = None  # until one normal photo was left, of which no threshold comes
         self._narrowed: Recent[Result] = Recent(1)
         self._seen: tuple = (None, None)  # what the page was last told of: photo, options
@@ -172,7 +172,7 @@ class Explorer(Live):
     # ---- for Python --------------------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        options = self._asked_of_all.options.describe()
+        options = self._request_of_all.options.describe()
         return f"Explorer({self.images.name(self.index)}; {options}; probe {self.probe})"
 
     def _preview(self) -> bytes:
@@ -187,7 +187,7 @@ class Explorer(Live):
     @property
     def result(self) -> Result:
         """What is seen, as a Result."""
-        wanted = self.index, self._ask(self.k), self.sigma
+        wanted = self.index, self._request(self.k), self.sigma
         return self._narrowed.find(wanted, lambda: self._narrow(self._find(self.index)))
 
     @property
@@ -233,7 +233,7 @@ class Explorer(Live):
             raise ValueError(f"{self.images.name(self.index)} is one of the normal photos already.")
         photo, expression = self.images.photo(self.index)
         self._corrections.add(photo, self.images.name(self.index), expression)
-        self._say_corrected()
+        self._send_corrections()
 
     def remove(self, image: int | None = None) -> None:
         """This training image is not normal: take it out, exactly as a refit would. The others move up.
@@ -243,26 +243,26 @@ class Explorer(Live):
         if image is None and (image := self._normal_at(self.index)) is None:
             raise ValueError(f"{self.images.name(self.index)} is none of the normal photos. Name one, from 0.")
         self._corrections.remove(image)
-        self._say_corrected()
+        self._send_corrections()
 
     def undo(self) -> None:
         """Take the last correction back."""
         self._corrections.undo()
-        self._say_corrected()
+        self._send_corrections()
 
     def _normal_at(self, index: int) -> int | None:
         """Which training image a photograph is, if it is one; it is then judged against the others."""
-        among = self._results.find(index, self._ask().of_all).among
+        among = self._results.find(index, self._request().of_all).among
         gone = np.setdiff1d(np.arange(len(self.spade)), among)
         return int(gone[0]) if len(gone) else None
 
-    def _say_corrected(self) -> None:
+    def _send_corrections(self) -> None:
         """Another gallery: all that was compared with the old one is judged again, now or in the background."""
-        with self._quietly():
-            asked, before = self.spade.k, self.gallery["normals"]
+        with self._without_events():
+            wanted, before = self.spade.k, self.gallery["normals"]
             self.without, self.only = (), None
-            if self.k == min(asked, before):
-                self.k = asked  # as a refit would have it
+            if self.k == min(wanted, before):
+                self.k = wanted  # as a refit would have it
             elif self.k == before:
                 self.k = len(self.spade)  # at the end of its slider it stays there
             self._results.forget_all_but(self.index)
@@ -272,8 +272,8 @@ class Explorer(Live):
                     self._known, self._known_of, self.normals = None, None, {}
                 elif self._rule_before is not None:
                     self.threshold_rule, self._rule_before = self._rule_before, None
-                self._look()
-                self._scores.start(self._asked_of_all)
+                self._refresh()
+                self._scores.start(self._request_of_all)
                 self.scores = self._scores.pack()
 
     def code(self) -> str:
@@ -326,7 +326,7 @@ class Explorer(Live):
             check_rate(rate, "A threshold rule names a false-alarm rate between 0 and 1, like 'pixel 0.01'", value)
         return value
 
-    def _amend(self, changed: set[str], by_page: bool) -> None:
+    def _reconcile(self, changed: set[str], by_page: bool) -> None:
         if "index" in changed:
             self.only = None
         if "probe" in changed and not by_page:
@@ -341,14 +341,14 @@ class Explorer(Live):
         if self.threshold_rule == "f1" and not self._quiet:
             self.finish()
 
-    def _ask(self, k: int | None = None) -> Ask:
+    def _request(self, k: int | None = None) -> Request:
         """What is set; if not of so many neighbours, of all at reach."""
         changes = {name: getattr(self, name) for name in ("kappa", "radius", "weights", "combine")}
-        return Ask(self.spade, self.spade.options.but(k=k or self._reach, **changes), self.without, self.only)
+        return Request(self.spade, self.spade.options.replace(k=k or self._reach, **changes), self.without, self.only)
 
     def _find(self, index: int) -> Result:
         """A photograph with all neighbours at reach."""
-        return self._results.find(index, self._ask())
+        return self._results.find(index, self._request())
 
     @property
     def _reach(self) -> int:
@@ -356,25 +356,25 @@ class Explorer(Live):
         follows = self.combine == "concat" and self.kappa <= LOOKS_BACK and len(self.spade.backbone.layers) > 1
         return min(max(self.k, _REACH), len(self.spade)) if follows else self.k
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         """Tell the page all that follows from what is set."""
-        asked, told, can_undo = self._ask(), self._corrections.tell(), self._corrections.can_undo
-        with self._quietly(), self.hold_sync():
+        request, told, can_undo = self._request(), self._corrections.tell(), self._corrections.can_undo
+        with self._without_events(), self.hold_sync():
             self.gallery = {"normals": len(self.spade), "corrected": told, "undo": can_undo}
-            if self._seen != (self.index, asked):
+            if self._seen != (self.index, request):
                 full = self._find(self.index)
                 if self._seen[0] != self.index:
                     self.photo = self._pack_photo(self.index, full)
                     self.probe = self._place_probe(find_highest(self.result.anomaly_map))
                 self.neighbours = self._pack_neighbours(full)
                 self.matches = self._pack_matches(self.index, full)
-                self._seen = (self.index, asked)
-            about = self._asked(self.index) | {"k": self.k}
+                self._seen = (self.index, request)
+            about = self._payload(self.index) | {"k": self.k}
             if self.alone and about != {name: self.layers_alone.get(name) for name in about}:
                 self.layers_alone = self._pack_alone(self.index, self.result)
-            self._look_at_normals()
+            self._refresh_normals()
             self._conclude()
-        to_do = (self.index, self._asked_of_all, self.threshold_rule, len(self.images))
+        to_do = (self.index, self._request_of_all, self.threshold_rule, len(self.images))
         if self._to_do != to_do:
             self._to_do = to_do
             self._background.restart()
@@ -384,7 +384,7 @@ class Explorer(Live):
         self._set_threshold()
         self.as_python = self.code()
 
-    def _asked(self, index: int) -> dict[str, Any]:
+    def _payload(self, index: int) -> dict[str, Any]:
         """What an answer to the page is about, so that it knows whether it still waits."""
         return {"index": index, "options": {name: getattr(self, name) for name in _OPTIONS}}
 
@@ -397,10 +397,10 @@ class Explorer(Live):
 
     def _pack_matches(self, index: int, full: Result) -> dict[str, Any]:
         return {
-            **self._asked(index),
+            **self._payload(index),
             "asked_k": self.k,
             "factors": self._factors(full).tolist(),
-            "struck": self._find_struck(index, full),
+            "excluded": self._find_excluded(index, full),
             **pack_matches(full),
         }
 
@@ -408,40 +408,40 @@ class Explorer(Live):
         """What each layer's squared distance counts."""
         return self.spade.gallery.factors(Options(weights=self.weights), result.among)
 
-    def _find_struck(self, index: int, full: Result) -> list[list]:
+    def _find_excluded(self, index: int, full: Result) -> list[list]:
         """The neighbours that were left out, with their distances: the page shows them where they were."""
         if not self.without or self.only is not None:
             return []
-        near = self._results.find(index, self._ask().of_all).neighbours
+        near = self._results.find(index, self._request().of_all).neighbours
         return [list(pair) for pair in zip(near.index.tolist(), near.distance.tolist()) if pair[0] in self.without]
 
     def _pack_alone(self, index: int, result: Result) -> dict[str, Any]:
-        return {**self._asked(index), "k": self.k, "layers": pack_alone(result, self._factors(result))}
+        return {**self._payload(index), "k": self.k, "layers": pack_alone(result, self._factors(result))}
 
     # ---- what is normal, and the threshold ---------------------------------------------------------------------------
 
-    def _look_at_normals(self) -> None:
+    def _refresh_normals(self) -> None:
         """See to it that something is known of normal photos: a first idea at once, the rest in the background."""
         if len(self.spade) == 1:
             return
-        wanted = self._asked_of_all
+        wanted = self._request_of_all
         if self._known_of == wanted:
             return
         calibration, options = self.spade.calibration, wanted.options
         if calibration.knows(options, calibration.sample) or calibration.few == calibration.sample:
-            self._say_normals(wanted, calibration.scores(options, calibration.sample))
-        elif self._known_of is None or self._known_of.options.but(**_FINE) != options.but(**_FINE):
-            self._say_normals(wanted, calibration.scores(options, calibration.few), stale=True)
+            self._send_normals(wanted, calibration.scores(options, calibration.sample))
+        elif self._known_of is None or self._known_of.options.replace(**_FINE) != options.replace(**_FINE):
+            self._send_normals(wanted, calibration.scores(options, calibration.few), stale=True)
         else:  # another K, sigma or photo hardly moves the scale: what is known will do until the rest is there
             self.normals = self.normals | {"stale": True}
 
     @property
-    def _asked_of_all(self) -> Ask:
+    def _request_of_all(self) -> Request:
         """All that maps depend on, for all normal photos."""
-        return self._ask(self.k).of_all.but(sigma=self.sigma)
+        return self._request(self.k).of_all.replace(sigma=self.sigma)
 
-    def _say_normals(self, asked: Ask, known: NormalScores, stale: bool = False) -> None:
-        self._known, self._known_of = known, asked
+    def _send_normals(self, request: Request, known: NormalScores, stale: bool = False) -> None:
+        self._known, self._known_of = known, request
         self.normals = pack_normals(known, len(self.spade)) | {"stale": stale}
 
     def _set_threshold(self) -> None:
@@ -452,15 +452,15 @@ class Explorer(Live):
         elif of in ("pixel", "image"):  # one normal photo: nobody knows what is normal
             self._rule_before = self.threshold_rule
             self.threshold_rule, self.threshold = "hand", self.result.image_score / 2
-        elif of == "f1" and self._scores.complete(self._asked_of_all):
+        elif of == "f1" and self._scores.complete(self._request_of_all):
             self.threshold = self._scores.best_f1_threshold()
 
     # ---- meanwhile ---------------------------------------------------------------------------------------------------
 
-    def _meanwhile(self) -> Iterator[Step]:
+    def _background_steps(self) -> Iterator[Step]:
         """What to compute while nobody waits, most urgent first."""
         yield from self._draw_thumbs()
-        yield from self._look_ahead()
+        yield from self._prefetch()
         yield from self._judge_all_normals()
         yield from self._score_all_photos()
 
@@ -468,62 +468,62 @@ class Explorer(Live):
         missing = [index for index in range(len(self.images)) if index not in self._thumbs]
         for start in range(0, len(missing), _BATCH):
             batch = missing[start : start + _BATCH]
-            yield partial(self.images.thumbs, batch), self._say_thumbs
+            yield partial(self.images.thumbs, batch), self._receive_thumbs
 
-    def _say_thumbs(self, thumbs: dict[int, bytes]) -> None:
+    def _receive_thumbs(self, thumbs: dict[int, bytes]) -> None:
         self._thumbs |= thumbs
         self._send_thumbs(thumbs)
 
-    def _look_ahead(self) -> Iterator[Step]:
-        asked = self._ask()
+    def _prefetch(self) -> Iterator[Step]:
+        request = self._request()
         for index in (self.index + 1, self.index - 1):
             if 0 <= index < len(self.images):
-                yield partial(self._prepare, index, asked), tell_nobody
+                yield partial(self._prepare, index, request), no_op
 
-    def _prepare(self, index: int, asked: Ask) -> None:
+    def _prepare(self, index: int, request: Request) -> None:
         try:
-            result = self._results.find(index, asked)
+            result = self._results.find(index, request)
         except MISTAKES:
             return  # said when it is picked
         self._pack_neighbours(result)
-        find_steps(result)
+        find_breakpoints(result)
 
     def _judge_all_normals(self) -> Iterator[Step]:
-        wanted = self._asked_of_all
+        wanted = self._request_of_all
         if len(self.spade) > 1 and (self._known_of != wanted or self.normals["stale"]):
-            yield from judge_normals(self.spade.calibration, wanted.options, partial(self._tell_normals, wanted))
+            yield from judge_normals(self.spade.calibration, wanted.options, partial(self._receive_normals, wanted))
 
-    def _tell_normals(self, asked: Ask, normals: NormalScores) -> None:
-        with self._quietly(), self.hold_sync():
-            self._say_normals(asked, normals)
+    def _receive_normals(self, request: Request, normals: NormalScores) -> None:
+        with self._without_events(), self.hold_sync():
+            self._send_normals(request, normals)
             self._conclude()
 
     def _score_all_photos(self) -> Iterator[Step]:
-        asked = self._asked_of_all
-        self._scores.start(asked)
-        judge, missing = asked.judge, self._scores.missing()
+        request = self._request_of_all
+        self._scores.start(request)
+        judge, missing = request.judge, self._scores.missing()
         for index in missing:
             yield partial(self._scores.score, index, judge), self._take_score
         if missing:
-            yield do_nothing, self._say_scores
+            yield do_nothing, self._send_scores
 
     def _take_score(self, score: Score) -> None:
         self._scores.take(score)
         if score.index % _BATCH == 0:
             self.scores = self._scores.pack()
 
-    def _say_scores(self, _: None) -> None:
-        with self._quietly(), self.hold_sync():
+    def _send_scores(self, _: None) -> None:
+        with self._without_events(), self.hold_sync():
             self.scores = self._scores.pack()
             self._conclude()
 
     # ---- the page speaks ---------------------------------------------------------------------------------------------
 
-    def _greet(self) -> None:
+    def _on_connected(self) -> None:
         if self._thumbs:
             self._send_thumbs(self._thumbs)
 
-    def _hear_upload(self, name: str, part: int, parts: int, buffers: Sequence[Any]) -> None:
+    def _on_upload(self, name: str, part: int, parts: int, buffers: Sequence[Any]) -> None:
         """A file comes in parts, since a notebook's messages must not be long."""
         if part == 0:
             self._upload = []

@@ -180,7 +180,7 @@ class Painting(Live):
             ``"colour"``. If left out, what suits the tool.
         """
         with self._lock:
-            self._hear_stroke(tool, points, size, strength, colour, None)
+            self._on_stroke(tool, points, size, strength, colour, None)
 
     def undo(self) -> None:
         """Take the last stroke back."""
@@ -196,7 +196,7 @@ class Painting(Live):
             strokes = self._strokes.pop(self.index, [])
             self._undone[self.index].extend(reversed(strokes))
             self._drawn = None
-            self._say_painted()
+            self._send_painted()
 
     def save(self, path: str | Path) -> None:
         """Write the painted photograph as PNG, and its mask beside it as ``<stem>_mask.png``."""
@@ -282,7 +282,7 @@ class Painting(Live):
         strength = usual if strength is None else strength
         return Stroke(tool, tuple(map(tuple, places.tolist())), float(size * scale), strength, rgb)
 
-    def _hear_stroke(self, tool: str, points: Iterable, size: Any, strength: Any, colour: Any, drawn: Any) -> None:
+    def _on_stroke(self, tool: str, points: Iterable, size: Any, strength: Any, colour: Any, drawn: Any) -> None:
         """Another stroke, or more of the one that the page is still drawing."""
         stroke = self._make_stroke(tool, points, size, strength, colour)
         strokes = self._strokes[self.index]
@@ -291,7 +291,7 @@ class Painting(Live):
         strokes.append(stroke)
         self._drawn = drawn
         self._undone.pop(self.index, None)
-        self._say_painted()
+        self._send_painted()
 
     def _swap(self, here: dict[int, list[Stroke]], there: dict[int, list[Stroke]], what: str) -> None:
         with self._lock:
@@ -299,25 +299,25 @@ class Painting(Live):
                 raise ValueError(f"There is no stroke to {what}.")
             there[self.index].append(here[self.index].pop())
             self._drawn = None  # what the hand goes on with is another stroke
-            self._say_painted()
+            self._send_painted()
 
     def _encode(self) -> tuple[bytes, bytes]:
         return encode_png(self._canvas), encode_png(self.mask)
 
     # ---- the page ----------------------------------------------------------------------------------------------------
 
-    def _amend(self, changed: set[str], by_page: bool) -> None:
+    def _reconcile(self, changed: set[str], by_page: bool) -> None:
         if "index" in changed:
             self._drawn = None
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         if self.photo.get("index") != self.index:
-            self._say_painted()
+            self._send_painted()
 
-    def _say_painted(self) -> None:
+    def _send_painted(self) -> None:
         result = self.result
         numbers = result.neighbours.index.tolist()
-        with self._quietly(), self.hold_sync():
+        with self._without_events(), self.hold_sync():
             self.photo = {
                 "index": self.index,
                 **pack_photo(result, result.crop.cut_mask(self.mask), quality=92),
@@ -334,21 +334,21 @@ class Painting(Live):
             if len(self.spade) == 1:  # nobody knows what is normal: colours end at what the photo itself had
                 self.normals = {"level": self._before.image_score / SCALE, "scores": [], "of": 0}
             elif not self.normals:
-                self._say_normals(calibration.scores(self.spade.options, calibration.few))
+                self._send_normals(calibration.scores(self.spade.options, calibration.few))
 
-    def _say_normals(self, known: NormalScores) -> None:
+    def _send_normals(self, known: NormalScores) -> None:
         self.normals = {"level": known.level, "scores": known.scores.tolist(), "of": len(self.spade)}
 
-    def _meanwhile(self) -> Iterator[Step]:
+    def _background_steps(self) -> Iterator[Step]:
         if len(self.spade) > 1:
-            yield from judge_normals(self.spade.calibration, self.spade.options, self._say_normals)
+            yield from judge_normals(self.spade.calibration, self.spade.options, self._send_normals)
 
-    def _hear_pair(self) -> None:
+    def _on_pair(self) -> None:
         for ending, picture in zip((".png", "_mask.png"), self._encode()):
             self._send_file(ending, picture)
 
-    def _called(self) -> tuple[str, str]:
-        name, stem = super()._called()
+    def _title_and_stem(self) -> tuple[str, str]:
+        name, stem = super()._title_and_stem()
         return f"{name}, painted", f"{stem}-painted"
 
     def _most_used(self) -> list[int]:

@@ -17,7 +17,7 @@ from spade_kit.gallery.gallery import Normal
 from spade_kit.result import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.base import Checked, Live
-from spade_kit.widgets._shared.caches import NeighbourPictures, Results, Score, Scores, ask
+from spade_kit.widgets._shared.caches import NeighbourPictures, Results, Score, Scores, request_for
 from spade_kit.widgets._shared.edits import Corrections
 from spade_kit.widgets._shared.encoding import colour_table, find_highest, jpeg, pack_cells
 from spade_kit.widgets._shared.export import fit_crops, load_module
@@ -71,7 +71,7 @@ class Review(Live):
         self._decisions: list[tuple[int, bool]] = []  # which, and whether it was dropped
         ranked = self.spade.suspects()  # says what is needed where there is only one
         self._scores = Scores(self.images)
-        self._scores.start(ask(self.spade))
+        self._scores.start(request_for(self.spade))
         for index, score in ranked["score"].items():
             self._scores.take(Score(int(index), float(score)))
         self._results = Results(self.images, room=1)
@@ -109,7 +109,7 @@ class Review(Live):
     @property
     def result(self) -> Result:
         """What is seen of the photograph, judged against those that are left."""
-        return self._results.find(self.index, ask(self.spade))
+        return self._results.find(self.index, request_for(self.spade))
 
     def keep(self) -> None:
         """The photograph is normal: go on to the next suspect."""
@@ -166,17 +166,17 @@ class Review(Live):
 
     def _forget(self) -> None:
         """Another gallery: scores of before stand until they are computed again, and say so."""
-        self._scores.start(ask(self.spade))
+        self._scores.start(request_for(self.spade))
         self._background.restart()
 
     def _go(self, index: int) -> None:
-        with self._quietly(), self.hold_sync():
+        with self._without_events(), self.hold_sync():
             self.index = index
-            self._look()
+            self._refresh()
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         result = self.result
-        with self._quietly(), self.hold_sync():
+        with self._without_events(), self.hold_sync():
             self._scores.take(Score(self.index, result.image_score))
             # by what numbers normal images were known when the review began
             places, normals = self._given.gallery.places, self.spade.gallery.normals
@@ -190,12 +190,12 @@ class Review(Live):
                 "level": self.spade.normal_level or result.image_score / SCALE,
                 "seen": pack_cells(result.correspondence, self.spade.sigma, zip(numbers, numbers)),
             }
-            self._say_state()
+            self._send_state()
 
-    def _say_state(self, _: None = None) -> None:
+    def _send_state(self, _: None = None) -> None:
         words, decided = {None: "", False: "kept", True: "dropped"}, dict(self._decisions)
         counts = {"kept": len(self.kept), "dropped": len(self.dropped), "left": len(self.spade)}
-        with self._quietly(), self.hold_sync():
+        with self._without_events(), self.hold_sync():
             self.suspects = [
                 [index, round(self._score_of(index), 3), index in self._scores.fresh, words[decided.get(index)]]
                 for index in (*decided, *self._open_ones())
@@ -204,19 +204,19 @@ class Review(Live):
 
     # ---- meanwhile ---------------------------------------------------------------------------------------------------
 
-    def _meanwhile(self) -> Iterator[Step]:
+    def _background_steps(self) -> Iterator[Step]:
         missing = [index for index in (*self._open_ones(), *self.kept) if index not in self._scores.fresh]
         for index in missing:
             yield partial(self._scores.score, index, self.spade), self._scores.take
-        yield do_nothing, self._say_state
+        yield do_nothing, self._send_state
 
     # ---- the page ----------------------------------------------------------------------------------------------------
 
-    def _greet(self) -> None:
+    def _on_connected(self) -> None:
         for start in range(0, len(self.images), _BATCH):
             self._send_thumbs(self.images.thumbs(index for index, *_ in self.suspects[start : start + _BATCH]))
 
-    def _called(self) -> tuple[str, str]:
+    def _title_and_stem(self) -> tuple[str, str]:
         return "Normal photos under review", f"normal-{self.index}"
 
     def _normal(self, number: int) -> Normal:

@@ -74,14 +74,14 @@ class Probe(Checked):
 class Live(anywidget.AnyWidget):
     """A widget whose traits a hand and Python move alike; a mistake is told and changes nothing.
 
-    Those that inherit name what can be moved and asked for. They tell the page in `_look` all that follows from it,
-    give in `_meanwhile` what to compute while nobody waits, most urgent first, and `draw` what is seen.
+    Those that inherit name what can be moved and asked for. They tell the page in `_refresh` all that follows from it,
+    give in `_background_steps` what to compute while nobody waits, most urgent first, and `draw` what is seen.
     """
 
     MOVABLE: ClassVar[tuple[str, ...]] = ()  # traits that may be set
     TOLD: ClassVar[tuple[str, ...]] = ()  # traits that a saved page holds, too
     CROPS: ClassVar[int] = 0  # bytes of normal crops in a saved page
-    # what a page may say, and with which parts of that `_hear_<kind>`, or else the method of this name, is called
+    # what a page may say, and with which parts of that `_on_<kind>`, or else the method of this name, is called
     MESSAGES: ClassVar[dict[str, str]] = {"hello": "", "page": "", "png": ""}
     ASKED: ClassVar[tuple[str, ...]] = ("hello", "page", "png", "pair", "normals", "photos")  # these change nothing
 
@@ -94,14 +94,14 @@ class Live(anywidget.AnyWidget):
     def __init__(self, **traits: Any) -> None:
         self._lock = RLock()
         self._quiet = True  # until everything is there
-        self._background = Background(self._meanwhile)
+        self._background = Background(self._background_steps)
         super().__init__(**traits)
 
     def _open(self) -> None:
         """All is there: from now on what is set is followed."""
         self.observe(self._follow, list(self.MOVABLE))
-        self.on_msg(self._hear)
-        self._look()
+        self.on_msg(self._on_message)
+        self._refresh()
         self._quiet = False
         self._background.restart()
 
@@ -125,17 +125,17 @@ class Live(anywidget.AnyWidget):
 
     # ---- for those that inherit --------------------------------------------------------------------------------------
 
-    def _amend(self, changed: set[str], by_page: bool) -> None:
+    def _reconcile(self, changed: set[str], by_page: bool) -> None:
         """Set quietly what has to change with what was set."""
 
-    def _greet(self) -> None:
+    def _on_connected(self) -> None:
         """What a page is sent that has just opened, beside the traits."""
 
     def _preview(self) -> bytes:
         """A PNG that stands in where no widget can live."""
         return _as_png(self.draw(), 80)
 
-    def _called(self) -> tuple[str, str]:
+    def _title_and_stem(self) -> tuple[str, str]:
         """What is seen: as a page is called, and as files are, but for their suffix."""
         name = self.images.name(self.index)
         return name, name.replace("/", "-")
@@ -155,7 +155,7 @@ class Live(anywidget.AnyWidget):
 
     def _make_page(self) -> str:
         normals = fit_crops(((number, self._normal(number).jpeg) for number in self._most_used()), self.CROPS)
-        return self._frame(self._called()[0], state=self._saved(), photos={}, thumbs={}, normals=normals)
+        return self._frame(self._title_and_stem()[0], state=self._saved(), photos={}, thumbs={}, normals=normals)
 
     def _frame(self, title: str, **saved: Any) -> str:
         return frame_page(str(self._esm), str(self._css), title, saved)
@@ -169,7 +169,7 @@ class Live(anywidget.AnyWidget):
     # ---- what is set -------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _quietly(self) -> Iterator[None]:
+    def _without_events(self) -> Iterator[None]:
         """Set traits without consequences, and with no other thread in between."""
         with self._lock:
             before, self._quiet = self._quiet, True
@@ -187,74 +187,76 @@ class Live(anywidget.AnyWidget):
         """What is set from Python is computed at once; after a mistake all is as before."""
         if self._quiet:
             return
-        before = self._moved() | {change["name"]: change["old"]}
+        before = self._current_traits() | {change["name"]: change["old"]}
         try:
-            with self._quietly():
-                self._amend({change["name"]}, by_page=False)
-            self._look()
+            with self._without_events():
+                self._reconcile({change["name"]}, by_page=False)
+            self._refresh()
         except MISTAKES:
-            self._put_back(before)
+            self._restore(before)
             raise
 
     def set_state(self, sync_data: dict) -> None:
         """What the page sends. A mistake is told there, and all is as before."""
         with self._lock:
-            before, problem, self.problem = self._moved(), "", ""  # so that the same mistake is told again
+            before, problem, self.problem = self._current_traits(), "", ""  # so that the same mistake is told again
             try:
-                with self._quietly():
+                with self._without_events():
                     super().set_state(sync_data)
-                    self._amend({name for name, value in before.items() if getattr(self, name) != value}, by_page=True)
-                self._look()
+                    self._reconcile(
+                        {name for name, value in before.items() if getattr(self, name) != value}, by_page=True
+                    )
+                self._refresh()
             except Exception as mistake:  # whatever it is: nobody sees a traceback here
-                problem = _tell(mistake)
-                self._put_back(before)
-                self._look()
+                problem = _explain(mistake)
+                self._restore(before)
+                self._refresh()
             self.problem = problem
 
-    def _moved(self) -> dict[str, Any]:
+    def _current_traits(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.MOVABLE}
 
-    def _put_back(self, before: dict[str, Any]) -> None:
-        with self._quietly():
+    def _restore(self, before: dict[str, Any]) -> None:
+        with self._without_events():
             for name, value in before.items():
                 setattr(self, name, value)
 
     # ---- the page speaks ---------------------------------------------------------------------------------------------
 
-    def _hear(self, _: Any, content: dict, buffers: Sequence[Any]) -> None:
+    def _on_message(self, _: Any, content: dict, buffers: Sequence[Any]) -> None:
         with self._lock:
             try:
                 if content["kind"] not in self.ASKED:
                     self.problem = ""  # so that the same mistake is told again
                 self._act(choose("A message", content["kind"], self.MESSAGES), {**content, "buffers": buffers})
             except Exception as mistake:  # as above
-                self.problem = _tell(mistake)
+                self.problem = _explain(mistake)
 
     def _act(self, kind: str, content: dict) -> None:
-        act = getattr(self, f"_hear_{kind}", None) or getattr(self, kind)
+        act = getattr(self, f"_on_{kind}", None) or getattr(self, kind)
         act(*(content[name] for name in self.MESSAGES[kind].split()))
 
-    def _hear_hello(self) -> None:
+    def _on_hello(self) -> None:
         self.send({"kind": "here"})
-        self._greet()
+        self._on_connected()
 
-    def _hear_page(self) -> None:
+    def _on_page(self) -> None:
         self._send_file(".html", self._make_page().encode())
 
-    def _hear_png(self) -> None:
+    def _on_png(self) -> None:
         self._send_file(".png", _as_png(self.draw(), 150))
 
-    def _hear_normals(self, images: list[int]) -> None:
+    def _on_normals(self, images: list[int]) -> None:
         self.send({"kind": "normals", "images": images}, [self._normal(image).jpeg for image in images])
 
     def _send_file(self, ending: str, content: bytes) -> None:
-        self.send({"kind": "file", "name": f"{self._called()[1]}{ending}"}, [content])
+        self.send({"kind": "file", "name": f"{self._title_and_stem()[1]}{ending}"}, [content])
 
     def _send_thumbs(self, thumbs: dict[int, bytes]) -> None:
         self.send({"kind": "thumbs", "indexes": list(thumbs)}, list(thumbs.values()))
 
 
-def _tell(mistake: Exception) -> str:
+def _explain(mistake: Exception) -> str:
     """A mistake of the user's is a sentence; what else goes wrong has its kind before it."""
     return str(mistake) if isinstance(mistake, MISTAKES) else f"{type(mistake).__name__}: {mistake}"
 

@@ -20,7 +20,7 @@ from spade_kit.scores import make_map
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.encoding import jpeg
 from spade_kit.widgets._shared.images import ImageList
-from spade_kit.widgets._shared.scheduler import Step, tell_nobody
+from spade_kit.widgets._shared.scheduler import Step, no_op
 
 _NEIGHBOUR = 112  # px, of a neighbour's picture until the whole crop is asked for
 Made = TypeVar("Made")
@@ -49,14 +49,14 @@ class Recent(Generic[Made]):
         with self._lock:
             return next((made for key, made in reversed(self._made.items()) if wanted(key)), None)
 
-    def forget(self, but: Callable[[Any], bool]) -> None:
+    def forget(self, keep: Callable[[Any], bool]) -> None:
         """All that is not wanted, and of what is wanted all but the latest."""
         with self._lock:
-            self._made = OrderedDict([(key, made) for key, made in self._made.items() if but(key)][-1:])
+            self._made = OrderedDict([(key, made) for key, made in self._made.items() if keep(key)][-1:])
 
 
 @dataclass(frozen=True)
-class Ask:
+class Request:
     """Which SPADE is asked, under which options, and among which of its normal images; a key of caches."""
 
     spade: SPADE
@@ -69,16 +69,16 @@ class Ask:
         return self.spade.under(self.options)
 
     @property
-    def of_all(self) -> Ask:
+    def of_all(self) -> Request:
         """The same, with all training images."""
         return replace(self, without=(), only=None)
 
-    def but(self, **options: Any) -> Ask:
-        return replace(self, options=self.options.but(**options))
+    def replace(self, **options: Any) -> Request:
+        return replace(self, options=self.options.replace(**options))
 
 
-def ask(spade: SPADE) -> Ask:
-    return Ask(spade, spade.options)
+def request_for(spade: SPADE) -> Request:
+    return Request(spade, spade.options)
 
 
 class Results:
@@ -88,20 +88,20 @@ class Results:
         self._images = images
         self._recent: Recent[Result] = Recent(room)
 
-    def find(self, index: int, asked: Ask) -> Result:
-        return self._recent.find((index, asked), lambda: self._make(index, asked))
+    def find(self, index: int, request: Request) -> Result:
+        return self._recent.find((index, request), lambda: self._make(index, request))
 
     def forget_all_but(self, index: int) -> None:
         """Of one photograph alone its last result stays, to be judged against another gallery: old ones are large."""
         self._recent.forget(lambda key: key == (index, key[1].of_all))
 
-    def _make(self, index: int, asked: Ask) -> Result:
-        if asked.only is not None:
-            return self.find(index, asked.of_all).with_normals([asked.only])
-        if asked.without:
-            result = self.find(index, asked.of_all)
-            return result.with_normals(np.setdiff1d(result.among, asked.without))
-        judge = asked.judge
+    def _make(self, index: int, request: Request) -> Result:
+        if request.only is not None:
+            return self.find(index, request.of_all).with_normals([request.only])
+        if request.without:
+            result = self.find(index, request.of_all)
+            return result.with_normals(np.setdiff1d(result.among, request.without))
+        judge = request.judge
         before = self._recent.last(lambda key: key == (index, key[1].of_all) and _same_network(key[1].spade, judge))
         if before is not None and before.spade.gallery is judge.gallery:
             return judge.judge(before.source, before.among, before)
@@ -142,18 +142,18 @@ class Scores:
 
     def __init__(self, images: ImageList) -> None:
         self._images = images
-        self._asked: Ask | None = None
+        self._request: Request | None = None
         self.known: dict[int, Score] = {}
         self.fresh: set[int] = set()
         self._best_f1: float | None = None
 
-    def start(self, asked: Ask) -> None:
+    def start(self, request: Request) -> None:
         """What is taken from now on is scored under these options."""
-        if self._asked == asked:
+        if self._request == request:
             return
-        if self._asked is not None and self._asked.but(sigma=0) != asked.but(sigma=0):
+        if self._request is not None and self._request.replace(sigma=0) != request.replace(sigma=0):
             self.known = {index: Score(index, known.score) for index, known in self.known.items()}
-        self._asked, self.fresh, self._best_f1 = asked, set(), None
+        self._request, self.fresh, self._best_f1 = request, set(), None
 
     def missing(self) -> list[int]:
         return [index for index in range(len(self._images)) if index not in self.fresh]
@@ -173,8 +173,8 @@ class Scores:
         self.fresh.add(score.index)
         self._best_f1 = None
 
-    def complete(self, asked: Ask) -> bool:
-        return self._asked == asked and not self.missing()
+    def complete(self, request: Request) -> bool:
+        return self._request == request and not self.missing()
 
     def pack(self) -> list[list]:
         """For each photo its score, None where unknown, and whether it is of the present options."""
@@ -184,8 +184,8 @@ class Scores:
     def best_f1_threshold(self) -> float:
         """Over the pixels of all photographs whose truth is known."""
         if self._best_f1 is None:
-            assert self._asked is not None
-            sigma = self._asked.options.sigma
+            assert self._request is not None
+            sigma = self._request.options.sigma
             judged = [one for one in self.known.values() if one.distance is not None]
             pairs = [(one.make_map(sigma).ravel(), one.mask.ravel()) for one in judged if one.mask is not None]
             maps, masks = map(np.concatenate, zip(*pairs))
@@ -197,7 +197,7 @@ def judge_normals(calibration: Calibration, options: Options, tell: Callable[[No
     """What is normal: one image a step, so that the page is never kept waiting."""
     for image in calibration.sample:
         if not calibration.knows(options, [image]):
-            yield partial(list, calibration.maps(options, [image])), tell_nobody
+            yield partial(list, calibration.maps(options, [image])), no_op
     yield partial(calibration.scores, options, calibration.sample), tell
 
 

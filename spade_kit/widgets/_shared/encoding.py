@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from spade_kit.correspondence import Correspondence, Steps
+from spade_kit.correspondence import Breakpoints, Correspondence
 from spade_kit.figures.style import COLOURS
 from spade_kit.gallery.calibration import NormalScores
 from spade_kit.result import Result
@@ -68,9 +68,9 @@ def pack_matches(result: Result) -> dict[str, Any]:
     (row * w + col), ``distance`` and what part of it each layer has, ``parts`` (L s), as uint16 of 65535.
     """
     k, first = len(result.neighbours), 1
-    steps = find_steps(result)
+    steps = find_breakpoints(result)
     if steps is None:
-        steps, first = _as_steps(result.correspondence, k), k
+        steps, first = _as_breakpoints(result.correspondence, k), k
     h, w = result.query.grid
     parts = split(np.ones_like(steps.distance), steps.layer_distance)
     return {
@@ -107,14 +107,14 @@ def pack_distance(distance: np.ndarray) -> dict[str, Any]:
     return {"grid": list(distance.shape), "distance": distance.astype("<f4").tobytes()}
 
 
-def find_steps(result: Result) -> Steps | None:
+def find_breakpoints(result: Result) -> Breakpoints | None:
     """The matches for every k, where they are a short list."""
-    return result.steps if result.spade.options.kappa <= LOOKS_BACK else None
+    return result.breakpoints if result.spade.options.kappa <= LOOKS_BACK else None
 
 
-def _as_steps(found: Correspondence, k: int) -> Steps:
+def _as_breakpoints(found: Correspondence, k: int) -> Breakpoints:
     h, w = found.distance.shape
-    return Steps(
+    return Breakpoints(
         count=np.ones((h, w), np.int64),
         k=np.full(h * w, k),
         distance=found.distance.ravel(),

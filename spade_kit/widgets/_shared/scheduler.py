@@ -10,7 +10,7 @@ Step: TypeAlias = "tuple[Callable[[], Any], Callable[[Any], None]]"  # compute i
 _PAUSE = 0.3  # s after the last change: a slider may still be moving
 
 
-def tell_nobody(_: Any) -> None:
+def no_op(_: Any) -> None:
     """For steps whose result lies where it is wanted."""
 
 

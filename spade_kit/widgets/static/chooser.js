@@ -1,6 +1,6 @@
 // Choosing a threshold: histograms, a line to drag, and what follows from it.
 
-import { bytes, clamp, el, numbers, picture, say, svg } from "./dom.js";
+import { bytes, clamp, el, numbers, picture, setText, svg } from "./dom.js";
 import { Upsampler, contour, unpack } from "./maps.js";
 import { Choice, button } from "./controls.js";
 import { Page } from "./page.js";
@@ -67,17 +67,17 @@ class Chooser extends Page {
   listen() {
     this.follow({
       "change:told": () => {
-        this.heard();
+        this.onAnswer();
         this.paintSentence();
       },
-      "change:evidence change:photos": () => (this.coming ??= queueMicrotask(() => { this.coming = null; this.paint(); }) ?? true),
+      "change:study change:photos": () => (this.coming ??= queueMicrotask(() => { this.coming = null; this.paint(); }) ?? true),
       "change:threshold change:rule": () => this.paintLine(),
       "change:of": () => this.paintBusy(),
     });
   }
 
-  hear(message, buffers) {
-    super.hear(message, buffers);
+  onMessage(message, buffers) {
+    super.onMessage(message, buffers);
     if (message.kind !== "photo") return;
     this.receive({ ...message, ...Object.fromEntries(message.names.map((name, i) => [name, buffers[i]])) });
   }
@@ -93,18 +93,18 @@ class Chooser extends Page {
   }
 
   move(threshold) {
-    const { end } = this.get("evidence"); // where a browser rounds, the far end is still beyond the highest score
+    const { end } = this.get("study"); // where a browser rounds, the far end is still beyond the highest score
     this.put({ threshold: threshold > end * (1 - 1e-9) ? end : threshold, rule: "hand" });
   }
 
   // ---- painting -----------------------------------------------------------------------------------------------------------
 
   paint() {
-    const evidence = this.get("evidence");
-    if (!evidence.counts) return;
+    const study = this.get("study");
+    if (!study.counts) return;
     const photos = this.get("photos").filter(([, , , score]) => score !== null);
     this.sorted = photos.map(([at, name, label, score]) => ({ at, name, label, score })).sort((a, b) => a.score - b.score);
-    this.above = Object.fromEntries(Object.entries(evidence.counts).map(([kind, counts]) => {
+    this.above = Object.fromEntries(Object.entries(study.counts).map(([kind, counts]) => {
       const above = new Float64Array(counts.length + 1);
       for (let bin = counts.length - 1; bin >= 0; bin--) above[bin] = above[bin + 1] + counts[bin];
       return [kind, above];
@@ -114,26 +114,26 @@ class Chooser extends Page {
       row.node.hidden = !row.total;
     }
     // from the least score on, so that there is room to see
-    const least = Math.min(...this.rows.map(({ kind }) => evidence.counts[kind].findIndex((count) => count)).filter((bin) => bin >= 0));
+    const least = Math.min(...this.rows.map(({ kind }) => study.counts[kind].findIndex((count) => count)).filter((bin) => bin >= 0));
     this.first = Math.max(0, Math.floor((least - 2) / 4) * 4);
-    this.begin = (this.first / evidence.counts.normal.length) * evidence.end;
-    [this.line.min, this.line.max] = [this.begin, evidence.end];
-    say(this.axis.firstChild, this.begin.toFixed(1));
-    say(this.axis.lastChild, evidence.end.toFixed(1));
+    this.begin = (this.first / study.counts.normal.length) * study.end;
+    [this.line.min, this.line.max] = [this.begin, study.end];
+    setText(this.axis.firstChild, this.begin.toFixed(1));
+    setText(this.axis.lastChild, study.end.toFixed(1));
     const { normals, tested } = this.get("about");
     const unread = this.get("photos").length - photos.length;
-    say(this.waitingText, (evidence.waiting ? `${normals + tested - evidence.waiting} of ${normals + tested} photos are judged…` : "") + (unread ? ` ${unread} cannot be read.` : ""));
-    this.root.dataset.waiting = evidence.waiting;
+    setText(this.waitingText, (study.waiting ? `${normals + tested - study.waiting} of ${normals + tested} photos are judged…` : "") + (unread ? ` ${unread} cannot be read.` : ""));
+    this.root.dataset.waiting = study.waiting;
     this.paintBars();
     this.paintLine();
     this.paintSentence();
     this.paintBusy();
-    this.root.dataset.shown = evidence.of;
+    this.root.dataset.shown = study.of;
   }
 
   /** Bars, of pixels on a logarithmic scale, since nearly all of them are low. */
   paintBars() {
-    const { counts, of } = this.get("evidence");
+    const { counts, of } = this.get("study");
     const by = 4;
     this.bars = Math.ceil((counts.normal.length - this.first) / by);
     this.heights = Object.fromEntries(this.rows.map(({ kind }) => {
@@ -146,17 +146,17 @@ class Chooser extends Page {
 
   paintLine() {
     if (!this.above) return;
-    const { end, band, of } = this.get("evidence");
+    const { end, band, of } = this.get("study");
     const threshold = this.get("threshold");
     const at = clamp(threshold / end, 0, 1); // among the bins
     const across = clamp((threshold - this.begin) / (end - this.begin), 0, 1); // the plot
     this.line.value = clamp(threshold, this.begin, end);
     this.line.setAttribute("aria-valuetext", threshold.toFixed(2));
     this.mark.style.left = `${100 * across}%`;
-    say(this.mark.firstChild, threshold.toFixed(2));
+    setText(this.mark.firstChild, threshold.toFixed(2));
     this.mark.firstChild.style.transform = `translateX(${-100 * across}%)`;
     for (const [name, one] of this.ofs) one.setAttribute("aria-pressed", name === this.get("of"));
-    const [now, { rules }] = [this.get("rule"), this.get("evidence")];
+    const [now, { rules }] = [this.get("rule"), this.get("study")];
     this.rule.offer(rules.some(([rule]) => rule === now) ? rules : [[now, `${+(100 * now).toFixed(2)} %`], ...rules]);
     this.rule.show(now);
     const count = Object.fromEntries(this.rows.map(({ kind }) => [kind, this.countAbove(kind, threshold, at)]));
@@ -169,7 +169,7 @@ class Chooser extends Page {
       const [below, above] = bars.children;
       below.setAttribute("d", Array.from({ length: cut }, (_, i) => column(i)).join(""));
       above.setAttribute("d", Array.from({ length: this.bars - cut }, (_, i) => column(cut + i)).join(""));
-      say(words, `${Math.round(count[kind]).toLocaleString("en")} of ${total.toLocaleString("en")} at or above`);
+      setText(words, `${Math.round(count[kind]).toLocaleString("en")} of ${total.toLocaleString("en")} at or above`);
     }
     this.paintFacts(count, at, band, of);
     this.paintNear();
@@ -178,7 +178,7 @@ class Chooser extends Page {
 
   /** Exact for photos, within a bin for pixels; Python's sentence is exact for both. */
   countAbove(kind, threshold, at) {
-    if (this.get("evidence").of === "image") {
+    if (this.get("study").of === "image") {
       const kindOf = ({ at: photo, label }) => (photo < 0 ? "normal" : label === null ? "unknown" : label === "good" ? "good" : "defect");
       return this.sorted.filter((photo) => photo.score >= threshold && kindOf(photo) === kind).length;
     }
@@ -190,7 +190,7 @@ class Chooser extends Page {
     // of photos the interval is listed by how many reach the line, of pixels by the bins
     const [low, high] = ["low", "high"].map((end) => (of === "image" ? band[end][count.normal] : between(band[end], at * (band[end].length - 1))));
     const noun = of === "image" ? "normal photos" : "normal pixels";
-    const tell = (name, title, text) => [title, text].forEach((words, i) => say(this.fact[name][i], words));
+    const tell = (name, title, text) => [title, text].forEach((words, i) => setText(this.fact[name][i], words));
     tell("rate", `false alarms among ${noun}`, total.normal ? `${percent(count.normal / total.normal)}  (95 %: ${percent(low)} to ${percent(high)})` : "not known");
     tell("found", "defects found (recall)", total.defect ? percent(count.defect / total.defect) : "no labels");
     const flagged = count.defect + count.good;
@@ -205,9 +205,9 @@ class Chooser extends Page {
     const cut = first < 0 ? this.sorted.length : first;
     const near = [this.sorted.slice(Math.max(0, cut - NEAR), cut).reverse(), this.sorted.slice(cut, cut + NEAR)];
     const missing = near.flat().map(({ at }) => at).filter((at) => !this.pictures.has(at) && !this.wanted.has(at));
-    if (missing.length && !this.deaf) {
+    if (missing.length && !this.disconnected) {
       for (const at of missing) this.wanted.add(at);
-      this.tell({ kind: "photos", photos: missing });
+      this.send({ kind: "photos", photos: missing });
     }
     this.sides.forEach(({ cards, none }, side) => {
       none.hidden = near[side].length > 0;
@@ -218,8 +218,8 @@ class Chooser extends Page {
   #paintCard({ canvas, marks, name, score, node }, photo, threshold) {
     node.style.visibility = photo ? "visible" : "hidden";
     if (!photo) return;
-    say(name, photo.name);
-    say(score, photo.score.toFixed(2));
+    setText(name, photo.name);
+    setText(score, photo.score.toFixed(2));
     node.dataset.at = photo.at;
     canvas.setAttribute("aria-label", `${photo.name}, score ${photo.score.toFixed(2)}`);
     const seen = this.pictures.get(photo.at);
@@ -240,7 +240,7 @@ class Chooser extends Page {
 
   paintSentence() {
     const { sentence, remarks } = this.get("told");
-    say(this.sentence, sentence ?? "");
+    setText(this.sentence, sentence ?? "");
     this.remarks.replaceChildren(...(remarks ?? []).map((remark) => el("li", {}, remark)));
     this.stale();
   }
@@ -253,10 +253,10 @@ class Chooser extends Page {
   }
 
   paintBusy() {
-    const evidence = this.get("evidence");
-    const busy = evidence.of !== this.get("of");
+    const study = this.get("study");
+    const busy = study.of !== this.get("of");
     this.awaitAnswer(busy);
-    if (evidence.waiting && !this.model.saved) this.root.classList.add("busy");
+    if (study.waiting && !this.model.saved) this.root.classList.add("busy");
   }
 }
 

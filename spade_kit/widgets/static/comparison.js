@@ -1,10 +1,10 @@
 // Views side by side: one probe in all of them, each with the normal pixel that it finds.
 
-import { bytes, clamp, el, say } from "./dom.js";
+import { bytes, clamp, el, setText } from "./dom.js";
 import { Cells, colours, contour, paintMap, unpack } from "./maps.js";
 import { Choice, button } from "./controls.js";
 import { Pane, Patch } from "./pane.js";
-import { Looking } from "./looking.js";
+import { MapPage } from "./map_page.js";
 
 const HELP = "Point at any picture: rings show the place in all of them, and below each view the normal pixel that it finds there. Click to pin the place; arrow keys move it, Escape frees it. [ and ] go to the previous and next photo.";
 const ORDINALS = ["1st", "2nd", "3rd", "4th", "5th", "6th"];
@@ -12,7 +12,7 @@ const ORDINALS = ["1st", "2nd", "3rd", "4th", "5th", "6th"];
 /** Places in an order, best first; of equals each has the better place. */
 const placesOf = (scores) => scores.map((score) => scores.filter((other) => other > score).length);
 
-class Comparison extends Looking {
+class Comparison extends MapPage {
   constructor(model, root) {
     super(model, root, "Pointing, the scale and the difference");
     this.signed = colours(bytes(this.about.signed));
@@ -111,7 +111,7 @@ class Comparison extends Looking {
     this.follow({
       "change:neighbours": () => this.offer(),
       "change:seen change:photo": () => {
-        this.heard();
+        this.onAnswer();
         this.coming ??= queueMicrotask(() => this.answer()) ?? true;
       },
       "change:levels change:scale": () => this.paintMaps(),
@@ -138,15 +138,15 @@ class Comparison extends Looking {
     const [H, W] = photo.size;
     this.photo.resize(H, W);
     this.photo.draw(this.bitmap);
-    say(this.photo.title, this.about.photos[photo.index][0]);
+    setText(this.photo.title, this.about.photos[photo.index][0]);
     this.truth = photo.mask ? contour(unpack(bytes(photo.mask), H * W), H, W, 0.5) : "";
     this.name.show(photo.index);
     this.arrange();
     this.root.dataset.shown = `${photo.index}`;
   }
 
-  complain(text) {
-    super.complain(text);
+  showProblem(text) {
+    super.showProblem(text);
     this.asking = false;
     if (this.shown) this.paintBusy();
   }
@@ -161,7 +161,7 @@ class Comparison extends Looking {
 
   step(by) {
     const to = clamp(this.get("index") + by, 0, this.about.photos.length - 1);
-    if (!this.deaf) this.put({ index: to });
+    if (!this.disconnected) this.put({ index: to });
   }
 
   key(event) {
@@ -202,8 +202,8 @@ class Comparison extends Looking {
   }
 
   change(views, more = {}) {
-    if (this.deaf) return;
-    this.complain("");
+    if (this.disconnected) return;
+    this.showProblem("");
     this.asking = true;
     this.put({ ...more, views });
     this.paintBusy();
@@ -247,7 +247,7 @@ class Comparison extends Looking {
     const patch = new Patch("The match, close up");
     const words = el("p", { class: "sk-remark" });
     const badge = el("span", { class: "sk-badge" });
-    const away = button("×", "Take this view away", () => this.takeAway(at), { class: "sk-chip python", "aria-label": `take view ${at + 1} away`, disabled: this.deaf });
+    const away = button("×", "Take this view away", () => this.takeAway(at), { class: "sk-chip python", "aria-label": `take view ${at + 1} away`, disabled: this.disconnected });
     pane.figure.querySelector("figcaption").append(badge, away);
     pane.figure.append(el("div", { class: "sk-found-here" }, patch.canvas, words));
     return { pane, patch, words, badge, away };
@@ -267,13 +267,13 @@ class Comparison extends Looking {
     this.maps.forEach((map, at) => {
       const { pane } = this.views[at];
       paintMap(pane.canvas, map, this.table, this.end(at));
-      say(pane.title, this.decoded[at].name);
+      setText(pane.title, this.decoded[at].name);
       pane.canvas.setAttribute("aria-label", `The map of ${this.decoded[at].name}`);
     });
     this.scales.forEach((one, at) => one.setAttribute("aria-pressed", own === (at === 0)));
     const stale = !this.model.saved && this.get("levels").some((level) => level.stale);
     const ends = this.decoded.map((_, at) => this.end(at).toFixed(1));
-    say(this.scaleText, (own
+    setText(this.scaleText, (own
       ? `Colours: each view from 0 to twice what 99 % of normal pixels stay below under it (${ends.join(", ")}). Not to be compared in raw distance.`
       : `Colours: all from 0 to ${ends[0]}, raw distance. A view of fewer channels is darker, whatever it sees.`) + (stale ? " What is normal is still being computed…" : ""));
     this.paintDifference();
@@ -299,7 +299,7 @@ class Comparison extends Looking {
   #tellDifference(own, end, one, other) {
     this.differenceWords ??= this.difference.figure.appendChild(el("p", { class: "sk-remark sk-found-here" }));
     const unit = own ? `${end} times what is normal` : `${end.toFixed(1)} raw`;
-    say(this.differenceWords, `Orange: stranger to ${one}; violet: stranger to ${other}. Colours to ±${unit}.`);
+    setText(this.differenceWords, `Orange: stranger to ${one}; violet: stranger to ${other}. Colours to ±${unit}.`);
   }
 
   paintRanking() {
@@ -309,10 +309,10 @@ class Comparison extends Looking {
     const scores = photo?.length === names.length ? photo : null;
     const places = scores && placesOf(scores);
     this.views.slice(0, names.length).forEach(({ badge, pane }, at) => {
-      say(badge, scores ? `${ORDINALS[places[at]]} · AUPRO ${scores[at].toFixed(3)}` : "");
+      setText(badge, scores ? `${ORDINALS[places[at]]} · AUPRO ${scores[at].toFixed(3)}` : "");
       pane.figure.classList.toggle("best", Boolean(scores) && places[at] === 0);
     });
-    say(this.answerText, scores ? `Sees this ${kind ?? "defect"} best: ${tellOrder(names, scores, (name, score) => `${name} (AUPRO ${score})`, ", then ")}.${over && over.length === names.length ? ` Over ${photos} photos with ${kind}: ${tellOrder(names, over, (name, score) => `${name} ${score}`, ", ")}.` : photos > 1 && !this.model.saved ? ` Over all ${photos} photos with ${kind}: …` : ""}`
+    setText(this.answerText, scores ? `Sees this ${kind ?? "defect"} best: ${tellOrder(names, scores, (name, score) => `${name} (AUPRO ${score})`, ", then ")}.${over && over.length === names.length ? ` Over ${photos} photos with ${kind}: ${tellOrder(names, over, (name, score) => `${name} ${score}`, ", ")}.` : photos > 1 && !this.model.saved ? ` Over all ${photos} photos with ${kind}: …` : ""}`
       : this.shown.photo.mask === null && kind === "good" ? "A good photo: nothing should be found, so that views are not ranked." : "Where the defect is is not known, so that views are not ranked.");
   }
 
@@ -322,8 +322,8 @@ class Comparison extends Looking {
     this.awaitAnswer(awaited);
     const count = this.get("views").length;
     this.full.hidden = count < this.about.most;
-    this.adding.disabled = this.deaf || count >= this.about.most;
-    for (const { away } of this.views) away.disabled = this.deaf || count <= this.about.fewest;
+    this.adding.disabled = this.disconnected || count >= this.about.most;
+    for (const { away } of this.views) away.disabled = this.disconnected || count <= this.about.fewest;
   }
 
   paintProbe() {
@@ -336,7 +336,7 @@ class Comparison extends Looking {
       pane.point("pinned", pinned ? probe : null);
       pane.point("hovered", pinned && !this.hovered ? null : place);
     }
-    say(this.normalRemark, `place (${place.join(", ")})${pinned && !this.hovered ? ", pinned" : ""}`);
+    setText(this.normalRemark, `place (${place.join(", ")})${pinned && !this.hovered ? ", pinned" : ""}`);
     const told = this.decoded.map((view, at) => this.#tell(view, at, place, size));
     this.speak(this.live, `(${place.join(", ")}): ${told.join("; ")}`);
   }
@@ -348,7 +348,7 @@ class Comparison extends Looking {
     const { patch, words } = this.views[at];
     if (bitmap) patch.draw(bitmap, there, size, view.cells.grid);
     const times = this.maps[at][place[0] * size[1] + place[1]] / this.get("levels")[at].level;
-    say(words, `normal ${image} (${there.join(", ")})\ndistance ${distance.toFixed(2)}\nmap ${times.toFixed(2)} × normal`);
+    setText(words, `normal ${image} (${there.join(", ")})\ndistance ${distance.toFixed(2)}\nmap ${times.toFixed(2)} × normal`);
     return `${view.name} ${times.toFixed(2)} times normal, normal ${image}`;
   }
 }

@@ -1,6 +1,6 @@
 // Sliders and lists with their names and values beside them.
 
-import { el, say } from "./dom.js";
+import { el, setText } from "./dom.js";
 
 export class Slider {
   /** @param {object} about name, help, min, max, step, ``format(value)`` and ``move(value)`` */
@@ -9,21 +9,21 @@ export class Slider {
     this.output = el("output", {});
     this.input = el("input", { type: "range", min, max, step, "aria-label": name, title: help });
     this.input.addEventListener("input", () => {
-      this.tell(+this.input.value);
+      this.send(+this.input.value);
       move(+this.input.value);
     });
     this.node = el("label", { class: "sk-slider", title: help }, el("span", { class: "name" }, name), this.output, this.input);
   }
 
-  tell(value) {
-    say(this.output, this.format(value));
+  send(value) {
+    setText(this.output, this.format(value));
     this.input.setAttribute("aria-valuetext", this.format(value));
   }
 
   show(value, max = null) {
     if (max !== null) this.input.max = Math.max(max, value);
     if (+this.input.value !== value) this.input.value = value;
-    this.tell(value);
+    this.send(value);
   }
 }
 

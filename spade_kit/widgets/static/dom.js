@@ -29,7 +29,7 @@ export function download(name, view, type) {
 }
 
 /** Set a text only where it changes, so that a screen reader is not told the same again. */
-export function say(node, text) {
+export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 

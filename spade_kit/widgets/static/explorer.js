@@ -1,10 +1,10 @@
 // The explorer's page: state lies in the model, and every change of it is painted from there.
 
-import { bytes, clamp, el, say, svg } from "./dom.js";
+import { bytes, clamp, el, setText, svg } from "./dom.js";
 import { Matches, cellOf, contour, decodeAlone, middleOf, paintMap, unpack } from "./maps.js";
 import { Pane, Patch } from "./pane.js";
 import { Choice, Slider, button } from "./controls.js";
-import { Looking } from "./looking.js";
+import { MapPage } from "./map_page.js";
 import { Readout } from "./readout.js";
 import { Retrieved } from "./retrieved.js";
 import { Strip } from "./strip.js";
@@ -30,7 +30,7 @@ const HELP = [
 
 const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 
-class Explorer extends Looking {
+class Explorer extends MapPage {
   constructor(model, root) {
     super(model, root, "Pointing, K, sigma, the threshold and the overlay");
     this.asking = false; // for what an answer's options do not show: an upload, a correction
@@ -175,7 +175,7 @@ class Explorer extends Looking {
   listen() {
     this.follow({
       "change:matches change:photo change:gallery": () => {
-        this.heard();
+        this.onAnswer();
         this.coming ??= queueMicrotask(() => this.answer()) ?? true; // all of a message first
       },
       "change:layers_alone change:alone": () => this.paintMaps(),
@@ -237,21 +237,21 @@ class Explorer extends Looking {
     this.root.dataset.shown = `${photo.index}`;
   }
 
-  hear(message, buffers) {
-    super.hear(message, buffers);
+  onMessage(message, buffers) {
+    super.onMessage(message, buffers);
     if (message.kind === "thumbs") {
       message.indexes.forEach((index, i) => this.strip.picture(index, buffers[i]));
       this.paintPhotos();
     }
   }
 
-  hears(yes) {
-    super.hears(yes);
+  setConnected(yes) {
+    super.setConnected(yes);
     if (this.shown) this.paintPhotos();
   }
 
-  complain(text) {
-    super.complain(text);
+  showProblem(text) {
+    super.showProblem(text);
     this.asking = false;
     this.paintBusy();
   }
@@ -273,7 +273,7 @@ class Explorer extends Looking {
     const indexes = this.listed().map((card) => card.key);
     const at = indexes.indexOf(this.get("index"));
     const to = indexes[at < 0 ? 0 : clamp(at + by, 0, indexes.length - 1)];
-    if (to !== undefined && (!this.deaf || this.model.saved)) this.put({ index: to });
+    if (to !== undefined && (!this.disconnected || this.model.saved)) this.put({ index: to });
   }
 
   key(event) {
@@ -303,7 +303,7 @@ class Explorer extends Looking {
       if (!this.help.hidden) this.toggleHelp();
       else if (this.get("pinned")) this.put({ pinned: false });
       else if (this.retrieved.chosen !== null) this.retrieved.choose(null);
-      else if (this.get("only") !== null && !this.deaf) this.put({ only: null });
+      else if (this.get("only") !== null && !this.disconnected) this.put({ only: null });
     } else return;
     event.preventDefault();
     event.stopPropagation();
@@ -315,13 +315,13 @@ class Explorer extends Looking {
   }
 
   upload(file) {
-    if (!file || this.deaf) return;
-    this.complain("");
+    if (!file || this.disconnected) return;
+    this.showProblem("");
     this.ask();
     const parts = Math.max(1, Math.ceil(file.size / PART));
     file.arrayBuffer().then((content) => {
       for (let part = 0; part < parts; part++)
-        this.tell({ kind: "upload", name: file.name, part, parts }, [content.slice(part * PART, (part + 1) * PART)]);
+        this.send({ kind: "upload", name: file.name, part, parts }, [content.slice(part * PART, (part + 1) * PART)]);
       this.file.value = "";
     });
   }
@@ -333,10 +333,10 @@ class Explorer extends Looking {
   }
 
   correct(message) {
-    if (this.deaf) return;
-    this.complain("");
+    if (this.disconnected) return;
+    this.showProblem("");
     this.ask();
-    this.tell(message);
+    this.send(message);
   }
 
   // ---- painting -----------------------------------------------------------------------------------------------------------
@@ -365,16 +365,16 @@ class Explorer extends Looking {
       const map = found ? this.upsample(found.distance, ...found.grid, sigma) : this.upsample(this.matches.grid(this.steps, l), h, w, sigma);
       paintMap(pane.canvas, map, this.table, end);
       this.veil(pane, found && this.marking.checked ? found.agrees : null, "disagree");
-      say(pane.title, found ? `${name} alone ${SIGNS[l % 3]}` : `${name}, its share`);
+      setText(pane.title, found ? `${name} alone ${SIGNS[l % 3]}` : `${name}, its share`);
       pane.canvas.setAttribute("aria-label", found ? `The map of ${name} searched alone` : `What ${name} contributes to the map`);
       if (found) {
         const agreeing = found.agrees.reduce((a, b) => a + b, 0) / (h * w);
-        say(pane.remark, `agrees at ${Math.round(100 * agreeing)} %`);
+        setText(pane.remark, `agrees at ${Math.round(100 * agreeing)} %`);
       }
     });
     this.alone.forEach((one, i) => one.setAttribute("aria-pressed", this.get("alone") === (i === 1)));
     this.marks.hidden = !alone;
-    say(this.layersRemark, this.get("alone") && !alone ? "searching each layer…" : `colours to ${end.toFixed(1)}`);
+    setText(this.layersRemark, this.get("alone") && !alone ? "searching each layer…" : `colours to ${end.toFixed(1)}`);
     const others = this.get("gallery").normals - (this.shown.photo.normal === null ? 0 : 1);
     this.sliders.k.show(this.k, this.model.saved ? most : others); // a page that stands alone has no more than it was sent
     this.sliders.sigma.show(sigma, 16);
@@ -422,18 +422,18 @@ class Explorer extends Looking {
     this.threshold.max = this.end;
     this.threshold.value = Math.min(threshold, this.end);
     this.threshold.setAttribute("aria-valuetext", threshold.toFixed(2));
-    say(this.ends[1], `≥ ${this.end.toFixed(1)}`);
+    setText(this.ends[1], `≥ ${this.end.toFixed(1)}`);
     this.level.hidden = !normals.level;
     if (normals.level) {
       this.level.style.left = `${(100 * normals.level) / this.end}%`;
-      say(this.levelText, `99 %: ${normals.level.toFixed(1)}`);
+      setText(this.levelText, `99 %: ${normals.level.toFixed(1)}`);
     }
     this.bar.classList.toggle("stale", Boolean(normals.stale));
     this.bar.title = normals.stale ? "What is normal under these options is still being computed" : "";
     this.bar.classList.toggle("unused", !judged);
     this.legend.classList.toggle("judged", judged);
-    say(this.map.title, judged ? `Anomaly map ≥ ${threshold.toFixed(2)}` : "Anomaly map");
-    say(this.map.remark, judged ? `${(100 * marked).toFixed(1)} % of it${this.rate(threshold)}` : why);
+    setText(this.map.title, judged ? `Anomaly map ≥ ${threshold.toFixed(2)}` : "Anomaly map");
+    setText(this.map.remark, judged ? `${(100 * marked).toFixed(1)} % of it${this.rate(threshold)}` : why);
     const rules = (normals.rates ?? []).map((rule) => {
       const [of, rate] = rule.split(" ");
       return [rule, `${+(100 * rate).toFixed(2)} % of normal ${of === "pixel" ? "pixels" : "photos"}`];
@@ -486,22 +486,22 @@ class Explorer extends Looking {
       text += reached ? `, reached by ${reached} of ${scores.length} normals` : `, above all ${among} normals`;
       if (stale) text += " so far…";
     }
-    say(this.score, text);
+    setText(this.score, text);
     this.score.classList.toggle("stale", Boolean(stale));
-    say(this.photo.remark, this.shown.photo.normal === null ? "" : `normal ${this.shown.photo.normal}, judged against the others`);
+    setText(this.photo.remark, this.shown.photo.normal === null ? "" : `normal ${this.shown.photo.normal}, judged against the others`);
   }
 
   /** What was corrected, and what can be said of this photo. */
   paintGallery() {
     const { normals, corrected, undo } = this.get("gallery");
     const { normal } = this.shown.photo;
-    say(this.judge, normal === null ? "this is normal" : "not normal");
+    setText(this.judge, normal === null ? "this is normal" : "not normal");
     this.judge.title = normal === null ? "Fit this photo with the normal ones" : "Take this photo out of the normal ones";
     const before = corrected.length > 3 ? `${corrected.length - 3} more, ` : "";
-    say(this.corrected, `${normals} normal photos now: ${before}${corrected.slice(-3).join(", ")}`);
+    setText(this.corrected, `${normals} normal photos now: ${before}${corrected.slice(-3).join(", ")}`);
     this.correcting.hidden = !corrected.length;
-    this.undoing.disabled = this.deaf || !undo;
-    say(this.source, `${this.about.backbone}; ${normals} normal photos${this.model.saved ? "; greyed controls need Python" : ""}`);
+    this.undoing.disabled = this.disconnected || !undo;
+    setText(this.source, `${this.about.backbone}; ${normals} normal photos${this.model.saved ? "; greyed controls need Python" : ""}`);
   }
 
   paintOpacity() {
@@ -523,7 +523,7 @@ class Explorer extends Looking {
       const only = by.every((value, other) => value > 0 === (other === l));
       solo.setAttribute("aria-pressed", only);
       mute.setAttribute("aria-pressed", by[l] === 0);
-      mute.disabled = this.deaf || only;
+      mute.disabled = this.disconnected || only;
     });
     this.paintPhotos();
     this.paintBusy();
@@ -576,7 +576,7 @@ class Explorer extends Looking {
     const picked = `${this.get("index")} ${this.order.select.value} ${this.filter.select.value}`;
     if (this.picked !== picked || !this.strip.moved) this.strip.reveal(this.get("index"));
     this.picked = picked;
-    say(this.photo.title, photos[this.shown?.photo.index]?.[0] ?? "");
+    setText(this.photo.title, photos[this.shown?.photo.index]?.[0] ?? "");
   }
 
   /** What can be shown, with how many there are; misses and alarms are of whole photos. */
@@ -596,7 +596,7 @@ class Explorer extends Looking {
   paintNeighbours() {
     if (!this.shown) return;
     const seen = { pack: this.shown.matches, matches: this.matches, steps: this.steps, k: this.k, size: this.shown.photo.size };
-    this.retrieved.show({ ...seen, without: this.get("without"), only: this.get("only"), deaf: this.deaf });
+    this.retrieved.show({ ...seen, without: this.get("without"), only: this.get("only"), disconnected: this.disconnected });
     const { part } = this.retrieved;
     for (const pane of [this.map, this.photo]) this.veil(pane, part?.explained, "part");
     this.photo.mark(part ? `bright: explained by normal ${part.image}` : "", "Look at all of the photo again  Esc");
@@ -648,20 +648,20 @@ class Explorer extends Looking {
     this.normal.point("hovered", hover?.match.image === image ? hover.match.place : null);
     this.normal.dots.replaceChildren(...(image === part?.image ? part.dots : []));
     const rank = matches.neighbours.findIndex(([other]) => other === image);
-    say(this.normal.title, `Normal ${image}`);
-    say(this.normal.remark, `neighbour ${rank + 1} of ${this.k}`);
+    setText(this.normal.title, `Normal ${image}`);
+    setText(this.normal.remark, `neighbour ${rank + 1} of ${this.k}`);
 
     const { h, w } = this.matches;
     this.patches[0].draw(this.bitmap, seen.place, photo.size, [h, w]);
     const other = this.normals.get(seen.match.image);
     if (other) this.patches[1].draw(other, seen.match.place, photo.size, [h, w]);
-    say(this.patchNames[0], `place (${seen.place.join(", ")})`);
-    say(this.patchNames[1], `match (${seen.match.place.join(", ")})`);
+    setText(this.patchNames[0], `place (${seen.place.join(", ")})`);
+    setText(this.patchNames[1], `match (${seen.match.place.join(", ")})`);
 
     const alone = this.aloneNow();
     const own = alone?.map((found) => this.seeAlone(seen.place, found));
     this.own.forEach((mark, l) => this.normal.put(mark, own && matches.neighbours[own[l].neighbour][0] === image ? own[l].place : null));
-    if (!alone) this.layers.forEach(({ pane }, l) => say(pane.remark, `${seen.match.distance ? Math.round((100 * seen.match.parts[l]) / seen.match.distance) : 0} % here`));
+    if (!alone) this.layers.forEach(({ pane }, l) => setText(pane.remark, `${seen.match.distance ? Math.round((100 * seen.match.parts[l]) / seen.match.distance) : 0} % here`));
     const both = pin && hover ? [["pinned", pin], ["pointed at", hover]] : [[pin ? "pinned" : this.hovered ? "pointed at" : "probe", seen]];
     this.readout.show(both, this.about.layers, alone && ((s, l) => this.tellAlone(s, alone[l])));
   }

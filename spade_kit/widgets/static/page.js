@@ -1,6 +1,6 @@
 // What all pages have: a model whose changes are painted, Python that may not answer, and what it complains of.
 
-import { download, el, say } from "./dom.js";
+import { download, el, setText } from "./dom.js";
 import { button } from "./controls.js";
 
 export const PATIENCE = 5000; // ms without an answer, until that is said
@@ -9,7 +9,7 @@ export class Page {
   /** @param {string} alive what still works where Python does not answer */
   constructor(model, root, alive) {
     [this.model, this.root, this.alive] = [model, root, alive];
-    this.deaf = false;
+    this.disconnected = false;
     this.problemText = el("span");
     this.problem = el("div", { class: "sk-problem", role: "alert", hidden: true }, this.problemText, button("×", "Close this message", () => this.dismiss(), { class: "sk-chip", "aria-label": "close this message" }));
     this.saves = { page: button("save page", "One file that works without Python", () => this.save("page"), { class: "python" }), png: button("PNG", "A picture for slides", () => this.save("png"), { class: "python" }) };
@@ -24,17 +24,17 @@ export class Page {
     this.model.save_changes();
   }
 
-  tell(message, buffers = []) {
+  send(message, buffers = []) {
     try {
       this.model.send(message, undefined, buffers);
     } catch {
-      this.hears(false);
+      this.setConnected(false);
     }
   }
 
   /** Follow the model. @param {object} on what to do at each change, by "change:name change:other" */
   follow(on) {
-    const all = { "change:problem": () => this.complain(this.get("problem")), "msg:custom": (message, buffers) => this.hear(message, buffers), ...on };
+    const all = { "change:problem": () => this.showProblem(this.get("problem")), "msg:custom": (message, buffers) => this.onMessage(message, buffers), ...on };
     const each = (act) => {
       for (const [names, what] of Object.entries(all)) for (const name of names.split(" ")) act(name, what);
     };
@@ -42,13 +42,13 @@ export class Page {
     this.off = () => each((name, what) => this.model.off(name, what));
     // keys pressed here are not the notebook's, which looks for this mark at what has the focus
     this.root.addEventListener("focusin", (event) => (event.target.dataset.lmSuppressShortcuts = "true"));
-    this.hears(!this.model.saved);
-    this.tell({ kind: "hello" });
-    if (!this.model.saved) this.ears = setTimeout(() => this.hears(false), PATIENCE / 2);
+    this.setConnected(!this.model.saved);
+    this.send({ kind: "hello" });
+    if (!this.model.saved) this.greeting = setTimeout(() => this.setConnected(false), PATIENCE / 2);
   }
 
-  hear(message, buffers) {
-    if (message.kind === "here") this.hears(true);
+  onMessage(message, buffers) {
+    if (message.kind === "here") this.setConnected(true);
     if (message.kind === "file") {
       const kind = message.name.endsWith(".png") ? "png" : "page";
       this.saves[kind].removeAttribute("aria-busy");
@@ -56,29 +56,29 @@ export class Page {
     }
   }
 
-  hears(yes) {
-    clearTimeout(this.ears);
-    this.deaf = !yes;
-    for (const control of this.root.querySelectorAll(".python")) control.disabled = this.deaf;
-    this.root.classList.toggle("deaf", this.deaf);
-    if (yes) this.complain(this.get("problem"));
-    else if (!this.model.saved) this.complain(`Python does not answer. ${this.alive} work all the same; for the rest, run the cell again.`);
+  setConnected(yes) {
+    clearTimeout(this.greeting);
+    this.disconnected = !yes;
+    for (const control of this.root.querySelectorAll(".python")) control.disabled = this.disconnected;
+    this.root.classList.toggle("disconnected", this.disconnected);
+    if (yes) this.showProblem(this.get("problem"));
+    else if (!this.model.saved) this.showProblem(`Python does not answer. ${this.alive} work all the same; for the rest, run the cell again.`);
   }
 
-  complain(text) {
+  showProblem(text) {
     this.problem.hidden = !text;
-    say(this.problemText, text);
+    setText(this.problemText, text);
     for (const save of Object.values(this.saves)) save.removeAttribute("aria-busy");
   }
 
   dismiss() {
-    this.complain("");
-    if (this.get("problem") && !this.deaf) this.put({ problem: "" });
+    this.showProblem("");
+    if (this.get("problem") && !this.disconnected) this.put({ problem: "" });
   }
 
   save(kind) {
     this.saves[kind].setAttribute("aria-busy", "true");
-    this.tell({ kind });
+    this.send({ kind });
   }
 
   /** Put a text on the clipboard, and say so on the button; where there is no clipboard, show it to be copied by hand. */
@@ -86,8 +86,8 @@ export class Page {
     try {
       await navigator.clipboard.writeText(text);
       pressed.dataset.name ??= pressed.textContent; // pressed again, it says "copied" already
-      say(pressed, "copied");
-      setTimeout(() => say(pressed, pressed.dataset.name), 1500);
+      setText(pressed, "copied");
+      setTimeout(() => setText(pressed, pressed.dataset.name), 1500);
     } catch {
       this.text.hidden = false;
       this.text.value = text;
@@ -96,8 +96,8 @@ export class Page {
   }
 
   /** Python has answered after all. */
-  heard() {
-    if (this.deaf && !this.model.saved) this.hears(true);
+  onAnswer() {
+    if (this.disconnected && !this.model.saved) this.setConnected(true);
   }
 
   /** After a click on what takes no focus, or loses it, keys are for this. */
@@ -118,11 +118,11 @@ export class Page {
     this.root.classList.toggle("busy", awaited);
     this.root.setAttribute("aria-busy", awaited);
     clearTimeout(this.waiting);
-    if (awaited && !this.model.saved) this.waiting = setTimeout(() => this.hears(false), PATIENCE);
+    if (awaited && !this.model.saved) this.waiting = setTimeout(() => this.setConnected(false), PATIENCE);
   }
 
   close() {
     this.off();
-    [this.ears, this.waiting].forEach(clearTimeout);
+    [this.greeting, this.waiting].forEach(clearTimeout);
   }
 }

@@ -1,10 +1,10 @@
 // Painting defects: the hand's line is drawn at once, Python paints it and answers with the map.
 
-import { bytes, clamp, el, say, svg } from "./dom.js";
+import { bytes, clamp, el, setText, svg } from "./dom.js";
 import { Cells, contour, paintMap, unpack } from "./maps.js";
 import { Choice, Slider, button } from "./controls.js";
 import { Pane } from "./pane.js";
-import { Looking } from "./looking.js";
+import { MapPage } from "./map_page.js";
 
 const TOOLS = {
   brush: ["brush", "Paint that hides what is below"],
@@ -19,7 +19,7 @@ const HELP = "Choose a tool and draw on the photo; the map follows while you dra
 const LEAST_MOVE = 2; // map pixels: a click moves nothing
 const GRAIN = 1 / 8; // of a stroke's size between its points, at least, or a map pixel
 
-class Painting extends Looking {
+class Painting extends MapPage {
   constructor(model, root) {
     super(model, root, "Pointing");
     const short = Math.min(...model.get("photo").size); // side of the crop
@@ -59,7 +59,7 @@ class Painting extends Looking {
     this.spinner = el("span", { class: "sk-spinner", role: "img", "aria-label": "computing" });
     this.label = el("input", { type: "text", value: "painted", "aria-label": "kind of defect", title: "The kind of defect: a folder has its name", class: "python", size: 12 });
     this.keeping = button("keep as test photo", `Write the photo and its mask to the folder ${this.about.folder}, and put it among the test photos`, () => this.ask({ kind: "keep", label: this.label.value }), { class: "python" });
-    this.pair = button("photo + mask", "Both as PNG", () => this.tell({ kind: "pair" }), { class: "python" });
+    this.pair = button("photo + mask", "Both as PNG", () => this.send({ kind: "pair" }), { class: "python" });
     this.kept = el("span", { class: "sk-remark", role: "status" });
     this.ends = [el("span", {}, "0"), el("span", { class: "level" }), el("span")];
     this.gradient = el("canvas", { width: 256, height: 1, "aria-hidden": "true", class: "sk-gradient" });
@@ -87,7 +87,7 @@ class Painting extends Looking {
     this.follow({
       "change:neighbours": () => this.offer(),
       "change:photo": () => {
-        this.heard();
+        this.onAnswer();
         this.asked = Math.max(0, this.asked - 1);
         this.answer();
       },
@@ -125,11 +125,11 @@ class Painting extends Looking {
     if (this.drawing?.changed && !this.asked) this.send(); // the hand has gone on meanwhile
     else if (!this.drawing && !this.asked) this.clearLine();
     this.awaitAnswer(this.asked > 0);
-    this.history.undo.disabled = this.deaf || !photo.strokes;
-    this.history.clear.disabled = this.deaf || !photo.strokes;
-    this.history.redo.disabled = this.deaf || !photo.undone;
-    this.keeping.disabled = this.deaf || !photo.mask;
-    this.pair.disabled = this.deaf || !photo.strokes;
+    this.history.undo.disabled = this.disconnected || !photo.strokes;
+    this.history.clear.disabled = this.disconnected || !photo.strokes;
+    this.history.redo.disabled = this.disconnected || !photo.undone;
+    this.keeping.disabled = this.disconnected || !photo.mask;
+    this.pair.disabled = this.disconnected || !photo.strokes;
     this.rescueKeys(this.photo.stage);
     this.paintNames();
     this.paintKept();
@@ -137,14 +137,14 @@ class Painting extends Looking {
     this.root.dataset.shown = `${photo.index} ${photo.strokes}`;
   }
 
-  hears(yes) {
-    super.hears(yes);
-    this.ink.disabled = this.deaf || !this.own[this.tool].colour;
+  setConnected(yes) {
+    super.setConnected(yes);
+    this.ink.disabled = this.disconnected || !this.own[this.tool].colour;
     if (this.shown) this.answer();
   }
 
-  complain(text) {
-    super.complain(text);
+  showProblem(text) {
+    super.showProblem(text);
     if (!text) return;
     this.asked = 0;
     this.awaitAnswer(false);
@@ -160,7 +160,7 @@ class Painting extends Looking {
     const { size, strength, colour } = this.own[tool];
     this.size.show(size);
     this.strength.show(strength);
-    this.ink.disabled = this.deaf || !colour;
+    this.ink.disabled = this.disconnected || !colour;
     this.ink.value = colour ?? "#808080";
     this.circle(this.source, null);
   }
@@ -177,7 +177,7 @@ class Painting extends Looking {
   }
 
   begin(event) {
-    if (this.deaf || event.button > 0 || !this.shown) return;
+    if (this.disconnected || event.button > 0 || !this.shown) return;
     this.photo.stage.focus({ preventScroll: true });
     this.photo.stage.setPointerCapture(event.pointerId);
     this.start(this.place(event));
@@ -227,11 +227,11 @@ class Painting extends Looking {
   }
 
   ask(message) {
-    if (this.deaf) return;
-    if (message.kind !== "stroke") this.complain("");
+    if (this.disconnected) return;
+    if (message.kind !== "stroke") this.showProblem("");
     if (message.kind !== "keep") this.asked += 1;
     this.awaitAnswer(this.asked > 0);
-    this.tell(message);
+    this.send(message);
   }
 
   hover(place) {
@@ -252,7 +252,7 @@ class Painting extends Looking {
 
   /** What a key sets down: a dab, or for move first from where, then to where. */
   dab(place) {
-    if (this.deaf) return;
+    if (this.disconnected) return;
     if (this.tool === "move" && !this.from) {
       this.from = place;
       this.circle(this.source, place);
@@ -323,12 +323,12 @@ class Painting extends Looking {
     const reached = scores.filter((other) => other >= score).length;
     const among = scores.length < of ? `${scores.length} of ${of}` : `${of}`;
     const rank = !scores.length ? "" : reached ? `, reached by ${reached} of ${scores.length} normals` : `, above all ${among} normals`;
-    say(this.score, `score ${score.toFixed(2)} (before ${this.shown.before.toFixed(2)})${rank}`);
-    say(this.photo.title, `${this.get("photos")[this.shown.index][0]}, painted`);
-    say(this.photo.remark, `${this.shown.strokes} ${this.shown.strokes === 1 ? "stroke" : "strokes"}`);
-    say(this.map.title, "Anomaly map");
-    say(this.ends[1], scores.length ? `normals' 99 %: ${level.toFixed(1)}` : "");
-    say(this.ends[2], `≥ ${end.toFixed(1)}`);
+    setText(this.score, `score ${score.toFixed(2)} (before ${this.shown.before.toFixed(2)})${rank}`);
+    setText(this.photo.title, `${this.get("photos")[this.shown.index][0]}, painted`);
+    setText(this.photo.remark, `${this.shown.strokes} ${this.shown.strokes === 1 ? "stroke" : "strokes"}`);
+    setText(this.map.title, "Anomaly map");
+    setText(this.ends[1], scores.length ? `normals' 99 %: ${level.toFixed(1)}` : "");
+    setText(this.ends[2], `≥ ${end.toFixed(1)}`);
     this.paintProbe();
   }
 
@@ -342,9 +342,9 @@ class Painting extends Looking {
     this.map.point("hovered", place);
     this.photo.point("hovered", this.hovered || this.drawing ? null : place);
     this.normal.point("hovered", there);
-    say(this.normal.title, `Normal ${image}`);
-    say(this.normal.remark, `explains (${place.join(", ")})`);
-    say(this.words, `its pixel (${there.join(", ")}), distance ${distance.toFixed(2)}; map ${this.values[place[0] * size[1] + place[1]].toFixed(2)}`);
+    setText(this.normal.title, `Normal ${image}`);
+    setText(this.normal.remark, `explains (${place.join(", ")})`);
+    setText(this.words, `its pixel (${there.join(", ")}), distance ${distance.toFixed(2)}; map ${this.values[place[0] * size[1] + place[1]].toFixed(2)}`);
     this.speak(this.live, `(${place.join(", ")}) → normal ${image}, (${there.join(", ")}), distance ${distance.toFixed(3)}`);
   }
 
@@ -355,7 +355,7 @@ class Painting extends Looking {
 
   paintKept() {
     const kept = this.get("kept");
-    say(this.kept, kept.length ? `Kept: ${kept.slice(-3).join(", ")}${kept.length > 3 ? ` and ${kept.length - 3} before` : ""}` : "");
+    setText(this.kept, kept.length ? `Kept: ${kept.slice(-3).join(", ")}${kept.length > 3 ? ` and ${kept.length - 3} before` : ""}` : "");
   }
 }
 

@@ -1,6 +1,6 @@
 // A picture with what lies on it, in one coordinate system: map pixels. Pointing at it gives a place.
 
-import { clamp, el, say, svg } from "./dom.js";
+import { clamp, el, setText, svg } from "./dom.js";
 
 const CELLS = 10; // of the finest grid, across a patch
 
@@ -67,7 +67,7 @@ export class Pane {
   /** Say what is special about this picture; pressed, it goes away. */
   mark(text, help = "") {
     this.chip.hidden = !text;
-    say(this.chip, text ? `${text} ×` : "");
+    setText(this.chip, text ? `${text} ×` : "");
     this.chip.title = help;
   }
 

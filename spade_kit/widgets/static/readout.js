@@ -1,6 +1,6 @@
 // What is known of one place, or of two side by side, as a table and as a sentence.
 
-import { el, say } from "./dom.js";
+import { el, setText } from "./dom.js";
 
 const percent = (part, whole) => (whole > 0 ? Math.round((100 * part) / whole) : 0);
 const pair = ([row, col]) => `(${row}, ${col})`;
@@ -35,7 +35,7 @@ export class Readout {
     // spoken once the pointer rests, not at every pixel on the way
     clearTimeout(this.timer);
     const text = seen.map(([heading, s]) => (seen.length > 1 ? `${heading} ` : "") + sentence(s, layers)).join("; ");
-    this.timer = setTimeout(() => say(this.live, text), 150);
+    this.timer = setTimeout(() => setText(this.live, text), 150);
   }
 
   /** Texts of the table, its first row the heading; cells are made anew only where the shape changes. */
@@ -46,7 +46,7 @@ export class Readout {
       this.head.replaceChildren(el("td"), ...head.slice(1).map(() => el("th", { scope: "col" })));
       this.body.replaceChildren(...rows.map((row) => el("tr", { class: row[0].endsWith(" alone") ? "own" : "" }, el("th", { scope: "row" }), ...row.slice(1).map(() => el("td")))));
     }
-    [this.head, ...this.body.children].forEach((line, r) => [...line.children].forEach((cell, c) => say(cell, [head, ...rows][r][c])));
+    [this.head, ...this.body.children].forEach((line, r) => [...line.children].forEach((cell, c) => setText(cell, [head, ...rows][r][c])));
   }
 
   close() {

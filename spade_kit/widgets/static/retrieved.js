@@ -1,6 +1,6 @@
 // The retrieved normal photos: what each explains, which one is looked at, and which are left out.
 
-import { el, say, svg } from "./dom.js";
+import { el, setText, svg } from "./dom.js";
 import { button } from "./controls.js";
 import { Strip } from "./strip.js";
 
@@ -34,13 +34,13 @@ export class Retrieved {
     this.on.changed();
   }
 
-  /** @param {object} seen ``pack`` as it came, ``matches``, ``steps`` at ``k``, ``size`` of the map, ``without``, ``only``, ``deaf`` */
+  /** @param {object} seen ``pack`` as it came, ``matches``, ``steps`` at ``k``, ``size`` of the map, ``without``, ``only``, ``disconnected`` */
   show(seen) {
     const { pack, matches, steps, k } = seen;
     const shares = new Float64Array(pack.neighbours.length);
     for (const step of steps) shares[matches.image[step]] += 1 / steps.length;
     const near = pack.neighbours.slice(0, k);
-    const out = pack.struck.map(([image]) => image);
+    const out = pack.excluded.map(([image]) => image);
     const rank = near.findIndex(([image]) => image === this.chosen);
     if (rank < 0 && !out.includes(this.chosen)) this.chosen = null;
     this.part = rank < 0 ? null : this.#look(rank, shares[rank], seen);
@@ -50,13 +50,13 @@ export class Retrieved {
       key: image, top: `${at + 1}`, bottom: distance.toFixed(2), share: shares[at] / largest,
       name: `neighbour ${at + 1}, normal ${image}, distance ${distance.toFixed(2)}, explains ${(100 * shares[at]).toFixed(1)} % of the pixels`,
     }));
-    for (const [image, distance] of pack.struck) {
+    for (const [image, distance] of pack.excluded) {
       const card = { key: image, top: "✕", bottom: distance.toFixed(2), name: `normal ${image}, left out`, state: "out" };
       const before = near.findIndex(([, other]) => other > distance);
       cards.splice(before < 0 ? cards.length : before + cards.length - near.length, 0, card);
     }
     this.strip.show(cards, this.chosen);
-    say(this.title, seen.only === null ? `Its ${k} nearest normal photos` : `Compared with normal ${seen.only} only`);
+    setText(this.title, seen.only === null ? `Its ${k} nearest normal photos` : `Compared with normal ${seen.only} only`);
     this.#offerActions(seen, near.length > 1);
   }
 
@@ -70,12 +70,12 @@ export class Retrieved {
     return { image: this.chosen, share, explained, dots };
   }
 
-  #offerActions({ without, only, deaf }, others) {
+  #offerActions({ without, only, disconnected }, others) {
     const part = this.part;
-    const wanted = JSON.stringify([this.chosen, part?.share, others, without, only, deaf]);
+    const wanted = JSON.stringify([this.chosen, part?.share, others, without, only, disconnected]);
     if (this.offered === wanted) return;
     this.offered = wanted;
-    const python = { class: "python", disabled: deaf };
+    const python = { class: "python", disabled: disconnected };
     const out = (images) => this.on.put({ without: images.sort((a, b) => a - b) });
     const actions = [];
     if (part) actions.push(el("span", {}, `Normal ${part.image} explains ${(100 * part.share).toFixed(1)} % of the pixels: the bright part. Dots are the pixels that do.`));

@@ -1,15 +1,15 @@
 // Going through the normal photos, the strangest first: keep or drop with one key.
 
-import { clamp, el, say } from "./dom.js";
+import { clamp, el, setText } from "./dom.js";
 import { Cells, contour, paintMap } from "./maps.js";
 import { button } from "./controls.js";
 import { Pane, Patch } from "./pane.js";
-import { Looking } from "./looking.js";
+import { MapPage } from "./map_page.js";
 import { Strip } from "./strip.js";
 
 const SIGNS = { kept: "✓ kept", dropped: "✕ dropped" };
 
-class Review extends Looking {
+class Review extends MapPage {
   constructor(model, root) {
     super(model, root, "Pointing");
     this.asking = false;
@@ -30,7 +30,7 @@ class Review extends Looking {
     this.acts = { keep: act("keep", "keep  K", "It is normal: on to the next"), drop: act("drop", "drop  D", "It is not normal: take it out, and on to the next"), undo: act("undo", "undo  U", "Take the last decision back") };
     this.progress = el("div", { class: "sk-score", role: "status" });
     this.spinner = el("span", { class: "sk-spinner", role: "img", "aria-label": "computing" });
-    this.strip = new Strip("normal photos: decided, then the strangest first", (index) => this.deaf || this.put({ index }));
+    this.strip = new Strip("normal photos: decided, then the strangest first", (index) => this.disconnected || this.put({ index }));
     this.patches = [new Patch("The place, close up"), new Patch("Its match, close up")];
     this.words = el("p", { class: "sk-live", "aria-live": "polite" });
     this.copy = button("copy as Python", "The lines that drop what was dropped", () => this.copyText(this.copy, this.get("state").code));
@@ -46,7 +46,7 @@ class Review extends Looking {
     this.follow({
       "change:neighbours": () => this.offer(),
       "change:photo": () => {
-        this.heard();
+        this.onAnswer();
         this.answer();
       },
       "change:suspects change:state": () => this.paintStrip(),
@@ -74,27 +74,27 @@ class Review extends Looking {
     for (const pane of [this.photo, this.map]) pane.outline("found", found);
     const at = this.values.indexOf(this.values.reduce((a, b) => Math.max(a, b), 0));
     this.highest = [Math.floor(at / W), at % W];
-    say(this.photo.title, `Normal ${photo.index}: ${this.about.names[photo.index]}`);
-    say(this.map.title, "Judged against the others");
-    say(this.map.remark, `score ${this.values[at].toFixed(2)}; outlined: what 1 % of normal pixels reach`);
+    setText(this.photo.title, `Normal ${photo.index}: ${this.about.names[photo.index]}`);
+    setText(this.map.title, "Judged against the others");
+    setText(this.map.remark, `score ${this.values[at].toFixed(2)}; outlined: what 1 % of normal pixels reach`);
     this.paintStrip();
     this.paintProbe();
     this.paintBusy();
     this.root.dataset.shown = photo.index;
   }
 
-  hear(message, buffers) {
-    super.hear(message, buffers);
+  onMessage(message, buffers) {
+    super.onMessage(message, buffers);
     if (message.kind === "thumbs") message.indexes.forEach((index, i) => this.strip.picture(index, buffers[i]));
   }
 
-  hears(yes) {
-    super.hears(yes);
+  setConnected(yes) {
+    super.setConnected(yes);
     if (this.shown) this.paintStrip();
   }
 
-  complain(text) {
-    super.complain(text);
+  showProblem(text) {
+    super.showProblem(text);
     this.asking = false;
     if (this.shown) this.paintBusy();
   }
@@ -102,10 +102,10 @@ class Review extends Looking {
   // ---- hands ------------------------------------------------------------------------------------------------------------
 
   decide(kind) {
-    if (this.deaf || this.asking || this.acts[kind].disabled) return;
-    this.complain("");
+    if (this.disconnected || this.asking || this.acts[kind].disabled) return;
+    this.showProblem("");
     this.asking = true;
-    this.tell({ kind });
+    this.send({ kind });
     this.paintBusy();
   }
 
@@ -123,7 +123,7 @@ class Review extends Looking {
   step(by) {
     const order = this.get("suspects").map(([index]) => index);
     const to = order[clamp(order.indexOf(this.get("index")) + by, 0, order.length - 1)];
-    if (!this.deaf) this.put({ index: to });
+    if (!this.disconnected) this.put({ index: to });
   }
 
   // ---- painting -----------------------------------------------------------------------------------------------------------
@@ -140,11 +140,11 @@ class Review extends Looking {
     const { kept, dropped, left } = this.get("state");
     const open = suspects.filter(([, , , decided]) => !decided).length;
     const stale = suspects.some(([, , fresh, decided]) => !fresh && !decided);
-    say(this.progress, `${kept} kept, ${dropped} dropped; ${open} to look at, ${left} normal photos${stale ? ", being judged again…" : ""}`);
+    setText(this.progress, `${kept} kept, ${dropped} dropped; ${open} to look at, ${left} normal photos${stale ? ", being judged again…" : ""}`);
     const decided = suspects.find(([index]) => index === this.get("index"))?.[3];
-    for (const kind of ["keep", "drop"]) this.acts[kind].disabled = this.deaf || Boolean(decided);
-    this.acts.undo.disabled = this.deaf || !(kept + dropped);
-    say(this.photo.remark, decided ? SIGNS[decided] : "");
+    for (const kind of ["keep", "drop"]) this.acts[kind].disabled = this.disconnected || Boolean(decided);
+    this.acts.undo.disabled = this.disconnected || !(kept + dropped);
+    setText(this.photo.remark, decided ? SIGNS[decided] : "");
     const now = this.root.getRootNode().activeElement;
     if (focused && (!this.root.contains(now) || now.disabled)) this.photo.stage.focus({ preventScroll: true });
   }
@@ -166,8 +166,8 @@ class Review extends Looking {
     }
     for (const pane of [this.photo, this.map]) pane.point("hovered", place);
     this.normal.point("hovered", there);
-    say(this.normal.title, `Normal ${image}`);
-    say(this.normal.remark, `explains (${place.join(", ")})`);
+    setText(this.normal.title, `Normal ${image}`);
+    setText(this.normal.remark, `explains (${place.join(", ")})`);
     const text = `${this.hovered ? "" : "Strangest place: "}(${place.join(", ")}) → normal ${image}, (${there.join(", ")}), distance ${distance.toFixed(3)}`;
     this.speak(this.words, text);
   }

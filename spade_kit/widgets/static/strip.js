@@ -1,6 +1,6 @@
 // Small pictures in a row, one of which is picked.
 
-import { bytes, el, say } from "./dom.js";
+import { bytes, el, setText } from "./dom.js";
 
 export class Strip {
   /** @param {function} pick called with a picture's key */
@@ -70,9 +70,9 @@ export class Strip {
 
   #update({ key, top, kind = "", bottom, name, share = null, state = "" }, picked) {
     const card = this.cards.get(key) ?? this.#make(key);
-    say(card.top, top);
-    say(card.kind, kind);
-    say(card.bottom, bottom);
+    setText(card.top, top);
+    setText(card.kind, kind);
+    setText(card.bottom, bottom);
     card.node.className = `sk-card ${state}`;
     card.node.setAttribute("aria-label", name);
     card.node.title = name;

@@ -14,7 +14,7 @@ import torch
 from conftest import TinyNet
 
 from spade_kit import SPADE, load_backbone
-from spade_kit.search.layout import Lanes
+from spade_kit.search.layout import SimdLayout
 
 
 def same(one, other, photo, exactly=True):
@@ -179,7 +179,7 @@ def test_every_normal_says_where_it_came_from(fitted, demo, tmp_path):
 def test_features_stay_in_the_file_until_they_are_looked_at(fitted, tmp_path):
     fitted.save(tmp_path)
     pixels = SPADE.load(tmp_path).gallery.pixels
-    assert isinstance(pixels, Lanes)
+    assert isinstance(pixels, SimdLayout)
     with open("/proc/self/maps", encoding="utf-8") as maps:
         assert any(str(tmp_path) in line for line in maps)
 

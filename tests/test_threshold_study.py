@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import precision_score, recall_score
 
-from spade_kit.evaluation.operating_point import Judgement
+from spade_kit.evaluation.operating_point import OperatingPoint
 from spade_kit.evaluation.threshold_study import collect
 
 LABELS = ["good", "scratch", None, "stain", "good"]
@@ -89,16 +89,16 @@ def test_every_threshold_is_counted_exactly(of, seed, threshold):
 @pytest.mark.parametrize("of", ["image", "pixel"])
 def test_a_threshold_is_not_rounded_to_the_precision_of_the_maps(of):
     score = np.float32(0.1)  # 0.10000000149
-    evidence = collect(of, [np.full((1, 1), score)], [], [], [])
+    study = collect(of, [np.full((1, 1), score)], [], [], [])
     assert np.float32(0.100000002) == score
-    assert [evidence.at(value).reached for value in (0.100000001, float(score), 0.100000002)] == [1, 1, 0]
+    assert [study.at(value).reached for value in (0.100000001, float(score), 0.100000002)] == [1, 1, 0]
 
 
 @given(seed=st.integers(0, 2**32 - 1), thresholds=st.lists(st.floats(0, 7), min_size=2, max_size=8))
 def test_what_a_higher_threshold_finds_a_lower_one_finds_too(seed, thresholds):
     rng = np.random.default_rng(seed)
-    evidence = collect("pixel", some_maps(rng, 4), *some_test(rng))
-    judged = [evidence.at(threshold) for threshold in sorted(thresholds)]
+    study = collect("pixel", some_maps(rng, 4), *some_test(rng))
+    judged = [study.at(threshold) for threshold in sorted(thresholds)]
     for name in ("rate", "low", "high", "found", "alarms", "unknown_above"):
         values = [getattr(judgement, name) for judgement in judged]
         assert values == sorted(values, reverse=True)
@@ -112,9 +112,9 @@ def test_precision_and_recall_are_those_of_scikit_learn(of, rng):
     masks = [rng.random((7, 5)) < 0.3 for _ in maps]
     scores = np.max(maps, (1, 2)) if of == "image" else np.ravel(maps)
     truth = [label != "good" for label in labels] if of == "image" else np.ravel(masks)
-    evidence = collect(of, [], maps, labels, masks)
+    study = collect(of, [], maps, labels, masks)
     for threshold in np.quantile(scores, [0.1, 0.4, 0.8, 0.9]):
-        judgement = evidence.at(threshold)
+        judgement = study.at(threshold)
         assert judgement.recall == pytest.approx(recall_score(truth, scores >= threshold))
         assert judgement.precision == pytest.approx(precision_score(truth, scores >= threshold))
 
@@ -132,40 +132,40 @@ def test_the_threshold_for_a_rate_has_about_that_rate(spade):
 @pytest.mark.parametrize("of", ["image", "pixel"])
 def test_bins_hold_what_lies_between_their_edges(of, rng):
     normals, (maps, labels, masks) = some_maps(rng, 4), some_test(rng)
-    evidence = collect(of, normals, maps, labels, masks)
+    study = collect(of, normals, maps, labels, masks)
     highest = max(float(values.max()) for values in normals + maps)
-    assert evidence.edges[0] == 0
-    assert highest < evidence.edges[-1] < highest + 1e-9
+    assert study.edges[0] == 0
+    assert highest < study.edges[-1] < highest + 1e-9
     for lower, upper, *found in zip(
-        evidence.edges, evidence.edges[1:], evidence.normal.T, evidence.good, evidence.defect, evidence.unknown
+        study.edges, study.edges[1:], study.normal.T, study.good, study.defect, study.unknown
     ):
-        low, high = count_by_hand(of, lower, normals, maps, labels, masks), evidence.at(upper)
+        low, high = count_by_hand(of, lower, normals, maps, labels, masks), study.at(upper)
         assert found[0].sum() == low["reached"] - high.reached
         assert found[1:] == [low[name] - getattr(high, name) for name in ("alarms", "found", "unknown_above")]
-    assert evidence.normal.shape == (4, len(evidence.edges) - 1)
-    assert evidence.normal.sum(1).tolist() == [1 if of == "image" else values.size for values in normals]
+    assert study.normal.shape == (4, len(study.edges) - 1)
+    assert study.normal.sum(1).tolist() == [1 if of == "image" else values.size for values in normals]
 
 
 @pytest.mark.parametrize("of", ["image", "pixel"])
 def test_the_band_is_what_judgements_at_its_edges_say(of, rng):
-    evidence = collect(of, some_maps(rng, 5), *some_test(rng))
-    judged = [evidence.at(edge) for edge in evidence.edges]
-    for band, name in zip(evidence.band(), ("rate", "low", "high")):
+    study = collect(of, some_maps(rng, 5), *some_test(rng))
+    judged = [study.at(edge) for edge in study.edges]
+    for band, name in zip(study.band(), ("rate", "low", "high")):
         np.testing.assert_allclose(band, [getattr(judgement, name) for judgement in judged], rtol=1e-12)
 
 
 def test_pixels_take_no_more_memory_than_their_maps(rng):
     normals, test = some_maps(rng, 4), some_test(rng)
-    evidence = collect("pixel", normals, *test)
-    kept = sum(scores.nbytes for scores in [*evidence._normals, *evidence._test])
+    study = collect("pixel", normals, *test)
+    kept = sum(scores.nbytes for scores in [*study._normals, *study._test])
     assert kept == sum(values.nbytes for values in [*normals, *test[0]])
 
 
 def test_maps_of_nothing_but_zeros_have_bins_too():
-    evidence = collect("pixel", [np.zeros((2, 3))] * 2, [], [], [])
-    assert (np.diff(evidence.edges) > 0).all()
-    assert evidence.normal[:, 0].tolist() == [6, 6]
-    assert (evidence.at(0).reached, evidence.at(1e-9).reached) == (12, 0)
+    study = collect("pixel", [np.zeros((2, 3))] * 2, [], [], [])
+    assert (np.diff(study.edges) > 0).all()
+    assert study.normal[:, 0].tolist() == [6, 6]
+    assert (study.at(0).reached, study.at(1e-9).reached) == (12, 0)
 
 
 # ---- how sure --------------------------------------------------------------------------------------------------------
@@ -173,9 +173,9 @@ def test_maps_of_nothing_but_zeros_have_bins_too():
 
 @pytest.mark.parametrize("count", [1, 2, 7, 60])
 def test_the_interval_of_photos_is_clopper_and_pearson_s(count):
-    evidence = collect("image", [np.full((2, 3), score) for score in range(1, count + 1)], [], [], [])
+    study = collect("image", [np.full((2, 3), score) for score in range(1, count + 1)], [], [], [])
     for reached in range(count + 1):
-        judgement, exact = evidence.at(count - reached + 0.5), binomtest(reached, count).proportion_ci(0.95, "exact")
+        judgement, exact = study.at(count - reached + 0.5), binomtest(reached, count).proportion_ci(0.95, "exact")
         assert judgement.reached == reached
         np.testing.assert_allclose((judgement.low, judgement.high), exact, rtol=1e-9)
 
@@ -183,16 +183,16 @@ def test_the_interval_of_photos_is_clopper_and_pearson_s(count):
 @pytest.mark.parametrize("count", [2, 5, 6])
 def test_the_interval_of_pixels_is_that_of_draws_of_photos(rng, count):
     maps = some_maps(rng, count)
-    evidence = collect("pixel", maps, [], [], [])
-    _, lows, highs = evidence.band()
+    study = collect("pixel", maps, [], [], [])
+    _, lows, highs = study.band()
     draws = np.random.default_rng(0).multinomial(count, [1 / count] * count, 1000)
     for at in (0, 100, 180, 240, 256):
         rates = []
         for drawn in draws:
             picked = np.concatenate([values.ravel() for values, times in zip(maps, drawn) for _ in range(times)])
-            rates.append(np.mean(picked >= evidence.edges[at]))
+            rates.append(np.mean(picked >= study.edges[at]))
         low, high = np.quantile(rates, [0.025, 0.975])
-        photos = sum(values.max() >= evidence.edges[at] for values in maps)
+        photos = sum(values.max() >= study.edges[at] for values in maps)
         assert lows[at] == pytest.approx(low)
         assert highs[at] == pytest.approx(max(high, upper_end(photos, count) * share_of_stranger_half(maps)))
 
@@ -227,12 +227,12 @@ def test_one_normal_photo_says_next_to_nothing(of, low):
 
 @pytest.mark.parametrize("of", ["image", "pixel"])
 def test_without_normal_photos_everything_is_possible(of, rng):
-    evidence = collect(of, [], *some_test(rng))
-    judgement, (rates, lows, highs) = evidence.at(1), evidence.band()
+    study = collect(of, [], *some_test(rng))
+    judgement, (rates, lows, highs) = study.at(1), study.band()
     assert np.isnan(judgement.rate)
     assert np.isnan(rates).all()
     assert (judgement.low, judgement.high) == (lows.min(), highs.max()) == (0, 1)
-    assert evidence.normal.shape == (0, len(evidence.edges) - 1)
+    assert study.normal.shape == (0, len(study.edges) - 1)
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ def test_without_normal_photos_everything_is_possible(of, rng):
 
 def judge(of="image", threshold=41.234, photos=60, normals=60, reached=1, low=0.000422, high=0.0894, **counts):
     names = ("found", "missed", "alarms", "passed", "unknown_above", "unknown_below")
-    return Judgement(of, threshold, photos, normals, reached, low, high, *[counts.get(name, 0) for name in names])
+    return OperatingPoint(of, threshold, photos, normals, reached, low, high, *[counts.get(name, 0) for name in names])
 
 
 def test_a_sentence_tells_the_rate_and_what_is_found():

@@ -1,13 +1,13 @@
 // What pages with maps have: a photo, a place that is pointed at, and pictures of the normal photos that explain it.
 
-import { bytes, picture, say } from "./dom.js";
+import { bytes, picture, setText } from "./dom.js";
 import { Upsampler, colours } from "./maps.js";
 import { NormalPictures } from "./pictures.js";
 import { Page } from "./page.js";
 
 const REST = 150; // ms until a pointer rests, and what it points at is spoken
 
-export class Looking extends Page {
+export class MapPage extends Page {
   constructor(model, root, alive) {
     super(model, root, alive);
     this.about = model.get("about");
@@ -15,7 +15,7 @@ export class Looking extends Page {
     this.upsampler = new Upsampler();
     this.hovered = null; // a place under the pointer
     this.normals = new NormalPictures(
-      (images) => this.tell({ kind: "normals", images }),
+      (images) => this.send({ kind: "normals", images }),
       () => this.paintProbe(),
     );
   }
@@ -26,8 +26,8 @@ export class Looking extends Page {
     this.normals.offer(images, jpegs);
   }
 
-  hear(message, buffers) {
-    super.hear(message, buffers);
+  onMessage(message, buffers) {
+    super.onMessage(message, buffers);
     if (message.kind === "normals") this.normals.receive(message.images, buffers);
   }
 
@@ -61,7 +61,7 @@ export class Looking extends Page {
   /** Tell those who cannot see it, not at every pixel on the way. */
   speak(node, text) {
     clearTimeout(this.speaking);
-    this.speaking = setTimeout(() => say(node, text), REST);
+    this.speaking = setTimeout(() => setText(node, text), REST);
   }
 
   close() {

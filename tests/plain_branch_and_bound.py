@@ -17,14 +17,14 @@ class Visits:
     possible: list[int]
 
 
-def descend_plainly(
+def plain_branch_and_bound(
     query: Sequence[np.ndarray],
     gallery: Sequence[np.ndarray],
     weights: Sequence[float],
     kappa: int = 1,
     radius: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, Visits]:
-    """What `descend` does, one pair of cells after the other.
+    """What `search_branch_and_bound` does, one pair of cells after the other.
 
     Parameters
     ----------
