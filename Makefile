@@ -1,6 +1,7 @@
 # make lab    JupyterLab on the first notebook        make lab ARGS="--no-browser --port 8899"
-# make test   the whole test suite                    make test ARGS="tests/test_spade.py -k layer"
-# make check  formatting, lint, types, then the tests
+# make test   the whole test suite                    make test ARGS="tests/test_explorer_page.py -k threshold -n 0"
+# make quick  its fast part: no browser, no notebooks  make quick ARGS="tests/test_spade.py -k layer -n 0"
+# make check  formatting, lint, spelling, types, then the whole suite
 # make app    the explorer alone, as a web page on this machine
 # make bench  how fast the search is, against what one would use otherwise   make bench ARGS=--quick
 # make results DATA=path  how well each setting does on a dataset; demo, solar_cells, or a folder
@@ -25,7 +26,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 # settings that a notebook with widgets needs: their state is saved with it
 export JUPYTER_CONFIG_PATH := $(CURDIR)/.jupyter
 
-.PHONY: lab app test check bench bench-widgets results site mutants demo picture clean
+.PHONY: lab app test quick check bench bench-widgets results site mutants demo picture clean
 
 lab: $(LAB)
 	$(BIN)/jupyter trust notebooks/*.ipynb
@@ -34,14 +35,21 @@ lab: $(LAB)
 app: $(LAB)
 	$(BIN)/voila --Voila.ip=127.0.0.1 --Voila.auto_token=True $(ARGS) notebooks/06_explorer.ipynb
 
+# a worker a core, a file a worker
+PYTEST := $(BIN)/python -m pytest -n logical --dist loadfile
+
 test: $(TEST)
-	TQDM_DISABLE=1 $(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+
+quick: $(TEST)
+	HYPOTHESIS_PROFILE=quick $(PYTEST) -m "not browser and not notebook and not slow" $(ARGS)
 
 check: $(TEST)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
+	$(BIN)/codespell
 	$(BIN)/mypy
-	TQDM_DISABLE=1 $(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 bench: $(BENCH)
 	TQDM_DISABLE=1 $(BIN)/python benchmarks/speed.py $(ARGS)

@@ -1,4 +1,4 @@
-"""What tests share. No network, no progress bars, no window; the demo fitted once."""
+"""Fixtures and settings shared by all tests: no network, no progress bars, no window; the demo fitted once."""
 
 import os
 import runpy
@@ -8,6 +8,8 @@ OFFLINE = Path(__file__).parent / "offline"
 runpy.run_path(str(OFFLINE / "sitecustomize.py"))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE), os.environ.get("PYTHONPATH")]))
 os.environ["TQDM_DISABLE"] = "1"
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # threads of several workers only wait
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 import jaxtyping  # noqa: E402
 
@@ -22,6 +24,7 @@ jaxtyping.install_import_hook(
 )
 
 import browsing  # noqa: E402
+import hypothesis  # noqa: E402
 import matplotlib  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -30,6 +33,18 @@ import torch  # noqa: E402
 import spade_kit  # noqa: E402
 
 matplotlib.use("agg")
+hypothesis.settings.register_profile("whole", max_examples=200, deadline=None)
+hypothesis.settings.register_profile("quick", max_examples=20, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "whole"))
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what needs a browser and what is a notebook; ``slow`` is marked by hand."""
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker("browser")
+        if item.path.suffix == ".ipynb":
+            item.add_marker("notebook")
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +66,26 @@ def scratched(demo) -> spade_kit.Sample:
 @pytest.fixture(scope="session")
 def result(spade, scratched) -> spade_kit.Result:
     return spade.predict(scratched)
+
+
+@pytest.fixture(scope="session")
+def left_out(spade) -> list[spade_kit.Result]:
+    """Each of the twelve, judged by the other eleven."""
+    return [spade.predict_left_out(index) for index in range(len(spade))]
+
+
+@pytest.fixture(scope="session")
+def strangest(left_out) -> list[int]:
+    """Numbers of the twelve, the most anomalous first."""
+    scores = [result.anomaly_map.max() for result in left_out]
+    return sorted(range(len(scores)), key=lambda index: -scores[index])
+
+
+@pytest.fixture(scope="session")
+def refit(demo, strangest) -> tuple[spade_kit.SPADE, list[int]]:
+    """A fit without the most anomalous of the twelve, and the numbers that the others had before."""
+    left = [index for index in range(12) if index != strangest[0]]
+    return spade_kit.SPADE(k=5).fit([demo.train[index] for index in left]), left
 
 
 @pytest.fixture(scope="session")
@@ -115,7 +150,17 @@ def browser():
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory, browser):
+def lab(tmp_path_factory, browser, spade):
+    """A JupyterLab whose folder holds what was fitted: notebooks load it from ``fitted``."""
     lab = browsing.start_lab(tmp_path_factory.mktemp("lab"))
+    spade.save(lab.folder / "fitted")
     yield lab
     lab.close()
+
+
+@pytest.fixture(scope="module")
+def notebook(request, browser, lab):
+    """The ``CELLS`` of a module of tests, run in a notebook of its own."""
+    module = request.module
+    with browsing.Notebook(browser, lab, f"{module.__name__}.ipynb", *module.CELLS) as notebook:
+        yield notebook

@@ -205,6 +205,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_a_whole_one_is_there(fitted, scratched, tmp_path):
     fitted.save(tmp_path)
     for delay in (0.0, 0.013, 0.05, 0.12):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browsing import INSIDE, Notebook, Shown, open_offline, read_canvas
+from browsing import INSIDE, Shown, open_offline, read_canvas
 from PIL import Image
 from scipy.stats import binomtest
 
@@ -18,11 +18,12 @@ from dataclasses import replace
 import spade_kit
 parts = spade_kit.load_dataset("demo")
 parts = replace(parts, test=parts.test[::4])
-ch = spade_kit.choose_threshold(spade_kit.SPADE(k=5).fit(parts.train[:12]), parts)
+ch = spade_kit.choose_threshold(spade_kit.SPADE.load("fitted"), parts)
 ch.finish()
 def reset():
     ch.of, ch.rule, ch.problem = "image", "0.05", ""
 """
+CELLS = (START, "ch")
 ROWS = {
     "normal": "normal photos, each left out",
     "good": "test: good",
@@ -52,21 +53,15 @@ CUT_OFF = """root => [...root.querySelectorAll('button, label, figcaption, p, li
 
 
 @pytest.fixture(scope="module")
-def results(spade, demo):
+def results(spade, left_out, demo):
     """By its name in the page, every photo that is judged."""
-    normals = {f"normal {index}": spade.predict_left_out(index) for index in range(12)}
+    normals = {f"normal {index}": result for index, result in enumerate(left_out)}
     return normals | {f"{sample.label}/{sample.path.stem}": spade.predict(sample) for sample in demo.test[::4]}
 
 
 @pytest.fixture(scope="module")
 def scores(results):
     return {name: float(result.anomaly_map.max()) for name, result in results.items()}
-
-
-@pytest.fixture(scope="module")
-def notebook(browser, lab):
-    with Notebook(browser, lab, "chooser.ipynb", START, "ch") as notebook:
-        yield notebook
 
 
 @pytest.fixture

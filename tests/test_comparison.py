@@ -30,12 +30,6 @@ def comparison(spade, demo):
     comparison.close()
 
 
-@pytest.fixture(scope="module")
-def left_out(spade):
-    """Each of the normal photos, judged against the others."""
-    return [spade.predict_left_out(index) for index in range(len(spade))]
-
-
 def load_tiny(**size):
     return load_backbone(TinyNet(), layers=("early", "middle", "late"), pooled="late", **size)
 

@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browsing import Notebook, Shown, open_offline, read_canvas
+from browsing import Shown, open_offline, read_canvas
 from PIL import Image
 
 import spade_kit
@@ -19,7 +19,7 @@ from spade_kit.widgets._shared.encoding import colour_table
 START = """
 import spade_kit
 parts = spade_kit.load_dataset("demo")
-spade = spade_kit.SPADE(k=5).fit(parts.train[:12])
+spade = spade_kit.SPADE.load("fitted")
 c = spade_kit.compare_layers(spade, parts)
 d = spade_kit.compare_layers(spade, parts.test[24], [None, "layer1"])  # to which another fit comes
 start = c.views
@@ -28,6 +28,7 @@ def reset(index):
     c.send({"kind": "here"})  # a page that has given up waiting hears again
     c.finish()
 """
+CELLS = (START, "c", "d")
 LATE = """
 import time
 with c._lock:
@@ -97,12 +98,6 @@ class Compared(Shown):
         self.press("add this view")
 
 
-@pytest.fixture(scope="module")
-def notebook(browser, lab):
-    with Notebook(browser, lab, "comparison.ipynb", START, "c", "d") as notebook:
-        yield notebook
-
-
 @pytest.fixture
 def shown(notebook):
     notebook.execute(f"reset({SCRATCH})")
@@ -123,10 +118,9 @@ def python(spade, demo):
 
 
 @pytest.fixture(scope="module")
-def levels(spade):
+def levels(left_out):
     """What 99 % of the pixels of normal photos stay below under each view, each photo against the others."""
-    results = [spade.predict_left_out(index) for index in range(len(spade))]
-    return [float(np.percentile(np.stack(maps), 99)) for maps in zip(*map(maps_of, results))]
+    return [float(np.percentile(np.stack(maps), 99)) for maps in zip(*map(maps_of, left_out))]
 
 
 def maps_of(result) -> list[np.ndarray]:
@@ -508,7 +502,7 @@ def test_badges_and_a_sentence_say_which_view_sees_best(notebook, shown, spade, 
     results = [spade.predict(sample) for sample in demo.test if sample.label == "scratch"]
     masks = np.stack([one.mask for one in results])
     here = [aupro(seen[None], result.mask[None]) for seen in maps_of(result)]
-    over = [aupro(np.stack(maps), masks) for maps in zip(*map(maps_of, results))]
+    over = [aupro(np.stack(maps), masks) for maps in zip(*map(maps_of, left_out))]
     badges = [badge.split(" · AUPRO ") for badge in shown.root.locator(f"{FIGURES} .sk-badge").all_inner_texts()]
     assert [float(score) for _, score in badges] == pytest.approx(here, abs=6e-4)
     order = np.argsort(here)[::-1]

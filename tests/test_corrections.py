@@ -77,6 +77,7 @@ def test_undo_gives_back_what_was_step_by_step(explorer, demo):
         explorer.undo()
 
 
+@pytest.mark.slow
 def test_thresholds_and_scores_are_stale_until_they_are_of_the_corrected_gallery(explorer, demo):
     explorer.finish()
     scores, threshold = explorer.scores, explorer.threshold

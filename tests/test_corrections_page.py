@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from browsing import Notebook, Shown, settle_on
+from browsing import Shown, settle_on
 from PIL import Image
 from test_explorer_page import assert_shows
 
@@ -13,7 +13,7 @@ import time
 import spade_kit
 parts = spade_kit.load_dataset("demo")
 photos = [*parts.test[::4], parts.train[2]]
-spade = spade_kit.SPADE(k=5).fit(parts.train[:12])
+spade = spade_kit.SPADE.load("fitted")
 ex = spade_kit.explore(spade, photos)
 few = spade_kit.explore(spade_kit.SPADE(k=2).fit(parts.train[:2]))
 def reset(explorer=ex):
@@ -24,6 +24,7 @@ def reset(explorer=ex):
     explorer.index, explorer.pinned, explorer.alone, explorer.problem = 0, False, False, ""
     explorer.finish()
 """
+CELLS = (START, "ex", "few")
 CHIP, GOOD, FITTED = 0, 2, 12  # a defect, a good photo, and one that was fitted as normal 2
 STALE = "cards => cards.filter(card => card.classList.contains('stale')).length"
 
@@ -49,12 +50,6 @@ def nearest(spade, photos) -> int:
 def without_nearest(demo, nearest):
     """As if it had never been fitted."""
     return SPADE(k=5).fit([sample for index, sample in enumerate(demo.train[:12]) if index != nearest])
-
-
-@pytest.fixture(scope="module")
-def notebook(browser, lab):
-    with Notebook(browser, lab, "corrections.ipynb", START, "ex", "few") as notebook:
-        yield notebook
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from plain_branch_and_bound import plain_branch_and_bound
 
@@ -98,7 +98,6 @@ def check_against_the_definition(found, query, gallery, weights, kappa, radius):
     np.testing.assert_array_equal(got[:, clear], place[:, clear])
 
 
-@settings(max_examples=150, deadline=None)
 @given(searches())
 def test_the_descent_finds_what_comparing_all_pairs_finds(search):
     query, gallery, weights, kappa, radius = build(search)
@@ -108,7 +107,6 @@ def test_the_descent_finds_what_comparing_all_pairs_finds(search):
     check_against_the_definition(found, query, gallery, weights, kappa, radius)
 
 
-@settings(max_examples=100, deadline=None)
 @given(searches(nesting=False))
 def test_on_any_grids_the_dense_search_finds_what_comparing_all_pairs_finds(search):
     query, gallery, weights, kappa, radius = build(search)
@@ -117,7 +115,6 @@ def test_on_any_grids_the_dense_search_finds_what_comparing_all_pairs_finds(sear
     check_against_the_definition(found, query, gallery, weights, kappa, radius)
 
 
-@settings(max_examples=60, deadline=None)
 @given(searches())
 def test_brute_force_and_plain_branch_and_bound_agree_with_the_fast_one_to_the_last_place(search):
     """With weights that are powers of two and whole features every sum is exact, so that ties are ties for all."""
@@ -228,7 +225,6 @@ def test_a_gallery_is_searched_in_place_by_image(rng):
         torch.testing.assert_close(held, level[images], rtol=0, atol=0)
 
 
-@settings(max_examples=20, deadline=None)
 @given(seeds, st.integers(1, 3), st.integers(1, 3), st.integers(3, 4))
 def test_what_is_laid_out_reads_back_the_same(seed, rows, cols, levels):
     rng = np.random.default_rng(seed)

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from spade_kit.features.crops import find_crop
@@ -41,7 +41,6 @@ def test_the_box_of_a_long_photo_by_hand():
     assert find_crop((100, 300), 50, 33).box == (16, 48, 82, 246)
 
 
-@settings(max_examples=200, deadline=None)
 @given(side, side, side, side)
 @example(42, 35, 72, 36)  # an edge on the very centre of a pixel, which a rounded quotient misses
 def test_a_pixel_is_in_the_box_if_its_centre_is_in_the_crop(height, width, resize, size):
@@ -52,7 +51,6 @@ def test_a_pixel_is_in_the_box_if_its_centre_is_in_the_crop(height, width, resiz
     assert (left, right) == judged(width, resize, crop.offset[1], size)
 
 
-@settings(max_examples=60, deadline=None)
 @given(side, side, side, st.none() | side)
 def test_a_map_put_back_is_nan_exactly_outside_the_box(height, width, resize, size):
     assume(size is None or size <= resize)
@@ -129,7 +127,6 @@ def test_a_planted_square_of_the_mask_is_where_it_was():
     assert len(rows) == 20 * 30
 
 
-@settings(max_examples=100, deadline=None)
 @given(side, side, st.integers(64, 300))
 def test_the_whole_photo_keeps_its_aspect_on_sides_of_32(height, width, resize):
     crop = find_crop((height, width), resize, None)

@@ -56,6 +56,7 @@ def test_metrics_are_those_of_all_photographs_together(report, results, demo):
     )
 
 
+@pytest.mark.slow
 def test_the_summary_has_all_metrics_by_kind(report):
     summary = report.summary()
     assert summary.index.tolist() == ["all", "chip", "misplaced", "scratch", "stain", "thread", "wrong_colour"]
@@ -77,6 +78,7 @@ def test_on_bins_a_metric_of_pixels_is_nearly_the_exact_one(report, name):
     assert binned == pytest.approx(report.metric(name), abs=3e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["image_roc_auc", "top_roc_auc", "pixel_roc_auc", "pixel_average_precision", "aupro"])
 def test_an_interval_is_that_of_photographs_drawn_again(report, name):
     """The same draws, each measured exactly on the photographs that were drawn, doubles and all."""

@@ -190,13 +190,13 @@ def test_other_distances_have_a_scale_of_their_own_at_once(explorer):
     assert explorer.normals["level"] < before / 10
 
 
-def test_thresholds_are_those_of_left_out_normals(explorer, spade):
+def test_thresholds_are_those_of_left_out_normals(explorer, spade, left_out):
     explorer.finish()
     for rule, expected in (("pixel 0.05", spade.threshold(0.05)), ("image 0.2", spade.threshold(0.2, of="image"))):
         explorer.threshold_rule = rule
         assert explorer.threshold == pytest.approx(expected, rel=1e-6)
     curve = explorer.normals["curve"]
-    maps = np.stack([spade.predict_left_out(index).anomaly_map for index in range(12)])
+    maps = np.stack([result.anomaly_map for result in left_out])
     for at, marked in list(enumerate(curve["marked"]))[::51]:
         assert marked == pytest.approx((maps >= at / 255 * curve["end"]).mean(), abs=2e-5)
 
@@ -324,6 +324,7 @@ def test_a_notebooks_cells_and_its_page_may_speak_at_once(explorer, spade, demo)
     np.testing.assert_array_equal(explorer.result.anomaly_map, anew.anomaly_map)
 
 
+@pytest.mark.slow
 def test_a_page_that_is_being_written_is_shown_anew(tmp_path):
     """With ANYWIDGET_HMR=1 a widget's module is a file that follows its parts."""
     script = """

@@ -13,7 +13,7 @@ import spade_kit
 START = """
 import spade_kit
 parts = spade_kit.load_dataset("demo")
-ex = spade_kit.explore(spade_kit.SPADE(k=5).fit(parts.train[:6]), parts.test[:4])
+ex = spade_kit.explore(spade_kit.SPADE.load("fitted"), parts.test[:4])
 """
 SEEN = (2, 26)
 
@@ -169,7 +169,8 @@ def test_a_page_of_one_photo_has_no_other_to_go_to(browser, spade, demo, tmp_pat
     page.close()
 
 
-def test_voila_serves_it_alone(browser, tmp_path):
+def test_voila_serves_it_alone(browser, spade, tmp_path):
+    spade.save(tmp_path / "fitted")
     write_notebook(tmp_path / "app.ipynb", START, "ex")
     voila = Jupyter(tmp_path, "voila", "--Voila.ip=127.0.0.1", str(tmp_path / "app.ipynb"))
     try:
@@ -213,8 +214,10 @@ def test_both_themes_of_jupyterlab_leave_the_text_readable(browser, lab):
     notebook.close()
 
 
-def test_a_script_without_an_event_loop_has_it_too(tmp_path):
+@pytest.mark.slow
+def test_a_script_without_an_event_loop_has_it_too(spade, tmp_path):
+    spade.save(tmp_path / "fitted")
     script = START + "ex.finish(); print(ex); print(ex.readout().columns.tolist())"
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert run.stdout.startswith("Explorer(")
     assert "'distance', 'layer1', 'layer2', 'layer3']" in run.stdout

@@ -13,7 +13,7 @@ from spade_kit.widgets._shared.encoding import colour_table
 START = """
 import spade_kit
 parts = spade_kit.load_dataset("demo")
-spade = spade_kit.SPADE(k=5).fit(parts.train[:12])
+spade = spade_kit.SPADE.load("fitted")
 ex = spade_kit.explore(spade, parts)
 def reset(index=0):
     for name, value in ex.about["start"].items():
@@ -21,14 +21,9 @@ def reset(index=0):
     ex.index, ex.pinned, ex.alone = index, False, False
     ex.finish()
 """
+CELLS = (START, "ex")
 PHOTOS = (2, 19, 26)  # a chip, a misplaced part, a scratch
 COLOURS = np.frombuffer(colour_table(), np.uint8).reshape(256, 3).astype(int)
-
-
-@pytest.fixture(scope="module")
-def notebook(browser, lab):
-    with Notebook(browser, lab, "explorer.ipynb", START, "ex") as notebook:
-        yield notebook
 
 
 @pytest.fixture

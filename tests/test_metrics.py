@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
@@ -68,7 +68,6 @@ def aupro_by_definition(maps, masks, limit):
 # ---- images ----------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
 @given(seeds, st.integers(2, 40), steps)
 def test_roc_auc_counts_the_pairs_in_the_right_order(seed, n, steps):
     scores, labels = draw_scores(seed, n, steps)
@@ -89,7 +88,6 @@ def test_large_raw_distances_are_ranked_and_not_squashed():
     assert f1_max(np.array([1000.0, 1001.0, 1002.0, 1003.0]), np.array([False, False, True, True])) == 1
 
 
-@settings(max_examples=60, deadline=None)
 @given(seeds, st.integers(2, 40), steps)
 def test_f1_max_is_the_best_of_a_loop_over_all_thresholds(seed, n, steps):
     scores, labels = draw_scores(seed, n, steps)
@@ -105,7 +103,6 @@ def test_f1_max_by_hand():
     assert f1_max(np.array([5.0, 4, 3, 2, 1]), np.array([True, False, True, False, False])) == pytest.approx(0.8)
 
 
-@settings(max_examples=60, deadline=None)
 @given(seeds, st.integers(2, 40), steps)
 def test_average_precision_adds_up_precision_by_steps_of_recall(seed, n, steps):
     scores, labels = draw_scores(seed, n, steps)
@@ -162,7 +159,6 @@ def test_aupro_by_hand():
     assert aupro_by_definition(maps, masks, 0.25) == pytest.approx(5 / 8)
 
 
-@settings(max_examples=80, deadline=None)
 @given(seeds, st.integers(1, 3), st.integers(2, 9), st.integers(2, 7), steps, st.sampled_from([0.05, 0.3, 0.5, 1.0]))
 def test_aupro_is_the_definition_over_all_thresholds(seed, n, height, width, steps, limit):
     maps, masks = draw_scores(seed, (n, height, width), steps)
@@ -210,7 +206,6 @@ def test_constant_maps_give_half_the_limit(limit):
     assert aupro(np.full((2, 9, 7), 3.0), masks, limit) == pytest.approx(limit / 2)
 
 
-@settings(max_examples=40, deadline=None)
 @given(seeds, steps)
 def test_stretching_all_scores_alike_changes_nothing(seed, steps):
     maps, masks = draw_scores(seed, (2, 7, 5), steps)

@@ -7,7 +7,7 @@ from math import hypot, inf
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 from scipy.ndimage import gaussian_filter
@@ -343,7 +343,6 @@ def test_rows_and_columns_are_treated_alike(tool):
     np.testing.assert_allclose(paint(NOISE.transpose(1, 0, 2), turned).transpose(1, 0, 2), upright, rtol=0, atol=2)
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.sampled_from(TOOLS).flatmap(settings_of))
 @example(("blur", ((30, 20),), 100_000))
 @example(("stain", ((30, 20),), 1e-6))
@@ -355,7 +354,6 @@ def test_no_pixel_changes_that_lies_farther_than_half_the_size(drawn):
     assert distance[unlike].max(initial=0) <= stroke.size / 2 + 0.5
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.lists(st.sampled_from(TOOLS).flatmap(settings_of), max_size=4))
 def test_erasing_everything_brings_the_photo_back(drawn):
     strokes = [*(Stroke(*each) for each in drawn), Stroke("erase", ((30, 20),), 200)]

@@ -2,13 +2,14 @@
 
 import re
 import time
+from functools import cache
 from itertools import pairwise
 from math import hypot
 
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browsing import Notebook, Shown
+from browsing import Shown
 from PIL import Image
 
 from spade_kit import paint_defect
@@ -20,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 import spade_kit
 parts = spade_kit.load_dataset("demo")
-spade = spade_kit.SPADE(k=5).fit(parts.train[:12])
+spade = spade_kit.SPADE.load("fitted")
 Path("broken.png").write_bytes(b"nothing")
 some = replace(parts, test=[*parts.test[:2], spade_kit.Sample(Path("broken.png"), "chip")])
 pd = spade_kit.paint_defect(spade, some)
@@ -31,6 +32,7 @@ def reset():
         pd.index = index
         pd.clear()
 """
+CELLS = (START, "pd")
 COLOURS = np.frombuffer(colour_table(), np.uint8).reshape(256, 3).astype(int)
 STROKES = "[[s.tool, s.points, s.size, s.strength, s.colour] for s in pd.strokes]"
 CUT_OFF = """root => {
@@ -42,12 +44,6 @@ CUT_OFF = """root => {
         return inner.width && (beyond || cut);
     }).map(node => node.outerHTML.slice(0, 90));
 }"""
-
-
-@pytest.fixture(scope="module")
-def notebook(browser, lab):
-    with Notebook(browser, lab, "painting.ipynb", START, "pd") as notebook:
-        yield notebook
 
 
 @pytest.fixture
@@ -139,6 +135,11 @@ def until(wanted, seconds: float = 10) -> None:
     assert not wrong, wrong
 
 
+@cache
+def left_out_scores(spade) -> list[float]:
+    return [spade.predict_left_out(index).image_score for index in range(len(spade))]
+
+
 def what_is_wrong(shown, result, before: float, spade) -> str:
     """Where the page differs from a result by what the eye could see: empty if nowhere."""
     drawn = shown.pixels(shown.photo)[..., :3].astype(int)
@@ -155,7 +156,7 @@ def what_is_wrong(shown, result, before: float, spade) -> str:
     scores = [float(number) for number in re.findall(r"\d+\.\d+", text)]
     if not np.allclose(scores, [result.image_score, before], atol=0.011):
         return f"{text!r}, but Python says {result.image_score:.2f} and {before:.2f}"
-    reached = sum(spade.predict_left_out(index).image_score >= result.image_score for index in range(12))
+    reached = sum(score >= result.image_score for score in left_out_scores(spade))
     rank = f", reached by {reached} of 12 normals" if reached else ", above all 12 normals"
     return "" if text.endswith(rank) else f"{text!r} does not end with {rank!r}"
 

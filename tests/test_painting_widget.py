@@ -13,7 +13,7 @@ from threading import Event, Thread, current_thread
 
 import numpy as np
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -77,7 +77,6 @@ def test_places_of_the_crop_on_a_long_photo_by_hand():
     np.testing.assert_allclose(crop.on_photo(places), expected)
 
 
-@settings(max_examples=100, deadline=None)
 @given(side, side, side, st.none() | side, st.lists(st.tuples(*[st.floats(-400, 400)] * 2), min_size=1, max_size=5))
 @example(97, 131, 72, 51, [(3.25, 47.5)])
 def test_places_that_went_onto_the_photo_find_their_way_back(height, width, resize, size, places):
@@ -171,15 +170,15 @@ def test_size_strength_and_colour_are_those_that_were_asked_for(painting, demo):
     np.testing.assert_allclose(painting.painted[place], halves, atol=0.51)
 
 
-def test_the_readout_counts_normals_that_reach_the_scores(painting, spade, demo):
+def test_the_readout_counts_normals_that_reach_the_scores(painting, spade, left_out, demo):
     painting.stroke("brush", LINE)
-    left_out = [spade.predict_left_out(index).image_score for index in range(12)]
+    normals = [result.image_score for result in left_out]
     scores = [spade.predict(photo).image_score for photo in (demo.test[0], painting.painted)]
     said = painting.readout()
     assert said.columns.tolist() == ["score", "normals of 12 at or above"]
     assert said.index.tolist() == ["before", "painted"]
     assert said["score"].tolist() == [pytest.approx(score, abs=0.0051) for score in scores]
-    counts = [sum(normal >= score for normal in left_out) for score in scores]
+    counts = [sum(normal >= score for normal in normals) for score in scores]
     assert said["normals of 12 at or above"].tolist() == counts
     assert counts[0] > counts[1]  # what was painted is worse than what was there
 
@@ -368,8 +367,8 @@ def test_a_page_has_the_painted_crop_where_it_was_painted_and_what_was_found(pai
     np.testing.assert_array_equal(np.frombuffer(seen["place"], "<u4"), (56 * found.row + found.col).ravel())
 
 
-def test_what_is_normal_is_first_said_of_a_few_and_then_of_all(painting, spade):
-    scores = [spade.predict_left_out(index).image_score for index in range(12)]
+def test_what_is_normal_is_first_said_of_a_few_and_then_of_all(painting, left_out):
+    scores = [result.image_score for result in left_out]
     first = painting.normals
     assert first["of"] == 12
     assert 1 < len(first["scores"]) < 12

@@ -6,6 +6,8 @@ import pytest
 from spade_kit import SPADE, evaluate, load_dataset
 from spade_kit.evaluation.metrics import aupro, pixel_roc_auc, roc_auc
 
+pytestmark = pytest.mark.slow
+
 
 def judge_all(spade, dataset):
     results = [spade.predict(sample) for sample in dataset.test]

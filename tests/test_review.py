@@ -19,20 +19,6 @@ def review(spade):
     review.close()
 
 
-@pytest.fixture(scope="module")
-def strangest(spade):
-    """Of the twelve, in the order in which they look strange to the others."""
-    scores = [spade.predict_left_out(index).anomaly_map.max() for index in range(12)]
-    return sorted(range(12), key=lambda index: -scores[index])
-
-
-@pytest.fixture(scope="module")
-def refit(demo, strangest):
-    """As if the strangest had never been fitted, and which are left."""
-    left = [index for index in range(12) if index != strangest[0]]
-    return SPADE(k=5).fit([demo.train[index] for index in left]), left
-
-
 def gallery_of(spade) -> list[bytes]:
     return [normal.digest for normal in spade.gallery.normals]
 

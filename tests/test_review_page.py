@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browsing import INSIDE, Notebook, Shown, open_offline, read_canvas, settle_on
+from browsing import INSIDE, Shown, open_offline, read_canvas, settle_on
 from PIL import Image
 
-from spade_kit import SPADE, review_suspects
+from spade_kit import review_suspects
 from spade_kit.figures.style import SCALE
 from spade_kit.widgets._shared.encoding import colour_table
 
@@ -14,7 +14,7 @@ START = """
 import time
 import spade_kit
 parts = spade_kit.load_dataset("demo")
-spade = spade_kit.SPADE(k=5).fit(parts.train[:12])
+spade = spade_kit.SPADE.load("fitted")
 rv = spade_kit.review_suspects(spade)
 three = spade_kit.SPADE(k=2).fit(parts.train[:3])
 kept, gone = (spade_kit.review_suspects(three) for _ in range(2))
@@ -24,6 +24,7 @@ def reset(review=rv):
     review.index, review.problem = int(review.spade.suspects().index[0]), ""
     review.finish()
 """
+CELLS = (START, "rv", "kept", "gone")
 COLOURS = np.frombuffer(colour_table(), np.uint8).reshape(256, 3)
 CUT_OFF = """root => [...root.querySelectorAll('button, label, figcaption, p, span')].filter(node => {
     const [inner, outer] = [node.getBoundingClientRect(), document.documentElement.getBoundingClientRect()];
@@ -31,26 +32,6 @@ CUT_OFF = """root => [...root.querySelectorAll('button, label, figcaption, p, sp
     return cut && inner.width && !node.closest('.sk-strip');
 }).map(node => node.outerHTML.slice(0, 90))"""
 PLACES = ((100, 61), (5, 9), (218, 130))
-
-
-@pytest.fixture(scope="module")
-def strangest(spade) -> list[int]:
-    """Of the twelve, in the order in which they look strange to the others."""
-    scores = [spade.predict_left_out(index).anomaly_map.max() for index in range(12)]
-    return sorted(range(12), key=lambda index: -scores[index])
-
-
-@pytest.fixture(scope="module")
-def refit(demo, strangest):
-    """As if the strangest had never been fitted, and by which numbers those that are left were known before."""
-    left = [index for index in range(12) if index != strangest[0]]
-    return SPADE(k=5).fit([demo.train[index] for index in left]), left
-
-
-@pytest.fixture(scope="module")
-def notebook(browser, lab):
-    with Notebook(browser, lab, "review.ipynb", START, "rv", "kept", "gone") as notebook:
-        yield notebook
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import numba.core.caching
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from spade_kit import SPADE, extract_features, reference
@@ -45,7 +45,6 @@ def measure_once(query, tile, lane, gallery, index, first, last, sums, level):
     measure(query, tile, lane, gallery, index, first, last, sums, level)
 
 
-@settings(max_examples=30, deadline=None)
 @given(seeds, channels, st.integers(0, 2), st.sampled_from([0, 4, 8, 12]), st.integers(0, 5))
 def test_four_cells_are_compared_with_sixteen_as_by_hand(seed, c, tile, lane, index):
     rng = np.random.default_rng(seed)
@@ -61,7 +60,6 @@ def test_four_cells_are_compared_with_sixteen_as_by_hand(seed, c, tile, lane, in
     np.testing.assert_array_equal(set_bits, sums[1] <= limits[tile, lane : lane + 4, None])
 
 
-@settings(max_examples=30, deadline=None)
 @given(seeds, channels, st.integers(0, 2), st.integers(0, 15), st.integers(0, 5))
 def test_differences_are_measured_as_by_hand_and_equal_cells_are_at_0(seed, c, tile, lane, index):
     rng = np.random.default_rng(seed)
@@ -84,7 +82,6 @@ def test_arrays_the_inner_loops_could_not_read_are_refused_when_compiled(rng):
 # ---- the bounds ------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
 @given(seeds, channels, st.sampled_from([0, 1, 1e2, 1e4]), st.sampled_from([1e-3, 1, 1e3]))
 def test_a_bound_is_never_above_the_distance_however_large_the_features(seed, c, offset, weight):
     """Close cells far from the origin, where the product form loses most."""
@@ -103,7 +100,6 @@ def test_a_bound_is_never_above_the_distance_however_large_the_features(seed, c,
         assert (distance - (sums[0] + own[0, lane : lane + 4, None]) <= 5 * slack(c) * length).all()
 
 
-@settings(max_examples=30, deadline=None)
 @given(seeds, channels)
 def test_along_the_axes_nothing_is_farther_than_it_is(seed, c):
     rng = np.random.default_rng(seed)
@@ -139,7 +135,6 @@ def built(recipe):
     return rng, query, gallery, min(kappa, fewest), radius
 
 
-@settings(max_examples=60, deadline=None)
 @given(wide_searches())
 def test_after_each_image_the_descent_knows_what_a_search_among_so_many_finds(recipe):
     _, query, gallery, kappa, radius = built(recipe)
@@ -158,7 +153,6 @@ def fewest(query, radius):
     return h * w if radius is None else min(radius + 1, h) * min(radius + 1, w)
 
 
-@settings(max_examples=60, deadline=None)
 @given(wide_searches())
 def test_what_is_tried_first_changes_nothing_that_is_found(recipe):
     rng, query, gallery, kappa, radius = built(recipe)
@@ -173,7 +167,6 @@ def test_what_is_tried_first_changes_nothing_that_is_found(recipe):
         )
 
 
-@settings(max_examples=60, deadline=None)
 @given(wide_searches(), st.integers(0, 2))
 def test_a_level_alone_is_scanned_as_all_its_pairs_would_be(recipe, level):
     _, query, gallery, kappa, radius = built(recipe)
@@ -258,7 +251,6 @@ def check_both(query, gallery, images, weights, kappa, radius, equal):
             assert (place == other).mean() >= equal
 
 
-@settings(max_examples=40, deadline=None)
 @given(wide_searches(), st.lists(st.sampled_from([0, 0.25, 1, 2]), min_size=3, max_size=3))
 def test_brute_force_finds_the_same_pixels_at_the_same_distances(recipe, weights):
     rng, query, gallery, kappa, radius = built(recipe)
@@ -416,6 +408,7 @@ def test_where_nothing_can_be_written_it_is_compiled_all_the_same(monkeypatch):
     assert compiled(cache=True)(lambda x: x + 1)(2) == 3
 
 
+@pytest.mark.slow
 def test_a_second_process_finds_what_the_first_compiled(tmp_path):
     script = (
         "import time, numpy, torch\n"
@@ -451,6 +444,7 @@ def test_without_numba_one_line_says_what_is_lost(monkeypatch, rng):
         PixelSearch([level[:1] for level in levels], levels, np.arange(2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("module", "error"), [("llvmlite", "OSError"), ("spade_kit.search.simd", "AttributeError")])
 def test_whatever_keeps_numba_from_being_imported_the_answer_is_the_same(demo, scratched, tmp_path, module, error):
     script = (

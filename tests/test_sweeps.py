@@ -32,6 +32,7 @@ def test_only_the_bar_tells_of_progress(small, capsys, monkeypatch):
     assert "16/16" in told.err
 
 
+@pytest.mark.slow
 def test_every_setting_is_what_it_gives_by_itself(small):
     frame = sweep(small, {"k": [1, 4], "sigma": [0, 4], "weights": [None, {"layer3": 0.1}], "kappa": [1, 2]})
     assert len(frame) == 16
@@ -56,6 +57,7 @@ def test_radius_and_the_ensemble_too(small):
         assert row.pixel_average_precision == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [("layer2",), ("layer2", "layer3"), ("layer1", "layer3"), None])
 def test_layers_are_read_as_if_there_were_no_others(small, layers):
     """The stages by hand, on pyramids that never had the other layers."""
