@@ -1,4 +1,4 @@
-"""The house: imports flow one way, nobody reaches into another's private parts, and importing costs nothing."""
+"""The architecture: imports flow one way, private parts stay private, and importing costs nothing."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ import pytest
 import spade_kit
 
 PACKAGE = Path(spade_kit.__file__).parent
-ROOMS = {  # from the ground up: a module may import what stands before it, in its own room or in one before
+ROOMS = {  # from the ground up: a module may import modules listed before it, in its own room or an earlier one
     "helpers": "_arguments _progress _files options",
     "datasets": "datasets.images datasets.samples datasets.layouts datasets.loading datasets.synthetic",
     "metrics": "evaluation.metrics metrics evaluation.bootstrap",
@@ -45,7 +45,7 @@ def path_of(module: str) -> Path:
 
 @cache
 def imports_of(module: str) -> set[str]:
-    """Modules of the package that a module imports, for types alone, too."""
+    """Modules of the package that a module imports, also if only for types."""
     froms = [node for node in ast.walk(ast.parse(path_of(module).read_text())) if isinstance(node, ast.ImportFrom)]
     named = {node.module for node in froms} | {f"{node.module}.{alias.name}" for node in froms for alias in node.names}
     return {name.removeprefix("spade_kit.") for name in named} & set(ROOM)
@@ -62,7 +62,7 @@ def test_imports_flow_one_way(module):
 
 
 def test_modules_are_imported_by_their_own_names():
-    """Not by their package, nor by a name that is kept for users: each import is then an arrow between two modules."""
+    """Neither through a package nor by a name kept for users, so that each import is an arrow between two modules."""
     for module in ROOM:
         for node in ast.walk(ast.parse(path_of(module).read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("spade_kit"):
@@ -73,8 +73,8 @@ def test_modules_are_imported_by_their_own_names():
                 assert source in ROOM or source == "lessons.checking" or names <= set(ROOM), module
 
 
-def test_the_picture_of_the_house_is_true():
-    """An arrow for each room that another uses, but for those that are reached along other arrows."""
+def test_the_picture_of_the_architecture_is_true():
+    """One arrow for each room that another imports, except where other arrows lead there."""
     uses = {
         room: {ROOM[other] for module in ROOMS[room].split() for other in imports_of(module)} - {room} for room in ROOMS
     }
@@ -90,7 +90,7 @@ def test_the_picture_of_the_house_is_true():
 
 
 def own_names(tree: ast.Module) -> set[str]:
-    """What a module defines or sets on its own objects."""
+    """The names that a module defines, or sets on its own objects."""
     defined = {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
     fields = {
         node.target.id
@@ -106,7 +106,7 @@ def is_own(node: ast.Attribute) -> bool:
 
 
 @pytest.mark.parametrize("module", ROOM)
-def test_nobody_reaches_into_anothers_private_parts(module):
+def test_no_module_touches_private_parts_of_another(module):
     tree = ast.parse(path_of(module).read_text(encoding="utf-8"))
     private = [
         f"line {node.lineno}: {ast.unparse(node)}"
@@ -117,14 +117,14 @@ def test_nobody_reaches_into_anothers_private_parts(module):
     assert private == []
 
 
-def test_private_names_are_not_imported_by_others():
+def test_no_module_imports_private_names_of_another():
     for module in ROOM:
         for node in ast.walk(ast.parse(path_of(module).read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("spade_kit"):
                 assert not [alias.name for alias in node.names if alias.name.startswith("_")], module
 
 
-def test_the_house_can_be_seen_at_a_glance():
+def test_the_top_folder_has_few_entries():
     entries = {path.name for path in PACKAGE.iterdir()} - {"__pycache__", "py.typed", "data"}
     assert len(entries) <= 22, sorted(entries)
 
