@@ -1,7 +1,7 @@
 """Write the lessons as pages that work offline: ``python notebooks/make_site.py notebooks site``.
 
-Widgets become pages of their own, with the state that the notebook was saved with; formulas become MathML; nothing is
-fetched from anywhere.
+Each widget becomes a separate page with its state from the saved notebook, and formulas become MathML. The pages load
+nothing from the network.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\\$\w])\$([^$\n]+?)\$(?![\w$])", re.D
 _FETCHED = re.compile(r'<(?:script|link)\b[^>]*(?:src|href)="https?:[^>]*>(?:</script>)?')
 _MATHJAX = re.compile(r"<!-- Load mathjax -->.*?<!-- End of mathjax configuration -->", re.DOTALL)
 _MERMAID = re.compile(r'<script type="module">(?:(?!</script>).)*mermaid.*?</script>', re.DOTALL)
-_HEIGHTS = {"Explorer": 1120, "Comparison": 760, "Painting": 760, "Chooser": 720, "Review": 760}  # px, of a frame
-# a page in a frame says how high it is, and the page around it gives it that room
+_HEIGHTS = {"Explorer": 1120, "Comparison": 760, "Painting": 760, "Chooser": 720, "Review": 760}  # of the frame, px
+# a framed page posts its height, and the surrounding page resizes the frame to it
 _TELLS_HEIGHT = """<script>
 const { documentElement: page } = document;
 new ResizeObserver(() => parent.postMessage(page.getBoundingClientRect().height, "*")).observe(page);
@@ -56,7 +56,7 @@ body {{ max-width: 46rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.6 sys
 
 
 def write_site(notebooks: Path, site: Path) -> list[Path]:
-    """Write a page a lesson, one a widget, the glossary and an index; gives the lessons' pages."""
+    """Write one page per lesson and per widget, the glossary and an index; return the paths of the lesson pages."""
     site.mkdir(parents=True, exist_ok=True)
     pages = [_write_lesson(path, site) for path in sorted(notebooks.glob("*.ipynb"))]
     glossary = (notebooks / "glossary.md").read_text(encoding="utf-8")
@@ -80,7 +80,7 @@ def _write_text(path: Path, title: str, text: str) -> None:
 
 
 def _relink(text: str) -> str:
-    """Links between lessons lead to their pages; those to code have none here."""
+    """Point links between lessons to their pages, and drop links to code, which has no page."""
     text = re.sub(r"\]\(([\w/]+)\.(?:ipynb|md)(#[\w-]+)?\)", r"](\1.html\2)", text)
     return re.sub(r"\[([^\]]+)\]\(\.\./[^)]+\)", r"\1", text)
 
@@ -113,14 +113,14 @@ def _write_formula(found: re.Match) -> str:
 
 
 def _fold(cell: Any) -> list[Any]:
-    """A solution, to be opened."""
+    """The solution as a folded section, with its output."""
     printed = "".join(output.get("text", "") for output in cell.outputs)
     shown = f"<pre><code>{escape(cell.source)}</code></pre>\n<pre>{escape(printed)}</pre>"
     return [nbformat.v4.new_markdown_cell(f"<details><summary>Solution</summary>\n\n{shown}\n\n</details>")]
 
 
 def _frame(output: Any, cell: Any, models: dict[str, Any], stem: str, site: Path) -> Any:
-    """A widget as a page of its own in a frame; other outputs as they are."""
+    """Put a widget on a separate page and show it in a frame; leave other outputs unchanged."""
     data = output.get("data", {})
     if _CURVES in data:
         return nbformat.v4.new_output("display_data", {"text/html": _draw_curves(data[_CURVES], site)})
@@ -137,7 +137,7 @@ def _frame(output: Any, cell: Any, models: dict[str, Any], stem: str, site: Path
 
 
 def _draw_curves(figure: dict[str, Any], site: Path) -> str:
-    """A Plotly figure; its program lies beside the pages, once."""
+    """A Plotly figure; the Plotly script is stored once, beside the pages."""
     program = site / "plotly.min.js"
     if not program.exists():
         program.write_text(get_plotlyjs(), encoding="utf-8")
@@ -145,7 +145,7 @@ def _draw_curves(figure: dict[str, Any], site: Path) -> str:
 
 
 def _read_state(model: dict[str, Any]) -> dict[str, Any]:
-    """A widget's traits, with its bytes where they belong, as `base64` mappings."""
+    """A widget's traits, with binary buffers inserted as `base64` mappings."""
     state = model["state"]
     for buffer in model.get("buffers", []):
         *path, last = buffer["path"]
@@ -159,7 +159,7 @@ def _read_state(model: dict[str, Any]) -> dict[str, Any]:
 def _make_widget(state: dict[str, Any]) -> str:
     traits = {name: value for name, value in state.items() if name[0] != "_"}
     photos, thumbs = {}, {}
-    if "matches" in traits:  # an explorer goes from photo to photo; here it has one
+    if "matches" in traits:  # an explorer can switch images; here it has only one
         names = ("photo", "neighbours", "matches", "layers_alone", "probe")
         photos = {traits["index"]: {name: traits[name] for name in names}}
         thumbs = {traits["index"]: traits["photo"]["jpeg"]}

@@ -65,7 +65,7 @@ def most_useful(result) -> int:
         (lambda result: ..., "Not answered yet"),
         (most_useful, "Right. "),
         (lambda result: np.bincount(result.correspondence.image[0].ravel()).argmax(), "its rank among the neighbours"),
-        (lambda result: np.bincount(result.correspondence.image[0].ravel()).max(), "how many cells it explains"),
+        (lambda result: np.bincount(result.correspondence.image[0].ravel()).max(), "the number of cells it explains"),
         (lambda result: result.correspondence.images, "It stops with AttributeError"),
         (lambda result: 999, "Training image 999 explains 0 cells"),
     ],
@@ -83,4 +83,4 @@ def test_the_nearest_as_a_whole_is_another_mistake(capsys, spade, demo):
         if nearest not in (most_useful(result), int(ranks.argmax())):
             break
     explorer.check(lambda result: nearest, result)
-    assert "nearest photo as a whole" in capsys.readouterr().out
+    assert "nearest image as a whole" in capsys.readouterr().out

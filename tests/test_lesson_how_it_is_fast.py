@@ -1,4 +1,4 @@
-"""Lesson 09: the search written out against all pairs, what it counts, an approximate index, and the exercise."""
+"""Lesson 09: the search against all pairs, its counts, an approximate index, and the exercise."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_the_search_finds_what_all_pairs_find(rng, order, weights, whole):
 
 
 def test_it_opens_what_branch_and_bound_opens(rng):
-    """The same pairs up to the order in which cells are come upon, which is each search's own."""
+    """The same pairs, except that each search visits the cells in a different order."""
     query, normals = make_pyramid(rng, 1), make_pyramid(rng, 4)
     _, _, visits = plain_branch_and_bound(
         [level[0].numpy() for level in query.levels], [level.numpy() for level in normals.levels], [1, 1, 1]
@@ -57,8 +57,8 @@ def test_it_opens_what_branch_and_bound_opens(rng):
 
 
 def test_counts_of_a_case_known_beforehand(rng):
-    """Where a query is one of the normals and all differ widely, blocks open their twins alone; of the cells the first
-    is its twin's at once, the second comes upon one other before, and so on: 1 + 2 + 3 + 4 = 10 a block."""
+    """The query is one of the normals and all differ widely, so each block opens only its twin. The first cell meets
+    its twin at once, the second meets one other cell before, and so on: 1 + 2 + 3 + 4 = 10 per block."""
     normals = make_pyramid(rng, 2)
     normals.levels[2][:] += 100 * torch.arange(12.0).reshape(2, 1, 2, 3)
     normals.levels[1][:] += 100 * torch.arange(48.0).reshape(2, 1, 4, 6)
@@ -89,7 +89,7 @@ def test_weights_of_0_leave_no_bound(rng):
     assert (fast.search_pairs(query, normals, (1, 1, 0)).effort == 1).all()
 
 
-def test_growth_is_told_to_two_digits(rng):
+def test_growth_is_given_to_two_digits(rng):
     query, normals = make_pyramid(rng, 1), make_pyramid(rng, 4)
     few, many = (fast.search_pairs(query, normals.select(range(k))) for k in (1, 4))
     told = fast.tell_growth(few, many)
@@ -97,7 +97,7 @@ def test_growth_is_told_to_two_digits(rng):
     assert float(told["pairs of cells opened"]) == pytest.approx(many.cells.sum() / few.cells.sum(), rel=0.05)
 
 
-def test_code_is_told_without_its_docstring(capsys):
+def test_code_is_printed_without_its_docstring(capsys):
     fast.tell_code(fast.search_pairs)
     told = capsys.readouterr().out
     assert told.startswith("(q1, q2, q3)")
@@ -139,7 +139,7 @@ def test_a_traced_pixel_finds_the_first_of_its_nearest(rng, place, whole):
         if step.above is not None:
             assert steps[step.above].opened
             assert step.bound >= steps[step.above].bound
-        if not step.opened and step.level:  # and nothing below is nearer
+        if not step.opened and step.level:  # then nothing below it is nearer
             _, h, w = SHAPES[step.level]
             down, across = 8 // h, 12 // w
             image, row, col = step.place
@@ -198,7 +198,7 @@ def test_an_index_that_looks_everywhere_is_exact_and_one_that_does_not_is_never_
     np.testing.assert_allclose(one, by_list, rtol=1e-5)
 
 
-def test_what_is_lost_is_measured_against_the_exact_maps(spade, result, demo):
+def test_loss_is_measured_against_the_exact_maps(spade, result, demo):
     normals = spade_kit.extract_features(demo.train[:12]).select(result.neighbours.index)
     index = fast.ListIndex(fast.join_levels(normals), lists=4)
     lost = {probes: [fast.search_lists(index, result, probes)] for probes in (1, 4)}
@@ -214,7 +214,7 @@ def test_what_is_lost_is_measured_against_the_exact_maps(spade, result, demo):
 # ---- figures ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_tree_hangs_from_0_and_shows_what_is_left_out(rng):
+def test_a_tree_hangs_from_0_and_counts_the_blocks_it_omits(rng):
     query, normals = make_pyramid(rng, 1), make_pyramid(rng, 3)
     steps = fast.trace_pixel(query, normals, 2, 2)
     closed = [step for step in steps if step.above is None and not step.opened]
@@ -266,21 +266,21 @@ def square(query, normal):
         (lambda q, g, near: ..., "Not answered yet"),
         (lambda q, g, near: square(q, g) <= near.max(), "Right. "),
         (lambda q, g, near: not (square(q, g) > near).all(), "Right. "),
-        (lambda q, g, near: square(q, g) < near.max(), "comes first and so has to win"),
+        (lambda q, g, near: square(q, g) < near.max(), "comes first and has to win"),
         (lambda q, g, near: square(q, g) > near.max(), "the other way round"),
         (lambda q, g, near: square(q, g) >= near.max(), "the other way round"),
         (lambda q, g, near: ((q - g) ** 2).mean() <= near.max(), "the mean over the channels"),
-        (lambda q, g, near: np.linalg.norm(q - g) <= near.max(), "leave out the root"),
+        (lambda q, g, near: np.linalg.norm(q - g) <= near.max(), "drop the root"),
         (lambda q, g, near: abs(q - g).sum() <= near.max(), "absolute differences"),
-        (lambda q, g, near: square(q, g) <= near.min(), "best off"),
+        (lambda q, g, near: square(q, g) <= near.min(), "the best pixel, nearest.min()"),
         (lambda q, g, near: square(q, g) <= near.mean(), "the mean of the pixels"),
         (lambda q, g, near: (np.linalg.norm(q) + np.linalg.norm(g)) ** 2 <= near.max(), "upper bound"),
         (lambda q, g, near: True, "nothing is saved"),
         (lambda q, g, near: False, "nothing will be found"),
-        (lambda q, g, near: square(q, g) <= near, "an array of shape (16,)"),
+        (lambda q, g, near: square(q, g) <= near, "got an array of shape (16,)"),
         (lambda q, g, near: square(q, g) <= near.max() + 1, "it has to be False"),
         (lambda q, g, near: 2 * square(q, g) <= near.max(), "it has to be True"),
-        (lambda q, g, near: None, "Nothing came back"),
+        (lambda q, g, near: None, "The function returned nothing"),
         (lambda q, g: True, "It stops with TypeError"),
         (lambda q, g, near: near.largest, "It stops with AttributeError"),
     ],

@@ -1,4 +1,4 @@
-"""Lessons as pages: nothing is fetched, links lead somewhere, widgets answer the pointer."""
+"""Lessons as offline pages: no network requests, no dead links, and widgets respond to the pointer."""
 
 import re
 from pathlib import Path
@@ -61,7 +61,7 @@ def test_widgets_answer_the_pointer_offline(browser, site):
                 ring.wait_for(state="attached", timeout=5000)
     page.goto((site / "04_correspondence.html").as_uri())
     frame = page.locator("iframe").first
-    frame.scroll_into_view_if_needed()  # it is not loaded before
+    frame.scroll_into_view_if_needed()  # the frame loads lazily
     page.wait_for_function("document.querySelector('iframe').offsetHeight !== 760", timeout=10_000)
     inner = page.frame_locator("iframe").first.locator(".spade-kit")
     assert frame.bounding_box()["height"] >= inner.bounding_box()["height"]

@@ -1,4 +1,4 @@
-"""Lesson 07: thresholds and metrics by hand, what they hide, and an exercise that says what is wrong."""
+"""Lesson 07: thresholds and metrics by hand, what they hide, and an exercise that explains mistakes."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def test_normals_that_find_themselves_give_a_threshold_of_zero(spade, demo):
     normals, good = demo.train[:12], [sample for sample in demo.test if sample.label == "good"][:2]
     table = lesson.compare_thresholds(spade, normals, good, kappas=(1, 3), fpr=0.1)
     assert table["kappa"].tolist() == [1, 1, 3, 3]
-    assert table["judged against"].tolist() == ["themselves too", "the others"] * 2
+    assert table["judged against"].tolist() == ["all, itself included", "all others"] * 2
     assert table[["threshold", "false alarms"]].iloc[0].tolist() == [0, 2]
     assert 0 < table["threshold"].iloc[2] < table["threshold"].iloc[3]
     highest = max(spade.predict_left_out(index).image_score for index in range(12))  # ceil(13 * 0.9) = 12
@@ -63,7 +63,7 @@ def test_normals_that_find_themselves_give_a_threshold_of_zero(spade, demo):
     assert table[["threshold", "false alarms"]].iloc[1].tolist() == [round(highest), alarms]
 
 
-def test_scores_of_fitted_photographs_bring_no_warning_and_others_do(spade, demo):
+def test_score_suppresses_the_warning_for_fitted_images_and_predict_does_not(spade, demo):
     assert lesson.score(spade, demo.train[:2]).tolist() == [0, 0]
     assert lesson.score(spade, demo.test[:1])[0] == spade.predict(demo.test[0]).image_score
     with pytest.warns(UserWarning, match="fitted"):
@@ -120,7 +120,7 @@ def test_regions_touch_at_corners():
 
 
 @pytest.mark.parametrize("steps", [5, 100])
-def test_evenly_spaced_thresholds_are_what_one_gets_with_a_loop(steps):
+def test_evenly_spaced_thresholds_match_a_plain_loop(steps):
     maps, masks = some_maps()
     x, y = [], []
     for threshold in np.linspace(maps.max(), maps.min(), steps):
@@ -152,7 +152,7 @@ def test_f1_is_scikit_learns():
 
 def test_f1_on_the_half_that_chose_is_the_better_one():
     kinds = ["good"] * 10 + ["chip"] * 8 + ["stain"] * 6
-    scores = np.random.default_rng(1).normal(size=24)  # nothing to learn in them
+    scores = np.random.default_rng(1).normal(size=24)  # pure noise
     chosen, other = lesson.f1_on_halves(scores, kinds, draws=50)
     assert chosen > other + 0.05
     assert lesson.f1_on_halves(np.array([kind != "good" for kind in kinds], float), kinds, draws=5) == (1, 1)
@@ -192,7 +192,7 @@ def test_numbers_stand_in_their_cells_and_outlines_around_regions():
     assert len(panel.lines) == 3 + 3 + 4 + 4
 
 
-def test_the_small_curve_has_a_point_a_threshold():
+def test_the_small_curve_has_one_point_per_threshold():
     table = lesson.overlap_by_hand(*lesson.make_small_map())
     (panel,) = lesson.draw_small_curve(table).axes
     assert panel.lines[0].get_xydata()[1:].tolist() == table[["fpr", "PRO"]].to_numpy().tolist()
@@ -223,12 +223,12 @@ def parts_of(found, regions, first=1):
         (lambda m, r, t: ..., "Not answered yet"),
         (lambda m, r, t: np.mean(parts_of(m >= t, r)), "Right. "),
         (lambda m, r, t: (m >= t)[r > 0].mean(), "Not yet. That is the recall"),
-        (lambda m, r, t: np.mean(parts_of(m > t, r)), ">=, not >."),
-        (lambda m, r, t: np.mean(parts_of(m >= t, r, first=0)), "numbered 0, are no region"),
+        (lambda m, r, t: np.mean(parts_of(m > t, r)), "use >=, not >."),
+        (lambda m, r, t: np.mean(parts_of(m >= t, r, first=0)), "numbered 0, are not a region"),
         (lambda m, r, t: sum(parts_of(m >= t, r)), "That is the sum over the regions"),
-        (lambda m, r, t: np.mean([part > 0 for part in parts_of(m >= t, r)]), "wherever one pixel of it is"),
+        (lambda m, r, t: np.mean([part > 0 for part in parts_of(m >= t, r)]), "as soon as one of its pixels is"),
         (lambda m, r, t: (r > 0)[m >= t].mean(), "That is the precision"),
-        (lambda m, r, t: 0.123, "The regions are found to "),
+        (lambda m, r, t: 0.123, "The fractions found are "),
         (lambda m, r, t: "0.5 or so", "It stops with ValueError"),
         (lambda m, r, t: m[t], "It stops with IndexError"),
     ],

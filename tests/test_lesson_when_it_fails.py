@@ -1,4 +1,4 @@
-"""Lesson 08: changed photographs, two other methods, and an exercise that says what is wrong."""
+"""Lesson 08: changed images, two other methods, and an exercise that explains mistakes."""
 
 from pathlib import Path
 
@@ -40,16 +40,16 @@ def test_a_shift_moves_to_the_right_and_a_turn_around_the_middle(photo):
     assert turn(photo, 30).shape == photo.shape
     dot = np.zeros((40, 40, 3), np.uint8)
     dot[8:12, 18:22] = 255
-    row, col = np.argwhere(turn(dot, 90)[..., 0] > 128).mean(0)  # a quarter against the clock: from above to the left
+    row, col = np.argwhere(turn(dot, 90)[..., 0] > 128).mean(0)  # anticlockwise, from the top to the left
     assert (row, col) == (pytest.approx(19.5, abs=1), pytest.approx(9.5, abs=1))
 
 
-def test_light_is_taken_away_in_proportion(photo):
+def test_darkening_is_proportional(photo):
     np.testing.assert_allclose(darken(photo, 0.4), photo * 0.6, atol=1)
     np.testing.assert_allclose(darken(photo, -0.2), np.minimum(photo * 1.2, 255), atol=1)
 
 
-def test_cells_of_one_crystal_are_those_that_the_table_names(tmp_path):
+def test_monocrystalline_cells_are_those_in_the_label_table(tmp_path):
     rows = [("a", 0.0, "mono"), ("b", 0.0, "poly"), ("c", 0.0, "mono"), ("d", 1.0, "mono"), ("e", 1.0, "poly")]
     (tmp_path / "labels.csv").write_text("".join(f"images/{name}.png {part} {kind}\n" for name, part, kind in rows))
     a, b, c, d, e = (Sample(Path(tmp_path, "images", f"{name}.png"), "good" if part == 0 else "defect 100 %")
@@ -112,13 +112,13 @@ def test_methods_are_judged_by_kind(rng):
     assert told["misplaced: image AUC"] == roc_auc(smooth[:3].max((1, 2)), np.array([False, False, True]))
 
 
-def test_damage_is_told_from_good_photos_and_misplaced_parts_do_not_count(rng):
+def test_image_auc_separates_damage_from_good_images_and_ignores_misplaced_parts(rng):
     labels = ["good", "misplaced", "scratch", "good", "scratch"]
     grids = [np.full((7, 7), value) for value in (1.0, 9.0, 2.0, 3.0, 4.0)]
     assert image_auc(grids, [Sample(Path("x.png"), label) for label in labels]) == 0.75
 
 
-def test_methods_are_drawn_each_on_the_scale_of_its_good_photos(spade, demo, rng):
+def test_each_method_is_drawn_on_the_scale_of_its_good_images(spade, demo, rng):
     samples = demo.test[:3]
     result = spade.predict(samples[0])
     good = [sample for sample in demo.test if sample.label == "good"][:2]

@@ -1,4 +1,4 @@
-"""Lesson 06: which normal photograph explains most of a part?"""
+"""Lesson 06: which normal image explains the most cells of a part?"""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from spade_kit.result import Result
 
 
 def check(find: Callable[[Result], int], result: Result) -> None:
-    """Is it the training image that explains most cells of a result?"""
-    right = "The yellow bars under the explorer's neighbours are these counts."
+    """Check that the answer is the training image that explains the most cells of a result."""
+    right = "The yellow bars below the neighbours in the explorer show these counts."
     tell(lambda: find(result), lambda answer: _find_mistake(int(answer), result), right)
 
 
@@ -25,11 +25,11 @@ def _find_mistake(answer: int, result: Result) -> str | None:
         return None
     if answer == np.bincount(ranks).argmax():
         return (
-            "That is its rank among the neighbours. correspondence.image counts along result.neighbours, "
-            "whose index says which training image each is."
+            "That is its rank among the neighbours. correspondence.image holds positions in result.neighbours; "
+            "look up the training image in result.neighbours.index."
         )
     if answer == index[0]:
-        return "That is the nearest photo as a whole. It need not be the one that explains most cells: count them."
+        return "That is the nearest image as a whole. It need not be the one that explains the most cells: count them."
     if answer == most:
-        return "That is how many cells it explains; which training image is it?"
+        return "That is the number of cells it explains. Return the index of the training image."
     return f"Training image {answer} explains {counts[answer]} cells, but another one explains {most}."

@@ -1,4 +1,4 @@
-"""Lesson 09: the search written out, what it looks at, and what an approximate one loses."""
+"""Lesson 09: the search written out, the pairs that it compares, and the loss of an approximate search."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ from spade_kit.result import Result
 from spade_kit.scores import make_map
 from spade_kit.search.layout import nest, nested_order, slack
 
-_SAME = 1e-4  # relative: distances that differ by less are the same
+_SAME = 1e-4  # relative: distances that differ by less count as equal
 
-# One channel a level: a fine 4 x 4 grid and a coarse 2 x 2 one. The query's pixel at (0, 0) is a 4 in a 5.
+# One channel a level: a fine 4 x 4 grid and a coarse 2 x 2 one. The query's pixel at (0, 0) is a 4 in a block 5.
 _FINE = {"query": [[4, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]], "normal": [
     [8, 9, 4, 7], [0, 4, 1, 6], [7, 1, 4, 4], [6, 2, 4, 4]]}  # fmt: skip
 _COARSE = {"query": [[5, 1], [1, 1]], "normal": [[7, 3], [6, 1]]}
 
 
 def make_small_pyramids() -> tuple[Pyramid, Pyramid]:
-    """A query and a normal image of 4 x 4 cells, to be searched with a pencil."""
+    """A query and a normal image of 4 x 4 cells, small enough to search with a pencil."""
     return make_pyramids(_FINE, _COARSE)
 
 
 def extract_at(crop: int, photo: Photo, normals: Sequence[Photo]) -> tuple[Pyramid, Pyramid]:
-    """The features of a photograph and of normal ones, all evaluated at crop x crop pixels."""
+    """The features of an image and of normal images, all at crop x crop pixels."""
     backbone = load_backbone("efficientnet_lite0", resize=crop * 8 // 7, crop=crop)
     return extract_features([photo], backbone=backbone), extract_features(normals, backbone=backbone)
 
@@ -62,9 +62,9 @@ def extract_at(crop: int, photo: Photo, normals: Sequence[Photo]) -> tuple[Pyram
 
 
 def nest_levels(pyramid: Pyramid, weights: Sequence[float] | None = None) -> list[np.ndarray]:
-    """The levels as lists of cells, (n * h * w, c) float64, in which cell ``i`` holds cells ``4 i`` to ``4 i + 3``.
+    """The levels as lists of cells, (n * h * w, c) float64; cell ``i`` contains the finer cells ``4 i`` to ``4 i + 3``.
 
-    With weights features are multiplied by their roots, so that squared distances are multiplied by the weights.
+    Features are multiplied by the roots of the weights, so that squared distances are multiplied by the weights.
     """
     times = range(len(pyramid.levels) - 1, -1, -1)
     levels = [nest(level.double().numpy(), halvings) for level, halvings in zip(pyramid.levels, times)]
@@ -73,7 +73,7 @@ def nest_levels(pyramid: Pyramid, weights: Sequence[float] | None = None) -> lis
 
 
 def squares(query: np.ndarray, normals: np.ndarray) -> np.ndarray:
-    """(q, c), (n, c) -> (q, n): the squared distance of each to each, summed over the channels."""
+    """(q, c), (n, c) -> (q, n): all squared distances, summed over the channels."""
     difference = query[:, None] - normals
     return np.einsum("qnc,qnc->qn", difference, difference)
 
@@ -81,25 +81,25 @@ def squares(query: np.ndarray, normals: np.ndarray) -> np.ndarray:
 def search_pairs(
     query: Pyramid, normals: Pyramid, weights: Sequence[float] | None = None, order: str = "best first"
 ) -> Search:
-    """Every query pixel's distance to its nearest: bound all pairs of blocks, open few, and few cells in those.
+    """Distance of every query pixel to its nearest: bound all pairs of blocks, open a few, and a few cells in those.
 
     The pyramids, of one and of n images, have three levels. Blocks are visited ``"best first"``, ``"as stored"`` or
     ``"worst first"``.
     """
     (q1, q2, q3), (n1, n2, n3) = nest_levels(query, weights), nest_levels(normals, weights)
-    nearest = np.full((len(q3), 4, 4), inf)  # squared, of each block's four cells' four pixels
+    nearest = np.full((len(q3), 4, 4), inf)  # squared; for each block, its 4 cells with 4 pixels each
     blocks, cells = np.zeros(len(q3), int), np.zeros(len(q3), int)  # opened
     for P, mine in enumerate(nearest):
         bounds = squares(q3[[P]], n3)[0]
         for R in _ORDERS[order](bounds):
-            if bounds[R] > mine.max():  # no pixel of block R can be nearer to any of block P
+            if bounds[R] > mine.max():  # no pixel of block R is nearer to any pixel of block P
                 if order == "best first":
-                    break  # nor any of a block that comes later
+                    break  # and no pixel of a later block is
                 continue
             blocks[P] += 1
             sums = bounds[R] + squares(q2[4 * P : 4 * P + 4], n2[4 * R : 4 * R + 4])
             for a, b in np.argwhere(sums <= mine.max(1, keepdims=True)):
-                if sums[a, b] <= mine[a].max():  # still
+                if sums[a, b] <= mine[a].max():  # may have changed since
                     cells[P] += 1
                     here, there = 16 * P + 4 * a, 16 * R + 4 * b
                     distances = sums[a, b] + squares(q1[here : here + 4], n1[there : there + 4])
@@ -108,7 +108,7 @@ def search_pairs(
 
 
 def tell_code(function: Callable) -> None:
-    """Print what a function does, without its head and docstring."""
+    """Print the body of a function, without its signature and docstring."""
     print(dedent(inspect.getsource(function).split('"""')[-1]).strip("\n"))
 
 
@@ -121,13 +121,13 @@ _ORDERS: dict[str, Callable[[np.ndarray], Sequence[int] | np.ndarray]] = {
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """What `search_pairs` found, and what it looked at."""
+    """The result of `search_pairs`, and the pairs that it compared."""
 
     query: Pyramid
     n: int  # normal images
     nearest: np.ndarray  # (h * w,) squared distances, in nested order
-    blocks: np.ndarray  # how many pairs of blocks were opened, for each query block
-    cells: np.ndarray  # and of cells
+    blocks: np.ndarray  # number of pairs of blocks opened, for each query block
+    cells: np.ndarray  # number of pairs of cells opened
 
     @property
     def distance(self) -> np.ndarray:
@@ -136,7 +136,7 @@ class Search:
 
     @property
     def effort(self) -> np.ndarray:
-        """For every query block the part of all normal blocks that was opened, on the coarse grid."""
+        """For every query block the fraction of all normal blocks that was opened, on the coarse grid."""
         return self._on_grid(self.blocks, 2) / (self.n * len(self.blocks))
 
     @property
@@ -146,21 +146,21 @@ class Search:
 
     @property
     def measured(self) -> np.ndarray:
-        """(3,) of these, how many were measured: 16 for each pair of cells or blocks that was opened."""
+        """(3,) how many of these were measured: 16 for each pair of cells or blocks that was opened."""
         return np.array([16 * self.cells.sum(), 16 * self.blocks.sum(), self.possible[2]])
 
     @property
     def work(self) -> np.ndarray:
-        """(3,) multiplications: one a channel of each measured pair."""
+        """(3,) multiplications: one per channel of each measured pair."""
         return self.measured * [level.shape[1] for level in self.query.levels]
 
     @property
     def work_of_all(self) -> int:
-        """Multiplications if every pair of pixels were measured, in all channels."""
+        """Multiplications needed to measure every pair of pixels in all channels."""
         return int(self.possible[0] * sum(level.shape[1] for level in self.query.levels))
 
     def table(self) -> pandas.DataFrame:
-        """A row a level, coarse to fine, as it is searched."""
+        """One row per level, coarse to fine, in the order of the search."""
         columns = {
             "pairs": [f"{pairs:,}" for pairs in self.possible],
             "measured": [f"{_two_digits(percent)} %" for percent in 100 * self.measured / self.possible],
@@ -174,19 +174,19 @@ class Search:
 
 
 def draw_effort(picture: np.ndarray, searches: Mapping[str, Search]) -> Figure:
-    """Beside a photograph, for every block what part of all normal blocks was opened, on one logarithmic scale."""
+    """An image, and beside it the fraction of normal blocks opened for each query block, on one logarithmic scale."""
     figure, (photo, *panels) = make_panels(None, len(searches) + 1, bars=1)
-    show_picture(photo, picture, "photo")
+    show_picture(photo, picture, "image")
     scale = LogNorm(1e-3, 1)
     for panel, (name, search) in zip(panels, searches.items()):
         image = show_grid(panel, search.effort, name, norm=scale)
-    bar = add_bar(panels[-1], image, "normal blocks opened")
+    bar = add_bar(panels[-1], image, "fraction of normal blocks opened")
     bar.set_ticks([1e-3, 1e-2, 1e-1, 1], labels=["0.1 %", "1 %", "10 %", "100 %"])
     return figure
 
 
 def tell_growth(few: Search, many: Search) -> pandas.Series:
-    """How many times as much the second search looks at, to two digits."""
+    """How many times as many pairs the second search compares, to two digits."""
     ratios = [many.possible[0] / few.possible[0], *(many.measured / few.measured)[::-1]]
     names = ["pairs of pixels", "pairs of blocks bounded", "pairs of blocks opened", "pairs of cells opened"]
     return pandas.Series(list(map(_two_digits, ratios)), names, name="times as many")
@@ -197,10 +197,10 @@ def _two_digits(value: float) -> str:
 
 
 def draw_growth(by_images: Sequence[Search], by_size: Sequence[Search]) -> Figure:
-    """Pairs that there are and that are measured, against the number of photographs and against their size."""
-    figure, panels = open_charts(WIDTH, 3.6, y="pairs", count=2, size=10)
-    panels[0].set_xlabel("normal photographs (K)")
-    panels[1].set_xlabel("cells of the finest grid (h x w)")
+    """All pairs and measured pairs, against the number of normal images and against the image size."""
+    figure, panels = open_charts(WIDTH, 3.6, y="number of pairs", count=2, size=10)
+    panels[0].set_xlabel("normal images")
+    panels[1].set_xlabel("cells of the finest grid")
     lines = [("all pairs of pixels", "black", "s-"), ("blocks bounded", GREY, "o-"), ("cells bounded", BLUE, "o-"),
              ("pixels measured", RING, "o-")]  # fmt: skip
     for panel, searches in zip(panels, (by_images, by_size)):
@@ -220,13 +220,13 @@ def draw_growth(by_images: Sequence[Search], by_size: Sequence[Search]) -> Figur
 
 @dataclass(frozen=True)
 class Step:
-    """A normal cell that the search for one pixel came upon."""
+    """A normal cell visited by the search for one pixel."""
 
     level: int  # 0 is the finest
     place: tuple[int, int, int]  # (image, row, col) on the level's grid
     bound: float  # the squared distance, summed from the coarsest level down to this one
     nearest: float  # the smallest squared distance of a pixel so far
-    above: int | None  # which step opened the cell that holds this one
+    above: int | None  # the step that opened the cell containing this one
 
     @property
     def opened(self) -> bool:
@@ -239,7 +239,7 @@ class Step:
 
 
 def trace_pixel(query: Pyramid, normals: Pyramid, row: int, col: int) -> list[Step]:
-    """All that the search for the pixel at (row, col) comes upon, best first at every level."""
+    """All steps of the search for the pixel at (row, col), best first at every level."""
     asked, held = nest_levels(query), nest_levels(normals)
     grids = [tuple(level.shape[2:]) for level in query.levels]
     orders = [nested_order(h, w, len(held) - 1 - level) for level, (h, w) in enumerate(grids)]
@@ -264,12 +264,12 @@ def trace_pixel(query: Pyramid, normals: Pyramid, row: int, col: int) -> list[St
 
 
 def find_winner(steps: Sequence[Step]) -> Step:
-    """The nearest pixel; of equally near ones the first in (image, row, col)."""
+    """The nearest pixel; among equally near ones the first in (image, row, col) order."""
     return min((step for step in steps if step.level == 0), key=lambda step: (step.bound, step.place))
 
 
 def tell_steps(steps: Sequence[Step]) -> None:
-    """Print a search of one image, a line a step, pixels indented under their block."""
+    """Print the search of one image, one line per step, with pixels indented below their block."""
     for step in steps:
         _, row, col = step.place
         if step.level:
@@ -279,16 +279,16 @@ def tell_steps(steps: Sequence[Step]) -> None:
 
 
 def draw_steps(steps: Sequence[Step], beyond: int = 4) -> Figure:
-    """The search for one pixel as a tree that hangs down: the deeper a node, the farther all that is below it.
+    """The search for one pixel as a hanging tree: the depth of a node is a lower bound for everything below it.
 
-    Of the blocks that are not opened ``beyond`` are shown. The larger a dot, the coarser its level.
+    ``beyond`` of the blocks that are not opened are shown. The larger a dot, the coarser its level.
     """
     closed = [number for number, step in enumerate(steps) if step.above is None and not step.opened]
     shown = {number: step for number, step in enumerate(steps) if number not in closed[beyond:]}
     place = _lay_out(shown)
     winner, right = steps.index(find_winner(steps)), max(place.values())
     end = 2 * steps[winner].depth
-    figure, (panel,) = open_charts(WIDTH, 4.4, y="distance at least", size=10)
+    figure, (panel,) = open_charts(WIDTH, 4.4, y="lower bound of the distance (raw)", size=10)
     for number, step in shown.items():
         x, top = (place[number], 0.0) if step.above is None else (place[step.above], steps[step.above].depth)
         colour = BLUE if step.opened and step.level else GREY
@@ -318,7 +318,7 @@ def draw_steps(steps: Sequence[Step], beyond: int = 4) -> Figure:
 
 
 def _lay_out(steps: dict[int, Step]) -> dict[int, float]:
-    """Where across the page each step stands: leaves side by side, the others over the middle of theirs."""
+    """Horizontal position of each step: leaves side by side, each parent above the middle of its children."""
     below = {number: [inner for inner, step in steps.items() if step.above == number] for number in steps}
     leaves = [number for number in steps if not below[number]]
     place = {number: float(at) for at, number in enumerate(leaves)}
@@ -338,7 +338,7 @@ def expand_squares(query: np.ndarray, normals: np.ndarray) -> np.ndarray:
 
 
 def shorten(bounds: np.ndarray, query: np.ndarray, normals: np.ndarray) -> np.ndarray:
-    """Bounds (q, n) less what `expand_squares` may err by, so that none lies above the distance."""
+    """Bounds (q, n) minus the largest error of `expand_squares`, so that none lies above the distance."""
     lengths = (query**2).sum(1)[:, None] + (normals**2).sum(1)
     return bounds - slack(query.shape[1]) * lengths
 
@@ -347,8 +347,8 @@ def shorten(bounds: np.ndarray, query: np.ndarray, normals: np.ndarray) -> np.nd
 
 
 def join_levels(pyramid: Pyramid) -> np.ndarray:
-    """(n * h * w, c) float32: every pixel described by all its channels, one long vector, grid row after grid row."""
-    wide = torch.cat([interpolate(level, pyramid.grid) for level in pyramid.levels], 1)  # each cell, repeated
+    """(n * h * w, c) float32: one vector per pixel with the channels of all layers, in reading order."""
+    wide = torch.cat([interpolate(level, pyramid.grid) for level in pyramid.levels], 1)  # coarse cells are repeated
     return wide.permute(0, 2, 3, 1).flatten(0, 2).contiguous().numpy()
 
 
@@ -368,9 +368,9 @@ def compare_all(query: np.ndarray, normals: np.ndarray, step: int = 8192) -> np.
 
 
 class ListIndex:
-    """An approximate index (IVF): normal pixels in lists of similar ones, of which a query looks into a few only.
+    """An approximate index (IVF): normal pixels in lists of similar ones; a query searches only a few of the lists.
 
-    Of ``pixels`` (n, c) float32 every fourth one is looked at to find as many clusters by k-means as there are lists.
+    K-means finds the centres of the lists from every fourth of the ``pixels`` (n, c) float32.
     """
 
     def __init__(self, pixels: np.ndarray, lists: int = 64) -> None:
@@ -381,7 +381,7 @@ class ListIndex:
         self.size = len(pixels)
 
     def search(self, query: np.ndarray, probes: int) -> tuple[np.ndarray, float]:
-        """The distance (q,) to the nearest in the ``probes`` lists with the nearest centres; the part of pairs seen."""
+        """Distance (q,) to the nearest in the ``probes`` lists with the nearest centres; the fraction of pairs seen."""
         order = np.argsort(-_likeness(query, self.centres), axis=1, kind="stable")[:, :probes]
         nearest, seen = np.full(len(query), inf), 0
         for number, held in enumerate(self.lists):
@@ -402,7 +402,7 @@ def _likeness(query: np.ndarray, normals: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Loss:
-    """What an approximate search did to a photograph: its map, the parts of pairs seen and of nearest pixels found."""
+    """Approximate search of an image: its map, the fraction of pairs seen, the fraction of nearest pixels found."""
 
     anomaly_map: np.ndarray
     seen: float
@@ -410,7 +410,7 @@ class Loss:
 
 
 def search_lists(index: ListIndex, result: Result, probes: int) -> Loss:
-    """A photograph judged again, with an approximate index in place of the exact search."""
+    """Judge an image again, with an approximate index in place of the exact search."""
     exact = result.correspondence.distance
     distance, seen = index.search(join_levels(result.query), probes)
     distance = distance.reshape(exact.shape).astype(np.float32)
@@ -419,7 +419,7 @@ def search_lists(index: ListIndex, result: Result, probes: int) -> Loss:
 
 
 def measure_loss(results: Sequence[Result], losses: dict[int, list[Loss]]) -> pandas.DataFrame:
-    """A row a number of probes: what is seen, found and lost over some photographs."""
+    """One row per number of probes: pairs seen, nearest pixels found and AUPRO lost over several images."""
     exact = np.stack([one.anomaly_map for one in results])
     masks = np.stack([one.mask for one in results if one.mask is not None])
     rows = {}
@@ -435,17 +435,17 @@ def measure_loss(results: Sequence[Result], losses: dict[int, list[Loss]]) -> pa
 
 
 def draw_loss(result: Result, lost: Loss) -> Figure:
-    """The exact map and the approximate one, with outlines where they say anomalous; and by how much it is too high."""
+    """The exact and the approximate map, outlined where they reach the threshold, and the error of the second."""
     figure, (photo, exact, approximate, error) = make_panels(None, 4, bars=2)
     level = result.spade.threshold()
-    show_picture(photo, result.image, "photo")
+    show_picture(photo, result.image, "image")
     for panel, values, name in ((exact, result.anomaly_map, "exact"), (approximate, lost.anomaly_map, "approximate")):
         image = show_map(panel, values, SCALE * level, name)
         draw_contour(panel, values >= level, RING, "solid")
     add_scale(approximate, image, SCALE * level, level)
     difference = lost.anomaly_map - result.anomaly_map
     end = 4 * ceil(max(difference.max(), 1) / 4)
-    add_scale(error, show_map(error, difference, end, "too high by"), end)
+    add_scale(error, show_map(error, difference, end, "error: approximate - exact"), end)
     return figure
 
 
@@ -453,20 +453,20 @@ def draw_loss(result: Result, lost: Loss) -> Figure:
 
 
 def check(must_open: Callable[[np.ndarray, np.ndarray, np.ndarray], bool]) -> None:
-    """Does it open a pair of blocks, features (c,) and (c,), just if one of the pixels may gain by it?
+    """Check that a pair of blocks with features (c,) and (c,) is opened exactly if one of the pixels may gain by it.
 
-    ``nearest`` (16,) holds the squared distances of the query block's pixels to the nearest that they have so far.
+    ``nearest`` (16,) holds the squared distances of the query block's pixels to their nearest so far.
     """
     pairs = _make_pairs()
     tell(
         lambda: [must_open(*(values.copy() for values in pair)) for pair in zip(*pairs)],
         lambda answers: _find_mistake(answers, *pairs),
-        "That line is the whole difference between all pairs and one in thousands.",
+        "This line is the whole difference between all pairs and one in thousands.",
     )
 
 
 def _make_pairs(count: int = 300) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of blocks with whole numbers, so that a bound can be just what the worst pixel has, or one above it."""
+    """Pairs of blocks with whole numbers, so that a bound can equal the worst pixel's distance or exceed it by 1."""
     rng = np.random.default_rng(0)
     queries, normals, nearest = np.empty((count, 5)), np.empty((count, 5)), np.empty((count, 16))
     for case, near in enumerate(nearest):
@@ -483,37 +483,37 @@ def _make_pairs(count: int = 300) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _find_mistake(answers: Sequence[Any], q: np.ndarray, g: np.ndarray, nearest: np.ndarray) -> str | None:
     for answer in answers:
         if answer is None:
-            return "Nothing came back: the last line has to begin with return."
+            return "The function returned nothing: begin the last line with return."
         if np.size(answer) != 1:
-            return f"One True or False is needed for the pair of blocks, but an array of shape {np.shape(answer)} came."
+            return f"The answer must be one True or False per pair of blocks; got an array of shape {np.shape(answer)}."
     opened, squared, worst = np.array(list(map(bool, answers))), (q - g) ** 2, nearest.max(1)
     bounds = squared.sum(1)
     right = bounds <= worst
     if (opened == (bounds > worst)).all() or (opened == (bounds >= worst)).all():
-        return "It is the other way round: that tells the pairs that can be left out."
+        return "It is the other way round: those are the pairs that can be skipped."
     mistakes = {
         "Every pair is opened: the answer is exact, but nothing is saved.": True,
         "No pair is opened: nothing will be found.": False,
-        "A bound equal to the worst of the pixels is left out, but a pixel just as near may lie there, at a place that "
-        "comes first and so has to win: use <=.": bounds < worst,
-        "That is the mean over the channels: a bound, too, but so low that it hardly leaves anything out. A squared "
+        "A bound equal to the distance of the worst pixel is skipped, but an equally near pixel may lie there, at a "
+        "place that comes first and has to win: use <=.": bounds < worst,
+        "That is the mean over the channels: also a bound, but so low that it excludes hardly anything. A squared "
         "distance is the sum.": squared.mean(1) <= worst,
-        "The bound is a distance there, but nearest holds squared ones: leave out the root.": bounds**0.5 <= worst,
+        "Your bound is a distance, but nearest holds squared ones: drop the root.": bounds**0.5 <= worst,
         "Those are absolute differences: a squared distance adds up squared ones.": abs(q - g).sum(1) <= worst,
-        "That asks the pixel that is best off: nearest.min(). Any of the sixteen may gain, so ask the worst.": (
+        "That compares with the best pixel, nearest.min(). Any of the sixteen may gain, so compare with the worst.": (
             bounds <= nearest.min(1)
         ),
-        "That asks the mean of the pixels. Those that are farther than the mean may still gain, so ask the worst.": (
+        "That compares with the mean of the pixels. Pixels above the mean may still gain: compare with the worst.": (
             bounds <= nearest.mean(1)
         ),
-        "(|q| + |g|)² is an upper bound: no pair of pixels is farther apart in this layer. To leave something out one "
-        "has to know that none is nearer: a lower bound.": (
+        "(|q| + |g|)² is an upper bound: no pair of pixels is farther apart in this layer. To skip a pair, you need "
+        "to know that none is nearer: a lower bound.": (
             (np.linalg.norm(q, axis=1) + np.linalg.norm(g, axis=1)) ** 2 <= worst
         ),
     }
-    at = (opened != right).argmax()  # the first that is wrong
+    at = (opened != right).argmax()  # the first wrong one
     otherwise = (
-        f"With a bound of {bounds[at]:g} and pixels whose nearest lie between {nearest[at].min():g} and "
-        f"{worst[at]:g} the answer is {opened[at]}, but it has to be {right[at]}."
+        f"With a bound of {bounds[at]:g} and nearest squared distances between {nearest[at].min():g} and "
+        f"{worst[at]:g}, the answer is {opened[at]}, but it has to be {right[at]}."
     )
     return explain(opened, right, mistakes, otherwise)

@@ -1,4 +1,4 @@
-"""Lesson 05: which layer sees what, and how layers are weighed."""
+"""Lesson 05: which layer sees which defect, and how layers are weighted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spade_kit.spade import SPADE
 
 
 def rank_by_kind(spade: SPADE, samples: Sequence[Sample], wanted: Sequence[Wanted]) -> pandas.DataFrame:
-    """AUPRO of views over the photographs of each kind of defect, a row a kind."""
+    """AUPRO of views over the images of each kind of defect, one row per kind."""
     bases = [spade]
     views = [make_view(read_view(one, bases), bases) for one in wanted]
     table = {}
@@ -27,10 +27,10 @@ def rank_by_kind(spade: SPADE, samples: Sequence[Sample], wanted: Sequence[Wante
 
 
 def check(weigh: Callable[[Sequence[np.ndarray]], Sequence[float]]) -> None:
-    """Are they the weights that make all levels count alike, from levels (n, c, h, w)?"""
+    """Check weights that make all levels count equally, computed from levels (n, c, h, w)."""
     rng = np.random.default_rng(0)
     levels = [rng.normal(5, 2, (6, 3, 8, 8)), rng.normal(-1, 0.5, (6, 5, 4, 4)), rng.normal(0, 1, (6, 9, 2, 2))]
-    right = 'These are what weights="equal" takes.'
+    right = 'These are the weights that weights="equal" uses.'
     tell(lambda: weigh(levels), lambda answer: _find_mistake(np.asarray(answer, float), levels), right)
 
 
@@ -39,14 +39,14 @@ def _find_mistake(answer: np.ndarray, levels: Sequence[np.ndarray]) -> str | Non
         return f"There are three levels, so three weights are needed, but the answer has the shape {answer.shape}."
     variances = np.array([sum(level[:, channel].var() for channel in range(level.shape[1])) for level in levels])
     mistakes = {
-        "Those are the variances: a level that varies much has to weigh less, so take one over them.": variances,
+        "Those are the variances: a level that varies a lot has to count less, so take the reciprocals.": variances,
         "That is the mean over the channels: a distance adds them up, so sum the variances of all channels.": (
             np.array([level.shape[1] for level in levels]) / variances
         ),
-        "That is one over the standard deviation, but weights multiply squared distances: leave out the root.": (
+        "That is one over the standard deviation, but weights multiply squared distances: drop the root.": (
             1 / np.sqrt(variances)
         ),
-        "That is the variance over everything at once: take it for each channel, over images, rows and columns.": (
+        "That is the variance over everything at once: take it per channel, over images, rows and columns.": (
             [1 / level.var() for level in levels]
         ),
     }

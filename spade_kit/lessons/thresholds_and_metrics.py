@@ -1,4 +1,4 @@
-"""Lesson 07: where a threshold comes from, what metrics measure, and what each of them hides."""
+"""Lesson 07: where a threshold comes from, what each metric measures, and what it hides."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from spade_kit.spade import SPADE
 
 
 def try_rank(rank: int, count: int = 10, trials: int = 100_000, seed: int = 0) -> float:
-    """How often a new normal score reaches the ``rank``-th smallest of ``count`` others, all drawn alike."""
+    """How often a new normal score reaches the ``rank``-th smallest of ``count`` others of the same distribution."""
     scores = np.random.default_rng(seed).random((trials, count + 1))
     thresholds = np.sort(scores[:, :count], axis=1)[:, rank - 1]
     return float((scores[:, count] >= thresholds).mean())
@@ -42,29 +42,29 @@ def try_rank(rank: int, count: int = 10, trials: int = 100_000, seed: int = 0) -
 def compare_thresholds(
     spade: SPADE, normals: Sequence[Photo], good: Sequence[Photo], kappas: Iterable[int], fpr: float
 ) -> pandas.DataFrame:
-    """Image thresholds from normals judged with themselves in the gallery, and from normals left out, a row each.
+    """Image thresholds from normal images that are in the gallery, and from left-out ones, one row each.
 
-    ``false alarms`` says how many of the good photographs, which were never fitted, reach the threshold.
+    ``false alarms`` counts the good images, which were never fitted, that reach the threshold.
     """
     rows = []
     for kappa in kappas:
         seen = spade.with_options(kappa=kappa)
         scores = score(seen, good)
         cheated = find_threshold(score(seen, normals), fpr)
-        for against, threshold in (("themselves too", cheated), ("the others", seen.threshold(fpr, of="image"))):
+        for against, threshold in (("all, itself included", cheated), ("all others", seen.threshold(fpr, of="image"))):
             rows.append((kappa, against, round(threshold), int((scores >= threshold).sum())))
     return pandas.DataFrame(rows, columns=["kappa", "judged against", "threshold", "false alarms"])
 
 
 def score(spade: SPADE, photos: Iterable[Photo]) -> Float[np.ndarray, "n"]:
-    """Image scores; of fitted photographs with themselves in the gallery, which ``predict`` would warn of."""
+    """Image scores. Fitted images stay in the gallery; the warning of ``predict`` about that is suppressed."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This photo is one of the fitted images")
         return np.array([spade.predict(photo).image_score for photo in photos])
 
 
 def keep_promises(spade: SPADE, good: Sequence[Photo], rates: Iterable[float]) -> pandas.DataFrame:
-    """Of good photographs that were not fitted, how many reach the thresholds of some false-alarm rates."""
+    """How many good images that were not fitted reach the thresholds for the given false-alarm rates."""
     scores = score(spade, good)
     alarms = [int((scores >= spade.threshold(rate, of="image")).sum()) for rate in rates]
     seen = [f"{count} of {len(scores)}: {count / len(scores):.0%}" for count in alarms]
@@ -72,12 +72,12 @@ def keep_promises(spade: SPADE, good: Sequence[Photo], rates: Iterable[float]) -
 
 
 def warm_up(photo: UInt8[np.ndarray, "H W 3"], by: float = 0.15) -> UInt8[np.ndarray, "H W 3"]:
-    """The photograph under a warmer lamp: more red, less blue."""
+    """The image under a warmer lamp: more red, less blue."""
     return np.clip(photo * np.array([1 + by, 1, 1 - by]), 0, 255).round().astype(np.uint8)
 
 
 def make_small_map() -> tuple[Float[np.ndarray, "4 6"], Bool[np.ndarray, "4 6"]]:
-    """A map and its truth: a defect of three pixels, one of which touches the others at a corner, and one of one."""
+    """A map and its mask: a defect of three pixels, one of which touches the others at a corner, and a single pixel."""
     small_map = np.array([[1, 2, 1, 0, 2, 4], [2, 9, 8, 4, 1, 2], [1, 3, 5, 7, 3, 1], [0, 1, 6, 2, 1, 0]], float)
     mask = np.zeros((4, 6), bool)
     mask[[1, 1, 2, 0], [1, 2, 3, 5]] = True
@@ -90,7 +90,7 @@ def number_regions(mask: Bool[np.ndarray, "H W"]) -> Int[np.ndarray, "H W"]:
 
 
 def overlap_by_hand(anomaly_map: Float[np.ndarray, "H W"], mask: Bool[np.ndarray, "H W"]) -> pandas.DataFrame:
-    """A row a threshold, falling: false-positive rate, the part found of each region, their mean (PRO), and recall."""
+    """One row per threshold, falling: false-positive rate, fraction found of each region, their mean (PRO), recall."""
     regions = number_regions(mask)
     rows = {}
     for threshold in sorted(set(anomaly_map.ravel().tolist()), reverse=True):
@@ -105,7 +105,7 @@ def area_up_to(limit: float, x: Iterable[float], y: Iterable[float]) -> float:
     """The area below a curve from (0, 0) through points with rising x, up to a limit: trapezium by trapezium."""
     area = left = low = 0.0
     for right, high in zip(x, y):
-        if right > limit:  # the last one ends at the limit, at a height between the two
+        if right > limit:  # the last one ends at the limit, at an interpolated height
             high = low + (high - low) * (limit - left) / (right - left)
         area += (min(right, limit) - left) * (low + high) / 2
         left, low = min(right, limit), high
@@ -117,11 +117,11 @@ def area_up_to(limit: float, x: Iterable[float], y: Iterable[float]) -> float:
 def aupro_at_even_thresholds(
     maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"], steps: int = 100, limit: float = 0.3
 ) -> float:
-    """AUPRO as it is often computed, and too low: at evenly spaced thresholds, up to the last one before the limit."""
+    """AUPRO as often computed, which is too low: evenly spaced thresholds, up to the last one before the limit."""
     weights, regions = weigh_regions(masks)
     order = np.argsort(maps[masks])
     normal, defect = np.sort(maps[~masks]), maps[masks][order]
-    missed = np.append(0, np.cumsum(weights[masks][order])) / regions.sum()  # by how many defect pixels lie below
+    missed = np.append(0, np.cumsum(weights[masks][order])) / regions.sum()  # by the number of defect pixels below
     thresholds = np.linspace(maps.max(), maps.min(), steps)
     fpr = 1 - np.searchsorted(normal, thresholds) / len(normal)
     pro = 1 - missed[np.searchsorted(defect, thresholds)]
@@ -137,7 +137,7 @@ def f1_at(threshold: float, scores: Float[np.ndarray, "n"], bad: Bool[np.ndarray
 def f1_on_halves(
     scores: Float[np.ndarray, "n"], kinds: Sequence[str], draws: int = 500, seed: int = 0
 ) -> tuple[float, float]:
-    """Of each kind one half chooses the threshold with the best F1: its F1 there, and on the other half; means."""
+    """Choose the best F1 threshold on half of each kind: mean F1 on that half and on the other, over the draws."""
     rng = np.random.default_rng(seed)
     places = [np.flatnonzero(np.array(kinds) == kind) for kind in dict.fromkeys(kinds)]
     bad = np.array([kind != GOOD for kind in kinds])
@@ -153,13 +153,13 @@ def f1_on_halves(
 
 
 def stretch(values: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"]:
-    """A map between its own extremes, from 0 to 1: what makes every photograph look anomalous."""
+    """Scale a map from its own minimum and maximum to 0 and 1, which makes every image look anomalous."""
     return (values - values.min()) / (values.max() - values.min())
 
 
 def draw_scores(rows: Mapping[str, Float[np.ndarray, "_"]], thresholds: Mapping[str, float]) -> Figure:
-    """A row of dots for the image scores of each group, the higher the stranger, and thresholds as lines."""
-    figure, (panel,) = open_charts(8.6, 0.55 * len(rows) + 1.2, "image score: the highest distance of the map", size=9)
+    """A row of dots for the image scores of each group (higher is more anomalous), and thresholds as lines."""
+    figure, (panel,) = open_charts(8.6, 0.55 * len(rows) + 1.2, "image score: maximum of the map (raw)", size=9)
     for place, (name, scores) in enumerate(rows.items()):
         colour = RING if "defect" in name else GREEN if "good" in name else BLUE
         panel.scatter(scores, np.full(len(scores), -place), s=36, color=colour, alpha=0.45, linewidths=0)
@@ -173,7 +173,7 @@ def draw_scores(rows: Mapping[str, Float[np.ndarray, "_"]], thresholds: Mapping[
 
 
 def draw_small_map(anomaly_map: Float[np.ndarray, "H W"], mask: Bool[np.ndarray, "H W"]) -> Figure:
-    """A map with its numbers, the regions of its truth outlined and numbered."""
+    """A map with its values, and the regions of its mask outlined and numbered."""
     figure, (panel,) = make_panels(None, 1)
     figure.set_size_inches(5.4, 3.8)
     show_map(panel, anomaly_map, anomaly_map.max(), "")
@@ -184,23 +184,23 @@ def draw_small_map(anomaly_map: Float[np.ndarray, "H W"], mask: Bool[np.ndarray,
     around, along = np.pad(regions, 1), np.array([-0.5, 0.5])
     for row, col in np.argwhere(mask):
         for down, right in ((-1, 0), (1, 0), (0, -1), (0, 1)):
-            if around[row + 1 + down, col + 1 + right] != regions[row, col]:  # a side beyond which the region ends
+            if around[row + 1 + down, col + 1 + right] != regions[row, col]:  # a side on the border of the region
                 x, y = (col + along, row + [down / 2] * 2) if down else (col + [right / 2] * 2, row + along)
                 panel.plot(x, y, color=RING, linewidth=3.5, solid_capstyle="round", clip_on=False)
     for number in range(1, regions.max() + 1):
         row, col = np.argwhere(regions == number)[0]
         box = {"facecolor": RING, "edgecolor": RING, "pad": 1.5}
         panel.text(col - 0.46, row - 0.44, f"region {number}", fontsize=8, color="white", va="top", bbox=box)
-    panel.set_xlabel("col", fontsize=9)
-    panel.set_ylabel("row", fontsize=9)
+    panel.set_xlabel("column (px)", fontsize=9)
+    panel.set_ylabel("row (px)", fontsize=9)
     panel.set(xticks=range(anomaly_map.shape[1]), yticks=range(len(anomaly_map)))
     panel.tick_params(labelsize=9)
     return figure
 
 
 def draw_small_curve(table: pandas.DataFrame, limit: float = 0.3) -> Figure:
-    """The PRO curve of a table of `overlap_by_hand` with its thresholds, and the area up to the limit."""
-    figure, (panel,) = open_charts(6.4, 3.6, "false-positive rate", "overlap per region", size=9)
+    """The PRO curve from a table of `overlap_by_hand`, with its thresholds and the area up to the limit."""
+    figure, (panel,) = open_charts(6.4, 3.6, "false-positive rate", "overlap per region (mean)", size=9)
     x, y = np.append(0, table["fpr"]), np.append(0, table["PRO"])
     inside = np.linspace(0, limit, 301)
     panel.plot(x, y, "o-", color=BLUE, linewidth=2)
@@ -208,39 +208,39 @@ def draw_small_curve(table: pandas.DataFrame, limit: float = 0.3) -> Figure:
     panel.axvline(limit, color="#222222", linestyle="dashed", linewidth=1)
     for threshold, fpr, pro in zip(table.index, table["fpr"], table["PRO"]):
         panel.annotate(threshold, (fpr, pro), (6, -13), textcoords="offset points", fontsize=9)
-    panel.set_title("at each point its threshold; shaded: the area up to the limit", fontsize=9)
+    panel.set_title("each point is labelled with its threshold; shaded: the area up to the limit", fontsize=9)
     panel.set(xlim=(-0.02, 1.02), ylim=(0, 1.08))
     return figure
 
 
 def draw_stretched(results: Sequence[Result]) -> Figure:
-    """Photographs, below each its map on one raw scale, and below that the map between its own extremes."""
+    """Images, below each its map on one raw scale, and below that the map stretched to its own extremes."""
     count, level = len(results), results[0].normal_level
-    assert level is not None  # there are more normals than one
+    assert level is not None  # there is more than one normal image
     figure, panels = make_panels(None, 3 * count, count, bars=1, side=2.0)
     for result, photo, raw, own in zip(results, panels, panels[count:], panels[2 * count :]):
         show_picture(photo, result.image, result.label or "")
-        image = show_map(raw, result.anomaly_map, SCALE * level, f"raw, up to {result.image_score:.0f}")
-        stretched = show_map(own, stretch(result.anomaly_map), 1, "stretched, up to 1")
+        image = show_map(raw, result.anomaly_map, SCALE * level, f"raw, maximum {result.image_score:.0f}")
+        stretched = show_map(own, stretch(result.anomaly_map), 1, "stretched, maximum 1")
         if result.mask is not None:
             draw_contour(photo, result.mask, "white", "dashed")
     add_scale(raw, image, SCALE * level, level)
-    add_bar(own, stretched, "part of its own range")
+    add_bar(own, stretched, "fraction of the map's own range")
     return figure
 
 
 def check(overlap: Callable[[np.ndarray, np.ndarray, float], float]) -> None:
-    """Is it PRO at a threshold, from a map (H, W) and its regions (H, W), numbered from 1, with 0 for normal pixels?"""
+    """Check PRO at a threshold, from a map (H, W) and its regions (H, W), numbered from 1, with 0 for normal pixels."""
     rng = np.random.default_rng(0)
     regions = np.zeros((8, 12), int)
     regions[1:4, 1:7], regions[6, 8:10], regions[1, 10] = 1, 2, 3
     anomaly_map = rng.integers(0, 6, regions.shape) + 4 * (regions == 1) + 2.0 * (regions == 2)
     threshold = 6.0
-    anomaly_map[6, 8:10], anomaly_map[1, 10] = (6, 5), 5  # one pixel of the second region is at the threshold itself
+    anomaly_map[6, 8:10], anomaly_map[1, 10] = (6, 5), 5  # one pixel of the second region is exactly at the threshold
     tell(
         lambda: overlap(anomaly_map.copy(), regions.copy(), threshold),
         lambda answer: _find_mistake(float(answer), anomaly_map, regions, threshold),
-        "AUPRO is this at every threshold, and the area below up to a false-positive rate of 0.3.",
+        "Take it at every threshold: AUPRO is the area below that curve up to a false-positive rate of 0.3.",
     )
 
 
@@ -250,19 +250,21 @@ def _find_mistake(answer: float, anomaly_map: np.ndarray, regions: np.ndarray, t
     parts = np.array([found[regions == number].mean() for number in numbers])
     right = parts.mean()
     mistakes = {
-        "That is the recall: a mean over pixels, in which the largest region decides. Take the part found of each "
+        "That is the recall: a mean over pixels, dominated by the largest region. Take the fraction found of each "
         "region first, then the mean of those.": found[regions > 0].mean(),
-        "A pixel exactly at the threshold is found, too: >=, not >.": (
+        "A pixel exactly at the threshold is found, too: use >=, not >.": (
             np.mean([(anomaly_map > threshold)[regions == number].mean() for number in numbers])
         ),
-        "The normal pixels, numbered 0, are no region: begin with number 1.": (
+        "The normal pixels, numbered 0, are not a region: begin with number 1.": (
             np.mean([found[regions == 0].mean(), *parts])
         ),
-        "That is the sum over the regions: divide by how many there are.": parts.sum(),
-        "That counts a region as found wherever one pixel of it is: take the part of its pixels.": (parts > 0).mean(),
-        "That is the precision, the part of the marked pixels that is defective: divide by the sizes of the regions.": (
+        "That is the sum over the regions: divide by the number of regions.": parts.sum(),
+        "That counts a region as found as soon as one of its pixels is: take the fraction of its pixels.": (
+            (parts > 0).mean()
+        ),
+        "That is the precision, the defective fraction of the marked pixels: divide by the sizes of the regions.": (
             (regions > 0)[found].mean()
         ),
     }
-    otherwise = f"The regions are found to {', '.join(f'{part:.2f}' for part in parts)}: {right:.3f}, not {answer:.3f}."
+    otherwise = f"The fractions found are {', '.join(f'{part:.2f}' for part in parts)}: {right:.3f}, not {answer:.3f}."
     return explain(answer, right, mistakes, otherwise)

@@ -1,4 +1,4 @@
-"""Lesson 08: where SPADE fails, and two methods that do otherwise, on the same features."""
+"""Lesson 08: where SPADE fails, and two other methods on the same features."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from spade_kit.scores import make_map
 from spade_kit.widgets._shared.encoding import find_highest
 
 _SIGMA = 4
-_GRID = 28  # cells of a side at which PaDiM and PatchCore look at all layers
+_GRID = 28  # cells per side of the common grid of all layers for PaDiM and PatchCore
 
 
 def turn(photo: UInt8[np.ndarray, "H W 3"], degrees: float) -> UInt8[np.ndarray, "H W 3"]:
-    """The photo turned around its middle; what comes in from outside is mirrored."""
+    """The image rotated around its centre; areas from outside are mirrored."""
     height, width, _ = photo.shape
     top, left = height // 2, width // 2
     wide = np.pad(photo, ((top, top), (left, left), (0, 0)), mode="reflect")
@@ -37,18 +37,18 @@ def turn(photo: UInt8[np.ndarray, "H W 3"], degrees: float) -> UInt8[np.ndarray,
 
 
 def shift(photo: UInt8[np.ndarray, "H W 3"], pixels: int) -> UInt8[np.ndarray, "H W 3"]:
-    """The photo moved to the right; what comes in from outside is mirrored."""
+    """The image moved to the right; areas from outside are mirrored."""
     wide = np.pad(photo, ((0, 0), (pixels, pixels), (0, 0)), mode="reflect")
     return np.ascontiguousarray(wide[:, : photo.shape[1]])
 
 
 def darken(photo: UInt8[np.ndarray, "H W 3"], part: float) -> UInt8[np.ndarray, "H W 3"]:
-    """The photo with a part of its light taken away; a negative part is added."""
+    """The image with a fraction of its light removed; a negative fraction adds light."""
     return np.asarray(ImageEnhance.Brightness(Image.fromarray(photo)).enhance(1 - part))
 
 
 def choose_mono(cells: Dataset) -> tuple[list[Sample], list[Sample], list[Sample]]:
-    """Of the solar cells those of a single crystal: normal ones, good ones to test, and surely broken ones."""
+    """The monocrystalline solar cells: normal ones, good ones to test, and ones that are certainly broken."""
     normals, tested = (
         [cell for cell, kind in zip(some, cell_types(some)) if kind == "mono"] for some in (cells.train, cells.test)
     )
@@ -59,7 +59,7 @@ def choose_mono(cells: Dataset) -> tuple[list[Sample], list[Sample], list[Sample
 def find_difference(
     first: Float[np.ndarray, "n"], second: Float[np.ndarray, "n"], bad: Bool[np.ndarray, "n"], draws: int = 500
 ) -> tuple[float, float, float]:
-    """How much higher the second ROC-AUC is, and its 95 % interval: the same photographs are drawn for both."""
+    """How much higher the second ROC-AUC is, and its 95 % interval: the same images are drawn for both."""
     rng = np.random.default_rng(0)
     kinds = [np.flatnonzero(bad == kind) for kind in (False, True)]
     gains = []
@@ -77,7 +77,7 @@ def stack(pyramid: Pyramid) -> Float[Tensor, "n c h w"]:
 
 
 def padim(normals: Float[Tensor, "n c h w"], queries: Float[Tensor, "q c h w"]) -> Float[np.ndarray, "q h w"]:
-    """A Gaussian for every place: how many standard deviations is a query from what is normal *there*?"""
+    """A Gaussian for every position: how many standard deviations is a query from the normal features *there*?"""
     chosen = torch.randperm(normals.shape[1], generator=torch.Generator().manual_seed(0))[:60]
     normals, queries = (some[:, chosen].permute(2, 3, 0, 1) for some in (normals, queries))  # (h, w, n, 60)
     mean = normals.mean(2, keepdim=True)
@@ -89,7 +89,7 @@ def padim(normals: Float[Tensor, "n c h w"], queries: Float[Tensor, "q c h w"]) 
 
 
 def patchcore(normals: Float[Tensor, "n c h w"], queries: Float[Tensor, "q c h w"]) -> Float[np.ndarray, "q h w"]:
-    """One bank of normal patches of all photographs, thinned out: how far is a query's patch from the nearest?"""
+    """One bank of the normal patches of all images, thinned out: how far is a query's patch from the nearest?"""
     bank = normals.permute(0, 2, 3, 1).flatten(0, 2)  # (n h w, c)
     thinned = bank[torch.randperm(len(bank), generator=torch.Generator().manual_seed(0))[: len(bank) // 20]]
     nearest = [torch.cdist(query.flatten(1).T, thinned).min(1).values for query in queries]  # (h w,) each
@@ -97,7 +97,7 @@ def patchcore(normals: Float[Tensor, "n c h w"], queries: Float[Tensor, "q c h w
 
 
 def image_auc(distances: Sequence[np.ndarray], samples: Sequence[Sample]) -> float:
-    """How well a method tells photographs of damage from good ones; misplaced parts are left out."""
+    """How well a method separates damaged parts from good ones; misplaced parts are excluded."""
     labels = np.array([sample.label for sample in samples])
     scores = np.array([make_map(grid, (224, 224), _SIGMA).max() for grid in distances])
     some = labels != "misplaced"
@@ -105,7 +105,7 @@ def image_auc(distances: Sequence[np.ndarray], samples: Sequence[Sample]) -> flo
 
 
 def draw_methods(result: Result, distances: Mapping[str, Sequence[np.ndarray]], samples: Sequence[Sample]) -> Figure:
-    """A photograph of ``samples`` and its map under every method, with the strangest place to any of them marked."""
+    """An image of ``samples`` and its map under every method, with the highest of all their maxima marked."""
     size = result.anomaly_map.shape
     here = next(at for at, sample in enumerate(samples) if sample == result.sample)
     maps = {}
@@ -113,14 +113,14 @@ def draw_methods(result: Result, distances: Mapping[str, Sequence[np.ndarray]], 
         good = [make_map(grid, size, _SIGMA) for grid, sample in zip(grids, samples) if sample.label == GOOD]
         maps[name] = make_map(grids[here], size, _SIGMA) / (SCALE * np.percentile(good, 99))
     strangest = find_highest(max(maps.values(), key=np.max))
-    scale = f"each scale ends at {SCALE:g} times what 99 % of the pixels of good photos stay below"
+    scale = f"each scale ends at {SCALE:g} times the level that 99 % of pixels in good parts stay below"
     return draw_views(result, maps, strangest, scale)
 
 
 def judge_maps(
     distances: Sequence[np.ndarray], samples: Sequence[Sample], masks: Sequence[np.ndarray]
 ) -> dict[str, float]:
-    """AUPRO and image ROC-AUC of a method, of misplaced parts and of all other defects."""
+    """AUPRO and image ROC-AUC of a method, for misplaced parts and for all other defects."""
     labels = np.array([sample.label for sample in samples])
     maps = np.stack([make_map(grid, mask.shape, _SIGMA) for grid, mask in zip(distances, masks)])
     scores, told = maps.max((1, 2)), {}
@@ -132,11 +132,11 @@ def judge_maps(
 
 
 def check(measure: Callable[[np.ndarray, np.ndarray], float]) -> None:
-    """Is it the Mahalanobis distance of a point (c,) from normal points (n, c)?"""
+    """Check the Mahalanobis distance of a point (c,) from normal points (n, c)."""
     rng = np.random.default_rng(0)
     normals = rng.multivariate_normal([5, -3], [[4.0, 1.8], [1.8, 1.0]], size=200)
     point = np.array([7.0, -4.0])
-    right = "A point against the grain of the cloud is far, though it is near its middle."
+    right = "A point across the main direction of the cloud is far, although it is near the mean."
     tell(lambda: measure(point, normals), lambda answer: _find_mistake(float(answer), point, normals), right)
 
 
@@ -145,13 +145,13 @@ def _find_mistake(answer: float, point: np.ndarray, normals: np.ndarray) -> str 
     squared = float(away @ np.linalg.solve(covariance, away))
     mistakes = {
         "That is the squared distance: take the root.": squared,
-        "That is the Euclidean distance from the mean: it does not know how the normal points are spread.": (
+        "That is the Euclidean distance from the mean: it ignores how the normal points are spread.": (
             np.linalg.norm(away)
         ),
-        "Directions in which points vary much must count less: take the inverse of the covariance.": (
+        "Directions in which points vary a lot must count less: take the inverse of the covariance.": (
             max(away @ covariance @ away, 0) ** 0.5
         ),
-        "That takes each axis by itself; the two vary together, which is what the rest of the covariance says.": (
+        "That takes each axis by itself; the two vary together: use the whole covariance, not only its diagonal.": (
             np.linalg.norm(away / normals.std(0))
         ),
     }
