@@ -41,7 +41,7 @@ from spade_kit.search.layout import nest, nested_order, slack
 
 _SAME = 1e-4  # relative: distances that differ by less count as equal
 
-# One channel a level: a fine 4 x 4 grid and a coarse 2 x 2 one. The query's pixel at (0, 0) is a 4 in a block 5.
+# One channel per level: a fine 4 x 4 grid and a coarse 2 x 2 one. The query's pixel at (0, 0) is a 4 in a block 5.
 _FINE = {"query": [[4, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]], "normal": [
     [8, 9, 4, 7], [0, 4, 1, 6], [7, 1, 4, 4], [6, 2, 4, 4]]}  # fmt: skip
 _COARSE = {"query": [[5, 1], [1, 1]], "normal": [[7, 3], [6, 1]]}
@@ -127,7 +127,7 @@ class Search:
     n: int  # normal images
     nearest: np.ndarray  # (h * w,) squared distances, in nested order
     blocks: np.ndarray  # number of pairs of blocks opened, for each query block
-    cells: np.ndarray  # number of pairs of cells opened
+    cells: np.ndarray  # number of pairs of cells opened, for each query block
 
     @property
     def distance(self) -> np.ndarray:
@@ -453,7 +453,7 @@ def draw_loss(result: Result, lost: Loss) -> Figure:
 
 
 def check(must_open: Callable[[np.ndarray, np.ndarray, np.ndarray], bool]) -> None:
-    """Check that a pair of blocks with features (c,) and (c,) is opened exactly if one of the pixels may gain by it.
+    """Check that a pair of blocks with features (c,) and (c,) is opened exactly if one of the pixels may gain from it.
 
     ``nearest`` (16,) holds the squared distances of the query block's pixels to their nearest so far.
     """

@@ -59,7 +59,7 @@ def compare_thresholds(
 def score(spade: SPADE, photos: Iterable[Photo]) -> Float[np.ndarray, "n"]:
     """Image scores. Fitted images stay in the gallery; the warning of ``predict`` about that is suppressed."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "This photo is one of the fitted images")
+        warnings.filterwarnings("ignore", r"This \w+ is one of the fitted images")
         return np.array([spade.predict(photo).image_score for photo in photos])
 
 
@@ -77,7 +77,7 @@ def warm_up(photo: UInt8[np.ndarray, "H W 3"], by: float = 0.15) -> UInt8[np.nda
 
 
 def make_small_map() -> tuple[Float[np.ndarray, "4 6"], Bool[np.ndarray, "4 6"]]:
-    """A map and its mask: a defect of three pixels, one of which touches the others at a corner, and a single pixel."""
+    """A map and its mask with two defects: three pixels, one of them touching at a corner only, and a single pixel."""
     small_map = np.array([[1, 2, 1, 0, 2, 4], [2, 9, 8, 4, 1, 2], [1, 3, 5, 7, 3, 1], [0, 1, 6, 2, 1, 0]], float)
     mask = np.zeros((4, 6), bool)
     mask[[1, 1, 2, 0], [1, 2, 3, 5]] = True
@@ -121,7 +121,7 @@ def aupro_at_even_thresholds(
     weights, regions = weigh_regions(masks)
     order = np.argsort(maps[masks])
     normal, defect = np.sort(maps[~masks]), maps[masks][order]
-    missed = np.append(0, np.cumsum(weights[masks][order])) / regions.sum()  # by the number of defect pixels below
+    missed = np.append(0, np.cumsum(weights[masks][order])) / regions.sum()  # by number of defect pixels below
     thresholds = np.linspace(maps.max(), maps.min(), steps)
     fpr = 1 - np.searchsorted(normal, thresholds) / len(normal)
     pro = 1 - missed[np.searchsorted(defect, thresholds)]
@@ -159,7 +159,7 @@ def stretch(values: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"]:
 
 def draw_scores(rows: Mapping[str, Float[np.ndarray, "_"]], thresholds: Mapping[str, float]) -> Figure:
     """A row of dots for the image scores of each group (higher is more anomalous), and thresholds as lines."""
-    figure, (panel,) = open_charts(8.6, 0.55 * len(rows) + 1.2, "image score: maximum of the map (raw)", size=9)
+    figure, (panel,) = open_charts(8.6, 0.55 * len(rows) + 1.2, "image score: maximum distance (raw)", size=9)
     for place, (name, scores) in enumerate(rows.items()):
         colour = RING if "defect" in name else GREEN if "good" in name else BLUE
         panel.scatter(scores, np.full(len(scores), -place), s=36, color=colour, alpha=0.45, linewidths=0)

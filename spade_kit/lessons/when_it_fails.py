@@ -28,7 +28,7 @@ _GRID = 28  # cells per side of the common grid of all layers for PaDiM and Patc
 
 
 def turn(photo: UInt8[np.ndarray, "H W 3"], degrees: float) -> UInt8[np.ndarray, "H W 3"]:
-    """The image rotated around its centre; areas from outside are mirrored."""
+    """The image rotated around its centre; uncovered areas are filled by mirroring."""
     height, width, _ = photo.shape
     top, left = height // 2, width // 2
     wide = np.pad(photo, ((top, top), (left, left), (0, 0)), mode="reflect")
@@ -37,7 +37,7 @@ def turn(photo: UInt8[np.ndarray, "H W 3"], degrees: float) -> UInt8[np.ndarray,
 
 
 def shift(photo: UInt8[np.ndarray, "H W 3"], pixels: int) -> UInt8[np.ndarray, "H W 3"]:
-    """The image moved to the right; areas from outside are mirrored."""
+    """The image moved to the right; the uncovered strip is filled by mirroring."""
     wide = np.pad(photo, ((0, 0), (pixels, pixels), (0, 0)), mode="reflect")
     return np.ascontiguousarray(wide[:, : photo.shape[1]])
 
@@ -105,7 +105,7 @@ def image_auc(distances: Sequence[np.ndarray], samples: Sequence[Sample]) -> flo
 
 
 def draw_methods(result: Result, distances: Mapping[str, Sequence[np.ndarray]], samples: Sequence[Sample]) -> Figure:
-    """An image of ``samples`` and its map under every method, with the highest of all their maxima marked."""
+    """An image of ``samples`` and its map under every method, with the highest maximum of the maps marked."""
     size = result.anomaly_map.shape
     here = next(at for at, sample in enumerate(samples) if sample == result.sample)
     maps = {}
