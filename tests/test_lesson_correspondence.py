@@ -1,4 +1,4 @@
-"""Lesson 04: matching by hand, and an exercise that says what is wrong."""
+"""Lesson 04: matching by hand, and an exercise that names the mistake."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from spade_kit.lessons.correspondence import check, make_small_pyramids, match_b
 
 
 @pytest.mark.parametrize("radius", [None, 0, 1, 2])
-def test_by_hand_is_what_the_package_finds(radius):
+def test_matches_by_hand_equal_those_of_the_package(radius):
     query, normal = make_small_pyramids()
     distance, place = match_by_hand(query, normal, radius)
     found = spade_kit.match_pixels(query, normal, radius=radius)
@@ -16,7 +16,7 @@ def test_by_hand_is_what_the_package_finds(radius):
     np.testing.assert_array_equal(np.stack([found.row[0], found.col[0]], axis=-1), place)
 
 
-def test_a_case_worked_with_a_pencil():
+def test_a_case_worked_on_paper():
     distance, place = match_by_hand(*make_small_pyramids())
     assert distance[1, 1] == pytest.approx(34**0.5)
     assert place[1, 1].tolist() == [2, 0]
@@ -34,12 +34,12 @@ def squares(pixel, normals):
         (lambda p, n: (int(squares(p, n).argmin()), squares(p, n).min() ** 0.5), "Right. "),
         (lambda p, n: (int(squares(p, n).argmax()), squares(p, n).max() ** 0.5), "Not yet. That is the farthest"),
         (lambda p, n: (int(squares(p, n).argmin()), squares(p, n).min()), "the distance is squared"),
-        (lambda p, n: (int(squares(p, n).argmin()), 1.0), "but its distance is"),
+        (lambda p, n: (int(squares(p, n).argmin()), 1.0), "but the distance must be"),
         (lambda p, n: (int(((n - p) ** 2).sum(0).argmin()), 1.0), "Sum over the channels"),
-        (lambda p, n: n @ p.T @ p, "It stops with"),
-        (lambda p, n: 3, "It stops with TypeError"),
+        (lambda p, n: n @ p.T @ p, "Your code raises"),
+        (lambda p, n: 3, "Your code raises TypeError"),
     ],
 )
-def test_the_exercise_says_what_is_wrong(capsys, answer, said):
+def test_the_exercise_names_the_mistake(capsys, answer, said):
     check(answer)
     assert said in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Lesson 02: how far features see, what wrong photographs cost, and an exercise that says what is wrong."""
+"""Lesson 02: how far features see, the cost of wrong preprocessing, and an exercise that names the mistake."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def crop(backbone, demo):
 @pytest.mark.parametrize(
     ("kernels", "strides"), [((3,), (1,)), ((3, 3), (2, 1)), ((5, 3, 3), (1, 2, 2)), ((7, 5, 1, 3), (2, 3, 1, 1))]
 )
-def test_the_receptive_field_is_what_a_gradient_reaches(kernels, strides):
+def test_the_receptive_field_is_the_reach_of_the_gradient(kernels, strides):
     layers = [nn.Conv1d(1, 1, kernel, stride, bias=False) for kernel, stride in zip(kernels, strides)]
     for layer in layers:
         nn.init.ones_(layer.weight)
@@ -36,7 +36,7 @@ def test_the_receptive_field_is_what_a_gradient_reaches(kernels, strides):
 
 
 @pytest.mark.parametrize(("layer", "side"), [("layer1", 19), ("layer2", 67), ("layer3", 339)])
-def test_the_network_s_fields_are_as_wide_as_its_convolutions_say(demo, layer, side):
+def test_receptive_fields_of_the_network_follow_from_its_convolutions(demo, layer, side):
     larger = spade_kit.load_backbone(resize=512, crop=416)  # wider than any field
     trace = lesson.trace_back(larger, [lesson.take_crop(larger, demo.train[0])], layer)
     rows, cols = (np.flatnonzero(trace.sum(axis)) for axis in (1, 0))
@@ -44,7 +44,7 @@ def test_the_network_s_fields_are_as_wide_as_its_convolutions_say(demo, layer, s
     assert (np.ptp(rows) + 1, np.ptp(cols) + 1) == (side, side)
 
 
-def test_a_pixel_moves_the_cells_that_can_see_it_and_no_other(backbone, crop):
+def test_a_pixel_changes_only_the_cells_that_can_see_it(backbone, crop):
     moved = lesson.change_pixel(backbone, crop, 112, 56)
     for by, (rows, cols) in zip(moved, [((25, 30), (11, 16)), ((9, 18), (2, 11)), ((0, 14), (0, 14))]):
         expected = np.zeros(by.shape, bool)
@@ -71,7 +71,7 @@ def test_the_square_is_around_the_middle_cell():
     assert [lesson.side_that_holds(part, trace, 4) for part in (0.1, 0.5, 0.51, 1)] == [2, 4, 14, 14]
 
 
-# ---- what is alike ---------------------------------------------------------------------------------------------------
+# ---- similar cells ---------------------------------------------------------------------------------------------------
 
 
 def test_similarity_is_the_distance_to_the_cell_of_the_pixel(backbone, crop):
@@ -85,7 +85,7 @@ def test_similarity_is_the_distance_to_the_cell_of_the_pixel(backbone, crop):
         assert np.unravel_index(grid.argmin(), grid.shape) == (33 * h // 224, 58 * w // 224)
 
 
-def test_what_is_most_alike_is_found_but_not_next_door():
+def test_the_most_similar_cells_are_found_but_not_adjacent_ones():
     grid = np.full((5, 7), 9.0)
     grid[2, 3], grid[2, 4], grid[1, 2], grid[0, 6], grid[4, 3] = 0, 1, 1, 3, 2
     assert lesson.find_alike(grid, 2) == [(4, 3), (0, 6)]
@@ -97,14 +97,14 @@ def test_different_features_are_counted_once():
     assert lesson.count_different(columns.reshape(1, 2, 2, 3)) == 3
 
 
-def test_padding_makes_a_grey_photograph_differ(backbone):
+def test_padding_makes_features_of_a_grey_image_differ(backbone):
     grey = compute_features([np.full((224, 224, 3), 200, np.uint8)], backbone)
     assert [lesson.count_different(level) for level in grey.levels] == [6**2, 10**2, 14**2]
     inside = grey.levels[0][0, :, 2:-3, 2:-3]  # six kinds of rows and of columns: two, the middle, three
     torch.testing.assert_close(inside, inside[:, :1, :1].expand_as(inside))
 
 
-# ---- other features, and other ways to prepare -----------------------------------------------------------------------
+# ---- other features, and other preprocessing -------------------------------------------------------------------------
 
 
 def test_colours_are_the_means_of_cells(crop):
@@ -119,7 +119,7 @@ def test_colours_are_the_means_of_cells(crop):
 
 
 class Told:
-    """Stands in for a fitted SPADE: scores known beforehand."""
+    """Stand-in for a fitted SPADE with known scores."""
 
     def __init__(self, scores):
         self.scores = scores
@@ -136,7 +136,7 @@ def test_the_auc_of_a_kind_counts_pairs(tmp_path):
     assert table.loc["some"].to_dict() == {"all": "0.50", "dent": "0.75", "hole": "0.00"}
 
 
-def test_ways_to_prepare_do_what_they_are_called(backbone, demo):
+def test_each_way_to_preprocess_does_what_its_name_says(backbone, demo):
     photo = demo.train[0].image
     ways = lesson.list_ways(backbone)
     taken = {}
@@ -157,7 +157,7 @@ def test_ways_to_prepare_do_what_they_are_called(backbone, demo):
     assert (320 / height, 320 / width) == pytest.approx((1.05, 1.05), abs=0.005)
 
 
-def test_prices_are_what_one_finds_by_hand(backbone, demo, monkeypatch):
+def test_the_cost_of_mistakes_equals_the_one_computed_by_hand(backbone, demo, monkeypatch):
     ways = dict(list(lesson.list_ways(backbone).items())[:2])
     monkeypatch.setattr(lesson, "list_ways", lambda _: ways)
     kinds = ("good", "thread")
@@ -222,19 +222,19 @@ def steps(strides):
         (lambda k, s: 1 + np.dot(np.array(k) - 1, steps(s)), "Right. "),
         (
             lambda k, s: 1 + sum(a - 1 for a in k),
-            "Not yet. With kernels (3, 5, 3) and strides (2, 3, 1) it is 23, not 9.",
+            "Not yet. With kernels (3, 5, 3) and strides (2, 3, 1) the field is 23 px; got 9.",
         ),
         (lambda k, s: 1 + sum(a - 1 for a in k), "Strides matter"),
         (lambda k, s: 1 + sum((a - 1) * b * c for a, b, c in zip(k, steps(s), s)), "add first, then multiply"),
         (lambda k, s: sum((a - 1) * b for a, b in zip(k, steps(s))), "begin with 1"),
         (lambda k, s: 1 + sum(a * b for a, b in zip(k, steps(s))), "take kernel - 1"),
         (lambda k, s: 1 + sum((a - 1) * b for a, b in zip(k, [1, *s])), "Steps multiply"),
-        (lambda k, s: int(np.prod(s)), "how far the cells of the grid lie apart"),
-        (lambda k, s: 23, "With kernels (7, 3) and strides (2, 2) it is 11, not 23."),
-        (lambda k, s: (23, 6), "The answer is one number, the side in pixels, but a tuple came."),
-        (lambda k, s: k - 1, "It stops with TypeError"),
+        (lambda k, s: int(np.prod(s)), "the spacing between cells of the grid"),
+        (lambda k, s: 23, "With kernels (7, 3) and strides (2, 2) the field is 11 px; got 23."),
+        (lambda k, s: (23, 6), "The answer must be one number, the side in pixels; got a tuple."),
+        (lambda k, s: k - 1, "Your code raises TypeError"),
     ],
 )
-def test_the_exercise_says_what_is_wrong(capsys, answer, said):
+def test_the_exercise_names_the_mistake(capsys, answer, said):
     lesson.check(answer)
     assert said in capsys.readouterr().out

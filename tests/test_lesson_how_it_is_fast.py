@@ -281,8 +281,8 @@ def square(query, normal):
         (lambda q, g, near: square(q, g) <= near.max() + 1, "it has to be False"),
         (lambda q, g, near: 2 * square(q, g) <= near.max(), "it has to be True"),
         (lambda q, g, near: None, "The function returned nothing"),
-        (lambda q, g: True, "It stops with TypeError"),
-        (lambda q, g, near: near.largest, "It stops with AttributeError"),
+        (lambda q, g: True, "Your code raises TypeError"),
+        (lambda q, g, near: near.largest, "Your code raises AttributeError"),
     ],
 )
 def test_the_exercise_says_what_is_wrong(capsys, answer, said):

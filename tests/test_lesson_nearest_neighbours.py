@@ -1,4 +1,4 @@
-"""Lesson 01: distances by hand, what happens in many dimensions, and an exercise that says what is wrong."""
+"""Lesson 01: distances by hand, distances in many dimensions, and an exercise that names the mistake."""
 
 import numpy as np
 import pandas
@@ -33,7 +33,7 @@ def test_the_score_is_the_mean_of_the_k_smallest_distances(k, rng):
     np.testing.assert_allclose(mean_distance(queries, normals, k), expected)
 
 
-def test_the_mean_of_all_bolts_is_the_strangest_and_in_kilograms_the_hollow_one_is_normal():
+def test_the_mean_of_all_bolts_is_the_most_anomalous_and_in_kilograms_the_hollow_one_is_normal():
     normals, rare, judged = make_bolts()
     assert normals.shape == (60, 2)
     assert rare.shape == (4, 2)
@@ -44,7 +44,7 @@ def test_the_mean_of_all_bolts_is_the_strangest_and_in_kilograms_the_hollow_one_
     np.testing.assert_allclose(judged["mean of all"], normals.mean(0))
 
 
-def test_k_has_to_lie_between_the_mistakes_and_the_smallest_group():
+def test_k_must_lie_between_the_number_of_mistakes_and_the_smallest_group():
     normals, rare, judged = make_bolts()
     slipped = np.vstack([normals, rare, [[40.1, 9.1]]])
     pair = np.stack([judged["hollow"], [50.3, 20.2]])
@@ -58,15 +58,15 @@ def test_contrast_of_points_on_a_line():
     assert contrast(np.array([[0.0], [1.0], [3.0], [7.0]])) == pytest.approx(4)
 
 
-def test_shuffling_keeps_every_column_and_takes_the_shape_away(rng):
-    points = rng.normal(size=(60, 2)) @ rng.normal(size=(2, 300))  # two ways to differ, 300 numbers
+def test_shuffling_keeps_every_column_and_removes_correlations(rng):
+    points = rng.normal(size=(60, 2)) @ rng.normal(size=(2, 300))  # two degrees of freedom, 300 numbers
     shuffled = shuffle(points)
     np.testing.assert_array_equal(np.sort(shuffled, axis=0), np.sort(points, axis=0))
     assert contrast(points) > 5
     assert contrast(shuffled) < 1.5
 
 
-def test_a_shifted_photo_is_the_same_farther_right(rng):
+def test_a_shifted_image_is_moved_to_the_right(rng):
     photo = rng.integers(0, 256, (5, 9, 3)).astype(np.uint8)
     np.testing.assert_array_equal(shift(photo, 3)[:, 3:], photo[:, :-3])
 
@@ -76,7 +76,7 @@ def test_pixels_are_those_of_the_evaluated_crop(demo, spade):
     np.testing.assert_array_equal(as_pixels([photo])[0].reshape(224, 224, 3), spade.predict(photo).image)
 
 
-def test_what_is_described_thrice_is_what_each_gives_by_itself(demo, spade):
+def test_the_three_descriptions_equal_each_one_computed_alone(demo, spade):
     photos = {"good": demo.test[0].image, "shifted": shift(demo.test[0].image, 3)}
     table = describe_thrice(spade, demo.train[:12], photos)
     assert list(table.index) == ["good", "shifted"]
@@ -88,7 +88,7 @@ def test_what_is_described_thrice_is_what_each_gives_by_itself(demo, spade):
         assert table.loc[name, "pixels"] == pytest.approx(np.linalg.norm(normals - result.image.ravel(), axis=1).min())
 
 
-def test_photographs_are_told_apart_by_the_nearest(demo):
+def test_images_are_separated_by_the_distance_to_the_nearest(demo):
     good, bad = demo.train[6:9], [sample for sample in demo.test if sample.label == "wrong_colour"][-2:]
 
     def mean_colour(photos):
@@ -100,7 +100,7 @@ def test_photographs_are_told_apart_by_the_nearest(demo):
     assert separate(demo.train[:6], [*good, *bad], mean_colour) == pytest.approx(np.mean(pairs))
 
 
-def test_pooled_vectors_are_what_retrieval_compares(demo, spade):
+def test_retrieval_compares_pooled_vectors(demo, spade):
     photo = demo.test[0]
     near = mean_distance(as_pooled([photo]), as_pooled(demo.train[:12]))
     assert near[0] == pytest.approx(spade.predict(photo).neighbours.distance[0], rel=1e-4)
@@ -115,7 +115,7 @@ def test_figures_say_what_they_show():
 
     (panel,) = draw_contrast({1: 90.0, 10: 3.0}, {"cells": (320, 4.0, 1.2)}).axes
     assert [line.get_label() for line in panel.lines if line.get_label()[0] != "_"] == [
-        "random points", "photographs", "the same, shuffled"]  # fmt: skip
+        "random points", "photos", "photos, shuffled"]  # fmt: skip
 
     photos = dict.fromkeys(("as it is", "shifted", "scratched"), np.zeros((8, 8, 3), np.uint8))
     table = pandas.DataFrame({"pixels": [2.0, 3.0, 4.0], "patches": [1.0, 1.0, 3.0]}, index=list(photos))
@@ -136,17 +136,17 @@ def distances(query, normals):
         (lambda q, n, k: distances(q, n)[-k:].mean(), "Not yet. Those are the k farthest"),
         (lambda q, n, k: distances(q, n).mean(), "That is the mean over all 25"),
         (lambda q, n, k: (distances(q, n)[:k] ** 2).mean(), "Those are squared distances"),
-        (lambda q, n, k: (distances(q, n)[:k] ** 2).mean() ** 0.5, "Take the root of each"),
+        (lambda q, n, k: (distances(q, n)[:k] ** 2).mean() ** 0.5, "Take the square root of each"),
         (lambda q, n, k: distances(q, n)[:k].sum(), "That is the sum of the 3"),
-        (lambda q, n, k: distances(q, n)[k - 1], "That is the distance to number 3 alone"),
+        (lambda q, n, k: distances(q, n)[k - 1], "That is the distance to neighbour 3 alone"),
         (lambda q, n, k: distances(q, n)[0], "That is the distance to the nearest alone"),
-        (lambda q, n, k: distances(q, n)[1 : k + 1].mean(), "The nearest is left out"),
-        (lambda q, n, k: distances(q, n.T[:, :, None])[:k], "A score is one number"),
+        (lambda q, n, k: distances(q, n)[1 : k + 1].mean(), "The nearest point is missing"),
+        (lambda q, n, k: distances(q, n.T[:, :, None])[:k], "A score must be one number; got an array of shape"),
         (lambda q, n, k: np.sort(np.sqrt(((n - q) ** 2).sum(0)))[:k].mean(), "sum over the dimensions"),
-        (lambda q, n, k: 1.0, "With k = 3 it should be"),
-        (lambda q, n, k: n @ n @ q, "It stops with"),
+        (lambda q, n, k: 1.0, "With k = 3 the score must be"),
+        (lambda q, n, k: n @ n @ q, "Your code raises"),
     ],
 )
-def test_the_exercise_says_what_is_wrong(capsys, answer, said):
+def test_the_exercise_names_the_mistake(capsys, answer, said):
     check(answer)
     assert said in capsys.readouterr().out

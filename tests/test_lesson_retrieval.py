@@ -1,4 +1,4 @@
-"""Lesson 03: what is near as a whole, two jobs of K, and an exercise that says what is wrong."""
+"""Lesson 03: retrieval of whole images, the two roles of K, and an exercise that names the mistake."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def by_hand(pooled, k):
     return np.array(scores)
 
 
-def test_types_of_cells_are_read_from_the_makers_table(tmp_path):
+def test_types_of_cells_are_read_from_the_table_of_the_dataset(tmp_path):
     (tmp_path / "labels.csv").write_text(
         "images/cell0001.png  1.0   mono\n\nimages/cell0002.png  0.0   poly\nimages/cell0003.png  0.3 mono\n"
     )
@@ -39,7 +39,7 @@ def test_types_of_cells_are_read_from_the_makers_table(tmp_path):
     assert cell_types(samples).tolist() == ["poly", "mono"]
 
 
-def test_the_share_of_ones_own_type_counted_by_hand():
+def test_the_fraction_of_neighbours_of_the_same_type_counted_by_hand():
     pooled = np.array([[0.0], [1.0], [3.0], [10.0], [11.0]])
     types = np.array(["a", "a", "b", "b", "b"])
     # nearest: 0 -> 1 (a), 1 -> 0 (a), 3 -> 1 (a), 10 -> 11 (b), 11 -> 10 (b)
@@ -48,7 +48,7 @@ def test_the_share_of_ones_own_type_counted_by_hand():
     assert share_of_own_type(pooled, types, 2) == {"a": 0.5, "b": pytest.approx(4 / 6)}
 
 
-def test_what_is_usual_leaves_each_photograph_out(rng, spade, demo):
+def test_left_out_scores_leave_each_image_out(rng, spade, demo):
     pooled = rng.normal(size=(7, 3))
     np.testing.assert_allclose(left_out_scores(pooled, 2), by_hand(pooled, 2))
     gallery = spade_kit.extract_features(demo.train[:12])
@@ -56,7 +56,7 @@ def test_what_is_usual_leaves_each_photograph_out(rng, spade, demo):
     assert scores[3] == pytest.approx(spade.predict_left_out(3).retrieval_score, rel=1e-4)
 
 
-def test_each_kind_is_told_from_the_good_ones(spade, demo):
+def test_each_kind_of_defect_is_compared_with_good_parts(spade, demo):
     results = [spade.predict(sample) for sample in (*demo.test[:3], *demo.test[12:14], *demo.test[-2:])]
     table = auc_by_kind(results)
     labels = [result.label for result in results]
@@ -68,7 +68,7 @@ def test_each_kind_is_told_from_the_good_ones(spade, demo):
         assert table.loc[kind, "paper's score"] == pytest.approx(np.mean(pairs))
 
 
-def test_a_growing_stain_is_measured_by_what_good_parts_reach(demo):
+def test_scores_of_a_growing_stain_are_multiples_of_the_threshold(demo):
     normals, photo = demo.train[:20], demo.train[30]
     spade = spade_kit.SPADE(k=4).fit(normals)
     table = grow_stain(spade, spade_kit.extract_features(normals), [photo], (8, 60), (226, 170))
@@ -83,7 +83,7 @@ def test_a_growing_stain_is_measured_by_what_good_parts_reach(demo):
     assert row["retrieval"] == pytest.approx(result.retrieval_score / usual, rel=1e-4)
 
 
-def test_maps_by_k_are_those_of_so_many_neighbours(result, spade, scratched):
+def test_maps_by_k_equal_those_of_k_neighbours(result, spade, scratched):
     table = follow_k(result, [1, 3])
     for k in (1, 3):
         again = spade.with_options(k=k).predict(scratched)
@@ -92,7 +92,7 @@ def test_maps_by_k_are_those_of_so_many_neighbours(result, spade, scratched):
     assert (table.loc[3] <= table.loc[1]).all()
 
 
-def test_a_burst_is_nearly_the_same_photo(demo):
+def test_a_burst_changes_the_image_only_a_little(demo):
     photo = demo.train[0].image
     burst = shoot_burst(photo, 3, seed=1)
     assert [shot.shape for shot in burst] == [photo.shape] * 3
@@ -134,7 +134,7 @@ def distances(pooled):
     [
         (lambda pooled, k: ..., "Not answered yet"),
         (by_hand, "Right. "),
-        (lambda p, k: distances(p)[:, :k].mean(1), "Not yet. Each photograph finds itself"),
+        (lambda p, k: distances(p)[:, :k].mean(1), "Not yet. Each photo finds itself"),
         (lambda p, k: distances(p)[:, : k + 1].mean(1), "That is a mean over 4"),
         (lambda p, k: distances(p)[:, -k:].mean(1), "Those are the k farthest"),
         (lambda p, k: distances(p)[:, 1:].mean(1), "That is the mean over all 11 others"),
@@ -142,12 +142,12 @@ def distances(pooled):
         (lambda p, k: distances(p)[:, 1 : k + 1].sum(1), "That is the sum of the 3 distances"),
         (lambda p, k: distances(p)[:, k], "That is the distance to neighbour 3 alone"),
         (lambda p, k: distances(p)[:, 1], "That is the distance to the nearest other alone"),
-        (lambda p, k: distances(p)[:, 1 : k + 1].mean(), "so 12 scores are needed"),
-        (lambda p, k: np.ones(len(p)), "The first photograph should score"),
-        (lambda p, k: p @ p, "It stops with ValueError"),
-        (lambda p, k: Path("nowhere"), "It stops with TypeError"),
+        (lambda p, k: distances(p)[:, 1 : k + 1].mean(), "The answer must hold 12 scores"),
+        (lambda p, k: np.ones(len(p)), "The first photo must score"),
+        (lambda p, k: p @ p, "Your code raises ValueError"),
+        (lambda p, k: Path("nowhere"), "Your code raises TypeError"),
     ],
 )
-def test_the_exercise_says_what_is_wrong(capsys, answer, said):
+def test_the_exercise_names_the_mistake(capsys, answer, said):
     check(answer)
     assert said in capsys.readouterr().out

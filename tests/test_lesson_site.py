@@ -23,7 +23,7 @@ def test_every_lesson_has_its_page_and_the_index_names_them(site):
         assert f'href="{path.stem}.html"' in index
 
 
-def test_nothing_is_fetched_and_every_link_leads_somewhere(site):
+def test_nothing_is_fetched_and_every_link_has_a_target(site):
     for page in site.glob("*.html"):
         text = page.read_text(encoding="utf-8")
         code = re.sub(r'"base64": "[^"]*"', "", text)
@@ -41,7 +41,7 @@ def test_formulas_are_mathml_and_solutions_are_folded(site):
     assert "Right. That is all of stage 3" in text
 
 
-def test_widgets_answer_the_pointer_offline(browser, site):
+def test_widgets_follow_the_pointer_offline(browser, site):
     context = browser.new_context(offline=True, viewport={"width": 1280, "height": 1200})
     page = context.new_page()
     mistakes = []

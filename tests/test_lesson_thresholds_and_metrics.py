@@ -229,8 +229,8 @@ def parts_of(found, regions, first=1):
         (lambda m, r, t: np.mean([part > 0 for part in parts_of(m >= t, r)]), "as soon as one of its pixels is"),
         (lambda m, r, t: (r > 0)[m >= t].mean(), "That is the precision"),
         (lambda m, r, t: 0.123, "The fractions found are "),
-        (lambda m, r, t: "0.5 or so", "It stops with ValueError"),
-        (lambda m, r, t: m[t], "It stops with IndexError"),
+        (lambda m, r, t: "0.5 or so", "Your code raises ValueError"),
+        (lambda m, r, t: m[t], "Your code raises IndexError"),
     ],
 )
 def test_the_exercise_says_what_is_wrong(capsys, answer, said):

@@ -1,4 +1,4 @@
-"""The course: every lesson has its parts, and its saved outputs are fit to be read."""
+"""The course: every lesson has its parts, and its saved outputs are presentable."""
 
 import re
 from itertools import pairwise
@@ -12,7 +12,7 @@ LESSONS = sorted(NOTEBOOKS.glob("*.ipynb"))
 ENDING = ["## Exercise", "## What fails", "## What we can now say", "## References"]
 NAMES = {path.stem: path for path in LESSONS}
 MOST_LINES = 12
-MOST_VARYING = 0.05  # of code cells may have outputs that are not compared
+MOST_VARYING = 0.05  # at most this fraction of code cells may have outputs that are not compared
 
 
 @pytest.fixture(params=NAMES, scope="module")
@@ -41,14 +41,14 @@ def headings(lesson) -> list[str]:
     return re.findall(r"^#{1,6} .+$", plain, flags=re.MULTILINE)
 
 
-def test_a_lesson_says_what_it_is_for_and_how_long_it_takes(lesson):
+def test_a_lesson_states_its_goals_and_its_duration(lesson):
     opening = "\n".join(texts(lesson)[:2])
     assert opening.startswith("# ")
     assert "**After this lesson you can**" in opening
     assert re.search(r"\*\*Time:\*\* \d+ minutes", opening)
 
 
-def test_a_lesson_first_sees_whether_all_is_there(lesson):
+def test_a_lesson_first_checks_the_environment(lesson):
     first = codes(lesson)[0]
     assert "check_environment()" in first.source
     assert printed(first).endswith("Ready.\n")
@@ -63,7 +63,7 @@ def test_experiments_are_predicted_and_answers_are_folded(lesson):
         assert text.count("<details>") == text.count("</details>") == text.count("<summary>")
 
 
-def test_a_prediction_comes_right_before_what_answers_it(lesson):
+def test_a_prediction_stands_right_before_the_cell_that_answers_it(lesson):
     for cell, following in pairwise(lesson.cells):
         if cell.cell_type == "markdown" and "**Predict before you run:**" in cell.source:
             assert following.cell_type == "code"
@@ -86,7 +86,7 @@ def test_the_exercise_is_open_and_its_solution_is_folded_and_right(lesson):
     assert printed(solution).startswith("Right. ")
 
 
-def test_something_can_be_touched(lesson):
+def test_a_lesson_has_a_widget_with_a_picture(lesson):
     views = [output.data for cell in codes(lesson) for output in cell.outputs if "data" in output]
     widgets = [data for data in views if "application/vnd.jupyter.widget-view+json" in data]
     assert widgets
@@ -120,7 +120,7 @@ def test_headings_are_in_order(lesson):
     assert all(later <= earlier + 1 for earlier, later in pairwise(depths))
 
 
-def test_links_lead_somewhere(lesson):
+def test_links_have_a_target(lesson):
     for text in texts(lesson):
         for target in re.findall(r"\]\(([^)\s]+)\)", text):
             if re.match(r"https?://|mailto:", target):
@@ -150,7 +150,7 @@ def test_outputs_that_are_not_compared_are_few_and_say_why():
     assert len(varying) < MOST_VARYING * len(cells)
 
 
-def test_the_readme_lists_what_is_there():
+def test_the_readme_lists_every_lesson():
     readme = (NOTEBOOKS.parent / "README.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| \[(\w+)\]\(notebooks/\1\.ipynb\)", readme, flags=re.MULTILINE) == list(NAMES)
 

@@ -1,5 +1,5 @@
-"""What the lessons in ``notebooks`` call beside the package itself: a module a lesson, with its small worked functions
-and the check of its exercise, and the material that several share."""
+"""Helpers for the lessons in ``notebooks``: one module per lesson, with its small worked functions and the check of its
+exercise, and the material that several lessons share."""
 
 from spade_kit.lessons.checking import check_environment
 

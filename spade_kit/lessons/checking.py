@@ -1,4 +1,4 @@
-"""Is everything here that a lesson needs, and is an answer right?"""
+"""Checks of the environment that the lessons need, and of answers to their exercises."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
-_OPEN = "Not answered yet: put your own lines where the dots are, and run the cell again."
+_OPEN = "Not answered yet: replace the dots with your own code, and run the cell again."
 
 
 def check_environment() -> None:
-    """Print what the lessons need and whether it is here; where something is not, a sentence with the cure."""
-    print(f"{'needed':<44} here")
+    """Print what the lessons need and whether it is installed; print the cure for anything that is missing."""
+    print(f"{'needed':<44} installed")
     cures = []
     for needed, find_cure in _NEEDED.items():
         cure = find_cure()
@@ -24,16 +24,16 @@ def check_environment() -> None:
 
 
 def tell(ask: Callable[[], Any], find_mistake: Callable[[Any], str | None], right: str) -> None:
-    """Print whether an answer is right, and if not, what is wrong with it.
+    """Print whether an answer is right and, if it is not, the mistake.
 
     Parameters
     ----------
     ask
-        Gives the reader's answer, or a list of answers; ``...`` where nothing was given yet.
+        Returns the reader's answer, or a list of answers; ``...`` where there is no answer yet.
     find_mistake
-        Takes it and gives a sentence on what is wrong, None if nothing is.
+        Takes the answer and returns a sentence on the mistake, or None if there is none.
     right
-        What to say of a right answer.
+        The sentence to print after a right answer.
     """
     try:
         answer = ask()
@@ -41,14 +41,14 @@ def tell(ask: Callable[[], Any], find_mistake: Callable[[Any], str | None], righ
             print(_OPEN)
             return
         mistake = find_mistake(answer)
-    except Exception as problem:  # whatever a reader's lines may raise
-        mistake = f"It stops with {type(problem).__name__}: {problem}"
+    except Exception as problem:  # the reader's code may raise anything
+        mistake = f"Your code raises {type(problem).__name__}: {problem}"
     print(f"Right. {right}" if mistake is None else f"Not yet. {mistake}")
 
 
 def explain(answer: Any, right: Any, mistakes: Mapping[str, Any], otherwise: str, rtol: float = 1e-5) -> str | None:
-    """None if an answer is right; else the sentence on the mistake that leads to this answer, or another sentence."""
-    import numpy as np  # here, so that check_environment needs nothing that has to be installed
+    """None for a right answer; otherwise the sentence on the mistake that gives this answer, or else ``otherwise``."""
+    import numpy as np  # imported here, so that check_environment runs with nothing installed
 
     for told, value in [(None, right), *mistakes.items()]:
         if np.allclose(answer, value, rtol=rtol):
@@ -58,12 +58,12 @@ def explain(answer: Any, right: Any, mistakes: Mapping[str, Any], otherwise: str
 
 def _find_python() -> str | None:
     here = tuple(map(int, platform.python_version_tuple()[:2]))
-    return None if here >= (3, 10) else "Python is too old: install 3.10 or later, and run `make lab` again."
+    return None if here >= (3, 10) else "Python is too old: install 3.10 or later and run `make lab` again."
 
 
 def _find_package(name: str, least: tuple[int, ...], *others: str) -> str | None:
-    """A package in a version that will do, and others in whatever version."""
-    cure = f"`pip install -e .[lab]` in the folder of the project installs {', '.join((name, *others))}."
+    """Check for one package in at least this version, and for others in any version."""
+    cure = f"Run `pip install -e .[lab]` in the project folder to install {', '.join((name, *others))}."
     try:
         here = tuple(int(part) for part in version(name).split("+")[0].split(".")[: len(least)])
     except (PackageNotFoundError, ValueError):
@@ -94,9 +94,9 @@ def _try(load: Callable[[str], Any], name: str) -> str | None:
 _NEEDED: dict[str, Callable[[], str | None]] = {
     "Python 3.10 or later": _find_python,
     "PyTorch 2.6 or later, torchvision, timm": lambda: _find_package("torch", (2, 6), "torchvision", "timm"),
-    "a compiler for the search (numba)": lambda: _find_package("numba", (0, 61)),
+    "the compiler for the search (numba)": lambda: _find_package("numba", (0, 61)),
     "widgets (anywidget, ipywidgets) and plotly": lambda: _find_package("anywidget", (0, 9), "ipywidgets", "plotly"),
-    "weights of EfficientNet-Lite0, by SHA-256": _find_weights,
-    "photographs of the demo": lambda: _find_photos("demo"),
-    "photographs of solar cells (elpv-dataset)": lambda: _find_photos("solar_cells"),
+    "EfficientNet-Lite0 weights (SHA-256 check)": _find_weights,
+    "demo images": lambda: _find_photos("demo"),
+    "solar-cell images (elpv-dataset)": lambda: _find_photos("solar_cells"),
 }

@@ -1,4 +1,4 @@
-"""Lesson 04: stage 3 by hand, and what the freedom to look anywhere is worth."""
+"""Lesson 04: stage 3 worked out by hand, and the value of position-free matching."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from spade_kit.features.pyramid import Pyramid
 from spade_kit.lessons.checking import explain, tell
 from spade_kit.lessons.material import make_pyramids
 
-# One channel a level: a fine 4 x 4 grid and a coarse 2 x 2 one, whose cells hold 2 x 2 fine ones each.
+# One channel per level: a fine 4 x 4 grid, and a coarse 2 x 2 grid in which each cell covers 2 x 2 fine ones.
 _FINE = {"query": [[1, 1, 2, 2], [1, 9, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]], "normal": [
     [2, 2, 1, 1], [2, 2, 1, 1], [4, 4, 3, 3], [4, 4, 3, 3]]}  # fmt: skip
 _COARSE = {"query": [[5, 6], [7, 8]], "normal": [[6, 5], [8, 7]]}
@@ -22,9 +22,9 @@ def make_small_pyramids() -> tuple[Pyramid, Pyramid]:
 
 
 def match_by_hand(query: Pyramid, normal: Pyramid, radius: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Stage 3 as one would do it with a pencil: for every cell of the query look at every cell of the normal image.
+    """Stage 3 as you would do it on paper: compare every cell of the query with every cell of the normal image.
 
-    Gives the Euclidean distance to the nearest, (h, w), and its place as (row, col), (h, w, 2).
+    Returns the Euclidean distance to the nearest cell, (h, w), and its place as (row, col), (h, w, 2).
     """
     h, w = query.grid
     distance, place = np.full((h, w), np.inf), np.zeros((h, w, 2), int)
@@ -34,7 +34,7 @@ def match_by_hand(query: Pyramid, normal: Pyramid, radius: int | None = None) ->
                 continue
             squared = 0.0
             for here, there in zip(query.levels, normal.levels):
-                step = h // here.shape[2]  # a coarse cell holds many fine ones
+                step = h // here.shape[2]  # a coarse cell covers several fine ones
                 difference = here[0, :, row // step, col // step] - there[0, :, other_row // step, other_col // step]
                 squared += float((difference.double() ** 2).sum())
             if squared**0.5 < distance[row, col]:
@@ -43,10 +43,10 @@ def match_by_hand(query: Pyramid, normal: Pyramid, radius: int | None = None) ->
 
 
 def check(nearest: Callable[[np.ndarray, np.ndarray], tuple[int, float]]) -> None:
-    """Is it the nearest of n normal pixels (n, c) to a pixel (c,), as (index, Euclidean distance)?"""
+    """Check that ``nearest`` gives the nearest of n normal pixels (n, c) to a pixel (c,), as (index, distance)."""
     rng = np.random.default_rng(0)
     pixel, normals = rng.normal(size=5), rng.normal(size=(40, 5))
-    right = "That is all of stage 3; the rest is to do it for 3,136 pixels and 156,800 normal ones fast."
+    right = "That is all of stage 3; the rest is doing it fast for 3,136 pixels and 156,800 normal ones."
     tell(lambda: nearest(pixel, normals), lambda answer: _find_mistake(answer, pixel, normals), right)
 
 
@@ -57,7 +57,7 @@ def _find_mistake(answer: tuple[int, float], pixel: np.ndarray, normals: np.ndar
     if index == right.argmax():
         return "That is the farthest normal pixel: np.argmin gives the nearest."
     if index != best:
-        return f"The nearest normal pixel is number {best}, not {index}. Sum over the channels: axis 1 of (n, c)."
+        return f"The nearest normal pixel is number {best}; got {index}. Sum over the channels, axis 1 of (n, c)."
     squared = {"The index is right, but the distance is squared: take the square root.": right[best] ** 2}
-    otherwise = f"The index is right, but its distance is {right[best]:.3f}, not {float(distance):.3f}."
+    otherwise = f"The index is right, but the distance must be {right[best]:.3f}; got {float(distance):.3f}."
     return explain(distance, right[best], squared, otherwise)

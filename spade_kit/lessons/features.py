@@ -1,4 +1,4 @@
-"""Lesson 02: what a network sees of a photograph, how far it looks, and what it costs to prepare one wrongly."""
+"""Lesson 02: what a network sees in an image, how far it looks, and the cost of wrong preprocessing."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from spade_kit.spade import SPADE
 Change: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_ALIKE = 1e-5  # of a feature's length: what rounding leaves of the same feature, computed at two places
+_ALIKE = 1e-5  # of a feature's length: rounding error between equal features computed at two places
 _RIGHT = "no mistake"
 
 
 def take_crop(backbone: Backbone, sample: Sample) -> UInt8[np.ndarray, "H W 3"]:
-    """What the network gets of a photograph."""
+    """The crop of an image that the network receives."""
     photo = sample.image
     return backbone.find_crop(photo).cut(photo)
 
@@ -45,9 +45,9 @@ def take_crop(backbone: Backbone, sample: Sample) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def list_convolutions(backbone: Backbone, layer: str) -> list[tuple[int, int]]:
-    """The (kernel, stride) of each convolution before a layer, in order; those of 1 x 1 pixel reach no farther.
+    """The (kernel, stride) of each convolution before a layer, in order, without those of 1 x 1, which add no reach.
 
-    For the embedded backbone, whose parts are named in the order in which they are run.
+    This works for the embedded backbone, where modules are named in the order in which they run.
     """
     last = backbone.sources[backbone.layers.index(layer)]
     names, parts = zip(*backbone.module.get_submodule("network").named_modules())
@@ -58,7 +58,7 @@ def list_convolutions(backbone: Backbone, layer: str) -> list[tuple[int, int]]:
 
 
 def receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> int:
-    """The side, in pixels, of what one cell behind a stack of convolutions can depend on."""
+    """Side in pixels of the square that one cell behind a stack of convolutions can depend on."""
     field = step = 1
     for kernel, stride in zip(kernels, strides, strict=True):
         field += (kernel - 1) * step
@@ -67,7 +67,7 @@ def receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> int:
 
 
 def change_pixel(backbone: Backbone, crop: UInt8[np.ndarray, "H W 3"], row: int, col: int) -> list[np.ndarray]:
-    """How far each cell's feature moves, (h, w) a level, if one pixel takes its opposite colour."""
+    """Change of each cell's feature, (h, w) per level, when one pixel is inverted."""
     changed = crop.copy()
     changed[row, col] = 255 - crop[row, col]
     before, after = (compute_features([photo], backbone) for photo in (crop, changed))
@@ -77,10 +77,10 @@ def change_pixel(backbone: Backbone, crop: UInt8[np.ndarray, "H W 3"], row: int,
 def trace_back(
     backbone: Backbone, crops: Sequence[UInt8[np.ndarray, "H W 3"]], layer: str, seed: int = 0
 ) -> Float[np.ndarray, "H W"]:
-    """How much each pixel moves the feature in the middle of a layer: the squared gradient, its sum 1.
+    """Influence of each pixel on the feature in the middle of a layer: the squared gradient, normalised to sum 1.
 
-    The feature is pulled in two directions drawn at random, and what that asks of the pixels is averaged over them and
-    over the photographs.
+    The gradient is that of the feature projected on two random directions; its square is averaged over these
+    directions and over the images.
     """
     photos = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255  # (n, 3, H, W)
     mean, std = (torch.tensor(value).view(3, 1, 1) for value in (backbone.mean, backbone.std))
@@ -95,7 +95,7 @@ def trace_back(
 
 
 def side_that_holds(part: float, trace: Float[np.ndarray, "H W"], cells: int) -> int:
-    """The side in pixels of the smallest square around the middle cell that holds so much of a trace."""
+    """Side in pixels of the smallest square around the middle cell that holds the fraction ``part`` of a trace."""
     away = [abs(np.arange(side) + 0.5 - _middle(cells, side)) for side in trace.shape]
     reach = np.maximum(away[0][:, None], away[1][None]) + 0.5  # (H, W): to the far side of a pixel
     sides = range(1, 2 * max(trace.shape))
@@ -103,12 +103,12 @@ def side_that_holds(part: float, trace: Float[np.ndarray, "H W"], cells: int) ->
 
 
 def _middle(cells: int, side: int) -> float:
-    """Where the centre of the middle cell of a grid lies, in pixels from the edge."""
+    """Centre of the middle cell of a grid, in pixels from the edge."""
     return (cells // 2 + 0.5) * side / cells
 
 
 def measure_similarity(pyramid: Pyramid, row: int, col: int, side: int = 224) -> list[Float[np.ndarray, "h w"]]:
-    """The distance of each cell of a photograph from the one that holds the pixel (row, col), a grid a level."""
+    """Distance of each cell of an image from the cell that holds the pixel (row, col), one grid per level."""
     grids = []
     for level in pyramid.levels:
         h, w = level.shape[2:]
@@ -118,7 +118,7 @@ def measure_similarity(pyramid: Pyramid, row: int, col: int, side: int = 224) ->
 
 
 def find_alike(grid: Float[np.ndarray, "h w"], count: int, beyond: int = 1) -> list[tuple[int, int]]:
-    """The (row, col) of the cells at the smallest distances, nearest first, none beside or at the one asked about."""
+    """(row, col) of the cells at the smallest distances, nearest first, without the probed cell and those beside it."""
     row, col = np.unravel_index(grid.argmin(), grid.shape)
     rows, cols = np.indices(grid.shape)
     far = np.where(np.maximum(abs(rows - row), abs(cols - col)) > beyond, grid, np.inf)
@@ -126,13 +126,13 @@ def find_alike(grid: Float[np.ndarray, "h w"], count: int, beyond: int = 1) -> l
 
 
 def count_different(level: Float[torch.Tensor, "1 c h w"]) -> int:
-    """How many cells of a photograph have a feature that no cell before them has."""
+    """Number of different features among the cells of an image."""
     features = level[0].flatten(1).T.double()  # (h w, c)
     distance = torch.cdist(features, features) / features.norm(dim=1).mean()
     return int((distance < _ALIKE).int().argmax(1).unique().numel())
 
 
-# ---- other features, and other ways to prepare a photograph ----------------------------------------------------------
+# ---- other features, and other preprocessing -------------------------------------------------------------------------
 
 
 class Colours(nn.Module):
@@ -152,7 +152,7 @@ def load_colours() -> Backbone:
 
 
 def score_by_kind(spades: Mapping[str, SPADE], tests: Sequence[Sample]) -> pandas.DataFrame:
-    """Image AUC of some fitted SPADEs, a row each: each kind of defect against all good photographs, and all kinds."""
+    """Image AUC, one row per fitted SPADE: each kind of defect against all good images, and all kinds together."""
     table = {}
     for name, spade in spades.items():
         scores = np.array([spade.predict(sample).image_score for sample in tests])
@@ -162,7 +162,7 @@ def score_by_kind(spades: Mapping[str, SPADE], tests: Sequence[Sample]) -> panda
 
 
 def list_ways(backbone: Backbone) -> dict[str, tuple[Backbone, Change]]:
-    """Ways to prepare a photograph, the right one first: a backbone, and what is done to the photograph before."""
+    """Ways to preprocess an image, the right one first: a backbone, and a change made to the image before it."""
     return {
         _RIGHT: (backbone, np.asarray),
         "blue and red swapped": (backbone, lambda photo: np.ascontiguousarray(photo[..., ::-1])),
@@ -181,17 +181,17 @@ def _compress(photo: np.ndarray) -> np.ndarray:
 
 
 def _enlarge(photo: np.ndarray) -> np.ndarray:
-    """The middle of a photograph, which becomes as large as the whole one when it is scaled to the network's size."""
+    """The middle of an image, which appears 5 % larger once it is scaled to the network's input size."""
     top, left = (round(side * (1 - 1 / 1.05) / 2) for side in photo.shape[:2])
     return np.ascontiguousarray(photo[top : len(photo) - top, left : photo.shape[1] - left])
 
 
 def price_mistakes(right: SPADE, normals: Sequence[Sample], tests: Sequence[Sample]) -> pandas.DataFrame:
-    """What each way to prepare photographs does, a row each, the right one first.
+    """The effect of each way to preprocess images, one row each, the right one first.
 
-    ``AUC everywhere``: if normal and test photographs are prepared in this way; ``AUC test only``: if the normal ones
-    were prepared rightly; ``false alarms``: of the good test photographs then, above a threshold that 5 % of
-    normal ones are to reach.
+    ``AUC everywhere``: normal and test images are both preprocessed this way. ``AUC test only``: only the test images
+    are. ``false alarms``: good test images above a threshold set for a false-alarm rate of 5 %, in the latter
+    case.
     """
     good = np.array([sample.label == GOOD for sample in tests])
     photos = [[sample.image for sample in some] for some in (normals, tests)]
@@ -215,7 +215,7 @@ def price_mistakes(right: SPADE, normals: Sequence[Sample], tests: Sequence[Samp
 
 
 def draw_channels(backbone: Backbone, crop: UInt8[np.ndarray, "H W 3"], count: int = 4) -> Figure:
-    """A row a layer: the photograph in cells of its stride, and the channels that vary most in it."""
+    """One row per layer: the image in cells of its stride, and the channels that vary most over it."""
     pyramid = compute_features([crop], backbone)
     figure, panels = make_panels(None, len(pyramid.levels) * (count + 1), count + 1, bars=1)
     for row, (name, level) in enumerate(zip(pyramid.layers, pyramid.levels)):
@@ -228,36 +228,36 @@ def draw_channels(backbone: Backbone, crop: UInt8[np.ndarray, "H W 3"], count: i
         for panel, channel in zip(others, chosen):
             title = f"channel {channel} of {level.shape[1]}"
             image = show_grid(panel, level[0, channel].numpy(), title, vmin=-end, vmax=end)
-        add_bar(others[-1], image, "value")
+        add_bar(others[-1], image, "feature value")
     return figure
 
 
 def draw_traces(
     backbone: Backbone, crop: UInt8[np.ndarray, "H W 3"], traces: Mapping[str, Float[np.ndarray, "H W"]]
 ) -> Figure:
-    """Where the middle cell of each layer looks: dashed what it can see, solid what holds 90 % of its trace."""
+    """Where the middle cell of each layer looks: receptive field (dashed) and square with 90 % of its trace (solid)."""
     figure, (photo, *others) = make_panels(None, 1 + len(traces), bars=1)
-    show_picture(photo, crop, "the photograph")
+    show_picture(photo, crop, "photo")
     for panel, (name, trace), level in zip(others, traces.items(), compute_features([crop], backbone).levels):
         cells = level.shape[2]
         field, most = receptive_field(*zip(*list_convolutions(backbone, name))), side_that_holds(0.9, trace, cells)
-        image = show_grid(panel, trace, f"{name}: {field} px, 90 % in {most}", norm=LogNorm(1e-8, 1e-2, clip=True))
+        image = show_grid(panel, trace, f"{name}: {field} px, 90 % in {most} px", norm=LogNorm(1e-8, 1e-2, clip=True))
         middle = _middle(cells, len(crop))
         _draw_square(panel, middle, field, "white", "dashed")
         _draw_square(panel, middle, most, RING, "solid")
         _draw_square(photo, middle, most, RING, "solid")
-    add_bar(others[-1], image, "share of the trace")
+    add_bar(others[-1], image, "fraction of the trace")
     return figure
 
 
 def draw_similarity(
     backbone: Backbone, crop: UInt8[np.ndarray, "H W 3"], grids: Sequence[Float[np.ndarray, "h w"]], count: int = 3
 ) -> Figure:
-    """How far each cell is from the one asked about (circle), and the most alike elsewhere (crosses)."""
+    """Distance of each cell from the probed one (circle), and the most similar cells elsewhere (crosses)."""
     figure, (photo, *others) = make_panels(None, 1 + len(grids), bars=1)
-    show_picture(photo, crop, "the photograph")
+    show_picture(photo, crop, "photo")
     for panel, name, grid in zip(others, backbone.layers, grids):
-        title = f"{name}, crosses: most alike"
+        title = f"{name} (crosses: most similar)"
         image = show_grid(panel, grid / np.median(grid), title, vmin=0, vmax=1.5, extent=_extent(len(crop)))
         asked, *alike = [
             (np.array(at) + 0.5) * len(crop) / len(grid) - 0.5
@@ -273,7 +273,7 @@ def draw_similarity(
 
 
 def draw_mistakes(backbone: Backbone, photo: UInt8[np.ndarray, "H W 3"]) -> Figure:
-    """What the network gets in each case, shown as if it were what these weights were trained on."""
+    """The input of the network in each case, shown as if it were normalised for these weights."""
     ways = list_ways(backbone)
     figure, panels = make_panels(None, len(ways), 4, side=2.0)
     for panel, (name, (other, change)) in zip(panels, ways.items()):
@@ -284,24 +284,24 @@ def draw_mistakes(backbone: Backbone, photo: UInt8[np.ndarray, "H W 3"]) -> Figu
 
 
 def draw_padding(pyramid: Pyramid, side: int = 224) -> Figure:
-    """Of a photograph that is the same everywhere: how far each cell is from the middle one, in its lengths."""
+    """Distance of each cell of a uniform image from the centre cell, relative to the length of the centre feature."""
     figure, panels = make_panels(None, len(pyramid.levels), bars=1)
     for panel, name, level in zip(panels, pyramid.layers, pyramid.levels):
         middle = level[:, :, level.shape[2] // 2, level.shape[3] // 2, None, None]
         away = ((level - middle).norm(dim=1) / middle.norm())[0].numpy()
         title = f"{name}: {count_different(level)} different features"
         image = show_grid(panel, away, title, vmin=0, vmax=1, extent=_extent(side))
-    add_bar(panels[-1], image, "distance / length of the middle one")
+    add_bar(panels[-1], image, "distance / length of the centre feature")
     return figure
 
 
 def _extent(side: int) -> tuple[float, float, float, float]:
-    """Where a grid lies that is shown at the size of the crop."""
+    """Extent of a grid that is shown at the size of the crop."""
     return -0.5, side - 0.5, side - 0.5, -0.5
 
 
 def _draw_square(panel: Axes, middle: float, side: float, colour: str, style: str) -> None:
-    """A square around a place, which is given from the edge of the crop; cut off where the crop ends."""
+    """A square around a place (in pixels from the edge of the crop), cut off where the crop ends."""
     limits = {"xlim": panel.get_xlim(), "ylim": panel.get_ylim()}
     corner = middle - side / 2 - 0.5
     panel.add_patch(Rectangle((corner, corner), side, side, fill=False, ec=colour, ls=style, lw=1.6))
@@ -314,27 +314,27 @@ _STACKS = [((3, 5, 3), (2, 3, 1)), ((7, 3), (2, 2)), ((3,), (1,)), ((5, 3, 5, 3)
 
 
 def check(field: Callable[[Sequence[int], Sequence[int]], int]) -> None:
-    """Is it the side of what one cell can see behind convolutions with these kernels and strides?"""
-    right = "For layer3 of our network it gives 339 px."
+    """Check that ``field`` gives the receptive field behind convolutions with these kernels and strides."""
+    right = "For layer3 of our network your formula gives 339 px."
     tell(lambda: [field(list(kernels), list(strides)) for kernels, strides in _STACKS], _find_mistake, right)
 
 
 def _find_mistake(answers: Sequence[int]) -> str | None:
     for answer, (kernels, strides) in zip(answers, _STACKS):
         if not isinstance(answer, Real):
-            return f"The answer is one number, the side in pixels, but a {type(answer).__name__} came."
+            return f"The answer must be one number, the side in pixels; got a {type(answer).__name__}."
         if answer == (right := receptive_field(kernels, strides)):
             continue
-        reach = np.array(kernels) - 1  # in cells before the convolution
-        steps = np.cumprod([1, *strides])  # pixels between these cells; the last are those behind it all
+        reach = np.array(kernels) - 1  # in cells of the grid before each convolution
+        steps = np.cumprod([1, *strides])  # pixels between these cells; the last entry is the stride of the output
         mistakes = {
             1 + reach.sum(): "Strides matter: behind a stride of 2, one cell farther is 2 pixels farther.",
             1 + reach @ steps[1:]: "A stride counts for the convolutions behind it: add first, then multiply the step.",
-            reach @ steps[:-1]: "The pixel one starts with is missing: begin with 1.",
+            reach @ steps[:-1]: "The starting pixel is missing: begin with 1.",
             1 + np.array(kernels) @ steps[:-1]: "A kernel of 3 reaches 2 cells farther, not 3: take kernel - 1.",
             1 + reach @ [1, *strides[:-1]]: "Steps multiply: behind strides of 2 and 3, one cell farther is 6 pixels.",
-            steps[-1]: "That is how far the cells of the grid lie apart, not how far each of them sees.",
+            steps[-1]: "That is the spacing between cells of the grid, not the field of each cell.",
         }
-        told = f"With kernels {kernels} and strides {strides} it is {right}, not {answer}."
+        told = f"With kernels {kernels} and strides {strides} the field is {right} px; got {answer}."
         return f"{told} {mistakes.get(answer, '')}".rstrip()
     return None

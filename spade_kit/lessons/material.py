@@ -1,4 +1,4 @@
-"""What several lessons share: small pyramids to be searched with a pencil, kinds of photographs, pieces of figures."""
+"""Material that several lessons share: pyramids small enough to search on paper, kinds of images, parts of figures."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Grids = Mapping[str, list[list[int]]]
 
 
 def make_pyramids(fine: Grids, coarse: Grids) -> tuple[Pyramid, Pyramid]:
-    """A query and a normal image of two layers with one channel each, from their ``"query"`` and ``"normal"`` grids."""
+    """A query and a normal image with two one-channel layers, from the ``"query"`` and ``"normal"`` grids."""
     levels = [[torch.tensor([[grid[name]]]).float() for grid in (fine, coarse)] for name in ("query", "normal")]
     query, normal = (Pyramid(both, ("layer1", "layer2"), torch.zeros(1, 1)) for both in levels)
     return query, normal
 
 
 def cell_types(samples: Iterable[Sample]) -> np.ndarray:
-    """Of each solar cell whether it is mono- or polycrystalline, ``"mono"`` or ``"poly"``, as its makers say."""
+    """Type of each solar cell, ``"mono"`` or ``"poly"`` (crystalline), from the dataset's own table."""
     samples = list(samples)
     with open(samples[0].path.parents[1] / "labels.csv", encoding="utf-8") as lines:
         types = {name.rpartition("/")[2]: kind for name, _, kind in (line.split() for line in lines if line.strip())}
@@ -36,7 +36,7 @@ def cell_types(samples: Iterable[Sample]) -> np.ndarray:
 
 
 def auc_of_kinds(scores: Float[np.ndarray, "n"], labels: Iterable[str | None]) -> dict[str, float]:
-    """Image AUC of each kind of defect against all good photographs, and of all defects."""
+    """Image AUC of each kind of defect against all good images, and of all defects together."""
     labels = np.array(list(labels))
     chosen = {kind: np.isin(labels, (GOOD, kind)) for kind in dict.fromkeys(labels.tolist()) if kind != GOOD}
     chosen["all"] = np.ones(len(labels), bool)
@@ -46,7 +46,7 @@ def auc_of_kinds(scores: Float[np.ndarray, "n"], labels: Iterable[str | None]) -
 def open_charts(
     width: float, height: float, x: str = "", y: str = "", count: int = 1, size: float = 8
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of so many inches with charts side by side on one scale, their labels and letters of ``size`` points."""
+    """A figure of ``width`` x ``height`` inches: charts side by side on one y scale, with text of ``size`` points."""
     figure = Figure(figsize=(width, height), layout="constrained")
     panels = list(figure.subplots(1, count, sharey=True, squeeze=False)[0])
     for panel in panels:
@@ -58,13 +58,13 @@ def open_charts(
 
 
 def show_grid(panel: Axes, values: np.ndarray, title: str, **options: Any) -> AxesImage:
-    """A grid in the colours of maps; options are those of ``imshow``."""
+    """Show a grid in the colours of anomaly maps; options are those of ``imshow``."""
     name_panel(panel, title)
     return panel.imshow(values, COLOURS, **options)
 
 
 def add_bar(panels: Axes | list[Axes], image: AxesImage, label: str, **options: Any) -> Any:
-    """A colour bar beside a panel or beside several."""
+    """Add a colour bar beside one panel or several."""
     bar = image.figure.colorbar(image, ax=panels, fraction=0.046, **{"pad": 0.03, **options})
     bar.ax.tick_params(labelsize=8)
     bar.set_label(label, fontsize=8)

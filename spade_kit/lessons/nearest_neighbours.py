@@ -1,4 +1,4 @@
-"""Lesson 01: what is normal is what is near, and near in what?"""
+"""Lesson 01: normal means near, but near in which space?"""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from spade_kit.lessons.checking import explain, tell
 from spade_kit.lessons.material import add_bar, open_charts
 from spade_kit.spade import SPADE
 
-_VIEW = ((14, 56), (3, 25))  # mm and g that a landscape shows
-_END = 12.0  # where its colours end
-_LABELLED_RIGHT = ("too long", "mean of all")  # the others to the left of their marks
+_VIEW = ((14, 56), (3, 25))  # range of lengths (mm) and weights (g) in a landscape
+_END = 12.0  # the distance at which its colours end
+_LABELLED_RIGHT = ("too long", "mean of all")  # the other labels stand left of their markers
 
 
 def make_bolts(seed: int = 0) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "m 2"], dict[str, np.ndarray]]:
-    """Length in mm and weight in g of 60 normal bolts of two sizes, of 4 of a rare size, and of four to judge."""
+    """Length (mm) and weight (g) of 60 normal bolts of two sizes, 4 of a rare size, and four to judge."""
     rng = np.random.default_rng(seed)
 
     def turn(length: float, count: int) -> Float[np.ndarray, "n 2"]:
         lengths = rng.normal(length, 0.5, count)
-        return np.column_stack([lengths, 0.4 * lengths + rng.normal(0, 0.25, count)])  # 0.4 g a mm
+        return np.column_stack([lengths, 0.4 * lengths + rng.normal(0, 0.25, count)])  # 0.4 g per mm
 
     normals, rare = np.concatenate([turn(20, 30), turn(40, 30)]), turn(50, 4)
     judged = {"ordinary": (40.4, 16.1), "too long": (43.0, 17.2), "hollow": (40.0, 9.0), "mean of all": normals.mean(0)}
@@ -40,14 +40,14 @@ def make_bolts(seed: int = 0) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarra
 def mean_distance(
     queries: Float[np.ndarray, "q d"], normals: Float[np.ndarray, "n d"], k: int = 1
 ) -> Float[np.ndarray, "q"]:
-    """The score of the lesson: of each query the mean Euclidean distance to its k nearest normal points."""
+    """The score of the lesson: the mean Euclidean distance of each query to its k nearest normal points."""
     return np.sort(cdist(queries, normals), axis=1)[:, :k].mean(1)
 
 
 def draw_landscape(
     panels: Mapping[str, tuple[Float[np.ndarray, "n 2"], int]], judged: Mapping[str, Float[np.ndarray, "2"]]
 ) -> Figure:
-    """For every length and weight the distance to the k nearest normal bolts, a panel for each (normals, k)."""
+    """Draw the distance to the k nearest normal bolts for every length and weight, one panel per (normals, k)."""
     figure, axes = make_panels(None, len(panels), bars=1, side=6.2 if len(panels) == 1 else 3.2)
     figure.set_figheight(3.9 if len(panels) == 1 else 2.3)
     (left, right), (low, high) = _VIEW
@@ -65,33 +65,33 @@ def draw_landscape(
                 label, (x, y), (beside, 0), textcoords="offset points", ha=align, va="center", fontsize=8, bbox=box
             )
         panel.set_title(title, fontsize=9)
-        panel.set_xlabel("length, mm", fontsize=8)
+        panel.set_xlabel("length (mm)", fontsize=8)
         panel.set_yticks(range(5, high + 1, 5))
         panel.tick_params(labelsize=8)
-    axes[0].set_ylabel("weight, g", fontsize=8)
-    add_bar(axes, image, "distance", pad=0.02, extend="max", shrink=0.8)
+    axes[0].set_ylabel("weight (g)", fontsize=8)
+    add_bar(axes, image, "distance (raw)", pad=0.02, extend="max", shrink=0.8)
     return figure
 
 
 def contrast(points: Float[np.ndarray, "n d"]) -> float:
-    """How many times as far as its nearest other point the farthest is, for the median point."""
+    """Ratio of the distances to the farthest and to the nearest other point, for the median point."""
     distance = np.sort(cdist(points, points), axis=1)
     return float(np.median(distance[:, -1] / distance[:, 1]))
 
 
 def shuffle(points: Float[np.ndarray, "n d"], seed: int = 0) -> Float[np.ndarray, "n d"]:
-    """The same numbers in each column, handed out anew among the points: what went together no longer does."""
+    """Shuffle each column independently: the same numbers, but no longer correlated."""
     return np.random.default_rng(seed).permuted(points, axis=0)
 
 
 def draw_contrast(random: Mapping[int, float], measured: Mapping[str, tuple[int, float, float]]) -> Figure:
-    """Contrast against dimension: random points as a line, measured ones as dots, each joined to itself shuffled."""
-    figure, (panel,) = open_charts(7.2, 3.6, "dimensions: numbers a point has", "farthest / nearest")
+    """Contrast against dimension: random points as a line, measured data as dots, joined to their shuffled versions."""
+    figure, (panel,) = open_charts(7.2, 3.6, "dimensions (numbers per point)", "farthest / nearest distance")
     panel.loglog(list(random), list(random.values()), "o-", color=GREY, markersize=4, label="random points")
     for at, (name, (d, own, shuffled)) in enumerate(measured.items()):
         panel.plot([d, d], [own, shuffled], color=RING, linewidth=1)
-        panel.plot(d, own, "o", color=RING, markersize=8, label="photographs" if at == 0 else None)
-        panel.plot(d, shuffled, "s", color=BLUE, markersize=7, label="the same, shuffled" if at == 0 else None)
+        panel.plot(d, own, "o", color=RING, markersize=8, label="photos" if at == 0 else None)
+        panel.plot(d, shuffled, "s", color=BLUE, markersize=7, label="photos, shuffled" if at == 0 else None)
         told = f"{name}: {own:.1f}, shuffled {shuffled:.1f}"
         panel.annotate(told, (d, own), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=8)
     for axis, ticks in ((panel.xaxis, (1, 10, 100, 1_000, 10_000, 100_000)), (panel.yaxis, (1, 2, 5, 10, 20, 50, 100))):
@@ -103,26 +103,26 @@ def draw_contrast(random: Mapping[int, float], measured: Mapping[str, tuple[int,
 
 
 def shift(photo: UInt8[np.ndarray, "H W 3"], columns: int) -> UInt8[np.ndarray, "H W 3"]:
-    """A photograph moved to the right; what leaves it comes back on the left, where the crop does not reach."""
+    """Shift an image to the right; the columns that leave it re-enter on the left, outside the crop."""
     return np.roll(photo, columns, axis=1)
 
 
 def as_pixels(photos: Iterable[Photo], backbone: str | Backbone = EMBEDDED) -> Float[np.ndarray, "n d"]:
-    """The evaluated crop of each photograph as one long vector of its pixels, 0 to 255."""
+    """The evaluated crop of each image as one long vector of pixel values, 0 to 255."""
     network = load_backbone(backbone)
     arrays = [as_array(photo) for photo in photos]
     return np.stack([network.find_crop(array).cut(array).ravel() for array in arrays]).astype(np.float32)
 
 
 def as_pooled(photos: Iterable[Photo], backbone: str | Backbone = EMBEDDED) -> Float[np.ndarray, "n d"]:
-    """The pooled vector of each photograph."""
+    """The pooled vector of each image."""
     return extract_features(photos, backbone).pooled.numpy()
 
 
 def separate(
     normals: Sequence[Sample], test: Sequence[Sample], describe: Callable[[Sequence[Sample]], np.ndarray]
 ) -> float:
-    """ROC-AUC of the distance to the nearest normal photograph, as ``describe`` turns photographs into (n, d)."""
+    """ROC-AUC of the distance to the nearest normal image, where ``describe`` turns images into vectors (n, d)."""
     anomalous = np.array([sample.label != GOOD for sample in test])
     return roc_auc(mean_distance(describe(test), describe(normals)), anomalous)
 
@@ -130,7 +130,7 @@ def separate(
 def describe_thrice(
     spade: SPADE, normals: Iterable[Photo], photos: Mapping[str, UInt8[np.ndarray, "H W 3"]]
 ) -> pandas.DataFrame:
-    """Each photograph's distance to the nearest normal one in pixels, in pooled vectors, and patch by patch."""
+    """Distance of each image to the nearest normal one: in pixels, in pooled vectors, and patch by patch."""
     results = [spade.predict(photo) for photo in photos.values()]
     columns = {
         "pixels": mean_distance(as_pixels(photos.values(), spade.backbone), as_pixels(normals, spade.backbone)),
@@ -141,7 +141,7 @@ def describe_thrice(
 
 
 def draw_thrice(photos: Mapping[str, UInt8[np.ndarray, "H W 3"]], table: pandas.DataFrame) -> Figure:
-    """The photographs, and below, a panel a description, how far each is from normal; a line at the first one."""
+    """The images, and below them their distances from normal, one panel per description; a line marks the first."""
     figure = Figure(figsize=(WIDTH, 5.4), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(3, 2.4), squeeze=False)[:, 0]
     for panel, (name, photo) in zip(above.subplots(1, len(photos)), photos.items()):
@@ -154,36 +154,36 @@ def draw_thrice(photos: Mapping[str, UInt8[np.ndarray, "H W 3"]], table: pandas.
             panel.text(value, row, f" {value / values[0] - 1:+.0%}" if row else "", va="center", fontsize=8)
         panel.invert_yaxis()
         panel.set_xlim(0, values.max() * 1.25)
-        panel.set_title(f"{column}: distance", fontsize=9)
+        panel.set_title(f"{column}: distance (raw)", fontsize=9)
         panel.tick_params(labelleft=at == 0)
         open_up(panel)
     return figure
 
 
 def check(score: Callable[[np.ndarray, np.ndarray, int], float]) -> None:
-    """Is it the mean Euclidean distance of a query (d,) to the k nearest of n normal points (n, d)?"""
+    """Check that ``score`` gives the mean Euclidean distance of a query (d,) to the k nearest of n points (n, d)."""
     rng = np.random.default_rng(0)
     query, normals, k = rng.normal(size=4), rng.normal(size=(25, 4)), 3
-    right = "Of the pooled vectors of photographs this is the paper's image score; of the features of pixels, its map."
+    right = "For pooled vectors of photos this is the paper's image score; for features of pixels, its anomaly map."
     tell(lambda: score(query, normals, k), lambda answer: _find_mistake(answer, query, normals, k), right)
 
 
 def _find_mistake(answer: float, query: np.ndarray, normals: np.ndarray, k: int) -> str | None:
     if np.ndim(answer):
-        return f"A score is one number, but an answer of the shape {np.shape(answer)} came. Take the mean of the k."
+        return f"A score must be one number; got an array of shape {np.shape(answer)}. Average the k distances."
     squared = np.sort([sum((a - b) ** 2 for a, b in zip(query, normal)) for normal in normals])
     distance = np.sqrt(squared)
     over_points = np.sort(np.sqrt(((normals - query) ** 2).sum(0)))
     right = distance[:k].mean()
     mistakes = {
-        "Those are the k farthest: sort, and take the first k.": distance[-k:].mean(),
-        f"That is the mean over all {len(normals)}: sort, and take the first {k} only.": distance.mean(),
-        "Those are squared distances: take the root before the mean.": squared[:k].mean(),
-        "Take the root of each distance, and then the mean of them.": np.sqrt(squared[:k].mean()),
+        "Those are the k farthest: sort the distances and take the first k.": distance[-k:].mean(),
+        f"That is the mean over all {len(normals)}: sort the distances and take only the first {k}.": distance.mean(),
+        "Those are squared distances: take the square root before the mean.": squared[:k].mean(),
+        "Take the square root of each squared distance first, and then their mean.": np.sqrt(squared[:k].mean()),
         f"That is the sum of the {k} distances: divide by k, or k changes the scale.": distance[:k].sum(),
-        f"That is the distance to number {k} alone: take the mean of the first {k}.": distance[k - 1],
+        f"That is the distance to neighbour {k} alone: take the mean of the first {k}.": distance[k - 1],
         f"That is the distance to the nearest alone, but k is {k}.": distance[0],
-        "The nearest is left out: the query is not among the normal points here.": distance[1 : k + 1].mean(),
-        "That is summed over the points: sum over the dimensions, axis 1 of (n, d).": over_points[:k].mean(),
+        "The nearest point is missing: the query is not among the normal points here.": distance[1 : k + 1].mean(),
+        "Your answer sums over the points: sum over the dimensions, axis 1 of (n, d).": over_points[:k].mean(),
     }
-    return explain(answer, right, mistakes, f"With k = {k} it should be {right:.3f}, but {float(answer):.3f} came.")
+    return explain(answer, right, mistakes, f"With k = {k} the score must be {right:.3f}; got {float(answer):.3f}.")

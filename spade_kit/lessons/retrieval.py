@@ -1,4 +1,4 @@
-"""Lesson 03: which photographs are compared, and what the number of them does."""
+"""Lesson 03: which images are compared, and the effect of their number."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from spade_kit.result import Result
 from spade_kit.scores import find_threshold
 from spade_kit.spade import SPADE
 
-_LINES = {  # metrics of a sweep, as they are called and drawn
+_LINES = {  # metrics of a sweep: label, colour and marker
     "retrieval_roc_auc": ("image AUC, the paper's score", BLUE, "o"),
     "image_roc_auc": ("image AUC, maximum of the map", RING, "s"),
     "aupro": ("AUPRO of the map", GREEN, "^"),
@@ -28,7 +28,7 @@ _LINES = {  # metrics of a sweep, as they are called and drawn
 
 
 def share_of_own_type(pooled: Float[np.ndarray, "n d"], types: np.ndarray, k: int) -> dict[str, float]:
-    """By type what part of the k nearest others are of the same type."""
+    """Mean fraction of the k nearest other cells that are of the same type, by type."""
     distance = cdist(pooled, pooled)
     np.fill_diagonal(distance, np.inf)
     near = distance.argsort(axis=1, kind="stable")[:, :k]  # (n, k)
@@ -37,7 +37,7 @@ def share_of_own_type(pooled: Float[np.ndarray, "n d"], types: np.ndarray, k: in
 
 
 def auc_by_kind(results: Sequence[Result]) -> pandas.DataFrame:
-    """How well the paper's score and the maximum of the map tell each kind of defect, and all, from good parts."""
+    """Image AUC of the paper's score and of the map's maximum: each kind of defect against good parts, and all."""
     scores = {
         "paper's score": np.array([result.retrieval_score for result in results]),
         "map's maximum": np.array([result.image_score for result in results]),
@@ -47,7 +47,7 @@ def auc_by_kind(results: Sequence[Result]) -> pandas.DataFrame:
 
 
 def left_out_scores(pooled: Float[np.ndarray, "n d"], k: int) -> Float[np.ndarray, "n"]:
-    """The paper's score of each normal photograph, judged against the others: what is usual."""
+    """The paper's score of each normal image, judged against the others."""
     distance = np.sort(cdist(pooled, pooled), axis=1)
     return distance[:, 1 : k + 1].mean(1)
 
@@ -55,9 +55,9 @@ def left_out_scores(pooled: Float[np.ndarray, "n d"], k: int) -> Float[np.ndarra
 def grow_stain(
     spade: SPADE, gallery: Pyramid, photos: Sequence[Sample], sizes: Sequence[float], place: tuple[float, float]
 ) -> pandas.DataFrame:
-    """A stain of growing diameter (photo pixels) on good parts: scores, as multiples of what 1 in 20 normals reach.
+    """Scores of good parts with a stain of growing diameter (px), as multiples of the level 1 in 20 normals reaches.
 
-    The mean over the photographs, by the share of the photograph that the stain covers.
+    Returns means over the images, one row per diameter, with the fraction of the image that the stain covers.
     """
     normals = left_out_scores(gallery.pooled.numpy(), min(int(spade.k), len(gallery) - 1))
     usual, usual_map = find_threshold(normals, 0.05), spade.threshold(0.05, of="image")
@@ -73,8 +73,8 @@ def grow_stain(
 
 
 def draw_growth(table: pandas.DataFrame) -> Figure:
-    """What `grow_stain` found; a line where 1 in 20 good parts lie."""
-    figure, (panel,) = open_charts(7.2, 3.4, "part of the photograph that the stain covers", "score / what is usual")
+    """Draw the table of `grow_stain`, with a line at the level that 1 in 20 good parts reaches."""
+    figure, (panel,) = open_charts(7.2, 3.4, "area covered by the stain", "score / threshold")
     panel.semilogx(table["share"], table["map"], "s-", color=RING, label="maximum of the map")
     panel.semilogx(table["share"], table["retrieval"], "o-", color=BLUE, label="the paper's score")
     panel.axhline(1, color="#222222", linestyle="dashed", linewidth=1)
@@ -87,8 +87,8 @@ def draw_growth(table: pandas.DataFrame) -> Figure:
 
 
 def draw_ablation(tables: Mapping[str, pandas.DataFrame]) -> Figure:
-    """What `sweep` found over k, a panel a dataset, all metrics on one axis."""
-    figure, panels = open_charts(WIDTH, 3.4, "K", count=len(tables))
+    """Draw tables of `sweep` over k, one panel per dataset, all metrics on one axis."""
+    figure, panels = open_charts(WIDTH, 3.4, "K (retrieved photos)", "ROC-AUC or AUPRO", count=len(tables))
     for panel, (name, table) in zip(panels, tables.items()):
         for metric, (label, colour, mark) in _LINES.items():
             if metric in table:
@@ -103,10 +103,10 @@ def draw_ablation(tables: Mapping[str, pandas.DataFrame]) -> Figure:
 
 
 def draw_choice(nearest: pandas.DataFrame, random: pandas.DataFrame) -> Figure:
-    """AUPRO with the K nearest photographs (a sweep over k) and with as many at random (one over normals)."""
-    figure, (panel,) = open_charts(6.2, 3.2, "photographs that are searched", "AUPRO")
+    """AUPRO with the K nearest images (a sweep over k) and with K random ones (a sweep over normals)."""
+    figure, (panel,) = open_charts(6.2, 3.2, "photos searched", "AUPRO")
     ks = nearest["k"].astype(int).tolist()
-    panel.plot(ks, nearest["aupro"], "o-", color=BLUE, label="the K nearest, for each photograph anew")
+    panel.plot(ks, nearest["aupro"], "o-", color=BLUE, label="the K nearest, chosen for each photo")
     panel.plot(random.groupby("normals")["aupro"].mean(), "s--", color=RING, label="K at random, the same for all")
     panel.plot(random["normals"], random["aupro"], ".", color=RING, markersize=4)
     panel.set_xscale("log")
@@ -118,7 +118,7 @@ def draw_choice(nearest: pandas.DataFrame, random: pandas.DataFrame) -> Figure:
 
 
 def follow_k(result: Result, ks: Iterable[int]) -> pandas.DataFrame:
-    """Mean of the map where the photograph is sound and where it is not, by K."""
+    """Mean of the map over sound pixels and over the defect, by K."""
     mask = result.mask
     assert mask is not None
     maps = {k: result.with_k(k).anomaly_map for k in ks}
@@ -127,7 +127,7 @@ def follow_k(result: Result, ks: Iterable[int]) -> pandas.DataFrame:
 
 
 def shoot_burst(photo: UInt8[np.ndarray, "H W 3"], count: int, seed: int = 0) -> list[UInt8[np.ndarray, "H W 3"]]:
-    """The same part photographed several times in a row: a pixel to the side, 1 % of light, and the sensor's noise."""
+    """Simulate a burst of shots of one part: shifts of up to a pixel, 1 % of brightness, and sensor noise."""
     rng = np.random.default_rng(seed)
     burst = []
     for _ in range(count):
@@ -137,29 +137,29 @@ def shoot_burst(photo: UInt8[np.ndarray, "H W 3"], count: int, seed: int = 0) ->
 
 
 def check(usual: Callable[[np.ndarray, int], np.ndarray]) -> None:
-    """Is it, for each of n pooled vectors (n, d), the mean distance to the k nearest others, (n,)?"""
+    """Check that ``usual`` gives the mean distance (n,) of each of n pooled vectors (n, d) to its k nearest others."""
     pooled = np.random.default_rng(0).normal(size=(12, 5))
-    right = "What 1 in 20 of these reach is a threshold for the paper's score, from good photographs alone."
+    right = "The level that 1 in 20 of these reaches is a threshold for the paper's score, from good photos alone."
     tell(lambda: usual(pooled, 3), lambda answer: _find_mistake(np.asarray(answer, float), pooled, 3), right)
 
 
 def _find_mistake(answer: np.ndarray, pooled: np.ndarray, k: int) -> str | None:
     n = len(pooled)
     if answer.shape != (n,):
-        return f"There are {n} photographs, so {n} scores are needed, but the answer has the shape {answer.shape}."
+        return f"The answer must hold {n} scores, one per photo; got an array of shape {answer.shape}."
     squared = np.sort([[sum((a - b) ** 2 for a, b in zip(one, other)) for other in pooled] for one in pooled])
     with_itself = np.sqrt(squared)
     others = with_itself[:, 1:]
     right = others[:, :k].mean(1)
     mistakes = {
-        "Each photograph finds itself at distance 0: leave it out of its own neighbours.": with_itself[:, :k].mean(1),
-        "Those are the k farthest: sort, and take the first k after the photograph itself.": others[:, -k:].mean(1),
-        f"That is the mean over all {n - 1} others: take the {k} nearest of them.": others.mean(1),
-        "Those are squared distances: take the root before the mean.": squared[:, 1 : k + 1].mean(1),
+        "Each photo finds itself at distance 0: leave it out of its own neighbours.": with_itself[:, :k].mean(1),
+        "Those are the k farthest: sort, and take the first k after the photo itself.": others[:, -k:].mean(1),
+        f"That is the mean over all {n - 1} others: take only the {k} nearest.": others.mean(1),
+        "Those are squared distances: take the square root before the mean.": squared[:, 1 : k + 1].mean(1),
         f"That is the sum of the {k} distances: divide by k.": others[:, :k].sum(1),
         f"That is the distance to neighbour {k} alone: take the mean of the first {k}.": others[:, k - 1],
         f"That is the distance to the nearest other alone, but k is {k}.": others[:, 0],
-        f"That is a mean over {k + 1}, with the photograph itself at distance 0.": with_itself[:, : k + 1].mean(1),
+        f"That is a mean over {k + 1}, including the photo itself at distance 0.": with_itself[:, : k + 1].mean(1),
     }
-    otherwise = f"The first photograph should score {right[0]:.3f}, but {answer[0]:.3f} came."
+    otherwise = f"The first photo must score {right[0]:.3f}; got {answer[0]:.3f}."
     return explain(answer, right, mistakes, otherwise)
