@@ -1,13 +1,13 @@
-"""spade_kit: see how nearest neighbours find what is wrong in a photograph (SPADE, Cohen & Hoshen 2020).
+"""spade_kit: inspectable nearest-neighbour anomaly detection in images (SPADE, Cohen & Hoshen 2020).
 
-Names are looked up on first use, so that ``import spade_kit`` takes no torch with it.
+Names are imported on first use, so that ``import spade_kit`` does not import torch.
 """
 
 import os
 from importlib import import_module
 
-# Torch's OpenMP threads go on spinning for about 5 ms after each pass, in case more work comes, and keep a core from
-# the search meanwhile. With this they sleep after a fraction of a millisecond; the pass itself takes as long as before.
+# Torch's OpenMP threads keep spinning for about 5 ms after each pass in case more work arrives, and take a core from
+# the search meanwhile. With this setting they sleep after a fraction of a millisecond; the pass itself is no slower.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __version__ = "0.1.0"

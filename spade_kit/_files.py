@@ -1,4 +1,4 @@
-"""A folder for one run, and files that are written whole or not at all."""
+"""A folder for one run, and files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -20,50 +20,50 @@ from jaxtyping import Float
 from PIL import Image
 
 MANIFEST = "run.json"
-_UNFINISHED = ".writing"  # how the names of files end that are not yet whole
+_UNFINISHED = ".writing"  # the suffix of incomplete files
 Row: TypeAlias = "dict[str, Any]"  # an empty cell is None, or missing
 
 
 @dataclass(frozen=True)
 class Item:
-    """One photograph of a run: the cells that name its row, what it is judged from, and what is written of it."""
+    """One image of a run: the cells that identify its row, its source files and its output files."""
 
     name: Row
     sources: Sequence[Path]
     files: Sequence[Path]
 
     def is_done(self) -> bool:
-        """Whether its files are there, and no source changed since."""
+        """Whether its output files exist, and no source has changed since."""
         if not all(file.is_file() for file in self.files):
             return False
         states = [source.stat() for source in self.sources if source.exists()]
-        changed = max((max(state.st_mtime, state.st_ctime) for state in states), default=0)  # a copy keeps the first
+        changed = max((max(state.st_mtime, state.st_ctime) for state in states), default=0)  # copying keeps st_mtime
         return changed <= min(file.stat().st_mtime for file in self.files)
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder of one run: ``run.json`` says of which, and a table gets a row for each photograph, after its files."""
+    """The folder of one run: the run manifest ``run.json``, and a table that gets a row per image, after its files."""
 
     folder: Path
     table: str
-    columns: Mapping[str, Callable[[str], Any]]  # and how their cells are read
+    columns: Mapping[str, Callable[[str], Any]]  # name -> parser of its cells
 
     @contextmanager
     def claim(self, run: dict[str, Any]) -> Iterator[None]:
-        """Have the folder for a run, and alone; one that holds another run, or is being written, is refused."""
+        """Lock the folder for a run; raise if it holds another run or is being written."""
         folder = self.folder
         check_is_no_file(folder)
-        with explain_failure(folder, self._lock):  # the system's lock: it goes with the process, however that ends
+        with explain_failure(folder, self._lock):  # an OS lock: released when the process ends, even if killed
             before = read_manifest(folder)
             if not before and (folder / self.table).exists():
                 raise ValueError(
-                    f"{folder} holds a {self.table}, but no {MANIFEST} that says of what. Take another folder."
+                    f"{folder} holds a {self.table} but no {MANIFEST}, so its run is unknown. Use another folder."
                 )
             changed = [name for name in run if before and before.get(name) != run[name]]
             if changed:
-                told = ", ".join(f"{name} was {before.get(name)!r} and is {run[name]!r}" for name in changed)
-                raise ValueError(f"{folder} holds results of another run: {told}. Take another folder.")
+                told = ", ".join(f"{name} was {before.get(name)!r} and is now {run[name]!r}" for name in changed)
+                raise ValueError(f"{folder} holds results of another run: {told}. Use another folder.")
             write_whole(folder / MANIFEST, json.dumps(run, indent=1).encode())
             yield
 
@@ -73,20 +73,20 @@ class RunFolder:
             return FileLock(self.folder / ".lock").acquire(timeout=0)
         except Timeout as held:
             raise ValueError(
-                f"{self.folder} is being written by another run. Wait until that ends, or take another folder."
+                f"{self.folder} is being written by another run. Wait until it ends, or use another folder."
             ) from held
 
     def resume(self, items: Sequence[Item], judge: Callable[[Item], Row]) -> Iterator[Row]:
-        """The rows of all items: of those that are done as they are, of others as ``judge`` gives them.
+        """Yield the rows of all items: existing rows of finished items, rows from ``judge`` for the others.
 
-        What could not be judged is tried again. What a run left half-written that was killed is removed.
+        Items that could not be judged are tried again. Incomplete files of a killed run are removed.
         """
         for place in {self.folder, *(file.parent for item in items for file in item.files)}:
             for left in place.glob(f".*{_UNFINISHED}"):
                 left.unlink(missing_ok=True)
         known = {tuple(map(row.get, items[0].name)): row for row in self._read() if "reason" not in row}
         rows = [known.get(tuple(item.name.values())) if item.is_done() else None for item in items]
-        self.write(filter(None, rows))  # no old row may meet the new files of its photograph
+        self.write(filter(None, rows))  # an old row must not stay beside new files of its image
         for item, found in zip(items, rows):
             row = item.name | (judge(item) if found is None else found)
             if found is None:
@@ -94,7 +94,7 @@ class RunFolder:
             yield row
 
     def write(self, rows: Iterable[Row]) -> None:
-        """The table anew, of these rows."""
+        """Rewrite the table with these rows."""
         write_whole(self.folder / self.table, b"".join(map(self._line, [dict(zip(self.columns, self.columns)), *rows])))
 
     def _append(self, row: Row) -> None:
@@ -108,11 +108,11 @@ class RunFolder:
 
     def _line(self, row: Row) -> bytes:
         line = StringIO()
-        csv.writer(line).writerow(map(row.get, self.columns))  # floats so that they come back exactly
+        csv.writer(line).writerow(map(row.get, self.columns))  # floats round-trip exactly
         return line.getvalue().removesuffix("\r\n").encode() + b"\n"
 
     def _read(self) -> Iterator[Row]:
-        """Rows that are whole; the last may be cut off anywhere."""
+        """Yield complete rows; the last one may be cut off anywhere."""
         table = self.folder / self.table
         content = table.read_bytes() if table.is_file() else b""
         with suppress(csv.Error, ValueError):
@@ -123,19 +123,19 @@ class RunFolder:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What a folder's run depends on; nothing where there is no manifest."""
+    """The run manifest of a folder; empty if there is none."""
     manifest = folder / MANIFEST
     if not manifest.is_file():
         return {}
     try:
         return dict(json.loads(manifest.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as problem:
-        raise ValueError(f"{manifest} is damaged ({problem}). Take another folder.") from problem
+        raise ValueError(f"{manifest} is damaged ({problem}). Use another folder.") from problem
 
 
 def check_is_no_file(folder: Path, what: str = "Results are written") -> None:
     if folder.is_file():
-        raise ValueError(f"{what} to a folder, but {folder} is a file. Take another name.")
+        raise ValueError(f"{what} to a folder, but {folder} is a file. Use another name.")
 
 
 def encode_tiff(values: Float[np.ndarray, "H W"]) -> bytes:
@@ -153,7 +153,7 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, making its folder."""
+    """Write a file completely or not at all; create its folder."""
 
     def write() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -168,11 +168,11 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def explain_failure(path: Path, write: Callable[[], Any]) -> Any:
-    """Write; where that fails, say what is left."""
+    """Call ``write``; if it fails, say what remains intact."""
     try:
         return write()
     except OSError as problem:
         raise OSError(
-            f"{path} could not be written ({problem.strerror or problem}). What was written before is whole: make "
-            "room, or take another folder, and call again."
+            f"{path} could not be written ({problem.strerror or problem}). Files written before are intact. "
+            "Free some space or use another folder, then call again."
         ) from problem

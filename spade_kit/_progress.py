@@ -1,4 +1,4 @@
-"""A progress bar for whatever takes over a second."""
+"""A progress bar for operations that take more than a second."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from tqdm.auto import tqdm
 
 
 def track(items: Iterable | None = None, **options: Any) -> tqdm:
-    """A bar that appears after a second, and not at all with ``TQDM_DISABLE=1``, which tqdm's notebook bars ignore."""
+    """A bar that appears after a second, and never with ``TQDM_DISABLE=1``, which tqdm's notebook bars ignore."""
     silent = os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
     return tqdm(items, unit="image", delay=1, disable=silent, **options)

@@ -1,4 +1,4 @@
-"""`spade_kit.features.backbones`, under the name that it has for users."""
+"""The public name of `spade_kit.features.backbones`."""
 
 from spade_kit.features.backbones import EMBEDDED, Backbone, find_device, load_backbone
 

@@ -1,4 +1,4 @@
-"""A whole folder of photographs in, a table and pictures out; interrupted, it goes on where it was."""
+"""Predict a whole folder of images and write a table and pictures; an interrupted run can be resumed."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from spade_kit._progress import track
 from spade_kit.datasets.images import FORMATS, is_picture, natural_order
 from spade_kit.datasets.layouts import check_folder
 
-FPR = 0.05  # of normal photographs, unless there are too few of them to say
+FPR = 0.05  # default rate, unless there are too few normal images to estimate it
 _LONGEST_NAME = 255  # bytes, on nearly every file system
-COLUMNS = {  # and how their cells are read
+COLUMNS = {  # name -> parser of its cells
     **{"path": str, "verdict": str, "image_score": float, "retrieval_score": float, "threshold": float},
     **{"nearest_normal": str, "row": int, "col": int, "reason": str},
 }
@@ -27,14 +27,14 @@ NOT_JUDGED = "not judged"
 
 
 def predict_folder(spade: Any, folder: str | Path, out: str | Path, fpr: float | None = None) -> pandas.DataFrame:
-    """See `SPADE.predict_folder`; ``spade`` is a SPADE, which stands above this."""
+    """See `SPADE.predict_folder`; ``spade`` is a SPADE, which imports this module."""
     for name, given in (("folder", folder), ("out", out)):
         if not isinstance(given, (str, Path)):
-            raise ValueError(f"predict_folder takes the path of a folder as {name}, but {given!r} came.")
+            raise ValueError(f"{name} must be the path of a folder; got {given!r}.")
     folder, out = check_folder(folder), Path(out).expanduser()
     check_is_no_file(out)
     photos = _list_photos(folder)
-    smallest = 1 / (len(spade) + 1)  # rate that so many normal photographs can say something about
+    smallest = 1 / (len(spade) + 1)  # rate that this many normal images can estimate
     rate = max(FPR, smallest) if fpr is None else fpr
     threshold = spade.threshold(rate, of="image")
     items = [
@@ -46,16 +46,16 @@ def predict_folder(spade: Any, folder: str | Path, out: str | Path, fpr: float |
     run = RunFolder(out, "results.csv", COLUMNS)
     with run.claim(spade.describe_run() | {"rate": rate, "threshold": threshold}):
         judged = run.resume(items, partial(_judge, spade, threshold))
-        rows = list(track(judged, total=len(items), desc="photos"))
+        rows = list(track(judged, total=len(items), desc="images"))
         run.write(rows)
     unsaid = {"nearest_normal": "", "reason": ""}
     frame = pandas.DataFrame([unsaid | row for row in rows], columns=list(COLUMNS))
     print(_conclude(frame, max(rate, smallest), threshold, len(spade)))
-    return frame.astype({"row": "Int64", "col": "Int64"})  # which may be unknown
+    return frame.astype({"row": "Int64", "col": "Int64"})  # may be missing
 
 
 def _judge(spade: Any, threshold: float, item: Item) -> Row:
-    """Judge a photograph and write its pictures; where it cannot be judged, say only why."""
+    """Judge an image and write its pictures; if it cannot be judged, return only the reason."""
     (photo,), (segmentation, raw) = item.sources, item.files
     try:
         result = spade.judge(photo)
@@ -79,7 +79,7 @@ def _judge(spade: Any, threshold: float, item: Item) -> Row:
 
 
 def _list_photos(folder: Path) -> list[Path]:
-    """All pictures in a folder and below, as paths from it on, but for results; links to folders are not followed."""
+    """Relative paths of all images in a folder and below, except results; links to folders are not followed."""
     photos = []
     for place, folders, files in os.walk(folder):
         if MANIFEST in files:
@@ -87,13 +87,13 @@ def _list_photos(folder: Path) -> list[Path]:
         photos += [(Path(place) / name).relative_to(folder) for name in files if is_picture(Path(name))]
     if not photos:
         raise FileNotFoundError(
-            f"Photos were expected in {folder}, but there are none. {', '.join(FORMATS)} are read: convert others."
+            f"No images found in {folder}. Convert files to a supported format: {', '.join(FORMATS)}."
         )
     return sorted(photos, key=natural_order)
 
 
 def _name_outputs(photos: list[Path]) -> list[Path]:
-    """Without the ending where that leaves one photo a name, and short enough for .tiff behind it."""
+    """Names of outputs: without the suffix where that is unique, and short enough to append .tiff."""
     stems = Counter(photo.with_suffix("") for photo in photos)
     names = [photo.with_suffix("") if stems[photo.with_suffix("")] == 1 else photo for photo in photos]
     return [name.with_name(_shorten(name.name)) for name in names]
@@ -116,7 +116,7 @@ def _conclude(frame: pandas.DataFrame, rate: float, threshold: float, normals: i
     counts = frame["verdict"].value_counts()
     lost = counts.get(NOT_JUDGED, 0)
     return (
-        f"{len(frame)} photos: {counts.get('anomalous', 0)} reach the threshold of {threshold:.4g}, which about "
-        f"{100 * rate:.2g} % of normal photos do, judged by {normals} of them"
-        f"{f'; {lost} not judged, see the reasons' if lost else ''}. The table is results.csv."
+        f"{len(frame)} images: {counts.get('anomalous', 0)} reach the threshold of {threshold:.4g}, as about "
+        f"{100 * rate:.2g} % of normal images do (estimated from {normals})"
+        f"{f'; {lost} not judged, see the column reason' if lost else ''}. The table is results.csv."
     )

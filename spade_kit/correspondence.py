@@ -1,4 +1,4 @@
-"""Stage 3: which normal pixel explains each pixel of the query."""
+"""Stage 3: find the normal pixel that explains each pixel of the query."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from spade_kit.search.runtime import NOWHERE
 
 @dataclass(frozen=True, eq=False)
 class Correspondence:
-    """Every query pixel's nearest gallery pixels, on the finest grid (h, w).
+    """The nearest gallery pixels of every query pixel, on the finest grid (h, w).
 
     Attributes
     ----------
     distance
-        (h, w) Euclidean, the mean over the kappa nearest.
+        (h, w) Euclidean distance, averaged over the kappa nearest.
     layer_distance
-        (L, h, w) the nearest one's squared distance in each level, weights included.
+        (L, h, w) squared distance of the nearest at each level, weights included.
     image, row, col
-        (kappa, h, w): which gallery image and which cell of the finest grid, nearest first.
+        (kappa, h, w): gallery image and cell of the finest grid, nearest first.
     """
 
     distance: Float[np.ndarray, "h w"]
@@ -62,9 +62,8 @@ def match_pixels(
 ) -> Correspondence:
     """Match every query pixel to its closest pixels anywhere in the gallery.
 
-    The search ignores position: a screw that lies 20 pixels to the left still finds its twin. That freedom is what
-    separates SPADE from comparing two images pixel by pixel; ``radius`` takes it back step by step. The answer is
-    exact, that of comparing all pairs.
+    The search ignores position: a screw shifted by 20 pixels still finds its match. This distinguishes SPADE from
+    comparing two images pixel by pixel; ``radius`` limits it. The result is exact: the same as comparing all pairs.
 
     Parameters
     ----------
@@ -75,22 +74,22 @@ def match_pixels(
     kappa
         How many closest pixels to average over. The paper uses 1.
     radius
-        Search only this far from the query's own place, in cells of the finest grid, as a square window. ``0``
-        compares the same place only, ``None`` (the paper) everywhere.
+        Search only within this distance of the query pixel's own position, in cells of the finest grid (a square
+        window). ``0`` compares the same position only, ``None`` (the paper) searches everywhere.
     weights
-        What each level's squared distance counts: a mapping by layer name (missing ones 1), ``"equal"`` for one over
-        the level's summed channel variance in the gallery, ``None`` for 1.
+        The weight of each level's squared distance: a mapping by layer name (1 if missing), ``"equal"`` for the inverse
+        of the level's summed channel variance in the gallery, ``None`` for 1.
     combine
         ``"concat"``: one match for all levels, the paper's pyramid. ``"ensemble"``: each level is matched on its own
-        grid and the distances are averaged; places are then the finest level's.
+        grid and the distances are averaged; positions are those of the finest level.
     search
-        ``"auto"``, or ``"brute_force"``: compare all pairs, which gives the same answer, some hundred times later.
+        ``"auto"``, or ``"brute_force"``: compare all pairs; the result is the same, about a hundred times slower.
 
     Notes
     -----
-    The paper's formulas average squared distances; its code, and we, Euclidean ones. A window of radius r around a
-    coarse cell holds every coarse cell with a fine pixel within r of one of its own. Exact means float32: differences
-    whose squares underflow, below about 1e-19, count as none.
+    The paper's formulas average squared distances; its code averages Euclidean distances, and so do we. A window of
+    radius r around a coarse cell contains every coarse cell with a fine pixel within r of one of its own. Exact means
+    float32: differences below about 1e-19, where squares underflow, count as 0.
 
     References
     ----------
@@ -115,40 +114,40 @@ def match_pixels(
 
 def _check_pair(query: Pyramid, gallery: Pyramid) -> None:
     if len(query) != 1:
-        raise ValueError(f"match_pixels takes one query image, but {len(query)} came. Take query.select(i).")
+        raise ValueError(f"match_pixels takes one query image; got {len(query)}. Select one with query.select(i).")
     if len(gallery) == 0:
-        raise ValueError("match_pixels needs at least one gallery image, but none came.")
+        raise ValueError("match_pixels needs at least one gallery image; got none.")
     if query.layers != gallery.layers:
         raise ValueError(
-            f"match_pixels compares layer by layer, but the query has {', '.join(query.layers)} and the gallery "
-            f"{', '.join(gallery.layers)}. Take both from the same backbone."
+            f"Query and gallery must have the same layers; got {', '.join(query.layers)} and "
+            f"{', '.join(gallery.layers)}. Compute both with the same backbone."
         )
     for name, here, there in zip(query.layers, query.levels, gallery.levels):
         if here.shape[1] != there.shape[1]:
             raise ValueError(
-                f"match_pixels compares channel by channel, but the query has {here.shape[1]} channels at {name} and "
-                f"the gallery has {there.shape[1]} at {name}. Take both from the same backbone."
+                f"Query and gallery must have the same number of channels at {name}; got {here.shape[1]} and "
+                f"{there.shape[1]}. Compute both with the same backbone."
             )
         if here.shape[2:] != there.shape[2:]:
             raise ValueError(
-                f"match_pixels compares grids of one size, but at {name} the query's is {tuple(here.shape[2:])} and "
-                f"the gallery's {tuple(there.shape[2:])}. Take both with the same crop."
+                f"Query and gallery must have the same grid at {name}; got {tuple(here.shape[2:])} and "
+                f"{tuple(there.shape[2:])}. Compute both with the same crop."
             )
 
 
 def _check_size(query: Pyramid, gallery: Pyramid, weights: Float[np.ndarray, "L"]) -> None:
-    """Whether the largest squared distance that can occur, 4 w c max^2 summed over levels, fits into float32."""
+    """Check that the largest possible squared distance, 4 w c max^2 summed over levels, fits into float32."""
     for name, weight, here, there in zip(query.layers, weights.tolist(), query.levels, gallery.levels):
-        largest = max(float(level.abs().max()) for level in (here, there))  # NaN if one is
+        largest = max(float(level.abs().max()) for level in (here, there))  # NaN if any value is
         if not 4 * max(weight, 1) * here.shape[1] * largest**2 * len(weights) < LARGEST:
             raise ValueError(
-                f"match_pixels needs finite features whose weighted squares fit into float32, but at {name} features "
-                f"reach {largest:g}, with weight {weight:g}. Check the images and the backbone, or scale the features."
+                f"Features must be finite, and their weighted squares must fit into float32; got up to {largest:g} at "
+                f"{name}, with weight {weight:g}. Check the images and the backbone, or scale the features."
             )
 
 
 def channel_variance(gallery: Pyramid) -> list[float]:
-    """Each level's variance over all images and places, summed over its channels."""
+    """The variance of each level over all images and positions, summed over its channels."""
     return [float(level.cpu().double().var((0, 2, 3), correction=0).sum()) for level in gallery.levels]
 
 
@@ -160,10 +159,10 @@ def search_pixels(
     options: Options,
     first: Int[np.ndarray, "f h w"] | None = None,
 ) -> Correspondence:
-    """`match_pixels` among some images of a gallery, which is read in place where it is laid out for that.
+    """`match_pixels` among some images of a gallery, which is read in place if it has the SIMD layout.
 
-    A kappa beyond the candidates is cut without a word. ``first`` are places to try first, as `Correspondence.place`
-    has them: good ones save time, and what is found does not depend on them.
+    A kappa above the number of candidates is reduced silently. ``first`` holds places to try first, in the form of
+    `Correspondence.place`: good ones save time, and the result does not depend on them.
     """
     pixels = PixelSearch(query.levels, gallery, images, options.search)
     places = _find_all(pixels, factors, _cut(pixels, options, len(images)), options, first)
@@ -172,19 +171,19 @@ def search_pixels(
 
 @dataclass(frozen=True, eq=False)
 class Breakpoints:
-    """Every cell's match for every k at once, written down only where a further image brings a nearer pixel.
+    """The match of every cell for every k, stored only where another image brings a nearer pixel.
 
-    Cell after cell, along rows, and in each cell by k; the first step of a cell has k = 1. At some k the last step of a
-    cell that does not come later holds.
+    Breakpoints are sorted by cell, row by row, then by k; the first one of a cell has k = 1. The match for a given k is
+    the last breakpoint of the cell at or below k.
 
     Attributes
     ----------
     count
-        (h, w): how many steps each cell has.
+        (h, w): the number of breakpoints of each cell.
     k
-        (s,): from how many images on a step holds.
+        (s,): the number of images from which a breakpoint applies.
     distance, layer_distance, image, row, col
-        (s,), (L, s), (s,) ...: as in `Correspondence`, places of the nearest.
+        (s,), (L, s), (s,) ...: as in `Correspondence`, for the nearest pixel.
     """
 
     count: Int[np.ndarray, "h w"]
@@ -200,11 +199,11 @@ class Breakpoints:
 
 
 class ResultsPerK:
-    """`search_pixels` among the first k of the images, for whatever k is asked for; arguments are the same.
+    """`search_pixels` among the first k images, for any k; the arguments are the same.
 
-    One pass, little slower than a search, keeps what was nearest after each image; an answer then has only to be
-    measured. Without either fast
-    search (no numba, a GPU, grids that do not nest), each k is searched again.
+    One pass, slightly slower than a search, keeps the nearest places after each image; a result for some k then only
+    needs its distances measured. Without a fast search (no numba, a GPU, grids that do not nest), each k is searched
+    separately.
     """
 
     def __init__(
@@ -222,7 +221,7 @@ class ResultsPerK:
 
     @cached_property
     def _kept(self) -> list[np.ndarray] | None:
-        """What was nearest after each image, each (k, kappa, h, w)."""
+        """The nearest places after each image, one (k, kappa, h, w) array per search."""
         pixels = self._pixels
         if not (pixels.uses_projection if _by_level(self._factors, self._options) else pixels.uses_branch_and_bound):
             return None
@@ -236,7 +235,7 @@ class ResultsPerK:
         return _describe_all(self._pixels, places, self._factors, self._options)
 
     def breakpoints(self) -> Breakpoints | None:
-        """All answers at once, or None where levels are searched each by itself or each k anew."""
+        """All results at once, or None where each level or each k is searched separately."""
         if _by_level(self._factors, self._options) or self._kept is None:
             return None
         history = self._kept[0]
@@ -245,7 +244,7 @@ class ResultsPerK:
         changed[1:] = (history[1:] != history[:-1]).any(1) | (kappas[1:] != kappas[:-1])[:, None, None]
         count = changed.sum(0)
         row, col, at = np.nonzero(changed.transpose(1, 2, 0))
-        # slot s of a cell holds its s-th step, so that no more is measured than the longest list asks for
+        # slot s of a cell holds its s-th breakpoint, so that only as many slots as the longest list has are measured
         slot = np.arange(len(at)) - np.repeat(count.ravel().cumsum() - count.ravel(), count.ravel())
         places = np.zeros((count.max(), *history.shape[1:]), np.int64)
         places[slot, :, row, col] = np.where(history[at, :, row, col] == NOWHERE, 0, history[at, :, row, col])
@@ -269,7 +268,7 @@ class ResultsPerK:
 
 
 def _by_level(factors: Float[np.ndarray, "L"], options: Options) -> bool:
-    """Whether levels are searched each by itself."""
+    """Whether each level is searched separately."""
     return options.combine == "ensemble" or len(factors) == 1
 
 
@@ -281,7 +280,7 @@ def _find_all(
     first: Int[np.ndarray, "f h w"] | None = None,
     history: bool = False,
 ) -> list[np.ndarray]:
-    """The places that each search finds: one for every level by itself, or one for all."""
+    """The places found by each search: one search per level, or one for all levels."""
     if _by_level(factors, options):
         return [pixels.find_in_level(level, kappa, options.radius, history) for level, kappa in enumerate(kappas)]
     return [pixels.find(factors, kappas[0], options.radius, first, history)]
@@ -290,7 +289,7 @@ def _find_all(
 def _describe_all(
     pixels: PixelSearch, places: Sequence[np.ndarray], factors: Float[np.ndarray, "L"], options: Options
 ) -> Correspondence:
-    """What `_find_all` found, measured."""
+    """Measure the places found by `_find_all`."""
     if options.combine == "ensemble":
         return _average(pixels, places, factors)
     measured = pixels.measure_in_level(0, places[0]) if len(factors) == 1 else pixels.measure(places[0])
@@ -298,20 +297,20 @@ def _describe_all(
 
 
 def _cut(pixels: PixelSearch, options: Options, k: int) -> list[int]:
-    """The kappa of each level's own search, or of the one for all: no more than there are candidates."""
+    """The kappa of each search (one per level, or one for all), limited to the number of candidates."""
     return [min(options.kappa, k * least) for least in _least_of(pixels.grids, options)]
 
 
 def _least_of(grids: Sequence[tuple[int, int]], options: Options) -> list[int]:
-    """How many candidates an image has for the pixel that has fewest, for each search that is made."""
+    """The number of candidates in an image for the pixel with the fewest, for each search."""
     searched = grids if options.combine == "ensemble" else grids[:1]
     return [least_candidates(grid, grids[0], options.radius) for grid in searched]
 
 
 def warn_about_clipping(options: Options, shapes: Sequence[tuple[int, ...]], images: int) -> None:
-    """Say, once, where more neighbours were asked for than some pixel has candidates; shapes are (c, h, w)."""
+    """Warn once if kappa exceeds the number of candidates of some pixel; shapes are (c, h, w)."""
     least = min(_least_of([(h, w) for _, h, w in shapes], options))
-    cut_count("kappa", options.kappa, images * least, "candidates for a pixel in the corner")
+    cut_count("kappa", options.kappa, images * least, "candidates of a corner pixel")
 
 
 def _describe(
@@ -324,7 +323,7 @@ def _describe(
 
 
 def _average(pixels: PixelSearch, places: Sequence[np.ndarray], weights: Float[np.ndarray, "L"]) -> Correspondence:
-    """The ensemble: levels matched each on its own grid, and the mean of their distances."""
+    """The ensemble: each level matched on its own grid, and the mean of the distances."""
     one, fine = np.ones(1, np.float32), pixels.grids[0]
     alone = [_describe(place, pixels.measure_in_level(level, place), one) for level, place in enumerate(places)]
     used = np.flatnonzero(weights > 0)
@@ -337,7 +336,7 @@ def _average(pixels: PixelSearch, places: Sequence[np.ndarray], weights: Float[n
 def match_level(
     query: Pyramid, gallery: SimdLayout | Sequence[Tensor], images: Int[np.ndarray, "k"], level: int, options: Options
 ) -> Correspondence:
-    """One level searched by itself, on its own grid, unweighted."""
+    """Search one level separately, on its own grid, unweighted."""
     pixels = PixelSearch(query.levels, gallery, images, options.search)
     kappa = min(options.kappa, len(images) * least_candidates(pixels.grids[level], pixels.grids[0], options.radius))
     place = pixels.find_in_level(level, kappa, options.radius)
@@ -345,12 +344,12 @@ def match_level(
 
 
 def resize(grid: Float[np.ndarray, "h w"], size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
-    """Bilinear, as images are resized: cell centres keep their place (``align_corners=False``)."""
+    """Bilinear, as for images: cell centres keep their position (``align_corners=False``)."""
     tensor = torch.from_numpy(np.ascontiguousarray(grid, np.float32))[None, None]
     return torch.nn.functional.interpolate(tensor, size, mode="bilinear", align_corners=False)[0, 0].numpy()
 
 
 def spread(grid: Shaped[np.ndarray, "h w"], size: tuple[int, int]) -> Shaped[np.ndarray, "H W"]:
-    """Every fine pixel takes the value of the coarse cell that holds it."""
+    """Every fine pixel takes the value of the coarse cell that contains it."""
     (h, w), (rows, columns) = size, grid.shape
     return grid[np.arange(h)[:, None] * rows // h, np.arange(w) * columns // w]

@@ -1,4 +1,4 @@
-"""`spade_kit.evaluation.metrics`, under the name that it has for users."""
+"""The public name of `spade_kit.evaluation.metrics`."""
 
 from spade_kit.evaluation.metrics import aupro as aupro
 from spade_kit.evaluation.metrics import average_precision as average_precision

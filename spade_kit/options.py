@@ -1,4 +1,4 @@
-"""What a search and a map depend on beside the images: checked, told and compared in one place."""
+"""The options of a search and of a map: checked, described and compared in one place."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from spade_kit._arguments import check_count, check_number, choose
 DEFAULT_K = 50
 COMBINE = ("concat", "ensemble")
 SEARCH = ("auto", "brute_force")
-LARGEST = 1e37  # of a sum of weighted squares, and of a weight: float32 ends soon after
+LARGEST = 1e37  # limit of a weight and of a sum of weighted squares: close to the float32 maximum
 Weights: TypeAlias = "Mapping[str, float] | tuple[tuple[str, float], ...] | str | None"
 
 
 @dataclass(frozen=True)
 class Options:
-    """The options of `SPADE`, where each is described; a new one is a field here, with its check and its words.
+    """The options of `SPADE`, which documents them; a new option is a field here, with its check and its description.
 
-    ``k=None`` is 50, or as many images as there are; ``weights`` are kept as pairs, so that options can be compared
-    and be keys.
+    ``k=None`` means 50, or all images if there are fewer; ``weights`` are stored as pairs, so that options can be
+    compared and used as keys.
     """
 
     k: int | None = None
@@ -47,26 +47,26 @@ class Options:
             object.__setattr__(self, name, value)
 
     def replace(self, **changes: Any) -> Options:
-        """The same with some of them changed, by name."""
+        """A copy with some options changed, by name."""
         for name in changes:
             choose("An option", name, OPTIONS)
         return replace(self, **changes)
 
     def as_given(self) -> dict[str, Any]:
-        """All of them by name, as a user gives them."""
+        """All options by name, in the form in which a user passes them."""
         weights = dict(self.weights) if isinstance(self.weights, tuple) else self.weights
         return {name: getattr(self, name) for name in OPTIONS} | {"k": self.k or DEFAULT_K, "weights": weights}
 
     def retrieved(self, available: int) -> int:
-        """How many images are retrieved of so many."""
+        """How many of the ``available`` images are retrieved."""
         return min(self.k or DEFAULT_K, available)
 
     def of_search(self, available: int) -> Options:
-        """What matches among so many images depend on: sigma only smooths the map."""
+        """The options on which matches among ``available`` images depend: sigma only smooths the map."""
         return replace(self, k=max(1, self.retrieved(available)), sigma=0)
 
     def factors(self, layers: Sequence[str], variance: Callable[[], Sequence[float]]) -> np.ndarray:
-        """(L,) float32: what each level's squared distance counts; ``variance`` gives each level's, for "equal"."""
+        """(L,) float32: the weight of each level's squared distance; ``variance`` returns the variances for "equal"."""
         if self.weights is None:
             return np.ones(len(layers), np.float32)
         if isinstance(self.weights, str):
@@ -78,17 +78,17 @@ class Options:
             check_number(f"The weight of {name}", value, "a finite number of at least 0", least=0, most=LARGEST)
         factors = np.array([weights.get(name, 1) for name in layers], np.float32)
         if not factors.any():
-            raise ValueError("At least one layer needs a weight above 0, but all are 0: no distance would be left.")
+            raise ValueError("At least one layer must have a weight above 0; all are 0. Raise one of them.")
         return factors
 
     def describe(self) -> str:
-        """All of them in small print."""
-        usual = {"weights": None, "search": "auto"}  # not worth a word
+        """All options in one line, for captions."""
+        usual = {"weights": None, "search": "auto"}  # omitted
         order = ("k", "kappa", "radius", "combine", "weights", "sigma", "search")
         return self.format([name for name in order if name not in usual or getattr(self, name) != usual[name]], "=")
 
     def format(self, names: Collection[str], sign: str = " ") -> str:
-        """Some of them in words, such as ``K=5, radius 4``; ``sign`` stands between a name and its number."""
+        """Some options as text, such as ``K=5, radius 4``; ``sign`` separates a name from its number."""
         return ", ".join(self._format(name, sign) for name in names)
 
     def _format(self, name: str, sign: str) -> str:
@@ -116,8 +116,8 @@ def _freeze(weights: Any) -> tuple[tuple[str, float], ...] | str | None:
         return tuple(weights.items()) or None
     if weights is None or (isinstance(weights, tuple) and all(isinstance(pair, tuple) for pair in weights)):
         return weights
-    raise ValueError(f'weights is a mapping like {{"layer3": 0.5}}, "equal" or None, but {weights!r} came.')
+    raise ValueError(f'weights must be a mapping like {{"layer3": 0.5}}, "equal" or None; got {weights!r}.')
 
 
 def check_sigma(sigma: float) -> float:
-    return check_number("sigma", sigma, "a finite number of map pixels from 0, no smoothing, up", least=0, most=1e6)
+    return check_number("sigma", sigma, "a finite number of map pixels, 0 (no smoothing) or more", least=0, most=1e6)

@@ -1,4 +1,4 @@
-"""What SPADE says about one photograph: the map, the layers' parts, and the normal pixel behind every pixel."""
+"""The result for one image: the map, the contribution of each layer, and the normal pixel matched to every pixel."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from spade_kit.scores import check_threshold, make_map, share_out, split
 
 @runtime_checkable
 class Judge(Protocol):
-    """What a result asks of the SPADE that made it."""
+    """The interface of SPADE that a result needs."""
 
     backbone: Backbone
     options: Options
@@ -50,13 +50,13 @@ class Match:
     Attributes
     ----------
     image, neighbour
-        The normal image's place in ``train`` and among the retrieved, nearest first.
+        The index of the normal image in ``train`` and among the retrieved images, nearest first.
     row, col
         In map pixels: the centre of the matched cell.
     distance
-        Unsmoothed: of the two pixels, or with kappa > 1 the mean over the kappa nearest.
+        Unsmoothed distance of the two pixels; with kappa > 1, the mean over the kappa nearest.
     layers
-        Each layer's part of the distance, as the nearest pixel has it; the parts add up to it.
+        The contribution of each layer to the distance, from the nearest pixel; they add up to the distance.
     """
 
     image: int
@@ -69,23 +69,23 @@ class Match:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What SPADE says about one photograph; all maps are (H, W) on the evaluated crop, raw distances.
+    """The result of SPADE for one image; all maps are (H, W) on the evaluated crop, raw distances.
 
     Attributes
     ----------
     anomaly_map
-        Smoothed Euclidean distance to what is normal.
+        Smoothed Euclidean distance to the nearest normal pixels.
     neighbours
         The retrieved normal images, nearest first: ``index`` (K,) in ``train``, ``distance`` (K,).
     correspondence
-        The match of every cell; ``image`` counts along the neighbours.
+        The match of every cell; ``image`` is an index into the neighbours.
     source
-        What was judged: ``image``, the evaluated crop, (H, W, 3) uint8; ``crop``, where it lies in the photograph;
-        ``sample``, the photograph as it was given, if it was a Sample; its features, here ``query``.
+        The judged image: ``image``, the evaluated crop, (H, W, 3) uint8; ``crop``, its position in the original image;
+        ``sample``, the original, if it was given as a Sample; and its features, ``query`` for short.
     among
-        The training images it was judged against: all, or all that were not left out.
+        The training images it was judged against: all, or all except those left out.
     spade
-        The SPADE that judged it, with its gallery and options as they were.
+        The SPADE that judged it, with the gallery and options of that time.
     """
 
     anomaly_map: Float[np.ndarray, "H W"]
@@ -112,7 +112,7 @@ class Result:
         return self.source.sample
 
     def __repr__(self) -> str:
-        name = self.sample.path.name if self.sample else "photo"
+        name = self.sample.path.name if self.sample else "image"
         return f"Result({name}: image score {self.image_score:.3f}, retrieval score {self.retrieval_score:.3f})"
 
     @property
@@ -122,12 +122,12 @@ class Result:
 
     @property
     def retrieval_score(self) -> float:
-        """The paper's image score: the mean distance of the retrieved images' pooled vectors."""
+        """The paper's image score: the mean distance to the pooled vectors of the retrieved images."""
         return float(self.neighbours.distance.mean())
 
     @property
     def normal_level(self) -> float | None:
-        """The 99th percentile of the maps of normal images, as `SPADE.normal_level`."""
+        """The reference level, the 99th percentile of the maps of normal images: `SPADE.normal_level`."""
         return self.spade.calibration.level(self.spade.options)
 
     @property
@@ -136,66 +136,66 @@ class Result:
 
     @cached_property
     def mask(self) -> Bool[np.ndarray, "H W"] | None:
-        """The truth on the evaluated crop, or None where it is unknown."""
+        """The ground truth on the evaluated crop, or None if unknown."""
         if self.sample is None or (mask := self.sample.mask) is None:
             return None
         cut = self.crop.cut_mask(mask)
         if mask.any() and not cut.any():
             warn(
-                f"Nothing of the defect of {self.sample.path.name} is left on the evaluated crop: it lies outside, "
-                "or is smaller than a pixel there. Take load_backbone(..., crop=None), or a larger resize."
+                f"The defect of {self.sample.path.name} is not visible on the evaluated crop: it lies outside, or is "
+                "smaller than a pixel there. Use load_backbone(..., crop=None), or a larger resize."
             )
         return cut
 
     @property
     def box(self) -> tuple[int, int, int, int]:
-        """(top, left, bottom, right) of the evaluated crop in photo pixels."""
+        """(top, left, bottom, right) of the evaluated crop in pixels of the original image."""
         return self.crop.box
 
     def describe_options(self) -> str:
-        """The options, and with how many of the normal images it was compared, in small print."""
+        """The options in one line, and how many normal images were used if not all."""
         options = self.spade.options.replace(k=len(self.neighbours)).describe()
         if len(self.among) == 1:
-            return f"compared with normal {self.among[0]} only; {options}"
+            return f"compared with normal image {self.among[0]} only; {options}"
         if len(self.among) < len(self.spade.gallery):
-            return f"judged against {len(self.among)} of {len(self.spade.gallery)} normals; {options}"
+            return f"judged against {len(self.among)} of {len(self.spade.gallery)} normal images; {options}"
         return options
 
     def on_photo(self) -> Float[np.ndarray, "H W"]:
-        """The anomaly map at the photograph's own size, NaN where it was not judged."""
+        """The anomaly map at the size of the original image, NaN where it was not judged."""
         return self.crop.put_back(self.anomaly_map)
 
     def segmentation(self, threshold: float) -> Bool[np.ndarray, "H W"]:
-        """Where the map reaches the threshold: what the method calls anomalous."""
+        """The anomalous pixels: those where the map reaches the threshold."""
         return self.anomaly_map >= check_threshold(threshold)
 
-    # ---- the same photograph under other options ---------------------------------------------------------------------
+    # ---- the same image under other options --------------------------------------------------------------------------
 
     def with_options(self, **options: Any) -> Result:
-        """The result under other options (k, kappa, radius, ...: see `SPADE`), without a look at the photo.
+        """The result under other options (k, kappa, radius, ...: see `SPADE`), without reading the image again.
 
-        What ``spade.with_options(...).predict(photo)`` gives, sooner: the features are here already, sigma alone needs
-        no search, and a search tries first what was found before. For the k slider see `with_k`.
+        The same as ``spade.with_options(...).predict(image)``, but faster: features are reused, another sigma needs no
+        search, and a search tries the previous matches first. For a slider over k see `with_k`.
         """
         return self.spade.with_options(**options).judge(self.source, self.among, before=self)
 
     def is_matched_by(self, gallery: Gallery, options: Options, among: Int[np.ndarray, "m"]) -> bool:
-        """Whether a search among these images of a gallery, under these options, would find the same."""
+        """Whether a search among these images of a gallery, under these options, would find the same matches."""
         count, own = len(among), self.spade.options
         same = self.spade.gallery is gallery and np.array_equal(self.among, among)
         return same and own.of_search(count) == options.of_search(count)
 
     def with_k(self, k: int) -> Result:
-        """The result if only the ``k`` nearest normal images had been retrieved, ``k`` up to what was.
+        """The result if only the ``k`` nearest normal images had been retrieved; ``k`` must not exceed their number.
 
-        The first call passes through the neighbours in their order, at most twice as long as a search, and keeps what
-        was nearest after each; every other k is then looked up.
+        The first call goes through the neighbours in order, takes at most twice as long as a search, and keeps the
+        nearest places after each; any other k is then a lookup.
         """
         k, most = int(check_count("k", k)), len(self.neighbours)
         if k > most:
             raise ValueError(
-                f"with_k looks back on the {most} images that were retrieved, but k={k} came. "
-                f"Take k up to {most}, or result.with_options(k={k})."
+                f"k must be at most {most}, the number of retrieved images; got {k}. "
+                f"Use a smaller k, or result.with_options(k={k})."
             )
         found = self._results_per_k(k)
         again = replace(
@@ -205,7 +205,7 @@ class Result:
             correspondence=found,
             spade=self.spade.with_options(k=k),
         )
-        again.__dict__["_results_per_k"] = self._results_per_k  # what was passed through serves smaller k, too
+        again.__dict__["_results_per_k"] = self._results_per_k  # also valid for smaller k
         return again
 
     @cached_property
@@ -216,20 +216,20 @@ class Result:
 
     @cached_property
     def breakpoints(self) -> Breakpoints | None:
-        """The matches for every k up to what was retrieved, as a list of changes; None where there is no such list.
+        """The matches for every k up to the number retrieved, as a list of changes; None if there is no such list.
 
-        That is with ``combine="ensemble"``, a single layer, or where each k is searched anew.
+        There is none with ``combine="ensemble"``, a single layer, or where each k is searched separately.
         """
         return self._results_per_k.breakpoints()
 
     def with_normals(self, images: Iterable[SupportsIndex]) -> Result:
-        """The result if of the training images it was judged against only these had been fitted."""
+        """The result if only these of its training images, ``among``, had been fitted."""
         chosen = np.unique([check_count("A training image", image, least=0) for image in images])
         if len(chosen) == 0 or not np.isin(chosen, self.among).all():
             unknown = [int(image) for image in chosen if image not in self.among]
             raise ValueError(
-                f"with_normals needs at least one of the {len(self.among)} training images that this photo was judged "
-                f"against, but {unknown or 'none'} came. Take some of result.among."
+                f"with_normals needs at least one of the {len(self.among)} training images that this image was judged "
+                f"against, and no others; got {unknown or 'none'}. Choose from result.among."
             )
         return self.spade.judge(self.source, chosen)
 
@@ -237,18 +237,18 @@ class Result:
 
     @cached_property
     def layer_maps(self) -> dict[str, Float[np.ndarray, "H W"]]:
-        """What each layer contributes, by its part of the squared distance; the maps add up to ``anomaly_map``."""
+        """The contribution of each layer, in proportion to its squared distance; the maps add up to ``anomaly_map``."""
         shares = share_out(self.correspondence)
         return {name: self._map(share) for name, share in zip(self.query.layers, shares)}
 
     @cached_property
     def layer_alone(self) -> dict[str, Float[np.ndarray, "H W"]]:
-        """The map if each layer were searched by itself, on its own grid and unweighted. Computed on first use."""
+        """The map of each layer searched separately, on its own grid and unweighted. Computed on first use."""
         return {name: self._map(found.distance) for name, found in self.match_alone.items()}
 
     @cached_property
     def match_alone(self) -> dict[str, Correspondence]:
-        """What each layer finds if it is searched by itself: places on its own grid. Computed on first use."""
+        """The matches of each layer searched separately: places on its own grid. Computed on first use."""
         pixels, options = self.spade.gallery.pixels, self.spade.options
         return {
             name: match_level(self.query, pixels, self.neighbours.index, level, options)
@@ -257,7 +257,7 @@ class Result:
 
     @cached_property
     def layer_agrees(self) -> dict[str, Bool[np.ndarray, "h w"]]:
-        """Where a layer by itself ends in the cell of its grid that holds the pixel found by all together."""
+        """Where a layer searched separately finds the cell of its grid that contains the joint match."""
         together, fine = self.correspondence, self.query.grid
         agrees = {}
         for name, alone in self.match_alone.items():
@@ -277,19 +277,19 @@ class Result:
         return match_at(row, col, size, self.correspondence, self.neighbours, self.query.layers)
 
     def normal_image(self, index: SupportsIndex) -> UInt8[np.ndarray, "H W 3"]:
-        """The evaluated crop of a training image, as it was kept for showing."""
+        """The evaluated crop of a training image, as stored for display."""
         gallery = self.spade.gallery
         return gallery.normals[gallery.check_index(index)].image
 
     @cached_property
     def reconstruction(self) -> UInt8[np.ndarray, "H W 3"]:
-        """The crop put together, cell by cell, from the normal patches that explain it."""
+        """The crop assembled, cell by cell, from the normal patches that explain it."""
         (height, width), (h, w) = self.anomaly_map.shape, self.query.grid
         found = self.correspondence
         normals = np.stack([self.normal_image(index) for index in self.neighbours.index])  # (k, H, W, 3)
         rows, cols = np.indices((height, width))
         cell = (rows * h // height, cols * w // width)
-        # a pixel moves with its cell; sides that are no multiple of the grid leave a last pixel to clip
+        # a pixel moves with its cell; where a side is not a multiple of the grid, the last pixel is clipped
         there_rows = rows + (found.row[0][cell] - cell[0]) * height // h
         there_cols = cols + (found.col[0][cell] - cell[1]) * width // w
         there = (found.image[0][cell], there_rows.clip(0, height - 1), there_cols.clip(0, width - 1))
@@ -304,11 +304,11 @@ def match_at(
     neighbours: Neighbours,
     layers: Sequence[str],
 ) -> Match:
-    """What a search on some grid has found for a pixel of a map of ``size``."""
+    """The match that a search on some grid found for a pixel of a map of ``size``."""
     (height, width), (h, w) = size, found.distance.shape
     row, col = check_count("row", row, least=0), check_count("col", col, least=0)
     if row >= height or col >= width:
-        raise ValueError(f"A place on this map is 0 <= row < {height}, 0 <= col < {width}, but ({row}, {col}) came.")
+        raise ValueError(f"A map position must have 0 <= row < {height} and 0 <= col < {width}; got ({row}, {col}).")
     at = (row * h // height, col * w // width)
     shares = split(found.distance[at][None], found.layer_distance[:, at[0], at[1], None])[:, 0]
     neighbour, there_row, there_col = (int(places[0][at]) for places in (found.image, found.row, found.col))

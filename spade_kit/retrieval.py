@@ -1,4 +1,4 @@
-"""Stage 2: the normal images that look most like the query as a whole."""
+"""Stage 2: the normal images most similar to the query as a whole."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from spade_kit.options import DEFAULT_K
 
 @dataclass(frozen=True, eq=False)
 class Neighbours:
-    """The retrieved images, nearest first: their place in the gallery and their distance.
+    """The retrieved images, nearest first: their indices in the gallery and their distances.
 
-    Both ``(q, k)`` for q queries as `nearest_images` gives them, ``(k,)`` in a `Result`.
+    Both are ``(q, k)`` for q queries from `nearest_images`, and ``(k,)`` in a `Result`.
     """
 
     index: Int[np.ndarray, "*q k"]
@@ -31,34 +31,33 @@ class Neighbours:
 def nearest_images(query: Pyramid, gallery: Pyramid, k: int | None = None) -> Neighbours:
     """Find the K gallery images nearest to each query by their pooled vectors.
 
-    Their mean distance is the paper's score of an image. It speaks of the image as a whole: a small defect hardly
-    moves it.
+    Their mean distance is the paper's image score. It describes the image as a whole: a small defect hardly changes it.
 
     Parameters
     ----------
     query, gallery
-        Pyramids of the same backbone.
+        Pyramids from the same backbone.
     k
-        How many images; 50 if left out. More than there are is cut, with a warning if it was asked for.
+        How many images, 50 by default. Limited to the size of the gallery, with a warning if ``k`` was given.
 
     Returns
     -------
     Neighbours
-        ``index`` and Euclidean ``distance``, each (q, k), nearest first; of equal ones the first in the gallery.
+        ``index`` and Euclidean ``distance``, each (q, k), nearest first; ties go to the first image in the gallery.
     """
     if query.pooled.shape[1] != gallery.pooled.shape[1]:
         raise ValueError(
-            f"nearest_images compares pooled vectors, but the query's have {query.pooled.shape[1]} numbers and the "
-            f"gallery's {gallery.pooled.shape[1]}. Take both from the same backbone."
+            f"The pooled vectors of query and gallery must have the same length; got {query.pooled.shape[1]} and "
+            f"{gallery.pooled.shape[1]}. Compute both with the same backbone."
         )
     if len(gallery) == 0:
-        raise ValueError("nearest_images needs at least one gallery image, but none came.")
+        raise ValueError("nearest_images needs at least one gallery image; got none.")
     count = DEFAULT_K if k is None else cut_count("k", check_count("k", k), len(gallery), "gallery images")
     return find_nearest(query.pooled, gallery.pooled, count)
 
 
 def find_nearest(query: Float[Tensor, "q d"], gallery: Float[Tensor, "n d"], k: int) -> Neighbours:
-    """The K nearest rows. Differences are squared one by one: the product form does not give 0 for equal vectors."""
+    """The K nearest rows. Distances come from differences: the product form does not give 0 for equal vectors."""
     distance = torch.cdist(query, gallery.to(query), compute_mode="donot_use_mm_for_euclid_dist")  # (q, n)
     nearest = distance.sort(dim=1, stable=True)
     return Neighbours(nearest.indices[:, :k].cpu().numpy(), nearest.values[:, :k].cpu().numpy())

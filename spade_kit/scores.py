@@ -1,4 +1,4 @@
-"""From distances to scores: maps, what each layer contributes, and thresholds from normal images."""
+"""From distances to scores: maps, the contribution of each layer, and thresholds from normal images."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ _TAIL_BINS = 1024
 
 
 def make_map(distance: Float[np.ndarray, "h w"], size: tuple[int, int], sigma: float) -> Float[np.ndarray, "H W"]:
-    """Distances of the grid as a map of the crop: bilinear, then Gaussian smoothing with ``sigma`` in map pixels."""
+    """The map of a crop from distances on the grid: bilinear, then a Gaussian filter with ``sigma`` in map pixels."""
     return gaussian_filter(resize(distance, size), sigma, mode="reflect", truncate=4)
 
 
 def mean_of_top(anomaly_map: Float[np.ndarray, "H W"], part: float = 0.01) -> float:
-    """The mean of a map's highest values, a hundredth of them: less at the mercy of one pixel than the maximum."""
+    """The mean of the highest values of a map (1 % by default): less sensitive to single pixels than the maximum."""
     count = max(1, round(part * anomaly_map.size))
     return float(np.partition(anomaly_map, -count, axis=None)[-count:].mean())
 
 
 def share_out(found: Correspondence) -> Float[np.ndarray, "L h w"]:
-    """Each layer's part of the distance, in proportion to the nearest pixel's squared distances.
+    """The contribution of each layer to the distance, in proportion to the squared distances of the nearest pixel.
 
-    The parts add up to the distance, unless kappa > 1 and the nearest pixel is at distance 0: it then has no parts.
+    The contributions add up to the distance, unless kappa > 1 and the nearest pixel is at distance 0: then they are 0.
     """
     return split(found.distance, found.layer_distance)
 
 
 def split(distance: Float[np.ndarray, "..."], layer_distance: Float[np.ndarray, "L ..."]) -> Float[np.ndarray, "L ..."]:
-    """Distances in proportion to squared distances of layers; 0 where these are all 0."""
+    """Split distances in proportion to the squared distances of layers; 0 where these are all 0."""
     whole = layer_distance.sum(0)
     return distance * layer_distance / np.where(whole > 0, whole, 1)
 
 
 def check_threshold(threshold: float) -> float:
-    needed = "a finite raw distance, such as spade.threshold() gives"
+    needed = "a finite raw distance, such as spade.threshold() returns"
     return check_number("A threshold", threshold, needed, least=-inf, most=inf)
 
 
@@ -51,10 +51,10 @@ def check_fpr(fpr: float) -> float:
 
 
 def find_threshold(scores: Float[np.ndarray, "n"], fpr: float) -> float:
-    """The score that a new normal one reaches with probability of at most ``fpr``, or about that.
+    """The score that a new normal sample reaches with a probability of at most about ``fpr``.
 
-    It is the ceil((n + 1)(1 - fpr))-th smallest of n normal scores: the (n + 1)-th, the new one, is equally likely
-    to fall into any of the gaps between them [1]_.
+    It is the ceil((n + 1)(1 - fpr))-th smallest of n normal scores: a new score is equally likely to fall into any of
+    the n + 1 gaps between them [1]_.
 
     References
     ----------
@@ -65,15 +65,15 @@ def find_threshold(scores: Float[np.ndarray, "n"], fpr: float) -> float:
     rank = _rank(count, fpr)
     if rank > count:
         warn(
-            f"A false-alarm rate of {fpr:g} needs at least {ceil(1 / fpr) - 1} normal scores, but there are {count}: "
-            f"the largest is taken, and the rate may be up to {1 / (count + 1):.2g}."
+            f"A false-alarm rate of {fpr:g} needs at least {ceil(1 / fpr) - 1} normal scores; got {count}. "
+            f"Using the largest; the rate may be up to {1 / (count + 1):.2g}."
         )
         rank = count
     return float(np.partition(scores, rank - 1)[rank - 1])
 
 
 def _rank(count: int, fpr: float) -> int:
-    return ceil(round((count + 1) * (1 - fpr), 9))  # rounded, since 150 * (1 - 0.18) comes out a little over 123
+    return ceil(round((count + 1) * (1 - fpr), 9))  # rounded, since 150 * (1 - 0.18) is slightly above 123
 
 
 def threshold_interval(
@@ -84,17 +84,17 @@ def threshold_interval(
     draws: int,
     seed: int,
 ) -> tuple[float, float]:
-    """The interval of `find_threshold` over draws of photographs; with groups, of groups of photographs.
+    """The bootstrap interval of `find_threshold` over images or, with groups, over groups of images.
 
     Parameters
     ----------
     scores
-        Of each photograph, one or those of all its pixels.
+        One array per image: its score, or the scores of all its pixels.
     groups
-        What each photograph belongs to.
+        The group of each image.
     """
     every = np.concatenate(scores)
-    # bins as fine as one to two hundredths of the rate that is looked for, whatever the rate
+    # bins as narrow as one to two hundredths of the requested rate, for any rate
     tail = np.geomspace(fpr / 50, 1, _TAIL_BINS)
     edges = np.unique([every.min(), *np.quantile(every, 1 - tail), every.max()])
     if len(every) <= _TAIL_BINS:

@@ -1,4 +1,4 @@
-"""SPADE: the three stages tied together, and what they say about one photograph."""
+"""SPADE: the three stages combined into one detector."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from spade_kit.result import Result
 from spade_kit.scores import make_map
 
 _RUNS_DEPEND_ON = ("spade_kit", "torch", "numpy")
-_ONE_ASPECT = "With crop=None all photos need the same aspect; take a backbone with crop=224 otherwise."
+_ONE_ASPECT = "With crop=None all images need the same aspect ratio; use a backbone with crop=224 otherwise."
 _ITSELF = (
-    "This photo is one of the fitted images and matches itself at distance 0. "
-    "predict_left_out(index) judges it against the others."
+    "This image is one of the fitted images and matches itself at distance 0. "
+    "Call predict_left_out(index) to judge it against the others."
 )
 
 
 class _Option:
-    """One of the options as an attribute of SPADE, checked when it is set."""
+    """An option as an attribute of SPADE, checked when it is set."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -52,28 +52,28 @@ class _Option:
 
 
 class SPADE:
-    """Find what is wrong in a photograph by comparing it with photographs of what is right.
+    """Detect anomalies in an image by comparing it with normal images.
 
-    No training: features of a pretrained network, the K most similar normal images, and for every pixel the nearest
-    pixel in them.
+    No training: a pretrained network computes features, the K most similar normal images are retrieved, and every pixel
+    is matched to the nearest pixel in them.
 
     Parameters
     ----------
     backbone
-        A name or what `load_backbone` gave.
+        A name, or a `Backbone` from `load_backbone`.
     k
-        How many normal images to retrieve, 50 if left out. More than there are is cut.
+        How many normal images to retrieve, 50 by default; at most as many as were fitted.
     kappa, radius, weights, combine, search
-        See `match_pixels`. With ``weights="equal"`` variances are taken over all fitted images.
+        See `match_pixels`. With ``weights="equal"`` variances are computed over all fitted images.
     sigma
-        Of the Gaussian that smooths the map, in map pixels; 0 for none.
+        Standard deviation of the Gaussian that smooths the map, in map pixels; 0 for none.
     device
         Where to compute, by default where the backbone is.
 
     Notes
     -----
-    The image score is the maximum of the map; the paper's own, the mean distance to the retrieved images, stands
-    beside it as ``Result.retrieval_score``. Small defects hardly move the latter.
+    The image score is the maximum of the map. The paper's own score, the mean distance to the retrieved images, is
+    ``Result.retrieval_score``; small defects hardly change it.
 
     References
     ----------
@@ -104,23 +104,23 @@ class SPADE:
 
     @classmethod
     def recommended(cls, backbone: str = EMBEDDED, *, device: str | torch.device | None = None) -> SPADE:
-        """What did best over all the datasets we have, for photographs of which nothing else is known.
+        """The settings that performed best over all our datasets, for images about which nothing else is known.
 
-        Features averaged over 3 x 3 cells, so that a cell knows what is around it; 320 px instead of 224, for the
-        resolution that this costs; all levels equal; matches no farther than 12 of 80 cells, since most parts lie more
-        or less alike; sigma 2.5. About one and a half times as slow as the defaults. What each of these does where
-        stands in ``benchmarks/results``.
+        Features averaged over 3 x 3 cells, so that a cell includes its surroundings; 320 px instead of 224, to make up
+        for the resolution lost by this; equal weights of all levels; matches within 12 of 80 cells, since most parts
+        lie in about the same position; sigma 2.5. About one and a half times as slow as the defaults.
+        ``benchmarks/results`` shows the effect of each setting on each dataset.
         """
         network = load_backbone(backbone, resize=366, crop=320, average=3, device=device)
         return cls(network, radius=12, weights="equal", sigma=2.5)
 
     def _check(self, options: Options) -> Options:
-        """The options, if their weights are of the backbone's layers."""
+        """Check that the weights name layers of the backbone."""
         options.factors(self.backbone.layers, lambda: [1.0] * len(self.backbone.layers))
         return options
 
     def _warn_about_clipping(self, given: Iterable[str]) -> None:
-        """Of the options just given, those that ask for more than the gallery has."""
+        """Warn about options just given that exceed what the gallery holds."""
         gallery, options = self.gallery, self.options
         if "k" in given and options.k is not None:
             cut_count("k", options.k, len(gallery), "normal images")
@@ -132,15 +132,15 @@ class SPADE:
         return f"SPADE({self.backbone.name}, {self.describe_options()}; {normals})"
 
     def __len__(self) -> int:
-        """How many normal images were fitted."""
+        """The number of fitted normal images."""
         return len(self.gallery)
 
     def describe_options(self) -> str:
-        """The options in small print."""
+        """The options in one line, for captions."""
         return self.options.describe()
 
     def describe_run(self) -> dict[str, Any]:
-        """What results depend on: versions, the network with a hash of its weights, options, a hash of the images."""
+        """The run manifest: versions, the network with a hash of its weights, options, a hash of the normal images."""
         normals = self.gallery.normals
         height, width = normals[0].crop.size
         return {
@@ -158,19 +158,19 @@ class SPADE:
 
     @property
     def gallery(self) -> Gallery:
-        """What was fitted, as it is now: the normal images with their features, and the search among them."""
+        """The current gallery: the normal images with their features, and the search among them."""
         if self._gallery is None:
-            raise NotFittedError("SPADE needs normal images first, but fit was not called. Call spade.fit(images).")
+            raise NotFittedError("This SPADE has no normal images yet. Call spade.fit(images) first.")
         return self._gallery
 
     @property
     def calibration(self) -> Calibration:
-        """What is normal: the images of the gallery, each left out in turn; shared by all that share the gallery."""
-        self.gallery  # noqa: B018  says so if there is none
+        """The leave-one-out calibration of the gallery; shared by all objects that share the gallery."""
+        self.gallery  # noqa: B018  raises if there is none
         return self._calibration
 
     def fit(self, images: Iterable[Photo] | Photo) -> SPADE:
-        """Remember what normal looks like: the features of normal images, and each crop as a JPEG for showing.
+        """Store the features of normal images, and each crop as a JPEG for display.
 
         Parameters
         ----------
@@ -183,23 +183,23 @@ class SPADE:
         return self
 
     def add(self, images: Iterable[Photo] | Photo, why: str = "added") -> SPADE:
-        """Fit some more normal images, behind those that are there: as if all had been fitted at once.
+        """Append normal images to the fitted ones, as if all had been fitted at once.
 
-        It happens to this object alone; others that share its gallery, and results, keep what they had. What was known
-        of normal images, such as thresholds, is forgotten, since it depends on all of them.
+        Only this object changes; results, and other objects with the same gallery, keep the old one. Cached values such
+        as thresholds are discarded, since they depend on all normal images.
 
         Parameters
         ----------
         why
-            A word on where they come from, which is saved with them.
+            A note on where they come from, saved with them.
         """
         gallery, photos = self.gallery, as_list(images)
         if not photos:
-            raise ValueError("add needs at least one normal image, but none came.")
+            raise ValueError("add needs at least one normal image; got none.")
         more = build_gallery(photos, self.backbone, why)
         if more.shapes != gallery.shapes:
             raise ValueError(
-                f"More normal images must give the grids of the fitted ones, {gallery.shapes}, but {more.shapes} came. "
+                f"Added images must have the grids of the fitted ones, {gallery.shapes}; got {more.shapes}. "
                 f"{_ONE_ASPECT}"
             )
         self._replace(gallery.take(np.arange(len(gallery)), more))
@@ -207,30 +207,31 @@ class SPADE:
         return self
 
     def remove(self, index: SupportsIndex | Iterable[SupportsIndex]) -> SPADE:
-        """Take normal images out: as if they had never been fitted. The others move up.
+        """Remove normal images, as if they had never been fitted. The indices of later images decrease accordingly.
 
-        It happens to this object alone, as with `add`.
+        Only this object changes, as with `add`.
         """
         given = list(index) if isinstance(index, Iterable) else [index]
         gone = {self.gallery.check_index(place) for place in given}
         kept = np.array([at for at in range(len(self)) if at not in gone], np.int64)
         if len(kept) == 0:
             raise ValueError(
-                f"At least one normal image has to stay, but all {len(self)} were to go. Fit others instead."
+                f"At least one normal image must remain; got all {len(self)} to remove. Fit other images instead."
             )
         self._replace(self.gallery.take(kept))
         return self
 
     def save(self, folder: str | Path) -> None:
-        """Write everything that was fitted, and the options, to a folder; what was there before stays whole until then.
+        """Save the gallery and the options to a folder.
 
-        Features as safetensors, the crops of normal images as JPEG, and in ``spade.json`` where each came from, when
-        and why. Nothing in it is code.
+        An older save in the folder stays intact until the new one is complete. Features are stored as safetensors and
+        the crops of normal images as JPEG; ``spade.json`` records where each image came from, when and why. Nothing in
+        the folder is executable code.
 
         Raises
         ------
         OSError
-            If it cannot be written; what was there before is whole.
+            If it cannot be written; an older save stays intact.
         """
         save_gallery(Path(folder).expanduser(), self.gallery, self.backbone, self.options)
 
@@ -238,33 +239,33 @@ class SPADE:
     def load(
         cls, folder: str | Path, backbone: str | Backbone | None = None, *, device: str | torch.device | None = None
     ) -> SPADE:
-        """Read what `save` has written. Features stay in the file until a search looks at them.
+        """Read a folder written by `save`. Features stay in the file until a search needs them.
 
         Parameters
         ----------
         backbone
-            The one that it was fitted with, where that is a module of your own, which is not saved.
+            The backbone it was fitted with, if that is a custom module, which is not saved.
 
         Raises
         ------
         FileNotFoundError, ValueError
-            If nothing is there, or it is damaged, or from another backbone or version.
+            If the folder holds no saved SPADE, or one that is damaged or from another backbone or version.
         """
         stored = load_gallery(Path(folder).expanduser(), backbone, device)
         return cls(stored.backbone).under(stored.options).with_gallery(stored.gallery)
 
     def with_gallery(self, gallery: Gallery) -> SPADE:
-        """The same options over other normal images, of the same backbone."""
+        """The same options with another gallery of the same backbone."""
         other = copy.copy(self)
         other._replace(gallery)
         return other
 
     def _replace(self, gallery: Gallery) -> None:
-        """Another gallery, and nothing remembered of the one before, which others may go on using."""
+        """Set another gallery with an empty calibration; other objects may keep using the old ones."""
         self._gallery, self._calibration = gallery, Calibration(gallery)
 
     def normal_image(self, index: SupportsIndex) -> UInt8[np.ndarray, "H W 3"]:
-        """The evaluated crop of a training image, as it was kept for showing."""
+        """The evaluated crop of a training image, as stored for display."""
         return self.gallery.normals[self.gallery.check_index(index)].image
 
     def with_options(self, **options: Any) -> SPADE:
@@ -275,7 +276,7 @@ class SPADE:
         return other
 
     def under(self, options: Options) -> SPADE:
-        """The same gallery under these options; what asks for more than there is, is cut without a word."""
+        """The same gallery under these options; values above what is available are reduced silently."""
         other = copy.copy(self)
         other.options = self._check(options)
         return other
@@ -283,21 +284,21 @@ class SPADE:
     # ---- predictions -------------------------------------------------------------------------------------------------
 
     def _warn_about_training_images(self) -> None:
-        """What was fitted should be normal, and each photograph be there once."""
+        """Warn if fitted images are labelled as defects or are duplicates."""
         normals = self.gallery.normals
         defects = [normal.sample for normal in normals if normal.sample and normal.sample.label not in (GOOD, None)]
         if defects:
             warn(
-                f"{len(defects)} of {len(normals)} fitted photos are labelled as defects, such as "
-                f"{defects[0].label!r}: fit takes normal ones."
+                f"{len(defects)} of {len(normals)} fitted images are labelled as defects, such as "
+                f"{defects[0].label!r}. Fit normal images only."
             )
         if twice := len(normals) - len(self.gallery.places):
-            warn(f"{twice} of {len(normals)} fitted photos are there twice: left out, they find themselves.")
+            warn(f"{twice} of {len(normals)} fitted images are duplicates: left out, they match their copies.")
 
     def predict(self, image: Photo) -> Result:
-        """Judge one photograph.
+        """Judge one image.
 
-        Warns where the photograph is one of the fitted ones: it would match itself at distance 0.
+        Warns if the image is one of the fitted ones: it matches itself at distance 0.
         """
         query = self.read(image)
         if query.digest in self.gallery.places:
@@ -305,33 +306,32 @@ class SPADE:
         return self.judge(query, np.arange(len(self)))
 
     def predict_left_out(self, index: SupportsIndex) -> Result:
-        """Judge training image ``index`` as if it had never been seen: against all the others."""
+        """Judge training image ``index`` against all the others, as if it had not been fitted."""
         index = self.gallery.check_index(index)
         return self.judge(self.gallery.query(index), self.gallery.others(index))
 
     def read(self, image: Photo) -> QueryImage:
-        """A photograph ready to be judged: cut, and passed through the network once."""
+        """Prepare an image to be judged: crop it, and pass it through the network once."""
         gallery, photo = self.gallery, as_array(image)
         crop = self.backbone.find_crop(photo)
         pixels = crop.cut(photo)
         mark = digest(pixels)
-        known = gallery.places.get(mark)  # its features, computed again in another batch, would differ by rounding
+        known = gallery.places.get(mark)  # reuse its features: another batch gives other rounding
         pyramid = compute_features([pixels], self.backbone) if known is None else gallery.pyramid(known)
         needed = tuple(gallery.shapes[0][1:])
         if pyramid.grid != needed:
             raise ValueError(
-                f"A photo must give the grid of the fitted images, {needed}, but this one gives {pyramid.grid}. "
-                f"{_ONE_ASPECT}"
+                f"The image must have the grid of the fitted images, {needed}; got {pyramid.grid}. {_ONE_ASPECT}"
             )
         return QueryImage(pyramid, pixels, crop, image if isinstance(image, Sample) else None, mark)
 
     def judge(
         self, image: Photo | QueryImage, among: Int[np.ndarray, "m"] | None = None, before: Result | None = None
     ) -> Result:
-        """Judge an image among some of the normal ones; by default among all but itself, should it be one of them.
+        """Judge an image against some of the normal images; by default against all except itself, if it is one of them.
 
-        It may have been read before, by this or another fit of the same backbone. What was said of it ``before``, under
-        other options, saves time: its matches are tried first, or taken where they still hold.
+        The image may have been read before, by any SPADE of the same backbone. ``before``, its result under other
+        options, saves time: its matches are tried first, or reused if they still hold.
         """
         query, gallery = image if isinstance(image, QueryImage) else self.read(image), self.gallery
         if among is None:
@@ -348,50 +348,51 @@ class SPADE:
         return Result(anomaly_map, neighbours, found, query, among, copy.copy(self))
 
     def predict_folder(self, folder: str | Path, out: str | Path, fpr: float | None = None) -> pandas.DataFrame:
-        """Judge every photograph in a folder and below; no labels needed.
+        """Judge every image in a folder and its subfolders; no labels needed.
 
-        In the folder ``out``: ``results.csv``, a row a photo; ``segmentations`` as PNG, white where the map reaches the
-        threshold; ``maps``, raw distances as float32 TIFF, both at the photo's own size and 0 where it was not judged
-        (``load_backbone(..., crop=None)`` judges all of it). Interrupted, a second call goes on where it was. What
-        cannot be read is a row with its reason. Photographs that were fitted are judged against the others.
+        The folder ``out`` gets ``results.csv``, one row per image; ``segmentations`` as PNG, white where the map
+        reaches the threshold; and ``maps``, raw distances as float32 TIFF. Both have the size of the original image and
+        are 0 where it was not judged (``load_backbone(..., crop=None)`` judges all of it). A second call resumes an
+        interrupted run. An image that cannot be read gets a row with the reason. Fitted images are judged against the
+        others.
 
         Parameters
         ----------
         fpr
-            The rate of normal photographs that may reach the threshold: 0.05 unless there are too few of them.
+            The fraction of normal images that may reach the threshold: 0.05 unless there are too few of them.
 
         Returns
         -------
         pandas.DataFrame
             The table: ``path``, ``verdict``, ``image_score``, ``retrieval_score``, ``threshold``, ``nearest_normal``,
-            ``row`` and ``col`` of the most anomalous place in photo pixels, ``reason``.
+            ``row`` and ``col`` of the most anomalous pixel of the original image, ``reason``.
 
         Raises
         ------
         ValueError
             If ``out`` holds results of another fit or other options, or is being written.
         OSError
-            If something cannot be written; what was written before is whole.
+            If something cannot be written; files written before are intact.
         """
         return predict_folder(self, folder, out, fpr)
 
     # ---- what is normal ----------------------------------------------------------------------------------------------
 
     def threshold(self, fpr: float = 0.01, *, of: str = "pixel", groups: Iterable[Hashable] | None = None) -> float:
-        """The score that normal images reach at a given rate, from normal images alone.
+        """The threshold for a given false-alarm rate, from normal images alone.
 
-        Each training image is judged against all the others, with the same smoothing as in use. Distances are kept:
-        asking again, for another rate or sigma, does not search again.
+        Each training image is judged against all the others, with the same smoothing as in use. Distances are cached:
+        another rate or sigma needs no new search.
 
         Parameters
         ----------
         fpr
             The false-alarm rate to allow, such as 0.01.
         of
-            ``"pixel"``: how many pixels of normal images may be marked. ``"image"``: how many normal images may have
-            an image score at or above the threshold.
+            ``"pixel"``: the fraction of pixels of normal images that may be marked. ``"image"``: the fraction of normal
+            images that may have an image score at or above the threshold.
         groups
-            One label per training image: photographs of the same piece share a label and are left out together.
+            One label per training image: images of the same part share a label and are left out together.
 
         Returns
         -------
@@ -410,55 +411,55 @@ class SPADE:
         draws: int = 200,
         seed: int = 0,
     ) -> tuple[float, float]:
-        """Between which values a threshold lies: how much it hangs on which normal images happened to be there.
+        """The confidence interval of a threshold: how much it depends on the choice of normal images.
 
-        Bootstrap over training images, with groups over groups; each is judged against the others once, as `threshold`
-        does. Of pixels scores are sorted into bins, whose rates are about a hundredth of ``fpr`` apart.
+        Bootstrap over training images or, with groups, over groups; each image is judged against the others once, as in
+        `threshold`. Pixel scores are sorted into bins with rates about a hundredth of ``fpr`` apart.
 
         Parameters
         ----------
         fpr, of, groups
-            As of `threshold`.
+            As in `threshold`.
         level
-            The part of all draws that the interval holds.
+            The fraction of draws inside the interval.
         """
         return self.calibration.threshold_interval(self.options, fpr, of, groups, level, draws, seed)
 
     def suspects(self, groups: Iterable[Hashable] | None = None) -> pandas.DataFrame:
-        """The training images, the one first that looks most anomalous to all the others.
+        """The training images, ranked by how anomalous they are compared with all the others.
 
-        A defect among the normal images explains the same defect on others away: look at the first of these, and fit
-        again without those that are not normal. A faint defect need not be among the first.
+        A defect among the normal images hides the same defect on other images: look at the first of these, and fit
+        again without those that are not normal. A faint defect may not be among the first.
 
         Parameters
         ----------
         groups
-            As of `threshold`: photographs of the same piece must not vouch for each other.
+            As in `threshold`: images of the same part must not be compared with each other.
 
         Returns
         -------
         pandas.DataFrame
-            By training image: its ``path``, if it came with one, its ``score``, the maximum of its map, and the
-            place of that as map ``row`` and ``col``.
+            Indexed by training image, the most anomalous first: its ``path``, if known, its ``score``, the maximum of
+            its map, and the position of that as map ``row`` and ``col``.
         """
         return self.calibration.suspects(self.options, groups)
 
     @property
     def normal_level(self) -> float | None:
-        """The 99th percentile of the maps of at most 64 training images, each judged against the others.
+        """The reference level: the 99th percentile of left-out maps of at most 64 training images.
 
-        The mark on every colour bar: what lies below is as normal images are. Computed on first use; None where there
-        is only one normal image.
+        99 % of the pixels of normal images stay below this mark on every colour bar. Computed on first use; None if
+        there is only one normal image.
         """
         return self.calibration.level(self.options)
 
 
 def _refuse(gone: dict[str, Any]) -> None:
-    """Parameters that there are no longer, in words, and those that there never were, as Python does."""
+    """Explain parameters that were removed; reject unknown ones as Python does."""
     if "precision" in gone:
         raise ValueError(
-            "precision is no longer an option: features are held as float32, since the fast search needs that. Leave "
-            "it out; take fewer normal images or a smaller crop where memory is short."
+            "precision is no longer an option: features are stored as float32, which the fast search needs. Leave it "
+            "out; to save memory, use fewer normal images or a smaller crop."
         )
     for name in gone:
         raise TypeError(f"SPADE.__init__() got an unexpected keyword argument {name!r}")

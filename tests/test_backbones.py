@@ -86,7 +86,7 @@ def test_weights_are_only_ever_read_as_weights(monkeypatch):
 def test_other_bytes_than_the_bundled_ones_are_refused_before_they_are_read(monkeypatch):
     monkeypatch.setattr(backbones, "_EMBEDDED_SHA256", "0" * 64)
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("the file was opened"))
-    with pytest.raises(ValueError, match=r"must have SHA-256 0{64}, but .*\.pth has 57934424.* --force-reinstall"):
+    with pytest.raises(ValueError, match=r"must have SHA-256 0{64}; got 57934424.* for .*\.pth.* --force-reinstall"):
         load_backbone()
 
 
@@ -229,7 +229,7 @@ def test_a_module_of_ones_own_is_read_at_the_layers_named(tiny, rng):
         early = network.early(stem.relu())
         middle = network.middle(early.relu())
     assert (backbone.name, backbone.layers, backbone.sources) == ("TinyNet", THREE[:2], ("stem", "middle"))
-    assert (backbone.weights, backbone.recipe, backbone.folds) == ("a module of your own", None, False)
+    assert (backbone.weights, backbone.recipe, backbone.folds) == ("custom module", None, False)
     assert shapes(levels) == [(4, 24, 40), (6, 6, 10)]
     all_close([*levels, pooled], [stem, middle, early.mean((2, 3))])
     assert not network.middle._forward_hooks
@@ -270,31 +270,33 @@ def test_whatever_a_hub_raises_the_cure_is_named():
     def get():
         raise HubError("418")
 
-    with pytest.raises(ConnectionError, match=r"could not be downloaded \(418\). Take backbone='efficientnet_lite0'"):
+    with pytest.raises(ConnectionError, match=r"could not be downloaded \(418\). Use backbone='efficientnet_lite0'"):
         backbones._fetch("x", get)
 
 
 def test_a_name_that_nobody_knows_gets_suggestions():
-    with pytest.raises(ValueError, match=r"but 'wide_resnet50' came. Did you mean .*'wide_resnet50_2'"):
+    with pytest.raises(ValueError, match=r"got 'wide_resnet50'. Did you mean .*'wide_resnet50_2'"):
         load_backbone("wide_resnet50")
-    with pytest.raises(ValueError, match=r"but '%%%%' came. timm.list_models\(\) lists"):
+    with pytest.raises(ValueError, match=r"got '%%%%'. timm.list_models\(\) lists"):
         load_backbone("%%%%")
 
 
 def test_layers_of_a_module_of_ones_own_must_be_named_rightly(tiny):
     network = tiny.module.network
-    with pytest.raises(ValueError, match=r"layers=None came. It has: stem, early, middle, late"):
+    with pytest.raises(ValueError, match=r"got None. It has: stem, early, middle, late"):
         load_backbone(network)
-    with pytest.raises(ValueError, match=r"none called 'midle'. Did you mean 'middle'\?"):
+    with pytest.raises(ValueError, match=r"got 'midle'. Did you mean 'middle'\?"):
         load_backbone(network, layers=("early", "midle"))
-    with pytest.raises(ValueError, match=r"none called '%'. It has: stem, early, middle, late"):
+    with pytest.raises(ValueError, match=r"got '%'. It has: stem, early, middle, late"):
         load_backbone(network, layers=("early",), pooled="%")
-    with pytest.raises(ValueError, match="pooled= goes together with layers="):
+    with pytest.raises(ValueError, match="pooled= needs layers="):
         load_backbone("vit_tiny_patch16_224", pretrained=False, pooled="blocks")
 
 
 def test_a_network_without_maps_gets_a_sentence():
-    with pytest.raises(ValueError, match="maps at strides from 4 to 16, but VisionTransformer shows none"):
+    with pytest.raises(
+        ValueError, match="maps at several strides from 4 to 16 at one depth; VisionTransformer has none"
+    ):
         load_backbone("vit_b_32", pretrained=False)
 
 
@@ -303,7 +305,7 @@ def test_a_network_without_maps_gets_a_sentence():
     ("resize", "crop"), [(256, 257), (256, 31), (31, None), (256, 0), (-1, -2), (224.5, None), (256, 224.0)]
 )
 def test_sizes_that_make_no_sense_get_a_sentence(tiny, resize, crop):
-    with pytest.raises(ValueError, match=f"32 <= crop <= resize, but resize={resize} and crop={crop} came"):
+    with pytest.raises(ValueError, match=f"32 <= crop <= resize; got resize={resize} and crop={crop}."):
         load_backbone(tiny.module.network, layers=("early",), resize=resize, crop=crop)
 
 
@@ -320,7 +322,7 @@ def test_a_backbone_can_be_copied(tiny, rng):
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("layers", ["blocks", []])
 def test_layers_are_a_list_of_names(layers):
-    with pytest.raises(ValueError, match="layers is a list of names, fine to coarse, but"):
+    with pytest.raises(ValueError, match="layers must be a list of names, fine to coarse; got"):
         load_backbone("resnet18", layers=layers, pretrained=False)
 
 
@@ -343,7 +345,7 @@ def test_averaged_levels_are_means_over_the_cells_there_are(demo, side):
 
 
 def test_an_even_average_gets_a_sentence():
-    with pytest.raises(ValueError, match=r"average is an odd number of cells, 1 for none, but 2 came\. Take 3"):
+    with pytest.raises(ValueError, match=r"average must be an odd number of cells, 1 for none; got 2\. Use 3"):
         load_backbone(average=2)
-    with pytest.raises(ValueError, match="average must be a whole number of at least 1, but 0 came"):
+    with pytest.raises(ValueError, match=r"average must be a whole number of at least 1; got 0\."):
         load_backbone(average=0)

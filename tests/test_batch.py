@@ -62,10 +62,8 @@ def test_a_row_and_two_pictures_a_photo(spade, demo, line, tmp_path, capsys):
     beyond = (frame["verdict"] == "anomalous").sum()
     assert 0 < beyond < 6
     said = capsys.readouterr().out
-    assert said.startswith(
-        f"7 photos: {beyond} reach the threshold of {threshold:.4g}, which about 20 % of normal photos"
-    )
-    assert said.rstrip().endswith("judged by 12 of them; 1 not judged, see the reasons. The table is results.csv.")
+    assert said.startswith(f"7 images: {beyond} reach the threshold of {threshold:.4g}, as about 20 % of normal images")
+    assert said.rstrip().endswith("(estimated from 12); 1 not judged, see the column reason. The table is results.csv.")
     pandas.testing.assert_frame_equal(
         pandas.read_csv(tmp_path / "out/results.csv", keep_default_na=False).astype(str),
         frame.astype(object).where(frame.notna(), "").astype(str),
@@ -107,12 +105,12 @@ def test_results_of_another_run_are_not_mixed_in(spade, line, tmp_path):
     spade.predict_folder(line, tmp_path / "out", fpr=0.2)
     before = (tmp_path / "out/results.csv").read_text()
     with pytest.raises(
-        ValueError, match=r"holds results of another run: options was 'K=5, .*' and is 'K=2, .*other folder"
+        ValueError, match=r"holds results of another run: options was 'K=5, .*' and is now 'K=2, .*another folder"
     ):
         spade.with_options(k=2).predict_folder(line, tmp_path / "out", fpr=0.2)
     (tmp_path / "other").mkdir()
     (tmp_path / "other/results.csv").write_text("something,else\n")
-    with pytest.raises(ValueError, match=r"holds a results\.csv, but no run\.json that says of what"):
+    with pytest.raises(ValueError, match=r"holds a results\.csv but no run\.json, so its run is unknown"):
         spade.predict_folder(line, tmp_path / "other", fpr=0.2)
     assert (tmp_path / "out/results.csv").read_text() == before
     assert json.loads((tmp_path / "out/run.json").read_text())["normals"] == 12
@@ -132,7 +130,7 @@ def test_a_full_disk_is_said_and_what_was_written_stays_whole(spade, line, tmp_p
 
     monkeypatch.setattr(Path, "write_bytes", write_until_full)
     with pytest.raises(
-        OSError, match=r"could not be written \(No space left on device\)\. What was written before is whole"
+        OSError, match=r"could not be written \(No space left on device\)\. Files written before are intact"
     ):
         spade.predict_folder(line, tmp_path / "out", fpr=0.2)
     monkeypatch.undo()
@@ -169,12 +167,10 @@ def test_a_fitted_photo_is_judged_against_the_others(spade, demo, tmp_path):
 
 def test_with_few_normal_photos_the_rate_is_what_they_allow(spade, line, tmp_path, capsys):
     spade.predict_folder(line, tmp_path / "out")
-    assert "which about 7.7 % of normal photos do" in capsys.readouterr().out
-    with pytest.warns(
-        UserWarning, match=r"A false-alarm rate of 0\.01 needs at least 99 normal scores, but there are 12"
-    ):
+    assert "as about 7.7 % of normal images do" in capsys.readouterr().out
+    with pytest.warns(UserWarning, match=r"A false-alarm rate of 0\.01 needs at least 99 normal scores; got 12"):
         spade.predict_folder(line, tmp_path / "strict", fpr=0.01)
-    assert "which about 7.7 % of normal photos do" in capsys.readouterr().out
+    assert "as about 7.7 % of normal images do" in capsys.readouterr().out
 
 
 def test_what_was_replaced_or_is_missing_is_judged_anew(spade, demo, line, tmp_path):
@@ -251,9 +247,7 @@ def test_two_runs_cannot_write_one_folder_and_a_killed_one_does_not_block_it(spa
     with subprocess.Popen([sys.executable, "-c", script, out], stdout=subprocess.PIPE, text=True) as other:
         try:
             assert other.stdout.readline() == "held\n"
-            with pytest.raises(
-                ValueError, match=r"out is being written by another run\. Wait until that ends, or take"
-            ):
+            with pytest.raises(ValueError, match=r"out is being written by another run\. Wait until it ends, or use"):
                 spade.predict_folder(line, out, fpr=0.2)
             assert (out / "results.csv").read_bytes() == before
         finally:
@@ -300,9 +294,7 @@ def test_a_folder_without_photos_is_said(spade, tmp_path):
         spade.predict_folder(tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "iphone").mkdir()
     (tmp_path / "iphone/a.heic").write_bytes(b"heic")
-    with pytest.raises(
-        FileNotFoundError, match=r"expected in .*, but there are none\. PNG, .* are read: convert others"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"No images found in .*\. Convert files to a supported format: PNG, "):
         spade.predict_folder(tmp_path / "iphone", tmp_path / "out")
     with pytest.raises(FileNotFoundError, match=r"expected at .*a\.heic, but that is a file"):
         spade.predict_folder(tmp_path / "iphone/a.heic", tmp_path / "out")
@@ -312,5 +304,5 @@ def test_a_folder_without_photos_is_said(spade, tmp_path):
 
 @pytest.mark.usefixtures("unchecked")
 def test_a_list_is_no_folder(spade, tmp_path):
-    with pytest.raises(ValueError, match=r"takes the path of a folder as folder, but \['a\.png'\] came"):
+    with pytest.raises(ValueError, match=r"folder must be the path of a folder; got \['a\.png'\]"):
         spade.predict_folder(["a.png"], tmp_path / "out")

@@ -85,22 +85,22 @@ def test_taking_out_and_putting_back_a_last_one_changes_nothing(fitted, demo, sc
 
 
 def test_mistakes_in_correcting_get_a_sentence(fitted, demo, tmp_path, scratched):
-    with pytest.raises(ValueError, match="At least one normal image has to stay, but all 8 were to go"):
+    with pytest.raises(ValueError, match="At least one normal image must remain; got all 8 to remove"):
         fitted.remove(range(8))
-    with pytest.raises(ValueError, match="index is a training image from 0 to 7, but 8 came"):
+    with pytest.raises(ValueError, match=r"index must be the number of a training image, from 0 to 7; got 8\."):
         fitted.remove(8)
-    with pytest.raises(ValueError, match="add needs at least one normal image, but none came"):
+    with pytest.raises(ValueError, match="add needs at least one normal image; got none"):
         fitted.add([])
     (tmp_path / "broken.png").write_bytes(b"")
     with pytest.raises(ValueError, match="it is empty"):
         fitted.add(tmp_path / "broken.png")
-    with pytest.warns(UserWarning, match="1 of 9 fitted photos are there twice"):
+    with pytest.warns(UserWarning, match="1 of 9 fitted images are duplicates"):
         fitted.add(demo.train[0])
     with pytest.warns(UserWarning, match="labelled as defects, such as 'scratch'"):
         fitted.remove(8).add(scratched)
     assert len(fitted) == 9
     whole = SPADE(load_backbone(crop=None, resize=128)).fit(demo.train[:2])
-    with pytest.raises(ValueError, match="More normal images must give the grids of the fitted ones"):
+    with pytest.raises(ValueError, match="Added images must have the grids of the fitted ones"):
         whole.add(demo.train[2].image[:200, :320])
 
 
@@ -153,7 +153,7 @@ def test_several_shards_are_one_gallery(demo, scratched, tmp_path):
     (tmp_path / "whole/spade.json").write_text(json.dumps(records[0] | together))
     same(SPADE.load(tmp_path / "whole"), SPADE(k=4).fit(demo.train[:8]), scratched)
     (tmp_path / "whole" / records[1]["shards"][0]).unlink()
-    with pytest.raises(ValueError, match="is damaged or not all there"):
+    with pytest.raises(ValueError, match="is damaged or incomplete"):
         SPADE.load(tmp_path / "whole")
 
 
@@ -223,7 +223,7 @@ def test_a_full_disk_leaves_the_old_one_whole(fitted, demo, scratched, tmp_path,
 
     fitted.save(tmp_path)
     monkeypatch.setattr(store, "save_file", lambda *_: (_ for _ in ()).throw(store.SafetensorError("No space left")))
-    with pytest.raises(OSError, match=r"could not be written \(No space left\)\. What was written before is whole"):
+    with pytest.raises(OSError, match=r"could not be written \(No space left\)\. Files written before are intact"):
         fitted.remove(0).save(tmp_path)
     assert len(SPADE.load(tmp_path)) == 8
     assert len(list(tmp_path.iterdir())) == 2
@@ -233,21 +233,23 @@ def test_a_module_of_ones_own_is_given_again(demo, scratched, tmp_path):
     own = {"layers": ("early", "middle", "late"), "pooled": "late", "resize": 72, "crop": 64}
     spade = SPADE(load_backbone(TinyNet(), **own)).fit(demo.train[:3])
     spade.save(tmp_path)
-    with pytest.raises(ValueError, match=r"fitted with a module of your own, TinyNet, which is not saved\. Give it"):
+    with pytest.raises(ValueError, match=r"fitted with a custom module, TinyNet, which is not saved\. Pass it"):
         SPADE.load(tmp_path)
     same(SPADE.load(tmp_path, load_backbone(TinyNet(), **own)), spade, scratched)
     other = TinyNet()
     torch.nn.init.zeros_(other.stem.bias)
-    with pytest.raises(ValueError, match=r"was fitted with TinyNet, weights .*, but TinyNet, weights .* came"):
+    with pytest.raises(
+        ValueError, match=r"was fitted with TinyNet, weights .*; got TinyNet, weights .*\. Use the same"
+    ):
         SPADE.load(tmp_path, load_backbone(other, **own))
 
 
 def test_folders_that_are_no_good_get_a_sentence(fitted, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no spade\.json\. spade\.save makes one"):
+    with pytest.raises(FileNotFoundError, match=r"there is no spade\.json\. Create it with spade\.save"):
         SPADE.load(tmp_path)
     fitted.save(tmp_path)
     with pytest.raises(
-        ValueError, match=r"was fitted with efficientnet_lite0, .*'crop': 224.*, but .*'crop': 192.* came"
+        ValueError, match=r"was fitted with efficientnet_lite0, .*'crop': 224.*; got .*'crop': 192.*\. Use the same"
     ):
         SPADE.load(tmp_path, load_backbone(crop=192))
     record = json.loads((tmp_path / "spade.json").read_text())
@@ -255,21 +257,21 @@ def test_folders_that_are_no_good_get_a_sentence(fitted, tmp_path):
     whole = features.read_bytes()
     for damaged in (whole[:-100], whole[:20], b"", whole[:8] + b"?" * 50 + whole[58:]):
         features.write_bytes(damaged)
-        with pytest.raises(ValueError, match="is damaged or not all there"):
+        with pytest.raises(ValueError, match="is damaged or incomplete"):
             SPADE.load(tmp_path)
     features.write_bytes(whole)
     for wrong, said in [
         (
             {"format": 99, "spade_kit": "9.0"},
-            r"formats 1 and 2 are read, but .* has format 99, written by spade_kit 9\.0",
+            r"format of .* must be 1 or 2; got 99, written by spade_kit 9\.0",
         ),
-        ({"normals": record["normals"][1:]}, "damaged or not all there .*8 pictures of 7 images"),
-        ({"shapes": record["shapes"][:2]}, "damaged or not all there"),
-        ({"shapes": []}, "damaged or not all there"),
+        ({"normals": record["normals"][1:]}, "damaged or incomplete .*8 pictures for 7 images"),
+        ({"shapes": record["shapes"][:2]}, "damaged or incomplete"),
+        ({"shapes": []}, "damaged or incomplete"),
         ({"backbone": {}}, r"spade\.json is damaged \(parts of it are missing\)"),
-        ({"options": {}}, "says options"),
+        ({"options": {}}, "must hold the options"),
         ({"options": None}, r"spade\.json is damaged \(parts of it are missing\)"),
-        ({"normals": 3}, "damaged or not all there"),
+        ({"normals": 3}, "damaged or incomplete"),
     ]:
         (tmp_path / "spade.json").write_text(json.dumps(record | wrong))
         with pytest.raises(ValueError, match=said):
@@ -282,5 +284,5 @@ def test_folders_that_are_no_good_get_a_sentence(fitted, tmp_path):
         fitted.save(tmp_path / "file")
     os.unlink(features)
     (tmp_path / "spade.json").write_text(json.dumps(record))
-    with pytest.raises(ValueError, match="is damaged or not all there"):
+    with pytest.raises(ValueError, match="is damaged or incomplete"):
         SPADE.load(tmp_path)

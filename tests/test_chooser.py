@@ -152,7 +152,7 @@ def test_what_it_is_for_brings_its_usual_rule(chooser, spade):
     assert (chooser.rule, chooser.threshold) == ("0.01", spade.threshold(0.01))
     chooser.threshold = 20
     chooser.of = "image"
-    with pytest.warns(UserWarning, match="needs at least 19 normal scores, but there are 12"):
+    with pytest.warns(UserWarning, match="needs at least 19 normal scores; got 12"):
         highest = spade.threshold(0.05, of="image")
     assert (chooser.rule, chooser.threshold) == ("0.05", highest)
 
@@ -417,9 +417,9 @@ MISTAKES = [
     ("rule", "2", "a rate of normals between 0 and 1, like '0.05', but '2' came"),
     ("rule", "often", "rule is 'hand', 'f1', or a rate of normals between 0 and 1"),
     ("rule", "nan", "like '0.05', but 'nan' came"),
-    ("of", "photo", "of is one of 'image', 'pixel', but 'photo' came"),
-    ("threshold", -1, "threshold is a raw distance from 0 up, but -1 came"),
-    ("threshold", "high", "threshold is a raw distance from 0 up, but 'high' came"),
+    ("of", "photo", "of must be one of 'image', 'pixel'; got 'photo'."),
+    ("threshold", -1, "threshold must be a raw distance from 0 up; got -1."),
+    ("threshold", "high", "threshold must be a raw distance from 0 up; got 'high'."),
 ]
 
 
@@ -457,10 +457,10 @@ def test_the_best_f1_needs_to_know_what_is_good_and_what_is_not(spade, few, of, 
 
 
 def test_what_it_is_for_is_checked_before_anything_is_judged(spade, few):
-    with pytest.raises(ValueError, match="of is one of 'image', 'pixel', but 'photos' came"):
+    with pytest.raises(ValueError, match=r"of must be one of 'image', 'pixel'; got 'photos'\."):
         choose_threshold(spade, few, of="photos")
 
 
 def test_a_message_that_nobody_knows_is_told(chooser):
     chooser._on_message(None, {"kind": "photo"}, [])
-    assert "A message is one of" in chooser.problem
+    assert "A message must be one of" in chooser.problem

@@ -498,21 +498,21 @@ MISTAKES = [
     ("views", [{"k": 1, "name": f"{place}"} for place in range(7)], "Side by side fit 2 to 6 views, but 7 came"),
     ("views", ["layer1", None, "layer1"], "Each view is shown once, but 'layer1' came twice. Give one another name="),
     ("views", [{"k": 1, "name": "few"}, {"k": 2, "name": "few"}], "Each view is shown once, but 'few' came twice"),
-    ("views", ["layer1", "layer9"], "A layer is one of 'layer1', 'layer2', 'layer3', but 'layer9' came"),
+    ("views", ["layer1", "layer9"], "A layer must be one of 'layer1', 'layer2', 'layer3'; got 'layer9'."),
     ("views", ["layer1", {"kapa": 2}], "Did you mean 'kappa'"),
-    ("views", ["layer1", {"k": 0}], "k must be a whole number of at least 1, but 0 came"),
+    ("views", ["layer1", {"k": 0}], "k must be a whole number of at least 1; got 0."),
     ("views", ["layer1", {"layers": "layer2", "weights": "equal"}], "weights is about several layers"),
     ("views", "layer1", "views is a list, such as ['layer1', 'layer2'], but 'layer1' came"),
     ("views", {"k": 3}, "views is a list, such as ['layer1', 'layer2'], but {'k': 3} came"),
     ("views", 5, "views is a list, such as ['layer1', 'layer2'], but 5 came"),
     ("views", ["layer1", 5], "A view is a layer, a list of layers, a mapping or a fitted SPADE, but 5 came"),
-    ("views", ["layer1", {"base": 1}], "base is a fitted SPADE from 0 to 0, but 1 came"),
+    ("views", ["layer1", {"base": 1}], "base must be the number of a fitted SPADE, from 0 to 0; got 1."),
     ("difference", [1, 1], "A difference is of two views, but the same one came twice"),
-    ("difference", [0, 4], "A view is a view from 0 to 3, but 4 came"),
+    ("difference", [0, 4], "A view must be the number of a view, from 0 to 3; got 4."),
     ("difference", [0], "A difference is of two views"),
-    ("index", 48, "index is a photo from 0 to 47, but 48 came"),
-    ("index", -1, "index must be a whole number of at least 0, but -1 came"),
-    ("scale", "two", "scale is one of 'own', 'one', but 'two' came"),
+    ("index", 48, "index must be the number of a photo, from 0 to 47; got 48."),
+    ("index", -1, "index must be a whole number of at least 0; got -1."),
+    ("scale", "two", "scale must be one of 'own', 'one'; got 'two'."),
     ("probe", [0, 64], "0 <= row < 64, 0 <= col < 64, but (0, 64) came"),
     ("probe", 5, "The probe is a place (row, col) of the map, but 5 came"),
     ("probe", [1, 2, 3], "The probe is a place (row, col) of the map, but [1, 2, 3] came"),
@@ -547,7 +547,7 @@ def test_a_mistake_from_the_page_is_told_there_and_rolled_back(quick, name, valu
 
 
 def test_a_fit_that_was_not_fitted_is_refused(quick, quick_spade):
-    with pytest.raises(ValueError, match=r"SPADE needs normal images first.*Call spade\.fit"):
+    with pytest.raises(ValueError, match=r"This SPADE has no normal images yet.*Call spade\.fit"):
         quick.views = ["layer1", SPADE(quick_spade.backbone)]
     assert list(quick.maps) == NAMES
 
@@ -561,7 +561,7 @@ def test_a_fit_that_came_beside_a_mistake_leaves_nothing_behind(quick, quick_spa
 
 def test_a_message_that_nobody_knows_is_told(quick):
     quick._on_message(None, {"kind": "normals", "images": [99]}, [])
-    assert quick.problem == "index is a training image from 0 to 3, but 99 came."
+    assert quick.problem == "index must be the number of a training image, from 0 to 3; got 99."
     quick._on_message(None, {"kind": "normal"}, [])
     assert "Did you mean 'normals'?" in quick.problem
     quick._on_message(None, {"kind": "normals"}, [])  # nobody's mistake but ours
@@ -573,7 +573,7 @@ def test_a_sample_whose_mask_lies_outside_the_crop_is_not_ranked(quick_spade, de
     mask[:4, :4] = 255
     Image.fromarray(mask).save(tmp_path / "corner.png")
     corner = Sample(demo.test[SCRATCH].path, "scratch", tmp_path / "corner.png", masked=True)
-    with pytest.warns(UserWarning, match=r"Nothing of the defect of 000\.jpg is left on the evaluated crop"):
+    with pytest.warns(UserWarning, match=r"The defect of 000\.jpg is not visible on the evaluated crop"):
         comparison = compare_layers(quick_spade, corner)
     assert comparison.ranking["photo"] is None
     assert comparison.readout()["aupro"].isna().all()

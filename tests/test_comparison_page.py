@@ -440,7 +440,7 @@ def test_six_views_are_as_many_as_fit(notebook, shown):
 def test_what_python_refuses_is_told_and_nothing_changes(notebook, shown):
     alert = shown.root.get_by_role("alert")
     shown.ask_for("", K="0")
-    alert.get_by_text("k must be a whole number of at least 1, but 0 came.").wait_for(timeout=5000)
+    alert.get_by_text("k must be a whole number of at least 1; got 0.").wait_for(timeout=5000)
     shown.settle()
     assert shown.names == NAMES
     assert notebook.ask("len(c.views)") == 4
@@ -457,7 +457,7 @@ def test_what_python_refuses_is_told_and_nothing_changes(notebook, shown):
 
 
 def test_the_same_mistake_twice_is_told_twice(notebook, shown):
-    alert = shown.root.get_by_role("alert").get_by_text("k must be a whole number of at least 1, but 0 came.")
+    alert = shown.root.get_by_role("alert").get_by_text("k must be a whole number of at least 1; got 0.")
     for _ in range(2):
         shown.ask_for("", K="0")
         alert.wait_for(timeout=4000)

@@ -172,12 +172,12 @@ def test_the_lines_of_python_correct_as_the_hand_did(explorer, spade, demo):
     ("act", "sentence"),
     [
         (lambda explorer: explorer.remove(), "none of the normal photos"),
-        (lambda explorer: explorer.remove(12), "training image from 0 to 11"),
+        (lambda explorer: explorer.remove(12), "the number of a training image, from 0 to 11"),
         (lambda explorer: [explorer.add(), explorer.add()], "one of the normal photos already"),
-        (lambda explorer: [explorer.remove(0) for _ in range(12)], "At least one normal image has to stay"),
+        (lambda explorer: [explorer.remove(0) for _ in range(12)], "At least one normal image must remain"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:1 of 13 fitted photos are labelled as defects")
+@pytest.mark.filterwarnings("ignore:1 of 13 fitted images are labelled as defects")
 def test_a_mistake_is_a_sentence(explorer, act, sentence):
     with pytest.raises(ValueError, match=sentence):
         act(explorer)

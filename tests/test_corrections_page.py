@@ -329,7 +329,7 @@ def test_a_defect_that_is_called_normal_is_remarked_on(notebook, shown, photos):
     notebook.until("len(ex.spade)", 13)
     settle(notebook, shown)
     alert = shown.root.get_by_role("alert")
-    alert.filter(has_text="1 of 13 fitted photos are labelled as defects, such as 'chip'").wait_for(timeout=2000)
+    alert.filter(has_text="1 of 13 fitted images are labelled as defects, such as 'chip'").wait_for(timeout=2000)
     assert corrected(shown) == f"13 normal photos now: chip/{photos[CHIP].path.stem} in"
     shown.press("undo")
     notebook.until("len(ex.spade)", 12)
@@ -372,7 +372,7 @@ def test_the_last_normal_photo_cannot_be_removed(notebook, other):
     assert actions == ["close"]
     alert = other.root.get_by_role("alert")
     notebook.execute("few._on_message(None, {'kind': 'remove', 'image': 0}, [])")  # as from a page that is behind
-    alert.filter(has_text="At least one normal image has to stay").wait_for(timeout=2000)
+    alert.filter(has_text="At least one normal image must remain").wait_for(timeout=2000)
     settle(notebook, other, "few")
     assert notebook.ask("len(few.spade)") == 1
     other.press("close this message")

@@ -354,10 +354,12 @@ def test_in_the_ensemble_a_coarse_cell_counts_if_one_of_its_pixels_lies_in_the_w
 
 def test_kappa_is_cut_to_what_there_is_and_said(rng):
     gallery, query = (make_pyramid(rng, n, [(4, 4), (2, 2)], [3, 4]) for n in (2, 1))
-    with pytest.warns(UserWarning, match="kappa=9 was asked for, but there are 2 candidates"):
+    with pytest.warns(UserWarning, match=r"kappa=9 exceeds the number of candidates of a corner pixel \(2\); using 2"):
         found = match_pixels(query, gallery, kappa=9, radius=0)
     assert found.image.shape == (2, 4, 4)
-    with pytest.warns(UserWarning, match="kappa=9 was asked for, but there are 8 candidates") as said:
+    with pytest.warns(
+        UserWarning, match=r"kappa=9 exceeds the number of candidates of a corner pixel \(8\); using 8"
+    ) as said:
         match_pixels(query, gallery, kappa=9, combine="ensemble")  # the coarse level has 2 x 2 cells
     assert len(said) == 1
 
@@ -372,8 +374,8 @@ def test_a_warning_points_at_the_users_line(tmp_path):
         "spade_kit.nearest_images(pyramid, pyramid, k=7)\n"
     )
     run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
-    assert "user.py:3: UserWarning: kappa=9 was asked for, but there are 2 candidates" in run.stderr
-    assert "user.py:4: UserWarning: k=7 was asked for, but there are 2 gallery images" in run.stderr
+    assert "user.py:3: UserWarning: kappa=9 exceeds the number of candidates of a corner pixel (2)" in run.stderr
+    assert "user.py:4: UserWarning: k=7 exceeds the number of gallery images (2)" in run.stderr
 
 
 # ---- mistakes --------------------------------------------------------------------------------------------------------
@@ -392,27 +394,30 @@ def test_each_mistake_gets_a_sentence(rng):
     large = make_pyramid(rng, 1, [(8, 8), (4, 4)], [3, 4])
     deep = make_pyramid(rng, 1, [(4, 4), (2, 2), (1, 1)], [3, 4, 5])
     mistakes = [
-        ({"query": gallery}, "one query image, but 2 came"),
+        ({"query": gallery}, "one query image; got 2."),
         ({"gallery": gallery.select([])}, "at least one gallery image"),
-        ({"query": wide}, "the query has 8 channels at layer1 and the gallery has 3 at layer1"),
-        ({"query": large}, r"the query's is \(8, 8\) and the gallery's \(4, 4\)"),
-        ({"query": deep}, "the query has layer1, layer2, layer3"),
-        ({"kappa": 0}, "kappa must be a whole number of at least 1, but 0 came"),
+        ({"query": wide}, "the same number of channels at layer1; got 8 and 3"),
+        ({"query": large}, r"the same grid at layer1; got \(8, 8\) and \(4, 4\)"),
+        ({"query": deep}, "the same layers; got layer1, layer2, layer3 and layer1, layer2"),
+        ({"kappa": 0}, "kappa must be a whole number of at least 1; got 0."),
         ({"kappa": 1.5}, "kappa must be a whole number"),
         ({"kappa": True}, "kappa must be a whole number"),
-        ({"radius": -1}, "radius must be a whole number of at least 0, but -1 came"),
-        ({"weights": {"layer9": 1}}, "'layer9' came. Did you mean 'layer"),
-        ({"weights": {"layer1": -1}}, "The weight of layer1 is a finite number of at least 0, but -1 came"),
-        ({"weights": {"layer1": float("nan")}}, "finite number of at least 0, but nan came"),
-        ({"weights": {"layer1": 1e300}}, "finite number of at least 0, but 1e.300 came"),
-        ({"query": spoilt(query, np.nan)}, "needs finite features .* at layer2 features reach nan"),
-        ({"gallery": spoilt(gallery, np.inf)}, "needs finite features"),
-        ({"gallery": spoilt(gallery, 1e18)}, r"reach 1e\+18, with weight 1\."),
-        ({"gallery": spoilt(gallery, 1e12), "weights": {"layer2": 1e13}}, r"reach 1e\+12, with weight 1e\+13"),
-        ({"weights": {"layer1": 0, "layer2": 0}}, "At least one layer needs a weight above 0"),
-        ({"weights": "even"}, "weights is one of 'equal', but 'even' came"),
-        ({"weights": [1, 2]}, "weights is a mapping"),
-        ({"combine": "both"}, "combine is one of 'concat', 'ensemble', but 'both' came"),
+        ({"radius": -1}, "radius must be a whole number of at least 0; got -1."),
+        ({"weights": {"layer9": 1}}, "got 'layer9'. Did you mean 'layer"),
+        ({"weights": {"layer1": -1}}, "The weight of layer1 must be a finite number of at least 0; got -1."),
+        ({"weights": {"layer1": float("nan")}}, "finite number of at least 0; got nan."),
+        ({"weights": {"layer1": 1e300}}, "finite number of at least 0; got 1e.300."),
+        ({"query": spoilt(query, np.nan)}, "Features must be finite, .* got up to nan at layer2"),
+        ({"gallery": spoilt(gallery, np.inf)}, "Features must be finite"),
+        ({"gallery": spoilt(gallery, 1e18)}, r"got up to 1e\+18 at layer2, with weight 1\."),
+        (
+            {"gallery": spoilt(gallery, 1e12), "weights": {"layer2": 1e13}},
+            r"up to 1e\+12 at layer2, with weight 1e\+13",
+        ),
+        ({"weights": {"layer1": 0, "layer2": 0}}, "At least one layer must have a weight above 0"),
+        ({"weights": "even"}, "weights must be one of 'equal'; got 'even'."),
+        ({"weights": [1, 2]}, "weights must be a mapping"),
+        ({"combine": "both"}, "combine must be one of 'concat', 'ensemble'; got 'both'."),
     ]
     for wrong, sentence in mistakes:
         with pytest.raises(ValueError, match=sentence):

@@ -146,6 +146,6 @@ def test_a_long_photo_stays_long():
 @pytest.mark.parametrize("photo", [(31, 400), (400, 31)])
 @pytest.mark.parametrize("size", [224, None])
 def test_a_photo_too_small_gets_a_sentence(photo, size):
-    with pytest.raises(ValueError, match=f"at least 32 pixels on each side, but this one has {photo[0]} x {photo[1]}"):
+    with pytest.raises(ValueError, match=f"at least 32 pixels on each side; got {photo[0]} x {photo[1]}"):
         find_crop(photo, 256, size)
     assert find_crop((32, 32), 256, size).box[2] > 0

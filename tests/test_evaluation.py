@@ -140,9 +140,9 @@ def test_defects_that_the_crop_loses_are_counted(spade, demo, tmp_path):
 def test_mistakes_get_a_sentence(spade, demo, report):
     with pytest.raises(ValueError, match="evaluate needs photos to judge, but none came"):
         evaluate(spade, replace(demo, test=[]))
-    with pytest.raises(ValueError, match=r"A metric is one of .*, but 'auproo' came\. Did you mean 'aupro'"):
+    with pytest.raises(ValueError, match=r"A metric must be one of .*; got 'auproo'\. Did you mean 'aupro'."):
         report.metric("auproo")
-    with pytest.raises(ValueError, match=r"A kind is one of .*Did you mean 'scratch'"):
+    with pytest.raises(ValueError, match=r"A kind must be one of .*Did you mean 'scratch'"):
         report.metric("aupro", ["scratches"])
     with pytest.raises(ValueError, match="hold only normal ones"):
         evaluate(spade, [sample for sample in demo.test if sample.label == "good"]).metric("image_roc_auc")

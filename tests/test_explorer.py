@@ -102,10 +102,10 @@ def test_a_figure_says_with_what_it_was_compared(explorer):
     small_print = lambda: explorer.draw().subfigs[1].get_supxlabel()  # noqa: E731
     assert "; K=5, " in small_print()
     explorer.only = 4
-    assert "; compared with normal 4 only; K=1, " in small_print()
+    assert "; compared with normal image 4 only; K=1, " in small_print()
     assert explorer.draw().subfigs[0].axes[2].get_title() == "no threshold: one normal"
     explorer.only, explorer.without = None, (2, 4)
-    assert "; judged against 10 of 12 normals; K=5, " in small_print()
+    assert "; judged against 10 of 12 normal images; K=5, " in small_print()
 
 
 # ---- which photos ----------------------------------------------------------------------------------------------------
@@ -263,21 +263,21 @@ def test_the_pages_code_is_one_module_without_imports():
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("index", 48, "index is a photo from 0 to 47, but 48 came"),
+        ("index", 48, "index must be the number of a photo, from 0 to 47; got 48."),
         ("k", 0, "k must be a whole number of at least 1"),
         ("kappa", 1.5, "kappa must be a whole number"),
         ("radius", -1, "radius must be a whole number of at least 0"),
-        ("weights", {"layer9": 1}, "A layer is one of 'layer1', 'layer2', 'layer3', but 'layer9' came"),
+        ("weights", {"layer9": 1}, "A layer must be one of 'layer1', 'layer2', 'layer3'; got 'layer9'."),
         ("weights", {"layer1": 0, "layer2": 0, "layer3": 0}, "At least one layer needs a weight above 0"),
         ("combine", "concatenate", "Did you mean 'concat'"),
-        ("sigma", -1, "sigma is a finite number of map pixels"),
-        ("threshold", float("nan"), "threshold is a raw distance from 0 up, but nan came"),
+        ("sigma", -1, "sigma must be a finite number of map pixels"),
+        ("threshold", float("nan"), "threshold must be a raw distance from 0 up; got nan."),
         ("threshold_rule", "pixel", "like 'pixel 0.01', but 'pixel' came"),
-        ("threshold_rule", "photo 0.1", "A threshold rule is one of"),
+        ("threshold_rule", "photo 0.1", "A threshold rule must be one of"),
         ("probe", (0, 224), r"0 <= row < 224, 0 <= col < 224, but \(0, 224\) came"),
-        ("without", [12], "training image from 0 to 11, but 12 came"),
+        ("without", [12], "the number of a training image, from 0 to 11; got 12."),
         ("only", -1, "index must be a whole number of at least 0"),
-        ("opacity", 2, "opacity is a number from 0 to 1, but 2 came"),
+        ("opacity", 2, "opacity must be a number from 0 to 1; got 2."),
     ],
 )
 def test_a_mistake_is_a_sentence_and_changes_nothing(explorer, name, value, sentence):
@@ -290,7 +290,7 @@ def test_a_mistake_is_a_sentence_and_changes_nothing(explorer, name, value, sent
 
 def test_a_mistake_from_the_page_is_told_there(explorer):
     explorer.set_state({"kappa": 0, "k": 2})
-    assert explorer.problem == "kappa must be a whole number of at least 1, but 0 came."
+    assert explorer.problem == "kappa must be a whole number of at least 1; got 0."
     assert (explorer.kappa, explorer.k) == (1, 5)
     explorer.set_state({"kappa": 2})
     assert (explorer.kappa, explorer.problem) == (2, "")

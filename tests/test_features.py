@@ -147,7 +147,7 @@ def test_a_pyramid_that_is_none_gets_a_sentence():
         ([fine, coarse], ["layer1", "layer1"], pooled),
     ]
     for levels, layers, vectors in mistakes:
-        with pytest.raises(ValueError, match=r"one \(n, c, h, w\) level per layer name, no name twice, fine to coarse"):
+        with pytest.raises(ValueError, match=r"one \(n, c, h, w\) level per layer name, unique names, fine to coarse"):
             Pyramid(levels, layers, vectors)
 
 
@@ -155,17 +155,17 @@ def test_a_pyramid_that_is_none_gets_a_sentence():
 def test_whole_photos_of_several_aspects_get_a_sentence(tiny, photos, batch_size):
     """Also where they meet only after the forward passes."""
     whole = load_backbone(tiny.module.network, layers=tiny.sources, resize=64, crop=None)
-    sizes = r"crops of \[\(64, 96\), \(96, 64\)\] \(rows, columns\) came. Take a backbone with crop=224"
+    sizes = r"crops of one size; got \[\(64, 96\), \(96, 64\)\] \(rows, columns\). Use a backbone with crop=224"
     with pytest.raises(ValueError, match=sizes):
         extract_features(photos[:2], whole, batch_size=batch_size)
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_no_photos_and_no_batches_get_a_sentence(tiny, photos):
-    with pytest.raises(ValueError, match="at least one image, but none came"):
+    with pytest.raises(ValueError, match="at least one image; got none"):
         extract_features([], tiny)
     for size in (0, -1, 1.5):
-        with pytest.raises(ValueError, match=f"batch_size must be a whole number of at least 1, but {size} came"):
+        with pytest.raises(ValueError, match=f"batch_size must be a whole number of at least 1; got {size}."):
             extract_features(photos, tiny, batch_size=size)
     with pytest.raises(ValueError, match=r"an array \(97, 131\) of uint8 came"):
         extract_features(photos[0][..., 0], tiny)

@@ -184,9 +184,9 @@ def test_a_defect_without_a_mask_is_told(put):
 
 
 def test_defects_and_doubles_among_the_fitted_are_told(demo):
-    with pytest.warns(UserWarning, match=r"1 of 3 fitted photos are labelled as defects, such as 'chip'"):
+    with pytest.warns(UserWarning, match=r"1 of 3 fitted images are labelled as defects, such as 'chip'"):
         SPADE(k=1).fit([*demo.train[:2], demo.test[0]])
-    with pytest.warns(UserWarning, match=r"1 of 3 fitted photos are there twice: left out, they find themselves"):
+    with pytest.warns(UserWarning, match=r"1 of 3 fitted images are duplicates: left out, they match their copies"):
         SPADE(k=1).fit([*demo.train[:2], demo.train[0]])
 
 
@@ -220,7 +220,7 @@ def test_mistakes_get_a_sentence(put, tmp_path):
         with pytest.raises(FileNotFoundError, match=sentence):
             load_dataset(path, **options)
     for path, options, sentence in (
-        (folder, {"layout": "mvtek"}, "layout is one of .* Did you mean 'mvtec'"),
+        (folder, {"layout": "mvtek"}, "layout must be one of .* Did you mean 'mvtec'"),
         (folder, {"train": folder}, "takes either a name or path, or the folder of normal photos"),
         (None, {}, "takes either a name or path"),
         ("", {}, "given by a name or by one path, but '' came"),
@@ -241,7 +241,7 @@ def test_a_dataset_of_which_nothing_can_be_read_is_an_error(tmp_path):
         ("file\n0.png\n", "needs a first line with the columns path, .* but it begins with 'file'"),
         ("path,label\n0.png,dent\n", "has defects, such as 'dent', so it needs a column split"),
         ("path,class\n0.png,dent\n", "has columns class, but known are path, label, mask and split. Rename them"),
-        ("path,split\n0.png,trian\n", "split in row 2 of list.csv is one of 'train', 'test', but 'trian' came"),
+        ("path,split\n0.png,trian\n", "split in row 2 of list.csv must be one of 'train', 'test'; got 'trian'."),
         ("path,label,split\n0.png,dent,train\n", "Row 2 of list.csv puts a 'dent' photo among the normal ones"),
         ("path,split\n0.png,test\n", "names no normal photo for training"),
     ],
@@ -263,7 +263,7 @@ def test_a_fit_leaves_out_what_cannot_be_read_and_names_it(put, demo):
     (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
     names = ["cut.png", "large.png", "small.png", "missing.png", "other.png"]
     with pytest.warns(
-        UserWarning, match=r"3 of 5 photos are skipped\. .*cut\.png.*; A photo needs at least 32.*missing\.png"
+        UserWarning, match=r"Skipped 3 of 5 images\. .*cut\.png.*; An image must have at least 32.*missing\.png"
     ):
         spade = SPADE(k=1).fit([folder / name for name in names])
     alone = SPADE(k=1).fit([folder / "large.png", folder / "other.png"])

@@ -41,9 +41,9 @@ def test_an_attribute_of_spade_is_checked_when_it_is_set():
     spade = SPADE()
     spade.radius, spade.weights = 3, {"layer1": 2}
     assert (spade.options.radius, spade.weights) == (3, {"layer1": 2})
-    with pytest.raises(ValueError, match="A layer is one of 'layer1', 'layer2', 'layer3', but 'layer9' came"):
+    with pytest.raises(ValueError, match=r"A layer must be one of 'layer1', 'layer2', 'layer3'; got 'layer9'\."):
         spade.weights = {"layer9": 1}
-    with pytest.raises(ValueError, match="kappa must be a whole number of at least 1, but 0 came"):
+    with pytest.raises(ValueError, match=r"kappa must be a whole number of at least 1; got 0\."):
         spade.kappa = 0
     assert (spade.kappa, spade.weights) == (1, {"layer1": 2})
 
@@ -52,9 +52,9 @@ def test_an_attribute_of_spade_is_checked_when_it_is_set():
 def test_parameters_that_are_gone_and_such_as_never_were_are_told():
     assert set(OPTIONS) == {"k", "kappa", "radius", "weights", "combine", "sigma", "search"}
     for given in ("float16", "float32", None):
-        with pytest.raises(ValueError, match="precision is no longer an option: features are held as float32"):
+        with pytest.raises(ValueError, match="precision is no longer an option: features are stored as float32"):
             SPADE(precision=given)
     with pytest.raises(TypeError, match=r"SPADE.__init__\(\) got an unexpected keyword argument 'sigmas'"):
         SPADE(sigmas=3)
-    with pytest.raises(ValueError, match=r"An option is one of .*'search', but 'precision' came"):
+    with pytest.raises(ValueError, match=r"An option must be one of .*'search'; got 'precision'."):
         SPADE().with_options(precision="float16")

@@ -526,7 +526,7 @@ def test_a_full_disk_is_said_and_nothing_half_is_kept(painting, monkeypatch, tmp
 
     with monkeypatch.context() as full:
         full.setattr(Path, "write_bytes", write_until_full)
-        said = r"could not be written \(No space left on device\)\. What was written before is whole: make room"
+        said = r"could not be written \(No space left on device\)\. Files written before are intact\. Free some space"
         if by == "Python":
             with pytest.raises(OSError, match=said):
                 painting.keep("dent")
@@ -623,23 +623,23 @@ def test_without_a_photo_a_sentence_says_what_is_needed(spade, demo, given):
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"tool": "brsh"}, "tool is one of 'brush', 'scratch', .*, but 'brsh' came. Did you mean 'brush'"),
+        ({"tool": "brsh"}, "tool must be one of 'brush', 'scratch', .*; got 'brsh'. Did you mean 'brush'."),
         ({"points": []}, "brush needs at least one point, but none came"),
         ({"tool": "move", "points": [(5, 5)]}, "move needs two points, from and to, but 1 came"),
         ({"tool": "move", "points": points(3)}, "move needs two points, from and to, but 3 came"),
-        ({"points": [(5, nan)]}, "col is a number of photo pixels"),
-        ({"points": [(1e9, 5)]}, "row is a number of photo pixels"),
+        ({"points": [(5, nan)]}, "col must be a number of photo pixels"),
+        ({"points": [(1e9, 5)]}, "row must be a number of photo pixels"),
         ({"points": [(1, 2, 3)]}, r"pairs? \(row, col\)"),
         ({"points": [(1, 2, 3), (4, 5, 6)]}, r"pairs? \(row, col\)"),  # not three pairs
         ({"points": (5, 5)}, r"pairs? \(row, col\)"),
         ({"points": [("a", "b")]}, r"pairs? \(row, col\)"),
-        ({"size": 0}, r"size is a diameter from 0\.1 to 224 map pixels, but 0 came"),
-        ({"size": 224.5}, r"size is a diameter from 0\.1 to 224 map pixels, but 224\.5 came"),
-        ({"size": nan}, "size is a diameter"),
-        ({"size": "4"}, "size is a diameter"),
-        ({"strength": 0}, "strength is a number above 0, up to 1, but 0 came"),
-        ({"strength": 1.5}, r"strength is a number above 0, up to 1, but 1\.5 came"),
-        ({"strength": "1"}, "strength is a number above 0, up to 1, but '1' came"),
+        ({"size": 0}, r"size must be a diameter from 0\.1 to 224 map pixels; got 0."),
+        ({"size": 224.5}, r"size must be a diameter from 0\.1 to 224 map pixels; got 224\.5."),
+        ({"size": nan}, "size must be a diameter"),
+        ({"size": "4"}, "size must be a diameter"),
+        ({"strength": 0}, "strength must be a number above 0, up to 1; got 0."),
+        ({"strength": 1.5}, r"strength must be a number above 0, up to 1; got 1\.5."),
+        ({"strength": "1"}, "strength must be a number above 0, up to 1; got '1'."),
         ({"colour": "bleu"}, "colour is a name or like '#c82828', but 'bleu' came"),
         ({"colour": (1, 2, 3)}, "colour is a name or like '#c82828'"),
         ({"colour": 5}, "colour is a name or like '#c82828', but 5 came"),
@@ -662,7 +662,7 @@ def test_a_wrong_stroke_is_a_sentence_and_changes_nothing(painting, wrong, sente
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("index", 48, "index is a photo from 0 to 47, but 48 came"),
+        ("index", 48, "index must be the number of a photo, from 0 to 47; got 48."),
         ("probe", (0, 224), r"0 <= row < 224, 0 <= col < 224, but \(0, 224\) came"),
     ],
 )
@@ -686,7 +686,7 @@ def test_a_mistake_is_told_each_time_it_is_made_and_gone_when_all_is_well(painti
     painting.observe(lambda change: told.append(change["new"]), "problem")
     for _ in range(2):
         draw(painting, points(2), "first", size=300)
-    assert [text[:20] for text in told if text] == ["size is a diameter f"] * 2
+    assert [text[:25] for text in told if text] == ["size must be a diameter f"] * 2
     draw(painting, points(2), "second")
     assert painting.problem == ""
     for _ in range(2):
@@ -700,7 +700,7 @@ def test_a_mistake_is_told_each_time_it_is_made_and_gone_when_all_is_well(painti
 def test_a_mistake_in_the_middle_of_a_stroke_leaves_what_was_drawn(painting):
     draw(painting, points(3), "first")
     draw(painting, points(5), "first", strength=0)
-    assert "strength is a number above 0" in painting.problem
+    assert "strength must be a number above 0" in painting.problem
     assert [len(stroke.points) for stroke in painting.strokes] == [3]
     draw(painting, points(6), "first")
     assert [len(stroke.points) for stroke in painting.strokes] == [6]

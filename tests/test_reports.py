@@ -70,9 +70,9 @@ def test_maps_that_a_report_of_version_0_1_holds_are_read(spade, samples, report
 
 def test_a_folder_that_is_being_written_is_refused(spade, samples, report, tmp_path):
     with RunFolder(tmp_path, "photos.csv", {}).claim(report.run):
-        with pytest.raises(ValueError, match=r"is being written by another run\. Wait until that ends"):
+        with pytest.raises(ValueError, match=r"is being written by another run\. Wait until it ends"):
             evaluate(spade, samples, folder=tmp_path)
-        with pytest.raises(ValueError, match=r"is being written by another run\. Wait until that ends"):
+        with pytest.raises(ValueError, match=r"is being written by another run\. Wait until it ends"):
             report.save(tmp_path)
     assert not list(tmp_path.glob("photos*"))
     report.save(tmp_path)
@@ -169,9 +169,9 @@ def test_damaged_files_are_named_or_made_anew(spade, samples, tmp_path):
 
 def test_another_run_is_not_mixed_in(spade, samples, tmp_path):
     evaluate(spade, samples[:2], folder=tmp_path)
-    with pytest.raises(ValueError, match=r"results of another run: options was .*sigma=4.* and is .*sigma=2"):
+    with pytest.raises(ValueError, match=r"results of another run: options was .*sigma=4.* and is now .*sigma=2"):
         evaluate(spade.with_options(sigma=2), samples[:2], folder=tmp_path)
-    with pytest.raises(ValueError, match=r"another run: .*dataset was '2 photos' and is '3 photos'"):
+    with pytest.raises(ValueError, match=r"another run: .*dataset was '2 photos' and is now '3 photos'"):
         evaluate(spade, samples[:3], folder=tmp_path)
 
 
@@ -202,7 +202,7 @@ def test_folders_without_a_report_get_a_sentence(report, tmp_path):
 
 @pytest.mark.parametrize("wrong", [{"draws": 0}, {"level": 1}, {"level": 0}])
 def test_intervals_of_nothing_get_a_sentence(report, wrong):
-    with pytest.raises(ValueError, match=r"draws must be a whole number|level is a part of all draws"):
+    with pytest.raises(ValueError, match=r"draws must be a whole number|level must be a part of all draws"):
         report.interval("image_roc_auc", **wrong)
 
 
@@ -212,7 +212,7 @@ def test_mistakes_get_a_sentence(spade, report, tmp_path):
             report.metric("aupro", kinds)
     with pytest.raises(ValueError, match="points must be a whole number of at least 2"):
         report.curves(points=1)
-    with pytest.raises(ValueError, match="index is a row from 0 to 9, but 99 came"):
+    with pytest.raises(ValueError, match=r"index must be the number of a row, from 0 to 9; got 99\."):
         report.judged(99)
     with pytest.raises(ValueError, match="evaluate takes a Dataset or a list of Samples"):
         evaluate(spade, ["a.png"])

@@ -94,7 +94,7 @@ def test_a_k_that_was_asked_for_is_cut_with_one_warning(rng, k):
         near = nearest_images(gallery, gallery, k=k)
     assert len(near) == 9
     assert [(note.category, str(note.message)) for note in said] == [
-        (UserWarning, f"k={k} was asked for, but there are 9 gallery images: 9 are used.")
+        (UserWarning, f"k={k} exceeds the number of gallery images (9); using 9.")
     ]
 
 
@@ -105,9 +105,9 @@ def test_a_k_that_was_asked_for_is_cut_with_one_warning(rng, k):
 def test_each_mistake_gets_a_sentence(rng):
     gallery = make_pyramid(rng.normal(size=(9, 8)))
     for k in (0, -1, 1.5, 2.0, True, "5"):
-        with pytest.raises(ValueError, match=f"k must be a whole number of at least 1, but {k!r} came"):
+        with pytest.raises(ValueError, match=f"k must be a whole number of at least 1; got {k!r}."):
             nearest_images(gallery, gallery, k=k)
-    with pytest.raises(ValueError, match="the query's have 7 numbers and the gallery's 8"):
+    with pytest.raises(ValueError, match="must have the same length; got 7 and 8"):
         nearest_images(make_pyramid(rng.normal(size=(2, 7))), gallery)
 
 
@@ -119,5 +119,5 @@ def test_by_default_fifty_are_found_or_as_many_as_there_are(rng):
 
 
 def test_an_empty_gallery_is_told():
-    with pytest.raises(ValueError, match="at least one gallery image, but none came"):
+    with pytest.raises(ValueError, match="at least one gallery image; got none"):
         nearest_images(make_pyramid([[1.0]]), make_pyramid([[1.0]]).select([]))

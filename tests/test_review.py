@@ -231,7 +231,7 @@ def test_photos_fitted_as_arrays_are_kept_dropped_and_brought_back(demo):
 
 
 def test_of_a_photo_that_was_fitted_twice_each_is_dropped_by_itself(demo):
-    with pytest.warns(UserWarning, match="1 of 4 fitted photos are there twice"):
+    with pytest.warns(UserWarning, match="1 of 4 fitted images are duplicates"):
         spade = SPADE(k=2).fit([demo.train[0], demo.train[1], demo.train[0], demo.train[2]])
     review = review_suspects(spade)
     review.index = 0
@@ -322,9 +322,9 @@ def test_a_saved_page_is_small_and_names_no_other_place(review, tmp_path):
 @pytest.mark.parametrize(
     ("value", "sentence"),
     [
-        (12, "index is a normal photo from 0 to 11, but 12 came"),
-        (-1, "index must be a whole number of at least 0, but -1 came"),
-        (1.5, "index must be a whole number of at least 0, but 1.5 came"),
+        (12, "index must be the number of a normal photo, from 0 to 11; got 12."),
+        (-1, "index must be a whole number of at least 0; got -1."),
+        (1.5, "index must be a whole number of at least 0; got 1.5."),
     ],
 )
 def test_a_photo_that_is_none_is_a_mistake_that_changes_nothing(review, value, sentence):
@@ -358,7 +358,7 @@ def test_where_nothing_was_decided_there_is_nothing_to_take_back(review):
 def test_when_too_few_would_be_left_that_is_said_and_nothing_is_lost(demo):
     spade = SPADE(k=2).fit(demo.train[:3])
     review = review_suspects(spade)
-    with pytest.raises(ValueError, match=r"at least one other normal image|has to stay"):  # noqa: PT012
+    with pytest.raises(ValueError, match=r"at least one other normal image|must remain"):  # noqa: PT012
         for _ in range(3):
             before = told(review), gallery_of(review.spade), review.code()
             review.drop()
@@ -373,5 +373,5 @@ def test_when_too_few_would_be_left_that_is_said_and_nothing_is_lost(demo):
 
 
 def test_to_review_one_photo_takes_another(demo):
-    with pytest.raises(ValueError, match="Leaving an image out needs at least one other normal image"):
+    with pytest.raises(ValueError, match="Leave-one-out needs at least one other normal image"):
         review_suspects(SPADE(k=1).fit(demo.train[:1]))

@@ -69,7 +69,7 @@ def test_the_threshold_is_the_score_of_that_rank(rng, count, fpr, rank):
 
 
 def test_with_too_few_normals_the_largest_is_taken_and_said():
-    with pytest.warns(UserWarning, match=r"0.01 needs at least 99 normal scores, but there are 48: the largest"):
+    with pytest.warns(UserWarning, match=r"0.01 needs at least 99 normal scores; got 48\. Using the largest"):
         assert find_threshold(np.arange(48.0), 0.01) == 47
 
 

@@ -75,7 +75,7 @@ def test_differences_are_measured_as_by_hand_and_equal_cells_are_at_0(seed, c, t
 
 def test_arrays_the_inner_loops_could_not_read_are_refused_when_compiled(rng):
     tiles = rng.normal(size=(2, 16, 5)).astype(np.float32).swapaxes(1, 2)
-    with pytest.raises(Exception, match="Tiles are contiguous float32 arrays"):
+    with pytest.raises(Exception, match="Tiles must be contiguous float32 arrays"):
         measure_once(tiles, 0, 0, tiles[None], 0, 0, 5, np.zeros((1, 16), np.float32), 0)
 
 
@@ -319,7 +319,7 @@ def test_looking_back_passes_through_the_images_once(spade, scratched, monkeypat
     result.with_k(2)
     monkeypatch.setattr("spade_kit.search.dispatch.search_branch_and_bound", None)
     assert result.with_k(4).with_k(3).image_score >= result.image_score
-    with pytest.raises(ValueError, match=r"looks back on the 5 images .* k=6 came.*with_options\(k=6\)"):
+    with pytest.raises(ValueError, match=r"at most 5, the number of retrieved images; got 6.*with_options\(k=6\)"):
         result.with_k(6)
 
 
@@ -349,7 +349,7 @@ def test_a_left_out_image_stays_left_out_under_other_options(spade):
     np.testing.assert_array_equal(result.anomaly_map, spade.with_options(radius=2, k=9).predict_left_out(3).anomaly_map)
 
 
-@pytest.mark.filterwarnings("ignore:kappa=5 was asked for")
+@pytest.mark.filterwarnings("ignore:kappa=5 exceeds the number of")
 @pytest.mark.parametrize("options", [{}, {"kappa": 5, "radius": 1}, {"kappa": 2}, {"weights": "equal"}], ids=str)
 def test_the_steps_hold_the_match_of_every_cell_for_every_k(spade, scratched, options):
     result = spade.with_options(**options).predict(scratched)
@@ -374,7 +374,7 @@ def test_judging_by_some_normals_is_having_fitted_only_those(spade, scratched, d
     result = spade.predict(scratched).with_normals(chosen)
     np.testing.assert_array_equal(result.neighbours.index, np.array(chosen)[anew.neighbours.index])
     np.testing.assert_allclose(result.anomaly_map, anew.anomaly_map, rtol=1e-4)
-    with pytest.raises(ValueError, match=r"12 training images that .* but \[12\] came"):
+    with pytest.raises(ValueError, match=r"12 training images that .*; got \[12\]"):
         spade.predict(scratched).with_normals([3, 12])
 
 

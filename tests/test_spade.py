@@ -190,9 +190,9 @@ def test_photographs_of_one_piece_are_left_out_together(demo):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert twice.threshold(0.2, of="image", groups=np.array([0, 1, 2, 3, 0])) == judged
-    with pytest.raises(ValueError, match="one label per training image, 5, but 2 came"):
+    with pytest.raises(ValueError, match=r"one label per training image \(5\); got 2"):
         twice.threshold(groups=[0, 1])
-    with pytest.raises(ValueError, match="5 came, 1 of them NaN"):
+    with pytest.raises(ValueError, match="got 5, 1 of them NaN"):
         twice.threshold(groups=[0, 1, 2, 3, float("nan")])
 
 
@@ -247,7 +247,7 @@ def test_numbers_of_numpy_are_numbers(spade, scratched):
 
 
 def test_what_is_cut_is_said_where_it_was_asked_for_and_nowhere_else(spade, scratched):
-    with pytest.warns(UserWarning, match="kappa=20 was asked for, but there are 5 candidates") as said:
+    with pytest.warns(UserWarning, match=r"kappa=20 exceeds the number of candidates of a corner pixel \(5\)") as said:
         judge = spade.with_options(kappa=20, radius=0)
     assert len(said) == 1
     with warnings.catch_warnings():
@@ -318,7 +318,7 @@ def test_more_neighbours_than_there_are_is_said_once_where_it_was_asked_for(demo
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(SPADE().fit(demo.train[:3]).predict(scratched).neighbours) == 3
-    with pytest.warns(UserWarning, match="k=9 was asked for, but there are 3 normal images") as said:
+    with pytest.warns(UserWarning, match=r"k=9 exceeds the number of normal images \(3\)") as said:
         result = SPADE(k=9).fit(demo.train[:3]).predict(scratched)
     assert len(said) == 1
     assert len(result.neighbours) == 3
@@ -327,33 +327,33 @@ def test_more_neighbours_than_there_are_is_said_once_where_it_was_asked_for(demo
 @pytest.mark.usefixtures("unchecked")
 def test_each_mistake_gets_a_sentence(spade, result):
     mistakes = [
-        ({"k": 0}, "k must be a whole number of at least 1, but 0 came"),
+        ({"k": 0}, "k must be a whole number of at least 1; got 0."),
         ({"kappa": 2.5}, "kappa must be a whole number"),
         ({"radius": -1}, "radius must be a whole number of at least 0"),
-        ({"sigma": -1}, "sigma is a finite number of map pixels"),
-        ({"sigma": float("nan")}, "sigma is a finite number"),
-        ({"weights": {"layer4": 1}}, "'layer4' came. Did you mean 'layer3'"),
-        ({"combine": "concatenate"}, "'concatenate' came. Did you mean 'concat'"),
-        ({"kapa": 2}, "'kapa' came. Did you mean 'kappa'"),
-        ({"backbone": "resnet18"}, "An option is one of 'k', 'kappa'"),
+        ({"sigma": -1}, "sigma must be a finite number of map pixels"),
+        ({"sigma": float("nan")}, "sigma must be a finite number"),
+        ({"weights": {"layer4": 1}}, "got 'layer4'. Did you mean 'layer3'"),
+        ({"combine": "concatenate"}, "got 'concatenate'. Did you mean 'concat'"),
+        ({"kapa": 2}, "got 'kapa'. Did you mean 'kappa'"),
+        ({"backbone": "resnet18"}, "An option must be one of 'k', 'kappa'"),
     ]
     for wrong, sentence in mistakes:
         with pytest.raises(ValueError, match=sentence):
             spade.with_options(**wrong)
     for fpr in (0, 1, 1.5, float("nan"), "low"):
-        with pytest.raises(ValueError, match="fpr is a false-alarm rate between 0 and 1"):
+        with pytest.raises(ValueError, match="fpr must be a false-alarm rate between 0 and 1"):
             spade.threshold(fpr)
-    with pytest.raises(ValueError, match="of is one of 'pixel', 'image'"):
+    with pytest.raises(ValueError, match="of must be one of 'pixel', 'image'"):
         spade.threshold(of="pixels")
     with pytest.raises(ValueError, match=r"precision is no longer an option.*Leave it out"):
         SPADE(precision="half")
-    with pytest.raises(ValueError, match="a training image from 0 to 11, but 12 came"):
+    with pytest.raises(ValueError, match=r"the number of a training image, from 0 to 11; got 12\."):
         spade.predict_left_out(12)
     for index in (-1, 12):
         with pytest.raises(ValueError, match="index"):
             spade.normal_image(index)
     for threshold in (float("nan"), None, "high"):
-        with pytest.raises(ValueError, match="A threshold is a finite raw distance"):
+        with pytest.raises(ValueError, match="A threshold must be a finite raw distance"):
             result.segmentation(threshold)
     with pytest.raises(ValueError, match=r"a Dataset came\. Of a Dataset take its \.train or \.test"):
         SPADE().fit(spade_kit.load_dataset("demo"))
@@ -361,13 +361,13 @@ def test_each_mistake_gets_a_sentence(spade, result):
         spade.predict([result.image, result.image])
     with pytest.raises(FileNotFoundError, match="but that is a folder"):
         spade.predict(result.sample.path.parent)
-    with pytest.raises(ValueError, match="A backbone is a name, a torch module"):
+    with pytest.raises(ValueError, match="A backbone must be a name, a torch module"):
         SPADE(backbone=None)
     with pytest.raises(ValueError, match="count must be a whole number of at least 1"):
         spade_kit.draw_neighbours(result, 0)
     with pytest.raises(ValueError, match="0 <= row < 224"):
         result.match(224, 0)
-    with pytest.raises(ValueError, match="at least one normal image, but none came"):
+    with pytest.raises(ValueError, match="at least one normal image; got none"):
         SPADE().fit([])
     with pytest.raises(ValueError, match="at least one other normal image"):
         SPADE(k=1).fit([result.image]).predict_left_out(0)
@@ -431,13 +431,13 @@ def test_too_little_memory_is_said_with_what_is_needed(demo, monkeypatch):
 
     monkeypatch.setattr(SimdLayout, "__init__", refuse)
     with pytest.raises(
-        MemoryError, match=r"The features of 6 images need 0\.0 GB of memory, which cannot be had: take fewer"
+        MemoryError, match=r"The features of 6 images need 0\.0 GB of memory, which is not available: use fewer"
     ):
         SPADE(k=5).fit(demo.train[:6])
 
 
 def test_a_device_that_is_not_here_gets_a_sentence():
-    with pytest.raises(ValueError, match=r"A device is 'cpu', 'cuda' or 'mps' as far as it is here, but 'gpu' came: "):
+    with pytest.raises(ValueError, match=r"device must be 'cpu', 'cuda' or 'mps', and available here; got 'gpu': "):
         SPADE(device="gpu")
 
 
@@ -447,7 +447,7 @@ def test_a_defect_that_the_crop_loses_is_told(spade, demo, tmp_path):
     mask[2, 2] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
     result = spade.predict(Sample(tmp_path / "photo.png", "dot", tmp_path / "mask.png"))
-    with pytest.warns(UserWarning, match=r"Nothing of the defect of photo\.png is left on the evaluated crop"):
+    with pytest.warns(UserWarning, match=r"The defect of photo\.png is not visible on the evaluated crop"):
         assert not result.mask.any()
 
 

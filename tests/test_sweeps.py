@@ -127,19 +127,19 @@ def test_without_masks_pixels_have_no_metric(small):
 def test_mistakes_get_a_sentence(small):
     for over, said in [
         ({}, "sweep needs options with lists of values"),
-        ({"kk": [1]}, r"An option is one of .*, but 'kk' came\. Did you mean 'k'"),
+        ({"kk": [1]}, r"An option must be one of .*; got 'kk'\. Did you mean 'k'."),
         ({"k": 5}, "sweep takes a list of values for k, but 5 came"),
         ({"weights": "equal"}, "sweep takes a list of values for weights, but 'equal' came"),
-        ({"normals": [0]}, "normals must be a whole number of at least 1, but 0 came"),
-        ({"k": [None]}, "k must be a whole number of at least 1, but None came"),
+        ({"normals": [0]}, "normals must be a whole number of at least 1; got 0."),
+        ({"k": [None]}, "k must be a whole number of at least 1; got None."),
         ({"k": []}, "at least one value for each option, but none came for k"),
-        ({"layers": [("layer9",)]}, r"A layer is one of .*, but 'layer9' came"),
-        ({"layers": ["layer2"]}, "layers is a list of names among layer1, layer2, layer3, but 'layer2' came"),
+        ({"layers": [("layer9",)]}, r"A layer must be one of .*; got 'layer9'."),
+        ({"layers": ["layer2"]}, "layers must be a list of names among layer1, layer2, layer3; got 'layer2'."),
         ({"backbone": [load_backbone()], "crop": [224]}, "With crop among the options a backbone is named"),
     ]:
         with pytest.raises(ValueError, match=said):
             sweep(small, over)
-    with pytest.raises(ValueError, match="A metric is one of"):
+    with pytest.raises(ValueError, match="A metric must be one of"):
         sweep(small, {"k": [1]}, metrics=["auproo"])
     with pytest.raises(ValueError, match="sweep needs a Dataset with photos to fit and photos to judge"):
         sweep(replace(small, test=[]), {"k": [1]})

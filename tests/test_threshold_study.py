@@ -412,5 +412,5 @@ def test_evidence_is_of_photos_or_of_pixels():
 
 
 def test_a_threshold_is_a_number():
-    with pytest.raises(ValueError, match="A threshold is a finite raw distance"):
+    with pytest.raises(ValueError, match="A threshold must be a finite raw distance"):
         collect("image", [np.ones((2, 2))], [], [], []).at(np.nan)

@@ -97,11 +97,11 @@ def test_a_view_is_called_what_it_is(spade, wanted, name):
 @pytest.mark.parametrize(
     ("wanted", "sentence"),
     [
-        ("layer4", "A layer is one of 'layer1', 'layer2', 'layer3', but 'layer4' came"),
+        ("layer4", "A layer must be one of 'layer1', 'layer2', 'layer3'; got 'layer4'."),
         ([], "at least one layer of layer1, layer2, layer3"),
         ({"kapa": 3}, "Did you mean 'kappa'"),
         (5, "a list of layers, a mapping or a fitted SPADE, but 5 came"),
-        ({"base": 1}, "fitted SPADE from 0 to 0"),
+        ({"base": 1}, "the number of a fitted SPADE, from 0 to 0"),
         ({"layers": "layer1", "weights": "equal"}, "weights is about several layers"),
         ({"k": 0}, "k must be a whole number of at least 1"),
     ],

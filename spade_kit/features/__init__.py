@@ -1,4 +1,4 @@
-"""Stage 1: photographs become feature pyramids."""
+"""Stage 1: feature pyramids of images."""
 
 from spade_kit.features.backbones import Backbone, load_backbone
 from spade_kit.features.pyramid import Pyramid, compute_features, extract_features

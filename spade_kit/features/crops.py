@@ -1,4 +1,4 @@
-"""The evaluated crop: which part of a photograph is judged, and how a map finds its way back onto the photograph."""
+"""The evaluated crop: which part of an image is judged, and how a map is placed back onto the image."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from PIL import Image
 from scipy.ndimage import map_coordinates
 
 GRID = 32  # sides that are multiples of this make the grids of strides 4, 8, 16 and 32 nest
-SMALLEST = 32  # px: below this a photograph has no detail that strides 4 to 16 could describe
+SMALLEST = 32  # px: a smaller image has no detail that strides 4 to 16 could describe
 
 
 class SmallPhotoError(ValueError):
-    """A photograph that has no detail to describe."""
+    """The image is too small to have detail to describe."""
 
 
 @dataclass(frozen=True)
 class Crop:
-    """Where the evaluated crop lies: the photo is scaled, then a window is cut out of the scaled photo.
+    """The position of the evaluated crop: the image is scaled, then a window is cut out of the scaled image.
 
-    All sizes are (rows, columns). The crop is what the backbone sees, and every map, mask and probe speaks of it.
+    All sizes are (rows, columns). The backbone sees the crop, and every map, mask and probe refers to it.
     """
 
-    photo: tuple[int, int]  # the photograph, in its own pixels
-    scaled: tuple[int, int]  # the photograph after resizing
-    offset: tuple[int, int]  # the window's first row and column in the scaled photograph
+    photo: tuple[int, int]  # the original image, in pixels
+    scaled: tuple[int, int]  # the image after resizing
+    offset: tuple[int, int]  # the window's first row and column in the scaled image
     size: tuple[int, int]  # the window
 
     @property
     def box(self) -> tuple[int, int, int, int]:
-        """(top, left, bottom, right) in photo pixels, such that ``photo[top:bottom, left:right]`` is what was judged.
+        """(top, left, bottom, right) in pixels of the original image; ``photo[top:bottom, left:right]`` was judged.
 
-        A photo pixel belongs to the crop if its centre does.
+        A pixel belongs to the crop if its centre does.
         """
         top, bottom = self._limits(0)
         left, right = self._limits(1)
@@ -41,16 +41,16 @@ class Crop:
 
     def _limits(self, axis: int) -> tuple[int, int]:
         photo, scaled, offset = self.photo[axis], self.scaled[axis], self.offset[axis]
-        # ceil(edge * photo / scaled - 1/2), in whole numbers: a centre may lie on the very edge
+        # ceil(edge * photo / scaled - 1/2), in integers: a centre may lie exactly on the edge
         first, last = (-((scaled - 2 * edge * photo) // (2 * scaled)) for edge in (offset, offset + self.size[axis]))
         return max(first, 0), min(last, photo)
 
     def cut(self, photo: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
-        """The evaluated crop of a photograph (antialiased bilinear)."""
+        """The evaluated crop of an image (antialiased bilinear)."""
         return self._cut(Image.fromarray(photo), Image.Resampling.BILINEAR)
 
     def cut_mask(self, mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "h w"]:
-        """The same window of a mask. Nearest only: interpolation would shift the border, and with it every metric."""
+        """The same window of a mask. Nearest only: interpolation would shift the border and with it every metric."""
         return self._cut(Image.fromarray(mask.astype(np.uint8)), Image.Resampling.NEAREST).astype(bool)
 
     def _cut(self, image: Image.Image, resample: Image.Resampling) -> np.ndarray:
@@ -60,7 +60,7 @@ class Crop:
         return np.ascontiguousarray(scaled[top : top + rows, left : left + columns])
 
     def put_back(self, values: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "H W"]:
-        """A map of the crop at the photo's size, bilinear; NaN where the photo was not judged."""
+        """A map of the crop at the size of the original image, bilinear; NaN where it was not judged."""
         top, left, bottom, right = self.box
         rows = self._places(np.arange(top, bottom), 0)
         columns = self._places(np.arange(left, right), 1)
@@ -70,27 +70,27 @@ class Crop:
         return on_photo
 
     def on_photo(self, places: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
-        """Where places (row, col) of the crop lie on the photograph; whole numbers are centres of pixels on both."""
+        """Positions (row, col) of the crop on the original image; whole numbers are pixel centres on both."""
         return (places + 0.5 + np.array(self.offset)) * np.array(self.photo) / np.array(self.scaled) - 0.5
 
     def _places(self, pixels: np.ndarray, axis: int) -> np.ndarray:
-        """Where the centres of photo pixels lie in the crop's pixel coordinates."""
+        """The centres of the original image's pixels, in pixel coordinates of the crop."""
         return (pixels + 0.5) * self.scaled[axis] / self.photo[axis] - 0.5 - self.offset[axis]
 
 
 def find_crop(photo: tuple[int, int], resize: int, crop: int | None) -> Crop:
-    """The evaluated crop of a photograph of (rows, columns).
+    """The evaluated crop of an image of (rows, columns).
 
     Notes
     -----
-    With ``crop`` given the photo becomes a ``resize`` px square, whatever its aspect, as benchmark code does: most of
-    a long photo would be lost otherwise. With ``crop=None`` the whole photo is kept at its own aspect, its short
-    side near ``resize``, both sides rounded to multiples of 32 so that the grids nest.
+    With ``crop`` given the image is resized to a ``resize`` px square, whatever its aspect ratio, as benchmark code
+    does: most of a long image would be lost otherwise. With ``crop=None`` the whole image keeps its aspect ratio, its
+    short side near ``resize``, both sides rounded to multiples of 32 so that the grids nest.
     """
     if min(photo) < SMALLEST:
         raise SmallPhotoError(
-            f"A photo needs at least {SMALLEST} pixels on each side, but this one has {photo[0]} x {photo[1]} "
-            "(rows x columns). Take a larger photo."
+            f"An image must have at least {SMALLEST} pixels on each side; got {photo[0]} x {photo[1]} "
+            "(rows x columns). Use a larger image."
         )
     if crop is None:
         scale = resize / min(photo)

@@ -1,4 +1,4 @@
-"""Stage 1: photographs become feature pyramids."""
+"""Stage 1: feature pyramids of images."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.features.crops import Crop, SmallPhotoError
 
 _BATCH = {"cpu": 4}
-_NAMED = 3  # of photos that are skipped, how many with their reason
+_NAMED = 3  # how many skipped images a warning lists with their reason
 
 
 @dataclass(frozen=True, eq=False)
 class Pyramid:
-    """What a network sees in n images: maps from fine to coarse, and one vector an image.
+    """The features of n images: maps from fine to coarse, and one vector per image.
 
     Attributes
     ----------
     levels
-        One ``(n, c, h, w)`` float32 tensor a level, fine to coarse.
+        One ``(n, c, h, w)`` float32 tensor per level, fine to coarse.
     layers
-        The levels' names, ``layer1`` the finest.
+        The names of the levels; ``layer1`` is the finest.
     pooled
-        ``(n, d)``: each image as a whole.
+        ``(n, d)``: one vector per image.
     """
 
     levels: Sequence[Float[Tensor, "n _c _h _w"]]
@@ -54,8 +54,8 @@ class Pyramid:
         )
         if not sound:
             raise ValueError(
-                "A pyramid needs one (n, c, h, w) level per layer name, no name twice, fine to coarse, and pooled "
-                f"(n, d), but levels {shapes}, layers {self.layers} and pooled {tuple(self.pooled.shape)} came."
+                "A pyramid must have one (n, c, h, w) level per layer name, unique names, fine to coarse, and pooled "
+                f"(n, d); got levels {shapes}, layers {self.layers} and pooled {tuple(self.pooled.shape)}."
             )
 
     def __len__(self) -> int:
@@ -72,7 +72,7 @@ class Pyramid:
         return height, width
 
     def select(self, index: ArrayLike) -> Pyramid:
-        """The pyramid of some of the images, in the order given; a single number gives a pyramid of one."""
+        """The pyramid of some of the images, in the order given; a single index gives a pyramid of one image."""
         rows = torch.from_numpy(np.arange(len(self))[np.asarray(index, None if np.size(index) else int)].reshape(-1))
         return Pyramid(
             tuple(level[rows.to(level.device)] for level in self.levels),
@@ -81,15 +81,15 @@ class Pyramid:
         )
 
     def only(self, layers: Sequence[str]) -> Pyramid:
-        """The same images as some of the layers alone see them, fine to coarse."""
+        """The same images with only some of the layers, fine to coarse."""
         kept = chosen_layers(layers, self.layers)
         return Pyramid([self.levels[at] for at in kept], [self.layers[at] for at in kept], self.pooled)
 
 
 def chosen_layers(layers: Sequence[str], known: Sequence[str]) -> list[int]:
-    """The places of some layers, fine to coarse; at least one."""
+    """The indices of some layers, fine to coarse; at least one."""
     if isinstance(layers, str) or not layers:
-        raise ValueError(f"layers is a list of names among {', '.join(known)}, but {layers!r} came.")
+        raise ValueError(f"layers must be a list of names among {', '.join(known)}; got {layers!r}.")
     for name in layers:
         choose("A layer", name, known)
     return [at for at, name in enumerate(known) if name in layers]
@@ -102,19 +102,19 @@ def extract_features(
     batch_size: int | None = None,
     device: str | torch.device | None = None,
 ) -> Pyramid:
-    """Turn photographs into one feature pyramid.
+    """Compute the feature pyramid of one or more images.
 
-    Each photo is scaled and cut as the backbone wants it (see `load_backbone`), then passed through the network once.
+    Each image is resized and cropped for the backbone (see `load_backbone`), then passed through the network once.
 
     Parameters
     ----------
     images
-        One photo or many: Samples, paths, PIL images, (H, W, 3) uint8 arrays.
+        One image or many: Samples, paths, PIL images, (H, W, 3) uint8 arrays.
     backbone
-        A name or what `load_backbone` gave.
+        A name, or a `Backbone` from `load_backbone`.
     batch_size
-        Photos per forward pass, by default 4 on the CPU, whose caches that fits, and 16 elsewhere. It changes speed
-        and memory, and the numbers by rounding only.
+        Images per forward pass, by default 4 on the CPU, which fits its caches, and 16 elsewhere. It affects speed and
+        memory, and values by rounding only.
     device
         Where to compute; by default where the backbone is.
 
@@ -129,7 +129,7 @@ def extract_features(
     network = load_backbone(backbone, device=device)
     batches = [pyramid for *_, pyramid in iterate_features(as_list(images), network, batch_size)]
     if not batches:
-        raise ValueError("Features need at least one image, but none came.")
+        raise ValueError("extract_features needs at least one image; got none.")
     return Pyramid(
         tuple(torch.cat(levels) for levels in zip(*(batch.levels for batch in batches))),
         batches[0].layers,
@@ -140,10 +140,10 @@ def extract_features(
 def iterate_features(
     images: Sequence[Photo], backbone: Backbone, batch_size: int | None = None, *, skip: bool = False
 ) -> Iterator[tuple[list[Photo], list[Crop], list[UInt8[np.ndarray, "H W 3"]], Pyramid]]:
-    """Batch after batch: photographs, where their evaluated crops lie, the crops' pixels, and their pyramid.
+    """Yield batches: images, the positions of their evaluated crops, the pixels of the crops, and their pyramid.
 
-    With ``skip`` files that cannot be read and photographs that are too small are left out, and named in one warning;
-    the error of the first is raised if none is left.
+    With ``skip``, files that cannot be read and images that are too small are left out and listed in one warning; if
+    none remain, the error of the first is raised.
     """
     sizes: set[tuple[int, int]] = set()
     skipped: list[Exception] = []
@@ -159,8 +159,8 @@ def iterate_features(
             sizes.update(place.size for place in places)
             if len(sizes) > 1:
                 raise ValueError(
-                    f"Images in one pyramid need one size, but crops of {sorted(sizes)} (rows, columns) came. "
-                    "Take a backbone with crop=224, or photos of one aspect."
+                    f"Images in one pyramid must have crops of one size; got {sorted(sizes)} (rows, columns). "
+                    "Use a backbone with crop=224, or images of one aspect ratio."
                 )
             crops = [place.cut(photo) for place, photo in zip(places, photos)]
             yield list(kept), list(places), crops, compute_features(crops, backbone)
@@ -168,13 +168,13 @@ def iterate_features(
         if len(skipped) == len(images):
             raise skipped[0]
         named = "; ".join(map(str, skipped[:_NAMED]))
-        warn(f"{len(skipped)} of {len(images)} photos are skipped. {named}{'; ...' if len(skipped) > _NAMED else ''}")
+        warn(f"Skipped {len(skipped)} of {len(images)} images. {named}{'; ...' if len(skipped) > _NAMED else ''}")
 
 
 def _read(
     image: Photo, backbone: Backbone, skipped: list[Exception] | None
 ) -> tuple[Photo, UInt8[np.ndarray, "H W 3"], Crop] | None:
-    """A photograph with its pixels and its crop; None, and the reason in ``skipped``, where it has none."""
+    """An image with its pixels and its crop; if it cannot be used, None, with the reason added to ``skipped``."""
     try:
         photo = as_array(image)
         return image, photo, backbone.find_crop(photo)

@@ -1,1 +1,1 @@
-"""What was fitted: normal images with their features, kept in memory and in a folder."""
+"""The fitted normal images with their features, in memory and in a folder."""

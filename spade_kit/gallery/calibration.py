@@ -1,4 +1,4 @@
-"""What is normal: the images of a gallery, each judged against the others, and thresholds from that."""
+"""Leave-one-out calibration: the images of a gallery, each judged against the others, and the resulting thresholds."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from spade_kit.scores import check_fpr, find_threshold, make_map, threshold_inte
 
 _SAMPLED = 64  # images from which the reference level is taken
 _FEW = 4
-_KEPT = 8  # for how many options the distances of left-out images are remembered
+_KEPT = 8  # number of options with cached leave-one-out distances
 
 
 @dataclass(frozen=True, eq=False)
 class NormalScores:
-    """What some normal images score, each judged against the others.
+    """The scores of some normal images, each judged against the others.
 
     Attributes
     ----------
     level
         The reference level: the 99th percentile of their maps.
     pixels, scores
-        All values of their maps, and the maxima, ascending.
+        All values of their maps, and the maximum of each map, ascending.
     """
 
     level: float
     pixels: Float[np.ndarray, "p"]
     scores: Float[np.ndarray, "n"]
-    _thresholds: dict[tuple[str, float], float] = field(default_factory=dict)  # asked for again and again
+    _thresholds: dict[tuple[str, float], float] = field(default_factory=dict)  # a cache
 
     def threshold(self, of: str, fpr: float) -> float:
         if (of, fpr) not in self._thresholds:
@@ -44,9 +44,9 @@ class NormalScores:
 
 
 class Calibration:
-    """The images of a gallery, each left out in turn and judged against the others, under whatever options.
+    """The images of a gallery, each left out in turn and judged against the others, under any options.
 
-    Distances are searched once and kept, for the options of late; another sigma or rate needs no search.
+    Distances are searched once and cached for the latest options; another sigma or rate needs no search.
     """
 
     def __init__(self, gallery: Gallery) -> None:
@@ -56,20 +56,20 @@ class Calibration:
 
     @property
     def sample(self) -> list[int]:
-        """At most 64 of the images, evenly spaced: enough to tell what is normal."""
+        """At most 64 of the images, evenly spaced: enough for the reference level."""
         count = len(self._gallery)
         return np.unique(np.linspace(0, count - 1, min(count, _SAMPLED)).astype(int)).tolist()
 
     @property
     def few(self) -> list[int]:
-        """Some of the sample: a first idea of what is normal, until all are judged."""
+        """A few images of the sample, for a first estimate of the reference level."""
         images = self.sample
         return images[:: -(-len(images) // _FEW)]
 
     def maps(
         self, options: Options, images: Sequence[int] | None = None, groups: Iterable[Hashable] | None = None
     ) -> Iterator[Float[np.ndarray, "H W"]]:
-        """The maps of some of the images, or of all; with groups, none is judged against its own group."""
+        """Yield the maps of some or all images; with groups, no image is judged against its own group."""
         labels = self._check_groups(groups)
         kept = self._kept(options, labels)
         for oldest in list(self._distances)[:-_KEPT]:
@@ -90,12 +90,12 @@ class Calibration:
         return self._distances.setdefault((options.of_search(len(self._gallery) - 1), labels), {})
 
     def scores(self, options: Options, images: Sequence[int]) -> NormalScores:
-        """What some of the images score; there have to be others."""
+        """The scores of some of the images; the gallery must hold others."""
         maps = np.stack(list(self.maps(options, images)))
         return NormalScores(float(np.percentile(maps, 99)), np.sort(maps, axis=None), np.sort(maps.max((1, 2))))
 
     def level(self, options: Options) -> float | None:
-        """The reference level; None where there is but one image, of which nobody can tell what is normal."""
+        """The reference level; None for a single image, which has no others to be judged against."""
         if len(self._gallery) == 1:
             return None
         if options not in self._levels:
@@ -119,7 +119,7 @@ class Calibration:
         """See `SPADE.threshold_interval`."""
         labels = self._check_groups(groups)
         scores = self._scores_of(options, fpr, of, labels)
-        find_threshold(np.concatenate(scores), fpr)  # says so where there are too few to tell
+        find_threshold(np.concatenate(scores), fpr)  # warns if there are too few
         return threshold_interval(scores, labels or range(len(scores)), fpr, level, draws, seed)
 
     def suspects(self, options: Options, groups: Iterable[Hashable] | None) -> pandas.DataFrame:
@@ -134,7 +134,7 @@ class Calibration:
     def _scores_of(
         self, options: Options, fpr: float, of: str, groups: Iterable[Hashable] | None
     ) -> list[Float[np.ndarray, "_"]]:
-        """Of each image its score, or the scores of all its pixels."""
+        """For each image its score, or the scores of all its pixels."""
         check_fpr(fpr)
         choose("of", of, ("pixel", "image"))
         maps = self.maps(options, groups=groups)
@@ -144,16 +144,14 @@ class Calibration:
         if groups is None:
             return None
         if not isinstance(groups, Iterable):
-            raise ValueError(f"groups is a list of names or numbers, one a training image, but {groups!r} came.")
+            raise ValueError(f"groups must be a list of names or numbers, one per training image; got {groups!r}.")
         labels = tuple(groups)
         if not all(isinstance(label, Hashable) for label in labels):
-            raise ValueError(
-                "groups holds names or numbers, one a training image, but lists came. Take one label each."
-            )
+            raise ValueError("groups must hold one name or number per training image; got lists. Use one label each.")
         if len(labels) != len(self._gallery) or any(label != label for label in labels):
             missing = sum(label != label for label in labels)
             raise ValueError(
-                f"groups needs one label per training image, {len(self._gallery)}, but {len(labels)} came, {missing} "
+                f"groups must hold one label per training image ({len(self._gallery)}); got {len(labels)}, {missing} "
                 "of them NaN. Give every image a label."
             )
         return labels

@@ -1,4 +1,4 @@
-"""A fitted SPADE in a folder: features that are read where they are needed, and in words where everything came from."""
+"""Save and load a fitted SPADE: features that are read on demand, and a manifest with the source of every image."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from spade_kit.options import OPTIONS, Options
 from spade_kit.search.layout import SimdLayout
 
 FORMAT = 2
-_READ = (1, FORMAT)  # 0.1 wrote the name of its one file of features as "features", and a precision
+_READ = (1, FORMAT)  # version 0.1 stored the name of its only shard as "features", and a precision
 MANIFEST = "spade.json"
 _DATA = "gallery-*.safetensors"
-_WRONG = (AttributeError, IndexError, KeyError, TypeError, ValueError)  # what a damaged manifest may lead to
+_WRONG = (AttributeError, IndexError, KeyError, TypeError, ValueError)  # errors that a damaged manifest may cause
 _KINDS = {"shards": list, "backbone": dict, "options": dict, "layers": list, "shapes": list}
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What a folder holds."""
+    """The contents of a folder."""
 
     gallery: Gallery
     backbone: Backbone
@@ -44,20 +44,20 @@ class Stored:
 
 
 def save_gallery(folder: Path, gallery: Gallery, backbone: Backbone, options: Options) -> None:
-    """Write a new shard of features beside the old ones, then the manifest that lists it, then let go of the old ones.
+    """Write a new shard of features beside the old ones, then the manifest that lists it, then delete the old ones.
 
-    So at any moment the manifest lists whole files.
+    The manifest lists complete files at any moment.
     """
     check_is_no_file(folder, "A SPADE is saved")
     before = set(folder.glob(_DATA))
     file = folder / _DATA.replace("*", uuid.uuid4().hex[:8])
-    unfinished = folder / ".unfinished"  # with whatever safetensors begins there, should we be killed
+    unfinished = folder / ".unfinished"  # for the partial files of safetensors, in case the process is killed
     manifest = {
         "format": FORMAT,
         "spade_kit": version("spade_kit"),
         "shards": [file.name],
         "backbone": {"recipe": backbone.recipe, "name": backbone.name, "sha256": backbone.sha256},
-        "options": options.as_given() | {"k": options.k},  # a default stays one
+        "options": options.as_given() | {"k": options.k},  # a default stays a default
         "layers": list(gallery.layers),
         "shapes": [list(shape) for shape in gallery.shapes],
         "normals": [_describe(normal) for normal in gallery.normals],
@@ -68,8 +68,8 @@ def save_gallery(folder: Path, gallery: Gallery, backbone: Backbone, options: Op
         try:
             save_file(_pack(gallery), unfinished / file.name)
             (unfinished / "plain").touch()
-            shutil.copymode(unfinished / "plain", unfinished / file.name)  # safetensors lets nobody else read it
-        except SafetensorError as problem:  # which wraps what the system said, such as a full disk
+            shutil.copymode(unfinished / "plain", unfinished / file.name)  # safetensors makes it private to its owner
+        except SafetensorError as problem:  # wraps system errors, such as a full disk
             raise OSError(str(problem)) from problem
         (unfinished / file.name).replace(file)
 
@@ -83,12 +83,12 @@ def save_gallery(folder: Path, gallery: Gallery, backbone: Backbone, options: Op
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     for old in before:
-        with suppress(OSError):  # in use, on systems that hold on to open files
+        with suppress(OSError):  # in use, on systems that lock open files
             old.unlink()
 
 
 def load_gallery(folder: Path, backbone: str | Backbone | None, device: str | torch.device | None) -> Stored:
-    """Read what `save_gallery` has written; features stay in the file until somebody looks at them."""
+    """Read a folder written by `save_gallery`; features stay in the file until they are needed."""
     manifest = _read_manifest(folder)
     network = _find_backbone(folder, manifest["backbone"], backbone, device)
     files = [folder / name for name in manifest["shards"]]
@@ -99,15 +99,13 @@ def load_gallery(folder: Path, backbone: str | Backbone | None, device: str | to
                 shards.append({name: arrays.get_tensor(name) for name in arrays.keys()})  # noqa: SIM118
         gallery = _unpack(manifest, shards, network.device)
     except (OSError, SafetensorError, *_WRONG) as problem:
-        raise ValueError(
-            f"{file} is damaged or not all there ({problem}). Fit again, or take a copy of it."
-        ) from problem
+        raise ValueError(f"{file} is damaged or incomplete ({problem}). Fit again, or restore a copy.") from problem
     return Stored(gallery, network, _read_options(folder, manifest["options"]))
 
 
 def _read_options(folder: Path, options: dict[str, Any]) -> Options:
-    if not set(OPTIONS) - {"search"} <= set(options) <= set(OPTIONS):  # 0.1 had one search
-        raise ValueError(f"{folder} says options {sorted(options)}, but {sorted(OPTIONS)} are needed. Fit again.")
+    if not set(OPTIONS) - {"search"} <= set(options) <= set(OPTIONS):  # version 0.1 had only one search
+        raise ValueError(f"{folder} must hold the options {sorted(OPTIONS)}; got {sorted(options)}. Fit again.")
     return Options(**options)
 
 
@@ -115,7 +113,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     file = folder / MANIFEST
     if not file.is_file():
         raise FileNotFoundError(
-            f"A fitted SPADE was expected in {folder}, but there is no {MANIFEST}. spade.save makes one."
+            f"{folder} holds no fitted SPADE: there is no {MANIFEST}. Create it with spade.save(folder)."
         )
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
@@ -126,15 +124,15 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         if not sound or (found in _READ and not {"recipe", "name", "sha256"} <= set(manifest["backbone"])):
             raise ValueError("parts of it are missing")
     except _WRONG as problem:
-        raise ValueError(f"{file} is damaged ({problem}). Fit again, or take a copy of it.") from problem
+        raise ValueError(f"{file} is damaged ({problem}). Fit again, or restore a copy.") from problem
     if found not in _READ:
         raise ValueError(
-            f"Folders of formats {_READ[0]} and {_READ[1]} are read, but {folder} has format {found}, written by "
+            f"The format of {folder} must be {_READ[0]} or {_READ[1]}; got {found}, written by "
             f"spade_kit {manifest.get('spade_kit')}. Load it with that version, or fit again."
         )
     if manifest.get("precision", "float32") != "float32":
         raise ValueError(
-            f"{folder} holds features as {manifest['precision']}, which turned the fast search off and is no longer "
+            f"{folder} holds features as {manifest['precision']}, which disabled the fast search and is no longer "
             "supported. Fit again."
         )
     return manifest
@@ -143,23 +141,23 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 def _find_backbone(
     folder: Path, wanted: dict[str, Any], given: str | Backbone | None, device: str | torch.device | None
 ) -> Backbone:
-    """The network that made the features, or the one given, if it is the same."""
+    """The network that computed the features: loaded again, or the one given if it is the same."""
     if given is None and wanted["recipe"] is None:
         raise ValueError(
-            f"{folder} was fitted with a module of your own, {wanted['name']}, which is not saved. Give it: "
+            f"{folder} was fitted with a custom module, {wanted['name']}, which is not saved. Pass it: "
             "SPADE.load(folder, backbone=...)."
         )
     backbone = load_backbone(**wanted["recipe"]) if given is None else load_backbone(given)
     backbone = backbone if device is None else backbone.to(device)
     if backbone.sha256 != wanted["sha256"] or (wanted["recipe"] and backbone.recipe != wanted["recipe"]):
-        came, needed = (
+        got, needed = (
             f"{name}, weights {sha[:8]}, loaded as {recipe}"
             for name, sha, recipe in (
                 (backbone.name, backbone.sha256, backbone.recipe),
                 (wanted["name"], wanted["sha256"], wanted["recipe"]),
             )
         )
-        raise ValueError(f"{folder} was fitted with {needed}, but {came}, came. Take the same, or fit again.")
+        raise ValueError(f"{folder} was fitted with {needed}; got {got}. Use the same backbone, or fit again.")
     return backbone
 
 
@@ -206,12 +204,12 @@ def _unpack(manifest: dict[str, Any], shards: Sequence[dict[str, Tensor]], devic
     held = [pixels] if isinstance(pixels, SimdLayout) else pixels
     lengths = {len(normals), len(arrays["pooled"]), *map(len, held)}
     if len(lengths) != 1:
-        raise ValueError(f"it holds {sorted(lengths)} images in its parts")
+        raise ValueError(f"its arrays hold {sorted(lengths)} images")
     return Gallery(manifest["layers"], normals, arrays["pooled"].to(device), pixels, moments)
 
 
 def _join(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))  # one alone stays in its file
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))  # a single shard stays in its file
 
 
 def _cut_jpegs(jpegs: np.ndarray, ends: Sequence[int]) -> Iterator[bytes]:
@@ -221,7 +219,7 @@ def _cut_jpegs(jpegs: np.ndarray, ends: Sequence[int]) -> Iterator[bytes]:
 
 def _normals(told: Sequence[dict[str, Any]], jpegs: Sequence[bytes]) -> Iterator[Normal]:
     if len(jpegs) != len(told):
-        raise ValueError(f"it holds {len(jpegs)} pictures of {len(told)} images")
+        raise ValueError(f"it holds {len(jpegs)} pictures for {len(told)} images")
     for one, jpeg in zip(told, jpegs):
         crop = Crop(*(tuple(pair) for pair in one["crop"]))
         sample = Sample(Path(one["path"]), one["label"]) if "path" in one else None

@@ -1,4 +1,4 @@
-"""The normal images of a fit: their features laid out for the search, and stages 2 and 3 among them."""
+"""The fitted normal images: their features in the layout of the search, and stages 2 and 3."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ _JPEG_QUALITY = 92
 
 @dataclass(frozen=True)
 class Normal:
-    """What is kept of one normal image beside its features."""
+    """The data of one normal image, apart from its features."""
 
-    jpeg: bytes  # the evaluated crop, for showing only
-    digest: bytes  # of the crop's pixels, to recognise a photo that is in the gallery
+    jpeg: bytes  # the evaluated crop, for display only
+    digest: bytes  # of the crop's pixels, to recognise an image of the gallery
     crop: Crop
-    sample: Sample | None  # where it came from, if it came as a Sample
-    added: str = ""  # when, in UTC
+    sample: Sample | None  # its source, if given as a Sample or a path
+    added: str = ""  # time, in UTC
     why: str = "fit"
 
     @property
@@ -51,13 +51,13 @@ class Normal:
 
 @dataclass(frozen=True, eq=False)
 class QueryImage:
-    """An image ready to be judged: its features, and the evaluated crop that they are of."""
+    """An image ready to be judged: its features and its evaluated crop."""
 
     pyramid: Pyramid
     image: UInt8[np.ndarray, "H W 3"]
     crop: Crop
     sample: Sample | None
-    digest: bytes  # of the crop's pixels as they were read
+    digest: bytes  # of the crop's pixels before JPEG compression
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +71,8 @@ class Gallery:
     pixels
         `SimdLayout` where branch and bound can search them in place, otherwise the pyramid's levels, each (n, c, h, w).
     moments
-        Per level and image, the channels' means and mean squares: (n, c) float64 each. They give the variance over
-        any part of the gallery, such as all but one.
+        Per level and image, the channels' means and mean squares: (n, c) float64 each. They give the variance over any
+        subset of the gallery, such as all images but one.
     """
 
     layers: Sequence[str]
@@ -86,7 +86,7 @@ class Gallery:
 
     @cached_property
     def places(self) -> dict[bytes, int]:
-        """Which image has these pixels, by digest."""
+        """Index of an image by the digest of its pixels."""
         return {normal.digest: index for index, normal in enumerate(self.normals)}
 
     def check_index(self, index: SupportsIndex) -> int:
@@ -99,27 +99,27 @@ class Gallery:
 
     @property
     def nbytes(self) -> int:
-        """Of the pixels' features, next to which all else is little."""
+        """Size of the pixel features; everything else is small in comparison."""
         return self.pixels.nbytes if isinstance(self.pixels, SimdLayout) else sum(level.nbytes for level in self.pixels)
 
     def pyramid(self, index: int) -> Pyramid:
-        """The features of one normal image, as a query would have them."""
+        """The features of one normal image, in the form of a query."""
         return Pyramid(levels_of(self.pixels, np.array([index])), self.layers, self.pooled[index, None])
 
     def query(self, index: int) -> QueryImage:
-        """A normal image as one to be judged; of its pixels only the picture for showing is left."""
+        """A normal image as a query; its pixels are those of the stored JPEG."""
         normal = self.normals[index]
         return QueryImage(self.pyramid(index), normal.image, normal.crop, normal.sample, normal.digest)
 
     def others(self, index: int, groups: Sequence[Hashable] | None = None) -> Int[np.ndarray, "m"]:
-        """All images but this one, or but all of its group."""
+        """All images except this one, or except its whole group."""
         labels: Sequence[Hashable] = range(len(self)) if groups is None else groups
         others = np.array([at for at, label in enumerate(labels) if label != labels[index]], np.int64)
         if len(others) == 0:
             raise ValueError(
-                "Leaving an image out needs at least one other "
+                "Leave-one-out needs at least one other "
                 + ("normal image" if groups is None else "group")
-                + ", but there is none. Fit more normal images."
+                + "; there is none. Fit more normal images."
             )
         return others
 
@@ -132,24 +132,24 @@ class Gallery:
         among: Int[np.ndarray, "m"],
         first: Int[np.ndarray, "f h w"] | None = None,
     ) -> tuple[Neighbours, Correspondence]:
-        """Retrieve some of these images for a query, and match its pixels among theirs; see `search_pixels`."""
+        """Retrieve neighbours of a query among some images, and match its pixels in them; see `search_pixels`."""
         neighbours = self.retrieve(query, options, among)
         factors = self.factors(options, among)
         return neighbours, search_pixels(query, self.pixels, neighbours.index, factors, options, first)
 
     def retrieve(self, query: Pyramid, options: Options, among: Int[np.ndarray, "m"]) -> Neighbours:
-        """Stage 2: the nearest of some of the images, by their place in the gallery."""
+        """Stage 2: the nearest of some of the images, as indices into the gallery."""
         near = find_nearest(query.pooled, self.pooled[torch.from_numpy(among)], options.retrieved(len(among)))
         return Neighbours(among[near.index[0]], near.distance[0])
 
     def factors(self, options: Options, among: Int[np.ndarray, "m"]) -> Float[np.ndarray, "L"]:
-        """What each level's squared distance counts, where "equal" looks at some of the images only."""
+        """The weight of each level's squared distance; "equal" uses the variance over some of the images only."""
         return options.factors(self.layers, lambda: [_variance(*level, among) for level in self.moments])
 
     # ---- other galleries ---------------------------------------------------------------------------------------------
 
     def only(self, layers: Sequence[str]) -> Gallery:
-        """The same images as some of the layers alone see them."""
+        """The same images with only some of the layers."""
         kept = chosen_layers(layers, self.layers)
         if len(kept) == len(self.layers):
             return self
@@ -163,7 +163,7 @@ class Gallery:
         return replace(self, layers=names, pixels=pixels, moments=moments)
 
     def take(self, images: Int[np.ndarray, "m"], more: Gallery | None = None) -> Gallery:
-        """Some of the images, and all of another gallery's behind them: what a fit of these would be."""
+        """Some of the images, followed by all of another gallery: the same as a fit of these images."""
         others = [more] if more else []
         if isinstance(self.pixels, SimdLayout):
             pixels: SimdLayout | list[Tensor] = self.pixels.take(images, more and more.pixels)  # type: ignore[arg-type]
@@ -192,7 +192,7 @@ def digest(crop: UInt8[np.ndarray, "H W 3"]) -> bytes:
 
 
 def build_gallery(images: Sequence[Photo], backbone: Backbone, why: str = "fit") -> Gallery:
-    """Features of all images, batch by batch, straight into the layout that the search reads."""
+    """Compute the features of all images, batch by batch, directly into the layout of the search."""
     normals: list[Normal] = []
     pooled: list[Tensor] = []
     moments: list[list[tuple[np.ndarray, np.ndarray]]] = []
@@ -211,7 +211,7 @@ def build_gallery(images: Sequence[Photo], backbone: Backbone, why: str = "fit")
         pooled.append(batch.pooled)
         moments.append([_moments(level) for level in batch.levels])
     if pixels is None:
-        raise ValueError("fit needs at least one normal image, but none came.")
+        raise ValueError("fit needs at least one normal image; got none.")
     if len(normals) < len(images):
         pixels = pixels.first(len(normals)) if isinstance(pixels, SimdLayout) else [x[: len(normals)] for x in pixels]
     joined = [_join(level) for level in zip(*moments)]
@@ -232,7 +232,7 @@ def _make_room(n: int, batch: Pyramid) -> SimdLayout | list[Tensor]:
         * (SimdLayout(1, shapes).nbytes if uses_branch_and_bound else 4 * sum(int(np.prod(shape)) for shape in shapes))
         / 2**30
     )
-    cure = "take fewer images, or a smaller crop (load_backbone(..., crop=...))."
+    cure = "use fewer images, or a smaller crop (load_backbone(..., crop=...))."
     if size > _WORTH_SAYING:
         warn(f"The features of {n} images will take {size:.1f} GB of memory. If that is too much, {cure}")
     try:
@@ -241,7 +241,7 @@ def _make_room(n: int, batch: Pyramid) -> SimdLayout | list[Tensor]:
         return [torch.empty((n, *shape), device=device) for shape in shapes]
     except (MemoryError, RuntimeError) as problem:  # numpy's and torch's
         raise MemoryError(
-            f"The features of {n} images need {size:.1f} GB of memory, which cannot be had: {cure}"
+            f"The features of {n} images need {size:.1f} GB of memory, which is not available: {cure}"
         ) from problem
 
 
@@ -249,7 +249,7 @@ def _check_finite(batch: Pyramid) -> None:
     for level, name in zip(batch.levels, batch.layers):
         if not torch.isfinite(level).all():
             raise ValueError(
-                f"Features must be finite numbers, but at {name} some are not. Check the backbone's weights and inputs."
+                f"Features must be finite; got NaN or infinity at {name}. Check the backbone's weights and inputs."
             )
 
 

@@ -1,1 +1,1 @@
-"""Stage 3, how: the exact search, by branch and bound, by projections, or by comparing all pairs."""
+"""The exact search of stage 3: branch and bound, projection bounds, or brute force."""

@@ -1,23 +1,24 @@
-"""The exact search through nested grids: branch and bound, with the pyramid itself as the tree.
+"""Exact search through nested grids: branch and bound, with the pyramid as the tree.
 
 Every fine pixel lies in a cell of the middle level, every cell in a block of the coarse level, and shares their
 features. So the squared distance of two pixels is a sum down the tree,
 
     total(pixel, pixel') = coarse(block, block') + middle(cell, cell') + fine(pixel, pixel')
 
-and each partial sum is a lower bound for all pixels below it. All pairs of blocks are bounded; a pair is opened only
-if its bound does not exceed the worst of its pixels' best distances so far, and likewise each pair of cells. What is
-never opened cannot win, so the answer is the brute-force answer.
+and each partial sum is a lower bound for all pixels below it. All pairs of blocks are bounded; a pair is opened only if
+its bound does not exceed the worst of its pixels' best distances so far, and likewise each pair of cells. A pair that
+is never opened cannot win, so the result is that of brute force.
 
-Two precautions make that true in float32 as well. Bounds come from products, |q|^2 + |g|^2 - 2 q.g, which err by
-rounding, so the lengths are taken shorter by more than that error (`slack`); and every pair that may still win is
-measured anew from differences, in one order of summation wherever it stands. Of equal distances the first place (image,
-row, column) wins, whatever the number of threads.
+Two precautions make this hold in float32 as well. Bounds come from products, |q|^2 + |g|^2 - 2 q.g, which have rounding
+errors, so the lengths are shortened by more than that error (`slack`); and every pair that may still win is measured
+again from differences, always in the same order of summation. Ties go to the first place (image, row, column), for any
+number of threads.
 
 Notes
 -----
-For speed 16 gallery cells lie side by side, a *lane* each, with the channels in front, and four query cells are
-compared with them at a time (`simd`). `search_pairs` in lessons/how_it_is_fast.py says the same without any of that.
+For speed, 16 gallery cells lie side by side, one per *lane*, with channels as the outer axis, and four query cells are
+compared with them at a time (`simd`). `search_pairs` in lessons/how_it_is_fast.py is the same algorithm without these
+optimisations.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ from spade_kit.search.layout import (
 )
 from spade_kit.search.runtime import FAR, NOWHERE, borrow, compare, compiled, in_threads, insert, may_enter, measure
 
-_SEEDS = 4  # images whose best block is tried first, to have tight limits early
+_SEEDS = 4  # images in which the best block is tried first, to get tight limits early
 _EVERYWHERE = 1 << 30  # a radius that excludes nothing
 
 
 def supports_branch_and_bound(shapes: Sequence[tuple[int, ...]]) -> bool:
-    """Whether the grids nest as `SimdLayout` wants them, and there is a compiler for the kernel."""
+    """Whether the grids nest as `SimdLayout` needs, and there is a compiler for the kernel."""
     return runtime.numba is not None and grids_nest(shapes)
 
 
@@ -61,25 +62,25 @@ def search_branch_and_bound(
     first: np.ndarray | None = None,
     history: bool = False,
 ) -> np.ndarray:
-    """Where the kappa nearest pixels lie, of all those of the gallery's ``images``.
+    """Find the kappa nearest pixels in the gallery's ``images``.
 
     Parameters
     ----------
     query
         One image, laid out like the gallery.
     weights
-        (L,), of each level's squared distance.
+        (L,), the weight of each level's squared distance.
     first
-        (.., h, w) places to try first. Good ones, such as the answer under slightly other options, save time; what
-        is found does not depend on them.
+        (.., h, w) places to try first. Good ones, such as the result under slightly different options, save time; the
+        result does not depend on them.
     history
-        Whether to tell what was found after each image, too: the answer for every smaller number of images.
+        Whether to return the result after each image, too: the result for every smaller number of images.
 
     Returns
     -------
     numpy.ndarray
-        (kappa, h, w) int64, nearest first: rank * h * w + row * w + column, rank counting along ``images``; with
-        ``history`` (k, kappa, h, w), and NOWHERE where the first images hold fewer than kappa.
+        (kappa, h, w) int64, nearest first: rank * h * w + row * w + column, where rank is an index into ``images``;
+        with ``history`` (k, kappa, h, w), and NOWHERE where the first images hold fewer than kappa.
     """
     _, h, w = gallery.shapes[0]
     order, blocks = nested_order(h, w, 2), gallery.blocks  # place in nested order -> place on the grid
@@ -108,9 +109,9 @@ def search_branch_and_bound(
 
 
 def _find_windows(gallery: SimdLayout, radius: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Which blocks hold pixels within the radius of a block's: (blocks, blocks up to a whole tile), bool.
+    """Which pairs of blocks hold pixels within the radius: (blocks, blocks padded to whole tiles), bool.
 
-    And which tiles of sixteen do for any of four blocks, (fours, tiles).
+    And which tiles of sixteen blocks do so for any of four blocks: (fours, tiles).
     """
     _, h, w = gallery.shapes[0]
     inside = np.zeros((gallery.blocks, gallery.coarse.shape[1] * SIMD_WIDTH), bool)
@@ -125,10 +126,10 @@ def _find_windows(gallery: SimdLayout, radius: int | None) -> tuple[np.ndarray, 
 def _search_blocks(
     worker, workers, images, seeds, tries, weights, spans, rules, coarse, middle, fine, inside, fours, nearest
 ):
-    """Every ``workers``-th four query blocks; the gallery passes by image after image, so that one stays in cache.
+    """Search every ``workers``-th group of four query blocks, image by image, so that one image stays in cache.
 
-    First what is to be tried first, then the best block alone of a few images, to have tight limits early; then all
-    that these do not exclude.
+    Start with the places to try first, then the best block of a few images, to get tight limits early; then search
+    everything that these limits do not exclude.
     """
     best, found, log = borrow(nearest[0]), borrow(nearest[1]), nearest[2]
     blocks = len(found)
@@ -179,12 +180,12 @@ def _search_blocks(
                     for pixel in range(SIMD_WIDTH):
                         for number in range(found.shape[2]):
                             log[rank, P, pixel, number] = found[P, pixel, number]
-    return held  # kept until now
+    return held  # borrowed above: keep alive until here
 
 
 @compiled(forceinline=True)
 def _bound_blocks(quad, image, levels, inside, fours, bounds, room):
-    """Four query blocks against all of an image's: never more than the coarse level's distance; inf out of reach."""
+    """Bound four query blocks against all blocks of an image: never above the coarse distance; inf beyond radius."""
     _, terms, own, gallery = levels[0]
     above, sums, _ = room
     tile, lane = quad // 4, 4 * (quad % 4)
@@ -204,7 +205,7 @@ def _bound_blocks(quad, image, levels, inside, fours, bounds, room):
 
 @compiled(forceinline=True)
 def _open_group(P, rank, image, group, bounds, levels, rules, state, room):
-    """One query block against four gallery blocks: their cells, then the pixels of those that may win."""
+    """Compare a query block with four gallery blocks: their cells, then the pixels of cells that may win."""
     _, terms, _, gallery = levels[1]
     above, sums, _ = room
     tile, lane = P // 4, 4 * (P % 4)
@@ -230,7 +231,7 @@ def _open_group(P, rank, image, group, bounds, levels, rules, state, room):
 
 @compiled(forceinline=True)
 def _bound_pixels(P, a, image, R, levels, state, room):
-    """Which of a block's pixels may be nearer than the best so far of a query cell's: four times sixteen bits."""
+    """Which pixels of a block may beat the current best of a query cell's pixels: four times sixteen bits."""
     _, terms, _, gallery = levels[2]
     above, sums, _ = room
     length = levels[1][2][P // 4, 4 * (P % 4) + a]
@@ -241,7 +242,7 @@ def _bound_pixels(P, a, image, R, levels, state, room):
 
 @compiled(forceinline=True)
 def _measure_blocks(P, image, group, levels, room):
-    """The weighted distances of a query block to the sixteen blocks of a tile."""
+    """Measure the weighted distances of a query block to the sixteen blocks of a tile."""
     query, _, _, gallery = levels[0]
     weights, spans = levels[3]
     exact = room[2]
@@ -256,7 +257,7 @@ def _measure_blocks(P, image, group, levels, room):
 
 @compiled(forceinline=True)
 def _insert_pixels(P, a, rank, image, R, pixels, levels, rules, state, room):
-    """Measure the pairs of pixels that may win, and put those that do among the nearest."""
+    """Measure the pairs of pixels that may win, and insert those that do into the lists of the nearest."""
     cells, _, _, held = levels[1]
     query, _, _, gallery = levels[2]
     weights, exact = levels[3][0], room[2]
@@ -291,7 +292,7 @@ def _insert_pixels(P, a, rank, image, R, pixels, levels, rules, state, room):
 
 @compiled(forceinline=True)
 def _try(P, images, tries, levels, rules, state, room):
-    """Measure the places given for a block's pixels, as if they had been come upon."""
+    """Measure the places to try first for a block's pixels, as if the search had found them."""
     columns, per_image = rules[1], len(state[1]) * SIMD_WIDTH
     for pixel in range(SIMD_WIDTH):
         for number in range(tries.shape[2]):
@@ -307,7 +308,7 @@ def _try(P, images, tries, levels, rules, state, room):
 
 @compiled(forceinline=True)
 def _tighten(P, a, levels, rules, state):
-    """What a newcomer must not exceed: for each of a cell's pixels, for the cell, and for the block."""
+    """Update the limits that a candidate must not exceed: for each pixel of a cell, for the cell, and for the block."""
     best, _, blocks, cells, pixels = state
     tile, lane, last, stretch = P // 4, 4 * (P % 4), best.shape[2] - 1, rules[0]
     farthest = np.float32(0)
@@ -321,7 +322,7 @@ def _tighten(P, a, levels, rules, state):
 
 
 def measure_places(query: SimdLayout, gallery: SimdLayout, images: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """(L, kappa, h, w) float64: at each level, the unweighted squared distance to the pixels that were found."""
+    """(L, kappa, h, w) float64: at each level, the unweighted squared distance to the pixels found."""
     squared = np.empty((len(gallery.spans), *place.shape))
     tiles = [
         (query.fine, gallery.fine, SIMD_WIDTH),
@@ -341,7 +342,7 @@ def measure_places(query: SimdLayout, gallery: SimdLayout, images: np.ndarray, p
 
 @compiled(cache=True)
 def _measure_level(worker, workers, images, place, columns, query, gallery, lanes, first, last, squared):
-    """Every ``workers``-th row of `measure_places` at one level, whose tiles have ``lanes`` lanes to a block."""
+    """Every ``workers``-th row of `measure_places` at one level, with ``lanes`` lanes per block."""
     kappa, h, w = place.shape
     for row in range(worker, h, workers):
         for column in range(w):
@@ -361,6 +362,6 @@ def _measure_level(worker, workers, images, place, columns, query, gallery, lane
 
 @compiled(forceinline=True)
 def _cell(row, column, columns, lanes):
-    """Where a pixel's cell stands in nested order, at a level with so many lanes to a block."""
+    """The index of a pixel's cell in nested order, at a level with ``lanes`` lanes per block."""
     pixel = 8 * (row // 2 % 2) + 4 * (column // 2 % 2) + 2 * (row % 2) + column % 2
     return (row // 4 * columns + column // 4) * lanes + pixel * lanes // SIMD_WIDTH

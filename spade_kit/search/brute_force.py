@@ -1,4 +1,4 @@
-"""The exact search without a tree: every pair of pixels, on any grids and any device."""
+"""Exact brute-force search: all pairs of pixels, on any grids and any device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 _TABLE = {"cpu": 2**20, "cuda": 2**28, "mps": 2**26}  # bytes of distances at a time; on the CPU they stay in its cache
-_PAIRS = 2**26  # bytes of features measured anew at a time
+_PAIRS = 2**26  # bytes of features re-measured at a time
 
 
 def search_brute_force(
@@ -22,25 +22,25 @@ def search_brute_force(
     kappa: int,
     window: tuple[np.ndarray, np.ndarray] | None,
 ) -> np.ndarray:
-    """Where the kappa nearest pixels lie.
+    """Find the kappa nearest pixels.
 
-    Products give every distance to within rounding; all pairs that could be among the nearest are then measured anew
-    from differences, so that the answer is exact and equal pixels are at distance 0.
+    Products give every distance up to rounding; all pairs that could be among the nearest are then measured again from
+    differences, so that the result is exact and equal pixels are at distance 0.
 
     Parameters
     ----------
     query, gallery
-        Levels (1, c, h, w) and (n, c, h, w), fine to coarse. A coarse cell is shared by the fine pixels
+        Levels (1, c, h, w) and (n, c, h, w), fine to coarse. Fine pixel i uses the coarse cell
         ``floor(i * h_coarse / h_fine)``.
     weights
-        (L,), of each level's squared distance.
+        (L,), the weight of each level's squared distance.
     window
         Which rows and columns may be compared: bool (h, h) and (w, w); None for all.
 
     Returns
     -------
     numpy.ndarray
-        (kappa, h, w) int64: image * h * w + row * w + column, nearest first; of equal ones the first place.
+        (kappa, h, w) int64: image * h * w + row * w + column, nearest first; ties go to the first place.
     """
     n, _, h, w = gallery[0].shape
     levels = [_Level(asked, held, weight, (h, w)) for asked, held, weight in zip(query, gallery, weights.tolist())]
@@ -61,7 +61,7 @@ def search_brute_force(
 def measure_brute_force(query: Tensor, gallery: Tensor, place: np.ndarray) -> np.ndarray:
     """(kappa, h, w) float64: at one level, the squared distance to each place found, from differences.
 
-    The places' grid may be finer than the level's: cells that hold its pixels are then compared.
+    The grid of the places may be finer than the level: the cells that contain the pixels are then compared.
     """
     h, w = place.shape[1:]
     _, _, rows, cols = gallery.shape
@@ -74,7 +74,7 @@ def measure_brute_force(query: Tensor, gallery: Tensor, place: np.ndarray) -> np
 
 @dataclass
 class _Level:
-    """One level of query and gallery, and which of its cells holds each pixel of the finest grid."""
+    """One level of query and gallery, and the cell that contains each pixel of the finest grid."""
 
     asked: Tensor
     held: Tensor
@@ -95,7 +95,7 @@ class _Level:
         self.is_finest = (self.rows, self.columns) == self.fine
 
     def line(self, row: int) -> Tensor:
-        """(w_l, c): the query's cells that hold a row of the finest grid."""
+        """(w_l, c): the query's cells that contain a row of the finest grid."""
         return self.lines[row * self.rows // self.fine[0]]
 
     def distances(self, row: int, images: slice) -> Tensor:
@@ -107,17 +107,17 @@ class _Level:
         return product if self.weight == 1 else product * self.weight
 
     def error(self, row: int) -> Tensor:
-        """(w,): how far these may lie from the truth; what `_slack` has to spare covers the adding up of levels."""
+        """(w,): the error bound of these distances; the margin of `_slack` covers the sum over levels."""
         line = self.line(row)
         return self.weight * _slack(self.channels) * ((line * line).sum(1) + self.largest)[self.across]
 
 
 def _slack(channels: int) -> float:
-    """How far the product form may lie from the sum of squared differences, in units of |q|^2 + |g|^2.
+    """The error bound of the product form against the sum of squared differences, in units of |q|^2 + |g|^2.
 
-    A sum of ``channels`` products errs by at most channels * 2^-24 of its absolute terms: one such unit for the norms,
-    one for the product, two for the differences, as |q - g|^2 <= 2 (|q|^2 + |g|^2). The other 4 cover weights and
-    final additions. Underflow is not covered: squares below 1e-38 are lost.
+    A sum of ``channels`` products has an error of at most channels * 2^-24 of its absolute terms: one such unit for the
+    norms, one for the product, two for the differences, as |q - g|^2 <= 2 (|q|^2 + |g|^2). The other 4 cover weights
+    and final additions. Underflow is not covered: squares below 1e-38 are lost.
     """
     return 4 * (channels + 4) * 2.0**-24
 
@@ -125,11 +125,11 @@ def _slack(channels: int) -> float:
 def _find_candidates(
     levels: list[_Level], row: int, chunks: list[slice], kappa: int, allowed: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Pairs (pixel of the row, place) that hold every pixel's kappa nearest, and few others."""
+    """Pairs (pixel of the row, place) that include the kappa nearest of every pixel, and few others."""
     h, w = levels[0].fine
     device = levels[0].held.device
     error = torch.stack([level.error(row) for level in levels]).sum(0)  # (w,)
-    nearest = torch.full((w, kappa), inf, device=device)  # the smallest so far, by product
+    nearest = torch.full((w, kappa), inf, device=device)  # the smallest so far, in product form
     pixels, places = [], []
     for images in chunks:
         with full_precision(device):
@@ -153,7 +153,7 @@ def _find_candidates(
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Matrix products in real float32: bounds from bfloat16 or TF32 would not be bounds."""
+    """Matrix products in true float32: with bfloat16 or TF32 the bounds would not hold."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

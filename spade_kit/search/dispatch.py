@@ -1,4 +1,4 @@
-"""Which search serves where: branch and bound, projections, or all pairs, on any grids and any device."""
+"""Selection of the search: branch and bound, projection bounds, or brute force for any grids and any device."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from spade_kit.search.projection import measure_cells, search_projection
 
 
 class PixelSearch:
-    """One query among some images of a gallery: where each pixel's nearest lie, and how far away they are.
+    """The search of one query among some images of a gallery: the nearest places of each pixel, and their distances.
 
-    A searcher finds places and measures pairs: `find` and `measure` for all levels together, `find_in_level` and
-    `measure_in_level` for one level alone, on its own grid. Another search is one more branch in these four, or another
-    class that has them. What a search needs laid out is laid out once.
+    `find` and `measure` find places and measure pairs for all levels together, `find_in_level` and `measure_in_level`
+    for one level on its own grid. Another search is one more branch in these four, or another class with these methods.
+    Layouts are computed once.
 
     Parameters
     ----------
@@ -30,14 +30,14 @@ class PixelSearch:
     gallery
         `SimdLayout`, read in place, or levels (n, c, h, w).
     images
-        (k,): which of the gallery's. Places count along them.
+        (k,): indices into the gallery. Places refer to this selection.
     search
-        ``"auto"``: the fastest that serves. ``"brute_force"``: all pairs, whatever the layout, and nothing compiled.
+        ``"auto"``: the fastest available. ``"brute_force"``: all pairs, for any layout, without compiled code.
 
     Attributes
     ----------
     uses_branch_and_bound, uses_projection
-        Whether a compiled search serves for all levels together, and for one alone. If so, it can tell the ``history``.
+        Whether a compiled search is used for all levels together, and for one level. Only these support ``history``.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class PixelSearch:
         first: np.ndarray | None = None,
         history: bool = False,
     ) -> np.ndarray:
-        """The places (kappa, h, w) of each pixel's nearest, as `search_branch_and_bound` gives them."""
+        """The nearest places of each pixel, (kappa, h, w), as `search_branch_and_bound` returns them."""
         if self.uses_branch_and_bound:
             return search_branch_and_bound(
                 self._query_layout, *self._simd_layout, weights, kappa, radius, first, history
@@ -99,7 +99,7 @@ class PixelSearch:
 
     @cached_property
     def _simd_layout(self) -> tuple[SimdLayout, np.ndarray]:
-        """The gallery laid out, and where in it the images are."""
+        """The gallery in SIMD layout, and the indices of the images in it."""
         if isinstance(self.gallery, SimdLayout):
             return self.gallery, self.images
         return SimdLayout.of(self._levels), np.arange(len(self.images))
@@ -110,9 +110,9 @@ class PixelSearch:
         return levels_of(self.gallery, self.images)
 
     def _tiles(self, level: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """A level of query and gallery as tiles, which cell stands where in them, and where the images are."""
+        """A level of query and gallery as tiles, the order of cells in the tiles, and the indices of the images."""
         h, w = self.grids[level]
-        if isinstance(self.gallery, SimdLayout) and (level < 2 or len(self.grids) == 3):  # more levels share a tile
+        if isinstance(self.gallery, SimdLayout) and (level < 2 or len(self.grids) == 3):  # further levels share a tile
             query, gallery = (
                 (held.fine, held.middle, held.coarse)[level] for held in (self._query_layout, self.gallery)
             )
@@ -122,7 +122,7 @@ class PixelSearch:
 
 
 def levels_of(gallery: SimdLayout | Sequence[Tensor], images: np.ndarray) -> Sequence[Tensor]:
-    """The levels of some images, on the spot: (k, c, h, w) float32."""
+    """The levels of some images, on the gallery's device: (k, c, h, w) float32."""
     if isinstance(gallery, SimdLayout):
         return gallery.read(images)
     if len(images) == len(gallery[0]) and (images == np.arange(len(images))).all():
@@ -138,6 +138,6 @@ def window_of(
 
 
 def least_candidates(cells: tuple[int, int], fine: tuple[int, int], radius: int | None) -> int:
-    """How many of a level's cells the window holds where it holds fewest: in a corner."""
+    """The number of a level's cells in the window where it is smallest: in a corner."""
     window = window_of(cells, fine, radius)
     return cells[0] * cells[1] if window is None else int(window[0].sum(1).min() * window[1].sum(1).min())

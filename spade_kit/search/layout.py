@@ -1,4 +1,4 @@
-"""How a gallery lies in memory for branch and bound: sixteen nested cells side by side, channels in front."""
+"""The SIMD layout of a gallery for branch and bound: sixteen nested cells side by side, channels outermost."""
 
 from __future__ import annotations
 
@@ -31,31 +31,32 @@ def within(cells: int, fine: int, radius: int) -> np.ndarray:
 
 
 def slack(channels: int) -> float:
-    """How far a bound in product form may lie above the distance, in units of |q|^2 + |g|^2.
+    """The most by which a bound in product form may exceed the distance, in units of |q|^2 + |g|^2.
 
-    With n additions in a row, |q|^2 + |g|^2 - 2 q.g errs by at most 2 n 2^-24 (|q|^2 + |g|^2): products are at most
-    half that sum, and count twice. Channels are summed `CHUNK` at a time, then the chunks. The other 16 cover weights,
-    the lengths' own rounding and the adding up of levels. Underflow is not covered: squares below 1e-38 are lost.
+    With n additions in a row, |q|^2 + |g|^2 - 2 q.g has an error of at most 2 n 2^-24 (|q|^2 + |g|^2): products are at
+    most half that sum, and count twice. Channels are summed `CHUNK` at a time, then the chunks. The other 16 cover
+    weights, the rounding of the lengths and the sum over levels. Underflow is not covered: squares below 1e-38 are
+    lost.
     """
     return (2 * (min(channels, CHUNK) + channels / CHUNK) + 16) * 2.0**-24
 
 
 def stretch_for(channels: int) -> np.float32:
-    """How much farther than the nearest so far a bound may lie: measured distances err by rounding, too.
+    """The factor by which a bound may exceed the current best: measured distances have rounding errors, too.
 
-    Two sums of so many squared differences are compared, each of which errs by less than channels * 2^-24.
+    Two sums of ``channels`` squared differences are compared, each with an error of less than channels * 2^-24.
     """
     return np.float32(1 + 2 * (channels + 16) * 2.0**-24)
 
 
 class SimdLayout:
-    """A gallery of n images laid out for branch and bound, once; searched in place, image by image.
+    """A gallery of n images in the layout of branch and bound; searched in place, image by image.
 
     Each level is a (n, tiles, c + 1, 16) array: ``coarse`` has 16 blocks of 4 x 4 pixels side by side, ``middle`` the
-    16 cells of four blocks, ``fine`` the 16 pixels of a block. Behind a level's channels stands its squared length,
-    less what the product form may err by (`slack`), so that one sum of products bounds a distance.
-    Levels beyond the third are joined to ``coarse``, each with its own length; where there are only two, ``coarse``
-    holds zeros and bounds nothing.
+    16 cells of four blocks, ``fine`` the 16 pixels of a block. The channels of a level are followed by its squared
+    length, minus the error bound of the product form (`slack`), so that one sum of products bounds a distance. Levels
+    beyond the third are joined to ``coarse``, each with its own length; if there are only two, ``coarse`` holds zeros
+    and excludes nothing.
     """
 
     def __init__(self, n: int, shapes: Sequence[tuple[int, ...]]) -> None:
@@ -66,14 +67,14 @@ class SimdLayout:
         channels = [c for c, _, _ in self.shapes]
         ends = np.cumsum([0, *(c + 1 for c in channels[2:])]).tolist()
         joined = [(first, end - 1) for first, end in pairwise(ends)]
-        self.spans = [(0, channels[0]), (0, channels[1]), *joined]  # where each level's channels stand in its tiles
+        self.spans = [(0, channels[0]), (0, channels[1]), *joined]  # the range of each level's channels in its tiles
         self.coarse = _room(n, -(-self.blocks // SIMD_WIDTH), max(1, ends[-1]))
         self.middle = _room(n, -(-self.blocks // 4), channels[1] + 1)
         self.fine = _room(n, self.blocks, channels[0] + 1)
 
     @classmethod
     def of(cls, levels: Sequence[Tensor]) -> SimdLayout:
-        """A pyramid's levels (n, c, h, w), laid out."""
+        """Lay out the levels (n, c, h, w) of a pyramid."""
         layout = cls(len(levels[0]), [tuple(level.shape[1:]) for level in levels])
         layout.write(0, levels)
         return layout
@@ -83,11 +84,11 @@ class SimdLayout:
 
     @classmethod
     def held(cls, shapes: Sequence[tuple[int, ...]], tiles: Mapping[str, np.ndarray]) -> SimdLayout:
-        """What was laid out before, in the memory that holds it: `tiles`, given back."""
+        """Wrap existing `tiles`, without a copy."""
         layout = cls(0, shapes)
         for name, room in layout.tiles.items():
             if tiles[name].shape[1:] != room.shape[1:] or tiles[name].dtype != room.dtype:
-                raise ValueError(f"{name} has shape {tiles[name].shape}, but {room.shape[1:]} an image was expected.")
+                raise ValueError(f"{name} must have shape {room.shape[1:]} per image; got {tiles[name].shape}.")
             setattr(layout, name, tiles[name])
         return layout
 
@@ -96,7 +97,7 @@ class SimdLayout:
         return {"coarse": self.coarse, "middle": self.middle, "fine": self.fine}
 
     def take(self, images: np.ndarray, more: SimdLayout | None = None) -> SimdLayout:
-        """Some images, and all of another's behind them, in memory of their own."""
+        """A copy of some images, followed by all images of another layout."""
         taken = SimdLayout(0, self.shapes)
         for name, tiles in self.tiles.items():
             room = _room(len(images) + (len(more) if more else 0), *tiles.shape[1:3])
@@ -117,7 +118,7 @@ class SimdLayout:
         return self.fine.nbytes + self.middle.nbytes + self.coarse.nbytes
 
     def write(self, start: int, levels: Sequence[Tensor]) -> None:
-        """Lay out some images' (n, c, h, w) levels from place ``start`` on."""
+        """Write the (n, c, h, w) levels of some images from index ``start`` on."""
         fine, middle, *coarse = (level.cpu().numpy() for level in levels)
         here = slice(start, start + len(fine))
         _fill(self.fine[here], nest(fine, 2))
@@ -127,7 +128,7 @@ class SimdLayout:
             _fill(self.coarse[here, :, first : last + 1], blocks)
 
     def level(self, number: int, images: np.ndarray) -> Tensor:
-        """One level (n, c, h, w) of some images, as it was written."""
+        """Read one level (n, c, h, w) of some images back."""
         c, h, w = self.shapes[number]
         if number > 1:
             step, (first, last) = 2 ** (number - 2), self.spans[number]
@@ -139,12 +140,12 @@ class SimdLayout:
         return torch.from_numpy(on_grid.reshape(-1, c, h, w))
 
     def read(self, images: np.ndarray) -> tuple[Tensor, ...]:
-        """All levels of some images."""
+        """Read all levels of some images back."""
         return tuple(self.level(number, images) for number in range(len(self.shapes)))
 
 
 def lay_out(cells: np.ndarray) -> np.ndarray:
-    """(n, c, m) cells as tiles of their own: (n, ceil(m / 16), c + 1, 16)."""
+    """Lay out (n, c, m) cells as tiles: (n, ceil(m / 16), c + 1, 16)."""
     n, c, m = cells.shape
     room = _room(n, -(-m // SIMD_WIDTH), c + 1)
     _fill(room, cells)
@@ -154,9 +155,9 @@ def lay_out(cells: np.ndarray) -> np.ndarray:
 def prepare(
     tiles: np.ndarray, spans: Sequence[tuple[int, int]], weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The query's cells, the factors that make weighted bounds of gallery cells, and what is to be added to those.
+    """The query's cells, the factors that give weighted bounds of gallery cells, and the constants added to these.
 
-    A bound is own + sum(terms * gallery cell) = w |q|^2 - 2 w q.g + w |g|^2, lengths shortened.
+    A bound is own + sum(terms * gallery cell) = w |q|^2 - 2 w q.g + w |g|^2, with shortened lengths.
     """
     terms, own = np.zeros_like(tiles), np.zeros((len(tiles), SIMD_WIDTH), np.float32)
     for (first, last), weight in zip(spans, weights):
@@ -167,12 +168,12 @@ def prepare(
 
 
 def nested_order(h: int, w: int, times: int) -> np.ndarray:
-    """(h * w,) which cell of the grid stands where in nested order."""
+    """(h * w,): the grid cell at each position of the nested order."""
     return nest(np.arange(h * w).reshape(1, 1, h, w), times).ravel()
 
 
 def put_on_grid(found: np.ndarray, order: np.ndarray, h: int, w: int) -> np.ndarray:
-    """What was found for cells in their tiles (n, tiles, 16, kappa), on the grid again: (n, kappa, h, w)."""
+    """Move results from tiles (n, tiles, 16, kappa) back to the grid: (n, kappa, h, w)."""
     n, kappa = len(found), found.shape[-1]
     on_grid = np.empty((n, h * w, kappa), found.dtype)
     on_grid[:, order] = found.reshape(n, -1, kappa)[:, : h * w]
@@ -180,7 +181,7 @@ def put_on_grid(found: np.ndarray, order: np.ndarray, h: int, w: int) -> np.ndar
 
 
 def nest(level: np.ndarray, times: int) -> np.ndarray:
-    """(n, c, h, w) -> (n, c, h * w), the pixels of a block side by side: block, then cell in it, then pixel in that."""
+    """(n, c, h, w) -> (n, c, h * w), pixels of a block side by side: by block, then by cell, then by pixel."""
     n, c, h, w = level.shape
     halves = level.reshape(n, c, h >> times, *[2] * times, w >> times, *[2] * times)
     inner = [axis for step in range(times) for axis in (3 + step, 4 + times + step)]
@@ -188,14 +189,14 @@ def nest(level: np.ndarray, times: int) -> np.ndarray:
 
 
 def _room(n: int, tiles: int, channels: int) -> np.ndarray:
-    """Zeros that begin on a cache line, as torch's arrays do and numpy's need not: a row of lanes is then one line."""
+    """Zeros aligned to a cache line, as torch's arrays are and NumPy's need not be: a row of lanes is then one line."""
     room = torch.empty(n, tiles, channels, SIMD_WIDTH).numpy()
     room.fill(0)
     return room
 
 
 def _fill(room: np.ndarray, cells: np.ndarray) -> None:
-    """Write (n, c, m) into a level's tiles (n, ceil(m / 16), c + 1, 16), lengths behind."""
+    """Write (n, c, m) into a level's tiles (n, ceil(m / 16), c + 1, 16), followed by the lengths."""
     n, c, m = cells.shape
     lengths = np.einsum("ncm,ncm->nm", cells, cells, dtype=np.float64) * (1 - slack(c))
     cells = np.concatenate([cells, lengths.astype(np.float32)[:, None]], 1)
@@ -206,6 +207,6 @@ def _fill(room: np.ndarray, cells: np.ndarray) -> None:
 
 
 def _cells(tiles: np.ndarray) -> np.ndarray:
-    """The way back: (n, t, c, 16) -> (n, c, t * 16)."""
+    """The inverse: (n, t, c, 16) -> (n, c, t * 16)."""
     n, t, c, _ = tiles.shape
     return tiles.swapaxes(1, 2).reshape(n, c, t * SIMD_WIDTH)

@@ -1,8 +1,8 @@
-"""The exact search through one level by itself: all pairs are looked at, most of them along a few axes only.
+"""Exact search in a single level: all pairs are compared, most of them by a projection bound only.
 
-A level alone has no coarser one to bound it. But seen along a few axes, at right angles to each other, two cells are
-never farther apart than they are; and along the axes in which the query varies most, most pairs are too far apart
-already. Where a pair may still win all channels are compared, and then differences decide, as in branch and bound.
+A single level has no coarser level to bound it. But projected onto a few orthogonal axes, two cells are never farther
+apart than they really are; and along the axes in which the query varies most, most pairs are too far apart already.
+Where a pair may still win, all channels are compared, and then differences decide, as in branch and bound.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 from spade_kit.search.layout import CHUNK, SIMD_WIDTH, lay_out, prepare, put_on_grid, slack, stretch_for
 from spade_kit.search.runtime import FAR, NOWHERE, borrow, compare, compiled, in_threads, insert, may_enter, measure
 
-_SEEDS = 4  # images in which the same place is tried first, to have tight limits early
-_BATCH = 8  # tiles of the gallery that stay in the first cache
+_SEEDS = 4  # images in which the same place is tried first, to get tight limits early
+_BATCH = 8  # gallery tiles that fit into the L1 cache
 
 
 def search_projection(
@@ -26,23 +26,23 @@ def search_projection(
     window: tuple[np.ndarray, np.ndarray],
     history: bool = False,
 ) -> np.ndarray:
-    """Where the kappa nearest cells lie, of all those of the gallery's ``images``.
+    """Find the kappa nearest cells in the gallery's ``images``.
 
     Parameters
     ----------
     query, gallery
         One level as tiles, (tiles, c + 1, 16) and (n, tiles, c + 1, 16), as `SimdLayout` and `lay_out` make them.
     order
-        (h * w,): which cell of the grid stands where in the tiles.
+        (h * w,): the grid cell at each position of the tiles.
     window
         Which rows and columns may be compared: bool (h, h) and (w, w).
     history
-        Whether to tell what was found after each image, too.
+        Whether to return the result after each image, too.
 
     Returns
     -------
     numpy.ndarray
-        As `search_branch_and_bound` gives it: (kappa, h, w), or (k, kappa, h, w) with ``history``.
+        As in `search_branch_and_bound`: (kappa, h, w), or (k, kappa, h, w) with ``history``.
     """
     tiles, channels, h, w = len(query), query.shape[1] - 1, len(window[0]), len(window[1])
     axes, error = _find_axes(query, h * w)
@@ -75,18 +75,19 @@ def measure_cells(
     query: np.ndarray, gallery: np.ndarray, order: np.ndarray, images: np.ndarray, place: np.ndarray
 ) -> np.ndarray:
     """(kappa, h, w) float64: the squared distances to the cells that `search_projection` found."""
-    position = np.argsort(order)  # cell of the grid -> where it stands in the tiles
+    position = np.argsort(order)  # grid cell -> position in the tiles
     there, here = position[place % len(order)], position.reshape(place.shape[1:])
     cells = gallery[images[place // len(order)], there // SIMD_WIDTH, :-1, there % SIMD_WIDTH]  # (kappa, h, w, c)
     return ((query[here // SIMD_WIDTH, :-1, here % SIMD_WIDTH].astype(np.float64) - cells) ** 2).sum(-1)
 
 
 def _find_axes(query: np.ndarray, cells: int) -> tuple[np.ndarray, float]:
-    """(axes, c) float64: the principal axes of a query's cells, some of them, and how far a view along them may err.
+    """(axes, c) float64: the first principal axes of a query's cells, and the error bound of a view along them.
 
-    The latter in units of a cell's squared length. Each coordinate is a sum of n products in float32 and errs by at
-    most n 2^-24 of the length, hence a view of m coordinates by sqrt(m) as much, and the squared distance of two, which
-    is at most 2 (|q|^2 + |g|^2), by 4 times that of |q|^2 + |g|^2; 5 cover what is of second order.
+    The bound is in units of a cell's squared length. Each coordinate is a sum of n products in float32 with an error of
+    at most n 2^-24 of the length. The error of a view of m coordinates is sqrt(m) as much, and that of the squared
+    distance of two views, which is at most 2 (|q|^2 + |g|^2), is 4 times that of |q|^2 + |g|^2; a factor of 5 covers
+    terms of second order.
     """
     channels = query.shape[1] - 1
     count = min(channels // 4, 2 + channels // 24) * 4
@@ -98,14 +99,14 @@ def _find_axes(query: np.ndarray, cells: int) -> tuple[np.ndarray, float]:
 
 
 def _directions(axes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The axes as query cells for `compare`, which then gives a gallery cell's coordinates, and unused limits."""
+    """The axes as query cells for `compare`, which then computes coordinates of gallery cells; and unused limits."""
     directions = lay_out(axes.T[None].astype(np.float32))[0]
     directions[:, -1] = 0
     return directions, directions[:, 0].copy()
 
 
 def _find_windows(place: np.ndarray, window: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """(tiles, tiles): False where no cell of the one may be compared with any of the other."""
+    """(tiles, tiles): False where no cell of one tile may be compared with any cell of the other."""
     tiles, shared = len(place) // SIMD_WIDTH, []
     for at, near in zip((place // len(window[1]), place % len(window[1])), window):
         reached = near[at].reshape(tiles, SIMD_WIDTH, -1).any(1)  # (tiles, side)
@@ -115,7 +116,7 @@ def _find_windows(place: np.ndarray, window: tuple[np.ndarray, np.ndarray]) -> n
 
 @compiled(cache=True)
 def _search_tiles(worker, workers, images, seeds, stretch, axes, view, level, place, window, near, nearest):
-    """Every ``workers``-th tile of query cells; a few of the gallery's tiles stay in cache while they pass by."""
+    """Search every ``workers``-th tile of query cells, with a few gallery tiles at a time in cache."""
     best, found, log = borrow(nearest[0]), borrow(nearest[1]), nearest[2]
     tiles = len(found)
     held = (
@@ -150,12 +151,12 @@ def _search_tiles(worker, workers, images, seeds, stretch, axes, view, level, pl
                 for lane in range(SIMD_WIDTH):
                     for number in range(found.shape[2]):
                         log[rank, cell, lane, number] = found[cell, lane, number]
-    return held  # kept until now
+    return held  # borrowed above: keep alive until here
 
 
 @compiled(forceinline=True)
 def _view(image, tile, axes, views, at, gallery, room):
-    """A tile of the gallery as seen along the axes; behind, the squared length of that, shortened."""
+    """Project a gallery tile onto the axes, followed by the shortened squared length of the projection."""
     above, sums, _ = room
     directions, none, keep, error = axes
     count = views.shape[1] - 1
@@ -175,7 +176,7 @@ def _view(image, tile, axes, views, at, gallery, room):
 
 @compiled(forceinline=True)
 def _compare_all(cell, lane, rank, there, tile, stretch, views, levels, where, state, room):
-    """Four query cells against sixteen by all channels, and by their differences where a pair may win."""
+    """Compare four query cells with sixteen over all channels, and by differences where a pair may win."""
     query, terms, own, gallery = levels
     above, sums, exact = room
     best, found, view_limits, limits = state

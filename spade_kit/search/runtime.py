@@ -1,4 +1,4 @@
-"""What the compiled searches share: the compiler and its vectors, if it is there, threads, the list of the nearest."""
+"""Shared code of the compiled searches: the compiler and its vectors, if installed, threads, lists of the nearest."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ try:
     import numba
 
     from spade_kit.search.simd import borrow, compare, measure
-except Exception as problem:  # whatever it is: brute force gives the same answer, later
+except Exception as problem:  # on any failure: brute force gives the same result, slower
     numba = borrow = compare = measure = None  # type: ignore[assignment]
     _PROBLEM = " ".join(f"{type(problem).__name__}: {problem}".split())
 
-FAR = np.float32(1e38)  # farther than any distance, and nearer than inf, which is out of reach
+FAR = np.float32(1e38)  # above any distance, and below inf, which is beyond the radius
 NOWHERE = np.iinfo(np.int64).max
 
 
 def compiled(**options: Any) -> Callable[[Callable], Any]:
-    """numba's compiler, where it is installed; "contract" allows fused multiply-add and no other liberty.
+    """Compile with numba, if installed; "contract" allows fused multiply-add and nothing else.
 
-    What is compiled is kept beside the package or in the user's cache; where neither can be written, it is compiled
-    anew in every process.
+    Compiled code is cached beside the package or in the user's cache; if neither is writable, every process compiles
+    again.
     """
 
     def decorate(function: Callable) -> Any:
@@ -46,19 +46,19 @@ def compiled(**options: Any) -> Callable[[Callable], Any]:
 
 @cache
 def warn_without_numba() -> None:
-    """Once, where there is no compiler."""
+    """Warn once if there is no compiler."""
     warn(
-        f"numba cannot be imported ({_PROBLEM}): the search compares all pairs, some hundred times more slowly. "
+        f"numba cannot be imported ({_PROBLEM}): the search compares all pairs and is about a hundred times slower. "
         "Run pip install --upgrade --force-reinstall numba."
     )
 
 
 def in_threads(work: Callable[[int, int], None], pieces: int) -> None:
-    """Share out some pieces of work: ``work(worker, workers)`` does every ``workers``-th of them.
+    """Distribute work over threads: ``work(worker, workers)`` does every ``workers``-th piece.
 
-    As many threads as torch is told to use, and no more than NUMBA_NUM_THREADS. Plain ones, since the kernels let go
-    of the interpreter: numba's own would abort on concurrent calls, and both numba's and torch's would spin while the
-    other's work.
+    As many threads as torch is set to use, at most NUMBA_NUM_THREADS. Plain threads, since the kernels release the GIL:
+    numba's own threads would abort on concurrent calls, and threads of numba and of torch would spin while the other
+    library works.
     """
     threads = max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS, pieces))  # type: ignore[attr-defined]
     with ThreadPoolExecutor(threads) as pool:
@@ -70,9 +70,10 @@ def in_threads(work: Callable[[int, int], None], pieces: int) -> None:
 
 @compiled(forceinline=True)
 def may_enter(cell, pixel, distance, start, best, found):
-    """Whether a candidate at this distance, from place ``start`` on, can be among a pixel's nearest.
+    """Whether a candidate at this distance, at place ``start`` or later, can be among a pixel's nearest.
 
-    One at the distance of the last of them cannot, if that lies before. Where all is alike, this ends the search soon.
+    A candidate that ties with the last of them cannot, if that one lies before ``start``. On constant images this ends
+    the search early.
     """
     last = best.shape[2] - 1
     return distance < best[cell, pixel, last] or (
@@ -82,7 +83,7 @@ def may_enter(cell, pixel, distance, start, best, found):
 
 @compiled(forceinline=True)
 def insert(cell, pixel, distance, place, best, found):
-    """Put a candidate into a pixel's sorted list of the nearest; of equal ones the first place goes before.
+    """Insert a candidate into a pixel's sorted list of the nearest; on a tie the first place comes first.
 
     ``best`` and ``found`` (cells, pixels, kappa) hold distances and places.
     """
@@ -90,7 +91,7 @@ def insert(cell, pixel, distance, place, best, found):
     if distance > best[cell, pixel, at] or (distance == best[cell, pixel, at] and place >= found[cell, pixel, at]):
         return
     for earlier in range(at):
-        if place == found[cell, pixel, earlier]:  # one that comes by again
+        if place == found[cell, pixel, earlier]:  # already in the list
             return
     while at > 0 and (
         distance < best[cell, pixel, at - 1]

@@ -1,8 +1,8 @@
-"""The two inner loops of the search, as vectors of sixteen lanes: products to bound, differences to decide.
+"""The two inner loops of the search, as vectors of sixteen lanes: products for bounds, differences for distances.
 
-Written out as LLVM vectors, since a compiler left to itself keeps the sums in memory: this is four to eight times as
-fast as the same loops over arrays. LLVM cuts a vector of sixteen into whatever the processor has. Products are added
-with fused multiply-add where there is one ("contract"), and no other liberty is taken: lane by lane, channels are
+Written as explicit LLVM vectors, since a compiler on its own keeps the sums in memory: this is four to eight times as
+fast as the same loops over arrays. LLVM splits a vector of sixteen into the registers of the processor. Products are
+added with fused multiply-add where available ("contract"), and nothing else is relaxed: in each lane, channels are
 summed in order.
 """
 
@@ -25,14 +25,14 @@ _FUSED = ("contract",)
 
 @intrinsic
 def compare(context, terms, tile, lane, gallery, index, above, limits, sums, level):
-    """Bound four query cells against sixteen gallery cells, and say which pairs may still win.
+    """Bound four query cells against sixteen gallery cells, and return which pairs may still win.
 
-    ``terms`` (tiles, c, 16) holds the query cells in lanes ``lane`` to ``lane + 3`` of tile ``tile``; ``gallery``
-    (.., c, 16) is counted in tiles, of which this is number ``index``. In Python::
+    ``terms`` (tiles, c, 16) holds the query cells in lanes ``lane`` to ``lane + 3`` of tile ``tile``; ``index`` is the
+    number of a tile of ``gallery`` (.., c, 16). In Python::
 
         sums[level, e, j] = above[level, j] + sum(terms[tile, k, lane + e] * gallery[index, k, j] for k in range(c))
 
-    and bit ``16 e + j`` of the answer is set where ``sums[level, e, j] <= limits[tile, lane + e]``.
+    and bit ``16 e + j`` of the return value is set where ``sums[level, e, j] <= limits[tile, lane + e]``.
     """
     del context
     signature = types.int64(terms, tile, lane, gallery, index, above, limits, sums, level)
@@ -52,7 +52,7 @@ def compare(context, terms, tile, lane, gallery, index, above, limits, sums, lev
             ]
 
         def add_some(start, totals):
-            """Sums of few, added up: they err by far less than one long sum."""
+            """Sum in chunks: the error is far smaller than that of one long sum."""
             sums = values.loop(
                 start, values.least(builder.add(start, _word(CHUNK)), channels), [_ZERO] * 4, add_products
             )
@@ -80,7 +80,7 @@ def measure(context, query, tile, lane, gallery, index, first, last, sums, level
     """The squared distances of one query cell to sixteen gallery cells, from differences, over some channels.
 
     Sums the squares of ``query[tile, k, lane] - gallery[index, k, j]`` over k from ``first`` to before ``last``, for
-    every lane j, into ``sums[level, j]``. Equal cells are at distance 0; a pair comes out the same wherever it stands.
+    every lane j, into ``sums[level, j]``. Equal cells are at distance 0; a pair gives the same result at any position.
     """
     del context
     signature = types.void(query, tile, lane, gallery, index, first, last, sums, level)
@@ -104,9 +104,9 @@ def measure(context, query, tile, lane, gallery, index, first, last, sums, level
 
 @intrinsic
 def borrow(context, array):
-    """The same array without its reference count, over which threads would contend at every call.
+    """The same array without its reference count, for which threads would contend at every call.
 
-    Only for the length of a function whose caller holds the array.
+    Valid only within a function, while its caller holds the array.
     """
     del context
 
@@ -122,13 +122,13 @@ def _word(value: int) -> ir.Constant:
 
 
 class _Values:
-    """An intrinsic's arguments, and the few instructions that both need."""
+    """The arguments of an intrinsic, and the instructions that both intrinsics use."""
 
     def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any) -> None:
         self.context, self.builder, self.types, self.arguments = context, builder, signature.args, arguments
         arrays = [kind for kind in self.types if isinstance(kind, types.Array)]
         if any(kind.layout != "C" or kind.dtype != types.float32 for kind in arrays):
-            raise TypeError(f"Tiles are contiguous float32 arrays, but {', '.join(map(str, arrays))} came.")
+            raise TypeError(f"Tiles must be contiguous float32 arrays; got {', '.join(map(str, arrays))}.")
 
     def _array(self, number: int) -> Any:
         return self.context.make_array(self.types[number])(self.context, self.builder, self.arguments[number])
@@ -140,13 +140,13 @@ class _Values:
         return self._shape(number)[-2]
 
     def address(self, number: int, tile: Any, lane: Any = None) -> Any:
-        """Of a lane in the first row of one of an array's tiles."""
+        """The address of a lane in the first row of a tile."""
         size = self.builder.mul(self._shape(number)[-2], _word(SIMD_WIDTH))
         offset = self.builder.mul(tile, size)
         return self._start(number, offset if lane is None else self.builder.add(offset, lane))
 
     def row(self, number: int, at: Any, lane: Any = None) -> Any:
-        """Of an array's element ``[at]``, whatever it holds, or of a lane in that."""
+        """The address of an array's element ``[at]``, or of a lane in it."""
         offset = at
         for length in self._shape(number)[1:]:
             offset = self.builder.mul(offset, length)
