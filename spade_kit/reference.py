@@ -54,7 +54,7 @@ def judge(query, gallery, k=50, kappa=1, radius=None, sigma=4, size=(224, 224)):
     pooled, all_pooled = (np.asarray(pyramid.pooled, np.float64) for pyramid in (query, gallery))  # (1, d), (n, d)
     asked = [np.asarray(level, np.float64)[0] for level in query.levels]  # L x (c, h, w), fine to coarse
 
-    # 2. Retrieval: the k images whose pooled vectors are nearest.
+    # 2. Retrieval: the k images with the nearest pooled vectors.
     neighbours = cdist(pooled, all_pooled)[0].argsort(kind="stable")[:k]  # (k,)
     held = [np.asarray(level, np.float64)[neighbours] for level in gallery.levels]  # L x (k, c, h, w)
 

@@ -13,14 +13,14 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # threads of
 
 import jaxtyping  # noqa: E402
 
-SHAPES_CHECKED = (  # never the search: its kernels must reach the compiler as they are
+SHAPES_CHECKED = (  # not the search: its kernels must reach the compiler unchanged
     *("datasets.samples", "datasets.synthetic", "features.backbones", "features.crops", "features.pyramid"),
     *("retrieval", "correspondence", "scores", "gallery.gallery", "gallery.calibration", "result", "spade"),
     *("evaluation.metrics", "evaluation.map_store", "evaluation.threshold_study", "evaluation.views"),
 )
 jaxtyping.install_import_hook(
     [f"spade_kit.{module}" for module in SHAPES_CHECKED],
-    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",  # an int will do for a float
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",  # accept an int for a float
 )
 
 import browsing  # noqa: E402
@@ -54,7 +54,7 @@ def demo() -> spade_kit.Dataset:
 
 @pytest.fixture(scope="session")
 def spade(demo) -> spade_kit.SPADE:
-    """Fitted on the first twelve normal photos of the demo: small, and real."""
+    """Fitted on the first twelve normal images of the demo: small but realistic."""
     return spade_kit.SPADE(k=5).fit(demo.train[:12])
 
 
@@ -90,7 +90,7 @@ def refit(demo, strangest) -> tuple[spade_kit.SPADE, list[int]]:
 
 @pytest.fixture(scope="session")
 def photographs() -> Path:
-    """Real photographs in the MVTec AD layout, if the environment names them."""
+    """Real photographs in the MVTec AD layout, if the environment variable is set."""
     folder = os.environ.get("SPADE_KIT_MVTEC")
     if not folder:
         pytest.skip("set SPADE_KIT_MVTEC to a folder in the MVTec AD layout to test on real photographs")
@@ -99,7 +99,7 @@ def photographs() -> Path:
 
 @pytest.fixture
 def unchecked():
-    """Types as a user meets them: nobody checks annotations, so that our own sentences are what is seen."""
+    """Turn off the checks of annotations, so that wrong types reach our own errors, as they do for users."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
@@ -111,7 +111,7 @@ def rng() -> np.random.Generator:
 
 
 class TinyNet(torch.nn.Module):
-    """A network of one's own: strides 4, 8 and 16, seeded, fast."""
+    """A small custom network: strides 4, 8 and 16, seeded, fast."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Pretrained networks: the levels are those of the full network run another way; weights are what they say."""
+"""Pretrained networks: levels equal those of the full network run in another way; weights match their names."""
 
 import copy
 
@@ -40,7 +40,7 @@ def embedded() -> backbones.Backbone:
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
-    """A machine that never downloaded anything, and does not wait between attempts."""
+    """A machine that has downloaded nothing and does not wait between attempts."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("time.sleep", lambda seconds: None)
@@ -76,7 +76,7 @@ def test_the_embedded_features_are_those_of_the_full_network(embedded, rng):
 
 
 def test_weights_are_only_ever_read_as_weights(monkeypatch):
-    """An unpickled file may run anything."""
+    """Unpickling a file may run any code."""
     calls, load = [], torch.load
     monkeypatch.setattr(torch, "load", lambda *given, **options: calls.append(options) or load(*given, **options))
     load_backbone()
@@ -124,7 +124,7 @@ def test_a_resnet_is_read_where_torchvisions_own_extractor_reads_it(rng, name, c
     "name", ["efficientnet_lite0", "wide_resnet50_2", "densenet121", "vgg11_bn", "vit_tiny_patch16_224"]
 )
 def test_folded_norms_change_no_number_by_more_than_a_ten_thousandth(rng, name):
-    """Of a level's own spread; against the network as it is."""
+    """Relative to the standard deviation of a level; against the network without folding."""
     backbone = load_backbone(name, pretrained=name == "efficientnet_lite0")
     crops = rng.integers(0, 256, (2, 224, 224, 3), np.uint8)
     with torch.inference_mode():
@@ -138,7 +138,7 @@ def test_folded_norms_change_no_number_by_more_than_a_ten_thousandth(rng, name):
 
 def test_a_norm_that_does_not_follow_the_convolution_beside_it_is_left_alone():
     class Crossed(torch.nn.Module):
-        """The two stand next to each other, but the norm comes first."""
+        """The two are adjacent, but the norm runs first."""
 
         def __init__(self):
             super().__init__()
@@ -158,13 +158,13 @@ def test_a_norm_that_does_not_follow_the_convolution_beside_it_is_left_alone():
     "options", [{"crop": 225}, {"crop": 32}, {"crop": 100}, {"crop": None, "resize": 200}, {"crop": 33, "resize": 33}]
 )
 def test_which_layers_are_read_does_not_depend_on_the_crop(options):
-    """Sides that are no multiples of 32 must not blur the strides."""
+    """Sides that are not multiples of 32 must not change the strides."""
     module = load_backbone("resnet18", pretrained=False, **options).module
     assert (module.sources, module.pooled) == (THREE, "layer4")
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "vit_tiny_patch16_224"])
-def test_untrained_weights_are_the_same_each_time_and_leave_chance_alone(name):
+def test_untrained_weights_are_the_same_each_time_and_keep_the_random_state(name):
     torch.manual_seed(5)
     before = torch.get_rng_state()
     first = load_backbone(name, pretrained=False)
@@ -189,7 +189,7 @@ def test_a_vision_transformer_has_one_level_its_last(rng):
     hook = backbone.module.network.model.blocks[11].register_forward_hook(lambda *call: outputs.append(call[2]))
     backbone(crops)
     hook.remove()
-    tokens = outputs[0][:, 1:].reshape(2, 14, 14, 192)  # the first is no place in the picture
+    tokens = outputs[0][:, 1:].reshape(2, 14, 14, 192)  # the first is the class token
     all_close(levels, [tokens.permute(0, 3, 1, 2)])
 
 
@@ -205,7 +205,7 @@ def test_a_network_with_channels_last_is_read_with_channels_first(rng):
     all_close([pooled], [maps[3].flatten(1, 2).mean(1)])
 
 
-def test_another_source_is_one_pair_more(monkeypatch, tiny):
+def test_another_source_is_one_more_pair(monkeypatch, tiny):
     def build(name, pretrained):
         return tiny.module.network, f"{name}, from a shelf", ((0.1,) * 3, (0.2,) * 3)
 
@@ -216,10 +216,10 @@ def test_another_source_is_one_pair_more(monkeypatch, tiny):
     assert load_backbone("resnet18", pretrained=False).weights == "untrained"
 
 
-# ---- a network of one's own ------------------------------------------------------------------------------------------
+# ---- custom modules --------------------------------------------------------------------------------------------------
 
 
-def test_a_module_of_ones_own_is_read_at_the_layers_named(tiny, rng):
+def test_a_custom_module_is_read_at_the_named_layers(tiny, rng):
     network = tiny.module.network
     crops = rng.integers(0, 256, (3, 48, 80, 3), np.uint8)
     backbone = load_backbone(network, layers=("stem", "middle"), pooled="early")
@@ -258,14 +258,14 @@ def test_a_backbone_given_is_the_backbone_used(tiny):
 
 @pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "convnext_atto.d2_in1k", "seresnet18"])
-def test_weights_that_cannot_be_had_are_never_replaced_by_random_ones(name):
+def test_unavailable_weights_are_never_replaced_by_random_ones(name):
     with pytest.raises(ConnectionError, match=f"weights of '{name}' are not .*backbone='efficientnet_lite0'"):
         load_backbone(name)
 
 
-def test_whatever_a_hub_raises_the_cure_is_named():
+def test_any_error_of_a_hub_names_the_cure():
     class HubError(Exception):
-        """As some hubs have: related to no built-in error."""
+        """Like those of some hubs: unrelated to the usual built-in errors."""
 
     def get():
         raise HubError("418")
@@ -274,14 +274,14 @@ def test_whatever_a_hub_raises_the_cure_is_named():
         backbones._fetch("x", get)
 
 
-def test_a_name_that_nobody_knows_gets_suggestions():
+def test_an_unknown_name_gets_suggestions():
     with pytest.raises(ValueError, match=r"got 'wide_resnet50'. Did you mean .*'wide_resnet50_2'"):
         load_backbone("wide_resnet50")
     with pytest.raises(ValueError, match=r"got '%%%%'. timm.list_models\(\) lists"):
         load_backbone("%%%%")
 
 
-def test_layers_of_a_module_of_ones_own_must_be_named_rightly(tiny):
+def test_layers_of_a_custom_module_must_be_named_correctly(tiny):
     network = tiny.module.network
     with pytest.raises(ValueError, match=r"got None. It has: stem, early, middle, late"):
         load_backbone(network)

@@ -1,4 +1,4 @@
-"""A folder judged without labels: the table, the pictures, and all that can get in the way."""
+"""A folder judged without labels: the table, the pictures, and everything that can go wrong."""
 
 import errno
 import json
@@ -23,7 +23,7 @@ from spade_kit.batch import COLUMNS
 
 @pytest.fixture
 def line(demo, tmp_path) -> Path:
-    """Photos as they come from a line: some deep in folders, one broken."""
+    """Images as from a production line: some in subfolders, one broken."""
     folder = tmp_path / "line"
     for sample, name in zip(demo.test[::9], ("10.png", "9.png", "monday/a b.png", "monday/ä/ß.png", "x.png", "y.png")):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def line(demo, tmp_path) -> Path:
 NAMES = ["9.png", "10.png", "broken.png", "monday/a b.png", "monday/ä/ß.png", "x.png", "y.png"]
 
 
-def test_a_row_and_two_pictures_a_photo(spade, demo, line, tmp_path, capsys):
+def test_every_photo_gets_a_row_and_two_pictures(spade, demo, line, tmp_path, capsys):
     frame = spade.predict_folder(line, tmp_path / "out", fpr=0.2)
     assert list(frame.columns) == list(COLUMNS)
     assert frame["path"].tolist() == NAMES
@@ -70,7 +70,7 @@ def test_a_row_and_two_pictures_a_photo(spade, demo, line, tmp_path, capsys):
     )
 
 
-def test_interrupted_it_goes_on_where_it_was(spade, line, tmp_path, monkeypatch):
+def test_an_interrupted_run_is_resumed(spade, line, tmp_path, monkeypatch):
     whole = spade.predict_folder(line, tmp_path / "whole", fpr=0.2)
     predict, asked = SPADE.judge, []
 
@@ -91,7 +91,7 @@ def test_interrupted_it_goes_on_where_it_was(spade, line, tmp_path, monkeypatch)
     pandas.testing.assert_frame_equal(again, whole)
 
 
-def test_half_a_row_is_written_anew(spade, line, tmp_path):
+def test_an_incomplete_row_is_rewritten(spade, line, tmp_path):
     whole = spade.predict_folder(line, tmp_path / "out", fpr=0.2)
     table = tmp_path / "out/results.csv"
     text = table.read_text()
@@ -116,7 +116,7 @@ def test_results_of_another_run_are_not_mixed_in(spade, line, tmp_path):
     assert json.loads((tmp_path / "out/run.json").read_text())["normals"] == 12
 
 
-def test_a_full_disk_is_said_and_what_was_written_stays_whole(spade, line, tmp_path, monkeypatch):
+def test_a_full_disk_raises_an_error_and_written_files_stay_intact(spade, line, tmp_path, monkeypatch):
     whole = spade.predict_folder(line, tmp_path / "whole", fpr=0.2)
     write, room = Path.write_bytes, 7
 
@@ -154,7 +154,7 @@ def test_names_are_kept_apart_and_short_enough(spade, demo, tmp_path):
     written = sorted(path.name for path in (folder / "out/maps").iterdir())
     assert written[1:] == ["same.jpg.tiff", "same.png.tiff"]
     assert written[0].startswith("n" * 200)
-    again = spade.predict_folder(folder, folder / "out", fpr=0.2)  # its own pictures are no photos
+    again = spade.predict_folder(folder, folder / "out", fpr=0.2)  # its own outputs are not read as photos
     pandas.testing.assert_frame_equal(again, frame)
 
 
@@ -173,7 +173,7 @@ def test_with_few_normal_photos_the_rate_is_what_they_allow(spade, line, tmp_pat
     assert "as about 7.7 % of normal images do" in capsys.readouterr().out
 
 
-def test_what_was_replaced_or_is_missing_is_judged_anew(spade, demo, line, tmp_path):
+def test_replaced_photos_and_missing_outputs_are_judged_again(spade, demo, line, tmp_path):
     before = spade.predict_folder(line, tmp_path / "out", fpr=0.2).set_index("path")
     (tmp_path / "out/maps/9.tiff").unlink()
     shutil.copy(demo.test[26].path, line / "10.png")
@@ -183,7 +183,7 @@ def test_what_was_replaced_or_is_missing_is_judged_anew(spade, demo, line, tmp_p
     assert before.drop("10.png").equals(after.drop("10.png"))
 
 
-def test_what_could_not_be_judged_is_tried_again_even_where_pictures_lie(spade, line, tmp_path):
+def test_failed_photos_are_tried_again_even_if_outputs_exist(spade, line, tmp_path):
     spade.predict_folder(line, tmp_path / "out", fpr=0.2)
     shutil.copy(line / "x.png", line / "broken.png")
     for name in ("maps/broken.tiff", "segmentations/broken.png"):  # of an earlier run, and newer than the photo
@@ -192,7 +192,7 @@ def test_what_could_not_be_judged_is_tried_again_even_where_pictures_lie(spade, 
     assert rows.loc["broken.png"].equals(rows.loc["x.png"])
 
 
-def test_results_are_no_photos_even_in_the_same_folder(spade, line):
+def test_results_are_not_read_as_photos_even_in_the_same_folder(spade, line):
     first = spade.predict_folder(line, line, fpr=0.2)
     assert first["path"].tolist() == spade.predict_folder(line, line, fpr=0.2)["path"].tolist() == NAMES
 
@@ -259,7 +259,7 @@ def test_two_runs_cannot_write_one_folder_and_a_killed_one_does_not_block_it(spa
     assert not any(path.exists() for path in left)
 
 
-def test_files_on_their_way_have_names_of_their_own(tmp_path, monkeypatch):
+def test_temporary_files_have_unique_names(tmp_path, monkeypatch):
     write, passing = Path.write_bytes, []
     monkeypatch.setattr(Path, "write_bytes", lambda self, content: passing.append(self) or write(self, content))
     longest = tmp_path / ("n" * 251 + ".png")
@@ -270,8 +270,8 @@ def test_files_on_their_way_have_names_of_their_own(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [longest]
 
 
-def test_no_row_of_a_replaced_photo_meets_its_new_pictures(spade, demo, line, tmp_path, monkeypatch):
-    """Killed between the pictures and the row: the row that was there before is of another photo."""
+def test_a_replaced_photo_does_not_keep_its_old_row(spade, demo, line, tmp_path, monkeypatch):
+    """Killed between the pictures and the row: the existing row belongs to another photo."""
     spade.predict_folder(line, tmp_path / "out", fpr=0.2)
     shutil.copy(demo.test[26].path, line / "10.png")
 
@@ -286,10 +286,10 @@ def test_no_row_of_a_replaced_photo_meets_its_new_pictures(spade, demo, line, tm
     assert after.loc["10.png", "image_score"] == pytest.approx(spade.predict(demo.test[26]).image_score, rel=1e-5)
 
 
-# ---- sentences -------------------------------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_without_photos_is_said(spade, tmp_path):
+def test_a_folder_without_photos_raises_an_error(spade, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"expected at .*nowhere, but there is none"):
         spade.predict_folder(tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "iphone").mkdir()
@@ -303,6 +303,6 @@ def test_a_folder_without_photos_is_said(spade, tmp_path):
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_a_list_is_no_folder(spade, tmp_path):
+def test_a_list_is_not_a_folder(spade, tmp_path):
     with pytest.raises(ValueError, match=r"folder must be the path of a folder; got \['a\.png'\]"):
         spade.predict_folder(["a.png"], tmp_path / "out")

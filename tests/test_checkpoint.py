@@ -1,4 +1,4 @@
-"""A fitted SPADE kept in a folder, changed, and had again; and everything that can be wrong with the folder."""
+"""A fitted SPADE saved, changed and loaded again; and everything that can be wrong with the folder."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def same(one, other, photo, exactly=True):
 
 
 def with_backbone(options):
-    """A crop of 200 px gives grids that do not nest: features are then held as plain levels."""
+    """A crop of 200 px gives grids that do not nest: features are then stored as plain levels."""
     return options | {"backbone": load_backbone(crop=options["backbone"])} if "backbone" in options else options
 
 
@@ -41,7 +41,7 @@ def fitted(demo) -> SPADE:
     return SPADE(k=5).fit(demo.train[:8])
 
 
-# ---- correcting ------------------------------------------------------------------------------------------------------
+# ---- changing --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("gone", [0, 3, 7, [1, 4, 6], np.int64(2)])
@@ -51,7 +51,7 @@ def test_removing_is_as_if_they_had_never_been_fitted(fitted, demo, scratched, g
     kept = [at for at in range(8) if at not in np.atleast_1d(gone)]
     same(fitted, SPADE(k=5).fit([demo.train[at] for at in kept]), scratched, exactly=False)
     assert [normal.sample for normal in fitted.gallery.normals] == [demo.train[at] for at in kept]
-    same(before, result.spade, scratched)  # others keep what they had
+    same(before, result.spade, scratched)  # others stay unchanged
     assert len(before) == 8
 
 
@@ -61,14 +61,14 @@ def test_adding_is_as_if_all_had_been_fitted_at_once(demo, scratched, options):
     spade = SPADE(k=8, **options).fit(demo.train[:8]).add(demo.train[8:12])
     whole = SPADE(k=8, **options).fit(demo.train[:12])
     assert len(spade) == 12
-    same(spade, whole, scratched)  # whole batches of four: not even rounding differs
+    same(spade, whole, scratched)  # full batches of four: even the rounding is the same
     for mine, its in zip(spade.gallery.moments, whole.gallery.moments):
         np.testing.assert_array_equal(mine[0], its[0])
     close(spade.add(demo.train[12]).predict(scratched).anomaly_map,
           SPADE(k=8, **options).fit(demo.train[:13]).predict(scratched).anomaly_map)  # fmt: skip
 
 
-def test_what_was_known_of_normals_is_known_anew(fitted, demo):
+def test_cached_thresholds_are_computed_again(fitted, demo):
     before = fitted.threshold(0.1), fitted.normal_level
     fitted.add(demo.train[8:12])
     refitted = SPADE(k=5).fit(demo.train[:12])
@@ -78,7 +78,7 @@ def test_what_was_known_of_normals_is_known_anew(fitted, demo):
     assert (fitted.threshold(0.1), fitted.normal_level) == before
 
 
-def test_taking_out_and_putting_back_a_last_one_changes_nothing(fitted, demo, scratched):
+def test_removing_and_adding_the_last_one_changes_nothing(fitted, demo, scratched):
     before = fitted.predict(scratched)
     fitted.remove(7).add(demo.train[7])
     close(fitted.predict(scratched).anomaly_map, before.anomaly_map)
@@ -104,7 +104,7 @@ def test_mistakes_in_correcting_get_a_sentence(fitted, demo, tmp_path, scratched
         whole.add(demo.train[2].image[:200, :320])
 
 
-# ---- keeping ---------------------------------------------------------------------------------------------------------
+# ---- saving ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", [
@@ -112,7 +112,7 @@ def test_mistakes_in_correcting_get_a_sentence(fitted, demo, tmp_path, scratched
     {"weights": {"layer1": 0.5}, "combine": "ensemble"},
     {"backbone": 200},
 ])  # fmt: skip
-def test_what_is_loaded_says_the_same(demo, scratched, tmp_path, options):
+def test_a_loaded_spade_gives_the_same_results(demo, scratched, tmp_path, options):
     spade = SPADE(**with_backbone(options)).fit(demo.train[:5])
     spade.save(tmp_path / "saved")
     again = SPADE.load(tmp_path / "saved")
@@ -127,8 +127,8 @@ def test_what_is_loaded_says_the_same(demo, scratched, tmp_path, options):
     same(again.add(demo.train[5]), spade.add(demo.train[5]), scratched)
 
 
-def test_a_folder_of_the_first_edition_loads(fitted, scratched, tmp_path):
-    """It named its one file of features, held a precision, and left out defaults that nobody had asked for."""
+def test_a_folder_of_format_1_loads(fitted, scratched, tmp_path):
+    """It named its only file of features, stored a precision, and left out defaults that were not set."""
     fitted.with_options(kappa=1).save(tmp_path)
     record = json.loads((tmp_path / "spade.json").read_text())
     old = record | {"format": 1, "features": record["shards"][0], "precision": "float32"}
@@ -157,7 +157,7 @@ def test_several_shards_are_one_gallery(demo, scratched, tmp_path):
         SPADE.load(tmp_path / "whole")
 
 
-def test_others_may_read_it_and_photos_given_as_paths_are_named(demo, tmp_path):
+def test_other_users_can_read_it_and_paths_are_recorded(demo, tmp_path):
     spade = SPADE(k=2).fit([demo.train[0].path, str(demo.train[1].path)])
     spade.save(tmp_path)
     assert len({file.stat().st_mode for file in tmp_path.iterdir()}) == 1
@@ -166,7 +166,7 @@ def test_others_may_read_it_and_photos_given_as_paths_are_named(demo, tmp_path):
     assert spade.suspects()["path"].str.len().min() > 0
 
 
-def test_every_normal_says_where_it_came_from(fitted, demo, tmp_path):
+def test_every_normal_records_where_it_came_from(fitted, demo, tmp_path):
     fitted.add(demo.train[8], why="looked at by hand")
     fitted.save(tmp_path)
     told = json.loads((tmp_path / "spade.json").read_text())["normals"]
@@ -176,7 +176,7 @@ def test_every_normal_says_where_it_came_from(fitted, demo, tmp_path):
     assert SPADE.load(tmp_path).gallery.normals[8].why == "looked at by hand"
 
 
-def test_features_stay_in_the_file_until_they_are_looked_at(fitted, tmp_path):
+def test_features_stay_in_the_file_until_they_are_needed(fitted, tmp_path):
     fitted.save(tmp_path)
     pixels = SPADE.load(tmp_path).gallery.pixels
     assert isinstance(pixels, SimdLayout)
@@ -206,7 +206,7 @@ while True:
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_a_whole_one_is_there(fitted, scratched, tmp_path):
+def test_a_kill_at_any_moment_leaves_a_complete_save(fitted, scratched, tmp_path):
     fitted.save(tmp_path)
     for delay in (0.0, 0.013, 0.05, 0.12):
         with subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE) as process:
@@ -218,7 +218,7 @@ def test_killed_at_any_moment_a_whole_one_is_there(fitted, scratched, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_full_disk_leaves_the_old_one_whole(fitted, demo, scratched, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_old_save_intact(fitted, demo, scratched, tmp_path, monkeypatch):
     from spade_kit.gallery import checkpoint as store
 
     fitted.save(tmp_path)
@@ -229,7 +229,7 @@ def test_a_full_disk_leaves_the_old_one_whole(fitted, demo, scratched, tmp_path,
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_module_of_ones_own_is_given_again(demo, scratched, tmp_path):
+def test_a_custom_module_must_be_passed_again(demo, scratched, tmp_path):
     own = {"layers": ("early", "middle", "late"), "pooled": "late", "resize": 72, "crop": 64}
     spade = SPADE(load_backbone(TinyNet(), **own)).fit(demo.train[:3])
     spade.save(tmp_path)
@@ -244,7 +244,7 @@ def test_a_module_of_ones_own_is_given_again(demo, scratched, tmp_path):
         SPADE.load(tmp_path, load_backbone(other, **own))
 
 
-def test_folders_that_are_no_good_get_a_sentence(fitted, tmp_path):
+def test_invalid_folders_raise_a_clear_error(fitted, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no spade\.json\. Create it with spade\.save"):
         SPADE.load(tmp_path)
     fitted.save(tmp_path)

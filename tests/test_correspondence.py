@@ -1,4 +1,4 @@
-"""Stage 3: branch and bound, its plain twin and brute force against the definition in float64."""
+"""Stage 3: branch and bound, its plain NumPy version and brute force against the definition in float64."""
 
 import subprocess
 import sys
@@ -49,7 +49,7 @@ def oracle(query, gallery, weights, radius=None):
 
 @st.composite
 def searches(draw, nesting=True):
-    """The recipe of a search small enough for the oracle, odd and unequal in every size."""
+    """The recipe of a search that is small enough for the oracle, with odd and unequal sizes."""
     levels = draw(st.integers(2, 4) if nesting else st.integers(1, 3))
     if nesting:
         rows, cols = (draw(st.integers(1, 3)) for _ in "hw")
@@ -99,7 +99,7 @@ def check_against_the_definition(found, query, gallery, weights, kappa, radius):
 
 
 @given(searches())
-def test_the_descent_finds_what_comparing_all_pairs_finds(search):
+def test_branch_and_bound_finds_what_comparing_all_pairs_finds(search):
     query, gallery, weights, kappa, radius = build(search)
     assert supports_branch_and_bound([level.shape for level in gallery.levels])
     named = dict(zip(gallery.layers, weights))
@@ -108,7 +108,7 @@ def test_the_descent_finds_what_comparing_all_pairs_finds(search):
 
 
 @given(searches(nesting=False))
-def test_on_any_grids_the_dense_search_finds_what_comparing_all_pairs_finds(search):
+def test_brute_force_on_any_grids_finds_what_comparing_all_pairs_finds(search):
     query, gallery, weights, kappa, radius = build(search)
     named = dict(zip(gallery.layers, weights))
     found = match_pixels(query, gallery, kappa=kappa, radius=radius, weights=named)
@@ -117,7 +117,7 @@ def test_on_any_grids_the_dense_search_finds_what_comparing_all_pairs_finds(sear
 
 @given(searches())
 def test_brute_force_and_plain_branch_and_bound_agree_with_the_fast_one_to_the_last_place(search):
-    """With weights that are powers of two and whole features every sum is exact, so that ties are ties for all."""
+    """With weights that are powers of two and integer features every sum is exact, so that all find the same ties."""
     query, gallery, weights, kappa, radius = build(search)
     query, gallery = (Pyramid([x.round() for x in p.levels], p.layers, p.pooled) for p in (query, gallery))
     named = dict(zip(gallery.layers, weights))
@@ -236,7 +236,7 @@ def test_what_is_laid_out_reads_back_the_same(seed, rows, cols, levels):
 
 
 def test_plain_branch_and_bound_looks_at_less_than_all_pairs(rng):
-    """Smooth images, as features are: most blocks are ruled out by the coarse level alone."""
+    """Smooth images, like real features: the coarse level alone excludes most blocks."""
     smooth = np.cumsum(rng.normal(size=(3, 4, 8, 8)), axis=3)
     coarse, middle, fine = (np.kron(smooth, np.ones((1, 1, step, step))) for step in (1, 2, 4))
     fine = fine + 0.1 * rng.normal(size=fine.shape)
@@ -247,7 +247,7 @@ def test_plain_branch_and_bound_looks_at_less_than_all_pairs(rng):
 
 
 def test_the_matrix_product_is_not_trusted_in_low_precision(rng):
-    """bfloat16 products, which torch may be told to use, would not bound anything."""
+    """With bfloat16 products, which a user may turn on in torch, the bounds would not hold."""
     gallery, query = (make_pyramid(rng, n, halving(4, 4, 3), [3, 3, 32]) for n in (4, 1))
     expected = places(match_pixels(query, gallery))
     torch.set_float32_matmul_precision("medium")
@@ -352,7 +352,7 @@ def test_in_the_ensemble_a_coarse_cell_counts_if_one_of_its_pixels_lies_in_the_w
             assert near[a, b] == (gaps.min() <= radius)
 
 
-def test_kappa_is_cut_to_what_there_is_and_said(rng):
+def test_kappa_is_reduced_to_the_candidates_with_a_warning(rng):
     gallery, query = (make_pyramid(rng, n, [(4, 4), (2, 2)], [3, 4]) for n in (2, 1))
     with pytest.warns(UserWarning, match=r"kappa=9 exceeds the number of candidates of a corner pixel \(2\); using 2"):
         found = match_pixels(query, gallery, kappa=9, radius=0)
@@ -365,7 +365,7 @@ def test_kappa_is_cut_to_what_there_is_and_said(rng):
 
 
 def test_a_warning_points_at_the_users_line(tmp_path):
-    """In a process of its own: under the tests, the type checker's frames stand between."""
+    """In a separate process: under the tests, frames of the type checker lie in between."""
     script = tmp_path / "user.py"
     script.write_text(
         "import torch, spade_kit\n"

@@ -1,4 +1,4 @@
-"""The evaluated crop: boxes by exact fractions, maps that find their way back, masks that are never interpolated."""
+"""The evaluated crop: boxes by exact fractions, maps placed back on the image, masks without interpolation."""
 
 from fractions import Fraction
 
@@ -28,21 +28,21 @@ def photo_places(crop, axis):
 
 
 def test_the_default_crop_of_a_512_px_photo_is_its_centre_448():
-    """512 px become 256, of which 16 are cut at each side: 32 of the photo's own."""
+    """512 px become 256, and 16 are cut at each side: 32 px of the original."""
     crop = find_crop((512, 512), 256, 224)
     assert crop.box == (32, 32, 480, 480)
     assert (crop.scaled, crop.offset, crop.size) == ((256, 256), (16, 16), (224, 224))
 
 
 def test_the_box_of_a_long_photo_by_hand():
-    """Rows: 100 become 50, 5 cut at each side, so 10 of the photo. Columns: 300 become 50, 5 cut, so 30."""
+    """Rows: 100 become 50, 5 cut at each side, so 10 of the original. Columns: 300 become 50, 5 cut, so 30."""
     assert find_crop((100, 300), 50, 40).box == (10, 30, 90, 270)
-    # An odd rest: 50 - 33 = 17, 8 before and 9 after; 16 and 18 rows, 48 and 54 columns of the photo.
+    # An odd remainder: 50 - 33 = 17, 8 before and 9 after; 16 and 18 rows, 48 and 54 columns of the original.
     assert find_crop((100, 300), 50, 33).box == (16, 48, 82, 246)
 
 
 @given(side, side, side, side)
-@example(42, 35, 72, 36)  # an edge on the very centre of a pixel, which a rounded quotient misses
+@example(42, 35, 72, 36)  # an edge exactly on the centre of a pixel, which a rounded quotient misses
 def test_a_pixel_is_in_the_box_if_its_centre_is_in_the_crop(height, width, resize, size):
     assume(size <= resize)
     crop = find_crop((height, width), resize, size)
@@ -66,7 +66,7 @@ def test_a_map_put_back_is_nan_exactly_outside_the_box(height, width, resize, si
 
 @pytest.mark.parametrize(("photo", "resize", "size"), PHOTOS)
 def test_a_ramp_put_back_is_the_ramp(photo, resize, size):
-    """Beyond the centres of the outermost crop pixels it stays level."""
+    """Beyond the centres of the outermost crop pixels it is constant."""
     crop = find_crop(photo, resize, size)
     rows, cols = (photo_places(crop, axis) for axis in (0, 1))
     on_photo = crop.put_back((3 * rows[:, None] - 2 * cols).astype(np.float32))
@@ -80,7 +80,7 @@ def test_a_ramp_put_back_is_the_ramp(photo, resize, size):
 
 @pytest.mark.parametrize(("photo", "resize", "size"), PHOTOS)
 def test_a_bright_square_comes_back_to_its_place_in_the_photo(photo, resize, size):
-    """There and back again: a shift by half a pixel, or rows taken for columns, would move its centre."""
+    """A round trip: a shift by half a pixel, or rows swapped with columns, would move its centre."""
     crop = find_crop(photo, resize, size)
     row, col = photo[0] // 2 + 5, photo[1] // 2 - 6
     picture = np.zeros((*photo, 3), np.uint8)
@@ -94,7 +94,7 @@ def test_a_bright_square_comes_back_to_its_place_in_the_photo(photo, resize, siz
 
 @pytest.mark.parametrize(("photo", "resize", "size"), PHOTOS)
 def test_a_photo_is_cut_as_torch_would_cut_it(rng, photo, resize, size):
-    """Antialiased bilinear by another library; bytes may differ by their rounding."""
+    """Antialiased bilinear by another library; values may differ by rounding."""
     crop = find_crop(photo, resize, size)
     picture = rng.integers(0, 256, (*photo, 3), np.uint8)
     x = torch.from_numpy(picture).permute(2, 0, 1)[None].float()

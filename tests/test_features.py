@@ -1,4 +1,4 @@
-"""Stage 1: what a network is shown, by hand; the same numbers whatever the batch and whatever kind of photo came."""
+"""Stage 1: preprocessing by hand; the same numbers for every batch size and every kind of input."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def all_equal(one, other, tolerance=0.0):
 
 @pytest.fixture
 def photos(rng) -> list[np.ndarray]:
-    """Coarse patterns, so that scaling leaves something of them; odd, and none the size of another."""
+    """Coarse patterns, which survive scaling; odd sizes, all different."""
     return [
         np.kron(rng.integers(0, 256, (rows, cols, 3)), np.ones((9, 9, 1))).astype(np.uint8)[:-2, :-4]
         for rows, cols in ((11, 15), (15, 11), (9, 9), (30, 8))
@@ -35,7 +35,7 @@ def photos(rng) -> list[np.ndarray]:
 
 @pytest.mark.parametrize(("resize", "size"), [(256, 224), (72, 64)])
 def test_a_photo_is_scaled_cut_and_normalised_as_by_hand(tiny, photos, resize, size):
-    """To a square, antialiased; its centre; 0..1, less the mean, by the deviation; then the network, layer by layer."""
+    """Resize to a square (antialiased), crop, scale to 0..1, normalise; then run the network layer by layer."""
     network = tiny.module.network
     backbone = load_backbone(network, layers=tiny.sources, pooled="late", resize=resize, crop=size)
     pyramid = extract_features(photos, backbone)
@@ -55,7 +55,7 @@ def test_a_photo_is_scaled_cut_and_normalised_as_by_hand(tiny, photos, resize, s
         torch.testing.assert_close(pyramid.pooled[number], late[0].mean((1, 2)), rtol=1e-4, atol=1e-5)
 
 
-def test_the_default_pyramid_has_the_shapes_that_are_promised(demo):
+def test_the_default_pyramid_has_the_documented_shapes(demo):
     pyramid = extract_features(demo.train[:2])
     assert pyramid.layers == ("layer1", "layer2", "layer3")
     assert shapes(pyramid) == [(2, 24, 56, 56), (2, 40, 28, 28), (2, 112, 14, 14)]
@@ -102,7 +102,7 @@ def test_select_keeps_the_order_asked_for(tiny, photos):
     assert len(pyramid.select([])) == 0
 
 
-def test_photos_may_come_as_one_array_and_one_backbone_by_name(photos):
+def test_photos_may_be_one_array_and_the_backbone_a_name(photos):
     stack = np.stack([photos[2], photos[2][::-1]])
     pyramid = extract_features(stack, "efficientnet_lite0")
     assert len(pyramid) == 2
@@ -132,7 +132,7 @@ def test_a_pyramid_can_be_built_by_hand_from_lists():
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_a_pyramid_that_is_none_gets_a_sentence():
+def test_an_invalid_pyramid_raises_an_error():
     fine, coarse, pooled = level(2, 3, 8, 6), level(2, 4, 4, 3), torch.zeros(2, 5)
     mistakes = [
         ([coarse, fine], ["layer1", "layer2"], pooled),
@@ -153,7 +153,7 @@ def test_a_pyramid_that_is_none_gets_a_sentence():
 
 @pytest.mark.parametrize("batch_size", [1, 16])
 def test_whole_photos_of_several_aspects_get_a_sentence(tiny, photos, batch_size):
-    """Also where they meet only after the forward passes."""
+    """Even if they are in different batches."""
     whole = load_backbone(tiny.module.network, layers=tiny.sources, resize=64, crop=None)
     sizes = r"crops of one size; got \[\(64, 96\), \(96, 64\)\] \(rows, columns\). Use a backbone with crop=224"
     with pytest.raises(ValueError, match=sizes):
@@ -180,7 +180,7 @@ def test_a_mask_and_negative_numbers_select_as_in_numpy(rng):
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_a_pyramid_built_by_hand_is_float32_whatever_came(rng):
+def test_a_pyramid_built_by_hand_is_float32_for_any_input(rng):
     numbers = rng.integers(0, 9, (2, 3, 4, 4))
     for level in (numbers, torch.tensor(numbers), torch.tensor(numbers).double(), torch.tensor(numbers).half()):
         pyramid = Pyramid([level], ["layer1"], torch.zeros(2, 1))

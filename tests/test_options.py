@@ -1,4 +1,4 @@
-"""What a search and a map depend on: compared, told, and each mistake in a sentence."""
+"""The options of a search and of a map: comparison, description and errors."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from spade_kit import SPADE
 from spade_kit.options import OPTIONS, Options
 
 
-def test_options_are_keys_whatever_way_they_were_given():
+def test_equal_options_are_equal_keys():
     one = Options(k=np.int64(5), weights={"layer1": 2.0}, sigma=4)
     same = Options(k=5, kappa=None, weights=(("layer1", 2.0),), sigma=4.0)
     assert one == same
@@ -28,7 +28,7 @@ def test_sigma_alone_needs_no_search_and_k_beyond_the_images_is_all_of_them():
         assert Options().of_search(12) != Options().replace(**{name: value}).of_search(12)
 
 
-def test_they_are_told_in_one_order():
+def test_options_are_described_in_a_fixed_order():
     assert Options().describe() == "K=50, kappa=1, everywhere, concat, sigma=4"
     all_ = Options(3, 2, 1, {"layer1": 0.5, "layer3": 2}, "ensemble", 2.5, "brute_force")
     assert (
@@ -49,7 +49,7 @@ def test_an_attribute_of_spade_is_checked_when_it_is_set():
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_parameters_that_are_gone_and_such_as_never_were_are_told():
+def test_removed_and_unknown_parameters_raise_an_error():
     assert set(OPTIONS) == {"k", "kappa", "radius", "weights", "combine", "sigma", "search"}
     for given in ("float16", "float32", None):
         with pytest.raises(ValueError, match="precision is no longer an option: features are stored as float32"):

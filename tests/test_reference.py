@@ -1,4 +1,4 @@
-"""The method written out: by hand on a few cells, then against the package on photographs."""
+"""The reference implementation: by hand on a few cells, then against the package on images."""
 
 import subprocess
 import sys
@@ -30,8 +30,8 @@ def test_a_hand_worked_case_of_two_levels():
     np.testing.assert_array_equal(match[1], [[[1, 1, 0], [1, 1, 0]], [[1, 1, 1], [1, 0, 1]]])
 
 
-def test_the_radius_is_a_square_window_and_of_equal_pixels_the_first_wins():
-    """On a line of five cells of 0 and 4: whoever may look two cells away finds a 4."""
+def test_the_radius_is_a_square_window_and_ties_go_to_the_first():
+    """A line of five cells of 0 and 4: with a radius of two cells, the ends find a 4."""
     query = make_pyramid([[[4, 0, 0, 0, 4]]], pooled=[[0]])
     gallery = make_pyramid([[[0, 0, 4, 0, 0]], [[0, 0, 4, 0, 0]]], pooled=[[2], [1]])
     for radius, ends in ((0, 4), (1, 4), (2, 0), (None, 0)):
@@ -66,7 +66,7 @@ def test_distances_are_sums_of_squares_on_any_grids(rng, radius):
 
 
 @pytest.mark.parametrize(("h", "w", "size"), [(5, 7, (20, 21)), (5, 7, (5, 7)), (6, 3, (4, 11)), (1, 2, (3, 3))])
-def test_maps_are_bilinear_as_torchs_are(rng, h, w, size):
+def test_maps_are_bilinear_like_those_of_torch(rng, h, w, size):
     grid = rng.normal(size=(h, w))
     wanted = torch.nn.functional.interpolate(torch.from_numpy(grid)[None, None], size, mode="bilinear")[0, 0]
     np.testing.assert_allclose(reference.blend(size[0], h) @ grid @ reference.blend(size[1], w).T, wanted, atol=1e-12)
@@ -74,7 +74,7 @@ def test_maps_are_bilinear_as_torchs_are(rng, h, w, size):
 
 @pytest.mark.parametrize("options", [{}, {"kappa": 2, "radius": 3, "sigma": 1}], ids=str)
 @pytest.mark.parametrize("number", [20, 33])
-def test_the_package_finds_what_the_method_written_out_finds(spade, demo, number, options):
+def test_the_package_agrees_with_the_reference(spade, demo, number, options):
     photo, normal = demo.test[number], extract_features(demo.train[:12])
     query = extract_features(photo)
     anomaly_map, match = reference.judge(query, normal, k=5, **options)
@@ -84,7 +84,7 @@ def test_the_package_finds_what_the_method_written_out_finds(spade, demo, number
     places = np.stack([result.neighbours.index[found.image], found.row, found.col], -1)
     asked, held = ([level.numpy() for level in levels] for levels in (query.levels, normal.levels))
     largest = sum((level**2).sum(1).max() for level in (*asked, *held))
-    for rank, row, col in np.argwhere((places != match).any(-1)):  # as near, but for rounding
+    for rank, row, col in np.argwhere((places != match).any(-1)):  # equally near, up to rounding
         table = reference.distances_of_row([level[0] for level in asked], held, row, [1, 1, 1])[col].reshape(12, 56, 56)
         assert abs(table[tuple(places[rank, row, col])] - table[tuple(match[rank, row, col])]) <= 1e-6 * largest
     assert (places == match).mean() > 0.99

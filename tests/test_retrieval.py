@@ -30,7 +30,7 @@ def test_the_nearest_are_those_of_a_loop_in_float64(rng):
 
 @pytest.mark.parametrize("offset", [0, 300])
 def test_the_nearest_are_those_of_scikit_learn(rng, offset):
-    """Far from the origin, too, where a matrix product in float32 would lose the small differences."""
+    """Also far from the origin, where a matrix product in float32 would lose the small differences."""
     query, gallery = (offset + rng.normal(size=(n, 320)) for n in (9, 31))
     near = nearest_images(make_pyramid(query), make_pyramid(gallery), k=5)
     exact = NearestNeighbors(n_neighbors=5, algorithm="brute").fit(gallery)
@@ -46,8 +46,8 @@ def test_a_hand_worked_case():
     np.testing.assert_array_equal(near.distance, [[0, 2, 5, 10]])
 
 
-def test_of_equal_distances_the_first_in_the_gallery_wins():
-    """More than sixteen, where an unstable sort starts to shuffle."""
+def test_ties_go_to_the_first_in_the_gallery():
+    """More than sixteen elements, where an unstable sort starts to shuffle."""
     gallery = np.zeros((60, 2))
     gallery[::3] = [3, 4]
     near = nearest_images(make_pyramid([[0, 0], [3, 4]]), make_pyramid(gallery), k=60)
@@ -80,14 +80,14 @@ def test_fewer_neighbours_are_the_first_of_more(rng):
     assert (np.diff(many.distance) >= 0).all()
 
 
-def test_the_default_is_50_and_is_cut_without_a_word(rng):
+def test_the_default_is_50_and_is_reduced_silently(rng):
     query, gallery = make_pyramid(rng.normal(size=(2, 8))), make_pyramid(rng.normal(size=(60, 8)))
     assert len(nearest_images(query, gallery)) == 50
     assert len(nearest_images(query, gallery.select(range(9)))) == 9  # a warning would be an error here
 
 
 @pytest.mark.parametrize("k", [10, 50])
-def test_a_k_that_was_asked_for_is_cut_with_one_warning(rng, k):
+def test_an_explicit_k_is_reduced_with_one_warning(rng, k):
     gallery = make_pyramid(rng.normal(size=(9, 8)))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -115,9 +115,9 @@ def test_by_default_fifty_are_found_or_as_many_as_there_are(rng):
     many, few = (make_pyramid(rng.normal(size=(count, 8))) for count in (60, 9))
     for k in ({}, {"k": None}):
         assert nearest_images(few, many, **k).index.shape == (9, 50)
-        assert nearest_images(many, few, **k).index.shape == (60, 9)  # without a word
+        assert nearest_images(many, few, **k).index.shape == (60, 9)  # silently
 
 
-def test_an_empty_gallery_is_told():
+def test_an_empty_gallery_raises_an_error():
     with pytest.raises(ValueError, match="at least one gallery image; got none"):
         nearest_images(make_pyramid([[1.0]]), make_pyramid([[1.0]]).select([]))

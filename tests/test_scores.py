@@ -68,20 +68,20 @@ def test_the_threshold_is_the_score_of_that_rank(rng, count, fpr, rank):
     assert find_threshold(scores, fpr) == rank
 
 
-def test_with_too_few_normals_the_largest_is_taken_and_said():
+def test_with_too_few_normals_the_largest_is_used_with_a_warning():
     with pytest.warns(UserWarning, match=r"0.01 needs at least 99 normal scores; got 48\. Using the largest"):
         assert find_threshold(np.arange(48.0), 0.01) == 47
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.05, 0.1, 0.25]))
 def test_a_new_normal_is_marked_as_often_as_allowed(seed, fpr):
-    """The guarantee, counted: of n + 1 exchangeable scores, at most fpr pass the threshold of the others."""
+    """The guarantee, by counting: of n + 1 exchangeable scores, at most fpr exceed the threshold of the others."""
     scores = np.random.default_rng(seed).normal(size=60)
     marked = [scores[i] > find_threshold(np.delete(scores, i), fpr) for i in range(60)]
     assert np.mean(marked) <= fpr
 
 
-def test_upsampling_is_torch_s_own(rng):
+def test_upsampling_is_that_of_torch(rng):
     grid = rng.random((5, 3)).astype(np.float32)
     theirs = torch.nn.functional.interpolate(torch.tensor(grid)[None, None], (17, 12), mode="bilinear")[0, 0]
     np.testing.assert_allclose(make_map(grid, (17, 12), 0), theirs, rtol=1e-6)
@@ -89,7 +89,7 @@ def test_upsampling_is_torch_s_own(rng):
 
 @pytest.mark.parametrize("of", ["image", "pixel"])
 @pytest.mark.parametrize("groups", [None, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]])
-def test_a_threshold_s_interval_is_that_of_thresholds_over_draws(spade, of, groups):
+def test_a_threshold_interval_is_that_of_thresholds_over_draws(spade, of, groups):
     maps = list(spade.calibration.maps(spade.options, groups=groups))
     rng, names = np.random.default_rng(0), list(dict.fromkeys(groups or range(12)))
     drawn, fpr = [], 0.1

@@ -1,4 +1,4 @@
-"""The compiled searches from near: their inner loops, their bounds, what they keep, and how they are compiled."""
+"""The compiled searches in detail: inner loops, bounds, history, and compilation."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ from spade_kit.search.runtime import compiled, in_threads
 from spade_kit.search.simd import compare, measure
 
 seeds = st.integers(0, 2**32 - 1)
-channels = st.sampled_from([1, 2, 3, 5, 24, 31, 32, 33, 64, 65, 130])  # about the edges of fours and of chunks
+channels = st.sampled_from([1, 2, 3, 5, 24, 31, 32, 33, 64, 65, 130])  # around multiples of four and of chunks
 
 
 def make_levels(rng, n, shapes, whole=False):
@@ -84,7 +84,7 @@ def test_arrays_the_inner_loops_could_not_read_are_refused_when_compiled(rng):
 
 @given(seeds, channels, st.sampled_from([0, 1, 1e2, 1e4]), st.sampled_from([1e-3, 1, 1e3]))
 def test_a_bound_is_never_above_the_distance_however_large_the_features(seed, c, offset, weight):
-    """Close cells far from the origin, where the product form loses most."""
+    """Close cells far from the origin, where the product form is least accurate."""
     rng = np.random.default_rng(seed)
     cells = (offset + rng.normal(size=(2, c, 16)) * rng.choice([1e-3, 1])).astype(np.float32)
     query, gallery = (lay_out(some[None]) for some in cells)
@@ -101,7 +101,7 @@ def test_a_bound_is_never_above_the_distance_however_large_the_features(seed, c,
 
 
 @given(seeds, channels)
-def test_along_the_axes_nothing_is_farther_than_it_is(seed, c):
+def test_the_axes_are_orthonormal_so_that_projections_shorten_distances(seed, c):
     rng = np.random.default_rng(seed)
     query = lay_out(rng.normal(size=(1, c, 35)).astype(np.float32))[0]
     axes, error = _find_axes(query, 35)
@@ -136,7 +136,7 @@ def built(recipe):
 
 
 @given(wide_searches())
-def test_after_each_image_the_descent_knows_what_a_search_among_so_many_finds(recipe):
+def test_the_history_holds_what_a_search_among_the_first_k_images_finds(recipe):
     _, query, gallery, kappa, radius = built(recipe)
     lanes, asked, one = SimdLayout.of(gallery), SimdLayout.of(query), np.ones(3, np.float32)
     n = len(lanes)
@@ -154,13 +154,13 @@ def fewest(query, radius):
 
 
 @given(wide_searches())
-def test_what_is_tried_first_changes_nothing_that_is_found(recipe):
+def test_places_to_try_first_do_not_change_the_result(recipe):
     rng, query, gallery, kappa, radius = built(recipe)
     lanes, asked, one = SimdLayout.of(gallery), SimdLayout.of(query), np.ones(3, np.float32)
     images = rng.permutation(len(lanes))
     expected = search_branch_and_bound(asked, lanes, images, one, kappa, radius)
     h, w = query[0].shape[2:]
-    anywhere = rng.integers(0, 2 * len(lanes) * h * w, (2, h, w))  # places out of the window and out of the images, too
+    anywhere = rng.integers(0, 2 * len(lanes) * h * w, (2, h, w))  # also outside the window and the images
     for first in (anywhere, expected, np.concatenate([expected, expected])):
         np.testing.assert_array_equal(
             search_branch_and_bound(asked, lanes, images, one, kappa, radius, first=first), expected
@@ -168,7 +168,7 @@ def test_what_is_tried_first_changes_nothing_that_is_found(recipe):
 
 
 @given(wide_searches(), st.integers(0, 2))
-def test_a_level_alone_is_scanned_as_all_its_pairs_would_be(recipe, level):
+def test_the_search_in_one_level_finds_what_comparing_all_pairs_finds(recipe, level):
     _, query, gallery, kappa, radius = built(recipe)
     h, w = query[level].shape[2:]
     fine = query[0].shape[2:]
@@ -186,7 +186,7 @@ def test_a_level_alone_is_scanned_as_all_its_pairs_would_be(recipe, level):
     got = np.take_along_axis(table, place.reshape(kappa, -1).T, 1).T
     np.testing.assert_allclose(got, squared, rtol=0, atol=1e-6 * float(lengths))
     np.testing.assert_allclose(search.measure_in_level(level, place)[0].reshape(kappa, -1), got, rtol=1e-9, atol=1e-12)
-    if recipe[-1]:  # whole features: ties are ties
+    if recipe[-1]:  # integer features: ties are exact
         np.testing.assert_array_equal(place.reshape(kappa, -1), reference.nearest(table, kappa)[0])
     kept = search.find_in_level(level, kappa, radius, history=True)
     np.testing.assert_array_equal(kept[-1], place)
@@ -211,7 +211,7 @@ def test_the_worst_cases_are_exact(rng, case):
     np.testing.assert_array_equal(found.reshape(1, -1), reference.nearest(table, 1)[0])
 
 
-def test_a_part_of_a_gallery_is_scanned_in_place(rng):
+def test_a_subset_of_a_gallery_is_searched_in_place(rng):
     shapes = [(9, 8, 8), (5, 4, 4)]
     query, gallery = make_levels(rng, 1, shapes), make_levels(rng, 6, shapes)
     images = np.array([4, 0, 5])
@@ -224,13 +224,13 @@ def test_a_part_of_a_gallery_is_scanned_in_place(rng):
     np.testing.assert_array_equal(place, raster)
 
 
-# ---- brute force, asked for ------------------------------------------------------------------------------------------
+# ---- brute force -----------------------------------------------------------------------------------------------------
 
 
 def check_both(query, gallery, images, weights, kappa, radius, equal):
-    """All levels together, then each alone: what is found by itself and by brute force, in `SimdLayout` and in levels.
+    """Compare the default search with brute force: all levels together, then each alone; in `SimdLayout` and in levels.
 
-    Distances are the same but for rounding; so are at least ``equal`` of the places.
+    Distances are the same up to rounding, and so is at least a fraction ``equal`` of the places.
     """
     rounding = 1e-6 * sum(float((level**2).sum(1).max()) for level in (*query, *gallery)) * float(weights.max())
     for held in (gallery, SimdLayout.of(gallery)):
@@ -265,7 +265,7 @@ def test_brute_force_finds_the_same_on_the_demo(demo, scratched, kappa, radius, 
     check_both(query, gallery, np.array([2, 0, 3]), np.float32(weights), kappa, radius, equal=0.999)
 
 
-def test_brute_force_calls_nothing_compiled_and_misses_nothing(rng, monkeypatch):
+def test_brute_force_calls_nothing_compiled_and_gives_no_warning(rng, monkeypatch):
     def refuse(*_):
         raise AssertionError("a compiled kernel was called")
 
@@ -287,13 +287,13 @@ def test_brute_force_calls_nothing_compiled_and_misses_nothing(rng, monkeypatch)
         PixelSearch(query, gallery, np.arange(3), "brute_force")
 
 
-# ---- looking back and searching again --------------------------------------------------------------------------------
+# ---- smaller k and other options -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "options", [{}, {"kappa": 3, "radius": 1}, {"weights": "equal"}, {"combine": "ensemble"}], ids=str
 )
-def test_looking_back_on_k_images_is_judging_with_k(spade, scratched, options):
+def test_with_k_gives_what_predict_gives_with_that_k(spade, scratched, options):
     judge = spade.with_options(**options)
     result = judge.predict(scratched)
     for k in (1, 3, 5):
@@ -305,7 +305,7 @@ def test_looking_back_on_k_images_is_judging_with_k(spade, scratched, options):
     np.testing.assert_array_equal(result.with_k(4).with_k(2).anomaly_map, result.with_k(2).anomaly_map)
 
 
-def test_where_nothing_is_compiled_looking_back_searches_again(spade, scratched, monkeypatch):
+def test_without_a_compiled_search_with_k_searches_again(spade, scratched, monkeypatch):
     expected = spade.with_options(k=2).predict(scratched)
     result = spade.predict(scratched)
     monkeypatch.setattr(
@@ -314,7 +314,7 @@ def test_where_nothing_is_compiled_looking_back_searches_again(spade, scratched,
     np.testing.assert_array_equal(result.with_k(2).correspondence.place, expected.correspondence.place)
 
 
-def test_looking_back_passes_through_the_images_once(spade, scratched, monkeypatch):
+def test_with_k_goes_through_the_images_once(spade, scratched, monkeypatch):
     result = spade.predict(scratched)
     result.with_k(2)
     monkeypatch.setattr("spade_kit.search.dispatch.search_branch_and_bound", None)
@@ -351,7 +351,7 @@ def test_a_left_out_image_stays_left_out_under_other_options(spade):
 
 @pytest.mark.filterwarnings("ignore:kappa=5 exceeds the number of")
 @pytest.mark.parametrize("options", [{}, {"kappa": 5, "radius": 1}, {"kappa": 2}, {"weights": "equal"}], ids=str)
-def test_the_steps_hold_the_match_of_every_cell_for_every_k(spade, scratched, options):
+def test_the_breakpoints_hold_the_match_of_every_cell_for_every_k(spade, scratched, options):
     result = spade.with_options(**options).predict(scratched)
     steps = result.breakpoints
     ends = steps.count.cumsum()
@@ -364,11 +364,11 @@ def test_the_steps_hold_the_match_of_every_cell_for_every_k(spade, scratched, op
         np.testing.assert_allclose(steps.layer_distance[:, last], found.layer_distance.reshape(3, -1), rtol=1e-6)
 
 
-def test_an_ensemble_has_no_steps(spade, scratched):
+def test_an_ensemble_has_no_breakpoints(spade, scratched):
     assert spade.with_options(combine="ensemble").predict(scratched).breakpoints is None
 
 
-def test_judging_by_some_normals_is_having_fitted_only_those(spade, scratched, demo):
+def test_with_normals_gives_what_a_fit_of_those_gives(spade, scratched, demo):
     chosen = [1, 4, 7]
     anew = SPADE(k=3).fit([demo.train[index] for index in chosen]).predict(scratched)
     result = spade.predict(scratched).with_normals(chosen)
@@ -401,7 +401,7 @@ def test_a_thread_that_fails_is_not_lost(monkeypatch):
         in_threads(work, 2)
 
 
-def test_where_nothing_can_be_written_it_is_compiled_all_the_same(monkeypatch):
+def test_without_a_writable_cache_it_is_compiled_anyway(monkeypatch):
     monkeypatch.setattr(numba.core.caching.CacheImpl, "_locator_classes", [])
     with pytest.raises(RuntimeError, match="no locator"):
         numba.njit(cache=True)(lambda x: x + 1)
@@ -433,7 +433,7 @@ def test_a_second_process_finds_what_the_first_compiled(tmp_path):
     assert "Warning" not in runs[0].stderr + runs[1].stderr
 
 
-def test_without_numba_one_line_says_what_is_lost(monkeypatch, rng):
+def test_without_numba_one_warning_names_the_cost(monkeypatch, rng):
     monkeypatch.setattr(runtime, "numba", None)
     runtime.warn_without_numba.cache_clear()
     levels = make_levels(rng, 2, [(3, 4, 4), (3, 2, 2)])
@@ -446,7 +446,7 @@ def test_without_numba_one_line_says_what_is_lost(monkeypatch, rng):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("module", "error"), [("llvmlite", "OSError"), ("spade_kit.search.simd", "AttributeError")])
-def test_whatever_keeps_numba_from_being_imported_the_answer_is_the_same(demo, scratched, tmp_path, module, error):
+def test_any_failure_to_import_numba_gives_the_same_result(demo, scratched, tmp_path, module, error):
     script = (
         "import sys, numpy, spade_kit\n"
         "class Broken:\n"
@@ -467,6 +467,6 @@ def test_whatever_keeps_numba_from_being_imported_the_answer_is_the_same(demo, s
     np.testing.assert_allclose(found["map"], result.anomaly_map, rtol=1e-6)
 
 
-def test_a_gallery_begins_on_a_cache_line(demo):
+def test_a_gallery_is_aligned_to_cache_lines(demo):
     pixels = SPADE(k=2).fit(demo.train[:3]).gallery.pixels
     assert {array.ctypes.data % (4 * SIMD_WIDTH) for array in (pixels.fine, pixels.middle, pixels.coarse)} == {0}

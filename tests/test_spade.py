@@ -1,4 +1,4 @@
-"""The three stages tied together."""
+"""The three stages combined."""
 
 import warnings
 
@@ -79,7 +79,7 @@ def test_a_layer_alone_is_a_search_through_that_layer(result, pyramid, scratched
     for level, name in enumerate(pyramid.layers):
         only = [spade_kit.Pyramid([p.levels[level]], [name], p.pooled) for p in (query, gallery)]
         np.testing.assert_allclose(result.layer_alone[name], map_by_hand(match_pixels(*only)), rtol=1e-3)
-        assert (result.layer_alone[name] <= result.anomaly_map * (1 + 1e-4) + 1e-3).mean() > 0.95  # the pyramid adds
+        assert (result.layer_alone[name] <= result.anomaly_map * (1 + 1e-4) + 1e-3).mean() > 0.95  # levels add up
 
 
 def test_a_match_is_the_pair_of_pixels_that_was_measured(result, pyramid, scratched):
@@ -111,7 +111,7 @@ def test_the_reconstruction_takes_each_cell_from_its_match(spade, result):
         )
 
 
-def test_the_result_knows_the_truth_on_the_crop(result, scratched):
+def test_the_result_has_the_ground_truth_on_the_crop(result, scratched):
     full = Image.fromarray(scratched.mask).resize((256, 256), Image.Resampling.NEAREST)
     np.testing.assert_array_equal(result.mask, np.asarray(full)[16:240, 16:240])
     assert result.label == "scratch"
@@ -120,7 +120,7 @@ def test_the_result_knows_the_truth_on_the_crop(result, scratched):
     assert result.image.shape == (224, 224, 3)
 
 
-def test_on_the_photo_the_map_keeps_its_peak_and_knows_where_it_did_not_look(result):
+def test_on_photo_keeps_the_peak_and_marks_what_was_not_judged(result):
     whole = result.on_photo()
     assert whole.shape == (320, 320)
     assert np.isnan(whole).sum() == 320**2 - 280**2
@@ -157,7 +157,7 @@ def test_radius_0_and_kappa_k_and_a_threshold_are_the_pseudo_code_of_many_write_
 @pytest.mark.parametrize("options", [{}, {"weights": "equal"}, {"k": 50}], ids=str)
 def test_a_left_out_image_is_judged_as_if_it_had_never_been_fitted(demo, options):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # k=50 of six is cut, and said
+        warnings.simplefilter("ignore")  # k=50 is reduced to six with a warning
         everyone = SPADE(**options).fit(demo.train[:6])
         others = SPADE(**options).fit([demo.train[i] for i in (0, 1, 2, 4, 5)])
     left_out, expected = everyone.predict_left_out(3), others.predict(demo.train[3])
@@ -178,8 +178,8 @@ def test_the_threshold_comes_from_left_out_normals_smoothed_as_in_use(spade):
     assert judge.normal_level == pytest.approx(np.percentile(pixels, 99), rel=1e-6)
 
 
-def test_photographs_of_one_piece_are_left_out_together(demo):
-    """The same photo twice: one alone would be explained by the other; as one group it is explained by the rest."""
+def test_images_of_one_part_are_left_out_together(demo):
+    """The same image twice: left out alone, it matches its copy; left out as a group, it is judged by the rest."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         twice = SPADE().fit([*demo.train[:4], demo.train[0]])
@@ -196,7 +196,7 @@ def test_photographs_of_one_piece_are_left_out_together(demo):
         twice.threshold(groups=[0, 1, 2, 3, float("nan")])
 
 
-def test_asking_again_does_not_search_again(demo, monkeypatch):
+def test_another_call_does_not_search_again(demo, monkeypatch):
     judge = SPADE(k=2).fit(demo.train[:4])
     level = judge.threshold(0.1)
     monkeypatch.setattr("spade_kit.gallery.gallery.search_pixels", None)
@@ -217,7 +217,7 @@ def test_other_options_leave_the_original_as_it_was(spade, scratched):
     np.testing.assert_array_equal(spade.predict(scratched).anomaly_map, before)
 
 
-def test_a_result_stays_what_it_was(demo, scratched):
+def test_a_result_does_not_change_with_its_spade(demo, scratched):
     judge = SPADE(k=2).fit(demo.train[:4])
     result, again = judge.predict(scratched), judge.predict(scratched)
     alone, rebuilt = again.layer_alone, again.reconstruction
@@ -229,7 +229,7 @@ def test_a_result_stays_what_it_was(demo, scratched):
     np.testing.assert_allclose(sum(result.layer_maps.values()), result.anomaly_map, rtol=1e-4, atol=1e-3)
 
 
-def test_weights_are_taken_as_they_are_now(spade, scratched):
+def test_weights_are_copied(spade, scratched):
     weights = {"layer3": 0.5}
     judge = spade.with_options(weights=weights)
     before = judge.predict(scratched).image_score
@@ -246,7 +246,7 @@ def test_numbers_of_numpy_are_numbers(spade, scratched):
     assert spade.threshold(np.float64(0.25)) == spade.threshold(0.25)
 
 
-def test_what_is_cut_is_said_where_it_was_asked_for_and_nowhere_else(spade, scratched):
+def test_a_reduced_option_warns_once_where_it_is_set(spade, scratched):
     with pytest.warns(UserWarning, match=r"kappa=20 exceeds the number of candidates of a corner pixel \(5\)") as said:
         judge = spade.with_options(kappa=20, radius=0)
     assert len(said) == 1
@@ -258,7 +258,7 @@ def test_what_is_cut_is_said_where_it_was_asked_for_and_nowhere_else(spade, scra
         judge.with_options(sigma=1).threshold(0.1)
 
 
-def test_one_normal_image_is_enough_to_see_but_not_to_judge(demo, scratched):
+def test_one_normal_image_gives_a_result_but_no_normal_level(demo, scratched):
     result = SPADE().fit(demo.train[:1]).predict(scratched)
     assert result.spade.normal_level is None
     for draw in (spade_kit.draw_result, spade_kit.draw_layers, spade_kit.draw_reconstruction):
@@ -284,7 +284,7 @@ def test_a_whole_photo_that_is_not_square_can_be_judged(demo, rng):
     assert 0 <= result.match(127, 223).col < 224
 
 
-def test_a_module_of_your_own_and_a_single_level_work_throughout(tiny, demo, scratched):
+def test_a_custom_module_and_a_single_level_work_throughout(tiny, demo, scratched):
     judge = SPADE(tiny).fit(demo.train[:3])
     assert judge.predict(scratched).anomaly_map.shape == (64, 64)
     vit = spade_kit.load_backbone("vit_tiny_patch16_224", pretrained=False)
@@ -294,7 +294,7 @@ def test_a_module_of_your_own_and_a_single_level_work_throughout(tiny, demo, scr
     assert "untrained" in repr(result.spade)
 
 
-def test_much_memory_is_told_beforehand(monkeypatch, demo):
+def test_large_memory_use_gives_a_warning_first(monkeypatch, demo):
     monkeypatch.setattr("spade_kit.gallery.gallery._WORTH_SAYING", 1e-3)
     with pytest.warns(UserWarning, match=r"features of 3 images will take 0.0 GB.*smaller crop"):
         SPADE().fit(demo.train[:3])
@@ -314,7 +314,7 @@ def test_predict_before_fit_says_what_to_do(demo):
         SPADE().predict(demo.test[0])
 
 
-def test_more_neighbours_than_there_are_is_said_once_where_it_was_asked_for(demo, scratched):
+def test_an_explicit_k_above_the_gallery_size_warns_once(demo, scratched):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(SPADE().fit(demo.train[:3]).predict(scratched).neighbours) == 3
@@ -383,7 +383,7 @@ def test_a_layer_agrees_where_it_finds_the_same_normal_cell_by_itself(result):
 
 
 def test_defects_among_the_normals_are_the_first_suspects(demo):
-    """Two defects planted where nobody would look. One good part comes between them."""
+    """Two defects planted among the normal images. One good part ranks between them."""
     planted = [next(s for s in demo.test if s.label == kind).path for kind in ("thread", "scratch")]
     normals = [sample.path for sample in demo.train[:30]]
     judge = SPADE(k=10).fit([*normals[:10], *planted, *normals[10:]])
@@ -395,16 +395,16 @@ def test_defects_among_the_normals_are_the_first_suspects(demo):
         left_out = judge.predict_left_out(index)
         assert row["score"] == pytest.approx(left_out.image_score)
         assert left_out.anomaly_map[row["row"], row["col"]] == left_out.image_score
-    turned = np.asarray(Image.open(planted[0]).convert("RGB"))[:, 1:]  # the same thread, photographed once more
+    turned = np.asarray(Image.open(planted[0]).convert("RGB"))[:, 1:]  # the same thread in a second image
     twice = SPADE(k=10).fit([*normals, planted[0], turned])
-    assert set(twice.suspects().index[:2]) != {30, 31}  # they explain each other
+    assert set(twice.suspects().index[:2]) != {30, 31}  # they match each other
     assert set(twice.suspects(groups=[*range(30), "piece", "piece"]).index[:2]) == {30, 31}
 
 
-# ---- what can go wrong on the way ------------------------------------------------------------------------------------
+# ---- interruptions and failures --------------------------------------------------------------------------------------
 
 
-def test_an_interrupted_fit_leaves_all_as_it_was(spade, demo, monkeypatch):
+def test_an_interrupted_fit_changes_nothing(spade, demo, monkeypatch):
     before = SPADE(k=5).fit(demo.train[:6])
     expected = before.predict(demo.test[0]).anomaly_map
     passes = iter(range(2))
@@ -421,7 +421,7 @@ def test_an_interrupted_fit_leaves_all_as_it_was(spade, demo, monkeypatch):
     np.testing.assert_array_equal(before.predict(demo.test[0]).anomaly_map, expected)
 
 
-def test_too_little_memory_is_said_with_what_is_needed(demo, monkeypatch):
+def test_too_little_memory_raises_an_error_with_the_size_needed(demo, monkeypatch):
     make = SimdLayout.__init__
 
     def refuse(self, n, shapes):
@@ -436,12 +436,12 @@ def test_too_little_memory_is_said_with_what_is_needed(demo, monkeypatch):
         SPADE(k=5).fit(demo.train[:6])
 
 
-def test_a_device_that_is_not_here_gets_a_sentence():
+def test_an_unavailable_device_raises_an_error():
     with pytest.raises(ValueError, match=r"device must be 'cpu', 'cuda' or 'mps', and available here; got 'gpu': "):
         SPADE(device="gpu")
 
 
-def test_a_defect_that_the_crop_loses_is_told(spade, demo, tmp_path):
+def test_a_defect_lost_by_the_crop_gives_a_warning(spade, demo, tmp_path):
     Image.fromarray(demo.test[0].image).save(tmp_path / "photo.png")
     mask = np.zeros(demo.test[0].image.shape[:2], np.uint8)
     mask[2, 2] = 255
@@ -451,7 +451,7 @@ def test_a_defect_that_the_crop_loses_is_told(spade, demo, tmp_path):
         assert not result.mask.any()
 
 
-def test_what_is_recommended_is_made_of_options_that_are_there(demo):
+def test_the_recommended_settings_are_regular_options(demo):
     spade = SPADE.recommended()
     assert spade.describe_options() == "K=50, kappa=1, radius 12, concat, weights equal, sigma=2.5"
     assert spade.backbone.name == "efficientnet_lite0, averaged 3 x 3"
