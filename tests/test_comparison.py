@@ -553,7 +553,7 @@ def test_a_fit_that_was_not_fitted_is_refused(quick, quick_spade):
 
 
 def test_a_fit_that_came_beside_a_mistake_leaves_nothing_behind(quick, quick_spade, demo):
-    with pytest.raises(ValueError, match="'layer9' came"):
+    with pytest.raises(ValueError, match="got 'layer9'"):
         quick.views = [SPADE(quick_spade.backbone, k=1).fit(demo.train[4:6]), "layer9"]
     quick.views = ["layer1", {"k": 1}]
     assert list(quick.maps) == ["layer1", "all layers, K=1"]  # not "layer1, fit 1"

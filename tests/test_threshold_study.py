@@ -407,7 +407,7 @@ def test_without_any_map_nothing_can_be_said():
 
 
 def test_evidence_is_of_photos_or_of_pixels():
-    with pytest.raises(ValueError, match=r"'image', 'pixel', but 'pixels' came\. Did you mean 'pixel'"):
+    with pytest.raises(ValueError, match=r"'image', 'pixel'; got 'pixels'\. Did you mean 'pixel'"):
         collect("pixels", [np.ones((2, 2))], [], [], [])
 
 
