@@ -15,7 +15,7 @@ CHUNK = 32  # channels summed at a time
 
 
 def grids_nest(shapes: Sequence[tuple[int, ...]]) -> bool:
-    """Whether each grid (.., h, w) is exactly half the previous one, with at least two levels and 4 x 4 pixel blocks."""
+    """Whether each grid (.., h, w) is exactly half the previous one: at least two levels, in blocks of 4 x 4 pixels."""
     grids = [shape[-2:] for shape in shapes]
     halves = all(fine == (2 * coarse[0], 2 * coarse[1]) for fine, coarse in pairwise(grids))
     return len(grids) > 1 and halves and grids[0][0] % 4 == 0 and grids[0][1] % 4 == 0

@@ -48,7 +48,7 @@ def compiled(**options: Any) -> Callable[[Callable], Any]:
 def warn_without_numba() -> None:
     """Warn once if there is no compiler."""
     warn(
-        f"numba cannot be imported ({_PROBLEM}): the search compares all pairs and is about a hundred times slower. "
+        f"numba cannot be imported ({_PROBLEM}): the search compares all pairs, which is about a hundred times slower. "
         "Run pip install --upgrade --force-reinstall numba."
     )
 
