@@ -268,7 +268,7 @@ def test_the_pages_code_is_one_module_without_imports():
         ("kappa", 1.5, "kappa must be a whole number"),
         ("radius", -1, "radius must be a whole number of at least 0"),
         ("weights", {"layer9": 1}, "A layer must be one of 'layer1', 'layer2', 'layer3'; got 'layer9'."),
-        ("weights", {"layer1": 0, "layer2": 0, "layer3": 0}, "At least one layer needs a weight above 0"),
+        ("weights", {"layer1": 0, "layer2": 0, "layer3": 0}, "At least one layer must have a weight above 0"),
         ("combine", "concatenate", "Did you mean 'concat'"),
         ("sigma", -1, "sigma must be a finite number of map pixels"),
         ("threshold", float("nan"), "threshold must be a raw distance from 0 up; got nan."),
