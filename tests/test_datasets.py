@@ -1,4 +1,4 @@
-"""Photographs on disk: what is found, what it is called, and that every kind of file becomes the same kind of array."""
+"""Datasets on disk: which files are found, their labels, and that every format becomes the same kind of array."""
 
 import csv
 from collections import Counter
@@ -33,7 +33,7 @@ def picture(rng) -> np.ndarray:
 
 @pytest.fixture
 def bottles(tmp_path, picture) -> Path:
-    """Three normal photos, and to test: two good, two broken, one bent without a mask; formats as they come."""
+    """Three normal images and five test images: two good, two broken, one bent without a mask; mixed formats."""
     folder = tmp_path / "bottles"
     for name in ("train/good/b.png", "train/good/a.PNG", "train/good/c.bmp", "test/good/0.png", "test/good/1.tif"):
         write(folder / name, picture)
@@ -43,12 +43,12 @@ def bottles(tmp_path, picture) -> Path:
         mask = np.zeros((5, 7), np.uint8)
         mask[1 + number, 2:6] = 255 if number else 1  # every value above 0 is a defect
         write(folder / f"ground_truth/broken/{number}_mask.png", mask)
-    (folder / "train/good/notes.txt").write_text("not a photo")
+    (folder / "train/good/notes.txt").write_text("not an image")
     (folder / "test/readme.md").write_text("not a kind of defect")
     return folder
 
 
-def test_a_folder_in_the_mvtec_layout_is_read_as_it_is(bottles):
+def test_a_folder_in_the_mvtec_layout_is_read(bottles):
     dataset = load_dataset(bottles)
     assert dataset.name == "bottles"
     assert [sample.path.name for sample in dataset.train] == ["a.PNG", "b.png", "c.bmp"]
@@ -66,7 +66,7 @@ def test_a_folder_in_the_mvtec_layout_is_read_as_it_is(bottles):
 
 def test_a_mask_is_the_defect_or_empty_or_unknown(bottles):
     bent, first, second, good, _ = load_dataset(bottles).test
-    assert bent.mask is None  # a defect of a set with masks, but nobody drew this one
+    assert bent.mask is None  # a defect without a mask, in a dataset with masks
     for sample, row in ((first, 1), (second, 2)):
         expected = np.zeros((5, 7), bool)
         expected[row, 2:6] = True
@@ -90,27 +90,27 @@ def test_the_empty_mask_of_a_turned_photo_has_the_upright_shape(tmp_path, pictur
     assert Sample(path, "good", masked=True).image.shape == (7, 5, 3)
 
 
-def test_photos_are_read_on_access_and_not_before(bottles, picture):
+def test_images_are_read_on_access_only(bottles, picture):
     dataset = load_dataset(bottles)
     sample = dataset.train[1]
     np.testing.assert_array_equal(sample.image, picture)
     sample.path.unlink()
     assert len(dataset.train) == 3
-    with pytest.raises(FileNotFoundError, match=r"A photo was expected at .*b\.png, but there is no such file"):
+    with pytest.raises(FileNotFoundError, match=r"Expected an image at .*b\.png, but there is no such file"):
         _ = sample.image
 
 
-def test_a_dataset_says_what_it_holds(bottles):
+def test_a_dataset_prints_its_contents(bottles):
     assert str(load_dataset(bottles)).splitlines() == [
-        "bottles: 3 normal photos, 5 to test (2 good, 1 bent, 2 broken)",
+        "bottles: 3 normal images, 5 test images (2 good, 1 bent, 2 broken)",
         "MVTec AD layout; 2 masks; 5 x 7 px",
-        "1 photo of defects without a mask: bent/0.png; it would be ground_truth/bent/0_mask.png.",
-        "1 file with another ending not used: good/notes.txt.",
-        "4 photos to test also among the normal ones: bent/0.png, broken/0.png, broken/1.png and 1 more.",
+        "1 defect image without a mask: bent/0.png; expected such as ground_truth/bent/0_mask.png.",
+        "1 file with an unknown extension not used: good/notes.txt.",
+        "4 test images also among the training images: bent/0.png, broken/0.png, broken/1.png and 1 more.",
     ]
 
 
-# ---- every kind of photo ---------------------------------------------------------------------------------------------
+# ---- every kind of image ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
@@ -159,7 +159,7 @@ def test_one_photo_or_many_become_a_list(tmp_path, picture):
     np.testing.assert_array_equal(as_list(stack)[1], picture[::-1])
 
 
-# ---- what comes with the package -------------------------------------------------------------------------------------
+# ---- bundled datasets ------------------------------------------------------------------------------------------------
 
 
 def test_the_demo_has_60_normal_photos_12_good_ones_and_36_defects(demo):
@@ -192,24 +192,24 @@ def test_solar_cells_keep_doubtful_cells_out_of_the_normal_ones():
         assert told == pytest.approx(probability[sample.path.name], abs=0.005)
     assert [sample.mask for sample in (cells.train[0], cells.test[0], cells.test[-1])] == [None] * 3
     assert cells.test[-1].image.shape == (300, 300, 3)
-    assert str(cells).startswith("solar_cells: 754 normal photos, 1870 to test (754 good, ")
+    assert str(cells).startswith("solar_cells: 754 normal images, 1870 test images (754 good, ")
 
 
 # ---- mistakes --------------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_that_is_not_there_gets_a_sentence(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"A folder of photos was expected at .*nowhere, but there is none"):
+def test_a_missing_folder_gets_a_sentence(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"Expected a folder of images at .*nowhere, but there is none"):
         load_dataset(tmp_path / "nowhere")
 
 
 def test_a_folder_in_another_layout_gets_a_sentence(bottles):
     with pytest.raises(
-        FileNotFoundError, match=r"Photos were expected in .*test, but it holds bent, .*load_dataset\(train="
+        FileNotFoundError, match=r"Expected images in .*test, but it contains bent, .*load_dataset\(train="
     ):
         load_dataset(bottles / "test")
     with pytest.raises(
-        FileNotFoundError, match=r"It is a folder of datasets: take one, such as load_dataset\('.*bottles'\)"
+        FileNotFoundError, match=r"It is a folder of datasets. Load one of them, such as load_dataset\('.*bottles'\)"
     ):
         load_dataset(bottles.parent)
 
@@ -221,19 +221,19 @@ def test_solar_cells_that_are_not_installed_get_a_pip_line(monkeypatch):
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_what_is_no_photo_gets_a_sentence(picture):
+def test_a_value_that_is_not_an_image_gets_a_sentence(picture):
     mistakes = [
-        (picture[..., 0], r"an array \(5, 7\) of uint8 came"),
-        (picture / 1.0, r"an array \(5, 7, 3\) of float64, from 0 to 2[0-9]+, came"),
-        (picture / 255 - 0.1, r"an array \(5, 7, 3\) of float64, from -0.1 to 0.[0-9]+, came"),
-        (np.full((5, 7, 3), np.nan), r"an array \(5, 7, 3\) of float64, from nan to nan, came"),
-        (picture[..., :2], r"an array \(5, 7, 2\) of uint8 came"),
-        (picture.astype(np.int64), r"an array \(5, 7, 3\) of int64 came"),
-        (7, "a int came"),
+        (picture[..., 0], r"an array of shape \(5, 7\) and type uint8\."),
+        (picture / 1.0, r"an array of shape \(5, 7, 3\) and type float64 with values from 0 to 2[0-9]+\."),
+        (picture / 255 - 0.1, r"an array of shape \(5, 7, 3\) and type float64 with values from -0.1 to 0.[0-9]+\."),
+        (np.full((5, 7, 3), np.nan), r"an array of shape \(5, 7, 3\) and type float64 with values from nan to nan\."),
+        (picture[..., :2], r"an array of shape \(5, 7, 2\) and type uint8\."),
+        (picture.astype(np.int64), r"an array of shape \(5, 7, 3\) and type int64\."),
+        (7, r"a value of type int\."),
     ]
     for wrong, sentence in mistakes:
-        with pytest.raises(ValueError, match=r"an \(H, W, 3\) array, uint8 or float from 0 to 1, but " + sentence):
+        with pytest.raises(ValueError, match=r"an \(H, W, 3\) array, uint8 or float from 0 to 1; got " + sentence):
             as_array(wrong)
-    with pytest.raises(ValueError, match=r"an array \(5, 7\) of uint8 came"):
+    with pytest.raises(ValueError, match=r"an array of shape \(5, 7\) and type uint8\."):
         [as_array(photo) for photo in as_list(picture[..., 0])]
     np.testing.assert_array_equal(as_array(picture / 255), picture)

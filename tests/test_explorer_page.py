@@ -546,7 +546,8 @@ def test_a_broken_upload_is_named_and_all_stays_as_it_was(notebook, shown, tmp_p
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     top = shown.photo.bounding_box()["y"]
     upload(shown, tmp_path / "broken.png")
-    shown.root.get_by_role("alert").filter(has_text="broken.png, but it cannot be read: it is none of").wait_for()
+    told = "Cannot read broken.png as an image: its format is none of"
+    shown.root.get_by_role("alert").filter(has_text=told).wait_for()
     shown.settle()  # nothing goes on turning
     assert shown.photo.bounding_box()["y"] == top
     shown.press("close this message")

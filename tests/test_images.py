@@ -1,4 +1,4 @@
-"""One picture on disk: every format becomes the same kind of array, and what is damaged is not passed on."""
+"""Image files: every format becomes the same kind of array, and damaged files raise an error."""
 
 from io import BytesIO
 
@@ -24,7 +24,7 @@ WAYS = {
 
 
 def draw_picture() -> np.ndarray:
-    """(40, 48, 3): smooth, with a few edges, as photographs are."""
+    """(40, 48, 3): smooth, with a few edges, like a photograph."""
     y, x = np.mgrid[:40, :48]
     channels = [
         127 + 120 * np.sin(x / 7),
@@ -45,13 +45,13 @@ def encode(name: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", LOSSLESS)
-def test_formats_without_loss_give_back_every_pixel(tmp_path, kind):
+def test_lossless_formats_keep_every_pixel(tmp_path, kind):
     Image.fromarray(PICTURE).save(tmp_path / "photo", kind, **LOSSLESS[kind])
     np.testing.assert_array_equal(read_image(tmp_path / "photo"), PICTURE)
     assert read_size(tmp_path / "photo") == (40, 48)
 
 
-def test_of_an_animation_the_first_frame_is_taken(tmp_path):
+def test_the_first_frame_of_an_animation_is_read(tmp_path):
     frames = [Image.fromarray(np.full((8, 9, 3), value, np.uint8)) for value in (50, 200)]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
     assert (read_image(tmp_path / "moving.gif") == 50).all()
@@ -63,16 +63,18 @@ def test_cmyk_becomes_rgb(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
-def test_more_than_eight_bits_are_scaled_from_their_own_range_and_that_is_said(tmp_path, kind):
+def test_more_than_eight_bits_are_scaled_from_their_own_range_with_a_warning(tmp_path, kind):
     values = np.linspace(1000, 5000, 40 * 48).reshape(40, 48).astype(kind)
     Image.fromarray(values).save(tmp_path / "deep.tif")
-    with pytest.warns(UserWarning, match=r"more than 8 bits a channel\. Each such photo is scaled from its own range"):
+    with pytest.warns(
+        UserWarning, match=r"more than 8 bits per channel\. Each such image is scaled from its own range"
+    ):
         read = read_image(tmp_path / "deep.tif")
     expected = (values.astype(float) - values.min()) / (np.ptp(values.astype(float))) * 255
     assert np.abs(read - expected[..., None]).max() <= 0.5
 
 
-def test_a_mask_is_whatever_is_not_zero_and_several_are_joined(tmp_path):
+def test_a_mask_is_true_where_not_zero_and_several_are_joined(tmp_path):
     one, two = np.zeros((2, 6, 5), np.uint8)
     one[1, 1], two[4, 3] = 1, 255
     (tmp_path / "several").mkdir()
@@ -84,7 +86,7 @@ def test_a_mask_is_whatever_is_not_zero_and_several_are_joined(tmp_path):
     np.testing.assert_array_equal(read_mask(tmp_path / "deep.png"), two > 0)
 
 
-def test_names_are_sorted_as_one_counts(tmp_path):
+def test_names_are_sorted_by_the_numbers_in_them(tmp_path):
     for name in (
         "photo10.png",
         "photo9.PNG",
@@ -117,7 +119,7 @@ def bomb() -> bytes:
     ("content", "why"),
     [
         (b"", "it is empty"),
-        (b"no picture at all", "it is none of PNG, JPEG, BMP, TIFF, WEBP, GIF"),
+        (b"no picture at all", "its format is none of PNG, JPEG, BMP, TIFF, WEBP, GIF"),
         (encode("png")[:300], "Truncated|truncated|broken"),
         (encode("jpeg")[:-100], "truncated"),
         (bomb(), "it claims more than 179 megapixels"),
@@ -127,13 +129,11 @@ def bomb() -> bytes:
 def test_what_cannot_be_read_is_named_with_the_reason(tmp_path, content, why):
     path = tmp_path / "photo.png"
     path.write_bytes(content)
-    with pytest.raises(
-        UnreadablePhotoError, match=rf"A photo was expected in .*photo\.png, but it cannot be read: .*({why})"
-    ):
+    with pytest.raises(UnreadablePhotoError, match=rf"Cannot read .*photo\.png as an image: .*({why})"):
         read_image(path)
 
 
-def test_a_loop_of_links_is_no_file(tmp_path):
+def test_a_loop_of_links_is_not_a_file(tmp_path):
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     for read in (read_image, read_size):
         with pytest.raises(FileNotFoundError, match=r"loop\.png, but there is no such file"):
@@ -151,7 +151,7 @@ def undamaged(tmp_path_factory):
 
 @st.composite
 def damaged(draw) -> tuple[str, str, bytes]:
-    """A good file from which bytes were cut, in which some were changed, or over which others were copied."""
+    """A valid file that was truncated, in which bytes were changed, or in which bytes were overwritten by others."""
     name = draw(st.sampled_from(sorted(WAYS)))
     content = bytearray(encode(name))
     place = st.integers(0, len(content) - 1)
@@ -170,9 +170,9 @@ def damaged(draw) -> tuple[str, str, bytes]:
 
 @settings(max_examples=10 * settings().max_examples)  # most damage changes nothing that is decoded
 @given(damaged())
-@pytest.mark.filterwarnings("ignore")  # Pillow's own, of tags it does not know
-def test_damage_is_named_as_far_as_the_format_can_tell(undamaged, file):
-    """PNG has check sums; a cut is noticed in every format; whatever happens, no other error comes."""
+@pytest.mark.filterwarnings("ignore")  # Pillow's warnings about unknown tags
+def test_damage_is_reported_where_the_format_can_detect_it(undamaged, file):
+    """PNG has checksums; every format detects truncation; no other kind of error is raised."""
     name, how, content = file
     path = undamaged["folder"] / "damaged"
     path.write_bytes(content)

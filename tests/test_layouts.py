@@ -1,4 +1,4 @@
-"""Folders as people have them: what is found, and that nothing of a guess is silent."""
+"""Folder layouts in practice: which files are found, and that every guess is reported."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from spade_kit import SPADE, load_dataset
 
 @pytest.fixture
 def put(tmp_path, rng):
-    """Write photos, each another one, and masks; names are paths below one folder."""
+    """Write random images and masks; names are paths below one folder."""
 
     def put(*names: str, size: tuple[int, int] = (6, 8)) -> Path:
         for name in names:
@@ -36,7 +36,7 @@ def found(samples) -> list[tuple]:
         ("training/Normal", "testing/NORMAL", "testing/bent", "Ground Truth/bent"),
     ],
 )
-def test_splits_go_by_several_names(put, train, good, bad, masks):
+def test_folders_of_splits_have_several_names(put, train, good, bad, masks):
     folder = put(f"{train}/10.png", f"{train}/9.png", f"{good}/0.png", f"{bad}/0.jpg", f"{bad}/1.jpg", f"{masks}/0.png")
     put(f"{masks}/1-MASK.png")
     dataset = load_dataset(folder)
@@ -68,7 +68,7 @@ def test_all_masks_of_a_picture_of_mvtec_loco_are_joined(put):
     dataset = load_dataset(folder)
     (logical,) = [sample for sample in dataset.test if sample.label == "logical_anomalies"]
     np.testing.assert_array_equal(logical.mask, joined > 0)
-    assert dataset.remarks == ("validation: not used; photos to judge lie in test, masks in ground_truth or masks.",)
+    assert dataset.remarks == ("validation: not used; test images belong in test, masks in ground_truth or masks.",)
 
 
 @pytest.mark.parametrize("given", ["folder", "as train"])
@@ -78,13 +78,13 @@ def test_a_plain_folder_holds_normal_photos(put, given):
     assert found(dataset.train) == [("good", name, None) for name in ("a.jpg", "b9.png", "b10.png")]
     assert dataset.test == []
     assert str(dataset).splitlines() == [
-        "set: 3 normal photos, 0 to test",
-        "plain folder: all photos count as normal; no masks; 6 x 8 px",
+        "set: 3 normal images, 0 test images",
+        "plain folder: all images count as normal; no masks; 6 x 8 px",
     ]
 
 
-def test_folders_beside_the_photos_of_a_plain_folder_are_told(put):
-    assert load_dataset(put("0.png", "old/1.png")).remarks == ("1 folder of photos not used: set/old.",)
+def test_subfolders_of_a_plain_folder_are_reported(put):
+    assert load_dataset(put("0.png", "old/1.png")).remarks == ("1 folder of images not used: set/old.",)
 
 
 def test_two_folders(put):
@@ -92,7 +92,7 @@ def test_two_folders(put):
     dataset = load_dataset(train=folder / "fine", test=folder / "line")
     assert found(dataset.train) == [("good", "0.png", None)]
     assert found(dataset.test) == [(None, "7.png", None), ("good", "2.png", None), ("scratch", "1.png", None)]
-    assert str(dataset).startswith("fine: 1 normal photos, 3 to test (1 good, 1 unknown, 1 scratch)\ntwo folders;")
+    assert str(dataset).startswith("fine: 1 normal images, 3 test images (1 good, 1 unknown, 1 scratch)\ntwo folders;")
 
 
 VISA = """object,split,label,image,mask
@@ -103,7 +103,7 @@ capsules,train,normal,capsules/Data/Images/Normal/000.JPG,
 """
 
 
-def test_visa_goes_by_its_official_split(put):
+def test_visa_is_read_by_its_official_split(put):
     files = [row.split(",")[3] for row in VISA.splitlines()[1:]]
     root = put(*files, "candle/Data/Masks/Anomaly/000.png")
     (root / "split_csv").mkdir()
@@ -112,12 +112,14 @@ def test_visa_goes_by_its_official_split(put):
     assert found(dataset.train) == [("good", "0001.JPG", None)]
     assert found(dataset.test) == [("good", "0002.JPG", None), ("anomaly", "000.JPG", "000.png")]
     assert dataset.layout == "VisA, official split of one class"
-    with pytest.raises(FileNotFoundError, match=r"holds all of VisA: candle, capsules\. Take one, .*candle'\)"):
+    with pytest.raises(
+        FileNotFoundError, match=r"contains all of VisA: candle, capsules\. Load one object, .*candle'\)"
+    ):
         load_dataset(root)
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
-def test_a_table_says_what_is_what(put, separator):
+def test_a_table_sets_label_mask_and_split(put, separator):
     folder = put("a/0.png", "a/1.png", "b/2.png", "b/2 mask.png")
     rows = ["Path,Label,mask,Split", "a/0.png,OK ,,train", "a/1.png,,,test", ",,,", "b/2.png,dent,b/2 mask.png,test"]
     (folder / "list.csv").write_text("\ufeff" + "\n".join(rows).replace(",", separator), encoding="utf-8")
@@ -127,12 +129,12 @@ def test_a_table_says_what_is_what(put, separator):
     assert found(dataset.test) == [(None, "1.png", None), ("dent", "2.png", "2 mask.png")]
 
 
-def test_a_table_of_paths_alone_names_normal_photos(put):
+def test_a_table_with_only_paths_lists_normal_images(put):
     folder = put("a/0.png", "1.png")
     (folder / "list.csv").write_text("path\na/0.png\n1.png\n")
     dataset = load_dataset(folder / "list.csv")
     assert [sample.label for sample in dataset.train] == ["good", "good"]
-    assert dataset.remarks == ("list.csv has no labels: all photos count as normal.",)
+    assert dataset.remarks == ("list.csv has no labels: all images count as normal.",)
 
 
 def test_the_guess_can_be_overridden(put):
@@ -141,22 +143,22 @@ def test_the_guess_can_be_overridden(put):
     assert found(load_dataset(folder, layout="plain").train) == [("good", "0.png", None)]
 
 
-# ---- what is told ----------------------------------------------------------------------------------------------------
+# ---- remarks ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_no_photo_is_skipped_and_named(put):
+def test_unreadable_files_are_skipped_and_named(put):
     folder = put("train/good/0.png", "train/good/1.png", "test/bent/0.png")
     (folder / "train/good/2.png").write_bytes(b"")
     (folder / "test/bent/1.jpg").write_bytes(b"no picture")
     with pytest.warns(
-        UserWarning, match=r"set: 2 of 5 photos are skipped\. .*2\.png.* it is empty.*1\.jpg.* it is none of"
+        UserWarning, match=r"set: 2 of 5 images are skipped\. .*2\.png.* it is empty.*1\.jpg.* its format is none of"
     ):
         dataset = load_dataset(folder)
     assert [len(dataset.train), len(dataset.test)] == [2, 1]
-    assert "2 of 5 photos are skipped" in str(dataset)
+    assert "2 of 5 images are skipped" in str(dataset)
 
 
-def test_masks_that_fit_no_photo_are_told(put):
+def test_masks_that_fit_no_image_are_reported(put):
     folder = put("train/good/0.png", *(f"test/bent/{at}.png" for at in range(4)), "ground_truth/bent/0_mask.png")
     put("ground_truth/bent/1_mask.png", size=(12, 16))
     put("ground_truth/bent/2_mask.png", size=(8, 6))
@@ -165,32 +167,32 @@ def test_masks_that_fit_no_photo_are_told(put):
     dataset = load_dataset(folder)
     assert [sample.mask_path is not None for sample in dataset.test] == [True, True, False, False]
     assert dataset.remarks == (
-        "1 mask without a photo: bent/9_mask.png.",
-        "2 masks unreadable or of another shape than the photo, not used: bent/2_mask.png, bent/3_mask.png.",
-        "1 mask of another size than the photo, resized: bent/1_mask.png.",
+        "1 mask without an image: bent/9_mask.png.",
+        "2 masks unreadable or of the wrong aspect ratio, not used: bent/2_mask.png, bent/3_mask.png.",
+        "1 mask of a different size from the image, resized: bent/1_mask.png.",
     )
 
 
-def test_a_photo_to_test_that_is_also_normal_is_told(put):
+def test_a_test_image_that_is_also_normal_is_reported(put):
     folder = put("train/good/0.png", "train/good/1.png", "test/bent/0.png")
     (folder / "test/bent/5.png").write_bytes((folder / "train/good/1.png").read_bytes())
-    assert load_dataset(folder).remarks == ("1 photo to test also among the normal ones: bent/5.png.",)
+    assert load_dataset(folder).remarks == ("1 test image also among the training images: bent/5.png.",)
 
 
-def test_a_defect_without_a_mask_is_told(put):
+def test_a_defect_without_a_mask_is_reported(put):
     folder = put("train/good/0.png", "test/bent/0.png", "test/bent/1.png", "ground_truth/bent/0_mask.png")
-    told = "1 photo of defects without a mask: bent/1.png; it would be ground_truth/bent/1_mask.png."
+    told = "1 defect image without a mask: bent/1.png; expected such as ground_truth/bent/1_mask.png."
     assert load_dataset(folder).remarks == (told,)
 
 
-def test_defects_and_doubles_among_the_fitted_are_told(demo):
+def test_defects_and_duplicates_among_the_fitted_are_reported(demo):
     with pytest.warns(UserWarning, match=r"1 of 3 fitted images are labelled as defects, such as 'chip'"):
         SPADE(k=1).fit([*demo.train[:2], demo.test[0]])
     with pytest.warns(UserWarning, match=r"1 of 3 fitted images are duplicates: left out, they match their copies"):
         SPADE(k=1).fit([*demo.train[:2], demo.train[0]])
 
 
-def test_photos_of_several_sizes_are_told(put):
+def test_images_of_several_sizes_are_reported(put):
     put("0.png", "1.png")
     dataset = load_dataset(put("2.png", size=(20, 10)))
     assert "2 sizes from 6 x 8 to 20 x 10 px" in str(dataset)
@@ -204,46 +206,53 @@ def test_mistakes_get_a_sentence(put, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.txt").write_text("")
     mistakes = [
-        (tmp_path / "empty", {}, r"Photos were expected in .*empty, but it holds nothing\. Take the folder that"),
-        (folder, {"layout": "mvtec"}, r"holds good, scratch\. .*train=.*good', test=.*scratch'\)"),
-        (tmp_path / "nowhere", {}, r"expected at .*nowhere, but there is none\. Check the path"),
-        (tmp_path / "file.txt", {}, r"a CSV table was expected, but .*file\.txt is another file"),
-        (None, {"train": folder / "good", "test": tmp_path / "empty"}, r"expected in .*empty, but it holds nothing"),
+        (tmp_path / "empty", {}, r"Expected images in .*empty, but it contains nothing\. Pass the folder of images"),
+        (folder, {"layout": "mvtec"}, r"contains good, scratch\. .*train=.*good', test=.*scratch'\)"),
+        (tmp_path / "nowhere", {}, r"Expected a folder of images at .*nowhere, but there is none\. Check the path"),
+        (tmp_path / "file.txt", {}, r"or a CSV table, but .*file\.txt is another kind of file"),
+        (
+            None,
+            {"train": folder / "good", "test": tmp_path / "empty"},
+            r"Expected images in .*empty, but it contains nothing",
+        ),
         (
             folder / "table.csv",
             {"layout": "csv"},
-            r"A CSV table was expected at .*table\.csv, but there is no such file",
+            r"Expected a CSV table at .*table\.csv, but there is no such file",
         ),
-        (None, {"train": tmp_path / "file.txt"}, r"expected at .*file\.txt, but that is a file"),
+        (None, {"train": tmp_path / "file.txt"}, r"Expected a folder of images at .*file\.txt, but it is a file"),
     ]
     for path, options, sentence in mistakes:
         with pytest.raises(FileNotFoundError, match=sentence):
             load_dataset(path, **options)
     for path, options, sentence in (
         (folder, {"layout": "mvtek"}, "layout must be one of .* Did you mean 'mvtec'"),
-        (folder, {"train": folder}, "takes either a name or path, or the folder of normal photos"),
+        (folder, {"train": folder}, "takes either a name or path, or the folder of normal images"),
         (None, {}, "takes either a name or path"),
-        ("", {}, "given by a name or by one path, but '' came"),
+        ("", {}, "given by a name or one path; got ''"),
     ):
         with pytest.raises(ValueError, match=sentence):
             load_dataset(path, **options)
 
 
-def test_a_dataset_of_which_nothing_can_be_read_is_an_error(tmp_path):
+def test_a_dataset_without_any_readable_image_is_an_error(tmp_path):
     (tmp_path / "0.png").write_bytes(b"")
-    with pytest.raises(FileNotFoundError, match=r"No normal photo of .* can be read\. .*0\.png.*it is empty"):
+    with pytest.raises(FileNotFoundError, match=r"No normal image of .* can be read\. .*0\.png.*it is empty"):
         load_dataset(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("file\n0.png\n", "needs a first line with the columns path, .* but it begins with 'file'"),
-        ("path,label\n0.png,dent\n", "has defects, such as 'dent', so it needs a column split"),
-        ("path,class\n0.png,dent\n", "has columns class, but known are path, label, mask and split. Rename them"),
-        ("path,split\n0.png,trian\n", "split in row 2 of list.csv must be one of 'train', 'test'; got 'trian'."),
-        ("path,label,split\n0.png,dent,train\n", "Row 2 of list.csv puts a 'dent' photo among the normal ones"),
-        ("path,split\n0.png,test\n", "names no normal photo for training"),
+        ("file\n0.png\n", "The first line of .* must name the columns path, .*; got 'file'"),
+        ("path,label\n0.png,dent\n", "lists defects, such as 'dent', so it needs a column split"),
+        (
+            "path,class\n0.png,dent\n",
+            "has unknown columns class; known columns are path, label, mask and split. Rename them",
+        ),
+        ("path,split\n0.png,trian\n", "split in row 2 of list.csv must be one of 'train', 'test'; got 'trian'"),
+        ("path,label,split\n0.png,dent,train\n", "Row 2 of list.csv puts a 'dent' image among the normal ones"),
+        ("path,split\n0.png,test\n", "lists no normal image for training"),
     ],
 )
 def test_a_table_with_a_mistake_gets_a_sentence(put, text, sentence):
@@ -253,7 +262,7 @@ def test_a_table_with_a_mistake_gets_a_sentence(put, text, sentence):
         load_dataset(folder / "list.csv")
 
 
-# ---- and then -------------------------------------------------------------------------------------------------------
+# ---- fitting --------------------------------------------------------------------------------------------------------
 
 
 def test_a_fit_leaves_out_what_cannot_be_read_and_names_it(put, demo):
@@ -290,6 +299,6 @@ def test_damaged_files_never_stop_a_fit(demo, tmp_path):
             content[at : at + len(part)] = part
         paths.append(tmp_path / f"{number}.jpg")
         paths[-1].write_bytes(bytes(content))
-    with pytest.warns(UserWarning, match=r"of 123 images\. A photo was expected in .*, but it cannot be read"):
+    with pytest.warns(UserWarning, match=r"of 123 images\. Cannot read .* as an image"):
         spade = SPADE(k=1).fit([*paths, *demo.train[6:9]])
     assert 3 <= len(spade) < 123 - 40  # every third file was cut

@@ -357,7 +357,7 @@ def test_each_mistake_gets_a_sentence(spade, result):
             result.segmentation(threshold)
     with pytest.raises(ValueError, match=r"a Dataset came\. Of a Dataset take its \.train or \.test"):
         SPADE().fit(spade_kit.load_dataset("demo"))
-    with pytest.raises(ValueError, match="Take one photo at a time"):
+    with pytest.raises(ValueError, match="Pass one image at a time"):
         spade.predict([result.image, result.image])
     with pytest.raises(FileNotFoundError, match="but that is a folder"):
         spade.predict(result.sample.path.parent)

@@ -1,4 +1,4 @@
-"""Photographs: what is known of them, how they are read, and how a folder of them is understood."""
+"""Datasets: samples and their labels, reading images, and recognising folder layouts."""
 
 from spade_kit.datasets.loading import load_dataset
 from spade_kit.datasets.samples import GOOD, Dataset, Photo, Sample, as_array, as_list

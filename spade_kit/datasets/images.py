@@ -1,4 +1,4 @@
-"""The pixels of one picture on disk, whatever its format, or a sentence on why it has none that can be trusted."""
+"""Read image files of any supported format, with a clear error for a file that is damaged or not an image."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 
 
 class UnreadablePhotoError(ValueError):
-    """A file that was taken for a picture holds none that can be trusted."""
+    """A file is not an image, or is damaged."""
 
 
 def read_image(path: Path | str) -> UInt8[np.ndarray, "H W 3"]:
-    """A photograph as RGB, turned upright as its EXIF data says.
+    """Read an image as RGB, rotated upright according to its EXIF orientation.
 
-    Transparent parts become white, of an animation the first frame is taken, and more than 8 bits a channel are scaled
-    from the photo's own range to 0..255, with a warning.
+    Transparent pixels become white, and an animation yields its first frame. More than 8 bits per channel are scaled
+    from the image's own range to 0..255, with a warning.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     UnreadablePhotoError
-        If it is no picture, is cut off, or is damaged as far as its format can tell: PNG has check sums, and a JPEG's
-        code must come out even. In BMP, TIFF and GIF a byte of a pixel may change without a trace.
+        If it is not an image, is truncated, or is damaged in a way that its format can detect: PNG has checksums, and
+        JPEG's entropy-coded data must decode cleanly. BMP, TIFF and GIF do not detect a changed pixel byte.
     """
     return as_rgb(decode(_existing(path).read_bytes(), path))
 
 
 def read_mask(path: Path | str) -> Bool[np.ndarray, "H W"]:
-    """True where a mask is not 0; a folder holds several masks of one photograph, which are joined."""
+    """True where a mask is not 0; if the path is a folder, the union of all masks in it."""
     if Path(path).is_dir():
         return np.logical_or.reduce([read_mask(part) for part in pictures_in(Path(path))])
     mask = decode(_existing(path).read_bytes(), path)
@@ -48,7 +48,7 @@ def read_mask(path: Path | str) -> Bool[np.ndarray, "H W"]:
 
 
 def read_size(path: Path | str) -> tuple[int, int]:
-    """(rows, columns) of a photograph turned upright, from the head of its file alone."""
+    """(rows, columns) of an image after EXIF rotation, read from the file header only."""
     file = _existing(path)
     try:
         with Image.open(file, formats=FORMATS) as picture:
@@ -59,7 +59,7 @@ def read_size(path: Path | str) -> tuple[int, int]:
 
 
 def as_rgb(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
-    """Pillow's picture as `read_image` gives it."""
+    """Convert a Pillow image to the array that `read_image` returns."""
     upright = ImageOps.exif_transpose(picture)
     if upright.mode[0] in "IF":  # Pillow would clip at 255
         return np.repeat(_scale(np.array(upright, np.float64))[..., None], 3, 2)
@@ -72,42 +72,42 @@ def as_rgb(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
 def _scale(values: np.ndarray) -> UInt8[np.ndarray, "H W"]:
     low, high = values.min(), values.max()
     if not np.isfinite([low, high]).all():
-        raise UnreadablePhotoError("A photo has finite values, but NaN or infinity came. Write them anew.")
+        raise UnreadablePhotoError("Pixel values must be finite; got NaN or infinity. Replace them and save again.")
     warn(
-        "A photo has more than 8 bits a channel. Each such photo is scaled from its own range, darkest to brightest, "
-        "to 0..255; if brightness matters, scale all alike before."
+        "An image has more than 8 bits per channel. Each such image is scaled from its own range, darkest to "
+        "brightest, to 0..255. If brightness matters, scale all images alike first."
     )
     return ((values - low) * (255 / max(high - low, 1e-300))).round().astype(np.uint8)
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The pictures directly in a folder, in natural order: 9 before 10."""
+    """Image files directly in a folder, in natural order: 9 before 10."""
     return sorted((path for path in folder.glob("*") if is_picture(path)), key=natural_order)
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file is called like a picture; names that begin with a dot are the system's own."""
+    """Whether a file has an image extension; names that begin with a dot are system files."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def natural_order(path: Path) -> list[tuple[int, int, str]]:
-    """A key that sorts names as one counts."""
+    """A sort key that compares numbers within names by value."""
     parts = re.split(r"(\d+)", str(path))
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
 
 def decode(content: bytes, name: Path | str) -> Image.Image:
-    """Pillow's picture of what a file holds, its pixels read and checked; errors as of `read_image`."""
+    """Decode a file's content to a Pillow image, with its pixels read and checked; raises like `read_image`."""
     try:
         with Image.open(BytesIO(content), formats=FORMATS) as picture:
             if picture.format == "PNG":
-                picture.verify()  # check sums, which reading leaves out
+                picture.verify()  # checksums, which loading does not check
         picture = Image.open(BytesIO(content), formats=FORMATS)
         picture.load()
         if picture.format == "JPEG" and picture.mode in ("L", "RGB"):
-            # libjpeg guesses on after damage, and Pillow does not tell; an eighth of the size has to read all the same
+            # libjpeg continues after damage, and Pillow does not report it; decoding at 1/8 size still reads all data
             simplejpeg.decode_jpeg(content, "GRAY", min_height=1, min_width=1, min_factor=8, strict=True)
-    except Exception as problem:  # of damaged files Pillow raises about anything
+    except Exception as problem:  # Pillow raises many kinds of exception for damaged files
         raise _unreadable(name, len(content), problem) from problem
     return picture
 
@@ -115,11 +115,11 @@ def decode(content: bytes, name: Path | str) -> Image.Image:
 def _existing(path: Path | str) -> Path:
     if Path(path).is_dir():
         raise FileNotFoundError(
-            f"A photo was expected at {path}, but that is a folder. List its photos: "
-            'sorted(Path(folder).glob("*.png")); or take load_dataset(folder).'
+            f"Expected an image at {path}, but it is a folder. List its images with "
+            'sorted(Path(folder).glob("*.png")), or use load_dataset(folder).'
         )
     if not Path(path).is_file():
-        raise FileNotFoundError(f"A photo was expected at {path}, but there is no such file. Check the path.")
+        raise FileNotFoundError(f"Expected an image at {path}, but there is no such file. Check the path.")
     return Path(path)
 
 
@@ -127,9 +127,9 @@ def _unreadable(name: Path | str, length: int, problem: Exception) -> Unreadable
     if length == 0:
         why = "it is empty"
     elif isinstance(problem, UnidentifiedImageError):
-        why = f"it is none of {', '.join(FORMATS)}"
+        why = f"its format is none of {', '.join(FORMATS)}"
     elif isinstance(problem, Image.DecompressionBombError):
         why = f"it claims more than {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} megapixels"
     else:
         why = str(problem) or type(problem).__name__
-    return UnreadablePhotoError(f"A photo was expected in {name}, but it cannot be read: {why}. Remove or replace it.")
+    return UnreadablePhotoError(f"Cannot read {name} as an image: {why}. Remove or replace it.")

@@ -1,4 +1,4 @@
-"""The folder layouts that are understood: what a folder holds, by the names in it."""
+"""Recognise and read the supported folder layouts."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ TRAIN_NAMES = {"train", "training"}
 TEST_NAMES = {"test", "testing"}
 MASK_NAMES = {"ground_truth", "groundtruth", "masks", "mask"}
 VISA_SPLIT = Path("split_csv", "1cls.csv")
-_NAMED = 3  # of many, how many are named in a remark
+_NAMED = 3  # at most this many files are named in a remark
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a layout gives: samples, whether there are masks at all, and what is to be said of it."""
+    """Result of reading a layout: samples, whether the dataset has masks, and remarks for the user."""
 
     train: list[Sample]
     test: list[Sample]
@@ -32,22 +32,22 @@ class Found:
 
 
 def check_folder(path: str | Path) -> Path:
-    """The folder at a path, or a sentence on why there is none."""
+    """The folder at a path; FileNotFoundError if there is none."""
     folder = Path(path).expanduser()
     if folder.is_dir():
         return folder
-    came = "that is a file" if folder.is_file() else "there is none"
-    cure = 'Check the path, or take load_dataset("demo").'
-    raise FileNotFoundError(f"A folder of photos was expected at {path}, but {came}. {cure}")
+    got = "it is a file" if folder.is_file() else "there is none"
+    cure = 'Check the path, or use load_dataset("demo").'
+    raise FileNotFoundError(f"Expected a folder of images at {path}, but {got}. {cure}")
 
 
 def guess(path: Path) -> str:
-    """Which of `LAYOUTS` a folder or file has."""
+    """Guess which of `LAYOUTS` a folder or file has."""
     if path.is_file():
         if path.suffix.lower() == ".csv":
             return "csv"
         raise FileNotFoundError(
-            f"A folder of photos or a CSV table was expected, but {path} is another file. Take the folder it lies in."
+            f"Expected a folder of images or a CSV table, but {path} is another kind of file. Pass its folder."
         )
     if _child(path, TRAIN_NAMES) is not None:
         return "mvtec"
@@ -59,7 +59,7 @@ def guess(path: Path) -> str:
 
 
 def _describe_contents(folder: Path) -> str:
-    """Of a folder that holds no photos where they were looked for: what it holds, and what to do."""
+    """Error text for a folder without images in the expected place: its contents and a cure."""
     inside = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     holds = ", ".join(entry.name for entry in inside[:10]) or "nothing"
     folders = [entry for entry in inside if entry.is_dir()]
@@ -67,21 +67,21 @@ def _describe_contents(folder: Path) -> str:
     kinds = [entry for entry in folders if pictures_in(entry)]
     good = [entry for entry in kinds if _label(entry.name) == GOOD]
     tables = [entry for entry in inside if entry.suffix.lower() == ".csv"]
-    cure = f"Take the folder that the photos of good parts lie in; {', '.join(FORMATS)} are read: convert others."
+    cure = f"Pass the folder of images of good parts. Supported formats: {', '.join(FORMATS)}; convert others."
     if datasets:
-        cure = f"It is a folder of datasets: take one, such as load_dataset({str(datasets[0])!r})."
+        cure = f"It is a folder of datasets. Load one of them, such as load_dataset({str(datasets[0])!r})."
     elif good:
         judged = next((f", test={str(kind)!r}" for kind in kinds if kind != good[0]), "")
-        cure = f"Say which of them are normal: load_dataset(train={str(good[0])!r}{judged})."
+        cure = f"Specify the folder of normal images: load_dataset(train={str(good[0])!r}{judged})."
     elif kinds:
-        cure = "Say which of them holds normal photos: load_dataset(train=<that folder>, test=<another>)."
+        cure = "Specify the folder of normal images: load_dataset(train=<that folder>, test=<another>)."
     elif tables:
-        cure = f"Take its table: load_dataset({str(tables[0])!r})."
-    return f"Photos were expected in {folder}, but it holds {holds}. {cure}"
+        cure = f"Load its table: load_dataset({str(tables[0])!r})."
+    return f"Expected images in {folder}, but it contains {holds}. {cure}"
 
 
 def _child(folder: Path, names: Iterable[str]) -> Path | None:
-    """The subfolder that has one of these names, in whatever case."""
+    """The subfolder with one of these names, ignoring case."""
     names = {_plain(name) for name in names}
     return next((entry for entry in _folders_in(folder) if _plain(entry.name) in names), None)
 
@@ -100,7 +100,7 @@ def _label(name: str) -> str:
 
 
 def read_splits(folder: Path) -> Found:
-    """MVTec AD and its relatives: a folder a split, and in it a folder a kind."""
+    """MVTec AD and similar layouts: one folder per split, and in it one folder per kind."""
     train_folder, test_folder, mask_folder = (_child(folder, names) for names in (TRAIN_NAMES, TEST_NAMES, MASK_NAMES))
     if train_folder is None:
         raise FileNotFoundError(_describe_contents(folder))
@@ -108,15 +108,15 @@ def read_splits(folder: Path) -> Found:
     train = [Sample(path, GOOD) for path in pictures_in(good or train_folder)]
     if not train:
         raise FileNotFoundError(
-            f"Photos of good parts were expected in {good or train_folder / GOOD}, but none came. "
+            f"Expected images of good parts in {good or train_folder / GOOD}, but found none. "
             f"{_describe_contents(train_folder)}"
         )
-    none_good = f"{train_folder.name} has no folder {GOOD}: all photos in it count as normal."
+    none_good = f"{train_folder.name} has no folder {GOOD}: all images in it count as normal."
     remarks = [none_good] if good is None else []
     others = {other: len(pictures_in(other)) for other in _folders_in(train_folder) if other != good}
-    remarks += [f"{train_folder.name}/{other.name}: {held} photos not used." for other, held in others.items() if held]
+    remarks += [f"{train_folder.name}/{other.name}: {held} images not used." for other, held in others.items() if held]
     unused = [other for other in _folders_in(folder) if other not in (train_folder, test_folder, mask_folder)]
-    hint = "photos to judge lie in test, masks in ground_truth or masks"
+    hint = "test images belong in test, masks in ground_truth or masks"
     remarks += [f"{other.name}: not used; {hint}." for other in unused]
     test = [] if test_folder is None else _read_kinds(test_folder, mask_folder)
     if mask_folder is not None:
@@ -125,7 +125,7 @@ def read_splits(folder: Path) -> Found:
 
 
 def _read_kinds(folder: Path, masks: Path | None) -> list[Sample]:
-    """Photos directly in a folder, of which nobody said what they are, and those in a folder a kind."""
+    """Images directly in a folder, without a label, and images in one subfolder per kind."""
     samples = [Sample(path) for path in pictures_in(folder)]
     for kind in _folders_in(folder):
         label = _label(kind.name)
@@ -135,7 +135,7 @@ def _read_kinds(folder: Path, masks: Path | None) -> list[Sample]:
 
 
 def _find_masks(masks: Path, kind: str) -> dict[str, Path]:
-    """By a photo's stem in lower case: a picture called so, with or without ``_mask``, or a folder of pictures."""
+    """Map each image's stem in lower case to its mask: a file with or without ``_mask``, or a folder of masks."""
     folder = _child(masks, {kind.lower()})
     if folder is None:
         return {}
@@ -147,16 +147,16 @@ def _find_what_has_no_partner(masks: Path, test: list[Sample]) -> list[str]:
     kinds = [kind.name for kind in _folders_in(masks) if _label(kind.name) != GOOD]
     there = {mask for kind in kinds for mask in _find_masks(masks, kind).values()}.union(pictures_in(masks))
     lost = sorted(there - {sample.mask_path for sample in test}, key=natural_order)
-    remarks = [f"{count(lost, 'mask')} without a photo: {name_some(lost)}."] if lost else []
+    remarks = [f"{count(lost, 'mask')} without an image: {name_some(lost)}."] if lost else []
     bare = [sample.path for sample in test if sample.label not in (GOOD, None) and sample.mask_path is None]
     if bare:
         wanted = f"{masks.name}/{bare[0].parent.name}/{bare[0].stem}_mask.png"
-        remarks.append(f"{count(bare, 'photo')} of defects without a mask: {name_some(bare)}; it would be {wanted}.")
+        remarks.append(f"{count(bare, 'defect image')} without a mask: {name_some(bare)}; expected such as {wanted}.")
     return remarks
 
 
 def read_two(train: Path, test: Path | None) -> Found:
-    """A folder of normal photos, and one of photos to judge, directly in it or in a folder a kind."""
+    """A folder of normal images, and one of test images, directly in it or in one subfolder per kind."""
     good = train if pictures_in(train) else _child(train, GOOD_NAMES)
     if good is None or not pictures_in(good):
         raise FileNotFoundError(_describe_contents(train))
@@ -171,21 +171,21 @@ def _read_plain(folder: Path) -> Found:
     if not photos:
         raise FileNotFoundError(_describe_contents(folder))
     ignored = [entry for entry in _folders_in(folder) if pictures_in(entry)]
-    remarks = [f"{count(ignored, 'folder')} of photos not used: {name_some(ignored)}."] if ignored else []
+    remarks = [f"{count(ignored, 'folder')} of images not used: {name_some(ignored)}."] if ignored else []
     return Found(photos, [], _PLAIN, remarks=tuple(remarks))
 
 
 def _read_visa(folder: Path) -> Found:
-    """VisA's official split for one object; its table names paths from the folder of all objects on."""
+    """VisA's official split for one object; paths in its table are relative to the folder of all objects."""
     root = folder if (folder / VISA_SPLIT).is_file() else folder.resolve().parent
     table = root / VISA_SPLIT
     if not table.is_file():
-        raise FileNotFoundError(f"VisA's split was expected at {table}, but there is none. Unpack VisA as a whole.")
+        raise FileNotFoundError(f"Expected VisA's split at {table}, but there is none. Unpack all of VisA.")
     rows = list(_read_table(table, ("object", "split", "label", "image", "mask")))
     objects = sorted({row["object"] for row in rows})
     if folder.resolve().name not in objects:
-        cure = f"Take one, such as load_dataset({str(root / objects[0])!r})."
-        raise FileNotFoundError(f"{folder} holds all of VisA: {', '.join(objects)}. {cure}")
+        cure = f"Load one object, such as load_dataset({str(root / objects[0])!r})."
+        raise FileNotFoundError(f"{folder} contains all of VisA: {', '.join(objects)}. {cure}")
     parts: dict[str, list[Sample]] = {"train": [], "test": []}
     for row in rows:
         if row["object"] == folder.resolve().name:
@@ -200,45 +200,45 @@ def _read_csv(path: Path) -> Found:
     rows = list(_read_table(path, ("path",)))
     columns = set(rows[0] if rows else ())
     if unknown := sorted(columns - {"path", "label", "mask", "split"}):
-        told = f"{path.name} has columns {', '.join(unknown)}, but known are path, label, mask and split"
+        told = f"{path.name} has unknown columns {', '.join(unknown)}; known columns are path, label, mask and split"
         if not columns & {"label", "split"}:
             raise ValueError(f"{told}. Rename them.")
-        remarks.append(f"{told}: the others are not used.")
+        remarks.append(f"{told}. The others are not used.")
     if rows and not columns & {"label", "split"}:
-        remarks.append(f"{path.name} has no labels: all photos count as normal.")
+        remarks.append(f"{path.name} has no labels: all images count as normal.")
     defects = [row["label"] for row in rows if row.get("label") and _label(row["label"]) != GOOD]
     if defects and "split" not in columns:
         needed = "a column split with 'train' or 'test' in each row"
-        raise ValueError(f"{path} has defects, such as {defects[0]!r}, so it needs {needed}.")
+        raise ValueError(f"{path} lists defects, such as {defects[0]!r}, so it needs {needed}.")
     for number, row in enumerate(rows, 2):
         split = (row.get("split") or "train").lower()
         choose(f"split in row {number} of {path.name}", split, parts)
         label = _label(row["label"]) if row.get("label") else GOOD if split == "train" else None
         if split == "train" and label != GOOD:
-            wrong = f"puts a {label!r} photo among the normal ones"
-            raise ValueError(f"Row {number} of {path.name} {wrong}. Make it 'test'.")
+            wrong = f"puts a {label!r} image among the normal ones"
+            raise ValueError(f"Row {number} of {path.name} {wrong}. Set its split to 'test'.")
         mask = path.parent / row["mask"] if row.get("mask") else None
         parts[split].append(Sample(path.parent / row["path"], label, mask))
     if not parts["train"]:
-        raise FileNotFoundError(f"{path} names no normal photo for training. Give some rows split 'train'.")
+        raise FileNotFoundError(f"{path} lists no normal image for training. Give some rows the split 'train'.")
     masked = any(sample.mask_path for sample in parts["test"])
     return Found(parts["train"], parts["test"], f"table {path.name}", masked, tuple(remarks))
 
 
 def _read_table(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
-    """Rows of a CSV file, separated by commas, semicolons or tabs, with these columns at least; empty ones left out."""
+    """Non-empty rows of a CSV file, separated by commas, semicolons or tabs, with at least these columns."""
     if not path.is_file():
-        raise FileNotFoundError(f"A CSV table was expected at {path}, but there is no such file. Check the path.")
+        raise FileNotFoundError(f"Expected a CSV table at {path}, but there is no such file. Check the path.")
     try:
         head, *lines = path.read_text(encoding="utf-8-sig").splitlines() or [""]
     except UnicodeDecodeError as problem:
-        raise ValueError(f"{path} is no text in UTF-8. Save it as CSV in UTF-8.") from problem
+        raise ValueError(f"{path} is not UTF-8 text. Save it as CSV in UTF-8.") from problem
     separator = max(",;\t", key=head.count)
     names = [name.strip().lower() for name in next(csv.reader([head], delimiter=separator), [])]
     if not set(columns) <= set(names):
         raise ValueError(
-            f"{path} needs a first line with the columns {', '.join(columns)}, separated by commas, semicolons or "
-            f"tabs, but it begins with {head.strip()!r}."
+            f"The first line of {path} must name the columns {', '.join(columns)}, separated by commas, semicolons or "
+            f"tabs; got {head.strip()!r}."
         )
     for row in csv.DictReader(lines, names, delimiter=separator, restval=""):
         cells = {name: cell.strip() for name, cell in row.items() if name is not None}
@@ -255,5 +255,5 @@ def name_some(paths: list[Path]) -> str:
     return f"{named} and {len(paths) - _NAMED} more" if len(paths) > _NAMED else named
 
 
-_PLAIN = "plain folder: all photos count as normal"
+_PLAIN = "plain folder: all images count as normal"
 LAYOUTS = {"mvtec": read_splits, "visa": _read_visa, "csv": _read_csv, "plain": _read_plain}

@@ -1,4 +1,4 @@
-"""Loading a dataset: what is no photo is left out, and what may surprise is said."""
+"""Load a dataset; unreadable files are skipped, and anything unexpected is reported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spade_kit.datasets.images import UnreadablePhotoError, is_picture, natural_
 from spade_kit.datasets.layouts import LAYOUTS, Found, check_folder, count, guess, name_some, read_splits, read_two
 from spade_kit.datasets.samples import GOOD, Dataset, Sample
 
-_NAMED = 3  # of many that are skipped, how many with their reason
+_NAMED = 3  # at most this many skipped files are named with their reason
 
 
 def load_dataset(
@@ -24,37 +24,37 @@ def load_dataset(
     test: str | Path | None = None,
     layout: str | None = None,
 ) -> Dataset:
-    """Find the photographs of a dataset. ``print(dataset)`` says what was understood.
+    """Find the images of a dataset. ``print(dataset)`` shows how the folder was interpreted.
 
     Parameters
     ----------
     name_or_path
         ``"demo"`` is the rendered part that comes with the package. ``"solar_cells"`` are 2,624 real
-        electroluminescence photographs [1]_ from the package elpv-dataset. Otherwise a path, see *Notes*.
+        electroluminescence images [1]_ from the package elpv-dataset. Otherwise a path, see *Notes*.
     train, test
-        Instead of a path: a folder of normal photos, and one of photos to judge, directly in it or in a folder for
-        each kind.
+        Instead of a path: a folder of normal images, and one of test images, directly in it or in one subfolder per
+        kind.
     layout
-        One of ``LAYOUTS`` where the guess is wrong.
+        One of ``LAYOUTS``, if the guess is wrong.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such folder, or no normal photo in it.
+        If there is no such folder, or no normal image in it.
     ImportError
-        If ``"solar_cells"`` are asked for and elpv-dataset is not installed.
+        If ``"solar_cells"`` is requested and elpv-dataset is not installed.
 
     Notes
     -----
-    Understood are
+    Supported layouts:
 
     - ``"mvtec"``: ``train/good``, ``test/<kind>``, and masks ``ground_truth/<kind>/<stem>_mask.png``, with or without
-      ``_mask``; ``good`` may be called ``ok`` or ``normal``, and ``ground_truth`` ``masks``. BTAD and MVTec LOCO are
-      read so, too; several masks in a folder ``ground_truth/<kind>/<stem>/`` are joined.
-    - ``"visa"``: one object's folder of VisA, by its official split in ``split_csv/1cls.csv``.
-    - ``"csv"``: a table with the columns ``path``, ``label``, ``mask``, ``split``, of which all but ``path`` may be
-      missing; paths start at its own folder.
-    - ``"plain"``: a folder of photos, all of them normal. `explore` then judges each against the others.
+      ``_mask``; ``good`` may be called ``ok`` or ``normal``, and ``ground_truth`` may be called ``masks``. BTAD and
+      MVTec LOCO also use this layout; several masks in a folder ``ground_truth/<kind>/<stem>/`` are joined.
+    - ``"visa"``: the VisA folder of one object, with the official split in ``split_csv/1cls.csv``.
+    - ``"csv"``: a table with the columns ``path``, ``label``, ``mask`` and ``split``; all but ``path`` are optional,
+      and paths are relative to the table's folder.
+    - ``"plain"``: a folder of normal images. `explore` then judges each against the others.
 
     References
     ----------
@@ -63,14 +63,14 @@ def load_dataset(
     """
     for given in (name_or_path, train, test):
         if given is not None and (not isinstance(given, (str, Path)) or str(given) == ""):
-            raise ValueError(f"A dataset is given by a name or by one path, but {given!r} came.")
+            raise ValueError(f"A dataset must be given by a name or one path; got {given!r}.")
     if (name_or_path is None) == (train is None) or (test is not None and train is None):
         raise ValueError(
-            "load_dataset takes either a name or path, or the folder of normal photos as train=..., with test=... "
-            "if there are photos to judge."
+            "load_dataset takes either a name or path, or the folder of normal images as train=..., with test=... "
+            "if there are test images."
         )
     if name_or_path == "demo":
-        package = Path(__file__).parents[1]  # in a checkout the demo lies beside it, in an installed wheel inside
+        package = Path(__file__).parents[1]  # the demo is next to the package in a checkout, inside it in a wheel
         places = (package.parent / "data" / "demo", package / "data" / "demo", package)
         return _assemble(read_splits(next(filter(Path.is_dir, places))), "demo")
     if name_or_path == "solar_cells":
@@ -85,7 +85,7 @@ def load_dataset(
 
 
 def _assemble(found: Found, name: str) -> Dataset:
-    """Drop what is no photo, and say what may surprise."""
+    """Drop unreadable files, and collect remarks on anything unexpected."""
     skipped: dict[Path, str] = {}
     sizes: dict[Path, tuple[int, int]] = {}
     photos = [sample.path for sample in found.train + found.test]
@@ -97,30 +97,30 @@ def _assemble(found: Found, name: str) -> Dataset:
     parts = (found.train, found.test)
     train, test = ([replace(one, masked=found.masked) for one in part if one.path in sizes] for part in parts)
     if not train:
-        raise FileNotFoundError(f"No normal photo of {name} can be read. {next(iter(skipped.values()))}")
+        raise FileNotFoundError(f"No normal image of {name} can be read. {next(iter(skipped.values()))}")
     remarks = list(found.remarks)
     if skipped:
         reasons = "; ".join(list(skipped.values())[:_NAMED])
-        remarks.append(f"{len(skipped)} of {len(photos)} photos are skipped. {reasons}")
+        remarks.append(f"{len(skipped)} of {len(photos)} images are skipped. {reasons}")
         warn(f"{name}: {remarks[-1]}")
     if others := _find_others({path.parent for path in photos}):
-        remarks.append(f"{count(others, 'file')} with another ending not used: {name_some(others)}.")
+        remarks.append(f"{count(others, 'file')} with an unknown extension not used: {name_some(others)}.")
     test, lost = _check_masks(test, sizes)
     remarks += lost
     if twice := _in_both(train, test):
-        remarks.append(f"{count(twice, 'photo')} to test also among the normal ones: {name_some(twice)}.")
+        remarks.append(f"{count(twice, 'test image')} also among the training images: {name_some(twice)}.")
     return Dataset(name, train, test, found.layout, tuple(remarks))
 
 
 def _find_others(folders: set[Path]) -> list[Path]:
-    """Files beside the photos that are no pictures by their names, such as HEIC."""
+    """Files next to the images without a supported image extension, such as HEIC."""
     there = (file for folder in folders if folder.is_dir() for file in folder.iterdir())
     files = (file for file in there if file.is_file() and file.name[0] != "." and file.suffix.lower() != ".csv")
     return sorted((file for file in files if not is_picture(file)), key=natural_order)
 
 
 def _check_masks(test: list[Sample], sizes: dict[Path, tuple[int, int]]) -> tuple[list[Sample], list[str]]:
-    """Masks that cannot be read or have another shape are dropped: their photo's truth is unknown then."""
+    """Drop masks that are unreadable or have the wrong aspect ratio; the truth of their images is then unknown."""
     wrong, resized, checked = [], [], []
     for sample in test:
         if (mask := sample.mask_path) is not None:
@@ -132,8 +132,8 @@ def _check_masks(test: list[Sample], sizes: dict[Path, tuple[int, int]]) -> tupl
                 resized.append(mask)
         checked.append(sample)
     told = {
-        "unreadable or of another shape than the photo, not used": wrong,
-        "of another size than the photo, resized": resized,
+        "unreadable or of the wrong aspect ratio, not used": wrong,
+        "of a different size from the image, resized": resized,
     }
     return checked, [f"{count(some, 'mask')} {what}: {name_some(some)}." for what, some in told.items() if some]
 
@@ -147,7 +147,7 @@ def _size_of_mask(path: Path) -> tuple[int, int] | None:
 
 
 def _in_both(train: list[Sample], test: list[Sample]) -> list[Path]:
-    """Photos to test whose file is, byte for byte, one of the normal ones."""
+    """Test images with a byte-for-byte copy among the training images."""
     by_length = defaultdict(list)
     for sample in train:
         by_length[sample.path.stat().st_size].append(sample.path)
@@ -161,14 +161,14 @@ def _in_both(train: list[Sample], test: list[Sample]) -> list[Path]:
 
 
 def _solar_cells() -> Dataset:
-    """Cells that no expert doubted are normal: every second one of them for training, all the rest to test.
+    """Cells that the experts agreed are good count as normal: every second one is for training, the rest for testing.
 
-    The label of a doubtful or broken cell is the probability that experts gave it, so that one can ask whether the
-    score grows with it.
+    The label of a doubtful or broken cell is the probability of a defect that the experts assigned to it, which allows
+    checking whether the score increases with it.
     """
     package = find_spec("elpv_dataset")
     if package is None or package.origin is None:
-        raise ImportError('The solar cells come with the package elpv-dataset: pip install "spade_kit[data]".')
+        raise ImportError('The solar cells need the package elpv-dataset. Run: pip install "spade_kit[data]".')
     folder = Path(package.origin).parent / "data"
     with open(folder / "labels.csv", encoding="utf-8") as lines:
         rows = [line.split() for line in lines if line.strip()]

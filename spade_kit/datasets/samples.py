@@ -1,4 +1,4 @@
-"""Photographs with what is known of them: samples, datasets, and every form in which a photo may come."""
+"""Samples, datasets, and conversion of every supported type of image."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ GOOD = "good"
 
 @dataclass(frozen=True)
 class Sample:
-    """One photograph with what is known of it; pixels are read on access, never kept.
+    """One image file with its label and mask; pixels are read on access and never cached.
 
-    ``label`` is "good", the type of defect, or None where nobody said. ``mask_path`` points at the ground truth of a
-    defect, a picture or a folder of several; ``masked`` says that the dataset has such masks at all, so that a good
-    photo's mask is empty, not unknown.
+    ``label`` is "good", the type of defect, or None if unknown. ``mask_path`` points to the ground truth of a defect,
+    an image or a folder of several. ``masked`` means that the dataset has such masks, so the mask of a good image is
+    empty rather than unknown.
     """
 
     path: Path
@@ -38,7 +38,7 @@ class Sample:
 
     @property
     def mask(self) -> Bool[np.ndarray, "H W"] | None:
-        """True where the defect is; all False for a good photo of a dataset with masks; None where unknown."""
+        """True where the defect is; all False for a good image of a dataset with masks; None if unknown."""
         if self.mask_path is not None:
             return read_mask(self.mask_path)
         if self.masked and self.label == GOOD:
@@ -48,9 +48,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Normal photographs to compare with (``train``) and photographs to judge (``test``).
+    """Normal images to compare with (``train``) and images to judge (``test``).
 
-    ``layout`` is how its folder was understood; ``remarks`` are sentences on what was skipped or may surprise.
+    ``layout`` is the recognised folder layout; ``remarks`` list what was skipped or is unexpected.
     """
 
     name: str
@@ -62,14 +62,14 @@ class Dataset:
     def __str__(self) -> str:
         kinds = Counter(sample.label or "unknown" for sample in self.test)
         tested = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items(), key=lambda item: item[0] != GOOD))
-        told = f"{self.name}: {len(self.train)} normal photos, {len(self.test)} to test"
+        told = f"{self.name}: {len(self.train)} normal images, {len(self.test)} test images"
         masks = sum(sample.mask_path is not None for sample in self.test)
         details = [self.layout, f"{masks or 'no'} masks", _describe_sizes(self.train + self.test)]
         return "\n".join([f"{told} ({tested})" if tested else told, "; ".join(filter(None, details)), *self.remarks])
 
 
 def _describe_sizes(samples: list[Sample]) -> str:
-    """Rows x columns, from the heads of the files."""
+    """Rows x columns, from the file headers."""
     sizes: Counter[tuple[int, int]] = Counter()
     for sample in samples:
         with suppress(OSError, ValueError):
@@ -93,42 +93,43 @@ def as_array(photo: Photo) -> UInt8[np.ndarray, "H W 3"]:
         return read_image(photo)
     if isinstance(photo, Image.Image):
         return as_rgb(photo)
-    came, cure = f"a {type(photo).__name__}", "Take one photo at a time."
+    got, cure = f"a value of type {type(photo).__name__}", "Pass one image at a time."
     if isinstance(photo, np.ndarray):
-        came, cure = f"an array {photo.shape} of {photo.dtype}", _conversion_hint(photo)
+        got, cure = f"an array of shape {photo.shape} and type {photo.dtype}", _conversion_hint(photo)
         if photo.ndim == 3 and photo.shape[2] == 3:
             if photo.dtype == np.uint8:
                 return photo
             if photo.dtype.kind == "f" and photo.size:
                 if photo.min() >= 0 and photo.max() <= 1:  # false where there is NaN
                     return (photo * 255).round().astype(np.uint8)
-                came += f", from {photo.min():.4g} to {photo.max():.4g},"
+                got += f" with values from {photo.min():.4g} to {photo.max():.4g}"
     raise ValueError(
-        "A photo is a Sample, a path, a PIL image or an (H, W, 3) array, uint8 or float from 0 to 1, "
-        f"but {came} came. {cure}"
+        "An image must be a Sample, a path, a PIL image or an (H, W, 3) array, uint8 or float from 0 to 1; "
+        f"got {got}. {cure}"
     )
 
 
 def _conversion_hint(values: np.ndarray) -> str:
     if values.ndim == 2:
-        return "Of a grey photo take np.dstack([photo] * 3)."
+        return "Convert a grey image with np.dstack([image] * 3)."
     if values.ndim == 3 and values.shape[2] == 4:
-        return "Leave transparency out: photo[..., :3]."
+        return "Drop the alpha channel: image[..., :3]."
     if values.ndim == 3 and values.shape[0] == 3 and values.shape[2] != 3:
-        return "Put the channels last: photo.transpose(1, 2, 0)."
+        return "Put the channels last: image.transpose(1, 2, 0)."
     if values.ndim == 4:
-        return "Take one photo at a time."
-    return "Scale its values to 0..255, all photos alike, and take photo.astype(np.uint8)."
+        return "Pass one image at a time."
+    return "Scale the values of all images alike to 0..255, and pass image.astype(np.uint8)."
 
 
 def as_list(photos: Iterable[Photo] | Photo) -> list[Photo]:
-    """One photo or many, as a list."""
-    if isinstance(photos, np.ndarray) and photos.ndim in (2, 3):  # 2 is wrong, and `as_array` says so
+    """One image or many, as a list."""
+    if isinstance(photos, np.ndarray) and photos.ndim in (2, 3):  # 2 is wrong, and `as_array` raises
         return [photos]
     if isinstance(photos, (Sample, str, Path, Image.Image)):
         return [photos]
     if isinstance(photos, Dataset) or not isinstance(photos, Iterable):
         raise ValueError(
-            f"Photos come as a list, but a {type(photos).__name__} came. Of a Dataset take its .train or .test."
+            f"Images must be given as a list; got a value of type {type(photos).__name__}. "
+            "For a Dataset, pass its .train or .test."
         )
     return list(photos)
