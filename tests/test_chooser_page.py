@@ -410,7 +410,7 @@ def test_a_saved_page_still_moves_the_line_offline(browser, saved, spade, result
     with open_offline(browser, saved) as page:
         shown = Shown(page)
         assert_tells(shown.root.evaluate(NOW), scores, spade.threshold(0.2, of="image"))
-        assert "Threshold 76.79 for whole photos" in shown.root.locator(".sk-sentence").inner_text()
+        assert "Threshold 76.79 for whole images" in shown.root.locator(".sk-sentence").inner_text()
         assert_near(shown, results, scores, spade.threshold(0.2, of="image"))
         threshold = between(scores, 8)
         now = shown.root.evaluate(MOVE, threshold)

@@ -445,7 +445,7 @@ def test_what_python_refuses_is_told_and_nothing_changes(notebook, shown):
     assert shown.names == NAMES
     assert notebook.ask("len(c.views)") == 4
     shown.ask_for("layer1", weights="equal")
-    alert.get_by_text("weights is about several layers, but this view looks at layer1 alone.").wait_for(timeout=5000)
+    alert.get_by_text("weights applies to several layers, but this view uses layer1 alone.").wait_for(timeout=5000)
     shown.press("close this message")
     assert alert.count() == 0
     notebook.until("c.problem", "")

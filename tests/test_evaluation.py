@@ -1,4 +1,4 @@
-"""A dataset judged as a whole, against the same photographs judged one by one."""
+"""`evaluate` on a dataset, compared with judging the same images one by one."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ def report(spade, demo):
     return evaluate(spade, demo)
 
 
-def test_a_row_a_photograph(report, results, demo):
+def test_each_image_has_a_row(report, results, demo):
     frame = report.to_frame()
     assert frame["path"].tolist() == [str(sample.path) for sample in demo.test]
     assert frame["label"].tolist() == [sample.label for sample in demo.test]
@@ -37,7 +37,7 @@ def test_a_row_a_photograph(report, results, demo):
     assert (frame["seconds"] > 0).all()
 
 
-def test_metrics_are_those_of_all_photographs_together(report, results, demo):
+def test_metrics_are_computed_over_all_images_together(report, results, demo):
     maps, masks = (np.stack([getattr(result, name) for result in results]) for name in ("anomaly_map", "mask"))
     bad = np.array([sample.label != "good" for sample in demo.test])
     scores = [result.image_score for result in results]
@@ -67,12 +67,12 @@ def test_the_summary_has_all_metrics_by_kind(report):
         for name in ("image_roc_auc", "aupro"):
             assert summary.loc[kind, name] == report.metric(name, [kind])
     page = report._repr_html_()
-    assert "demo: 48 photos; K=5" in page
+    assert "demo: 48 images; K=5" in page
     assert "<table" in page
 
 
 @pytest.mark.parametrize("name", OF_PIXELS)
-def test_on_bins_a_metric_of_pixels_is_nearly_the_exact_one(report, name):
+def test_a_pixel_metric_on_bins_is_nearly_exact(report, name):
     maps, masks, _ = report._pixels(name, None)
     binned = BINNED[name](PixelCounts.of(maps, masks), np.ones(len(maps), int))
     assert binned == pytest.approx(report.metric(name), abs=3e-3)
@@ -80,8 +80,8 @@ def test_on_bins_a_metric_of_pixels_is_nearly_the_exact_one(report, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["image_roc_auc", "top_roc_auc", "pixel_roc_auc", "pixel_average_precision", "aupro"])
-def test_an_interval_is_that_of_photographs_drawn_again(report, name):
-    """The same draws, each measured exactly on the photographs that were drawn, doubles and all."""
+def test_an_interval_is_that_of_bootstrap_draws_of_images(report, name):
+    """The same draws, each measured exactly on the drawn images, with duplicates."""
     kinds, draws = ["scratch", "stain"], 25
     frame = report.to_frame()
     chosen = frame[frame["label"].isin(["good", *kinds])]
@@ -108,37 +108,37 @@ def test_without_masks_the_images_are_still_judged(spade, demo):
     assert 0 <= report.metric("image_roc_auc") <= 1
     assert report.summary().loc["all", list(OF_PIXELS)].isna().all()
     assert "pixel" not in report._repr_html_()
-    with pytest.raises(ValueError, match=r"aupro needs photos with masks, but of 12 photos none has one\. Take one of"):
+    with pytest.raises(ValueError, match=r"aupro needs images with masks, but 12 photos has none\. Use one of"):
         report.metric("aupro")
 
 
-def test_what_cannot_be_read_is_a_row_with_its_reason(spade, demo, tmp_path):
+def test_an_unreadable_image_is_a_row_with_its_reason(spade, demo, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"")
     samples = [*demo.test[:2], Sample(tmp_path / "broken.png", "chip"), *demo.test[6:8]]
-    with pytest.warns(UserWarning, match="5 photos: 1 of 5 were not judged, see the column reason"):
+    with pytest.warns(UserWarning, match="5 photos: 1 of 5 were not judged. See the column reason"):
         report = evaluate(spade, samples)
     frame = report.to_frame()
     assert np.isnan(frame["image_score"][2])
     assert "it is empty" in frame["reason"][2]
     assert report.metric("image_roc_auc") == evaluate(spade, samples[:2] + samples[3:]).metric("image_roc_auc")
-    with pytest.raises(ValueError, match=r"None of the 1 photos of 1 photos could be judged\. .*it is empty"):
+    with pytest.raises(ValueError, match=r"None of the 1 images of 1 photos could be judged\. .*it is empty"):
         evaluate(spade, samples[2:3])
 
 
-def test_defects_that_the_crop_loses_are_counted(spade, demo, tmp_path):
+def test_defects_outside_the_crop_are_counted(spade, demo, tmp_path):
     samples = list(demo.test[5:8])
     for number in range(2):
         mask = np.zeros(demo.test[0].image.shape[:2], np.uint8)
         mask[2, 2 + number] = 255
         Image.fromarray(mask).save(tmp_path / f"{number}.png")
         samples.append(Sample(demo.test[number].path, "dot", tmp_path / f"{number}.png"))
-    with pytest.warns(UserWarning, match=r"Of 2 defects of 5 photos nothing is left on the evaluated crop") as said:
+    with pytest.warns(UserWarning, match=r"2 defects of 5 photos lie outside the evaluated crop") as said:
         evaluate(spade, samples)
     assert len(said) == 1
 
 
 def test_mistakes_get_a_sentence(spade, demo, report):
-    with pytest.raises(ValueError, match="evaluate needs photos to judge, but none came"):
+    with pytest.raises(ValueError, match="evaluate needs images to judge; got none"):
         evaluate(spade, replace(demo, test=[]))
     with pytest.raises(ValueError, match=r"A metric must be one of .*; got 'auproo'\. Did you mean 'aupro'."):
         report.metric("auproo")

@@ -1,4 +1,4 @@
-"""Metrics against definitions written out: all pairs, all thresholds, regions filled by hand."""
+"""Metrics compared with direct implementations: all pairs, all thresholds, regions by flood fill."""
 
 from itertools import pairwise
 
@@ -20,15 +20,15 @@ from spade_kit.evaluation.metrics import (
 )
 
 seeds = st.integers(0, 2**32 - 1)
-steps = st.sampled_from([2, 4, 12, 10**6])  # how many different scores there may be: few make ties
+steps = st.sampled_from([2, 4, 12, 10**6])  # number of different scores: few of them cause ties
 
 
 def draw_scores(seed, shape, steps):
-    """Scores with ties, labels with at least one of each."""
+    """Scores with ties, and labels with at least one of each class."""
     rng = np.random.default_rng(seed)
     labels = rng.random(shape) < rng.uniform(0.1, 0.7)
     labels.flat[0], labels.flat[-1] = True, False
-    shift = rng.choice([0, steps // 2]) * labels  # a metric that knows something, or nothing
+    shift = rng.choice([0, steps // 2]) * labels  # informative scores, or random ones
     return (rng.integers(0, steps, shape) + shift) / 7 - 0.5, labels
 
 
@@ -48,7 +48,7 @@ def fill_regions(mask):
 
 
 def aupro_by_definition(maps, masks, limit):
-    """Every threshold there is; per region the part found; trapezoids, the last one cut at the limit."""
+    """All thresholds; the found fraction of each region; trapezoids, the last one cut at the limit."""
     regions = [(image, *zip(*region)) for image, mask in enumerate(masks) for region in fill_regions(mask)]
     curve = [(0.0, 0.0)]
     for threshold in np.unique(maps)[::-1]:
@@ -71,7 +71,7 @@ def aupro_by_definition(maps, masks, limit):
 @given(seeds, st.integers(2, 40), steps)
 def test_roc_auc_counts_the_pairs_in_the_right_order(seed, n, steps):
     scores, labels = draw_scores(seed, n, steps)
-    pairs = [(strange > normal) + (strange == normal) / 2 for strange in scores[labels] for normal in scores[~labels]]
+    pairs = [(bad > normal) + (bad == normal) / 2 for bad in scores[labels] for normal in scores[~labels]]
     assert roc_auc(scores, labels) == pytest.approx(np.mean(pairs), abs=1e-12)
     assert roc_auc(scores, labels) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
     assert roc_auc(-scores, labels) == pytest.approx(1 - np.mean(pairs), abs=1e-12)
@@ -119,12 +119,12 @@ def test_average_precision_adds_up_precision_by_steps_of_recall(seed, n, steps):
 
 
 def test_pixel_roc_auc_takes_all_pixels_of_all_images_together(rng):
-    """Not the mean over images: the second image is brighter altogether, and that counts."""
+    """Not the mean over images: all scores of the second image are higher, and that matters."""
     maps, masks = rng.random((2, 5, 3)).astype(np.float32), rng.random((2, 5, 3)) < 0.3
     maps[1] += 0.5
-    strange = [float(maps[place]) for place in np.ndindex(2, 5, 3) if masks[place]]
+    bad = [float(maps[place]) for place in np.ndindex(2, 5, 3) if masks[place]]
     normal = [float(maps[place]) for place in np.ndindex(2, 5, 3) if not masks[place]]
-    pairs = np.mean([a > b for a in strange for b in normal])
+    pairs = np.mean([a > b for a in bad for b in normal])
     assert pixel_roc_auc(maps, masks) == pytest.approx(pairs)
     assert abs(np.mean([roc_auc_score(mask.ravel(), one.ravel()) for one, mask in zip(maps, masks)]) - pairs) > 0.01
 
@@ -190,7 +190,7 @@ def test_diagonal_neighbours_are_one_region():
 
 
 def test_regions_do_not_reach_across_images():
-    """The same pixel in two images: found in one, missed in the other."""
+    """The same pixel in two images, found in one and missed in the other."""
     masks = np.zeros((2, 6, 5), bool)
     masks[:, 2, 3] = True
     maps = np.where(masks, 0, 1.0)
@@ -200,14 +200,14 @@ def test_regions_do_not_reach_across_images():
 
 @pytest.mark.parametrize("limit", [0.05, 0.3, 1.0])
 def test_constant_maps_give_half_the_limit(limit):
-    """One threshold: the curve is the diagonal, whose mean height up to the limit is half of it."""
+    """With one threshold the curve is the diagonal; its mean height up to the limit is half the limit."""
     masks = np.zeros((2, 9, 7), bool)
     masks[0, 2:5, 1:4] = True
     assert aupro(np.full((2, 9, 7), 3.0), masks, limit) == pytest.approx(limit / 2)
 
 
 @given(seeds, steps)
-def test_stretching_all_scores_alike_changes_nothing(seed, steps):
+def test_monotonic_transforms_of_scores_change_nothing(seed, steps):
     maps, masks = draw_scores(seed, (2, 7, 5), steps)
     scores, labels = maps.ravel(), masks.ravel()
     for stretched in (100 * maps + 1000, (maps - maps.min()) ** 3, np.arctan(maps)):
@@ -221,14 +221,14 @@ def test_the_best_and_the_worst_map(rng):
     masks = rng.random((3, 11, 8)) < 0.2
     assert aupro(masks.astype(np.float32), masks) == pytest.approx(1)
     assert pixel_roc_auc(masks.astype(np.float32), masks) == 1
-    inverse = rng.random(masks.shape) - 2.0 * masks  # every normal pixel before the first defect
+    inverse = rng.random(masks.shape) - 2.0 * masks  # every normal pixel ranks above every defect
     assert aupro(inverse, masks) == 0
     assert pixel_roc_auc(inverse, masks) == 0
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_maps_and_labels_of_whole_numbers_are_ranked_the_same(rng):
-    """As read from a grey picture: unsigned numbers must not wrap."""
+    """Maps read from a grey image are unsigned and must not wrap around."""
     maps, masks = rng.integers(0, 256, (2, 9, 7)), rng.random((2, 9, 7)) < 0.3
     maps[masks] = np.minimum(maps[masks] + 90, 255)
     wanted = aupro(maps.astype(float), masks)
@@ -252,7 +252,7 @@ def test_each_mistake_gets_a_sentence(metric):
     for wrong in (np.nan, np.inf, -np.inf):
         spoilt = scores.copy()
         spoilt.flat[2] = wrong
-        with pytest.raises(ValueError, match=r"finite numbers, but some are NaN or infinite. Take the map on the crop"):
+        with pytest.raises(ValueError, match=r"finite numbers, but some are NaN or infinite. Use the map on the crop"):
             metric(spoilt, truth)
     with pytest.raises(ValueError, match=r"(labels|masks) hold only normal ones. Add the others"):
         metric(scores, truth & False)
@@ -263,26 +263,28 @@ def test_each_mistake_gets_a_sentence(metric):
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("metric", OF_PIXELS)
 def test_shapes_that_do_not_match_get_a_sentence(metric):
-    """Turned masks have as many pixels, and would give a number."""
+    """Transposed masks have the same number of pixels, and would give a wrong number silently."""
     maps, masks = DEEP.values()
     for wrong, shape in ((masks.transpose(0, 2, 1), r"\(2, 4, 3\)"), (masks[:1], r"\(1, 3, 4\)")):
-        with pytest.raises(ValueError, match=r"one shape \(n, H, W\), but \(2, 3, 4\) and " + shape):
+        with pytest.raises(ValueError, match=r"the same shape \(n, H, W\); got \(2, 3, 4\) and " + shape):
             metric(maps, wrong)
-    with pytest.raises(ValueError, match=r"but \(3, 4\) and \(3, 4\) came"):
+    with pytest.raises(ValueError, match=r"got \(3, 4\) and \(3, 4\)\."):
         metric(maps[0], masks[0])
 
 
 @pytest.mark.parametrize("limit", [0, -0.1, 1.1])
-def test_a_limit_that_is_no_rate_gets_a_sentence(limit):
-    with pytest.raises(ValueError, match=f"a rate above 0 and up to 1, but {limit} came"):
+def test_an_invalid_limit_gets_a_sentence(limit):
+    with pytest.raises(ValueError, match=f"a rate above 0 and up to 1; got {limit}"):
         aupro(*DEEP.values(), fpr_limit=limit)
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_names_are_no_labels():
-    with pytest.raises(ValueError, match="labels hold <U4 values"):
+def test_strings_are_not_labels():
+    with pytest.raises(
+        ValueError, match="labels must be True for anomalous and False for normal; got values of type <U4"
+    ):
         roc_auc(np.array([1.0, 2.0]), ["good", "bent"])
-    with pytest.raises(ValueError, match="Each score needs its label"):
+    with pytest.raises(ValueError, match=r"Scores and labels must have the same shape; got \(3,\) and \(2,\)"):
         roc_auc(np.array([1.0, 2.0, 3.0]), [True, False])
 
 

@@ -1,4 +1,4 @@
-"""What the method reaches, with the defaults, on the demo and on real photographs."""
+"""Accuracy of the method, with the default and recommended settings, on the demo and on real images."""
 
 import numpy as np
 import pytest
@@ -27,8 +27,8 @@ def test_the_demo_is_neither_easy_nor_hopeless(demo_results):
     assert 0.8 < roc_auc(scores, bad) < 1
 
 
-def test_on_the_demo_different_layers_see_different_defects(demo_results, demo):
-    """AUPRO of each layer searched alone, per kind of defect with the good parts."""
+def test_different_layers_find_different_defects_of_the_demo(demo_results, demo):
+    """AUPRO of each layer searched alone, per kind of defect and together with the good parts."""
     results, _, masks, _, _ = demo_results
     kinds = np.array([sample.label for sample in demo.test])
     best = {}
@@ -44,7 +44,7 @@ def test_on_the_demo_different_layers_see_different_defects(demo_results, demo):
     assert best == {"wrong_colour": "layer1", "misplaced": "layer3"}
 
 
-def test_a_misplaced_piece_is_seen_by_radius(demo_results, demo):
+def test_a_radius_finds_a_misplaced_piece(demo_results, demo):
     results, *_ = demo_results
     near = results[0].spade.with_options(radius=4)
     kinds = np.array([sample.label for sample in demo.test])
@@ -61,28 +61,28 @@ def toothbrush(photographs):
     return SPADE().fit(dataset.train), dataset
 
 
-def test_on_real_photographs_the_defaults_reach_what_was_measured(toothbrush):
+def test_the_defaults_reach_the_measured_accuracy_on_real_images(toothbrush):
     _, maps, masks, scores, bad = judge_all(*toothbrush)
     assert pixel_roc_auc(maps, masks) >= 0.985
     assert roc_auc(scores, bad) >= 0.98
     assert aupro(maps, masks) >= 0.91
 
 
-def test_on_real_photographs_equal_weights_reach_what_was_measured(toothbrush):
+def test_equal_weights_reach_the_measured_accuracy_on_real_images(toothbrush):
     spade, dataset = toothbrush
     _, maps, masks, scores, bad = judge_all(spade.with_options(weights="equal"), dataset)
     assert pixel_roc_auc(maps, masks) >= 0.985
     assert roc_auc(scores, bad) >= 0.98
 
 
-def test_what_is_recommended_does_better_on_the_demo(demo):
+def test_the_recommended_settings_do_better_on_the_demo(demo):
     report = evaluate(SPADE.recommended().fit(demo.train), demo)
     kinds = sorted({sample.label for sample in demo.test} - {"good", "misplaced"})
     assert report.metric("aupro", kinds) > 0.92
     assert report.metric("image_roc_auc", kinds) > 0.95
 
 
-def test_what_is_recommended_does_better_on_real_photographs(photographs):
+def test_the_recommended_settings_do_better_on_real_images(photographs):
     dataset = load_dataset(photographs / "toothbrush")
     report = evaluate(SPADE.recommended().fit(dataset.train), dataset)
     assert report.metric("aupro") > 0.93

@@ -1,4 +1,4 @@
-"""A report kept in a folder, read again, and what it says at a threshold and along all of them."""
+"""Reports saved to a folder and loaded again, and their rates and curves."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def stacked(report) -> tuple[np.ndarray, np.ndarray]:
 # ---- a folder --------------------------------------------------------------------------------------------------------
 
 
-def test_kept_in_a_folder_it_says_the_same(spade, demo, samples, report, tmp_path):
+def test_a_report_kept_in_a_folder_has_the_same_values(spade, demo, samples, report, tmp_path):
     kept = evaluate(spade, replace(demo, test=samples), folder=tmp_path)
     timeless = [column for column in report.to_frame().columns if column != "seconds"]
     for again in (kept, Report.load(tmp_path)):
@@ -47,7 +47,7 @@ def test_kept_in_a_folder_it_says_the_same(spade, demo, samples, report, tmp_pat
     assert {"spade_kit", "torch", "crop", "normals_sha256", "dataset", "report"} <= set(run)
 
 
-def test_a_map_lies_on_disk_once_and_is_the_same_bit_for_bit(spade, samples, tmp_path):
+def test_a_map_is_stored_once_and_is_the_same_bit_for_bit(spade, samples, tmp_path):
     evaluate(spade, samples, folder=tmp_path)
     kept = Report.load(tmp_path)
     for at, sample in enumerate(samples):
@@ -56,7 +56,7 @@ def test_a_map_lies_on_disk_once_and_is_the_same_bit_for_bit(spade, samples, tmp
         np.testing.assert_array_equal(kept.judged(at).anomaly_map, spade.predict(sample).anomaly_map)
 
 
-def test_maps_that_a_report_of_version_0_1_holds_are_read(spade, samples, report, tmp_path):
+def test_maps_of_a_report_of_version_0_1_are_read(spade, samples, report, tmp_path):
     report.save(tmp_path)
     for at, sample in enumerate(samples):
         file = tmp_path / f"photos/{at:05d}.npz"
@@ -78,7 +78,7 @@ def test_a_folder_that_is_being_written_is_refused(spade, samples, report, tmp_p
     report.save(tmp_path)
 
 
-def test_raw_maps_lie_where_the_script_of_mvtec_looks_for_them(spade, demo, samples, tmp_path):
+def test_raw_maps_are_where_the_script_of_mvtec_expects_them(spade, demo, samples, tmp_path):
     evaluate(spade, replace(demo, test=samples), folder=tmp_path)
     for sample in samples:
         with Image.open(tmp_path / f"maps/demo/test/{sample.label}/{sample.path.stem}.tiff") as picture:
@@ -88,7 +88,7 @@ def test_raw_maps_lie_where_the_script_of_mvtec_looks_for_them(spade, demo, samp
         np.testing.assert_array_equal(values, np.nan_to_num(spade.predict(sample).on_photo()))
 
 
-def test_photos_of_one_name_keep_a_map_each(spade, samples, tmp_path):
+def test_images_with_the_same_name_keep_separate_maps(spade, samples, tmp_path):
     twice = [Sample(samples[0].path, "a/b"), Sample(samples[0].path, "a/b"), Sample(samples[0].path)]
     evaluate(spade, twice, folder=tmp_path)
     stem = samples[0].path.stem
@@ -96,7 +96,7 @@ def test_photos_of_one_name_keep_a_map_each(spade, samples, tmp_path):
     assert found == sorted([f"a_b/{stem}.tiff", f"a_b/{stem}_1.tiff", f"unknown/{stem}.tiff"])
 
 
-def test_interrupted_it_goes_on_where_it_was(spade, samples, tmp_path, monkeypatch):
+def test_an_interrupted_evaluation_resumes(spade, samples, tmp_path, monkeypatch):
     predict, asked = SPADE.judge, []
 
     def interrupted(self, image, **options):
@@ -122,7 +122,7 @@ def test_interrupted_it_goes_on_where_it_was(spade, samples, tmp_path, monkeypat
     assert not list(tmp_path.rglob("*.writing"))
 
 
-def test_photos_that_changed_are_judged_again_and_failed_ones_tried_again(spade, samples, tmp_path):
+def test_changed_images_and_failed_ones_are_judged_again(spade, samples, tmp_path):
     (tmp_path / "a.png").write_bytes(samples[0].path.read_bytes())
     (tmp_path / "b.png").write_bytes(b"")
     mine = [Sample(tmp_path / "a.png", "good"), Sample(tmp_path / "b.png", "chip")]
@@ -137,20 +137,20 @@ def test_photos_that_changed_are_judged_again_and_failed_ones_tried_again(spade,
     assert scores == [spade.predict(samples[-1]).image_score] * 2
 
 
-def test_damaged_files_are_named_or_made_anew(spade, samples, tmp_path):
+def test_damaged_files_are_named_or_recreated(spade, samples, tmp_path):
     report = evaluate(spade, samples, folder=tmp_path)
     scores = report.to_frame()["image_score"].tolist()
     photo, whole = tmp_path / "photos/00001.npz", (tmp_path / "photos/00001.npz").read_bytes()
     for damaged in (whole[:200], b"", b"PK" + whole[50:]):
         photo.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"00001\.npz is damaged or gone .*evaluate.*again"):
+        with pytest.raises(ValueError, match=r"00001\.npz is damaged or missing .*evaluate.*again"):
             Report.load(tmp_path).metric("aupro")
         assert evaluate(spade, samples, folder=tmp_path).to_frame()["image_score"].tolist() == scores
     photo.write_bytes((tmp_path / "photos/00000.npz").read_bytes())
-    with pytest.raises(ValueError, match=r"00001\.npz is damaged or gone \(it is of .*000\..*, not of "):
+    with pytest.raises(ValueError, match=r"00001\.npz is damaged or missing \(it is of .*000\..*, not of "):
         Report.load(tmp_path).metric("aupro")
     photo.unlink()
-    with pytest.raises(ValueError, match=r"00001\.npz is damaged or gone"):
+    with pytest.raises(ValueError, match=r"00001\.npz is damaged or missing"):
         Report.load(tmp_path).metric("aupro")
     evaluate(spade, samples, folder=tmp_path)
     maps = sorted((tmp_path / "maps").rglob("*.tiff"))
@@ -167,7 +167,7 @@ def test_damaged_files_are_named_or_made_anew(spade, samples, tmp_path):
         evaluate(spade, samples, folder=tmp_path)
 
 
-def test_another_run_is_not_mixed_in(spade, samples, tmp_path):
+def test_results_of_another_run_are_not_mixed_in(spade, samples, tmp_path):
     evaluate(spade, samples[:2], folder=tmp_path)
     with pytest.raises(ValueError, match=r"results of another run: options was .*sigma=4.* and is now .*sigma=2"):
         evaluate(spade.with_options(sigma=2), samples[:2], folder=tmp_path)
@@ -175,7 +175,7 @@ def test_another_run_is_not_mixed_in(spade, samples, tmp_path):
         evaluate(spade, samples[:3], folder=tmp_path)
 
 
-def test_what_was_held_in_memory_can_be_saved(spade, report, tmp_path):
+def test_a_report_in_memory_can_be_saved(spade, report, tmp_path):
     report.save(tmp_path)
     again = Report.load(tmp_path)
     pandas.testing.assert_frame_equal(again.to_frame(), report.to_frame())
@@ -188,12 +188,14 @@ def test_what_was_held_in_memory_can_be_saved(spade, report, tmp_path):
 
 
 def test_folders_without_a_report_get_a_sentence(report, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"A report was expected in .*, but there is none"):
+    with pytest.raises(FileNotFoundError, match=r"Expected a report in .*, but there is none"):
         Report.load(tmp_path)
     report.save(tmp_path)
     run = json.loads((tmp_path / "run.json").read_text())
     (tmp_path / "run.json").write_text(json.dumps(run | {"report": 99, "spade_kit": "9.0"}))
-    with pytest.raises(ValueError, match=r"format 1 are read, but .* holds format 99, written by spade_kit 9\.0"):
+    with pytest.raises(
+        ValueError, match=r"Expected a report of format 1, but .* holds format 99, written by spade_kit 9\.0"
+    ):
         Report.load(tmp_path)
 
 
@@ -201,14 +203,14 @@ def test_folders_without_a_report_get_a_sentence(report, tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"draws": 0}, {"level": 1}, {"level": 0}])
-def test_intervals_of_nothing_get_a_sentence(report, wrong):
-    with pytest.raises(ValueError, match=r"draws must be a whole number|level must be a part of all draws"):
+def test_impossible_intervals_get_a_sentence(report, wrong):
+    with pytest.raises(ValueError, match=r"draws must be a whole number|level must be a fraction of all draws"):
         report.interval("image_roc_auc", **wrong)
 
 
 def test_mistakes_get_a_sentence(spade, report, tmp_path):
     for kinds in ("scratch", []):
-        with pytest.raises(ValueError, match="kinds is a list of kinds of defects among"):
+        with pytest.raises(ValueError, match="kinds must be a list of kinds of defects among"):
             report.metric("aupro", kinds)
     with pytest.raises(ValueError, match="points must be a whole number of at least 2"):
         report.curves(points=1)
@@ -282,7 +284,7 @@ def test_thinned_curves_keep_their_areas(report):
 
 def test_curves_without_truth_get_a_sentence(spade, samples):
     unlabelled = evaluate(spade, [Sample(sample.path) for sample in samples[:2]])
-    with pytest.raises(ValueError, match="A curve needs good photos and defects, but of 2 photos there are not both"):
+    with pytest.raises(ValueError, match="A curve needs good images and defects, but 2 photos does not have both"):
         unlabelled.curves()
     unmasked = evaluate(spade, [Sample(sample.path, sample.label) for sample in samples])
     assert set(unmasked.curves()["of"]) == {"image"}

@@ -1,4 +1,4 @@
-"""Many settings at once, against each setting by itself."""
+"""`sweep` over many settings, compared with evaluating each setting alone."""
 
 from dataclasses import replace
 from functools import partial
@@ -22,18 +22,18 @@ def evaluated(small, train=None, backbone="efficientnet_lite0", **options):
     return evaluate(SPADE(backbone, **options).fit(train or small.train), small)
 
 
-def test_only_the_bar_tells_of_progress(small, capsys, monkeypatch):
+def test_progress_is_shown_only_by_the_bar(small, capsys, monkeypatch):
     monkeypatch.setenv("TQDM_DISABLE", "0")
     monkeypatch.setattr("spade_kit.evaluation.sweep.track", partial(tqdm, ascii=True, mininterval=0, disable=False))
     sweep(small, {"radius": [0, 1]})
     told = capsys.readouterr()
     assert told.out == ""
-    assert "efficientnet_lite0, crop 224 of 256 px: settings x photos: 100%" in told.err
+    assert "efficientnet_lite0, crop 224 of 256 px: settings x images: 100%" in told.err
     assert "16/16" in told.err
 
 
 @pytest.mark.slow
-def test_every_setting_is_what_it_gives_by_itself(small):
+def test_every_setting_equals_a_separate_evaluation(small):
     frame = sweep(small, {"k": [1, 4], "sigma": [0, 4], "weights": [None, {"layer3": 0.1}], "kappa": [1, 2]})
     assert len(frame) == 16
     for row in frame.iloc[::3].itertuples():
@@ -43,13 +43,13 @@ def test_every_setting_is_what_it_gives_by_itself(small):
     assert frame["seconds"].notna().sum() == 4
 
 
-def test_what_is_named_twice_counts_once(small):
+def test_duplicate_values_count_once(small):
     frame = sweep(small, {"k": [1, 1, 4], "sigma": [4, 4.0]}, metrics=["aupro"])
     assert len(frame) == 2
     assert frame["aupro"][0] == pytest.approx(evaluated(small, k=1).metric("aupro"), abs=1e-6)
 
 
-def test_radius_and_the_ensemble_too(small):
+def test_radius_and_ensemble_equal_separate_evaluations(small):
     frame = sweep(small, {"combine": ["concat", "ensemble"], "radius": [0, None]}, metrics=["pixel_average_precision"])
     assert list(frame.columns) == ["combine", "radius", "pixel_average_precision", "seconds"]
     for row in frame.itertuples():
@@ -59,8 +59,8 @@ def test_radius_and_the_ensemble_too(small):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layers", [("layer2",), ("layer2", "layer3"), ("layer1", "layer3"), None])
-def test_layers_are_read_as_if_there_were_no_others(small, layers):
-    """The stages by hand, on pyramids that never had the other layers."""
+def test_layers_are_used_as_if_there_were_no_others(small, layers):
+    """Compared with the single stages on pyramids without the other layers."""
     spade = SPADE().fit(small.train)
     expected = []
     for sample in small.test:
@@ -81,7 +81,7 @@ def test_layers_are_read_as_if_there_were_no_others(small, layers):
     assert frame["image_average_precision"][0] == pytest.approx(average_precision_score(bad, expected), abs=1e-6)
 
 
-def test_fewer_normals_are_drawn_several_times_each_among_the_more(small):
+def test_fewer_normals_are_drawn_several_times_as_nested_subsets(small):
     frame = sweep(small, {"normals": [1, 3, None]}, draws=2, seed=5)
     assert frame[["normals", "draw"]].to_numpy().tolist() == [[1, 0], [1, 1], [3, 0], [3, 1], [None, 0]]
     order = np.random.default_rng([5, 1]).permutation(6)
@@ -99,7 +99,7 @@ def test_fitted_photos_are_judged_against_the_others(small):
         assert frame[name][0] == pytest.approx(report.metric(name), abs=1e-6)
 
 
-def test_crops_and_backbones_are_loaded_each(small):
+def test_each_crop_and_backbone_is_loaded(small):
     network = load_backbone(resize=128, crop=96)
     frame = sweep(small, {"backbone": [network, "efficientnet_lite0"], "k": [2]})
     assert frame["backbone"].tolist() == [network, "efficientnet_lite0"]
@@ -127,21 +127,24 @@ def test_without_masks_pixels_have_no_metric(small):
 def test_mistakes_get_a_sentence(small):
     for over, said in [
         ({}, "sweep needs options with lists of values"),
-        ({"kk": [1]}, r"An option must be one of .*; got 'kk'\. Did you mean 'k'."),
-        ({"k": 5}, "sweep takes a list of values for k, but 5 came"),
-        ({"weights": "equal"}, "sweep takes a list of values for weights, but 'equal' came"),
-        ({"normals": [0]}, "normals must be a whole number of at least 1; got 0."),
-        ({"k": [None]}, "k must be a whole number of at least 1; got None."),
-        ({"k": []}, "at least one value for each option, but none came for k"),
-        ({"layers": [("layer9",)]}, r"A layer must be one of .*; got 'layer9'."),
-        ({"layers": ["layer2"]}, "layers must be a list of names among layer1, layer2, layer3; got 'layer2'."),
-        ({"backbone": [load_backbone()], "crop": [224]}, "With crop among the options a backbone is named"),
+        ({"kk": [1]}, r"An option must be one of .*; got 'kk'\. Did you mean 'k'"),
+        ({"k": 5}, "sweep takes a list of values for k; got 5"),
+        ({"weights": "equal"}, "sweep takes a list of values for weights; got 'equal'"),
+        ({"normals": [0]}, "normals must be a whole number of at least 1; got 0"),
+        ({"k": [None]}, "k must be a whole number of at least 1; got None"),
+        ({"k": []}, "at least one value for each option; got none for k"),
+        ({"layers": [("layer9",)]}, r"A layer must be one of .*; got 'layer9'"),
+        ({"layers": ["layer2"]}, "layers must be a list of names among layer1, layer2, layer3; got 'layer2'"),
+        (
+            {"backbone": [load_backbone()], "crop": [224]},
+            "With crop among the options, backbones are loaded once per crop",
+        ),
     ]:
         with pytest.raises(ValueError, match=said):
             sweep(small, over)
     with pytest.raises(ValueError, match="A metric must be one of"):
         sweep(small, {"k": [1]}, metrics=["auproo"])
-    with pytest.raises(ValueError, match="sweep needs a Dataset with photos to fit and photos to judge"):
+    with pytest.raises(ValueError, match="sweep needs a Dataset with images to fit and images to judge"):
         sweep(replace(small, test=[]), {"k": [1]})
 
 
@@ -151,7 +154,7 @@ def test_mistakes_get_a_sentence(small):
 def test_one_option_is_a_line_or_dots(small):
     frame = sweep(small, {"k": [1, 2, 4]}, metrics=["aupro", "image_roc_auc"])
     left, right = draw_sweep(frame).axes
-    assert [left.get_title(), right.get_title()] == ["image roc auc", "aupro"]
+    assert [left.get_title(), right.get_title()] == ["image ROC AUC", "AUPRO, false-positive rate up to 0.3"]
     line = right.lines[0]
     np.testing.assert_allclose(line.get_ydata(), frame["aupro"])
     assert line.get_linestyle() == "-"
@@ -182,7 +185,7 @@ def test_two_options_are_a_heat_map_and_three_are_lines(small):
         "0, 0", "0, 4", "everywhere, 0", "everywhere, 4",
     ]  # fmt: skip
     for wrong in (frame[["aupro"]], frame[:0], None):
-        with pytest.raises(ValueError, match="draw_sweep takes what sweep gave"):
+        with pytest.raises(ValueError, match="draw_sweep takes a table from sweep; got "):
             draw_sweep(wrong)
     with pytest.raises(ValueError, match="draw_sweep needs a metric, but all are NaN"):
         draw_sweep(frame.assign(aupro=np.nan))

@@ -1,4 +1,4 @@
-"""Counts against loops, intervals against scipy and plain draws, and the words against what they have to say."""
+"""Counts compared with loops, intervals with scipy and plain draws, and the wording of sentences and remarks."""
 
 import numpy as np
 import pytest
@@ -15,19 +15,19 @@ NAMES = {True: ("missed", "found"), False: ("passed", "alarms"), None: ("unknown
 
 
 def some_maps(rng, count, scale=1.0):
-    """Maps of odd, unequal sizes; values repeat, so that scores meet thresholds and each other."""
+    """Maps of odd, unequal sizes; values repeat, so that scores equal thresholds and each other."""
     shapes = [(int(rng.integers(2, 6)), int(rng.integers(2, 6))) for _ in range(count)]
     return [(rng.integers(0, 40, shape) * scale / 10).astype(np.float32) for shape in shapes]
 
 
 def some_test(rng):
-    """Five test photos, with a mask each but for the third."""
+    """Five test images, all but the third with a mask."""
     maps = some_maps(rng, len(LABELS), 1.5)
     return maps, LABELS, [None if at == 2 else rng.random(values.shape) < 0.4 for at, values in enumerate(maps)]
 
 
 def count_by_hand(of, threshold, normals, maps, labels, masks):
-    """The counts of a judgement, one score after the other."""
+    """The counts of an operating point, one score at a time."""
     counts = dict.fromkeys(["normals", "reached", *NAMES[True], *NAMES[False], *NAMES[None]], 0)
     for values in normals:
         for score in [values.max()] if of == "image" else values.ravel():
@@ -43,8 +43,8 @@ def count_by_hand(of, threshold, normals, maps, labels, masks):
     return counts
 
 
-def share_of_stranger_half(maps):
-    """The mean part of its pixels that a map of the stranger half has from the lowest of their maxima up."""
+def share_of_anomalous_half(maps):
+    """Mean fraction of pixels, in the more anomalous half of the maps, at or above that half's lowest maximum."""
     half = sorted(maps, key=np.max)[len(maps) // 2 :]
     return np.mean([np.mean(values >= min(other.max() for other in half)) for values in half])
 
@@ -56,7 +56,7 @@ def upper_end(reached, count):
 # ---- counts ----------------------------------------------------------------------------------------------------------
 
 
-def test_photos_are_counted_by_their_maxima():
+def test_images_are_counted_by_their_maxima():
     normals = [np.array([[1.0, 2.0]]), np.array([[3.0], [0.0], [1.0]]), np.array([[5.0]])]
     maps = [np.array([[0.0, 9.0]]), np.array([[3.0]]), np.array([[2.0, 2.5]]), np.array([[4.0]]), np.array([[1.0]])]
     judgement = collect("image", normals, maps, LABELS, [None] * 5).at(3.0)  # 9 good, 3 bad, 2.5 ?, 4 bad, 1 good
@@ -95,7 +95,7 @@ def test_a_threshold_is_not_rounded_to_the_precision_of_the_maps(of):
 
 
 @given(seed=st.integers(0, 2**32 - 1), thresholds=st.lists(st.floats(0, 7), min_size=2, max_size=8))
-def test_what_a_higher_threshold_finds_a_lower_one_finds_too(seed, thresholds):
+def test_a_lower_threshold_finds_everything_that_a_higher_one_finds(seed, thresholds):
     rng = np.random.default_rng(seed)
     study = collect("pixel", some_maps(rng, 4), *some_test(rng))
     judged = [study.at(threshold) for threshold in sorted(thresholds)]
@@ -147,7 +147,7 @@ def test_bins_hold_what_lies_between_their_edges(of, rng):
 
 
 @pytest.mark.parametrize("of", ["image", "pixel"])
-def test_the_band_is_what_judgements_at_its_edges_say(of, rng):
+def test_the_band_equals_the_operating_points_at_its_edges(of, rng):
     study = collect(of, some_maps(rng, 5), *some_test(rng))
     judged = [study.at(edge) for edge in study.edges]
     for band, name in zip(study.band(), ("rate", "low", "high")):
@@ -161,18 +161,18 @@ def test_pixels_take_no_more_memory_than_their_maps(rng):
     assert kept == sum(values.nbytes for values in [*normals, *test[0]])
 
 
-def test_maps_of_nothing_but_zeros_have_bins_too():
+def test_all_zero_maps_have_bins_too():
     study = collect("pixel", [np.zeros((2, 3))] * 2, [], [], [])
     assert (np.diff(study.edges) > 0).all()
     assert study.normal[:, 0].tolist() == [6, 6]
     assert (study.at(0).reached, study.at(1e-9).reached) == (12, 0)
 
 
-# ---- how sure --------------------------------------------------------------------------------------------------------
+# ---- confidence intervals --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 60])
-def test_the_interval_of_photos_is_clopper_and_pearson_s(count):
+def test_the_interval_of_images_is_clopper_and_pearson_s(count):
     study = collect("image", [np.full((2, 3), score) for score in range(1, count + 1)], [], [], [])
     for reached in range(count + 1):
         judgement, exact = study.at(count - reached + 0.5), binomtest(reached, count).proportion_ci(0.95, "exact")
@@ -181,7 +181,7 @@ def test_the_interval_of_photos_is_clopper_and_pearson_s(count):
 
 
 @pytest.mark.parametrize("count", [2, 5, 6])
-def test_the_interval_of_pixels_is_that_of_draws_of_photos(rng, count):
+def test_the_interval_of_pixels_is_that_of_bootstrap_draws_of_images(rng, count):
     maps = some_maps(rng, count)
     study = collect("pixel", maps, [], [], [])
     _, lows, highs = study.band()
@@ -194,10 +194,10 @@ def test_the_interval_of_pixels_is_that_of_draws_of_photos(rng, count):
         low, high = np.quantile(rates, [0.025, 0.975])
         photos = sum(values.max() >= study.edges[at] for values in maps)
         assert lows[at] == pytest.approx(low)
-        assert highs[at] == pytest.approx(max(high, upper_end(photos, count) * share_of_stranger_half(maps)))
+        assert highs[at] == pytest.approx(max(high, upper_end(photos, count) * share_of_anomalous_half(maps)))
 
 
-def test_where_no_pixel_reaches_it_the_upper_end_is_what_so_many_photos_can_say():
+def test_the_upper_end_is_exact_where_no_pixel_reaches_the_threshold():
     maps = [np.linspace(0, most, 100).reshape(4, 25) for most in range(10, 20)]
     part = np.mean([np.mean(np.linspace(0, most, 100) >= 15) for most in range(15, 20)])
     judgement = collect("pixel", maps, [], [], []).at(20)
@@ -205,8 +205,8 @@ def test_where_no_pixel_reaches_it_the_upper_end_is_what_so_many_photos_can_say(
     assert judgement.high == pytest.approx(upper_end(0, 10) * part)
 
 
-def test_rare_pixels_are_rarely_rarer_than_the_upper_end_says():
-    """Spots of random height and size on a quarter of photos: the true rate is known, draws alone miss it often."""
+def test_the_upper_end_rarely_misses_the_rate_of_rare_pixels():
+    """Random spots on a quarter of the images: the true rate is known, and the bootstrap alone misses it often."""
     rng, place = np.random.default_rng(0), np.hypot(*np.mgrid[-7:8, -7:8])
     many = [rng.random((15, 15)) + (rng.random() < 0.25) * rng.exponential(4) / (1 + place) for _ in range(4000)]
     threshold, missed, missed_by_draws = 6, 0, 0
@@ -220,13 +220,13 @@ def test_rare_pixels_are_rarely_rarer_than_the_upper_end_says():
 
 
 @pytest.mark.parametrize(("of", "low"), [("image", 0.025), ("pixel", 0)])
-def test_one_normal_photo_says_next_to_nothing(of, low):
+def test_one_normal_image_gives_a_wide_interval(of, low):
     judgement = collect(of, [np.ones((2, 2))], [], [], []).at(1)
     assert (judgement.rate, judgement.low, judgement.high) == (1, pytest.approx(low), 1)
 
 
 @pytest.mark.parametrize("of", ["image", "pixel"])
-def test_without_normal_photos_everything_is_possible(of, rng):
+def test_without_normal_images_the_interval_is_0_to_1(of, rng):
     study = collect(of, [], *some_test(rng))
     judgement, (rates, lows, highs) = study.at(1), study.band()
     assert np.isnan(judgement.rate)
@@ -235,7 +235,7 @@ def test_without_normal_photos_everything_is_possible(of, rng):
     assert study.normal.shape == (0, len(study.edges) - 1)
 
 
-# ---- words -----------------------------------------------------------------------------------------------------------
+# ---- sentences and remarks -------------------------------------------------------------------------------------------
 
 
 def judge(of="image", threshold=41.234, photos=60, normals=60, reached=1, low=0.000422, high=0.0894, **counts):
@@ -243,20 +243,20 @@ def judge(of="image", threshold=41.234, photos=60, normals=60, reached=1, low=0.
     return OperatingPoint(of, threshold, photos, normals, reached, low, high, *[counts.get(name, 0) for name in names])
 
 
-def test_a_sentence_tells_the_rate_and_what_is_found():
+def test_a_sentence_gives_the_rate_and_the_test_results():
     assert judge(found=35, missed=1, alarms=1, passed=11).sentence == (
-        "Threshold 41.23 for whole photos: of 60 normal photos, each judged against the others, 1 reaches it (1.7 %; "
-        "95 % interval 0.042 to 8.9 %). Of 36 defective test photos 35 reach it (recall 97 %); of 12 good test photos "
-        "1 reaches it (precision 97 %)."
+        "Threshold 41.23 for whole images: 1 of 60 normal images, each judged against the others, reaches it (1.7 %; "
+        "95 % confidence interval 0.042 to 8.9 %). 35 of 36 defective test images reach it (recall 97 %); 1 of 12 good "
+        "test images reaches it (precision 97 %)."
     )
 
 
-def test_a_sentence_of_pixels_says_from_how_many_photos_they_are():
+def test_a_sentence_of_pixels_gives_the_number_of_images():
     judgement = judge("pixel", 18, 60, 3_010_560, 30_105, 0.0062, 0.0148, found=2, missed=1, alarms=0, passed=5000)
     assert judgement.sentence == (
-        "Threshold 18 for pixels: of 3,010,560 pixels of 60 normal photos, each judged against the others, 30,105 "
-        "reach it (1 %; 95 % interval 0.62 to 1.5 %). Of 3 defective test pixels 2 reach it (recall 67 %); of 5,000 "
-        "good test pixels none reaches it (precision 100 %)."
+        "Threshold 18 for pixels: 30,105 of 3,010,560 pixels in 60 normal images, each judged against the others, "
+        "reach it (1 %; 95 % confidence interval 0.62 to 1.5 %). 2 of 3 defective test pixels reach it (recall 67 %); "
+        "none of 5,000 good test pixels reaches it (precision 100 %)."
     )
 
 
@@ -264,24 +264,24 @@ def test_a_sentence_of_pixels_says_from_how_many_photos_they_are():
     ("counts", "told"),
     [
         ({}, ""),
-        ({"unknown_above": 1}, " Of 1 unlabelled test photo 1 reaches it."),
-        ({"passed": 2}, " Of 2 good test photos none reaches it."),
-        ({"missed": 2}, " Of 2 defective test photos none reaches it (recall 0 %)."),
-        ({"found": 2}, " Of 2 defective test photos 2 reach it (recall 100 %)."),
+        ({"unknown_above": 1}, " 1 of 1 unlabelled test image reaches it."),
+        ({"passed": 2}, " None of 2 good test images reaches it."),
+        ({"missed": 2}, " None of 2 defective test images reaches it (recall 0 %)."),
+        ({"found": 2}, " 2 of 2 defective test images reach it (recall 100 %)."),
         (
             {"missed": 1, "passed": 1, "unknown_below": 1},
-            " Of 1 defective test photo none reaches it (recall 0 %); of 1 good test photo none reaches it; "
-            "of 1 unlabelled test photo none reaches it.",
+            " None of 1 defective test image reaches it (recall 0 %); none of 1 good test image reaches it; "
+            "none of 1 unlabelled test image reaches it.",
         ),
     ],
 )
-def test_a_sentence_tells_only_what_is_known(counts, told):
-    assert judge(photos=0, normals=0, reached=0, **counts).sentence == f"Threshold 41.23 for whole photos.{told}"
+def test_a_sentence_omits_unknown_values(counts, told):
+    assert judge(photos=0, normals=0, reached=0, **counts).sentence == f"Threshold 41.23 for whole images.{told}"
 
 
-def test_one_normal_photo_is_not_each_of_them():
+def test_one_normal_image_is_not_called_each():
     told = judge(photos=1, normals=1).sentence
-    assert "of 1 normal photo, judged against the others, 1 reaches it (100 %;" in told
+    assert "1 of 1 normal image, judged against the others, reaches it (100 %;" in told
 
 
 @pytest.mark.parametrize(
@@ -304,68 +304,68 @@ def test_percentages_have_the_digits_they_need(found, of, told):
     assert f"(recall {told} %)" in judge(found=found, missed=of - found).sentence
 
 
-def test_what_is_not_known_is_none():
+def test_unknown_values_are_none():
     assert (judge(missed=2).recall, judge(missed=2).precision) == (0, None)
     assert (judge(found=2).recall, judge(found=2).precision) == (1, None)
     assert (judge(alarms=2).recall, judge(alarms=2).precision) == (None, None)
     assert (judge(missed=2, passed=1).recall, judge(missed=2, passed=1).precision) == (0, None)
 
 
-def test_good_evidence_is_doubted_for_its_labels_only():
+def test_a_good_rate_gets_only_the_caveat_about_labels():
     assert judge(reached=6, low=0.038, high=0.205, found=3, passed=4).remarks == (
-        "Recall and precision come from test labels: a threshold moved to raise them does worse on new photos.",
+        "Recall and precision come from test labels: a threshold tuned to raise them performs worse on new images.",
     )
 
 
 @pytest.mark.parametrize(
     ("judgement", "doubt"),
     [
-        (judge(photos=0, normals=0, reached=0), "No normal photos were judged: how many of them reach"),
+        (judge(photos=0, normals=0, reached=0), "No normal images were judged: the false-alarm rate is unknown."),
         (
             judge(photos=8, normals=8, reached=0),
-            "With 8 normal photos no rate below 11 % can be told; for 1 % take at least 99.",
+            "8 normal images cannot resolve rates below 11 %; for 1 % use at least 99.",
         ),
         (
             judge(photos=12, normals=12, reached=0),
-            "With 12 normal photos no rate below 7.7 % can be told; for 1 % take at least 99.",
+            "12 normal images cannot resolve rates below 7.7 %; for 1 % use at least 99.",
         ),
         (
             judge(photos=99, normals=99, reached=0),
-            "With 99 normal photos no rate below 1 % can be told; for 0.1 % take at least 999.",
+            "99 normal images cannot resolve rates below 1 %; for 0.1 % use at least 999.",
         ),
         (
             judge("pixel", normals=60 * 4, reached=0),
-            "No pixel of 60 normal photos reaches it, yet up to 6 % of all photos may have pixels that do. "
-            "The upper end allows for them, as many in each such photo as the stranger half",
+            "No pixel of 60 normal images reaches it, yet up to 6 % of all images may have pixels that do. "
+            "The upper end allows for them: as many in each such image as the more anomalous half",
         ),
-        (judge(photos=19, normals=19), "19 normal photos can tell little: others may give quite another rate."),
-        (judge(photos=20, normals=20, high=0.249), "The interval is wide: the rate may as well be 25 %."),
-        (judge(photos=1, normals=1, reached=0), "1 normal photo can tell little: others may give quite another rate."),
-        (judge(), "The interval is wide: the rate may as well be 8.9 %. More normal photos narrow it."),
+        (judge(photos=19, normals=19), "19 normal images are too few: others may give a very different rate."),
+        (judge(photos=20, normals=20, high=0.249), "The interval is wide: the rate may be as high as 25 %."),
+        (judge(photos=1, normals=1, reached=0), "1 normal image is too few: others may give a very different rate."),
+        (judge(), "The interval is wide: the rate may be as high as 8.9 %. Add normal images to narrow it."),
     ],
 )
-def test_a_weak_rate_is_doubted_first(judgement, doubt):
+def test_a_weak_rate_gets_the_first_remark(judgement, doubt):
     assert judgement.remarks[0].startswith(doubt)
 
 
 @pytest.mark.parametrize(
     ("counts", "doubts"),
     [
-        ({}, ["There are no test photos: how many defects are found and missed is unknown."]),
-        ({"unknown_below": 3}, ["No test photo has a {truth}: how many defects are found and missed is unknown."]),
+        ({}, ["There are no test images: the numbers of found and missed defects are unknown."]),
+        ({"unknown_below": 3}, ["No test image has a {truth}: the numbers of found and missed defects are unknown."]),
         ({"passed": 3}, ["No test {noun} is known to be defective: recall and precision are unknown."]),
         ({"found": 3}, ["No test {noun} is known to be good: precision is unknown."]),
         (
             {"found": 3, "passed": 3, "unknown_above": 1},
             [
-                "Recall and precision come from test {truth}s: a threshold moved to raise them does worse on new "
-                "photos.",
+                "Recall and precision come from test {truth}s: a threshold tuned to raise them performs worse on new "
+                "images.",
                 "Recall and precision leave out 1 unlabelled test {noun}.",
             ],
         ),
     ],
 )
-@pytest.mark.parametrize(("of", "noun", "truth"), [("image", "photo", "label"), ("pixel", "pixel", "mask")])
+@pytest.mark.parametrize(("of", "noun", "truth"), [("image", "image", "label"), ("pixel", "pixel", "mask")])
 def test_missing_truth_is_named(of, noun, truth, counts, doubts):
     remarks = judge(of, reached=30, **counts).remarks  # of 60: a rate without doubts
     assert list(remarks) == [doubt.format(noun=noun, truth=truth) for doubt in doubts]
@@ -375,9 +375,9 @@ def test_missing_truth_is_named(of, noun, truth, counts, doubts):
 
 
 @pytest.mark.parametrize("counts", [(2, 2, 1), (2, 1, 2), (1, 2, 2), (3, 2, 2), (2, 3, 2)])
-def test_each_test_photo_needs_a_label_and_a_mask(counts):
+def test_each_test_image_needs_a_label_and_a_mask(counts):
     maps, labels, masks = counts
-    with pytest.raises(ValueError, match=f"but {maps} maps, {labels} labels and {masks} masks came. Give one each"):
+    with pytest.raises(ValueError, match=f"got {maps} maps, {labels} labels and {masks} masks. Pass one of each"):
         collect("image", [], iter([np.ones((2, 2))] * maps), ["good"] * labels, [None] * masks)
 
 
@@ -386,27 +386,27 @@ def test_each_test_photo_needs_a_label_and_a_mask(counts):
 def test_maps_are_finite_distances(of, bad):
     broken = np.array([[0.0, bad, 2.0]])
     for normals, test in (([broken], []), ([], [broken])):
-        with pytest.raises(ValueError, match=r"finite distances from 0 up, but values from .* came\. Take result"):
+        with pytest.raises(ValueError, match=r"finite distances of at least 0; got values from .*\. Use result"):
             collect(of, normals, test, [None] * len(test), [None] * len(test))
 
 
 @pytest.mark.parametrize("shape", [(3,), (0, 3), (1, 2, 2)])
 def test_maps_have_rows_and_columns(unchecked, shape):
-    with pytest.raises(ValueError, match=r"has shape \(H, W\), but \(.*\) came\. Take result\.anomaly_map"):
+    with pytest.raises(ValueError, match=r"must have shape \(H, W\); got \(.*\)\. Use result\.anomaly_map"):
         collect("image", [np.ones(shape)], [], [], [])
 
 
 def test_a_mask_is_as_large_as_its_map():
-    with pytest.raises(ValueError, match=r"but \(3, 2\) came for \(2, 3\)\. Take result\.mask"):
+    with pytest.raises(ValueError, match=r"shape \(2, 3\); got \(3, 2\)\. Use result\.mask"):
         collect("pixel", [], [np.ones((2, 3))], ["stain"], [np.ones((3, 2), bool)])
 
 
-def test_without_any_map_nothing_can_be_said():
-    with pytest.raises(ValueError, match=r"none came\. Judge some photos first"):
+def test_a_study_without_any_map_is_an_error():
+    with pytest.raises(ValueError, match=r"got none\. Judge some images first"):
         collect("image", [], [], [], [])
 
 
-def test_evidence_is_of_photos_or_of_pixels():
+def test_a_study_is_of_images_or_of_pixels():
     with pytest.raises(ValueError, match=r"'image', 'pixel'; got 'pixels'\. Did you mean 'pixel'"):
         collect("pixels", [np.ones((2, 2))], [], [], [])
 

@@ -1,4 +1,4 @@
-"""Ways to look at a photograph: each against the result that says the same."""
+"""Views, each compared with the equivalent result."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def seen(wanted, spade, result):
 
 
 @pytest.mark.parametrize("layer", ["layer1", "layer2", "layer3"])
-def test_a_layer_by_itself_is_what_the_result_says_of_it(spade, result, layer):
+def test_a_single_layer_matches_layer_alone_of_the_result(spade, result, layer):
     np.testing.assert_array_equal(seen(layer, spade, result).anomaly_map, result.layer_alone[layer])
 
 
@@ -32,7 +32,7 @@ def test_a_layer_by_itself_is_what_the_result_says_of_it(spade, result, layer):
         ({"weights": "equal"}, {"weights": "equal"}),
     ],
 )
-def test_layers_together_are_what_weights_and_options_say(spade, result, scratched, wanted, options):
+def test_combined_layers_match_weights_and_options(spade, result, scratched, wanted, options):
     expected = spade.with_options(**options).predict(scratched).anomaly_map
     np.testing.assert_array_equal(seen(wanted, spade, result).anomaly_map, expected)
 
@@ -45,14 +45,14 @@ def test_some_layers_keep_their_equal_weights(spade, result, scratched):
     np.testing.assert_array_equal(seen(wanted, spade, result).anomaly_map, expected)
 
 
-def test_a_normal_photo_is_judged_against_the_others(spade):
+def test_a_normal_image_is_judged_against_the_others(spade):
     view = make_view(read_view("layer2", [spade]), [spade])
     np.testing.assert_array_equal(view.judge_left_out(4), spade.predict_left_out(4).layer_alone["layer2"])
     view = make_view(read_view({"kappa": 2}, [spade]), [spade])
     np.testing.assert_array_equal(view.judge_left_out(4), spade.with_options(kappa=2).predict_left_out(4).anomaly_map)
 
 
-def test_the_match_is_the_results(spade, result):
+def test_a_match_equals_that_of_the_result(spade, result):
     found = seen(None, spade, result)
     assert all(found.match(*place) == result.match(*place) for place in [(0, 0), (100, 31), (223, 222)])
     alone, layer = seen("layer3", spade, result), result.match_alone["layer3"]
@@ -64,7 +64,7 @@ def test_the_match_is_the_results(spade, result):
     assert match.layers == {"layer3": pytest.approx(match.distance)}
 
 
-def test_another_fit_is_a_view_of_its_own(spade, demo, result, scratched):
+def test_another_fit_is_a_separate_view(spade, demo, result, scratched):
     fewer, bases = SPADE(k=2).fit(demo.train[:3]), [spade]
     spec = read_view(fewer, bases)
     assert (spec, bases) == ({"base": 1, "layers": None}, [spade, fewer])
@@ -90,7 +90,7 @@ def test_another_fit_is_a_view_of_its_own(spade, demo, result, scratched):
         ({"name": "the paper's"}, "the paper's"),
     ],
 )
-def test_a_view_is_called_what_it_is(spade, wanted, name):
+def test_a_view_has_a_descriptive_name(spade, wanted, name):
     assert make_view(read_view(wanted, [spade]), [spade]).name == name
 
 
@@ -100,13 +100,13 @@ def test_a_view_is_called_what_it_is(spade, wanted, name):
         ("layer4", "A layer must be one of 'layer1', 'layer2', 'layer3'; got 'layer4'."),
         ([], "at least one layer of layer1, layer2, layer3"),
         ({"kapa": 3}, "Did you mean 'kappa'"),
-        (5, "a list of layers, a mapping or a fitted SPADE, but 5 came"),
+        (5, "a list of layers, a mapping or a fitted SPADE; got 5"),
         ({"base": 1}, "the number of a fitted SPADE, from 0 to 0"),
-        ({"layers": "layer1", "weights": "equal"}, "weights is about several layers"),
+        ({"layers": "layer1", "weights": "equal"}, "weights applies to several layers"),
         ({"k": 0}, "k must be a whole number of at least 1"),
     ],
 )
-def test_a_mistake_is_a_sentence(spade, wanted, sentence):
+def test_a_mistake_gets_a_sentence(spade, wanted, sentence):
     with pytest.raises(ValueError, match=sentence):
         make_view(read_view(wanted, [spade]), [spade])
 

@@ -1,1 +1,1 @@
-"""How well normal and anomalous are told apart, and how sure that is."""
+"""How well scores separate normal from anomalous, and the uncertainty of the metrics."""

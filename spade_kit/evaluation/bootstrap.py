@@ -1,4 +1,4 @@
-"""How sure a figure is: bootstrap over photographs, whose pixels are no independent witnesses, and exact intervals."""
+"""The uncertainty of a metric: bootstrap over images, because pixels are not independent, and exact intervals."""
 
 from __future__ import annotations
 
@@ -16,28 +16,30 @@ from spade_kit.evaluation.metrics import mean_up_to, weigh_regions
 
 LEVEL = 0.95
 TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
-_BINS = 1024  # quantiles, half of all values and half of those on defects, which may be few and high
-_SAMPLED = 1_000_000  # values from which the quantiles are taken
+_BINS = 1024  # quantiles, half from all values and half from those on defects, which may be few and high
+_SAMPLED = 1_000_000  # number of values from which the quantiles are computed
 
 
 def bootstrap(
     measure: Callable[[Int[np.ndarray, "n"]], float], strata: Sequence[str], level: float, draws: int, seed: int
 ) -> tuple[float, float]:
-    """The interval that holds the middle ``level`` of a measure over draws of photographs, with replacement.
+    """Percentile interval of a metric over bootstrap draws of images, with replacement.
 
     Parameters
     ----------
     measure
-        Takes how often each photograph was drawn.
+        Function of the number of times that each image was drawn.
     strata
-        Each photograph's kind: of each kind as many are drawn as there are.
+        The kind of each image; each draw keeps the number of images per kind.
+    level
+        The fraction of draws inside the interval.
 
     References
     ----------
     .. [1] B. Efron, R. Tibshirani, "An Introduction to the Bootstrap", Chapman & Hall, 1993 (percentile intervals).
     """
     check_count("draws", draws)
-    check_number("level", level, "a part of all draws between 0 and 1, like 0.95", least=1e-6, most=1 - 1e-6)
+    check_number("level", level, "a fraction of all draws between 0 and 1, like 0.95", least=1e-6, most=1 - 1e-6)
     rng = np.random.default_rng(seed)
     groups = [np.flatnonzero(np.asarray(strata) == kind) for kind in dict.fromkeys(strata)]
     drawn = (np.concatenate([rng.choice(group, len(group)) for group in groups]) for _ in range(draws))
@@ -48,10 +50,10 @@ def bootstrap(
 
 @dataclass(frozen=True, eq=False)
 class PixelCounts:
-    """Of each photograph, how many pixels lie in each bin, highest values first: (n, bins) each.
+    """Number of pixels of each image in each bin, highest values first: (n, bins) each.
 
-    ``overlap`` counts a defect's pixels by one over the size of their region; ``regions`` (n,) says how many there are.
-    ``thresholds`` (b,) are the lowest values of the bins.
+    ``overlap`` weights each defect pixel by 1 / size of its region; ``regions`` (n,) is the number of regions per
+    image. ``thresholds`` (b,) are the lowest values of the bins.
     """
 
     normal: Float[np.ndarray, "n b"]
@@ -74,12 +76,12 @@ class PixelCounts:
         return cls(normal, defect, overlap, regions, edges[::-1])
 
     def curve(self, drawn: Int[np.ndarray, "n"]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """False and true positives, and the mean overlap, at falling thresholds; and the count of defect pixels."""
+        """False and true positives and mean overlap at falling thresholds, and the number of defect pixels."""
         fp, tp, overlap = (np.append(0, np.cumsum(drawn @ each)) for each in (self.normal, self.defect, self.overlap))
         return fp, tp, overlap / (drawn @ self.regions), tp[-1]
 
 
-_OF_CURVES: dict[str, Callable[..., float]] = {  # of what `PixelCounts.curve` gives
+_OF_CURVES: dict[str, Callable[..., float]] = {  # computed from the values of `PixelCounts.curve`
     "pixel_roc_auc": lambda fp, tp, *_: auc(fp / fp[-1], tp / tp[-1]),
     "pixel_average_precision": lambda fp, tp, _, bad: np.sum(np.diff(tp) / bad * tp[1:] / np.maximum(tp + fp, 1)[1:]),
     "pixel_f1_max": lambda fp, tp, _, bad: np.max(2 * tp / (tp + fp + bad)),
@@ -96,9 +98,9 @@ BINNED: dict[str, Callable[[PixelCounts, np.ndarray], float]] = {name: partial(_
 
 
 def clopper_pearson(reached: Int[np.ndarray, "t"], count: int) -> tuple[Float[np.ndarray, "t"], Float[np.ndarray, "t"]]:
-    """The exact 95 % interval of a rate, of which ``reached`` of ``count`` were seen; 0 to 1 where none was."""
+    """Exact 95 % confidence interval of a rate from ``reached`` of ``count`` cases; 0 to 1 if ``count`` is 0."""
     low, high = TAILS
     return (
-        np.nan_to_num(betaincinv(reached, count - reached + 1, low), nan=0),  # NaN: all rates down to 0 will do
+        np.nan_to_num(betaincinv(reached, count - reached + 1, low), nan=0),  # NaN: all rates down to 0 are possible
         np.nan_to_num(betaincinv(reached + 1, count - reached, high), nan=1),
     )

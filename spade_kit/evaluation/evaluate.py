@@ -1,4 +1,4 @@
-"""A whole dataset judged: a row a photograph, and how well normal and anomalous are told apart."""
+"""Judge a whole dataset: one row per image, and how well the scores separate normal from anomalous."""
 
 from __future__ import annotations
 
@@ -21,37 +21,36 @@ from spade_kit.spade import SPADE
 
 
 def evaluate(spade: SPADE, dataset: Dataset | Sequence[Sample], folder: str | Path | None = None) -> Report:
-    """Judge all test photographs of a dataset, and hold the scores against what is known of them.
+    """Judge all test images of a dataset, and compare the scores with the labels and masks.
 
-    A photograph that cannot be read is a row with its reason, and one warning counts them. Photographs that were
-    fitted are judged against the others. Nothing is left out in turn, and no interval is computed, before it is asked
-    for.
+    An unreadable image becomes a row with the reason, and a single warning counts such images. Images that were fitted
+    are judged against the others. Leave-one-out maps and confidence intervals are computed only on request.
 
     Parameters
     ----------
     folder
-        Where to keep everything. Interrupted, a second call goes on where it was, and `Report.load` reads it later. In
-        ``maps`` raw distances lie as float32 TIFF at the photo's own size, 0 where it was not judged, under the names
-        that MVTec AD's evaluation script expects: ``<dataset>/test/<kind>/<photo>.tiff``. Maps then stay on disk; if
-        left out, they are held in memory, 0.2 MB each at 224 px, since exact metrics need every value.
+        Where to save everything. After an interruption, a second call resumes; `Report.load` reads the folder later.
+        ``maps`` holds raw distances as float32 TIFF at the image's original size, 0 outside the evaluated crop, under
+        the names that MVTec AD's evaluation script expects: ``<dataset>/test/<kind>/<photo>.tiff``. Maps then stay on
+        disk; without a folder, they are kept in memory, 0.2 MB each at 224 px, because exact metrics need every value.
 
     Raises
     ------
     ValueError
         If there is nothing to judge, or the folder holds another fit, other options or another dataset, or is being
-        written.
+        written by another run.
     OSError
-        If something cannot be written; what was written before is whole.
+        If a file cannot be written; the files written before are complete.
     """
     samples = list(dataset.test if isinstance(dataset, Dataset) else dataset)
     if not all(isinstance(sample, Sample) for sample in samples):
         raise ValueError(
-            "evaluate takes a Dataset or a list of Samples, which say what is known of a photo, but others came. "
-            "load_dataset gives a Dataset; Sample(path, label) makes one of a path."
+            "evaluate takes a Dataset or a list of Samples, which hold an image's label; got other types. "
+            "Call load_dataset for a Dataset, or make Samples with Sample(path, label)."
         )
     if not samples:
         raise ValueError(
-            "evaluate needs photos to judge, but none came. A dataset of normals alone has no test photos."
+            "evaluate needs images to judge; got none. Pass a dataset that has test images, not only normal ones."
         )
     name = dataset.name if isinstance(dataset, Dataset) else f"{len(samples)} photos"
     manifest = spade.describe_run() | {"dataset": name, "report": FORMAT}
@@ -59,11 +58,11 @@ def evaluate(spade: SPADE, dataset: Dataset | Sequence[Sample], folder: str | Pa
     scores = ["image_score", "top_score", "retrieval_score", *shares, "seconds"]
     columns = {"path": str, "label": str, **dict.fromkeys(scores, float), "reason": str}
     if folder is None:
-        rows, kept = zip(*(_judge(spade, sample) for sample in track(samples, desc="photos")))
+        rows, kept = zip(*(_judge(spade, sample) for sample in track(samples, desc="images")))
         return _conclude(Report(name, manifest, pandas.DataFrame(rows, columns=list(columns)), kept), samples)
     run = RunFolder(Path(folder).expanduser(), "photos.csv", {"photo": int, **columns})
     with run.claim(manifest):
-        (run.folder / TABLE).unlink(missing_ok=True)  # of a run that was complete: now it is not
+        (run.folder / TABLE).unlink(missing_ok=True)  # left by a complete run, which is now incomplete
         store = MapStore(run.folder, [str(sample.path) for sample in samples])
         frame = pandas.DataFrame(_judge_into(run, store, spade, name, samples), columns=list(columns))
         report = _conclude(Report(name, manifest, frame, store), samples)
@@ -72,7 +71,7 @@ def evaluate(spade: SPADE, dataset: Dataset | Sequence[Sample], folder: str | Pa
 
 
 def _judge_into(run: RunFolder, store: MapStore, spade: SPADE, dataset: str, samples: Sequence[Sample]) -> list[Row]:
-    """Rows of all photographs; of those that are not done yet, maps and rows are written as they come."""
+    """Rows of all images; for those not yet done, maps and rows are written one by one."""
     items = []
     for at, (sample, place) in enumerate(zip(samples, name_maps(dataset, samples))):
         files = [store.file(at), run.folder / "maps" / place]
@@ -87,7 +86,7 @@ def _judge_into(run: RunFolder, store: MapStore, spade: SPADE, dataset: str, sam
             store.put(item.name["photo"], judged)
         return row
 
-    return list(track(run.resume(items, judge), total=len(items), desc="photos"))
+    return list(track(run.resume(items, judge), total=len(items), desc="images"))
 
 
 def _judge(spade: SPADE, sample: Sample) -> tuple[Row, Judged | None]:
@@ -96,7 +95,7 @@ def _judge(spade: SPADE, sample: Sample) -> tuple[Row, Judged | None]:
     try:
         result = spade.judge(sample)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of masks that the crop empties: they are counted
+            warnings.simplefilter("ignore")  # about masks that are empty after cropping: they are counted later
             mask = result.mask
     except (ValueError, OSError) as problem:
         return row | {"seconds": time.perf_counter() - start, "reason": str(problem)}, None
@@ -106,26 +105,26 @@ def _judge(spade: SPADE, sample: Sample) -> tuple[Row, Judged | None]:
 
 
 def _conclude(report: Report, samples: Sequence[Sample]) -> Report:
-    """The report, with a word on what could not be judged and on defects that the crop has lost."""
+    """Warn about images that could not be judged and defects outside the crop, and return the report."""
     scores = report.to_frame()["image_score"]
     lost = int(scores.isna().sum())
     if lost == len(scores):
         reason = report.to_frame()["reason"][0]
-        raise ValueError(f"None of the {lost} photos of {report.name} could be judged. {reason}")
+        raise ValueError(f"None of the {lost} images of {report.name} could be judged. {reason}")
     defects = (report.judged(at) for at, sample in enumerate(samples) if sample.label not in (GOOD, None))
     emptied = sum(judged is not None and judged.mask is not None and not judged.mask.any() for judged in defects)
     if emptied:
         warn(
-            f"Of {emptied} defects of {report.name} nothing is left on the evaluated crop: their pixels count as "
-            "normal. Take load_backbone(..., crop=None), or a larger resize."
+            f"{emptied} defects of {report.name} lie outside the evaluated crop: all pixels of their maps count as "
+            "normal. Use load_backbone(..., crop=None), or a larger resize."
         )
     if lost:
-        warn(f"{report.name}: {lost} of {len(scores)} were not judged, see the column reason of report.to_frame().")
+        warn(f"{report.name}: {lost} of {len(scores)} were not judged. See the column reason of report.to_frame().")
     return report
 
 
 def describe_scores(result: Result) -> dict[str, float]:
-    """Scores, and what part of all distances each layer has."""
+    """Scores, and each layer's fraction of the sum of all distances."""
     parts = share_out(result.correspondence).reshape(len(result.query.layers), -1).sum(1)
     shares = parts / max(parts.sum(), 1e-30)
     return {

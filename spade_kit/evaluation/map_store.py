@@ -1,4 +1,4 @@
-"""What an evaluation keeps of each photograph, in memory or one file a photograph in a folder."""
+"""Results that an evaluation stores per image, in memory or as one file per image in a folder."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from spade_kit.datasets.samples import Sample
 from spade_kit.features.crops import Crop
 from spade_kit.scores import make_map
 
-_DAMAGED = (BadZipFile, EOFError, KeyError, OSError, TypeError, ValueError)  # what a file's reader may raise
+_DAMAGED = (BadZipFile, EOFError, KeyError, OSError, TypeError, ValueError)  # raised when reading a damaged file
 
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """What is known of one judged photograph, enough for its map: distances of the grid, and how they are smoothed.
+    """Result of judging one image, sufficient to compute its map: distances on the grid, and the smoothing sigma.
 
-    ``mask`` is the truth on the evaluated crop, if that is known.
+    ``mask`` is the ground truth on the evaluated crop, if known.
     """
 
     distance: Float[np.ndarray, "h w"]
@@ -38,13 +38,13 @@ class Judged:
 
     @cached_property
     def anomaly_map(self) -> Float[np.ndarray, "H W"]:
-        """As `Result` has it, bit for bit."""
+        """The same map as `Result.anomaly_map`, bit for bit."""
         return make_map(self.distance, self.crop.size, self.sigma)
 
 
 @dataclass(frozen=True, eq=False)
 class MapStore(Sequence[Judged]):
-    """Judged photographs in a folder, each read when it is asked for; ``paths`` are those of the photographs."""
+    """Judged images in a folder, each read on access; ``paths`` are the paths of the original images."""
 
     folder: Path
     paths: Sequence[str]
@@ -61,12 +61,12 @@ class MapStore(Sequence[Judged]):
                     raise ValueError(f"it is of {found}, not of {path}")
                 crop = Crop(*(tuple(pair) for pair in arrays["crop"].tolist()))
                 mask = arrays["mask"] if arrays["mask"].size else None
-                if "map" in arrays:  # as in 0.1, which kept the map itself
+                if "map" in arrays:  # written by version 0.1, which stored the map itself
                     return Judged(arrays["map"], 0, mask, crop)
                 return Judged(arrays["distance"], float(arrays["sigma"]), mask, crop)
         except _DAMAGED as problem:
             raise ValueError(
-                f"{file} is damaged or gone ({problem}). Call evaluate(..., folder=...) again: it is judged anew."
+                f"{file} is damaged or missing ({problem}). Call evaluate(..., folder=...) again to recreate it."
             ) from problem
 
     def file(self, index: int) -> Path:
@@ -77,7 +77,7 @@ class MapStore(Sequence[Judged]):
         stream = BytesIO()
         np.savez(
             stream,
-            row=np.array(json.dumps({"path": self.paths[index]})),  # so called since 0.1, where all of it lay here
+            row=np.array(json.dumps({"path": self.paths[index]})),  # this name dates from 0.1, which stored a full row
             distance=judged.distance,
             sigma=np.array(judged.sigma),
             mask=np.empty(0, bool) if judged.mask is None else judged.mask,
@@ -86,7 +86,7 @@ class MapStore(Sequence[Judged]):
         write_whole(self.file(index), stream.getvalue())
 
     def drop_damaged(self, index: int, raw: Path) -> None:
-        """Let go of a photograph that cannot be read, or whose raw map is not as large as the photograph."""
+        """Delete an image's file if it is unreadable, or if its raw map is smaller than the image."""
         with suppress(OSError, ValueError):
             if raw.stat().st_size >= 4 * prod(self[index].crop.photo):
                 return
@@ -94,9 +94,9 @@ class MapStore(Sequence[Judged]):
 
 
 def name_maps(dataset: str, samples: Sequence[Sample]) -> list[Path]:
-    """``<dataset>/test/<kind>/<stem>.tiff``, where the evaluation script of MVTec AD looks for a photograph's map.
+    """``<dataset>/test/<kind>/<stem>.tiff``, where MVTec AD's evaluation script expects an image's map.
 
-    A second photograph of the same name has its place in the list added.
+    If two images share a name, the index of the second is appended.
     """
     taken: set[Path] = set()
     names = []
@@ -110,5 +110,5 @@ def name_maps(dataset: str, samples: Sequence[Sample]) -> list[Path]:
 
 
 def _plain(name: str) -> str:
-    """A folder's name of letters, digits, spaces and what is harmless."""
+    """A folder name with only letters, digits, spaces and other safe characters."""
     return re.sub(r"[^\w .+-]", "_", name).strip(" .") or "_"

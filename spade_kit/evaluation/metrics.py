@@ -1,6 +1,6 @@
 """How well scores separate normal from anomalous: thin wrappers over scikit-learn, and the exact AUPRO.
 
-All take raw scores, the larger the stranger; nothing is squashed or rescaled on the way.
+All take raw scores, higher for more anomalous; scores are neither squashed nor rescaled.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _EIGHT_CONNECTED = np.ones((3, 3))
 
 
 def roc_auc(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> float:
-    """The probability that an anomalous one scores higher than a normal one.
+    """The probability that an anomalous sample scores higher than a normal one.
 
     >>> roc_auc(np.array([1.0, 2.0, 3.0]), np.array([False, True, True]))
     1.0
@@ -28,7 +28,7 @@ def pixel_roc_auc(maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H
 
 
 def average_precision(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> float:
-    """Precision averaged over the steps of recall: how pure the top of the ranking is, where anomalies are rare.
+    """Precision averaged over the steps of recall; suitable if anomalies are rare.
 
     >>> average_precision(np.array([1.0, 2.0, 3.0]), np.array([True, False, True]))
     0.8333333333333333
@@ -52,34 +52,34 @@ def f1_max(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> flo
 
 
 def f1_threshold(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> float:
-    """The threshold at which `f1_max` is reached: the lowest, where there are several.
+    """The threshold at which F1 reaches `f1_max`; the lowest if there are several.
 
-    It has seen the labels, so what is measured with it is an upper limit of what one gets on new photographs.
+    It is chosen with the labels, so metrics at this threshold are optimistic for new images.
     """
     return _best_f1(scores, labels)[1]
 
 
 def _best_f1(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> tuple[float, float]:
     precision, recall, thresholds = precision_recall_curve(*_checked(scores, labels))
-    f1 = (2 * precision * recall / np.maximum(precision + recall, 1e-12))[:-1]  # the last is no threshold's
+    f1 = (2 * precision * recall / np.maximum(precision + recall, 1e-12))[:-1]  # the last has no threshold
     return float(f1.max()), float(thresholds[f1.argmax()])
 
 
 def aupro(maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"], fpr_limit: float = 0.3) -> float:
-    """Area under the per-region overlap curve, normalised to 1: every defect counts alike, however small.
+    """Area under the per-region overlap curve, normalised to 1; every defect has equal weight, however small.
 
-    For each threshold: the mean over all 8-connected defect regions of the part that is found, against the part of
-    normal pixels that is marked. All thresholds are used, and the curve is interpolated at the limit.
+    The curve shows, for each threshold, the found fraction of each 8-connected defect region, averaged over regions,
+    against the false-positive rate of pixels. All thresholds are used, and the curve is interpolated at the limit.
 
     Parameters
     ----------
     fpr_limit
-        Up to which false-positive rate to integrate.
+        The false-positive rate at which integration ends.
 
     Notes
     -----
-    Integrating over a hundred linear thresholds, or cutting at the last one before the limit, gives values that are up
-    to 20 points too low.
+    Integrating over a hundred equidistant thresholds, or stopping at the last one before the limit, gives values up to
+    20 points too low.
 
     References
     ----------
@@ -88,27 +88,27 @@ def aupro(maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"], fp
     masks = _as_bool(masks, "masks")
     scores, bad = _flatten(maps, masks)
     if not 0 < fpr_limit <= 1:
-        raise ValueError(f"fpr_limit is a rate above 0 and up to 1, but {fpr_limit!r} came.")
+        raise ValueError(f"fpr_limit must be a rate above 0 and up to 1; got {fpr_limit!r}.")
     _check_both(masks, "masks")
     _check_finite(scores)
     weights, regions = weigh_regions(masks)
-    weight = weights.ravel() / regions.sum()  # what a pixel adds to the mean overlap
+    weight = weights.ravel() / regions.sum()  # contribution of each pixel to the mean overlap
     order = np.argsort(scores, kind="stable")[::-1]
     fpr = np.cumsum(~bad[order]) / (~bad).sum()
     pro = np.cumsum(weight[order])
-    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # equal scores are passed together
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # equal scores share a threshold
     fpr, pro = np.append(0, fpr[ends]), np.append(0, pro[ends])
     return mean_up_to(fpr_limit, fpr, pro)
 
 
 def mean_up_to(limit: float, x: Float[np.ndarray, "m"], y: Float[np.ndarray, "m"]) -> float:
-    """The mean height of a curve from 0 to a limit, at which it is interpolated; x rises."""
+    """Mean height of a curve from 0 to a limit, interpolated at the limit; x must be ascending."""
     inside, edge = x <= limit, np.interp(limit, x, y)
     return float(auc(np.append(x[inside], limit), np.append(y[inside], edge)) / limit)
 
 
 def weigh_regions(masks: Bool[np.ndarray, "n H W"]) -> tuple[Float[np.ndarray, "n H W"], Int[np.ndarray, "n"]]:
-    """One over the size of a pixel's 8-connected defect region, 0 elsewhere; and how many regions each mask has."""
+    """1 / size of each pixel's 8-connected defect region, 0 elsewhere; and the number of regions of each mask."""
     weights = np.zeros(masks.shape)
     regions = np.zeros(len(masks), np.int64)
     for image, (mask, weight) in enumerate(zip(masks, weights)):
@@ -119,31 +119,33 @@ def weigh_regions(masks: Bool[np.ndarray, "n H W"]) -> tuple[Float[np.ndarray, "
 
 
 def _checked(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and scores, as scikit-learn takes them."""
+    """Checked labels and scores, in scikit-learn's order."""
     scores, labels = np.asarray(scores), _as_bool(labels, "labels")
     if scores.shape != labels.shape:
-        raise ValueError(f"Each score needs its label, but {scores.shape} scores and {labels.shape} labels came.")
+        raise ValueError(
+            f"Scores and labels must have the same shape; got {scores.shape} and {labels.shape}. Label each score."
+        )
     _check_both(labels, "labels")
     _check_finite(scores)
     return labels, scores
 
 
 def _flatten(maps: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All values and all labels."""
+    """Maps and masks as flat arrays."""
     if np.shape(maps) != np.shape(masks) or np.ndim(maps) != 3:
         raise ValueError(
-            f"Maps and masks need one shape (n, H, W), but {np.shape(maps)} and {np.shape(masks)} came. "
-            "Take each image's mask on the evaluated crop, result.mask."
+            f"Maps and masks must have the same shape (n, H, W); got {np.shape(maps)} and {np.shape(masks)}. "
+            "Use each image's mask on the evaluated crop, result.mask."
         )
     return np.ravel(maps), np.ravel(masks)
 
 
 def _as_bool(labels: np.ndarray, name: str) -> Bool[np.ndarray, "..."]:
-    """True is anomalous; names like "good" would all be true, so they are refused."""
+    """Convert to bool, True for anomalous; strings like "good" are rejected, because they would all be True."""
     labels = np.asarray(labels)
     if labels.dtype.kind not in "biuf":
         raise ValueError(
-            f"Labels are True for anomalous and False for normal, but {name} hold {labels.dtype} values. "
+            f"{name} must be True for anomalous and False for normal; got values of type {labels.dtype}. "
             'Compare first: np.array([sample.label != "good" for sample in dataset.test]).'
         )
     return np.asarray(labels, bool)
@@ -153,12 +155,12 @@ def _check_both(labels: Bool[np.ndarray, ...], name: str) -> None:
     if labels.all() or not labels.any():
         only = "anomalous" if labels.any() else "normal"
         raise ValueError(
-            f"This metric compares normal with anomalous, but {name} hold only {only} ones. Add the others."
+            f"This metric needs both normal and anomalous values, but {name} hold only {only} ones. Add the others."
         )
 
 
 def _check_finite(scores: np.ndarray) -> None:
     if not np.isfinite(scores).all():
         raise ValueError(
-            "Scores must be finite numbers, but some are NaN or infinite. Take the map on the crop, not on_photo()."
+            "Scores must be finite numbers, but some are NaN or infinite. Use the map on the crop, not on_photo()."
         )

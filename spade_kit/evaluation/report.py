@@ -1,4 +1,4 @@
-"""What an evaluation found: metrics, how sure they are, curves, and a folder to keep it in."""
+"""The report of an evaluation: metrics with confidence intervals, curves, and saving to a folder."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from spade_kit.evaluation.bootstrap import BINNED, PixelCounts, bootstrap
 from spade_kit.evaluation.map_store import Judged, MapStore
 from spade_kit.scores import check_threshold
 
-FORMAT = 1  # of what `Report.save` writes
+FORMAT = 1  # version of the files that `Report.save` writes
 TABLE = "photos.parquet"
 
-_Curve = tuple[str, np.ndarray, np.ndarray, np.ndarray]  # its name, x, y, threshold
+_Curve = tuple[str, np.ndarray, np.ndarray, np.ndarray]  # name, x, y, threshold
 _Scored = tuple[Callable[[np.ndarray, np.ndarray], float], str]
-OF_IMAGES: dict[str, _Scored] = {  # and the score that is held against the labels
+OF_IMAGES: dict[str, _Scored] = {  # the metric, and the score that is compared with the labels
     "image_roc_auc": (metrics.roc_auc, "image_score"),
     "image_average_precision": (metrics.average_precision, "image_score"),
     "image_f1_max": (metrics.f1_max, "image_score"),
@@ -48,15 +48,14 @@ METRICS = (*OF_IMAGES, *OF_PIXELS)
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """What `evaluate` found.
+    """The result of `evaluate`.
 
     Attributes
     ----------
     name
-        Of the dataset.
+        Name of the dataset.
     run
-        What the figures depend on: backbone with a hash of its weights, crop, options, a hash of the normal
-        photographs, versions.
+        The run manifest: backbone with a hash of its weights, crop, options, a hash of the normal images, versions.
     """
 
     name: str
@@ -65,37 +64,38 @@ class Report:
     _judged: Sequence[Judged | None] = field(repr=False)
 
     def to_frame(self) -> pandas.DataFrame:
-        """A row a photograph: path, label, scores, each layer's share of all distances, seconds, and why not judged.
+        """One row per image: path, label, scores, each layer's share of all distances, seconds, and reason of failure.
 
-        ``image_score`` is the maximum of the map, ``top_score`` the mean of its highest hundredth, ``retrieval_score``
-        the paper's, the mean distance of the retrieved normal images.
+        ``image_score`` is the maximum of the map, ``top_score`` the mean of its highest 1 %, and ``retrieval_score``
+        the paper's score, the mean distance to the retrieved normal images.
         """
         return self._frame.copy()
 
     def judged(self, index: int) -> Judged | None:
-        """The map, the truth and the crop of the photograph in a row of the table; None if it was not judged."""
+        """The map, mask and crop of the image in a row of the table; None if it was not judged."""
         at = check_index("index", index, len(self._frame), "row")
         return None if np.isnan(self._frame["image_score"][at]) else self._judged[at]
 
     @property
     def options(self) -> str:
-        """Of the SPADE that judged, in small print."""
+        """The options of the SPADE that judged the images, as one line of text."""
         return self.run["options"]
 
     def metric(self, name: str, kinds: Sequence[str] | None = None) -> float:
-        """One of ``image_roc_auc, image_average_precision, image_f1_max``, of the image scores; ``top_roc_auc`` and
-        ``retrieval_roc_auc``, of the other two scores; ``pixel_roc_auc, pixel_average_precision, pixel_f1_max, aupro,
-        aupro_05`` (AUPRO up to a false-positive rate of 0.3 and 0.05), of the maps where the truth is known.
+        """Compute a metric: ``image_roc_auc, image_average_precision, image_f1_max`` from the image scores;
+        ``top_roc_auc`` and ``retrieval_roc_auc`` from the other two scores; ``pixel_roc_auc,
+        pixel_average_precision, pixel_f1_max, aupro, aupro_05`` (AUPRO up to a false-positive rate of 0.3 and 0.05)
+        from the maps of images with known ground truth.
 
         Parameters
         ----------
         kinds
-            Of which defects, beside all good photographs; if left out, of all.
+            The kinds of defects to include, together with all good images; by default all kinds.
 
         Raises
         ------
         ValueError
-            If there is nothing to compare, such as no photograph with a known defect.
+            If there is nothing to compare, such as no image with a known defect.
         """
         if self._is_of_images(name):
             return OF_IMAGES[name][0](*self._scores(name, kinds)[:2])
@@ -104,27 +104,27 @@ class Report:
     def interval(
         self, name: str, kinds: Sequence[str] | None = None, *, level: float = 0.95, draws: int = 200, seed: int = 0
     ) -> tuple[float, float]:
-        """Between which values a metric lies: bootstrap over photographs, of each kind as many as there are.
+        """Confidence interval of a metric: bootstrap over images, with the number of images per kind kept.
 
-        Metrics of pixels are taken on 1,024 quantile bins here, within a few thousandths of `metric`.
+        Pixel metrics are computed here on 1,024 quantile bins and differ from `metric` by a few thousandths.
 
         Parameters
         ----------
         name, kinds
-            As of `metric`.
+            As in `metric`.
         level
-            The part of all draws that the interval holds.
+            The fraction of draws inside the interval.
         """
         if self._is_of_images(name):
             metric, (scores, bad, strata) = OF_IMAGES[name][0], self._scores(name, kinds)
-            metric(scores, bad)  # says what is missing
+            metric(scores, bad)  # raises if labels are missing
 
             def repeat(drawn: np.ndarray) -> float:
                 return metric(np.repeat(scores, drawn), np.repeat(bad, drawn))
         else:
             maps, masks, strata = self._pixels(name, kinds)
             if masks.all() or not masks.any():
-                OF_PIXELS[name](maps, masks)  # says what is missing; else it would sort all pixels for nothing
+                OF_PIXELS[name](maps, masks)  # raises; called only here, because it sorts all pixels
             repeat = partial(BINNED[name], PixelCounts.of(maps, masks))
         return bootstrap(repeat, strata, level, draws, seed)
 
@@ -132,25 +132,25 @@ class Report:
         return choose("A metric", name, METRICS) in OF_IMAGES
 
     def _rows(self, kinds: Sequence[str] | None) -> pandas.DataFrame:
-        """Rows with a score and a label, of some kinds and all good ones."""
+        """Rows with a score and a label, of the given kinds and all good images."""
         labels = self._frame["label"]
         wanted = self._frame["image_score"].notna() & labels.notna()
         if kinds is not None:
             if isinstance(kinds, str) or not len(kinds):
-                raise ValueError(f"kinds is a list of kinds of defects among {self._kinds}, but {kinds!r} came.")
+                raise ValueError(f"kinds must be a list of kinds of defects among {self._kinds}; got {kinds!r}.")
             for kind in kinds:
                 choose("A kind", kind, self._kinds)
             wanted &= labels.isin([GOOD, *kinds])
         return self._frame[wanted]
 
     def _scores(self, name: str, kinds: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """The scores that a metric of images takes, which are of defects, and the labels."""
+        """The scores for an image metric, True for each defect, and the labels."""
         rows = self._rows(kinds)
         labels = rows["label"]
         return rows[OF_IMAGES[name][1]].to_numpy(float), (labels != GOOD).to_numpy(bool), labels.tolist()
 
     def _pixels(self, name: str, kinds: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """Maps, masks and labels of photographs whose truth is known."""
+        """Maps, masks and labels of images with known ground truth."""
         rows = self._rows(kinds)
         known = [
             (judged.anomaly_map, judged.mask, label)
@@ -158,16 +158,16 @@ class Report:
             if (judged := self._judged[at]) is not None and judged.mask is not None
         ]
         if not known:
-            raise ValueError(
-                f"{name} needs photos with masks, but of {self.name} none has one. Take one of {list(OF_IMAGES)}."
-            )
+            raise ValueError(f"{name} needs images with masks, but {self.name} has none. Use one of {list(OF_IMAGES)}.")
         maps, masks, labels = zip(*known)
         if len({values.shape for values in maps}) > 1:
-            raise ValueError(f"{name} needs maps of one size. Take a backbone with crop=224, or photos of one aspect.")
+            raise ValueError(
+                f"{name} needs maps of the same size. Use a backbone with crop=224, or images of the same aspect ratio."
+            )
         return np.stack(maps), np.stack(masks), list(labels)
 
     def summary(self) -> pandas.DataFrame:
-        """All metrics of all defects, and of each kind against all good photographs; NaN where they mean nothing."""
+        """All metrics for all defects, and for each kind against all good images; NaN where a metric is undefined."""
         labels, kinds = self._frame["label"], self._kinds
         rows = {"all": None} | {kind: [kind] for kind in kinds if len(kinds) > 1}
         table = {
@@ -179,53 +179,52 @@ class Report:
 
     @property
     def _kinds(self) -> list[str]:
-        """Of defects."""
+        """The kinds of defects."""
         return sorted(set(self._frame["label"].dropna()) - {GOOD})
 
     def metric_or_nan(self, name: str, kinds: Sequence[str] | None = None) -> float:
-        """`metric`, NaN where there is nothing to compare."""
+        """Like `metric`, but NaN if there is nothing to compare."""
         try:
             return self.metric(name, kinds)
         except ValueError:
             return float("nan")
 
     def rates(self, threshold: float, of: str = "pixel") -> dict[str, float]:
-        """What is found at a threshold, such as ``spade.threshold()``, and what is found wrongly.
+        """Recall, precision and false-positive rate at a threshold, such as ``spade.threshold()``.
 
         Parameters
         ----------
         of
-            ``"pixel"``: of all pixels where the truth is known. ``"image"``: of the image scores.
+            ``"pixel"``: all pixels with known ground truth. ``"image"``: the image scores.
 
         Returns
         -------
         dict
-            ``false_positive_rate``, ``recall``, ``precision`` (NaN where nothing is found), and of pixels ``overlap``,
-            the mean over all defect regions of the part that is found.
+            ``false_positive_rate``, ``recall``, ``precision`` (NaN if nothing is found), and for pixels ``overlap``,
+            the found fraction of each defect region, averaged over regions.
         """
         threshold = check_threshold(threshold)
         if choose("of", of, ("pixel", "image")) == "image":
             scores, bad, _ = self._scores("image_roc_auc", None)
             return _rate(scores >= threshold, bad)
-        maps, masks, _ = self._pixels("A rate of pixels", None)
+        maps, masks, _ = self._pixels("A pixel rate", None)
         weights, regions = metrics.weigh_regions(masks)
         found = maps >= threshold
         return _rate(found, masks) | {"overlap": float(weights[found].sum() / max(regions.sum(), 1))}
 
     def curves(self, points: int = 200) -> pandas.DataFrame:
-        """ROC and precision-recall curves of images and of pixels, and the PRO curve: what lies behind the areas.
+        """ROC and precision-recall curves for images and pixels, and the PRO curve.
 
         Parameters
         ----------
         points
-            The most that a curve may have, spread evenly along it.
+            Maximum number of points per curve, spread evenly along it.
 
         Returns
         -------
         pandas.DataFrame
             Tidy: ``curve`` (``"roc"``, ``"pr"``, ``"pro"``), ``of`` (``"image"``, ``"pixel"``), ``x``, ``y`` and the
-            ``threshold`` of each point; each point is exact. x is the false-positive rate, or the recall for
-            ``"pr"``.
+            ``threshold`` of each point; each point is exact. x is the false-positive rate, or recall for ``"pr"``.
         """
         check_count("points", points, least=2)
         parts = []
@@ -236,7 +235,7 @@ class Report:
                 continue
             parts += [_thin(x, y, threshold, points).assign(curve=curve, of=of) for curve, x, y, threshold in traced]
         if not parts:
-            raise ValueError(f"A curve needs good photos and defects, but of {self.name} there are not both.")
+            raise ValueError(f"A curve needs good images and defects, but {self.name} does not have both.")
         return pandas.concat(parts, ignore_index=True)[["curve", "of", "x", "y", "threshold"]]
 
     def _trace_images(self) -> list[_Curve]:
@@ -246,18 +245,18 @@ class Report:
         return _trace(false, true, -falling)
 
     def _trace_pixels(self) -> list[_Curve]:
-        maps, masks, _ = self._pixels("A curve of pixels", None)
+        maps, masks, _ = self._pixels("A pixel curve", None)
         counts = PixelCounts.of(maps, masks)
         false, true, overlap, _ = counts.curve(np.ones(len(maps), int))
         return _trace(false[1:], true[1:], counts.thresholds, overlap[1:])
 
     def save(self, folder: str | Path) -> None:
-        """Write the report to a folder: ``run.json``, the table as ``photos.parquet``, and maps and masks, a file each.
+        """Write the report to a folder: ``run.json``, the table ``photos.parquet``, and one file per image.
 
         Raises
         ------
         ValueError
-            If the folder holds another run, or one is being written there.
+            If the folder holds another run, or another run is writing to it.
         """
         run = RunFolder(Path(folder).expanduser(), TABLE, {})
         with run.claim(self.run):
@@ -269,32 +268,31 @@ class Report:
 
     @classmethod
     def load(cls, folder: str | Path) -> Report:
-        """Read what `save`, or `evaluate` with a folder, has written."""
+        """Read a report written by `save` or by `evaluate` with a folder."""
         folder = Path(folder).expanduser()
         run = read_manifest(folder)
         if "report" not in run:
-            raise FileNotFoundError(f"A report was expected in {folder}, but there is none. Take what save wrote.")
+            raise FileNotFoundError(f"Expected a report in {folder}, but there is none. Pass a folder written by save.")
         if run["report"] != FORMAT:
             raise ValueError(
-                f"Reports of format {FORMAT} are read, but {folder} holds format {run['report']}, written by spade_kit "
-                f"{run.get('spade_kit')}. Read it with that version, or evaluate again."
+                f"Expected a report of format {FORMAT}, but {folder} holds format {run['report']}, written by "
+                f"spade_kit {run.get('spade_kit')}. Read it with that version, or evaluate again."
             )
         if not (folder / TABLE).is_file():
             raise FileNotFoundError(
-                f"{folder} holds an evaluation that was interrupted. Call evaluate(..., folder=...) again: it goes on "
-                "from there."
+                f"{folder} holds an evaluation that was interrupted. Call evaluate(..., folder=...) again to resume it."
             )
         try:
             frame = pandas.read_parquet(folder / TABLE)
         except (OSError, ValueError) as problem:  # pyarrow's errors are ValueErrors
             raise ValueError(
-                f"{folder / TABLE} is damaged ({problem}). Call evaluate(..., folder=...) again: it is written anew."
+                f"{folder / TABLE} is damaged ({problem}). Call evaluate(..., folder=...) again to rewrite it."
             ) from problem
         return cls(run["dataset"], run, frame, MapStore(folder, frame["path"].tolist()))
 
     def _show(self) -> tuple[str, pandas.DataFrame]:
-        """A heading, and the summary in three decimals."""
-        heading = f"{self.name}: {len(self._frame)} photos; {self.options}"
+        """A heading, and the summary rounded to three decimals."""
+        heading = f"{self.name}: {len(self._frame)} images; {self.options}"
         return heading, self.summary().dropna(axis="columns", how="all").round(3)
 
     def __str__(self) -> str:
@@ -319,16 +317,16 @@ def _rate(found: np.ndarray, bad: np.ndarray) -> dict[str, float]:
 def _trace(
     false: np.ndarray, true: np.ndarray, threshold: np.ndarray, overlap: np.ndarray | None = None
 ) -> list[_Curve]:
-    """Curves from counts of false and true positives at falling thresholds; the last holds everything."""
+    """Curves from counts of false and true positives at falling thresholds; the last counts are the totals."""
     if not len(false) or not false[-1] or not true[-1]:
-        raise ValueError("A curve needs normal and anomalous ones.")
+        raise ValueError("A curve needs both normal and anomalous samples.")
     x, top = np.append(0, false / false[-1]), np.append(inf, threshold)
     curves = [("roc", x, np.append(0, true / true[-1]), top), ("pr", true / true[-1], true / (true + false), threshold)]
     return curves if overlap is None else [*curves, ("pro", x, np.append(0, overlap), top)]
 
 
 def _thin(x: np.ndarray, y: np.ndarray, threshold: np.ndarray, points: int) -> pandas.DataFrame:
-    """At most so many points of a curve, evenly along its way, with both ends."""
+    """At most ``points`` points of a curve, evenly spaced along it, with both ends."""
     way = np.append(0, np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y))))
     kept = np.unique(np.searchsorted(way, np.linspace(0, way[-1], points)).clip(0, len(x) - 1))
     kept = np.arange(len(x)) if len(x) <= points else kept
@@ -336,7 +334,7 @@ def _thin(x: np.ndarray, y: np.ndarray, threshold: np.ndarray, points: int) -> p
 
 
 def write_table(folder: Path, frame: pandas.DataFrame) -> None:
-    """The last of a report's files: with it, the report is complete."""
+    """Write the table; it is written last, so its presence marks a complete report."""
     table = BytesIO()
     frame.to_parquet(table)
     write_whole(folder / TABLE, table.getvalue())

@@ -1,4 +1,4 @@
-"""Which setting matters here: one dataset judged under many, with nothing computed twice."""
+"""Judge one dataset under many settings, without computing anything twice."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from spade_kit.gallery.gallery import QueryImage, digest
 from spade_kit.spade import SPADE
 
 MEASURED = ("image_roc_auc", "retrieval_roc_auc", "pixel_roc_auc", "aupro")
-# from what is slow to change to what is quick: later ones share what earlier ones took to compute
+# ordered from slow to fast to change: later options reuse results computed for earlier ones
 OPTIONS = ("backbone", "crop", "layers", "normals", "weights", "combine", "radius", "kappa", "k", "sigma")
 _SEARCH = OPTIONS[4:8]
-_MARGIN = 256 / 224  # of the resized photo over its crop, as by default
+_MARGIN = 256 / 224  # default ratio of the resized image to its crop
 
 Setting: TypeAlias = "dict[str, Any]"
 
@@ -42,36 +42,36 @@ def sweep(
     draws: int = 3,
     seed: int = 0,
 ) -> pandas.DataFrame:
-    """Judge a dataset under all combinations of some options, and say how well each does.
+    """Judge a dataset under all combinations of the given options, and measure each combination.
 
-    Features are computed once for a backbone and crop and held, about 0.5 MB a photo; a smaller K is looked up, and
-    another sigma needs no search. A bar tells how long it takes. Photographs that were fitted are judged against the
+    Features are computed once per backbone and crop and kept in memory, about 0.5 MB per image; a smaller K is looked
+    up, and another sigma needs no search. A progress bar is shown. Images that were fitted are judged against the
     others.
 
     Parameters
     ----------
     over
-        Lists of values by option: ``backbone``, ``layers`` (names to read, such as ``("layer2",)``, as if the backbone
-        gave no others; None for all), ``k``, ``kappa``, ``radius``, ``weights``, ``combine``, ``sigma``, ``crop``
-        (the photo is scaled along, as 256 is to 224; None for the whole photo), ``normals`` (how many are fitted, None
-        for all).
+        Lists of values by option: ``backbone``, ``layers`` (names to use, such as ``("layer2",)``, as if the backbone
+        had no others; None for all), ``k``, ``kappa``, ``radius``, ``weights``, ``combine``, ``sigma``, ``crop``
+        (the image is resized in proportion, 256 to 224; None for the whole image), ``normals`` (the number of fitted
+        images, None for all).
     metrics
-        Of `Report.metric`.
+        Names of metrics, as in `Report.metric`.
     intervals
-        Add a bootstrap interval of each metric, as ``<metric>_low`` and ``<metric>_high``.
+        Add a bootstrap confidence interval of each metric, as ``<metric>_low`` and ``<metric>_high``.
     draws, seed
-        Fewer normals are drawn so many times at random, each draw's fewer among its more.
+        The number of random draws for each number of normals; within a draw, smaller sets are subsets of larger ones.
 
     Returns
     -------
     pandas.DataFrame
-        Tidy, a row a setting: the options of ``over``, ``draw`` where normals are drawn, the metrics (NaN where they
-        mean nothing, such as of pixels without masks), and ``seconds`` a photo for features, search and map (NaN where
-        K was looked up or only sigma differs).
+        Tidy, one row per setting: the options of ``over``, ``draw`` if normals are drawn, the metrics (NaN where
+        undefined, such as pixel metrics without masks), and ``seconds`` per image for features, search and map (NaN
+        if K was looked up or only sigma differs).
 
     Examples
     --------
-    ``sweep(parts, {"layers": [("layer1",), ("layer2",), ("layer3",), None]})`` answers which layer matters,
+    ``sweep(parts, {"layers": [("layer1",), ("layer2",), ("layer3",), None]})`` shows which layer matters,
     ``sweep(parts, {"k": [1, 5, 20, 50]})`` repeats the paper's ablation of K.
     """
     values = _check(dataset, over, metrics)
@@ -84,7 +84,7 @@ def sweep(
     for name, crop, backbone in networks:
         galleries = _Galleries(backbone, dataset)
         plan = list(_plan(values, check_count("draws", draws), len(galleries.spade)))
-        with track(total=len(plan) * len(galleries.queries), desc=f"{backbone}: settings x photos") as progress:
+        with track(total=len(plan) * len(galleries.queries), desc=f"{backbone}: settings x images") as progress:
             for fitted, searched in plan:
                 spade, among, queries = galleries.take(fitted["layers"], fitted["normals"], fitted["draw"], seed)
                 spade = spade.with_options(**searched)
@@ -97,26 +97,26 @@ def sweep(
 
 def _check(dataset: Dataset, over: Mapping[str, Iterable], metrics: Sequence[str]) -> dict[str, list]:
     if not isinstance(over, Mapping) or not over:
-        raise ValueError(f'sweep needs options with lists of values, like over={{"k": [1, 5, 50]}}, but {over!r} came.')
+        raise ValueError(f'sweep needs options with lists of values, like over={{"k": [1, 5, 50]}}; got {over!r}.')
     values: dict[str, list] = {choose("An option", name, OPTIONS): [] for name in over}
     for name, some in over.items():
         if isinstance(some, (str, Mapping)) or not isinstance(some, Iterable):
-            raise ValueError(f"sweep takes a list of values for {name}, but {some!r} came. Put it into brackets.")
+            raise ValueError(f"sweep takes a list of values for {name}; got {some!r}. Put it in brackets.")
         for value in some:
             if value not in values[name]:
                 values[name].append(value)
     if empty := [name for name, some in values.items() if not some]:
-        raise ValueError(f"sweep needs at least one value for each option, but none came for {', '.join(empty)}.")
+        raise ValueError(f"sweep needs at least one value for each option; got none for {', '.join(empty)}.")
     for name in ("k", "normals"):
         for count in values.get(name, []):
             if name == "k" or count is not None:
                 check_count(name, count)
     if isinstance(metrics, str):
-        raise ValueError(f"metrics is a list of names, but {metrics!r} came. Put it into brackets.")
+        raise ValueError(f"metrics must be a list of names; got {metrics!r}. Put it in brackets.")
     for metric in metrics:
         choose("A metric", metric, METRICS)
     if not isinstance(dataset, Dataset) or not dataset.train or not dataset.test:
-        raise ValueError("sweep needs a Dataset with photos to fit and photos to judge. load_dataset gives one.")
+        raise ValueError("sweep needs a Dataset with images to fit and images to judge. Call load_dataset for one.")
     return values
 
 
@@ -124,12 +124,12 @@ def _load(backbone: Any, crop: int | None, asked: bool) -> Backbone:
     if not asked:
         return load_backbone(backbone)
     if isinstance(backbone, Backbone):
-        raise ValueError("With crop among the options a backbone is named, since it is loaded anew for each crop.")
+        raise ValueError("With crop among the options, backbones are loaded once per crop. Pass them by name.")
     return load_backbone(backbone, resize=256 if crop is None else round(crop * _MARGIN), crop=crop)
 
 
 def _plan(values: dict[str, list], draws: int, available: int) -> Iterator[tuple[Setting, Setting]]:
-    """What is fitted and how it is searched, of everything that needs a search of its own."""
+    """Pairs of fit settings and search settings, one for each search that must run."""
     names = [name for name in _SEARCH if name in values]
     for layers, count in product(values.get("layers", [None]), values.get("normals", [None])):
         for draw in range(1 if count is None or count >= available else draws):
@@ -138,7 +138,7 @@ def _plan(values: dict[str, list], draws: int, available: int) -> Iterator[tuple
 
 
 class _Galleries:
-    """Everything that needs the network, computed once; and what of it a setting looks at."""
+    """Features of all images, computed once, and the parts of them that each setting uses."""
 
     def __init__(self, backbone: Backbone, dataset: Dataset) -> None:
         self.spade = SPADE(backbone).fit(dataset.train)
@@ -149,13 +149,13 @@ class _Galleries:
             for at, (photo, place, picture) in enumerate(zip(photos, places, pictures))
             if isinstance(photo, Sample)
         ]
-        self.seconds = (time.perf_counter() - start) / len(self.queries)  # of features, a photo
+        self.seconds = (time.perf_counter() - start) / len(self.queries)  # per image, for features
         self._by_layers: dict[tuple[str, ...], tuple[SPADE, list[QueryImage]]] = {}
 
     def take(
         self, layers: Sequence[str] | None, count: int | None, draw: int, seed: int
     ) -> tuple[SPADE, Int[np.ndarray, "m"], list[QueryImage]]:
-        """A fitted SPADE, which of its normals are there, and what is asked."""
+        """A fitted SPADE, the indices of its normals to use, and the queries."""
         among = np.arange(len(self.spade))
         if count is not None:
             among = np.sort(np.random.default_rng([seed, draw]).permutation(among)[:count])
@@ -172,13 +172,13 @@ class _Galleries:
 def _judge_all(
     spade: SPADE, among: Int[np.ndarray, "m"], queries: list[QueryImage], values: dict[str, list], advance: Callable
 ) -> Iterator[tuple[Setting, Report, float]]:
-    """All photographs under one search, and what needs none: every smaller K and other sigma."""
+    """Judge all images with one search, and derive every smaller K and other sigma from it without a search."""
     ks, sigmas = values.get("k", [spade.k]), values.get("sigma", [spade.sigma])
     spade = spade.under(spade.options.replace(k=max(ks), sigma=sigmas[0]))
     kept: dict[tuple, list[tuple[Setting, Judged]]] = {pair: [] for pair in product(ks, sigmas)}
     searching = 0.0
     for query in queries:
-        assert query.sample is not None  # it is of a dataset
+        assert query.sample is not None  # queries come from a dataset
         photo = {"path": str(query.sample.path), "label": query.sample.label}
         start = time.perf_counter()
         others = among[among != spade.gallery.places.get(query.digest, -1)]
@@ -213,6 +213,6 @@ def _tabulate(rows: list[Setting], values: dict[str, list]) -> pandas.DataFrame:
     if "normals" in values:
         told.insert(told.index("normals") + 1, "draw")
     frame = frame[told + [name for name in frame.columns if name not in (*OPTIONS, "draw")]]
-    for name in told:  # as they came: None is no missing number
+    for name in told:  # keep the values as given: None must not become NaN
         frame[name] = pandas.Series([row[name] for row in rows], dtype=object)
     return frame

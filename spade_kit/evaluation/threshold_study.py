@@ -1,4 +1,4 @@
-"""What speaks for a threshold: what normal photos reach, what test photos reach, and how sure that is."""
+"""Threshold study: the scores of normal and test images at any threshold, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _DRAWS = 1000
 
 @dataclass(frozen=True, eq=False)
 class ThresholdStudy:
-    """What is known of whole photos, or of pixels.
+    """Scores of normal and test images, for whole images or for pixels.
 
     Attributes
     ----------
     of
-        ``"image"``: a photo's score is the maximum of its map. ``"pixel"``: each value of a map is a score.
+        ``"image"``: an image's score is the maximum of its map. ``"pixel"``: each value of a map is a score.
     edges
-        (b + 1,) thresholds from 0 to a hair above the highest score, so that none reaches the last. A score is in the
-        bin that begins at or below it.
+        (b + 1,) thresholds from 0 to just above the highest score, so that no score reaches the last one. The lower
+        edge of a bin is inclusive.
     normal, good, defect, unknown
-        How many scores of each normal photo lie in each bin; the same of all test photos together, by what is known.
+        Number of scores in each bin, per normal image; and for all test images together, by their ground truth.
     """
 
     of: str
@@ -42,25 +42,25 @@ class ThresholdStudy:
     good: Int[np.ndarray, "b"]
     defect: Int[np.ndarray, "b"]
     unknown: Int[np.ndarray, "b"]
-    _normals: Sequence[Real[np.ndarray, "_"]] = field(repr=False)  # scores of each normal photo, ascending
-    _test: Sequence[Real[np.ndarray, "_"]] = field(repr=False)  # those that are good, defects, unknown, ascending
+    _normals: Sequence[Real[np.ndarray, "_"]] = field(repr=False)  # scores of each normal image, ascending
+    _test: Sequence[Real[np.ndarray, "_"]] = field(repr=False)  # scores of good, defect, unknown, each ascending
 
     def at(self, threshold: float) -> OperatingPoint:
-        """What follows from a threshold: counts are exact, whatever the bins.
+        """The operating point of a threshold; counts are exact and do not depend on the bins.
 
         Notes
         -----
-        Whole photos: the interval is Clopper and Pearson's, exact for photos that do not depend on each other [1]_.
-        Several photos of one part do, and the interval is then too narrow.
+        Whole images: the confidence interval is Clopper and Pearson's, exact for independent images [1]_. Several
+        images of one part are dependent, and the interval is then too narrow.
 
-        Pixels of one photo are no independent witnesses: the interval is that of 1,000 draws of photos, with
-        replacement. Such draws know nothing of what no photo has shown: they end at 0 where no photo reaches the
-        threshold, and too low where few do. The upper end is therefore at least the exact upper end of the share of
-        photos that have such pixels, times the part of its pixels that such a photo has: the mean over the stranger
-        half of the photos, of the part at or above the lowest maximum among them. That photos yet to come are no
-        stranger in kind is supposed, not known. In trials with 20 of the demo's photos, a true rate of 1 in 10,000
-        lies above the plain upper end 29 times in 100, above this one never; one of 1 in 100 above both 10 times.
-        Fewer than two photos tell nothing: 0 to 1.
+        Pixels of one image are not independent: the interval comes from 1,000 bootstrap draws of images, with
+        replacement. The bootstrap cannot represent cases that no image shows: its upper end is 0 if no image reaches
+        the threshold, and too low if few do. The upper end is therefore at least the product of two factors: the exact
+        upper end of the fraction of images that have such pixels, and the fraction of such pixels in such an image,
+        which is taken over the more anomalous half of the images as the mean fraction at or above the lowest maximum
+        among them. This assumes, without proof, that new images are not more anomalous in kind. In trials with 20 of
+        the demo's images, a true rate of 1 in 10,000 lies above the plain upper end 29 times in 100 and never above
+        this one; a rate of 1 in 100 lies above both 10 times. With fewer than two images the interval is 0 to 1.
 
         References
         ----------
@@ -75,15 +75,15 @@ class ThresholdStudy:
         return OperatingPoint(self.of, threshold, *normals, low, high, *defect, *good, *unknown)
 
     def band(self) -> tuple[Float[np.ndarray, "e"], Float[np.ndarray, "e"], Float[np.ndarray, "e"]]:
-        """The rate of normals at each edge, and the ends of its interval, as `at` has them."""
+        """The rate of normals at each edge, and the ends of its confidence interval, as in `at`."""
         reached = np.pad(self.normal, ((0, 0), (0, 1)))[:, ::-1].cumsum(1)[:, ::-1]
         return reached.sum(0) / (self._sizes.sum() or nan), *self._bound(reached)
 
     def _bound(self, reached: Int[np.ndarray, "n t"]) -> tuple[Float[np.ndarray, "t"], Float[np.ndarray, "t"]]:
-        """Ends of the intervals of rates, from how many of each photo's scores reach each of t thresholds."""
+        """Ends of the confidence intervals of rates, from the counts of each image's scores at t thresholds."""
         if self.of == "image":
             return clopper_pearson(reached.sum(0), len(reached))
-        if len(reached) < 2:  # nobody knows how photos differ
+        if len(reached) < 2:  # the variation between images is unknown
             return np.zeros(reached.shape[1]), np.ones(reached.shape[1])
         drawn = (self._draws @ reached) / (self._draws @ self._sizes)[:, None]
         low, high = np.quantile(drawn, TAILS, axis=0)
@@ -96,13 +96,13 @@ class ThresholdStudy:
 
     @cached_property
     def _draws(self) -> Float[np.ndarray, "draws n"]:
-        """How often each normal photo is drawn; as float, since products of integers are slow."""
+        """Number of times each normal image is drawn; as float, because integer matrix products are slow."""
         count = len(self._normals)
         return np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), _DRAWS).astype(float)
 
     @cached_property
     def _usual_part(self) -> float:
-        """The part of its pixels that a photo of the stranger half has at or above the least maximum of that half."""
+        """Mean fraction of pixels, in the more anomalous half of the images, at or above that half's lowest maximum."""
         half = sorted(self._normals, key=lambda scores: scores[-1])[len(self._normals) // 2 :]
         least = float(half[0][-1])
         return float(np.mean([_split_at(least, scores)[0] / len(scores) for scores in half]))
@@ -115,30 +115,33 @@ def collect(
     labels: Sequence[str | None],
     masks: Sequence[Bool[np.ndarray, "_ _"] | None],
 ) -> ThresholdStudy:
-    """What speaks for thresholds of whole photos, or of pixels.
+    """Collect a threshold study for whole images, or for pixels.
 
-    Of pixels all scores are kept, 4 bytes each: 0.2 MB for a map of 224 x 224 pixels.
+    For pixels, all scores are kept, 4 bytes each: 0.2 MB for a map of 224 x 224 pixels.
 
     Parameters
     ----------
     normal_maps
-        Maps of normal photos, each judged against the others; maps may differ in size.
+        Maps of normal images, each judged against the others; maps may differ in size.
     test_maps
-        Maps of other photos, and of each in ``labels`` ``"good"``, the kind of defect or None where nobody said, and
-        in ``masks`` where the defect is, on the crop, or None. Labels speak for whole photos, masks for pixels.
+        Maps of test images.
+    labels
+        ``"good"``, the kind of defect, or None if unknown, for each test image; used for whole images.
+    masks
+        The mask of the defect on the crop, or None, for each test image; used for pixels.
 
     Examples
     --------
     >>> judgement = collect("image", [np.eye(2)] * 30, [5 * np.eye(2)], ["scratch"], [None]).at(2)
     >>> judgement.sentence[-65:]
-    ' to 12 %). Of 1 defective test photo 1 reaches it (recall 100 %).'
+    'to 12 %). 1 of 1 defective test image reaches it (recall 100 %).'
     """
     choose("of", of, OF)
     normals = [np.sort(_take_scores(of, values)) for values in normal_maps]
     test = _sort_test(of, test_maps, labels, masks)
     highest = [float(scores[-1]) for scores in [*normals, *test] if len(scores)]
     if not highest:
-        raise ValueError("Maps of normal or of test photos are needed, but none came. Judge some photos first.")
+        raise ValueError("A threshold study needs maps of normal or test images; got none. Judge some images first.")
     edges = np.linspace(0, np.nextafter(max(highest) or 1.0, np.inf), BINS + 1)
     *binned, good, defect, unknown = (np.diff(np.searchsorted(scores, edges)) for scores in [*normals, *test])
     counts = np.array(binned, int).reshape(-1, BINS)  # (n, b), with n = 0, too
@@ -148,51 +151,51 @@ def collect(
 def _sort_test(
     of: str, maps: Iterable[np.ndarray], labels: Sequence[str | None], masks: Sequence[np.ndarray | None]
 ) -> list[Real[np.ndarray, "_"]]:
-    """Ascending scores of test photos: those known to be good, those known to be defects, those of unknown truth."""
+    """Ascending scores of test images: known good, known defective, unknown."""
     kinds = [[np.empty(0, np.float32)] for _ in range(3)]
     rest = iter(maps)
-    for label, mask, values in zip(labels, masks, rest):  # maps last, so that none is lost where labels end
+    for label, mask, values in zip(labels, masks, rest):  # maps last, so that zip drops none when labels end
         scores, truth = _take_scores(of, values), _take_truth(of, np.shape(values), label, mask)
         for kind, known in enumerate(kinds):
             known.append(scores[truth == kind])
-    came = len(kinds[0]) - 1 + sum(1 for _ in rest)
-    if not came == len(labels) == len(masks):
+    got = len(kinds[0]) - 1 + sum(1 for _ in rest)
+    if not got == len(labels) == len(masks):
         raise ValueError(
-            f"Each test photo needs a map, a label and a mask, the last two None where unknown, but {came} maps, "
-            f"{len(labels)} labels and {len(masks)} masks came. Give one each."
+            f"Each test image needs a map, a label and a mask, the last two None if unknown; got {got} maps, "
+            f"{len(labels)} labels and {len(masks)} masks. Pass one of each per image."
         )
     return [np.sort(np.concatenate(known)) for known in kinds]
 
 
 def _take_truth(of: str, shape: tuple[int, ...], label: str | None, mask: np.ndarray | None) -> Int[np.ndarray, "_"]:
-    """Of each score of a photo: 0 if it is known to be good, 1 if it is known to be a defect's, 2 otherwise."""
+    """For each score of an image: 0 if known to be good, 1 if known to be defective, 2 if unknown."""
     if of == "image":
         return np.array([2 if label is None else int(label != GOOD)])
     if mask is None:
         return np.full(shape, 2).ravel()
     if np.shape(mask) != shape:
-        raise ValueError(f"A mask is as large as its map, but {np.shape(mask)} came for {shape}. Take result.mask.")
+        raise ValueError(f"A mask must have its map's shape {shape}; got {np.shape(mask)}. Use result.mask.")
     return np.asarray(mask, bool).ravel().astype(int)
 
 
 def _take_scores(of: str, values: np.ndarray) -> Real[np.ndarray, "_"]:
-    """A map's maximum, or all of its values."""
+    """A map's maximum, or all its values."""
     values = np.asarray(values)
     if values.ndim != 2 or not values.size:
-        raise ValueError(f"A map has shape (H, W), but {values.shape} came. Take result.anomaly_map.")
+        raise ValueError(f"A map must have shape (H, W); got {values.shape}. Use result.anomaly_map.")
     least, most = values.min(), values.max()
     if not (least >= 0 and most < np.inf):  # NaN is neither
         raise ValueError(
-            f"A map holds finite distances from 0 up, but values from {least:g} to {most:g} came. "
-            "Take result.anomaly_map, not what on_photo() gives."
+            f"A map must hold finite distances of at least 0; got values from {least:g} to {most:g}. "
+            "Use result.anomaly_map, not on_photo()."
         )
     return np.array([most]) if of == "image" else values.ravel()
 
 
 def _split_at(threshold: float, scores: Real[np.ndarray, "_"]) -> tuple[int, int]:
-    """How many of ascending scores reach a threshold, and how many do not.
+    """Number of ascending scores that reach a threshold, and number that do not.
 
-    They are compared in float64: as a float32 the threshold might be another.
+    They are compared in float64: rounding to float32 could change the threshold.
     """
     below = int(np.searchsorted(scores, np.float64(threshold)))
     return len(scores) - below, below

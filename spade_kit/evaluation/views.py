@@ -1,4 +1,4 @@
-"""Ways to look at the same photographs: layers alone or together, other options, other backbones."""
+"""Views of the same images: single or combined layers, other options, other backbones."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ Wanted: TypeAlias = "str | Sequence[str] | Mapping[str, Any] | SPADE | None"
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A fitted SPADE under some options; with ``layer``, that one searched by itself.
+    """A fitted SPADE with some options; with ``layer``, only that layer is searched.
 
     Attributes
     ----------
     base
-        Which of the fitted ones it looks through: features of a photograph are the same for all its views.
+        Index of the fitted SPADE that it uses; all views of one base share an image's features.
     """
 
     name: str
@@ -39,7 +39,7 @@ class View:
     layer: str | None = None
 
     def judge(self, query: Pyramid, among: Int[np.ndarray, "m"], size: tuple[int, int]) -> Seen:
-        """What is seen of a photograph among some of the training images."""
+        """Judge an image against some of the training images."""
         gallery, options = self.spade.gallery, self.spade.options
         if self.layer is None:
             layers, (neighbours, found) = tuple(query.layers), gallery.search(query, options, among)
@@ -50,14 +50,14 @@ class View:
         return Seen(make_map(found.distance, size, options.sigma), neighbours, found, layers)
 
     def judge_left_out(self, index: int) -> Float[np.ndarray, "H W"]:
-        """The map of a training image, compared with the others."""
+        """The leave-one-out map of a training image, judged against the others."""
         gallery = self.spade.gallery
         return self.judge(gallery.pyramid(index), gallery.others(index), gallery.normals[index].crop.size).anomaly_map
 
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """The map of a photograph under a view, with the match of every cell of the view's own grid."""
+    """The map of an image under a view, with the match of every cell of the view's grid."""
 
     anomaly_map: Float[np.ndarray, "H W"]
     neighbours: Neighbours
@@ -70,27 +70,27 @@ class Seen:
 
 
 def read_view(wanted: Any, bases: list[SPADE]) -> dict[str, Any]:
-    """What was asked for as a mapping: ``base``, ``layers`` (None for all), options that differ, a ``name`` if given.
+    """Convert a view's specification to a mapping: ``base``, ``layers`` (None for all), changed options, any ``name``.
 
-    A SPADE that is not among the ``bases`` yet is put at their end.
+    A SPADE that is not yet in ``bases`` is appended to it.
     """
     if isinstance(wanted, SPADE):
         wanted = {"base": wanted}
     elif isinstance(wanted, str) or wanted is None:
         wanted = {"layers": None if wanted in (None, ALL) else [wanted]}
     elif not isinstance(wanted, Iterable):
-        raise ValueError(f"A view is a layer, a list of layers, a mapping or a fitted SPADE, but {wanted!r} came.")
+        raise ValueError(f"A view must be a layer, a list of layers, a mapping or a fitted SPADE; got {wanted!r}.")
     elif not isinstance(wanted, Mapping):
         wanted = {"layers": list(wanted)}
     for name in wanted:
-        choose("A view says", name, ("name", "base", "layers", *OPTIONS))
+        choose("A key of a view", name, ("name", "base", "layers", *OPTIONS))
     base = _find_base(wanted.get("base", 0), bases)
     layers, known = wanted.get("layers"), list(bases[base].backbone.layers)
     if layers is not None:
         layers = [choose("A layer", layer, known) for layer in ([layers] if isinstance(layers, str) else layers)]
         layers = None if set(layers) == set(known) and len(known) > 1 else sorted(set(layers), key=known.index)
         if layers == []:
-            raise ValueError(f"A view needs at least one layer of {', '.join(known)}, but none came.")
+            raise ValueError(f"A view needs at least one layer of {', '.join(known)}; got none.")
     return {**wanted, "base": base, "layers": layers}
 
 
@@ -98,21 +98,21 @@ def _find_base(wanted: int | SPADE, bases: list[SPADE]) -> int:
     if not isinstance(wanted, SPADE):
         return check_index("base", wanted, len(bases), "fitted SPADE")
     if wanted not in bases:
-        wanted.gallery  # noqa: B018  says so if it is not fitted
+        wanted.gallery  # noqa: B018  raises if it is not fitted
         bases.append(wanted)
     return bases.index(wanted)
 
 
 def make_view(spec: Mapping[str, Any], bases: Sequence[SPADE]) -> View:
-    """What `read_view` gave, as a view. Layers that are not asked for weigh nothing."""
+    """Make a view from the mapping of `read_view`. Layers that are not requested get weight 0."""
     base, layers = bases[spec["base"]], spec["layers"]
     options = {name: spec[name] for name in OPTIONS if name in spec}
     name = spec.get("name") or _name(spec, bases)
     if layers is not None and len(layers) == 1:
         for option in ("weights", "combine"):
             if options.pop(option, None) is not None:
-                alone = f"this view looks at {layers[0]} alone"
-                raise ValueError(f"{option} is about several layers, but {alone}. Leave it out.")
+                alone = f"this view uses {layers[0]} alone"
+                raise ValueError(f"{option} applies to several layers, but {alone}. Leave it out.")
         return View(name, spec["base"], base.with_options(**options), layers[0])
     if layers is not None:
         weights = options.get("weights", base.weights)
@@ -126,7 +126,7 @@ def make_view(spec: Mapping[str, Any], bases: Sequence[SPADE]) -> View:
 
 
 def _name(spec: Mapping[str, Any], bases: Sequence[SPADE]) -> str:
-    """``layer1 + layer2, K=5``: what it looks at, and what differs from the fit."""
+    """``layer1 + layer2, K=5``: the layers, and the options that differ from the fit."""
     told = [ALL if spec["layers"] is None else " + ".join(spec["layers"])]
     if len({base.backbone.name for base in bases}) > 1:
         told.append(bases[spec["base"]].backbone.name)
@@ -137,16 +137,16 @@ def _name(spec: Mapping[str, Any], bases: Sequence[SPADE]) -> str:
 
 
 def look(bases: Sequence[Result], view: View) -> Seen:
-    """A photograph, as each of the fitted ones has judged it, under a view."""
+    """Judge an image under a view, given the results of all bases for it."""
     result = bases[view.base]
     return view.judge(result.query, result.among, result.crop.size)
 
 
 def check_crops(first: SPADE, here: Result, other: SPADE, there: Result) -> None:
-    """Maps can only be laid over one another where they are of the same part of a photograph."""
+    """Raise if two results have different crops; maps can only be compared on the same part of an image."""
     if here.crop != there.crop:
         raise ValueError(
-            f"Views must look at the same part of a photo, but {first.backbone.name} sees {_describe_crop(here)} and "
+            f"Views must use the same part of an image, but {first.backbone.name} uses {_describe_crop(here)} and "
             f"{other.backbone.name} {_describe_crop(there)}. Load both backbones with the same resize= and crop=."
         )
 
@@ -157,7 +157,7 @@ def _describe_crop(result: Result) -> str:
 
 
 def rank(maps: Sequence[Iterable[np.ndarray]], masks: Sequence[np.ndarray]) -> list[float] | None:
-    """AUPRO of each view over the same photographs; None where no mask shows a defect."""
+    """AUPRO of each view over the same images; None if no mask contains a defect."""
     truth = np.stack(masks) if masks else np.zeros(0, bool)
     if not truth.any() or truth.all():
         return None
