@@ -1,4 +1,4 @@
-"""Figures of whole evaluations: what is drawn is what the report says."""
+"""Figures of evaluations show the values of the report."""
 
 from dataclasses import replace
 
@@ -17,7 +17,9 @@ def test_curves_are_those_of_the_report_in_three_decimals(report):
     figure = draw_curves(report)
     areas = [trace.name for trace in figure.data]
     metrics = ["image_roc_auc", "pixel_roc_auc", "image_average_precision", "pixel_average_precision", "aupro"]
-    assert areas == [f"{name.split('_')[0].replace('aupro', 'pixel')}s: {report.metric(name):.3f}" for name in metrics]
+    assert areas == [
+        f"{name.split('_')[0].replace('aupro', 'pixel')}s, area {report.metric(name):.3f}" for name in metrics
+    ]
     curves = report.curves()
     for trace, (curve, of) in zip(figure.data, [(c, o) for c in ("roc", "pr", "pro") for o in ("image", "pixel")]):
         points = curves[(curves["curve"] == curve) & (curves["of"] == of)]
@@ -29,7 +31,7 @@ def test_curves_are_those_of_the_report_in_three_decimals(report):
     assert len(figure.to_json()) < 40_000
 
 
-def test_thresholds_are_marked_where_they_lie(report):
+def test_thresholds_are_marked_on_the_curves(report):
     threshold = float(np.quantile(report.judged(0).anomaly_map, 0.99))
     marks = [trace for trace in draw_curves(report, threshold=threshold).data if trace.mode == "markers"]
     rates = {name: round(rate, 3) for name, rate in report.rates(threshold).items()}
@@ -68,7 +70,7 @@ def test_the_hardest_are_low_defects_and_high_good_ones(report):
     assert {panel.get_ylabel() for panel in figure.axes} >= {"misses", "false alarms"}
 
 
-def test_the_hardest_of_few_and_of_lost_photos(spade, demo, tmp_path):
+def test_the_hardest_of_few_images_and_of_missing_files(spade, demo, tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(demo.test[0].path.read_bytes())
     report = evaluate(spade, [Sample(path, "chip")])
@@ -76,7 +78,7 @@ def test_the_hardest_of_few_and_of_lost_photos(spade, demo, tmp_path):
     figure = draw_hardest(report)
     picture = next(panel for panel in figure.axes if panel.get_title() == "chip/a").images[0].get_array()
     assert (np.asarray(picture) == 128).all()
-    with pytest.raises(ValueError, match="shows up to 8 photos of a kind, but n=9 came"):
+    with pytest.raises(ValueError, match="n must be at most 8 images of a kind; got 9"):
         draw_hardest(report, n=9)
-    with pytest.raises(ValueError, match="found by labels, but of 1 photos none has one"):
+    with pytest.raises(ValueError, match="draw_hardest needs labels, but no image of 1 photos has one"):
         draw_hardest(evaluate(spade, [Sample(demo.test[0].path)]))

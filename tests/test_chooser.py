@@ -143,7 +143,7 @@ def test_setting_the_threshold_makes_the_rule_hand(chooser):
     assert (chooser.rule, chooser.threshold, float(chooser)) == ("hand", 71.0, 71.0)
     assert sorted(seen) == [("rule", "hand"), ("threshold", 71.0)]
     assert repr(chooser) == f"Chooser({chooser.sentence})"
-    assert chooser.sentence.startswith("Threshold 71 for whole photos: of 12 normal photos")
+    assert chooser.sentence.startswith("Threshold 71 for whole images: XX of 12 normal images")
 
 
 def test_what_it_is_for_brings_its_usual_rule(chooser, spade):
@@ -161,7 +161,7 @@ def test_too_few_normal_photos_for_a_rate_are_remarked_on_and_nothing_else_happe
     """Any warning would be an error here."""
     chooser.rule = "0.01"
     assert chooser.threshold == scores_of(judged[0]).max()
-    assert chooser.told["remarks"][0].startswith("12 normal photos can tell little")
+    assert chooser.told["remarks"][0].startswith("12 normal images are too few")
     offered = [rule for rule, _ in chooser.study["rules"]]
     assert offered == ["0.2", "0.1", "f1", "hand"]  # of 12 none of 20 can be told
 
@@ -382,7 +382,8 @@ def test_a_figure_has_the_histograms_the_line_and_the_sentence(chooser, judged):
     chooser.threshold = 72.5
     figure = chooser.draw()
     assert isinstance(figure, Figure)
-    assert [panel.get_ylabel() for panel in figure.axes] == ["normal\n12", "test: good\n3", "test: defects\n9"]
+    labels = ["normal\n12 images", "test: good\n3 images", "test: defects\n9 images"]
+    assert [panel.get_ylabel() for panel in figure.axes] == labels
     for panel in figure.axes:
         assert [line.get_xdata()[0] for line in panel.lines] == [72.5]
     assert figure.get_supxlabel().replace("\n", "") == chooser.sentence

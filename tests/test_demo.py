@@ -1,4 +1,4 @@
-"""The bundled demo set: it is what the renderer renders, its masks are the defects, and it stays small."""
+"""The bundled demo set: it matches the renderer, its masks match the defects, and it stays small."""
 
 from functools import cache
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_a_rendered_part_is_the_bundled_one(split: str, kind: str, index: int) -
     np.testing.assert_array_equal(mask, read(truth) > 0 if truth.exists() else np.zeros((SIDE, SIDE), bool))
 
 
-def test_the_set_has_60_normal_and_48_test_pictures_and_a_mask_for_each_defect() -> None:
+def test_the_set_has_60_normal_and_48_test_images_and_a_mask_for_each_defect() -> None:
     found = {key: len(list(FOLDER.joinpath(*key).glob("*.jpg"))) for key in COUNTS}
     assert found == COUNTS
     assert found["train", "good"] == 60
@@ -48,7 +48,7 @@ def test_the_set_fits_in_six_megabytes() -> None:
     assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) <= 6e6
 
 
-def test_photographs_are_square_colour_pictures() -> None:
+def test_images_are_square_and_in_colour() -> None:
     for path in FOLDER.rglob("*.jpg"):
         with Image.open(path) as image:
             assert (image.size, image.mode) == ((SIDE, SIDE), "RGB")
@@ -58,8 +58,8 @@ def test_masks_are_black_and_white() -> None:
     assert {value for mask in bundled_masks() for value in np.unique(mask)} == {0, 255}
 
 
-def test_every_mask_is_filled_and_lies_in_the_evaluated_crop() -> None:
-    edge = SIDE // 16  # the centre 224 of 256 leaves out a sixteenth at each side
+def test_every_mask_is_filled_and_inside_the_evaluated_crop() -> None:
+    edge = SIDE // 16  # the central 224 of 256 px excludes a sixteenth on each side
     for mask in bundled_masks():
         inside = mask[edge:-edge, edge:-edge] > 0
         assert inside.any()
@@ -88,7 +88,7 @@ def test_a_more_severe_stain_changes_more() -> None:
     assert clear > 1.5 * faint
 
 
-def test_a_moved_screw_is_marked_where_it_lies_and_where_it_was() -> None:
+def test_a_moved_screw_is_marked_in_its_old_and_new_place() -> None:
     mask = rendered("misplaced")[1]
     rows, cols = np.nonzero(mask)
     assert 30 < np.ptp(cols) < 70  # two places, one pitch (34 px) apart
@@ -107,5 +107,5 @@ def test_the_change_is_closed_over_gaps_and_free_of_specks() -> None:
 
 
 def test_an_unknown_defect_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"thread, misplaced, but got 'rust'\. Take one"):
+    with pytest.raises(ValueError, match=r"thread, misplaced; got 'rust'\. Choose one"):
         render_part(0, "rust")

@@ -1,4 +1,4 @@
-"""Figures, read by their artists: what is drawn, on which scale, under which name."""
+"""Figures, checked by their artists: content, scale and labels."""
 
 import numpy as np
 import pytest
@@ -27,13 +27,13 @@ ALL = [
 
 
 @pytest.mark.parametrize("draw", ALL)
-def test_every_figure_says_where_it_comes_from_and_is_not_left_open(result, draw):
+def test_every_figure_shows_its_provenance_and_is_closed(result, draw):
     figure = draw(result)
     small_print = figure._supxlabel.get_text()
     for word in ("efficientnet_lite0", "ImageNet", "224 x 224", "K=5", "kappa=1", "sigma=4"):
         assert word in small_print
     assert plt.get_fignums() == []
-    figure.canvas.draw()  # layout and text can really be drawn
+    figure.canvas.draw()  # layout and text must render without errors
 
 
 def test_an_untrained_backbone_is_named_in_the_figure(demo):
@@ -65,10 +65,10 @@ def test_the_segmentation_is_solid_and_the_truth_dashed(result, demo, spade):
     assert [text.get_text() for text in spade_kit.draw_result(good).axes[2].get_legend().texts] == ["found"]
 
 
-def test_neighbours_stand_in_order_with_their_distance(spade, result):
+def test_neighbours_are_in_order_with_their_distance(spade, result):
     figure = spade_kit.draw_neighbours(result, count=3)
     near = result.neighbours
-    expected = [f"{rank + 1}: normal {near.index[rank]}, {near.distance[rank]:.2f}" for rank in range(3)]
+    expected = [f"{rank + 1}: normal {near.index[rank]}, distance {near.distance[rank]:.2f}" for rank in range(3)]
     assert titles(figure) == ["query", *expected]
     np.testing.assert_array_equal(images(figure)[1].get_array(), spade.normal_image(near.index[0]))
     assert len(images(spade_kit.draw_neighbours(result, count=99))) == 6
@@ -82,7 +82,7 @@ def test_layers_show_shares_above_and_each_layer_alone_below_on_one_scale(result
     assert len({image.get_clim() for image in drawn}) == 1
 
 
-def test_the_match_is_ringed_where_it_lies_and_its_parts_are_barred(result):
+def test_the_match_is_marked_and_its_layers_are_bars(result):
     figure = spade_kit.draw_match(result, 100, 60)
     match = result.match(100, 60)
     rings = [
@@ -94,17 +94,17 @@ def test_the_match_is_ringed_where_it_lies_and_its_parts_are_barred(result):
     assert (frame.get_y(), frame.get_x(), frame.get_height()) == (99.5, 59.5, 4)
 
 
-def test_the_reconstruction_stands_beside_the_query(result):
+def test_the_reconstruction_is_next_to_the_query(result):
     query, rebuilt, heat = images(spade_kit.draw_reconstruction(result))
     np.testing.assert_array_equal(query.get_array(), result.image)
     np.testing.assert_array_equal(rebuilt.get_array(), result.reconstruction)
     np.testing.assert_array_equal(heat.get_array(), result.anomaly_map)
 
 
-def test_figures_can_be_drawn_into_axes_of_one_s_own(result):
+def test_figures_can_be_drawn_into_given_axes(result):
     figure, axes = plt.subplots(1, 3)
     plt.close(figure)
     assert spade_kit.draw_result(result, axes=axes) is figure
     assert len(axes[0].images) == 1
-    with pytest.raises(ValueError, match="needs 5 axes, but 3 came"):
+    with pytest.raises(ValueError, match="needs 5 axes; got 3"):
         spade_kit.draw_match(result, 0, 0, axes=axes)

@@ -1,4 +1,4 @@
-"""Results, reports and sweeps in, figures out; nothing is computed here."""
+"""Figures of results, reports and sweeps; nothing is computed here."""
 
 from spade_kit.figures.reports import draw_curves as draw_curves
 from spade_kit.figures.reports import draw_hardest as draw_hardest

@@ -1,4 +1,4 @@
-"""Reports and sweeps in, figures out: curves as Plotly, pictures and comparisons as Matplotlib."""
+"""Figures of reports and sweeps: curves with Plotly, images and comparisons with Matplotlib."""
 
 from __future__ import annotations
 
@@ -41,15 +41,37 @@ if TYPE_CHECKING:
     from spade_kit.evaluation.map_store import Judged
 
 _COLOUR = {"image": BLUE, "pixel": RING}
-_MOST = 8  # photos side by side, so that they can be seen
+_MOST = 8  # images side by side; more would be too small
 _LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_RATES = {"false_positive_rate": "false-positive rate", "overlap": "overlap per region"}
-_CURVES = {  # title, name of x, name of y, and the metrics whose areas they are
+_RATES = {"false_positive_rate": "false-positive rate", "overlap": "mean overlap per region"}
+_CURVES = {  # title, x label, y label, and the metrics that measure the areas
     "roc": ("ROC", "false-positive rate", "recall", {"image": "image_roc_auc", "pixel": "pixel_roc_auc"}),
     "pr": ("precision and recall", "recall", "precision", {
         "image": "image_average_precision", "pixel": "pixel_average_precision"}),
-    "pro": ("PRO, area up to 0.3", "false-positive rate", "overlap per region", {"pixel": "aupro"}),
+    "pro": ("PRO, area up to rate 0.3", "false-positive rate", "mean overlap per region", {"pixel": "aupro"}),
 }  # fmt: skip
+_METRIC_TITLES = {
+    "image_roc_auc": "image ROC AUC",
+    "image_average_precision": "image average precision",
+    "image_f1_max": "image F1, best threshold",
+    "top_roc_auc": "image ROC AUC, top 1 % of the map",
+    "retrieval_roc_auc": "image ROC AUC, retrieval score",
+    "pixel_roc_auc": "pixel ROC AUC",
+    "pixel_average_precision": "pixel average precision",
+    "pixel_f1_max": "pixel F1, best threshold",
+    "aupro": "AUPRO, false-positive rate up to 0.3",
+    "aupro_05": "AUPRO, false-positive rate up to 0.05",
+}
+_OPTION_LABELS = {
+    "crop": "crop (px)",
+    "normals": "normal images fitted",
+    "weights": "layer weights",
+    "combine": "combination of layers",
+    "radius": "search radius (cells)",
+    "kappa": "kappa (nearest pixels averaged)",
+    "k": "K (retrieved images)",
+    "sigma": "smoothing sigma (px)",
+}
 
 
 def draw_curves(report: Report, threshold: float | None = None, image_threshold: float | None = None) -> go.Figure:
@@ -58,14 +80,14 @@ def draw_curves(report: Report, threshold: float | None = None, image_threshold:
     Parameters
     ----------
     threshold, image_threshold
-        Where to put a mark on curves of pixels and of images: what ``spade.threshold()`` and
-        ``spade.threshold(of="image")`` give, from normal images alone.
+        Thresholds to mark on the pixel curves and the image curves, such as ``spade.threshold()`` and
+        ``spade.threshold(of="image")``, which need only normal images.
     """
     from plotly.subplots import make_subplots
 
     curves, thresholds = report.curves(), {"pixel": threshold, "image": image_threshold}
     figure: go.Figure = make_subplots(1, 3, subplot_titles=[title for title, *_ in _CURVES.values()])
-    legends: dict[str, Any] = {}  # below their curves, which leave no corner free on every dataset
+    legends: dict[str, Any] = {}  # below the curves, because on some datasets the curves fill every corner
     for column, (curve, (_, x, y, areas)) in enumerate(_CURVES.items(), start=1):
         place: dict[str, Any] = {"legend": f"legend{column}", "row": 1, "col": column}
         hover = f"{x} %{{x}}<br>{y} %{{y}}<extra></extra>"
@@ -73,7 +95,7 @@ def draw_curves(report: Report, threshold: float | None = None, image_threshold:
             points = curves[(curves["curve"] == curve) & (curves["of"] == of)].round(3)
             if points.empty:
                 continue
-            name, line = f"{of}s: {report.metric(metric):.3f}", {"color": _COLOUR[of], "width": 2}
+            name, line = f"{of}s, area {report.metric(metric):.3f}", {"color": _COLOUR[of], "width": 2}
             xy = {"x": points["x"].tolist(), "y": points["y"].tolist()}
             figure.add_scatter(**xy, name=name, line=line, hovertemplate=hover, **place)
             if (level := thresholds[of]) is None:
@@ -90,16 +112,16 @@ def draw_curves(report: Report, threshold: float | None = None, image_threshold:
     if (curves["curve"] == "pro").any():
         figure.add_vrect(x0=0, x1=0.3, fillcolor="#999999", opacity=0.15, line_width=0, row=1, col=3)
     figure.update_annotations(font_size=13)
-    said = f"{report.name}: {len(report.to_frame())} photos; {report.run['backbone']}, {report.options}"
+    said = f"{report.name}: {len(report.to_frame())} images; {report.run['backbone']}, {report.options}"
     below = {"x": 0, "y": -0.62, "xref": "paper", "yref": "paper", "xanchor": "left", "showarrow": False}
     figure.add_annotation(text=said, font={"size": 11, "color": "#666666"}, **below)
-    margin = {"l": 55, "r": 15, "t": 60, "b": 160}  # above, room for Plotly's own buttons
+    margin = {"l": 55, "r": 15, "t": 60, "b": 160}  # the top leaves room for Plotly's buttons
     figure.update_layout(template="plotly_white", height=475, margin=margin, **legends)
     return figure
 
 
 def draw_threshold_study(study: ThresholdStudy, threshold: float) -> Figure:
-    """Histograms of what normal and test photographs score, with a threshold in them and what follows from it."""
+    """Histograms of the scores of normal and test images, with a threshold and its operating point."""
     kinds = {"normal": (study.normal.sum(0), BLUE), "test: good": (study.good, GREEN)}
     kinds |= {"test: defects": (study.defect, RING), "test: unknown": (study.unknown, GREY)}
     shown = {kind: (counts, colour) for kind, (counts, colour) in kinds.items() if counts.sum()}
@@ -109,28 +131,29 @@ def draw_threshold_study(study: ThresholdStudy, threshold: float) -> Figure:
     room = 0.05 * (study.edges[-1] - seen[0])
     panels[0].set_xlim(max(0, min(seen[0], threshold) - room), max(study.edges[-1], threshold) + room)
     for panel, (kind, (counts, colour)) in zip(panels, shown.items()):
-        coarser = counts.reshape(-1, 4).sum(1)  # bins four times as wide: those of few photographs can be seen
+        coarser = counts.reshape(-1, 4).sum(1)  # bins four times as wide, so that bins with few images are visible
         panel.stairs(coarser, study.edges[::4], fill=True, color=colour)
         panel.axvline(threshold, color="#222222", linewidth=1.5)
         panel.set_yscale("symlog" if study.of == "pixel" else "linear")
-        panel.set_ylabel(f"{kind}\n{counts.sum():,}", fontsize=8)
+        panel.set_ylabel(f"{kind}\n{counts.sum():,} {study.of}s", fontsize=8)
         panel.tick_params(labelsize=8)
-    panels[-1].set_xlabel(f"distance; {'maximum of the map' if study.of == 'image' else 'pixels'}", fontsize=8)
+    scores = "maximum of each image's map" if study.of == "image" else "each pixel"
+    panels[-1].set_xlabel(f"distance (raw), {scores}", fontsize=8)
     return small_print(figure, study.at(threshold).sentence.replace("%).", "%).\n"))
 
 
 def draw_sweep(frame: pandas.DataFrame, metrics: Sequence[str] | None = None) -> Figure:
-    """What `sweep` found, a panel a metric.
+    """Draw the results of `sweep`, one panel per metric.
 
-    Over one option a line (dots where its values have no order), over two a heat map; with more, a line for each
-    combination of all but the one with most values. Bars are intervals, where there are any, or reach from the lowest
-    to the highest draw.
+    One option gives a line (dots if its values have no order), two give a heat map; more give one line for each
+    combination of all options except the one with the most values. Bars show confidence intervals if there are any,
+    otherwise the range from the lowest to the highest draw.
     """
     columns = list(frame.columns) if isinstance(frame, pandas.DataFrame) else []
     options = [name for name in OPTIONS if name in columns]
     if not options or not len(frame):
-        came = f"a table of {len(frame)} rows with {columns}" if columns else f"a {type(frame).__name__}"
-        raise ValueError(f"draw_sweep takes what sweep gave, but {came} came.")
+        got = f"a table of {len(frame)} rows with {columns}" if columns else f"a value of type {type(frame).__name__}"
+        raise ValueError(f"draw_sweep takes a table from sweep; got {got}.")
     ordered = {name: all(value is None or isinstance(value, (int, float)) for value in frame[name]) for name in options}
     told = frame.assign(**{name: frame[name].map(partial(_format_option, name)) for name in options})
     counts = told[options].nunique()
@@ -140,18 +163,19 @@ def draw_sweep(frame: pandas.DataFrame, metrics: Sequence[str] | None = None) ->
     chosen = [choose("A metric", name, known) for name in metrics] if metrics is not None else known
     if not chosen:
         raise ValueError(
-            "draw_sweep needs a metric, but all are NaN: photos to judge need labels, good ones and defects."
+            "draw_sweep needs a metric, but all are NaN. Judge images with labels, both good ones and defects."
         )
     figure, panels = make_panels(None, len(chosen), min(len(chosen), 2), side=4.0)
     for panel, metric in zip(panels, chosen):
-        panel.set_title(metric.replace("_", " "), fontsize=9)
+        panel.set_title(_METRIC_TITLES[metric], fontsize=9)
         if len(options) == 2:
             _draw_heat_map(panel, told, options, metric)
         else:
             _draw_lines(panel, told, options, metric, "o-" if ordered[options[0]] else "o")
     if len(options) > 2:
         lines, names = panels[0].get_legend_handles_labels()
-        figure.legend(lines, names, loc="outside lower center", ncols=4, fontsize=8, title=", ".join(options[1:]))
+        title = ", ".join(_OPTION_LABELS.get(name, name) for name in options[1:])
+        figure.legend(lines, names, loc="outside lower center", ncols=4, fontsize=8, title=title)
     return figure
 
 
@@ -171,8 +195,8 @@ def _draw_lines(panel: Axes, frame: pandas.DataFrame, options: list[str], metric
     long = max(map(len, names)) > 8
     slanted: dict[str, Any] = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if long else {}
     panel.set_xticks(range(len(names)), names, fontsize=8, **slanted)
-    panel.set_xlabel(first, fontsize=9)
-    panel.set_ylim(top=min(panel.get_ylim()[1], 1.005))  # no metric goes beyond 1
+    panel.set_xlabel(_OPTION_LABELS.get(first, first), fontsize=9)
+    panel.set_ylim(top=min(panel.get_ylim()[1], 1.005))  # no metric exceeds 1
     panel.margins(x=0.08)
     panel.grid(axis="y", color="#dddddd")
     panel.set_axisbelow(True)
@@ -189,14 +213,14 @@ def _draw_heat_map(panel: Axes, frame: pandas.DataFrame, options: list[str], met
         panel.text(column, row, f"{value:.3f}", ha="center", va="center", fontsize=8, color=ink)
     panel.set_xticks(range(table.shape[1]), table.columns, fontsize=8)
     panel.set_yticks(range(table.shape[0]), table.index, fontsize=8)
-    panel.set_xlabel(options[1], fontsize=9)
-    panel.set_ylabel(options[0], fontsize=9)
+    panel.set_xlabel(_OPTION_LABELS.get(options[1], options[1]), fontsize=9)
+    panel.set_ylabel(_OPTION_LABELS.get(options[0], options[0]), fontsize=9)
 
 
 def _format_option(option: str, value: Any) -> str:
-    """A value of an option in few words."""
+    """A short label for a value of an option."""
     if value is None:
-        return {"radius": "everywhere", "weights": "none", "crop": "whole photo"}.get(option, "all")
+        return {"radius": "everywhere", "weights": "none", "crop": "whole image"}.get(option, "all")
     if isinstance(value, Mapping):
         return ", ".join(f"{name} x {factor:g}" for name, factor in value.items())
     if isinstance(value, (tuple, list)):
@@ -205,19 +229,19 @@ def _format_option(option: str, value: Any) -> str:
 
 
 def draw_hardest(report: Report, n: int = 4) -> Figure:
-    """What is hardest: the defects with the lowest image scores, and the good photos with the highest.
+    """Show the hardest cases: the defects with the lowest image scores, and the good images with the highest.
 
-    Each photo with the truth (dashed) where it is known, and its map below, all on one scale: it ends at twice the 99th
-    percentile of the good photos' maps.
+    Each image is shown with its ground truth (dashed) if known, and with its map below. All maps share one scale, which
+    ends at twice the 99th percentile of the good images' maps.
     """
     if check_count("n", n) > _MOST:
-        raise ValueError(f"draw_hardest shows up to {_MOST} photos of a kind, but n={n} came. All stand in to_frame().")
+        raise ValueError(f"n must be at most {_MOST} images of a kind; got {n}. See to_frame() for all images.")
     frame = report.to_frame().dropna(subset=["image_score", "label"])
     bad, good = frame[frame["label"] != GOOD], frame[frame["label"] == GOOD]
     halves = {"misses": bad.nsmallest(n, "image_score"), "false alarms": good.nlargest(n, "image_score")}
     shown = {name: rows for name, rows in halves.items() if len(rows)}
     if not shown:
-        raise ValueError(f"The hardest are found by labels, but of {report.name} none has one. Label them first.")
+        raise ValueError(f"draw_hardest needs labels, but no image of {report.name} has one. Label them first.")
     columns = max(map(len, shown.values()))
     figure, panels = make_panels(None, 2 * columns * len(shown), columns, bars=1)
     found = (report.judged(at) for at in (frame if good.empty else good).index)
@@ -240,7 +264,7 @@ def draw_hardest(report: Report, n: int = 4) -> Figure:
 
 
 def _read_picture(path: str, judged: Judged) -> np.ndarray:
-    """The evaluated crop of a photograph; grey where the photograph is gone."""
+    """The evaluated crop of an image; plain grey if the file can no longer be read."""
     try:
         return judged.crop.cut(read_image(path))
     except (OSError, ValueError):
@@ -248,7 +272,7 @@ def _read_picture(path: str, judged: Judged) -> np.ndarray:
 
 
 def _rank(row: Any, others: pandas.DataFrame) -> str:
-    """An image score, and how it stands among those that should lie on its other side."""
+    """An image score, and the number of images of the other class on the wrong side of it."""
     score, scores = row.image_score, others["image_score"]
     beyond, kind = (scores <= score, "defects below") if row.label == GOOD else (scores >= score, "good above")
     return f"score {score:.2f}" + ("" if others.empty else f": {beyond.sum()} of {len(others)} {kind}")

@@ -1,8 +1,8 @@
-"""Results in, Matplotlib figures out.
+"""Figures of results, drawn with Matplotlib.
 
-Every map is drawn in raw distances on one scale, so that pictures can be compared. The scale of a fitted SPADE runs
-from 0 to twice what is normal; a mark on the colour bar shows the 99th percentile of normal images, each judged against
-the others. No image is stretched to its own extremes: that would make good parts look broken.
+Every map is drawn in raw distances on one scale, so that figures can be compared. The scale of a fitted SPADE runs from
+0 to twice the reference level; a line on the colour bar marks this level, the 99th percentile of normal images, each
+judged against the others. No map is scaled to its own minimum and maximum, which would make good parts look defective.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 
 
 def draw_result(result: Result, threshold: float | None = None, *, axes: Sequence[Axes] | None = None) -> Figure:
-    """The photo, its anomaly map, and the segmentation (solid) with the truth (dashed) where it is known.
+    """The image, its anomaly map, and the segmentation (solid) with the ground truth (dashed) if known.
 
     Parameters
     ----------
     threshold
-        Where to draw the contour; by default at the normals' 99th percentile (compared with a single normal image
-        nobody knows what is normal, and no contour is drawn).
+        The level of the contour; by default the reference level (with a single normal image it is unknown, and no
+        contour is drawn).
     axes
         Three axes to draw into.
     """
@@ -53,7 +53,7 @@ def draw_result(result: Result, threshold: float | None = None, *, axes: Sequenc
     _heat(heat, result.anomaly_map, result, f"anomaly map, max {result.image_score:.2f}", bar=True)
     lines = []
     if level is None:
-        show_picture(outline, result.image, "no threshold: one normal")
+        show_picture(outline, result.image, "no threshold: one normal image")
     else:
         show_picture(outline, result.image, f"map ≥ {level:.2f}")
         draw_contour(outline, result.segmentation(level), RING, "solid")
@@ -74,18 +74,18 @@ def draw_views(
     scale: str,
     differences: Mapping[str, np.ndarray] | None = None,
 ) -> Figure:
-    """A photo, and what is seen of it under several views, with the same place marked in all.
+    """An image and its maps under several views, with the same pixel marked in all.
 
     Parameters
     ----------
     maps
-        By the views' names, (H, W) each, 1 where its colours end.
+        Map of each view by its name, (H, W) each, scaled so that the colours end at 1.
     place
         (row, col) to mark.
     scale
-        What the colours mean, in words.
+        Description of the colours, printed below the figure.
     differences
-        By their names, (H, W) each, from -1 where colours end to 1.
+        Difference maps by their names, (H, W) each, scaled so that the colours range from -1 to 1.
     """
     differences = differences or {}
     count = 1 + len(maps) + len(differences)
@@ -103,68 +103,70 @@ def draw_views(
 
 
 def draw_neighbours(result: Result, count: int = 7, *, axes: Sequence[Axes] | None = None) -> Figure:
-    """The query and the normal images nearest to it as a whole, with the distances of their pooled vectors."""
+    """The query and its nearest neighbours among the normal images, with the distances of their pooled features."""
     count = min(check_count("count", count), len(result.neighbours))
     figure, panels = make_panels(axes, count + 1, min(count + 1, 4))
     show_picture(panels[0], result.image, "query")
     panels[0].spines[:].set(visible=True, color=RING, linewidth=2)
     for rank, panel in enumerate(panels[1:]):
         index, distance = result.neighbours.index[rank], result.neighbours.distance[rank]
-        show_picture(panel, result.normal_image(index), f"{rank + 1}: normal {index}, {distance:.2f}")
-    return _finish(figure, result, f"mean distance of all {len(result.neighbours)}: {result.retrieval_score:.3f}")
+        show_picture(panel, result.normal_image(index), f"{rank + 1}: normal {index}, distance {distance:.2f}")
+    count = len(result.neighbours)
+    return _finish(figure, result, f"mean distance of all {count} neighbours: {result.retrieval_score:.3f}")
 
 
 def draw_layers(result: Result, *, axes: Sequence[Axes] | None = None) -> Figure:
-    """Above, what each layer contributes to the map; below, the map if that layer were searched by itself.
+    """Top row: each layer's contribution to the map. Bottom row: the map of each layer searched alone.
 
-    All on the scale of the anomaly map, to which the upper row adds up. With ``combine="concat"`` and no weights hardly
-    a pixel of a layer alone exceeds it; an ensemble is a mean, which single layers do exceed.
+    All use the scale of the anomaly map; the top row adds up to that map. With ``combine="concat"`` and no weights,
+    hardly any pixel of a single layer exceeds the map; an ensemble is a mean, which single layers do exceed.
     """
     names = list(result.layer_maps)
     figure, panels = make_panels(axes, 2 * len(names), len(names), bars=1)
     for above, below, name in zip(panels, panels[len(names) :], names):
         last = name == names[-1]
-        _heat(above, result.layer_maps[name], result, f"{name}: its share", bar=last)
+        _heat(above, result.layer_maps[name], result, f"{name}: share of the map", bar=last)
         _heat(below, result.layer_alone[name], result, f"{name} alone", bar=last)
     return _finish(figure, result)
 
 
 def draw_match(result: Result, row: int, col: int, *, axes: Sequence[Axes] | None = None) -> Figure:
-    """A pixel of the query, the normal pixel that explains it, both close up, and each layer's part of the distance."""
+    """A pixel of the query and the normal pixel that it matches, close-ups of both, and the distance by layer."""
     match = result.match(row, col)
     figure, (query, normal, here, there, bars) = make_panels(axes, 5, 5)
     explaining = result.normal_image(match.image)
-    show_picture(query, result.image, f"query ({row}, {col})")
-    show_picture(normal, explaining, f"normal {match.image} ({match.row}, {match.col})")
+    show_picture(query, result.image, f"query, pixel ({row}, {col})")
+    show_picture(normal, explaining, f"normal {match.image}, pixel ({match.row}, {match.col})")
     _ring(query, row, col)
     _ring(normal, match.row, match.col)
-    _show_patch(here, result, result.image, (row, col), "query, close up")
-    _show_patch(there, result, explaining, (match.row, match.col), "normal, close up")
+    _show_patch(here, result, result.image, (row, col), "query, close-up")
+    _show_patch(there, result, explaining, (match.row, match.col), "normal, close-up")
     names, parts = list(match.layers), list(match.layers.values())
     bars.bar_label(bars.barh(names, parts, color=plt.get_cmap(COLOURS)(0.6)), fmt=" {:.2f}", fontsize=8)
     bars.invert_yaxis()
-    bars.set_title(f"distance {match.distance:.2f}", fontsize=9)
+    bars.set_title(f"distance {match.distance:.2f}, by layer", fontsize=9)
+    bars.set_xlabel("distance (raw)", fontsize=8)
     bars.set_xlim(0, max(*parts, 1e-9) * 1.3)
     open_up(bars)
     return _finish(figure, result)
 
 
 def draw_reconstruction(result: Result, *, axes: Sequence[Axes] | None = None) -> Figure:
-    """The query, beside it the same picture put together from the normal patches that explain it, and how far off."""
+    """The query, its reconstruction from the matched normal patches, and the anomaly map."""
     figure, (query, rebuilt, heat) = make_panels(axes, 3, bars=1)
     show_picture(query, result.image, _title(result))
-    show_picture(rebuilt, result.reconstruction, "rebuilt from normal patches")
-    _heat(heat, result.anomaly_map, result, "distance of the features", bar=True)
+    show_picture(rebuilt, result.reconstruction, "reconstruction from normal patches")
+    _heat(heat, result.anomaly_map, result, "feature distance", bar=True)
     return _finish(figure, result)
 
 
 def draw_explanation(result: Result, row: int, col: int, threshold: float | None = None) -> Figure:
-    """What was found, and below it the normal pixel that explains one place: `draw_result` above `draw_match`."""
+    """The result, and below it the normal pixel that one pixel matches: `draw_result` above `draw_match`."""
     figure = plt.figure(figsize=(WIDTH, 6.4), layout="constrained")
     grid = figure.add_gridspec(2, 1, height_ratios=(3.6, 2.8))
     above, below = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
     draw_result(result, threshold, axes=above.subplots(1, 3))
-    above.supxlabel("")  # the small print stands below once
+    above.supxlabel("")  # `draw_match` prints the provenance once for both
     draw_match(result, row, col, axes=below.subplots(1, 5))
     plt.close(figure)
     return figure
@@ -177,13 +179,13 @@ def _ring(panel: Axes, row: int, col: int) -> None:
 
 def _title(result: Result) -> str:
     if result.sample is None:
-        return "photo"
+        return "image"
     label = "" if result.label is None else f"{result.label}/"
     return f"{label}{result.sample.path.stem}"
 
 
 def _heat(panel: Axes, values: np.ndarray, result: Result, title: str, bar: bool = False) -> None:
-    """Up to twice the normals' level, the same for every photo; to the photo's own maximum only where there is none."""
+    """Draw a map up to twice the reference level, the same for every image, or up to the score if there is no level."""
     level = result.normal_level
     end = SCALE * level if level else max(result.image_score, 1e-9)
     image = show_map(panel, values, end, title)
@@ -192,7 +194,7 @@ def _heat(panel: Axes, values: np.ndarray, result: Result, title: str, bar: bool
 
 
 def _show_patch(panel: Axes, result: Result, picture: np.ndarray, at: tuple[int, int], title: str) -> None:
-    """What surrounds a pixel, with a frame around its cell of the finest grid."""
+    """The surroundings of a pixel, with a frame around its cell of the finest grid."""
     size, grid = np.array(result.anomaly_map.shape), np.array(result.query.grid)
     cell = size / grid
     top, left = at * grid // size * cell - 0.5
@@ -203,7 +205,7 @@ def _show_patch(panel: Axes, result: Result, picture: np.ndarray, at: tuple[int,
 
 
 def _finish(figure: Figure, result: Result, remark: str = "") -> Figure:
-    """Provenance in small print: which weights, which crop, which options."""
+    """Print the provenance: weights, crop and options."""
     backbone, (height, width) = result.spade.backbone, result.anomaly_map.shape
     print_ = f"{backbone.name}, weights: {backbone.weights}; crop {height} x {width} px; {result.describe_options()}"
     return small_print(figure, f"{remark}\n{print_}" if remark else print_)

@@ -1,4 +1,4 @@
-"""The pieces of figures: panels, pictures, outlines, colour bars, small print."""
+"""Shared elements of figures: panels, images, outlines, colour bars, small print."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-COLOURS = "cividis"  # even in lightness, also for colour-blind readers
-SIGNED = "PuOr_r"  # of differences: orange where the first is higher, even in lightness to both sides
-BLUE, GREEN, GREY = "#0072B2", "#009E73", "#8A8A8A"  # of the Okabe-Ito colours, and a grey
-RING = "#D55E00"  # vermilion of the Okabe-Ito colours, seen on cividis and on photographs
-SCALE = 2.0  # the colour bar ends at this many times the normals' 99th percentile
-WIDTH = 10.4  # inches: a notebook's width
-_INCH = 2.6  # of one picture, where that many fit
-_BAR = 0.7  # of a colour bar with its labels
+COLOURS = "cividis"  # perceptually uniform, also for colour-blind readers
+SIGNED = "PuOr_r"  # for differences: orange if the first is higher; lightness is symmetric around zero
+BLUE, GREEN, GREY = "#0072B2", "#009E73", "#8A8A8A"  # two Okabe-Ito colours and a grey
+RING = "#D55E00"  # vermilion of the Okabe-Ito colours, visible on cividis and on images
+SCALE = 2.0  # the colour bar ends at this multiple of the reference level
+WIDTH = 10.4  # inches, the width of a notebook
+_INCH = 2.6  # inches, side of one image if there is enough room
+_BAR = 0.7  # inches, width of a colour bar with its labels
 _SMALL = 7.5  # pt, for provenance
 
 
 def make_panels(
     axes: Sequence[Axes] | None, count: int, columns: int | None = None, bars: int = 0, side: float = _INCH
 ) -> tuple[Figure, list[Axes]]:
-    """The axes given, or a new figure with one panel a picture, without pyplot showing it twice in a notebook."""
+    """The given axes, or a new figure with one panel per image, which pyplot does not show twice in a notebook."""
     if axes is not None:
         given = list(np.ravel(np.asarray(axes, dtype=object)))
         if len(given) != count:
-            raise ValueError(f"This figure needs {count} axes, but {len(given)} came.")
+            raise ValueError(f"This figure needs {count} axes; got {len(given)}.")
         return given[0].figure, given
     columns = columns or count
     rows = -(-count // columns)
@@ -52,36 +52,36 @@ def name_panel(panel: Axes, title: str) -> None:
 
 
 def show_map(panel: Axes, values: np.ndarray, end: float, title: str, signed: bool = False) -> AxesImage:
-    """A map in raw distances from 0 to ``end``, or of differences, to both sides."""
+    """Draw a map of raw distances from 0 to ``end``, or of differences from ``-end`` to ``end``."""
     image = panel.imshow(values, SIGNED if signed else COLOURS, vmin=-end if signed else 0, vmax=end)
     name_panel(panel, title)
     return image
 
 
 def add_scale(panel: Axes, image: AxesImage, end: float, level: float | None = None) -> None:
-    """The raw scale, with what is normal marked on it; an arrow where values go beyond."""
+    """Add a colour bar in raw distances with the reference level marked; its arrow stands for higher values."""
     bar = panel.figure.colorbar(image, ax=panel, fraction=0.046, pad=0.03, extend="max")
     ticks = [0, end / 4, end / 2, end]
     bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
     bar.ax.tick_params(labelsize=8)
-    bar.set_label("distance" if level is None else "distance (line: normals' 99 %)", fontsize=8)
+    bar.set_label("distance (raw)" if level is None else "distance (raw); line: reference level", fontsize=8)
     if level is not None:
         bar.ax.axhline(level, color=RING, linewidth=2)
 
 
 def open_up(panel: Axes) -> None:
-    """Lines only where there are figures to read, and these small."""
+    """Hide the top and right spines, and use small tick labels."""
     panel.spines[["top", "right"]].set_visible(False)
     panel.tick_params(labelsize=8)
 
 
 def draw_contour(panel: Axes, mask: np.ndarray, colour: str, style: str) -> None:
     if mask.any():
-        panel.contour(mask, levels=[0.5], colors="#222222", linewidths=3)  # seen on any photo
+        panel.contour(mask, levels=[0.5], colors="#222222", linewidths=3)  # dark border, visible on any image
         panel.contour(mask, levels=[0.5], colors=colour, linewidths=1.6, linestyles=style)
 
 
 def small_print(figure: Figure, text: str) -> Figure:
-    """Provenance below a figure."""
+    """Print the provenance below a figure."""
     figure.supxlabel(text, fontsize=_SMALL, color="#666666")
     return figure
