@@ -1,7 +1,7 @@
-"""How well each setting does on a dataset, with intervals: `make results DATA=path`.
+"""Measure the accuracy of many settings on a dataset, with confidence intervals: `make results DATA=path`.
 
-Writes results/<dataset>.md and .json. Beside the package's own settings stand candidates that are not in it, so that
-one sees why.
+Writes results/<dataset>.md and .json. Besides the settings of the package, the tables include candidates that are not
+part of it, to show why.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ METRICS = {
     "aupro": "AUPRO",
     "aupro_05": "AUPRO 0.05",
 }
-ALONE = "misplaced"  # of the demo: a question of position, not of appearance, so it stands by itself
+ALONE = "misplaced"  # a kind of the demo: a defect of position, not of appearance, so it gets its own table
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Entry:
 
     setting: str
     report: Report
-    features: float  # MB, of the normals
+    features: float  # MB, size of the gallery's features
 
     def measure(self, kinds: Sequence[str] | None) -> dict[str, float | list[float]]:
         found: dict[str, float | list[float]] = {}
@@ -82,18 +82,18 @@ def measure_settings(dataset: Dataset) -> Iterator[Entry]:
     equal = {"weights": "equal", "sigma": 2.5}
     for name, size, side, radius in (
         ("equal, sigma 2.5", 224, 1, None),
-        ("the same, radius 8 of 56 cells", 224, 1, 8),
-        ("the same, averaged 3 x 3", 224, 3, 8),
-        ("the same, 320 px instead", 320, 1, 12),
-        ("both, everywhere", 320, 3, None),
+        ("equal, sigma 2.5, radius 8 of 56 cells", 224, 1, 8),
+        ("equal, sigma 2.5, radius 8, averaged 3 x 3", 224, 3, 8),
+        ("equal, sigma 2.5, radius 12, 320 px", 320, 1, 12),
+        ("equal, sigma 2.5, averaged 3 x 3, 320 px", 320, 3, None),
     ):
         backbone = load_backbone(resize=round(size * 256 / 224), crop=size, average=side)
         yield judge(name, SPADE(backbone, radius=radius, **equal).fit(dataset.train), dataset)
-    yield judge("both: **recommended**", SPADE.recommended().fit(dataset.train), dataset)
+    yield judge("**recommended**", SPADE.recommended().fit(dataset.train), dataset)
 
 
 def judge(setting: str, spade: SPADE, dataset: Dataset) -> Entry:
-    spade.predict(dataset.test[0])  # compiles what has to be compiled
+    spade.predict(dataset.test[0])  # compiles the search before it is timed
     print(f"  {setting}", flush=True)
     return Entry(setting, evaluate(spade, dataset), megabytes(spade))
 
@@ -106,7 +106,7 @@ def megabytes(spade: SPADE) -> float:
 def report_maps(
     setting: str, maps: Sequence[np.ndarray], results: Sequence[Result], scores: Sequence[float] | None = None
 ) -> Entry:
-    """Maps that no SPADE gives by itself, judged like the others; where scores are given, they are the images'."""
+    """Report on custom maps, with the maximum of each map as the image score unless scores are given."""
     rows = []
     for at, (values, result) in enumerate(zip(maps, results)):
         score = float(values.max()) if scores is None else scores[at]
@@ -122,7 +122,7 @@ def report_maps(
 
 
 def measure_candidates(spade: SPADE, results: Sequence[Result]) -> Iterator[Entry]:
-    """Scores of images from the coarsest layer, layers combined by a power, and distances held against density."""
+    """Image scores from the coarsest layer, power means of layers, and distances divided by local density."""
     layers = spade.backbone.layers
     coarsest = [float(result.layer_alone[layers[-1]].max()) for result in results]
     maps = [result.anomaly_map for result in results]
@@ -136,13 +136,13 @@ def measure_candidates(spade: SPADE, results: Sequence[Result]) -> Iterator[Entr
             layer: np.mean([summarise(normal.match_alone[layer].distance) for normal in normals]) for layer in layers
         }
         yield report_maps(name, [combine(result, scale, power) for result in results], results)
-    density = np.stack([normal.correspondence.distance for normal in normals])  # (n, h, w): how rare a normal pixel is
+    density = np.stack([normal.correspondence.distance for normal in normals])  # (n, h, w), higher: rarer normal pixel
     for name, share in (("*defaults / a fifth density*", 0.2), ("*defaults / half density*", 0.5)):
         yield report_maps(name, [hold_against(density, share, result) for result in results], results)
 
 
 def combine(result: Result, scale: dict[str, float], power: int) -> np.ndarray:
-    """The power mean over layers, each searched by itself and divided by a scale."""
+    """The power mean over layers, each searched alone and divided by a scale."""
     grid = result.query.grid
     parts = [resize(found.distance, grid) / scale[layer] for layer, found in result.match_alone.items()]
     joined = np.mean(np.power(parts, power), 0) ** (1 / power)
@@ -150,13 +150,13 @@ def combine(result: Result, scale: dict[str, float], power: int) -> np.ndarray:
 
 
 def hold_against(density: np.ndarray, share: float, result: Result) -> np.ndarray:
-    """Distances divided by how far the normal pixel that explains them lies from other normals, in part."""
+    """Distances divided by a mix of the mean and the matched normal pixel's own distance to other normals."""
     found = result.correspondence
     own = density[result.neighbours.index[found.image[0]], found.row[0], found.col[0]]
     return make_map(found.distance / ((1 - share) * density.mean() + share * own), result.crop.size, 4)
 
 
-# ---- what is written -------------------------------------------------------------------------------------------------
+# ---- output files ----------------------------------------------------------------------------------------------------
 
 
 def write(dataset: Dataset, command: str, entries: Sequence[Entry], kinds: dict[str, list[str] | None]) -> None:
@@ -178,9 +178,9 @@ def write(dataset: Dataset, command: str, entries: Sequence[Entry], kinds: dict[
     lines = [f"# {dataset.name}", "", *(f"{line}  " for line in str(dataset).splitlines()), "", describe(about), ""]
     for title in kinds:
         lines += [f"## {title}", "", *tabulate(rows, title), ""]
-    lines += ["*Italic*: not in the package, from the defaults' features. All options are written out in the JSON.", ""]
+    lines += ["*Italic*: not in the package, computed from the default features. The JSON lists all options.", ""]
     if dataset.name in PUBLISHED:
-        lines += ["## Published, by others", "", *PUBLISHED[dataset.name], "", WHY_THEY_DIFFER, ""]
+        lines += ["## Published results", "", *PUBLISHED[dataset.name], "", WHY_THEY_DIFFER, ""]
     (RESULTS / f"{dataset.name}.md").write_text("\n".join(lines))
 
 
@@ -188,9 +188,9 @@ def describe(about: dict) -> str:
     run = about["run"]
     return (
         f"`{about['command']}`, spade_kit {run['spade_kit']}, torch {run['torch']}, {run['backbone']} "
-        f"({run['weights']}), K = 50 of {run['normals']} normals, sigma 4 unless said. In brackets 95 % intervals, "
-        "bootstrap over photographs. ms: the median photo, read, searched and drawn, where it was timed. "
-        f"Peak memory of it all {about['peak_memory_gb']:.1f} GB."
+        f"({run['weights']}), K = 50 of {run['normals']} normals, sigma 4 unless stated. Brackets: 95 % confidence "
+        "intervals, bootstrap over images. ms: median time per image for reading, search and map, if timed. "
+        f"Peak memory of the whole run: {about['peak_memory_gb']:.1f} GB."
     )
 
 
@@ -217,7 +217,7 @@ def tell(found: list[float] | None) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", help='"demo", "solar_cells", or a folder')
-    parser.add_argument("--every", type=int, default=1, help="take every so many photos only")
+    parser.add_argument("--every", type=int, default=1, help="use only every n-th image")
     given = parser.parse_args()
     dataset = spade_kit.load_dataset(given.data)
     name = Path(given.data).name

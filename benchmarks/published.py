@@ -1,4 +1,4 @@
-"""Figures that others have published for classes of MVTec AD, and why ours need not agree."""
+"""Published results for classes of MVTec AD, and why ours may differ."""
 
 _HEAD = [
     "| method, backbone | split | image AUC | pixel AUC | AUPRO | source |",
@@ -7,7 +7,7 @@ _HEAD = [
 _SPADE = "SPADE, wide_resnet50_2 | official | | {} | | Cohen & Hoshen, arXiv:2005.02357"
 _PADIM = "PaDiM, wide_resnet50_2 | official | | {} | | Defard et al., arXiv:2011.08785"
 _PATCHCORE = "PatchCore, wide_resnet50_2 | official | {} | {} | | README of anomalib"
-_HERE = "{}, efficientnet_lite0 | these photographs | {} | {} | {} | anomalib 2.7, measured elsewhere"
+_HERE = "{}, efficientnet_lite0 | these images | {} | {} | {} | anomalib 2.7, measured elsewhere"
 
 
 def _lines(*rows: str) -> list[str]:
@@ -26,7 +26,7 @@ PUBLISHED = {
     "transistor": _lines(_SPADE.format(0.941), _PADIM.format(0.975), _PATCHCORE.format("1.000", 0.981)),
 }
 WHY_THEY_DIFFER = (
-    "Figures of the papers are for the official split and for the paper's much larger network; here it is a small one, "
-    "and the photographs are an excerpt or another split. So they say what is usual, not who is better. Areas under "
-    "the PRO curve also differ by how they are integrated: ours takes all thresholds and interpolates at 0.3."
+    "The published results use the official split and a much larger network; ours use a small network, and a subset of "
+    "the images or another split. They show the usual range, not which method is better. Areas under the PRO curve "
+    "also depend on the integration: ours uses all thresholds and interpolates at 0.3."
 )

@@ -1,4 +1,4 @@
-"""What one would use otherwise: brute force over the concatenated pyramid, by libraries that are good at it."""
+"""The alternatives: brute-force search over the concatenated pyramid with optimised libraries."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-Search = Callable[[np.ndarray], np.ndarray]  # (q, d) pixels to (q,) places of the nearest
+Search = Callable[[np.ndarray], np.ndarray]  # (q, d) pixels to (q,) indices of the nearest gallery pixels
 
 
 def concatenate(levels: Sequence[Tensor], weights: np.ndarray) -> np.ndarray:
-    """(n * h * w, d): every pixel's features of all levels, scaled so that Euclidean distance is the weighted one."""
+    """(n * h * w, d): each pixel's features of all levels, scaled so that Euclidean distances are the weighted ones."""
     h, w = levels[0].shape[2:]
     rows, cols = torch.arange(h), torch.arange(w)
     scaled = [
@@ -56,11 +56,11 @@ def sklearn_brute(gallery: np.ndarray) -> Search:
 
 
 def check_the_same(ours: np.ndarray, place: np.ndarray, query: np.ndarray, gallery: np.ndarray) -> None:
-    """Our squared distances against those of the rival's pairs, in float64, to 1e-6 (|q|^2 + |g|^2)."""
+    """Compare our squared distances with those of the library's pairs, in float64, to 1e-6 (|q|^2 + |g|^2)."""
     asked, held = query.astype(np.float64), gallery[place].astype(np.float64)
     theirs = ((asked - held) ** 2).sum(1)
     slack = 1e-6 * ((asked**2).sum(1) + (held**2).sum(1))
     if not (ours.astype(np.float64).ravel() ** 2 <= theirs + slack).all():
-        raise AssertionError("The rival found a nearer pixel: the search is not exact.")
+        raise AssertionError("The library found a nearer pixel: our search is not exact.")
     if not (theirs <= ours.astype(np.float64).ravel() ** 2 + 20 * slack).all():
-        raise AssertionError("The rival's pixel is farther than its rounding explains: not the same task.")
+        raise AssertionError("The library's pixel is farther than rounding explains: it solves a different task.")

@@ -1,7 +1,7 @@
-"""How fast the exact search is, as ratios in one run: `make bench`. Writes results/speed.json and results/speed.md.
+"""Measure the speed of the exact search as ratios within one run: `make bench`.
 
-Everything is compared on the same features, and the distances are compared first. On a busy machine nothing is printed:
-libraries lose very differently there.
+Writes results/speed.json and results/speed.md. All methods use the same features, and their distances are compared
+before timing. On a busy machine nothing is printed, because load slows the libraries down by very different factors.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from spade_kit.datasets.samples import as_array
 from spade_kit.search.dispatch import PixelSearch
 
 RESULTS = Path(__file__).parent / "results"
-BUSY = 20  # per cent of all cores, taken by others
+BUSY = 20  # per cent of all cores used by other processes
 QUERIES = 8
-SLOW_QUERIES = 2  # for rivals of which nothing is asked, and for what is compared before it is timed
+SLOW_QUERIES = 2  # for slow libraries, and for the comparison before timing
 FORWARD = """
-import sys, time, torch                 # torch first: with the threads it has by itself
+import sys, time, torch                 # torch first, so that it keeps its default number of threads
 from spade_kit import load_backbone
 backbone = load_backbone(sys.argv[1], pretrained=sys.argv[2] == "True")
 x, times = torch.randn(1, 3, 224, 224), []
@@ -49,7 +49,7 @@ print(sorted(times[3:])[len(times[3:]) // 2])
 
 
 class Times(list):
-    """Milliseconds, one a call."""
+    """Milliseconds, one per call."""
 
     @property
     def median(self) -> float:
@@ -77,7 +77,7 @@ def clock(call: Callable[[Any], Any], items: Iterable[Any], warm: bool = True) -
 
 
 def ratio(slow: Times, fast: Times) -> str:
-    """Of medians, and of the quartiles of what can be paired."""
+    """Ratio of the medians, with the quartiles of the ratios if times can be paired."""
     if len(slow) != len(fast):
         return f"{slow.median / fast.median:.3g}"
     low, high = np.percentile(np.array(slow) / np.array(fast), [25, 75])
@@ -85,7 +85,7 @@ def ratio(slow: Times, fast: Times) -> str:
 
 
 def forward(name: str, pretrained: bool) -> float:
-    """ms: one plain forward pass of the unmodified network, in a process of its own."""
+    """Time in ms of one plain forward pass of the unmodified network, in a separate process."""
     calls = 60 if name == "efficientnet_lite0" else 15
     run = subprocess.run(
         [sys.executable, "-c", FORWARD, name, str(pretrained), str(calls)], capture_output=True, text=True, check=True
@@ -102,7 +102,7 @@ def load_of_others() -> float:
 
 
 def compare(dataset: spade_kit.Dataset, name: str, pretrained: bool, rivals: dict[str, Callable]) -> list[dict]:
-    """Search, predict and the rivals with K = N <= 50, at both weightings."""
+    """Time search, predict and the other libraries with K = N <= 50, with both weightings."""
     tell(f"{dataset.name}, {name}: search, predict, {', '.join(rivals)}")
     backbone = load_backbone(name, pretrained=pretrained)
     normals = dataset.train[:50]
@@ -154,13 +154,13 @@ def compare(dataset: spade_kit.Dataset, name: str, pretrained: bool, rivals: dic
     return rows
 
 
-# ---- what it grows with ----------------------------------------------------------------------------------------------
+# ---- scaling ---------------------------------------------------------------------------------------------------------
 
 
 def grow(photos: Sequence[Any], normals: Sequence[Any]) -> list[dict]:
-    """One thing changed at a time, each against a brute-force search (torch; for kappa and radius, our own)."""
+    """Vary one parameter at a time, each compared with brute-force search in torch."""
     rows = []
-    tell("growth with K, kappa, radius, crop")
+    tell("scaling with K, kappa, radius, crop")
 
     def add(what: str, value: object, levels: Sequence[torch.Tensor], query: Pyramid, k: int, **options: Any) -> None:
         kappa, radius = options.get("kappa", 1), options.get("radius")
@@ -189,9 +189,9 @@ def grow(photos: Sequence[Any], normals: Sequence[Any]) -> list[dict]:
 
 
 def grow_gallery(photos: Sequence[Any], normals: Sequence[Any]) -> list[dict]:
-    """N: predict with K = 50 of ever more normal images, and what the process holds."""
+    """Vary N: predict with K = 50 and an increasing number of normal images, and measure the process's memory."""
     rows = []
-    tell("growth with N")
+    tell("scaling with N")
     for n in (60, 200, 1000, 2000):
         if n > len(normals):
             break
@@ -209,7 +209,7 @@ def grow_gallery(photos: Sequence[Any], normals: Sequence[Any]) -> list[dict]:
 
 
 def fit(samples: Sequence[spade_kit.Sample]) -> dict:
-    """`fit` against decoding, resizing and forward passes alone."""
+    """Compare `fit` with decoding, resizing and forward passes alone."""
     tell("fit")
     backbone = load_backbone()
 
@@ -227,7 +227,7 @@ def fit(samples: Sequence[spade_kit.Sample]) -> dict:
 
 
 def live(spade: spade_kit.SPADE, photos: Sequence[Any]) -> list[dict]:
-    """What a moved slider waits for, against a search from scratch."""
+    """Time the updates after a slider moves, compared with a search from scratch."""
     tell("live controls, worst cases")
     results = [spade.predict(photo) for photo in photos]
     whole = clock(lambda result: spade.gallery.search(result.query, spade.options, result.among), results)
@@ -251,7 +251,7 @@ def live(spade: spade_kit.SPADE, photos: Sequence[Any]) -> list[dict]:
 
 
 def worst() -> list[dict]:
-    """What prunes badly, against a brute-force search in torch; 20 normal images of the embedded backbone's shapes."""
+    """Time inputs that prune badly, with 20 normal images of the embedded backbone's shapes, against brute force."""
     generator = torch.Generator().manual_seed(0)
     shapes, rows = [(24, 56, 56), (40, 28, 28), (112, 14, 14)], []
     noise, other = ([torch.randn(n, *shape, generator=generator) for shape in shapes] for n in (20, 1))
@@ -281,13 +281,13 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def write(report: dict[str, Any]) -> str:
-    """The Markdown of a report. Times are medians in ms, with quartiles."""
+    """Format a report as Markdown. Times are medians in ms, with quartiles."""
     parts = [
         "# Speed\n",
-        f"{report['cpu']}, {report['threads']} threads; {report['versions']}. Others took "
-        f"{report['load_before']:.0f} % of the cores before and {report['load_after']:.0f} % after. Medians in ms, in "
-        "brackets quartiles over the queries. Forward: one plain pass of the unmodified network, in a process of its "
-        "own. Search: places and distances, features given. K = N. Untrained networks are labelled.\n",
+        f"{report['cpu']}, {report['threads']} threads; {report['versions']}. Other processes used "
+        f"{report['load_before']:.0f} % of the cores before and {report['load_after']:.0f} % after the run. Medians in "
+        "ms; brackets: quartiles over the queries. Forward: one plain pass of the unmodified network, in a separate "
+        "process. Search: matches and distances, from given features. K = N. Untrained networks are labelled.\n",
     ]
     head = ("data", "backbone", "weights", "N", "forward", "search", "predict", "search / forward", "predict / forward")
     rivals = [name for name in ("faiss", "torch", "sklearn") if any(name in row for row in report["compare"])]
@@ -298,33 +298,37 @@ def write(report: dict[str, Any]) -> str:
                 f"{row['predict'].median / row['forward']:.2f}"]  # fmt: skip
         body.append(line + [f"{ratio(row[rival], row['search'])} x" if rival in row else "" for rival in rivals])
     parts += [table((*head, *(f"against {rival}" for rival in rivals)), body)]
-    parts += ["## Growth, embedded backbone\n", table(("what", "", "search", "torch, brute force", "ratio"), (
+    head = ("parameter", "value", "search", "torch, brute force", "ratio")
+    parts += ["## Scaling, embedded backbone\n", table(head, (
         (row["what"], row["value"], row["search"], row["torch"], ratio(row["torch"], row["search"]))
         for row in report["growth"]))]  # fmt: skip
-    parts += ["## N\n", table(("normals", "predict", "features, MB", "the whole process, MB"), (
+    parts += ["## N\n", table(("normals", "predict", "features, MB", "whole process, MB"), (
         (row["normals"], row["predict"], f"{row['features_mb']:.0f}", f"{row['resident_mb']:.0f}")
         for row in report["gallery"]))]  # fmt: skip
-    parts += ["## Live\n", table(("what", "time", "a search from scratch", "ratio"), (
+    parts += ["## Live updates\n", table(("change", "time", "search from scratch", "ratio"), (
         (row["what"], row["time"], row["search"], f"{row['time'].median / row['search'].median:.2f}")
         for row in report["live"]))]  # fmt: skip
-    parts += ["## Worst cases\n", table(("what", "search", "torch, brute force", "search / brute force"), (
+    parts += ["## Worst cases\n", table(("case", "search", "torch, brute force", "search / brute force"), (
         (row["what"], row["search"], row["torch"], f"{row['search'].median / row['torch'].median:.2f}")
         for row in report["worst"]))]  # fmt: skip
     done = report["fit"]
-    parts += [f"`fit` of {done['images']} photos: {done['fit']} ms, decoding, resizing and forward passes alone "
-              f"{done['bare']} ms: {done['fit'].median / done['bare'].median:.2f} x.\n"]  # fmt: skip
+    parts += [f"`fit` of {done['images']} images takes {done['fit']} ms; decoding, resizing and forward passes alone "
+              f"take {done['bare']} ms: {done['fit'].median / done['bare'].median:.2f} x.\n"]  # fmt: skip
     return "\n".join(parts)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="without the large network and the slow rivals")
+    parser.add_argument("--quick", action="store_true", help="skip the large network and the slow libraries")
     arguments = parser.parse_args()
     os.environ["TQDM_DISABLE"] = "1"
     warnings.simplefilter("ignore")
     report: dict[str, Any] = {"load_before": load_of_others()}
     if report["load_before"] > BUSY:
-        sys.exit(f"Others take {report['load_before']:.0f} % of the cores: ratios would mean nothing. Try when idle.")
+        sys.exit(
+            f"Other processes use {report['load_before']:.0f} % of the cores: the ratios would be meaningless. "
+            "Run it again on an idle machine."
+        )
     sets = [spade_kit.load_dataset("demo")]
     if "SPADE_KIT_MVTEC" in os.environ:
         sets.insert(0, spade_kit.load_dataset(Path(os.environ["SPADE_KIT_MVTEC"]) / "toothbrush"))
@@ -353,7 +357,10 @@ def main() -> None:
     (RESULTS / "speed.json").write_text(json.dumps(report, indent=1) + "\n")
     (RESULTS / "speed.md").write_text(write(report))
     if report["load_after"] > BUSY:
-        sys.exit(f"Others took {report['load_after']:.0f} % of the cores in the end: run it again when idle.")
+        sys.exit(
+            f"Other processes used {report['load_after']:.0f} % of the cores at the end. "
+            "Run it again on an idle machine."
+        )
     print(write(report))
 
 

@@ -1,7 +1,7 @@
-"""How long it takes from an event in the page to the first frame that shows its effect: ``make bench-widgets``.
+"""Measure the time from an event in the page to the first frame that shows its effect: ``make bench-widgets``.
 
-JupyterLab in headless Chromium with software rendering, the demo, 60 normal photos, K = 50. Medians of 15, in
-milliseconds; what is written to ``results/widgets.md`` is committed. Measure on an idle machine.
+JupyterLab in headless Chromium with software rendering, the demo, 60 normal images, K = 50. Medians of 15 runs, in
+milliseconds; ``results/widgets.md`` is committed. Measure on an idle machine.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from browsing import ARGUMENTS, READY, Notebook, Shown, find_browser, start_lab,
 REPEATS = 15
 FIT = "import spade_kit\nparts = spade_kit.load_dataset('demo')\nspade = spade_kit.SPADE().fit(parts.train)"
 SHOW = "ex = spade_kit.explore(spade, parts)\nex"
-# what is seen is compared frame by frame, after the frame was painted
+# the visible state is compared frame by frame, after each frame was painted
 MEASURE = """async ([act, what, phase]) => {
     const root = document.querySelector('.spade-kit');
     const stages = root.querySelectorAll('.sk-stage');
@@ -64,7 +64,7 @@ MEASURE = """async ([act, what, phase]) => {
         for (const kind of ['pointerdown', 'pointerup']) stage.dispatchEvent(new PointerEvent(kind, where));
     };
     const neighbour = rank => root.querySelectorAll('.sk-strip')[1].children[rank].click();
-    await new Promise(done => setTimeout(done, phase)); // hands do not wait for the start of a frame
+    await new Promise(done => setTimeout(done, phase)); // users do not act in step with frames
     const before = look(), start = performance.now();
     eval(act);
     do await new Promise(done => requestAnimationFrame(() => setTimeout(done)));
@@ -90,7 +90,7 @@ class Bench:
                 self.notebook.execute(after)
         self.rows.append((name, aim, times))
         low, _, high = statistics.quantiles(times, n=4)
-        print(f"{name:40} {statistics.median(times):8.1f} ({low:.1f} to {high:.1f}), aim {aim:g}", flush=True)
+        print(f"{name:40} {statistics.median(times):8.1f} ({low:.1f} to {high:.1f}), target {aim:g}", flush=True)
 
 
 def measure_first_display(browser, lab) -> list[float]:
@@ -141,7 +141,7 @@ def run(results: Path) -> None:
         notebook = Notebook(browser, lab, "bench.ipynb", FIT, SHOW, viewport={"width": 1280, "height": 1200})
         notebook.execute("ex.finish()")
         bench = Bench(notebook)
-        bench.rows.append(("first display, of the fitted demo", 1000, first))
+        bench.rows.append(("first display, fitted demo", 1000, first))
         bench.measure("hover", 16, "ring", [f"hover({x:.3f}, {1 - x:.3f})" for x in spread(0.05, 0.95)])
         bench.measure("threshold", 50, "found", [f"slide('threshold', {value:.3f})" for value in spread(20, 60)])
         bench.measure("overlay", 50, "overlay", [f"slide('overlay', {value:.2f})" for value in spread(0, 1)])
@@ -151,7 +151,7 @@ def run(results: Path) -> None:
         notebook.execute("ex.sigma = 4; ex.alone = True")
         bench.shown.settle()
         switch = ["press('shares')", "press('each alone')"] * (REPEATS // 2)
-        bench.measure("layer display, once searched", 50, "layer", switch)
+        bench.measure("layer display, after its search", 50, "layer", switch)
         notebook.execute("ex.alone = False; ex.finish()")
         bench.measure("kappa", 300, "map", [f"slide('kappa', {2 + step % 3})" for step in range(REPEATS)])
         notebook.execute("ex.kappa = 1")
@@ -171,7 +171,7 @@ def run(results: Path) -> None:
         bench.measure("another photo, cold", 500, "photo", cold)
         ahead = ["press('next photo')"] * REPEATS
         notebook.execute("ex.index = 0")
-        bench.measure("next photo, looked ahead", 150, "photo", ahead, pause=1200)
+        bench.measure("next photo, prefetched", 150, "photo", ahead, pause=1200)
         notebook.execute("ex.index = 30; ex.finish()")
         calling = ["press('this is normal')"] * REPEATS
         bench.measure("this is normal", 200, "gallery", calling, after="ex.undo(); ex.finish()")
@@ -192,17 +192,17 @@ def run(results: Path) -> None:
 
 
 def measure_others(browser, lab, bench: Bench) -> None:
-    """The other widgets, each in a notebook of its own."""
+    """Measure the other widgets, each in a separate notebook."""
     acts = {
         "compare_layers(spade, parts)": (
-            "probe linked over four views and the photo", 16, "rings",
+            "probe linked across four views and the photo", 16, "rings",
             [f"hover({x:.3f}, {1 - x:.3f})" for x in spread(0.05, 0.95)],
         ),
         "paint_defect(spade, parts)": (
             "a stroke", 300, "photo", [f"dab({x:.3f}, {1 - x:.3f})" for x in spread(0.05, 0.95)],
         ),
         "choose_threshold(spade, parts)": (
-            "line of the threshold", 50, "line", [f"slide('threshold', {value:.3f})" for value in spread(55, 100)],
+            "threshold line", 50, "line", [f"slide('threshold', {value:.3f})" for value in spread(55, 100)],
         ),
     }  # fmt: skip
     for number, (call, measured) in enumerate(acts.items()):
@@ -216,7 +216,7 @@ def measure_others(browser, lab, bench: Bench) -> None:
 
 
 def measure_wire(notebook: Notebook, shown: Shown) -> float:
-    """MB that come for one photo, thumbnails and scores of the strip aside."""
+    """MB received for one photo, without the strip's thumbnails and scores."""
     session = notebook.page.context.new_cdp_session(notebook.page)
     session.send("Network.enable")
     sizes: list[int] = []
@@ -226,7 +226,7 @@ def measure_wire(notebook: Notebook, shown: Shown) -> float:
         sizes.clear()
         shown.choose("photo", str(index))
         shown.settle()
-        # binary frames are told in base64
+        # the protocol reports binary frames in base64
         totals.append(sum(sizes) * 3 / 4 / 1e6)
     return statistics.median(totals)
 
@@ -235,12 +235,12 @@ def report(rows, wire: float, saved: float, page: float, version: str, load: flo
     names = ("jupyterlab", "anywidget", "ipywidgets", "ipykernel", "torch")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
     lines = [
-        "# The widgets: from an event to the frame that shows it",
+        "# Widgets: time from an event to the frame that shows its effect",
         "",
         f"{platform.machine()}, {os.cpu_count()} cores; Chromium {version}, headless, software rendering; {versions}; "
-        f"load before: {load:.1f}. The demo: 60 normal photos, K = 50, 224 px. Medians, in brackets quartiles.",
+        f"load before: {load:.1f}. The demo: 60 normal images, K = 50, 224 px. Medians; brackets: quartiles.",
         "",
-        "| what | ms | aim |",
+        "| event | ms | target |",
         "| --- | --- | --- |",
     ]
     for name, aim, times in rows:
@@ -248,11 +248,11 @@ def report(rows, wire: float, saved: float, page: float, version: str, load: flo
         lines.append(f"| {name} | {statistics.median(times):.0f} ({low:.0f} to {high:.0f}) | {aim:g} |")
     lines += [
         "",
-        "| size | MB | at most |",
+        "| size | MB | limit |",
         "| --- | --- | --- |",
-        f"| a photo on the wire | {wire:.2f} | 0.7 |",
-        f"| the saved notebook | {saved:.2f} | 1.5 |",
-        f"| a saved page of one photo | {page:.2f} | 1 |",
+        f"| data transferred per photo | {wire:.2f} | 0.7 |",
+        f"| saved notebook | {saved:.2f} | 1.5 |",
+        f"| saved page of one photo | {page:.2f} | 1 |",
     ]
     return "\n".join(lines) + "\n"
 

@@ -1,11 +1,11 @@
 """Render the bundled demo set: a small machined housing, photographed from above, sound or with one of six defects.
 
-A piece is drawn as a *height field* with materials (`Scene`): parts are laid on it from the table upwards, a defect
-changes a parameter of the piece or the finished surface, and only then light falls on it (`light_scene`). Shadows,
-highlights and bevels therefore follow from the shape, also where it is broken. Rendering the same piece with and
-without its defect gives an exact mask: the pixels that the defect visibly changes.
+A piece is a *height field* with materials (`Scene`): parts are added to it from the table upwards, a defect changes a
+parameter of the piece or the finished surface, and lighting comes last (`light_scene`). Shadows, highlights and bevels
+therefore follow from the shape, including damage. Rendering the same piece with and without its defect gives an exact
+mask: the pixels that the defect visibly changes.
 
-Coordinates are those of the part: (0, 0) is the middle, the picture spans -1 to 1, x to the right and y down.
+Coordinates are those of the part: (0, 0) is the centre, the image spans -1 to 1, x to the right and y down.
 ``python data/render_demo.py data/demo`` writes the set.
 """
 
@@ -19,8 +19,8 @@ from PIL import Image
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-SIDE = 320  # pixels of the finished square picture
-SUPER = 2  # drawn this many times larger, then averaged
+SIDE = 320  # side of the final square image in pixels
+SUPER = 2  # supersampling factor
 SEED = 2005_02357
 KINDS = ("scratch", "stain", "chip", "wrong_colour", "thread", "misplaced")
 COUNTS = {("train", "good"): 60, ("test", "good"): 12} | {("test", kind): 6 for kind in KINDS}
@@ -30,8 +30,8 @@ JPEG_QUALITY = 93
 PLATE = (0.73, 0.66)  # half width, half height
 PLATE_TOP, RECESS_FLOOR = 0.075, 0.050  # heights above the table
 BORE = (-0.19, 0.0)
-PITCH = 0.21  # of the two rows of seven threaded holes
-ROWS = {-0.565: "S.SS..S", 0.565: "SS..S.S"}  # S carries a screw, a dot is left bare
+PITCH = 0.21  # distance between holes in the two rows of seven threaded holes
+ROWS = {-0.565: "S.SS..S", 0.565: "SS..S.S"}  # S: hole with a screw, dot: empty hole
 SLIPS = ((-0.565, 2, 1), (-0.565, 3, 4), (0.565, 1, 2), (0.565, 4, 3))  # row, from, to: see `misplaced`
 PLACES = {(round((i - 3) * PITCH, 3), y): mark for y, row in ROWS.items() for i, mark in enumerate(row)}
 SCREWS = tuple(place for place, mark in PLACES.items() if mark == "S")
@@ -45,7 +45,7 @@ SEGMENTS = ("abcdef", "bc", "abged", "abgcd", "fgbc", "afgcd", "afgedc", "abc", 
 
 @dataclass
 class Scene:
-    """What the light falls on: a height and a material at every pixel. All arrays are (h, w) unless noted."""
+    """Height and material at every pixel. All arrays are (h, w) unless noted."""
 
     x: np.ndarray  # part coordinates of the pixels
     y: np.ndarray
@@ -53,17 +53,17 @@ class Scene:
     colour: np.ndarray  # (h, w, 3) linear reflectance
     metal: np.ndarray  # 0 plastic, rubber, cloth; 1 metal
     gloss: np.ndarray  # 0 matt, 1 mirror
-    grain: np.ndarray  # (h, w, 2) direction of the machining marks, length 0 to 1 their strength
+    grain: np.ndarray  # (h, w, 2) direction of the machining marks; the length, 0 to 1, is their strength
 
     def around(self, cx: float, cy: float, reach: float) -> "Scene":
-        """The part of the scene near a place, as views: drawing there draws here, and costs less."""
+        """The part of the scene near a point, as array views: drawing on it changes the scene, at lower cost."""
         near = (np.abs(self.x - cx) < reach) & (np.abs(self.y - cy) < reach)
         rows, cols = np.flatnonzero(near.any(axis=1)), np.flatnonzero(near.any(axis=0))
         window = np.s_[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
         return Scene(**{name: array[window] for name, array in vars(self).items()})
 
     def lay(self, outline: np.ndarray, **material: object) -> None:
-        """Put a material where ``outline`` (a signed distance, negative inside) covers the pixels."""
+        """Set material properties where ``outline`` (a signed distance, negative inside) covers the pixels."""
         cover = np.clip(0.5 - outline * SIDE * SUPER / 2, 0, 1)
         for name, value in material.items():
             array = getattr(self, name)
@@ -72,7 +72,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Piece:
-    """Everything that differs between two sound pieces, and the parts of a defective one that are simply wrong."""
+    """All parameters that vary between sound pieces, or that a defect can change."""
 
     angle: float
     shift: tuple[float, float]
@@ -94,7 +94,7 @@ class Piece:
 
 
 def draw_piece(rng: np.random.Generator) -> Piece:
-    """Throw the dice for one sound piece."""
+    """Draw the random parameters of one sound piece."""
     lamp = np.deg2rad(rng.normal(232, 7))
     tint = rng.normal(1, 0.04, (3, 1))
     return Piece(
@@ -133,12 +133,12 @@ def box(scene: Scene, cx: float, cy: float, half_w: float, half_h: float, corner
 
 
 def bevel(outline: np.ndarray, width: float) -> np.ndarray:
-    """How far an edge has fallen off: 0 inside, rising to ``width`` at the outline (a 45 degree chamfer)."""
+    """Height lost at an edge: 0 inside, rising to ``width`` at the outline (a 45 degree chamfer)."""
     return np.clip(outline + width, 0, width)
 
 
 def streaks(rng: np.random.Generator, shape: tuple[int, ...], along: float | int, across: float | int) -> np.ndarray:
-    """Noise of unit spread, drawn out along the rows: brushed metal, wood fibres."""
+    """Noise of standard deviation 1, stretched along the rows: brushed metal, fibres."""
     noise = ndimage.gaussian_filter(rng.standard_normal(shape), (across, along), mode="wrap")
     return noise / noise.std()
 
@@ -147,7 +147,7 @@ def streaks(rng: np.random.Generator, shape: tuple[int, ...], along: float | int
 
 
 def start_scene(piece: Piece, rng: np.random.Generator) -> Scene:
-    """The bare table: a woven mat, slightly out of focus below the part."""
+    """The empty table: a woven mat, slightly out of focus below the part."""
     side = SIDE * SUPER
     axis = (np.arange(side) + 0.5) / side * 2 - 1
     x0, y0 = axis[None, :] - piece.shift[0], axis[:, None] - piece.shift[1]
@@ -161,7 +161,7 @@ def start_scene(piece: Piece, rng: np.random.Generator) -> Scene:
 
 
 def lay_plate(scene: Scene, piece: Piece, rng: np.random.Generator) -> None:
-    """The brushed plate: chamfered edge, grain along x that turns with the piece."""
+    """The brushed plate: a chamfered edge, and grain along x that rotates with the piece."""
     outline = box(scene, 0.0, 0.0, *PLATE, corner=0.07)
     noise = streaks(rng, scene.x.shape, 60, 0.9) + 0.6 * streaks(rng, scene.x.shape, 14, 0.7)
     places = (np.stack([scene.y, scene.x]) + 1) * SIDE * SUPER / 2
@@ -193,7 +193,7 @@ def lay_bore(scene: Scene, piece: Piece, rng: np.random.Generator) -> None:
 
 
 def engrave_scale(scene: Scene, radius: np.ndarray, phi: np.ndarray) -> None:
-    """An engraved ring and 48 graduations, every fourth one longer."""
+    """An engraved ring and 48 tick marks, every fourth one longer."""
     step = 2 * np.pi / 48
     tick = np.round(phi / step)
     aside = np.abs(phi - tick * step) * radius - 0.0035
@@ -218,7 +218,7 @@ def lay_cap(scene: Scene, piece: Piece, radius: np.ndarray, phi: np.ndarray) -> 
 
 
 def lay_hole(scene: Scene, cx: float, cy: float) -> None:
-    """A countersunk threaded hole: what is left where a screw is missing."""
+    """A countersunk threaded hole without a screw."""
     scene = scene.around(cx, cy, 0.1)
     outline = disc(scene, cx, cy, 0.052)
     cone = PLATE_TOP - np.clip(-outline, 0, 0.016)
@@ -262,7 +262,7 @@ def lay_connector(scene: Scene, piece: Piece) -> None:
 
 
 def print_digits(scene: Scene, piece: Piece) -> None:
-    """The serial number in seven-segment figures."""
+    """The serial number in seven-segment digits."""
     x0, y0 = PRINT
     scene = scene.around(x0, y0, 0.3)
     bars: dict[str, tuple[float, ...]] = {"a": (0, -1, 1, 0), "g": (0, 0, 1, 0), "d": (0, 1, 1, 0)}
@@ -292,7 +292,7 @@ def print_code(scene: Scene, piece: Piece) -> None:
 
 
 def build_scene(piece: Piece, rng: np.random.Generator) -> Scene:
-    """Lay all parts of one piece on the table."""
+    """Put all parts of one piece on the table."""
     scene = start_scene(piece, rng)
     lay_plate(scene, piece, rng)
     lay_bore(scene, piece, rng)
@@ -310,7 +310,7 @@ def build_scene(piece: Piece, rng: np.random.Generator) -> Scene:
 
 
 def cast_shadows(height: np.ndarray, light: tuple[float, float]) -> np.ndarray:
-    """How much lamp light reaches each pixel (1 all, 0 none): walk towards the lamp and look for higher ground."""
+    """Fraction of the lamp light that reaches each pixel: step towards the lamp and look for higher points."""
     unit = SIDE * SUPER / 2
     open_sky = np.ones_like(height)
     for step in (1, 2, 3, 4, 6, 8, 10, 13, 16, 20, 24, 29, 34):
@@ -322,7 +322,7 @@ def cast_shadows(height: np.ndarray, light: tuple[float, float]) -> np.ndarray:
 
 
 def reflect_room(rx: np.ndarray, ry: np.ndarray, light: tuple[float, float], gloss: np.ndarray) -> np.ndarray:
-    """What a mirror tilted this way would see: a grey room, a large soft lamp, a window opposite."""
+    """Reflection in a mirror with this tilt: a grey room, a large soft lamp, and a window opposite."""
     lamp = (rx - 0.75 * light[0]) ** 2 + (ry - 0.75 * light[1]) ** 2
     window = (rx + 0.9 * light[0]) ** 2 + (ry + 0.9 * light[1]) ** 2
     width = 0.10 + 0.5 * (1 - gloss)
@@ -331,7 +331,7 @@ def reflect_room(rx: np.ndarray, ry: np.ndarray, light: tuple[float, float], glo
 
 
 def light_scene(scene: Scene, piece: Piece) -> np.ndarray:
-    """Light a scene and photograph it, without noise: (H, W, 3) in 0 to 1."""
+    """Render a scene with its lighting, without noise: (H, W, 3) in 0 to 1."""
     unit = SIDE * SUPER / 2
     smooth = ndimage.gaussian_filter(scene.height, 0.8)
     slope_y, slope_x = (s * unit for s in np.gradient(smooth))
@@ -357,7 +357,7 @@ def light_scene(scene: Scene, piece: Piece) -> np.ndarray:
 
 
 def expose(light: np.ndarray, piece: Piece) -> np.ndarray:
-    """The camera: fall-off, lens blur, pixels, film curve."""
+    """The camera: light fall-off, lens blur, pixel grid and tone curve."""
     axis = np.linspace(-1, 1, SIDE * SUPER)
     x, y = axis[None, :], axis[:, None]
     field = 1 + piece.gradient[0] * x + piece.gradient[1] * y - piece.vignette * (x**2 + y**2) / 2
@@ -384,7 +384,7 @@ def wander(rng: np.random.Generator, length: float, bend: float, inside: tuple[f
 
 
 def distance_to_curve(scene: Scene, points: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:
-    """Distance of every pixel to a curve (infinite beyond ``reach``), and how far along it (0 to 1) the foot lies."""
+    """Distance of every pixel to a curve (infinite beyond ``reach``), and position of its nearest point, 0 to 1."""
     distance, foot = cKDTree(points).query(np.stack([scene.x, scene.y], -1), distance_upper_bound=reach)
     return distance, foot / len(points)
 
@@ -399,7 +399,7 @@ def scratch(scene: Scene, piece: Piece, rng: np.random.Generator, severity: floa
 
 
 def thread(scene: Scene, piece: Piece, rng: np.random.Generator, severity: float) -> None:
-    """A fibre that lies across the piece, dark or pale, with its own thin shadow."""
+    """A fibre that lies across the piece, dark or pale, with a thin shadow."""
     points = wander(rng, 0.4 + 0.5 * rng.uniform(), 1.3, (0.68, 0.60))
     distance, _ = distance_to_curve(scene, points, 0.05)
     radius = 0.0036 + 0.0030 * severity
@@ -410,7 +410,7 @@ def thread(scene: Scene, piece: Piece, rng: np.random.Generator, severity: float
 
 
 def stain(scene: Scene, piece: Piece, rng: np.random.Generator, severity: float) -> None:
-    """Dried oil: a large soft yellowish patch that dulls the sheen, with two faint rims where it dried."""
+    """Dried oil: a large soft yellowish patch that dulls the sheen, with two faint dried rims."""
     cx, cy = rng.uniform(-1, 1, 2) * (0.50, 0.42)
     size = 0.10 + 0.08 * rng.uniform()
     phi = np.arctan2(scene.y - cy, scene.x - cx)
@@ -424,7 +424,7 @@ def stain(scene: Scene, piece: Piece, rng: np.random.Generator, severity: float)
 
 
 def chip(scene: Scene, piece: Piece, rng: np.random.Generator, severity: float) -> None:
-    """A piece broken out of the edge of the plate: a rough bright face, and the table where it went through."""
+    """A piece broken out of the plate's edge: a rough bright surface, and the table where the plate is gone."""
     side, place = rng.integers(4), rng.uniform(-0.6, 0.6)
     cx, cy = ((PLATE[0], place * PLATE[1]), (place * PLATE[0], PLATE[1]))[side % 2]
     cx, cy = (cx, cy) if side < 2 else (-cx, -cy)
@@ -438,9 +438,9 @@ def chip(scene: Scene, piece: Piece, rng: np.random.Generator, severity: float) 
 
 
 def wrong_colour(piece: Piece, rng: np.random.Generator, severity: float) -> Piece:
-    """A cap, socket or rubber ring a shade off, up to the full colour of another part.
+    """A cap, socket or rubber ring in a slightly different shade, up to the full colour of another part.
 
-    The shades are mixed as pigments are (products, not sums), so that each step looks about equally large.
+    Colours are mixed like pigments (products, not sums), so that equal steps look about equally large.
     """
     name = ("cap_colour", "connector_colour", "gasket_colour")[rng.integers(3)]
     others = {"cap_colour": (BLUE, RUBBER), "connector_colour": (ORANGE, RUBBER), "gasket_colour": (ORANGE, BLUE)}
@@ -450,10 +450,10 @@ def wrong_colour(piece: Piece, rng: np.random.Generator, severity: float) -> Pie
 
 
 def misplaced(piece: Piece, rng: np.random.Generator, severity: float) -> Piece:
-    """A screw one hole too far along its row, its own hole left bare.
+    """A screw one hole too far along its row, so that its own hole is empty.
 
-    Nothing in the picture is new: ``SLIPS`` are moves after which every screw and hole still has neighbours that it
-    also has elsewhere on a sound piece. Only the place is wrong. Severity plays no part.
+    The image contains no new local pattern: after each of the moves in ``SLIPS``, the neighbours of every screw and
+    hole also occur elsewhere on a sound piece. Only the position is wrong. Severity has no effect.
     """
     y, start, end = SLIPS[rng.integers(len(SLIPS))]
     left, bare = ((round((i - 3) * PITCH, 3), y) for i in (start, end))
@@ -466,13 +466,13 @@ WRONG_PIECES: dict[str, Callable[..., Piece]] = {"wrong_colour": wrong_colour, "
 DAMAGES: dict[str, Callable[..., None]] = {"scratch": scratch, "stain": stain, "chip": chip, "thread": thread}
 
 
-# ---- pictures and the set ----
+# ---- images and the set ----
 
 
 def render_part(
     seed: int | np.random.Generator, defect: str | None = None, severity: float = 0.5
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Photograph one piece, sound or with a defect; the same seed gives the same piece either way.
+    """Render one piece, sound or with a defect; the same seed gives the same piece in both cases.
 
     Parameters
     ----------
@@ -496,7 +496,7 @@ def render_part(
     ((320, 320, 3), True)
     """
     if defect is not None and defect not in KINDS:
-        raise ValueError(f"render_part knows {', '.join(KINDS)}, but got {defect!r}. Take one of these or None.")
+        raise ValueError(f"defect must be None or one of {', '.join(KINDS)}; got {defect!r}. Choose one of these.")
     dice, harm, surface, sensor = np.random.default_rng(seed).spawn(4)
     piece, grain = draw_piece(dice), int(surface.integers(2**62))
     seen = light_scene(build_scene(piece, np.random.default_rng(grain)), piece)
@@ -520,7 +520,7 @@ def photograph_damaged(piece: Piece, grain: int, rng: np.random.Generator, defec
 
 
 def find_change(sound: np.ndarray, damaged: np.ndarray) -> np.ndarray:
-    """Where two pictures of one piece differ visibly: (H, W) bool, closed over gaps of a few pixels, without specks."""
+    """Where two images of one piece differ visibly: (H, W) bool, with small gaps closed and specks removed."""
     changed = np.abs(sound - damaged).max(axis=-1) > VISIBLE
     closed = ndimage.binary_fill_holes(ndimage.binary_closing(changed, iterations=2))
     regions, _ = ndimage.label(closed, np.ones((3, 3)))
@@ -530,7 +530,7 @@ def find_change(sound: np.ndarray, damaged: np.ndarray) -> np.ndarray:
 
 
 def render_sample(split: str, kind: str, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """One picture of the bundled set by its place in it; the severity of a defect grows with the index."""
+    """One image of the bundled set by split, kind and index; the severity of a defect increases with the index."""
     seed = np.random.SeedSequence((SEED, ("train", "test").index(split), ("good", *KINDS).index(kind), index))
     severity = (index + 0.5) / COUNTS[split, kind]
     return render_part(np.random.default_rng(seed), None if kind == "good" else kind, severity)
