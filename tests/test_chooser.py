@@ -143,7 +143,7 @@ def test_setting_the_threshold_makes_the_rule_hand(chooser):
     assert (chooser.rule, chooser.threshold, float(chooser)) == ("hand", 71.0, 71.0)
     assert sorted(seen) == [("rule", "hand"), ("threshold", 71.0)]
     assert repr(chooser) == f"Chooser({chooser.sentence})"
-    assert chooser.sentence.startswith("Threshold 71 for whole images: XX of 12 normal images")
+    assert chooser.sentence.startswith("Threshold 71 for whole images: 7 of 12 normal images")
 
 
 def test_what_it_is_for_brings_its_usual_rule(chooser, spade):
@@ -186,7 +186,7 @@ def test_without_test_photos_normal_ones_speak_alone(spade, demo, given):
     assert chooser.about | {"options": ""} == {"normals": 12, "tested": 0, "options": ""}
     assert [name for _, name, *_ in chooser.photos] == [f"normal {index}" for index in range(11, -1, -1)]
     assert "test" not in chooser.sentence
-    assert chooser.told["remarks"][-1].startswith("There are no test photos")
+    assert chooser.told["remarks"][-1].startswith("There are no test images")
     assert "f1" not in dict(chooser.study["rules"])
 
 
@@ -199,7 +199,7 @@ def test_photos_without_labels_are_counted_as_unknown(spade, few):
     assert (judgement.unknown_above, judgement.unknown_below) == (3, 2)
     assert judgement.recall is None
     assert judgement.precision is None
-    assert "No test photo has a label" in chooser.told["remarks"][-1]
+    assert "No test image has a label" in chooser.told["remarks"][-1]
     assert "f1" not in dict(chooser.study["rules"])
     assert sum(chooser.study["counts"]["unknown"]) == 5
 
@@ -234,11 +234,11 @@ def test_of_one_normal_photo_nobody_knows_a_rate(demo, few):
     assert (chooser.rule, chooser.judgement.photos) == ("hand", 0)
     assert chooser.threshold == pytest.approx(highest / 2)
     assert (chooser.judgement.low, chooser.judgement.high) == (0, 1)
-    assert "No normal photos were judged" in chooser.told["remarks"][0]
+    assert "No normal images were judged" in chooser.told["remarks"][0]
     chooser.of = "pixel"
     assert chooser.threshold == pytest.approx(highest / 2)
     assert [rule for rule, _ in chooser.study["rules"]] == ["f1", "hand"]
-    with pytest.raises(ValueError, match="Maps of normal or of test photos are needed, but none came"):
+    with pytest.raises(ValueError, match="A threshold study needs maps of normal or test images; got none"):
         choose_threshold(spade)
 
 

@@ -104,7 +104,7 @@ def test_a_dataset_prints_its_contents(bottles):
     assert str(load_dataset(bottles)).splitlines() == [
         "bottles: 3 normal images, 5 test images (2 good, 1 bent, 2 broken)",
         "MVTec AD layout; 2 masks; 5 x 7 px",
-        "1 defect image without a mask: bent/0.png; expected such as ground_truth/bent/0_mask.png.",
+        "1 defect image without a mask: bent/0.png; expected mask: ground_truth/bent/0_mask.png.",
         "1 file with an unknown extension not used: good/notes.txt.",
         "4 test images also among the training images: bent/0.png, broken/0.png, broken/1.png and 1 more.",
     ]

@@ -108,7 +108,9 @@ def test_without_masks_the_images_are_still_judged(spade, demo):
     assert 0 <= report.metric("image_roc_auc") <= 1
     assert report.summary().loc["all", list(OF_PIXELS)].isna().all()
     assert "pixel" not in report._repr_html_()
-    with pytest.raises(ValueError, match=r"aupro needs images with masks, but 12 photos has none\. Use one of"):
+    with pytest.raises(
+        ValueError, match=r"aupro needs images with masks, but there are none in 12 photos\. Use one of"
+    ):
         report.metric("aupro")
 
 

@@ -181,7 +181,7 @@ def test_a_test_image_that_is_also_normal_is_reported(put):
 
 def test_a_defect_without_a_mask_is_reported(put):
     folder = put("train/good/0.png", "test/bent/0.png", "test/bent/1.png", "ground_truth/bent/0_mask.png")
-    told = "1 defect image without a mask: bent/1.png; expected such as ground_truth/bent/1_mask.png."
+    told = "1 defect image without a mask: bent/1.png; expected mask: ground_truth/bent/1_mask.png."
     assert load_dataset(folder).remarks == (told,)
 
 

@@ -1,4 +1,4 @@
-"""Simulated defects: coverage by hand, each tool by what it does to light and place, and nothing anywhere else."""
+"""Simulated defects: pixel coverage, the effect of each tool on colour and position, and no change elsewhere."""
 
 import colorsys
 from dataclasses import replace
@@ -22,7 +22,7 @@ SAME_EVERYWHERE = (
     "colour",
     "move",
     "erase",
-)  # "scratch" and "stain" are drawn by lot from their place
+)  # "scratch" and "stain" depend on a random generator seeded with their position
 NOISE = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
 HAND = ((20.25, 8.5), (24.0, 30.75), (44.5, 25.25))
 
@@ -34,7 +34,7 @@ def grey(level, size=SIZE):
 
 
 def path(tool, points=HAND):
-    """The points that a tool takes: a move has but two."""
+    """The points for a tool; a move has only two."""
     return points[:2] if tool == "move" else points
 
 
@@ -43,14 +43,14 @@ def shift(points, down, across):
 
 
 def settings_of(tool):
-    """What a stroke of the tool is made from."""
+    """Strategy for the arguments of a stroke with the tool."""
     lines = st.lists(place, min_size=2, max_size=2 if tool == "move" else 5).map(tuple)
     width, strength, ink = st.floats(0.01, 60), st.floats(0.01, 1), st.tuples(*[st.integers(0, 255)] * 3)
     return st.tuples(st.just(tool), lines, width, strength, ink)
 
 
 def distance_by_hand(row, col, points):
-    """From a pixel's centre to a polyline: the nearest foot of a perpendicular that falls onto a piece, or an end."""
+    """From a pixel's centre to a polyline: to the nearest perpendicular foot on a segment, or to the nearest vertex."""
     nearest = min(hypot(row - r, col - c) for r, c in points)
     for (r0, c0), (r1, c1) in pairwise(points):
         length = hypot(r1 - r0, c1 - c0)
@@ -66,7 +66,7 @@ def distances_by_hand(points, size=SIZE):
 
 
 def lightness(photo):
-    """As Pillow has it."""
+    """Lightness as computed by Pillow."""
     return np.asarray(Image.fromarray(photo).convert("L")).astype(int)
 
 
@@ -78,7 +78,7 @@ def differs(photo, painted):
 
 
 def test_a_dab_of_3_px_in_the_middle_of_a_pixel_by_hand():
-    """Its edge is 1.5 px away: centres up to 1 px are covered whole, those at sqrt 2 by 2 - sqrt 2, at 2 not at all."""
+    """Its edge is at 1.5 px: centres within 1 px are covered fully, at sqrt 2 by 2 - sqrt 2, and at 2 not at all."""
     painted = paint(grey(0), [Stroke("brush", ((30, 20),), 3, colour=WHITE)])
     corner = round(255 * (2 - 2**0.5))
     expected = grey(0)
@@ -88,15 +88,15 @@ def test_a_dab_of_3_px_in_the_middle_of_a_pixel_by_hand():
 
 
 def test_a_dab_between_two_pixels_is_shared_by_them():
-    """1 px across, half a pixel from both centres: half of each; 1.1 px away there is nothing."""
+    """A dab of 1 px, half a pixel from both centres, covers half of each pixel and nothing else."""
     painted = paint(grey(0), [Stroke("brush", ((30.5, 20),), 1, colour=(254, 254, 254))])
     expected = grey(0)
     expected[30:32, 20] = 127
     np.testing.assert_array_equal(painted, expected)
 
 
-def test_of_a_line_thinner_than_a_pixel_its_width_is_seen():
-    """A quarter of a pixel, along a column: a quarter of white there, and nothing beside."""
+def test_a_line_thinner_than_a_pixel_is_as_opaque_as_wide():
+    """A line a quarter of a pixel wide along a column: a quarter of white there, and no change next to it."""
     painted = paint(grey(0), [Stroke("brush", ((-9, 20), (99, 20)), 0.25, colour=WHITE)])
     assert set(painted[:, 20].ravel()) == {64}
     assert set(np.delete(painted, 20, axis=1).ravel()) == {0}
@@ -106,7 +106,7 @@ def test_of_a_line_thinner_than_a_pixel_its_width_is_seen():
     ("points", "width", "size"),
     [
         (HAND, 7.3, SIZE),
-        (((-12.0, -3.5), (70.25, 41.0), (10.0, 60.0)), 11, SIZE),  # it leaves the photo on two sides
+        (((-12.0, -3.5), (70.25, 41.0), (10.0, 60.0)), 11, SIZE),  # it leaves the image on two sides
         (((9, 9), (9, 9), (9, 9)), 5, SIZE),
         (((5.5, 3), (30.25, 290), (-4, 180)), 6, (37, 301)),  # long enough to be measured in pieces
     ],
@@ -122,7 +122,7 @@ def test_strength_is_how_much_paint_there_is():
     assert painted[30, 20].tolist() == [125, 100, 75]
 
 
-def test_there_and_back_again_is_the_same_line():
+def test_a_reversed_line_is_the_same_line():
     there, back = (paint(NOISE, [Stroke("brush", points, 8)]) for points in (HAND, HAND[::-1]))
     np.testing.assert_array_equal(there, back)
 
@@ -144,16 +144,16 @@ def test_a_scratch_is_as_wide_as_its_size_and_fades_with_its_strength():
     np.testing.assert_allclose(full.astype(int) - 90, 2.0 * (half.astype(int) - 90), rtol=0, atol=1.01)
 
 
-def test_a_scratch_is_drawn_with_a_varying_hand():
-    """Between 0.6 and 1 of its strength, by steps that no eye sees."""
+def test_the_strength_of_a_scratch_varies():
+    """Between 0.6 and 1 of its strength, in invisible steps."""
     floor = paint(grey(55, (21, 301)), [Stroke("scratch", ((10, -9), (10, 309)), 4)])[10, :, 0].astype(int)
     assert floor.max() - floor.min() > 30
     assert np.abs(np.diff(floor)).max() < VISIBLE
     assert floor.min() >= 55 + 0.6 * 180 - 1
 
 
-def test_a_stain_lets_shine_through_what_is_below():
-    """A filter: each channel loses its own part, and none gets brighter."""
+def test_a_stain_is_translucent():
+    """Like a colour filter: each channel loses a fixed fraction, and none gets brighter."""
     stained = paint(NOISE, [Stroke("stain", ((30, 20),), 30, colour=(255, 128, 0))])
     assert (stained <= NOISE).all()
     np.testing.assert_array_equal(stained[..., 0], NOISE[..., 0])
@@ -189,7 +189,7 @@ def test_a_stain_holds_still_while_it_grows_and_the_next_has_another_outline():
 
 
 def test_a_blur_is_gaussian_with_a_sigma_of_a_sixth_of_its_size():
-    """By scipy, to within what three boxes differ from it; in the middle of the stroke, where all of it is seen."""
+    """Compared with scipy, within the error of three box blurs, in the middle of the stroke, at full opacity."""
     photo = np.random.default_rng(1).integers(0, 256, (121, 87, 3), np.uint8)
     blurred = paint(photo, [Stroke("blur", ((60, 40),), 36, strength=0.5)])
     expected = gaussian_filter(photo.astype(float), (3, 3, 0))
@@ -198,7 +198,7 @@ def test_a_blur_is_gaussian_with_a_sigma_of_a_sixth_of_its_size():
 
 @pytest.mark.parametrize("points", [((30, 20),), ((0, 0), (3, 5)), ((60, 46),), ((30, -3),)])
 def test_a_blur_takes_its_neighbours_from_the_whole_photo(points):
-    """Blurred in a box, but with a margin so large that the box is not seen. The edge fades over 3/10 of 6 px."""
+    """The blur uses a box with a margin large enough to have no effect. The edge fades over 3/10 of 6 px."""
     whole = np.asarray(Image.fromarray(NOISE).filter(ImageFilter.GaussianBlur(2)))
     cover = np.clip((6.5 - distances_by_hand(points)) / 1.8, 0, 1)[..., None]
     expected = NOISE + cover * (whole.astype(float) - NOISE)
@@ -234,7 +234,7 @@ def test_black_and_white_have_no_hue_to_turn(level):
 
 
 def test_a_moved_patch_lands_where_it_was_sent():
-    """From (14, 30) to (44, 12): 30 rows down, 18 columns to the left; 30.4 is 30, a pixel is never cut in two."""
+    """From (14, 30) to (44, 12): 30 rows down and 18 columns left; 30.4 is rounded to 30 whole pixels."""
     moved = paint(NOISE, [Stroke("move", ((14, 30), (44.4, 12)), 12)])
     inside = distances_by_hand(((44.4, 12),)) < 4.2  # what lies within the feather
     rows, cols = np.nonzero(inside)
@@ -251,8 +251,8 @@ def test_the_edge_of_a_moved_patch_is_blended():
     assert moved[7:12].tolist() == [200, 167, 100, 33, 0]  # over the last 3 of 10.5 px: 5/6, 1/2 and 1/6 of 200
 
 
-def test_a_move_brings_nothing_from_beyond_the_border():
-    """Around the corner (0, 0) three quarters of the disc are missing: only what lies below and to the right comes."""
+def test_a_move_copies_nothing_from_beyond_the_border():
+    """At the corner (0, 0) three quarters of the disc are missing: only the part below and to the right is copied."""
     moved = paint(NOISE, [Stroke("move", ((0, 0), (30, 20)), 16)])
     kept = np.ones(SIZE, bool)
     kept[30:, 20:] = False
@@ -260,7 +260,7 @@ def test_a_move_brings_nothing_from_beyond_the_border():
     np.testing.assert_array_equal(moved[30:33, 20:23], NOISE[:3, :3])
 
 
-def test_a_move_takes_what_the_strokes_before_left():
+def test_a_move_copies_the_result_of_earlier_strokes():
     painted = paint(grey(90), [Stroke("brush", ((10, 10),), 9), Stroke("move", ((10, 10), (40, 30)), 5)])
     assert painted[40, 30].tolist() == [200, 40, 40]
 
@@ -303,7 +303,7 @@ def test_every_tool_is_seen_and_leaves_the_photo_itself_alone(tool):
     np.testing.assert_array_equal(painted, paint(photo, [Stroke(tool, path(tool), 9)]))
 
 
-def test_no_stroke_is_a_copy():
+def test_without_strokes_the_result_is_a_copy():
     painted = paint(NOISE, [])
     np.testing.assert_array_equal(painted, NOISE)
     assert not np.shares_memory(painted, NOISE)
@@ -317,8 +317,8 @@ def test_a_stroke_beside_the_photo_changes_nothing(tool, away):
 
 
 @pytest.mark.parametrize("tool", TOOLS)
-def test_strokes_act_on_what_those_before_them_left(tool):
-    """An erasure goes back further than that, to the photo it was given."""
+def test_strokes_act_on_the_result_of_earlier_strokes(tool):
+    """An erasure restores the original image instead."""
     first, second = [Stroke("brush", HAND[:2], 12)], [Stroke(tool, path(tool), 15, 0.7)]
     at_once, in_turn = paint(NOISE, first + second), paint(paint(NOISE, first), second)
     assert np.array_equal(at_once, in_turn) == (tool != "erase")
@@ -326,7 +326,7 @@ def test_strokes_act_on_what_those_before_them_left(tool):
 
 @pytest.mark.parametrize("tool", SAME_EVERYWHERE)
 def test_photo_and_strokes_shifted_alike_give_the_result_shifted(tool):
-    """By 5 rows and 9 columns, seen where the border is far enough not to matter."""
+    """Shifted by 5 rows and 9 columns, and compared far from the border."""
     strokes = [Stroke("brush", HAND, 13), Stroke(tool, path(tool), 9)]
     here = paint(NOISE, strokes)
     there = paint(np.roll(NOISE, (5, 9), (0, 1)), [replace(s, points=shift(s.points, 5, 9)) for s in strokes])
@@ -336,7 +336,7 @@ def test_photo_and_strokes_shifted_alike_give_the_result_shifted(tool):
 
 @pytest.mark.parametrize("tool", SAME_EVERYWHERE)
 def test_rows_and_columns_are_treated_alike(tool):
-    """To two grey levels: a blur rounds its bytes between rows and columns."""
+    """Within two grey levels, because a blur rounds between its passes over rows and columns."""
     strokes = [Stroke("brush", HAND, 13), Stroke(tool, path(tool), 9)]
     turned = [replace(s, points=tuple((col, row) for row, col in s.points)) for s in strokes]
     upright = paint(NOISE, strokes).astype(int)
@@ -347,7 +347,7 @@ def test_rows_and_columns_are_treated_alike(tool):
 @example(("blur", ((30, 20),), 100_000))
 @example(("stain", ((30, 20),), 1e-6))
 def test_no_pixel_changes_that_lies_farther_than_half_the_size(drawn):
-    """And half a pixel, the most that a pixel reaches over; of a move the second point counts."""
+    """Plus half a pixel, the reach of a pixel; for a move the second point counts."""
     before, stroke = Stroke("brush", HAND, 5), Stroke(*drawn)
     unlike = differs(paint(NOISE, [before]), paint(NOISE, [before, stroke]))
     distance = distances_by_hand(stroke.points[1:] if stroke.tool == "move" else stroke.points)
@@ -363,7 +363,7 @@ def test_erasing_everything_brings_the_photo_back(drawn):
 # ---- the mask --------------------------------------------------------------------------------------------------------
 
 
-def test_what_differs_by_more_than_visible_in_some_channel_is_changed():
+def test_a_difference_above_visible_in_any_channel_is_a_change():
     photo, painted = grey(100), grey(100)
     painted[5, 7] = (100, 100 - VISIBLE - 1, 100)
     painted[50, 40] = (101 + VISIBLE, 100, 100)

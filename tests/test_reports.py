@@ -284,7 +284,9 @@ def test_thinned_curves_keep_their_areas(report):
 
 def test_curves_without_truth_get_a_sentence(spade, samples):
     unlabelled = evaluate(spade, [Sample(sample.path) for sample in samples[:2]])
-    with pytest.raises(ValueError, match="A curve needs good images and defects, but 2 photos does not have both"):
+    with pytest.raises(
+        ValueError, match="A curve needs good images and defects, but one of them is missing in 2 photos"
+    ):
         unlabelled.curves()
     unmasked = evaluate(spade, [Sample(sample.path, sample.label) for sample in samples])
     assert set(unmasked.curves()["of"]) == {"image"}

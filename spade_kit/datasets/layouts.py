@@ -151,7 +151,7 @@ def _find_what_has_no_partner(masks: Path, test: list[Sample]) -> list[str]:
     bare = [sample.path for sample in test if sample.label not in (GOOD, None) and sample.mask_path is None]
     if bare:
         wanted = f"{masks.name}/{bare[0].parent.name}/{bare[0].stem}_mask.png"
-        remarks.append(f"{count(bare, 'defect image')} without a mask: {name_some(bare)}; expected such as {wanted}.")
+        remarks.append(f"{count(bare, 'defect image')} without a mask: {name_some(bare)}; expected mask: {wanted}.")
     return remarks
 
 

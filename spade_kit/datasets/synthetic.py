@@ -19,7 +19,7 @@ from spade_kit._arguments import check_number, choose
 # visible. Larger changes are visible next to the original.
 VISIBLE = 10
 FARTHEST = 100_000  # px: strokes may leave the image, but not without limit
-PIECE = 64  # px: lines are measured in pieces of about this length, because the box around a long one is mostly empty
+PIECE = 64  # px: lines are split into pieces of about this length, because a long line's bounding box is mostly empty
 LUMA = np.array((0.299, 0.587, 0.114), np.float32)  # weights of red, green and blue in lightness (ITU-R BT.601)
 FEATHER = 0.3  # fraction of a stroke's radius over which a soft edge fades
 WAVES = 6  # number of cosines that `_wave` adds up

@@ -158,7 +158,9 @@ class Report:
             if (judged := self._judged[at]) is not None and judged.mask is not None
         ]
         if not known:
-            raise ValueError(f"{name} needs images with masks, but {self.name} has none. Use one of {list(OF_IMAGES)}.")
+            raise ValueError(
+                f"{name} needs images with masks, but there are none in {self.name}. Use one of {list(OF_IMAGES)}."
+            )
         maps, masks, labels = zip(*known)
         if len({values.shape for values in maps}) > 1:
             raise ValueError(
@@ -235,7 +237,7 @@ class Report:
                 continue
             parts += [_thin(x, y, threshold, points).assign(curve=curve, of=of) for curve, x, y, threshold in traced]
         if not parts:
-            raise ValueError(f"A curve needs good images and defects, but {self.name} does not have both.")
+            raise ValueError(f"A curve needs good images and defects, but one of them is missing in {self.name}.")
         return pandas.concat(parts, ignore_index=True)[["curve", "of", "x", "y", "threshold"]]
 
     def _trace_images(self) -> list[_Curve]:

@@ -60,7 +60,7 @@ class ThresholdStudy:
         which is taken over the more anomalous half of the images as the mean fraction at or above the lowest maximum
         among them. This assumes, without proof, that new images are not more anomalous in kind. In trials with 20 of
         the demo's images, a true rate of 1 in 10,000 lies above the plain upper end 29 times in 100 and never above
-        this one; a rate of 1 in 100 lies above both 10 times. With fewer than two images the interval is 0 to 1.
+        this one; a rate of 1 in 100 lies above both 10 times in 100. With fewer than two images the interval is 0 to 1.
 
         References
         ----------

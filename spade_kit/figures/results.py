@@ -111,8 +111,8 @@ def draw_neighbours(result: Result, count: int = 7, *, axes: Sequence[Axes] | No
     for rank, panel in enumerate(panels[1:]):
         index, distance = result.neighbours.index[rank], result.neighbours.distance[rank]
         show_picture(panel, result.normal_image(index), f"{rank + 1}: normal {index}, distance {distance:.2f}")
-    count = len(result.neighbours)
-    return _finish(figure, result, f"mean distance of all {count} neighbours: {result.retrieval_score:.3f}")
+    found = len(result.neighbours)
+    return _finish(figure, result, f"mean distance of all {found} neighbours: {result.retrieval_score:.3f}")
 
 
 def draw_layers(result: Result, *, axes: Sequence[Axes] | None = None) -> Figure:
