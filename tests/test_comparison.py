@@ -501,7 +501,7 @@ MISTAKES = [
     ("views", ["layer1", "layer9"], "A layer must be one of 'layer1', 'layer2', 'layer3'; got 'layer9'."),
     ("views", ["layer1", {"kapa": 2}], "Did you mean 'kappa'"),
     ("views", ["layer1", {"k": 0}], "k must be a whole number of at least 1; got 0."),
-    ("views", ["layer1", {"layers": "layer2", "weights": "equal"}], "weights is about several layers"),
+    ("views", ["layer1", {"layers": "layer2", "weights": "equal"}], "weights applies to several layers"),
     ("views", "layer1", "views is a list, such as ['layer1', 'layer2'], but 'layer1' came"),
     ("views", {"k": 3}, "views is a list, such as ['layer1', 'layer2'], but {'k': 3} came"),
     ("views", 5, "views is a list, such as ['layer1', 'layer2'], but 5 came"),

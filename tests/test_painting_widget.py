@@ -623,8 +623,8 @@ def test_without_a_photo_a_sentence_says_what_is_needed(spade, demo, given):
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"tool": "brsh"}, "tool must be one of 'brush', 'scratch', .*; got 'brsh'. Did you mean 'brush'."),
-        ({"points": []}, "brush needs at least one point, but none came"),
+        ({"tool": "brsh"}, r"tool must be one of 'brush', 'scratch', .*; got 'brsh'. Did you mean 'brush'\?"),
+        ({"points": []}, "brush needs at least one point; got none"),
         ({"tool": "move", "points": [(5, 5)]}, "move needs two points, start and end; got 1"),
         ({"tool": "move", "points": points(3)}, "move needs two points, start and end; got 3"),
         ({"points": [(5, nan)]}, "col must be a number of image pixels"),

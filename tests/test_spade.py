@@ -355,11 +355,11 @@ def test_each_mistake_gets_a_sentence(spade, result):
     for threshold in (float("nan"), None, "high"):
         with pytest.raises(ValueError, match="A threshold must be a finite raw distance"):
             result.segmentation(threshold)
-    with pytest.raises(ValueError, match=r"a Dataset came\. Of a Dataset take its \.train or \.test"):
+    with pytest.raises(ValueError, match=r"got a value of type Dataset\. For a Dataset, pass its \.train or \.test"):
         SPADE().fit(spade_kit.load_dataset("demo"))
     with pytest.raises(ValueError, match="Pass one image at a time"):
         spade.predict([result.image, result.image])
-    with pytest.raises(FileNotFoundError, match="but that is a folder"):
+    with pytest.raises(FileNotFoundError, match="Expected an image at .*, but it is a folder"):
         spade.predict(result.sample.path.parent)
     with pytest.raises(ValueError, match="A backbone must be a name, a torch module"):
         SPADE(backbone=None)

@@ -134,7 +134,7 @@ def collect(
     --------
     >>> judgement = collect("image", [np.eye(2)] * 30, [5 * np.eye(2)], ["scratch"], [None]).at(2)
     >>> judgement.sentence[-65:]
-    'to 12 %). 1 of 1 defective test image reaches it (recall 100 %).'
+    ' to 12 %). 1 of 1 defective test image reaches it (recall 100 %).'
     """
     choose("of", of, OF)
     normals = [np.sort(_take_scores(of, values)) for values in normal_maps]
