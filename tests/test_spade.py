@@ -359,7 +359,7 @@ def test_each_mistake_gets_a_sentence(spade, result):
         SPADE().fit(spade_kit.load_dataset("demo"))
     with pytest.raises(ValueError, match="Pass one image at a time"):
         spade.predict([result.image, result.image])
-    with pytest.raises(FileNotFoundError, match="Expected an image at .*, but it is a folder"):
+    with pytest.raises(FileNotFoundError, match=r"Expected an image at .*, but it is a folder"):
         spade.predict(result.sample.path.parent)
     with pytest.raises(ValueError, match="A backbone must be a name, a torch module"):
         SPADE(backbone=None)

@@ -106,7 +106,7 @@ class Report:
     ) -> tuple[float, float]:
         """Confidence interval of a metric: bootstrap over images, with the number of images per kind kept.
 
-        Pixel metrics are computed here on 1,024 quantile bins and differ from `metric` by a few thousandths.
+        Pixel metrics are computed here on 1,024 quantile bins and differ from `metric` by at most a few thousandths.
 
         Parameters
         ----------
