@@ -1,4 +1,4 @@
-"""What one moves and points at in a notebook: state and events, nothing that could be computed elsewhere."""
+"""Interactive widgets for notebooks: state and events only; all computation lives in other modules."""
 
 from spade_kit.widgets.chooser import Chooser, choose_threshold
 from spade_kit.widgets.comparison import Comparison, compare_layers

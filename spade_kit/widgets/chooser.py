@@ -1,4 +1,4 @@
-"""Choose a threshold with open eyes: what normal and test photographs score, and what follows from a line there."""
+"""Choose a threshold: histograms of normal and test scores, and the error rates that a threshold implies."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ from spade_kit.widgets._shared.scheduler import Step, do_nothing
 
 _RATES = {"image": (0.2, 0.1, 0.05, 0.02, 0.01), "pixel": (0.05, 0.01, 0.001)}
 _USUAL = {"image": 0.05, "pixel": 0.01}
-_MANY = 10_000  # pixels of a photograph, about: any of these rates can be told from one
-_BATCH = 12  # photos, before the page is told
+_MANY = 10_000  # pixels per image, roughly: one image is enough to estimate any of these rates
+_BATCH = 12  # images per message to the page
 _THUMB = 144  # px
-_SAVED = 24  # photos nearest the line that a saved page holds
+_SAVED = 24  # images nearest to the threshold stored in a saved page
 
 
 def choose_threshold(spade: SPADE, dataset: Dataset | Iterable[Photo] | None = None, *, of: str = "image") -> Chooser:
-    """A widget to choose a threshold: histograms, a line to drag, and what follows from it.
+    """A widget to choose a threshold: histograms, a line to drag, and the resulting error rates.
 
     Parameters
     ----------
     dataset
-        A Dataset, whose ``test`` is judged beside the normal photographs, or a list of photographs. Left out, normal
-        photographs alone.
+        A Dataset, to judge its ``test`` along with the normal images, or a list of images. If omitted, only normal
+        images are judged.
     of
-        ``"image"``: a threshold for whole photographs; ``"pixel"``: for the pixels of their maps.
+        ``"image"``: a threshold for whole images; ``"pixel"``: for the pixels of their maps.
 
     Returns
     -------
     Chooser
-        ``float(chooser)`` is the threshold, ``chooser.sentence`` what speaks for it.
+        ``float(chooser)`` is the threshold, ``chooser.sentence`` its justification.
     """
     return Chooser(spade, dataset, of=of)
 
@@ -64,9 +64,10 @@ class Chooser(Live):
     of
         ``"image"`` or ``"pixel"``.
     threshold
-        A raw distance. Setting it makes the rule ``"hand"``.
+        A raw distance. Setting it sets the rule to ``"hand"``.
     rule
-        A rate of normals, such as ``"0.05"``; ``"f1"``, the best F1 over the test, which uses its labels; ``"hand"``.
+        A false-alarm rate such as ``"0.05"``; ``"f1"``, the best F1 on the test images, which uses their labels; or
+        ``"hand"``, set manually.
     """
 
     MOVABLE = ("of", "threshold", "rule")
@@ -87,10 +88,10 @@ class Chooser(Live):
         self.spade = copy.copy(spade)
         self.images = ImageList(self.spade, dataset)
         self._tested = range(self.images.given)
-        self._judged: dict[int, Score] = {}  # test photos by index, normal ones by -1 - index
-        self._thumbs: dict[int, bytes] = {}  # of those that could be judged
-        self._collected: Recent[ThresholdStudy] = Recent(len(OF))  # by what, and of how many photographs
-        self._said: tuple = ()  # what the page has study of
+        self._judged: dict[int, Score] = {}  # test images by index, normal images by -1 - index
+        self._thumbs: dict[int, bytes] = {}  # of the images that could be judged
+        self._collected: Recent[ThresholdStudy] = Recent(len(OF))  # by ``of`` and the number of judged images
+        self._said: tuple = ()  # the state of the study last sent to the page
         super().__init__(of=of, rule=f"{_USUAL[choose('of', of, OF)]:g}")
         self.about = {
             "normals": len(spade) if len(spade) > 1 else 0,
@@ -111,16 +112,16 @@ class Chooser(Live):
 
     @property
     def judgement(self) -> OperatingPoint:
-        """What follows from the threshold: counts, rates and their interval, exactly."""
+        """The exact counts, rates and confidence interval at the threshold."""
         return self._study.at(self.threshold)
 
     @property
     def sentence(self) -> str:
-        """What speaks for the threshold."""
+        """The justification of the threshold in one sentence."""
         return self.judgement.sentence
 
     def draw(self) -> Figure:
-        """What is seen, as a Matplotlib figure."""
+        """The current view as a Matplotlib figure."""
         return draw_threshold_study(self._study, self.threshold)
 
     def _reconcile(self, changed: set[str], by_page: bool) -> None:
@@ -129,10 +130,10 @@ class Chooser(Live):
         elif "threshold" in changed:
             self.rule = "hand"
 
-    # ---- what is known -----------------------------------------------------------------------------------------------
+    # ---- judged images -----------------------------------------------------------------------------------------------
 
     def _to_judge(self) -> list[int]:
-        """All photographs, normal and tested ones in turn, so that a part of them says something of both."""
+        """All pending images, normal and test interleaved, so that partial results cover both."""
         normals = [-1 - image for image in range(self.about["normals"])]
         shares = {at: place / len(some) for some in (normals, self._tested) for place, at in enumerate(some)}
         return [at for at in sorted(shares, key=lambda at: (shares[at], at)) if at not in self._judged]
@@ -146,16 +147,16 @@ class Chooser(Live):
 
     def _take(self, judged: tuple[Score, bytes]) -> None:
         score, thumb = judged
-        with self._lock:  # not while what is known is counted
+        with self._lock:  # not while results are being counted
             self._judged[score.index], self._thumbs[score.index] = score, thumb
 
     def _known(self, normal: bool) -> list[Score]:
-        """What could be judged, of the normal photographs or of the others."""
-        judged = list(self._judged.values())  # in the background more may come
+        """The scores of all judged images, normal or test."""
+        judged = list(self._judged.values())  # the background may add more
         return [one for one in judged if one.score is not None and (one.index < 0) == normal]
 
     def _make_map(self, score: Score) -> np.ndarray:
-        """The map; of whole photos its maximum is all that counts."""
+        """The map; for whole images, only its maximum."""
         return np.array([[score.score]], np.float32) if self.of == "image" else score.make_map(self.spade.sigma)
 
     @property
@@ -179,7 +180,7 @@ class Chooser(Live):
             return
         self._said = self.of, len(self._judged)
         study = self._study
-        if self.of == "image":  # a page counts photographs: by how many reach the line
+        if self.of == "image":  # one interval per count of images at or above the threshold
             count = len(study.normal)
             low, high = clopper_pearson(np.arange(count + 1), count)
         else:
@@ -201,7 +202,7 @@ class Chooser(Live):
         ]
 
     def _rules(self) -> list[list[str]]:
-        """Rates that so many normal photographs can tell, and the best F1 where there are labels of both kinds."""
+        """Rates that the number of normal images can support, and the best F1 if both labels exist."""
         count = len(self._known(normal=True))
         told = [
             [f"{rate:g}", f"{100 * rate:g} % of normal {'photos' if self.of == 'image' else 'pixels'}"]
@@ -212,20 +213,20 @@ class Chooser(Live):
         return told + ([["f1", "best F1 (uses test labels)"]] if known else []) + [["hand", "by hand"]]
 
     def _set_threshold(self) -> None:
-        """As the rule says; a rate that so few normal photographs cannot tell is the least that they can."""
+        """Apply the rule; a rate too low for the number of normal images becomes the lowest possible one."""
         if self.rule == "f1":
             best = self._best_f1()
             self.threshold = self.threshold if best is None else best
         elif self.rule != "hand" and (normals := self._known(normal=True)):
             scores = np.concatenate([self._make_map(judged).ravel() for judged in normals])
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the remarks say it
+                warnings.simplefilter("ignore")  # the remarks contain it
                 self.threshold = find_threshold(scores, float(self.rule))
         elif self.rule != "hand":
             self.rule, self.threshold = "hand", self._study.edges[-1] / 2
 
     def _best_f1(self) -> float | None:
-        """Over test photographs of known label, or the pixels of those with masks; None while those are to come."""
+        """The best F1 over labelled test images, or pixels with masks; None while these are still pending."""
         maps, truth = [], []
         for one in self._known(normal=False):
             known = self.images.label(one.index) if self.of == "image" else one.mask
@@ -236,11 +237,11 @@ class Chooser(Live):
             if self._may_know_both():
                 return None
             what = "labels" if self.of == "image" else "masks"
-            raise ValueError(f"The best F1 needs test photos with {what}, good and defective ones, but there are none.")
+            raise ValueError(f"The rule 'f1' needs good and defective test images with {what}. Use another rule.")
         return float(f1_threshold(np.concatenate(maps), np.concatenate(truth)))
 
     def _may_know_both(self) -> bool:
-        """Whether good ones and defects of known truth are among the photographs, judged or not."""
+        """Whether pending images may still provide both good and defective examples."""
         if not self._to_judge():
             return False
         labels = {self.images.label(at) for at in self._tested} - {None}
@@ -248,7 +249,7 @@ class Chooser(Live):
             return any(map(self.images.masked, self._tested))
         return GOOD in labels and len(labels) > 1
 
-    # ---- meanwhile ---------------------------------------------------------------------------------------------------
+    # ---- background work ---------------------------------------------------------------------------------------------
 
     def _background_steps(self) -> Iterator[Step]:
         missing = self._to_judge()
@@ -262,7 +263,7 @@ class Chooser(Live):
         with self._without_events():
             try:
                 self._refresh()
-            except MISTAKES as mistake:  # such as a best F1 without a label that could be read
+            except MISTAKES as mistake:  # such as the best F1 when no labelled image is readable
                 self.problem, self.rule = str(mistake), "hand"
                 self._refresh()
 
@@ -288,7 +289,7 @@ class Chooser(Live):
         return packed if mask is None else packed | {"mask": mask}
 
     def _title_and_stem(self) -> tuple[str, str]:
-        return "A threshold", f"threshold-{self.of}"
+        return "Threshold", f"threshold-{self.of}"
 
     def _saved(self) -> dict[str, Any]:
         known = [*self._known(normal=True), *self._known(normal=False)]
@@ -298,5 +299,5 @@ class Chooser(Live):
 
 def _check_rule(rule: str) -> str:
     if rule not in ("hand", "f1"):
-        check_rate(rule, "rule is 'hand', 'f1', or a rate of normals between 0 and 1, like '0.05'", rule)
+        check_rate(rule, "rule must be 'hand', 'f1' or a false-alarm rate between 0 and 1, like '0.05'", rule)
     return rule

@@ -1,4 +1,4 @@
-"""Layers, backbones and settings side by side, with one probe in all of them: which layer sees this scratch?"""
+"""Compare layers, backbones and settings side by side with a linked probe: which layer sees this scratch?"""
 
 from __future__ import annotations
 
@@ -31,35 +31,35 @@ from spade_kit.widgets._shared.images import ImageList
 from spade_kit.widgets._shared.scheduler import Step, do_nothing
 
 FEWEST, MOST = 2, 6  # views
-_KEPT = 3  # photos, whose results are at hand
-_KIND = 40  # photos of a kind over which views are ranked, at most
-_BASE = 1 << 20  # normal images of one fit, in the numbers by which a page asks for their crops
+_KEPT = 3  # images with cached results
+_KIND = 40  # most images of a defect type used to rank views
+_BASE = 1 << 20  # page-side numbers of normal images: base * _BASE + index
 
 
 def compare_layers(
     spade: SPADE, image: Photo | Dataset | Iterable[Photo], views: Sequence[Wanted] | None = None
 ) -> Comparison:
-    """A widget that shows a photograph under several views, side by side.
+    """A widget that shows an image under several views, side by side.
 
     Parameters
     ----------
     image
-        A photograph, a list of them, or a Dataset, of which ``test`` is shown.
+        An image, a list of images, or a Dataset, to show its ``test``.
     views
-        2 to 6 of: the name of a layer, which is then searched by itself; several names, which are searched together;
-        a mapping of options, such as ``{"k": 5}`` or ``{"layers": ["layer1", "layer2"], "radius": 4}``, with a
-        ``name`` if it should have one; another fitted SPADE, such as one with another backbone, which in a mapping
-        is its ``base``; or ``None`` for all as they were fitted. If left out, every layer by itself and all together.
+        2 to 6 views. A view is the name of a layer, searched alone; several names, searched together; a mapping of
+        options, such as ``{"k": 5}`` or ``{"layers": ["layer1", "layer2"], "radius": 4}``, with an optional ``name``;
+        another fitted SPADE, e.g. with another backbone (``base`` in a mapping); or ``None`` for all layers as fitted.
+        If omitted, each layer alone and all layers together.
 
     Returns
     -------
     Comparison
-        All that a hand can move can be set from Python, too: see its attributes.
+        Everything you can do with the mouse also works from Python: see its attributes.
 
     Raises
     ------
     ValueError
-        If the views do not look at the same crop of a photograph.
+        If the views do not use the same crop of an image.
     """
     return Comparison(spade, image, views)
 
@@ -70,14 +70,14 @@ class Comparison(Live):
     Attributes
     ----------
     index
-        Which photograph.
+        Index of the image.
     views
-        Can be set to what `compare_layers` takes; gives a mapping each.
+        Accepts what `compare_layers` accepts; returns a list of mappings.
     scale
-        ``"own"``: the colours of each view end at twice what is normal under it; ``"one"``: all end at the largest of
-        these, in raw distances, which says something of views whose distances are of one kind.
+        ``"own"``: the colours of each view end at twice its reference level; ``"one"``: all end at the largest of
+        these, in raw distances, which is meaningful only for views with comparable distances.
     difference
-        Which two views to subtract, or None: in multiples of what is normal under each, or with ``"one"`` scale raw.
+        The two views to subtract, or None. In multiples of each view's reference level, or raw with scale ``"one"``.
     probe, pinned
         (row, col) of the map, and whether it stays there.
     """
@@ -90,7 +90,7 @@ class Comparison(Live):
     _esm = load_module("comparison.js")
 
     index = Index()
-    views = Checked((), lambda _, value: value)  # as is the difference: checked when all of a message is there
+    views = Checked((), lambda _, value: value)  # like difference, checked once the whole message has arrived
     scale = Checked("own", lambda _, value: choose("scale", value, ("own", "one")))
     difference = Checked(None, lambda _, value: value)
     probe = Probe()
@@ -105,17 +105,17 @@ class Comparison(Live):
     def __init__(
         self, spade: SPADE, image: Photo | Dataset | Iterable[Photo], views: Sequence[Wanted] | None = None
     ) -> None:
-        self._given, self._bases = [spade], [copy.copy(spade)]  # as users know them, and as they are now
+        self._given, self._bases = [spade], [copy.copy(spade)]  # the user's objects, and copies of their current state
         wanted = [*spade.backbone.layers, ALL] if views is None else views
         self.images = ImageList(self._bases[0], image if isinstance(image, Dataset) else as_list(image))
         self._results = Results(self.images, _KEPT * MOST)
-        self._views: dict[str, View] = {}  # each is made once: what is known of it is kept by the object
+        self._views: dict[str, View] = {}  # each is made once, since the object caches its results
         self._looked: Recent[Seen] = Recent(_KEPT * MOST)
-        self._known: dict[View, tuple[float, bool]] = {}  # what is normal under a view, and whether all were asked
-        self._kinds: dict[tuple[View, str], float] = {}  # AUPRO over a kind of defect
+        self._known: dict[View, tuple[float, bool]] = {}  # reference level of a view, and whether it is final
+        self._kinds: dict[tuple[View, str], float] = {}  # AUPRO over a defect type
         self._pictures = NeighbourPictures()
-        self._told: tuple = ()  # photo and views that the page has
-        self._agreed: list[float] | None = None  # AUPRO of each on the photo
+        self._told: tuple = ()  # the image and views last sent to the page
+        self._agreed: list[float] | None = None  # AUPRO of each view on the image
         super().__init__()
         self.about = {
             "colours": colour_table(),
@@ -136,14 +136,14 @@ class Comparison(Live):
 
     @property
     def maps(self) -> dict[str, np.ndarray]:
-        """The anomaly map of the photograph under each view, by its name."""
+        """The anomaly map of the image under each view, by view name."""
         return {view.name: self._view(self.index, view).anomaly_map for view in self._shown}
 
     def readout(self) -> pandas.DataFrame:
-        """What each view finds at the probe: the normal pixel that explains it, and how far that is.
+        """The match of each view at the probe: the normal pixel that explains it, and its distance.
 
-        ``map`` is the anomaly map there; ``of normal`` is that in multiples of what 99 % of the pixels of normal
-        photographs stay below under the view; ``aupro`` says how well the whole map agrees with the mask.
+        ``map`` is the anomaly map at the probe, and ``of normal`` its multiple of the view's reference level, the
+        99th percentile of normal pixels. ``aupro`` measures how well the whole map agrees with the mask.
         """
         with self._lock:
             (row, col), rows = self.probe, []
@@ -156,19 +156,19 @@ class Comparison(Live):
         return pandas.DataFrame(rows).set_index("view")
 
     def draw(self) -> Figure:
-        """What is seen, as a Matplotlib figure."""
+        """The current view as a Matplotlib figure."""
         ends = [SCALE * (max(self._levels) if self.scale == "one" else level) for level in self._levels]
         maps = {
             name if score is None else f"{name}: AUPRO {score:.3f}": anomaly_map / end
             for (name, anomaly_map), score, end in zip(self.maps.items(), self._scores, ends)
         }
-        scale = f"each scale ends at {SCALE:g} times what 99 % of normal pixels stay below under that view"
+        scale = f"colour scale of each view: 0 to {SCALE:g} x its 99th percentile of normal pixels"
         if self.scale == "one":
-            scale = f"one scale for all, to {ends[0]:.1f}"
+            scale = f"one colour scale: 0 to {ends[0]:.1f} (raw distance)"
         return draw_views(self._judge(self.index)[0], maps, self.probe, scale, self._subtract())
 
     def _subtract(self) -> dict[str, np.ndarray]:
-        """The difference that is shown, from -1 to 1, where colours end: what is normal, or half of the one scale."""
+        """The difference shown, from -1 to 1, the ends of its scale: the reference level or half the common scale."""
         if self.difference is None:
             return {}
         own, half = self.scale == "own", SCALE * max(self._levels) / 2
@@ -184,10 +184,10 @@ class Comparison(Live):
 
     @property
     def _scores(self) -> list[float | None]:
-        """AUPRO of each view on this photograph, None without a mask."""
+        """AUPRO of each view on this image, None without a mask."""
         return self.ranking["photo"] or [None] * len(self.views)
 
-    # ---- what can be set ---------------------------------------------------------------------------------------------
+    # ---- settable traits ---------------------------------------------------------------------------------------------
 
     @traitlets.validate("views", "difference")
     def _check_together(self, proposal: dict) -> Any:
@@ -196,18 +196,18 @@ class Comparison(Live):
 
     def _check_views(self, value: Any) -> list[dict[str, Any]]:
         if isinstance(value, (str, Mapping)) or not isinstance(value, Iterable):
-            raise ValueError(f"views is a list, such as ['layer1', 'layer2'], but {value!r} came.")
+            raise ValueError(f"views must be a list, such as ['layer1', 'layer2']; got {value!r}.")
         wanted = list(value)
         if not FEWEST <= len(wanted) <= MOST:
-            raise ValueError(f"Side by side fit {FEWEST} to {MOST} views, but {len(wanted)} came.")
+            raise ValueError(f"views must contain {FEWEST} to {MOST} views; got {len(wanted)}.")
         given = list(self._given)
         specs = [read_view(one, given) for one in wanted]
         bases = [*self._bases, *map(copy.copy, given[len(self._bases) :])]
         names = [make_view(spec, bases).name for spec in specs]
         if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"Each view is shown once, but {twice!r} came twice. Give one another name=.")
+            raise ValueError(f"Views must have distinct names; got {twice!r} twice. Rename one with name=.")
         if len(bases) > len(self._bases):
-            self._judge(self.index, bases)  # crops that differ are said before anything is changed
+            self._judge(self.index, bases)  # raises on different crops before anything is changed
         self._given, self._bases = given, bases
         return [spec | {"name": name} for spec, name in zip(specs, names)]
 
@@ -215,10 +215,10 @@ class Comparison(Live):
         if value is None:
             return None
         if not isinstance(value, (list, tuple)) or len(value) != 2:
-            raise ValueError(f"A difference is of two views, such as (0, 1), but {value!r} came.")
-        first, second = (check_index("A view", at, len(self.views), "view") for at in value)
+            raise ValueError(f"difference must be two views, such as (0, 1), or None; got {value!r}.")
+        first, second = (check_index("difference", at, len(self.views), "view") for at in value)
         if first == second:
-            raise ValueError("A difference is of two views, but the same one came twice.")
+            raise ValueError(f"difference must be two different views; got {first} twice.")
         return [first, second]
 
     def _reconcile(self, changed: set[str], by_page: bool) -> None:
@@ -227,11 +227,11 @@ class Comparison(Live):
         if "views" in changed and self.difference is not None and max(self.difference) >= len(self.views):
             self.difference = None
 
-    # ---- what is seen ------------------------------------------------------------------------------------------------
+    # ---- the current view --------------------------------------------------------------------------------------------
 
     @property
     def _shown(self) -> list[View]:
-        with self._lock:  # while a page's message is taken, views are not yet checked
+        with self._lock:  # views are unchecked while a page message is applied
             keys = [repr(sorted(spec.items())) for spec in self.views]
             for key, spec in zip(keys, self.views):
                 if key not in self._views:
@@ -239,11 +239,11 @@ class Comparison(Live):
             return [self._views[key] for key in keys]
 
     def _judge(self, index: int, bases: Sequence[SPADE] | None = None) -> list[Result]:
-        """A photograph as each of the fitted ones sees it."""
+        """The results of an image from every fitted SPADE."""
         return self._judge_by(bases or self._bases, lambda base: self._results.find(index, request_for(base)))
 
     def _judge_by(self, bases: Sequence[SPADE], judge: Callable[[SPADE], Result]) -> list[Result]:
-        """By each of the fitted ones, all on the same crop."""
+        """Judge with every fitted SPADE and check that all use the same crop."""
         results = [judge(base) for base in bases]
         for base, result in zip(bases[1:], results[1:]):
             check_crops(bases[0], results[0], base, result)
@@ -253,7 +253,7 @@ class Comparison(Live):
         return self._looked.find((index, view), lambda: look(self._judge(index), view))
 
     def _refresh(self) -> None:
-        """Where another photograph or other views are looked at; the rest the page does by itself."""
+        """Update the page after a change of image or views; it handles everything else without the kernel."""
         shown = self._shown
         if self._told == (self.index, *shown):
             return
@@ -265,12 +265,12 @@ class Comparison(Live):
             self.about = self.about | {"bases": bases, "layers": layers}
             if self.photo.get("index") != self.index:
                 self.photo = {"index": self.index, **pack_photo(results[0], mask)}
-                # the last view is of all layers, unless others were asked for
+                # by default, the last view uses all layers
                 self.probe = self._place_probe(find_highest(seen[-1].anomaly_map))
             self.seen = [
                 {"index": self.index, "name": view.name, **self._pack(view, one)} for view, one in zip(shown, seen)
             ]
-            # small pictures of all that were retrieved; whole crops follow when they are asked for
+            # thumbnails of all retrieved images; full crops follow on request
             numbers = list(dict.fromkeys(number for one in self.seen for _, number in one["normals"]))
             self.neighbours = self._pictures.pack(numbers, map(self._normal, numbers))
             for view, one in zip(shown, seen):
@@ -286,23 +286,23 @@ class Comparison(Live):
         return pack_cells(seen.found, view.spade.sigma, ((image, self._number(view.base, image)) for image in images))
 
     def _number(self, base: int, image: int) -> int:
-        """What the page calls a normal photo: one that several have fitted is sent once."""
+        """The page-side number of a normal image; an image fitted by several SPADEs is sent once."""
         normal = self._bases[base].gallery.normals[image]
         for at, other in enumerate(self._bases[:base]):
             if (place := other.gallery.places.get(normal.digest)) is not None:
                 return at * _BASE + place
         return base * _BASE + image
 
-    # ---- what is normal, and which sees best -------------------------------------------------------------------------
+    # ---- reference levels and ranking --------------------------------------------------------------------------------
 
     def _guess_level(self, view: View, seen: Seen) -> float:
-        """A first idea of what is normal, from a few photos; of one photo nobody can tell, and its own map will do."""
+        """Estimate the reference level from a few normal images, or from the map itself if there is only one."""
         if len(view.spade) == 1:
             return float(seen.anomaly_map.max()) / SCALE
         return _level([view.judge_left_out(image) for image in view.spade.calibration.few])
 
     def _publish(self, _: None) -> None:
-        """What is known of the views by now."""
+        """Send the current reference levels and rankings."""
         with self._without_events(), self.hold_sync():
             kind, shown = self.images.label(self.index), self._shown
             known = [self._known[view] for view in shown]
@@ -316,7 +316,7 @@ class Comparison(Live):
             }
 
     def _of_kind(self, kind: str | None) -> list[int]:
-        """Photographs of a kind of defect whose masks are known, evenly spaced where there are many."""
+        """Images of a defect type with masks, evenly sampled if there are many."""
         photos = [at for at in range(len(self.images)) if self.images.label(at) == kind and self.images.masked(at)]
         return photos[:: -(-len(photos) // _KIND) or 1] if kind is not None else []
 
@@ -329,7 +329,7 @@ class Comparison(Live):
             yield from self._rank_kind(str(kind))
 
     def _judge_normals(self, view: View) -> Iterator[Step]:
-        """One normal photograph a step, so that the page is never kept waiting."""
+        """Judge one normal image per step, so that the page stays responsive."""
         maps: list[np.ndarray] = []
         for image in view.spade.calibration.sample:
             yield partial(view.judge_left_out, image), maps.append
@@ -337,7 +337,7 @@ class Comparison(Live):
         yield do_nothing, self._publish
 
     def _rank_kind(self, kind: str) -> Iterator[Step]:
-        """AUPRO of each view over all photographs of a kind; those that cannot be judged are left out."""
+        """AUPRO of each view over all images of a defect type, skipping those that cannot be judged."""
         shown, judged = self._shown, list[tuple[Any, list[np.ndarray]]]()
         for index in self._of_kind(kind):
             yield partial(self._judge_for_ranking, index, shown), judged.append
@@ -357,8 +357,8 @@ class Comparison(Live):
     # ---- the page ----------------------------------------------------------------------------------------------------
 
     def _normal(self, number: int) -> Normal:
-        base, image = divmod(check_count("A normal photo", number, least=0), _BASE)
-        gallery = self._bases[check_index("A fit", base, len(self._bases), "fitted SPADE")].gallery
+        base, image = divmod(check_count("The number of a normal image", number, least=0), _BASE)
+        gallery = self._bases[check_index("base", base, len(self._bases), "fitted SPADE")].gallery
         return gallery.normals[gallery.check_index(image)]
 
     def _title_and_stem(self) -> tuple[str, str]:

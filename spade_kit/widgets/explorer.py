@@ -1,4 +1,4 @@
-"""The explorer: pick a photograph, point at a pixel, and see which normal pixel explains it, layer by layer."""
+"""The explorer: pick an image, point at a pixel, and see which normal pixel explains it, layer by layer."""
 
 from __future__ import annotations
 
@@ -40,54 +40,54 @@ from spade_kit.widgets._shared.images import ImageList, find_name, read_upload
 from spade_kit.widgets._shared.preview import draw_preview
 from spade_kit.widgets._shared.scheduler import Step, do_nothing, no_op
 
-_REACH = 50  # the page follows K by itself up to here, at least
-_BATCH = 8  # photos, before the page is told
-_PAGE_BYTES = 650_000  # a photo's part of a saved page, base64 aside, up to which whole normal crops go with it
-_FINE: dict[str, Any] = {"k": None, "sigma": 0}  # options that hardly move what is normal
+_REACH = 50  # neighbours: up to here, at least, the page follows K without the kernel
+_BATCH = 8  # images per message to the page
+_PAGE_BYTES = 650_000  # budget of an image in a saved page before base64; full normal crops fill the rest
+_FINE: dict[str, Any] = {"k": None, "sigma": 0}  # options that hardly affect the reference level
 _OPTIONS = ("kappa", "radius", "weights", "combine", "without", "only")
 
 
 def explore(spade: SPADE, photos: Dataset | Iterable[Photo] | None = None) -> Explorer:
-    """A widget to look at photographs through a fitted SPADE.
+    """A widget to inspect how a fitted SPADE judges images.
 
     Parameters
     ----------
     photos
-        A Dataset, of which ``test`` is shown, or a list of photographs. Left out, or with a dataset of normals alone:
-        each of the fitted photographs, judged against the others.
+        A Dataset, to show its ``test``, or a list of images. If omitted, or for a dataset without test images, the
+        fitted images are shown, each judged against the others.
 
     Returns
     -------
     Explorer
-        All that a hand can move can be set from Python, too: see its attributes.
+        Everything you can do with the mouse also works from Python: see its attributes.
     """
     return Explorer(spade, photos)
 
 
 class Explorer(Live):
-    """See `explore`. What is set from Python is computed at once; what is moved in the page is answered there.
+    """See `explore`. Changes from Python are computed at once; changes in the page are answered there.
 
     Attributes
     ----------
     index
-        Which photograph.
+        Index of the image.
     k, kappa, radius, weights, combine, sigma
-        As of `SPADE`.
+        As in `SPADE`.
     threshold
-        A raw distance; from there up the map counts as anomalous. Setting it makes the rule ``"hand"``.
+        A raw distance; pixels at or above it are anomalous. Setting it sets the rule to ``"hand"``.
     threshold_rule
-        ``"pixel 0.01"``: what 1 % of the pixels of normal photographs reach; ``"image 0.05"``: what the maps of 5 %
-        of them reach; ``"f1"``: best F1 over the pixels of all photographs with masks, which uses test labels;
-        ``"hand"``. Of more than 64 normal photographs, 64 are asked.
+        ``"pixel 0.01"``: 1 % of the pixels of normal images reach the threshold; ``"image 0.05"``: 5 % of the normal
+        images do; ``"f1"``: best F1 over the pixels of all images with masks, which uses test labels; ``"hand"``:
+        set manually. With more than 64 normal images, 64 of them are judged.
     probe, pinned
-        (row, col) of the map, and whether it stays there. Setting it pins it.
+        (row, col) of the map, and whether it stays there. Setting the probe pins it.
     without, only
-        Training images left out; the one training image to compare with, or None for all. Another photograph is
-        compared with all again.
+        Excluded training images; the only training image to compare with, or None for all. Choosing another image
+        resets ``only``.
     opacity
-        Of the map over the photograph.
+        Opacity of the map over the image.
     alone
-        Whether layers are shown searched each by itself, instead of their shares.
+        Whether to show each layer searched alone instead of its share of the distance.
     """
 
     MOVABLE = ("index", "k", *_OPTIONS, "sigma", "threshold", "threshold_rule", "probe", "pinned", "opacity", "alone")
@@ -113,7 +113,7 @@ class Explorer(Live):
     opacity = Checked(0.35, lambda _, value: check_number("opacity", value, "a number from 0 to 1", least=0, most=1))
     alone = traitlets.Bool(False).tag(sync=True)
 
-    # what Python tells the page
+    # set by Python for the page
     gallery = traitlets.Dict().tag(sync=True)
     photos: traitlets.List = traitlets.List().tag(sync=True)
     photo: traitlets.Dict = traitlets.Dict().tag(sync=True)
@@ -132,12 +132,12 @@ class Explorer(Live):
         self._pictures = NeighbourPictures()
         self._thumbs: dict[int, bytes] = {}
         self._scores = Scores(self.images)
-        self._known: NormalScores | None = None  # of normal photos
+        self._known: NormalScores | None = None  # scores of normal images
         self._known_of: Request | None = None
-        self._rule_before: str | None = None  # until one normal photo was left, of which no threshold comes
+        self._rule_before: str | None = None  # the rule before only one normal image remained, which gives no threshold
         self._narrowed: Recent[Result] = Recent(1)
-        self._seen: tuple = (None, None)  # what the page was last told of: photo, options
-        self._to_do: tuple = ()  # what the background was last started for
+        self._seen: tuple = (None, None)  # the image and options last sent to the page
+        self._to_do: tuple = ()  # the state for which the background was last started
         self._upload: list[bytes] = []
         super().__init__(
             k=min(spade.k, len(self.spade)),
@@ -156,7 +156,7 @@ class Explorer(Live):
         self._open()
 
     def _find_first(self) -> int:
-        """The first photograph that can be judged; those before it are named."""
+        """The first image that can be judged; a warning names those skipped."""
         skipped: list[Exception] = []
         for index in range(len(self.images)):
             try:
@@ -165,7 +165,7 @@ class Explorer(Live):
                 skipped.append(problem)
             else:
                 if skipped:
-                    warn(f"{len(skipped)} photos before the first that is shown cannot be judged. {skipped[0]}")
+                    warn(f"Images skipped because they cannot be judged: {len(skipped)}. First error: {skipped[0]}")
                 return index
         raise skipped[0]
 
@@ -181,30 +181,30 @@ class Explorer(Live):
 
     @property
     def spade(self) -> SPADE:
-        """The fitted SPADE, corrected; the one that was given stays as it was."""
+        """The fitted SPADE with all corrections; the one passed in is never modified."""
         return self._corrections.spade
 
     @property
     def result(self) -> Result:
-        """What is seen, as a Result."""
+        """The result of the current view."""
         wanted = self.index, self._request(self.k), self.sigma
         return self._narrowed.find(wanted, lambda: self._narrow(self._find(self.index)))
 
     @property
     def _verdict(self) -> float | None:
-        """The threshold, where it means something: it is of comparisons with all."""
+        """The threshold, or None in a comparison with one normal image: it applies only to comparisons with all."""
         return self.threshold if self.only is None else None
 
     def _narrow(self, full: Result) -> Result:
-        """What `_find` gives, under the present K and sigma."""
+        """Apply the current K and sigma to the result of `_find`."""
         fewer = full.with_k(self.k) if self.k < len(full.neighbours) else full
         return fewer.with_options(sigma=self.sigma)
 
     def readout(self) -> pandas.DataFrame:
-        """What is seen at the probe: the normal pixel that explains it, the distance, and each layer's part of that.
+        """The probe in numbers: the normal pixel that explains it, the distance, and each layer's share of it.
 
-        ``normal`` is the training image, ``neighbour`` its rank from 1, nearest first; places are map pixels; ``map``
-        is the anomaly map there, which is smoothed, while distances are those of the two pixels.
+        ``normal`` is the training image and ``neighbour`` its rank from 1, nearest first. Rows and columns are map
+        pixels. ``map`` is the smoothed anomaly map at the probe; distances are between the two pixels, unsmoothed.
         """
         (row, col), match = self.probe, self.result.match(*self.probe)
         cells = {"row": row, "col": col, "normal": match.image, "neighbour": match.neighbour + 1}
@@ -213,7 +213,7 @@ class Explorer(Live):
         return pandas.DataFrame([cells | {n: round(d, 3) for n, d in match.layers.items()}], index=["probe"])
 
     def show(self, photo: Photo) -> None:
-        """Look at a photograph of one's own, which joins the others at the end."""
+        """Append a custom image to the list and show it."""
         index = self.images.add(photo)
         try:
             self._find(index)
@@ -224,51 +224,51 @@ class Explorer(Live):
         self.index = index
 
     def add(self) -> None:
-        """This photograph is normal: fit it with the others, exactly as a refit would.
+        """Add the current image to the normal images, exactly as a refit would.
 
-        It is then judged against the others, so that its own map stays; those of others may change. What is known of
-        normal photographs is stale until it is computed again.
+        It is then judged against the others, so its own map does not change; the maps of other images may. Statistics
+        of the normal images are stale until they are computed again.
         """
         if self._normal_at(self.index) is not None:
-            raise ValueError(f"{self.images.name(self.index)} is one of the normal photos already.")
+            raise ValueError(f"{self.images.name(self.index)} is already a normal image.")
         photo, expression = self.images.photo(self.index)
         self._corrections.add(photo, self.images.name(self.index), expression)
         self._send_corrections()
 
     def remove(self, image: int | None = None) -> None:
-        """This training image is not normal: take it out, exactly as a refit would. The others move up.
+        """Remove a training image that is not normal, exactly as a refit would. Later ones move up.
 
-        If left out, it is the present photograph, which then has to be one of them.
+        If omitted, the current image is removed; it must then be a normal image.
         """
         if image is None and (image := self._normal_at(self.index)) is None:
-            raise ValueError(f"{self.images.name(self.index)} is none of the normal photos. Name one, from 0.")
+            raise ValueError(f"{self.images.name(self.index)} is not a normal image. Pass the index of one, from 0.")
         self._corrections.remove(image)
         self._send_corrections()
 
     def undo(self) -> None:
-        """Take the last correction back."""
+        """Undo the last correction."""
         self._corrections.undo()
         self._send_corrections()
 
     def _normal_at(self, index: int) -> int | None:
-        """Which training image a photograph is, if it is one; it is then judged against the others."""
+        """The training index of an image, or None; a fitted image is judged against the others."""
         among = self._results.find(index, self._request().of_all).among
         gone = np.setdiff1d(np.arange(len(self.spade)), among)
         return int(gone[0]) if len(gone) else None
 
     def _send_corrections(self) -> None:
-        """Another gallery: all that was compared with the old one is judged again, now or in the background."""
+        """The gallery changed: judge everything again, now or in the background."""
         with self._without_events():
             wanted, before = self.spade.k, self.gallery["normals"]
             self.without, self.only = (), None
             if self.k == min(wanted, before):
-                self.k = wanted  # as a refit would have it
+                self.k = wanted  # as after a refit
             elif self.k == before:
-                self.k = len(self.spade)  # at the end of its slider it stays there
+                self.k = len(self.spade)  # the maximum stays the maximum
             self._results.forget_all_but(self.index)
             self._seen = (None, None)
             with self.hold_sync():
-                if len(self.spade) == 1:  # nobody knows any more what is normal
+                if len(self.spade) == 1:  # one image has no reference level
                     self._known, self._known_of, self.normals = None, None, {}
                 elif self._rule_before is not None:
                     self.threshold_rule, self._rule_before = self._rule_before, None
@@ -277,7 +277,7 @@ class Explorer(Live):
                 self.scores = self._scores.pack()
 
     def code(self) -> str:
-        """Lines of Python that give what is seen, by the names that things had when this was made."""
+        """Lines of Python that reproduce the current view, with the variable names at the time of creation."""
         start = self.about["start"]
         names = ("k", "kappa", "radius", "weights", "combine", "sigma")
         options = ", ".join(f"{name}={getattr(self, name)!r}" for name in names if getattr(self, name) != start[name])
@@ -295,35 +295,33 @@ class Explorer(Live):
         return "\n".join(filter(None, lines))
 
     def draw(self) -> Figure:
-        """What is seen, as a Matplotlib figure."""
+        """The current view as a Matplotlib figure."""
         row, col = self.probe
         return draw_explanation(self.result, row, col, self._verdict)
 
     def save_html(self, path: str | Path, photos: Iterable[int] | None = None) -> None:
-        """Write a page that works offline: hover, pins, K, sigma, threshold, opacity and layers.
+        """Write a self-contained page that works offline: hover, pins, K, sigma, threshold, opacity and layers.
 
         Parameters
         ----------
         photos
-            Which photographs, by index; if left out, the present one. Each takes up to 1 MB.
+            Indexes of the images to include; the current image if omitted. Each takes up to 1 MB.
         """
         Path(path).write_text(self._make_page(photos), encoding="utf-8")
 
-    # ---- what can be set ---------------------------------------------------------------------------------------------
+    # ---- settable traits ---------------------------------------------------------------------------------------------
 
     def _check_weights(self, value: Any) -> Any:
-        self.spade.with_options(weights=value)  # says what is wrong
+        self.spade.with_options(weights=value)  # raises on invalid weights
         return dict(value) if isinstance(value, Mapping) else value
 
     def _check_rule(self, value: str) -> str:
         of, _, rate = str(value).partition(" ")
         choose("A threshold rule", of, ("hand", "pixel", "image", "f1"))
         if of == "f1" and not self.about["masks"]:
-            raise ValueError(
-                "The rule 'f1' needs photographs with masks, but these have none. Take one like 'pixel 0.01'."
-            )
+            raise ValueError("The rule 'f1' needs images with masks; these have none. Use a rule like 'pixel 0.01'.")
         if of in ("pixel", "image"):
-            check_rate(rate, "A threshold rule names a false-alarm rate between 0 and 1, like 'pixel 0.01'", value)
+            check_rate(rate, "A threshold rule needs a false-alarm rate between 0 and 1, as in 'pixel 0.01'", value)
         return value
 
     def _reconcile(self, changed: set[str], by_page: bool) -> None:
@@ -342,22 +340,22 @@ class Explorer(Live):
             self.finish()
 
     def _request(self, k: int | None = None) -> Request:
-        """What is set; if not of so many neighbours, of all at reach."""
+        """The current options, with K neighbours or else all within reach."""
         changes = {name: getattr(self, name) for name in ("kappa", "radius", "weights", "combine")}
         return Request(self.spade, self.spade.options.replace(k=k or self._reach, **changes), self.without, self.only)
 
     def _find(self, index: int) -> Result:
-        """A photograph with all neighbours at reach."""
+        """The result of an image with all neighbours within reach."""
         return self._results.find(index, self._request())
 
     @property
     def _reach(self) -> int:
-        """How many neighbours are searched: more than K where the page can then follow it by itself."""
+        """The number of neighbours to search: more than K if the page can then follow K without the kernel."""
         follows = self.combine == "concat" and self.kappa <= LOOKS_BACK and len(self.spade.backbone.layers) > 1
         return min(max(self.k, _REACH), len(self.spade)) if follows else self.k
 
     def _refresh(self) -> None:
-        """Tell the page all that follows from what is set."""
+        """Send the page everything derived from the current settings."""
         request, told, can_undo = self._request(), self._corrections.tell(), self._corrections.can_undo
         with self._without_events(), self.hold_sync():
             self.gallery = {"normals": len(self.spade), "corrected": told, "undo": can_undo}
@@ -380,12 +378,12 @@ class Explorer(Live):
             self._background.restart()
 
     def _conclude(self) -> None:
-        """What follows from all else."""
+        """Update the traits that depend on all others."""
         self._set_threshold()
         self.as_python = self.code()
 
     def _payload(self, index: int) -> dict[str, Any]:
-        """What an answer to the page is about, so that it knows whether it still waits."""
+        """What a reply refers to, so that the page can match it to its request."""
         return {"index": index, "options": {name: getattr(self, name) for name in _OPTIONS}}
 
     def _pack_photo(self, index: int, full: Result) -> dict[str, Any]:
@@ -405,11 +403,11 @@ class Explorer(Live):
         }
 
     def _factors(self, result: Result) -> np.ndarray:
-        """What each layer's squared distance counts."""
+        """The weight of each layer's squared distance."""
         return self.spade.gallery.factors(Options(weights=self.weights), result.among)
 
     def _find_excluded(self, index: int, full: Result) -> list[list]:
-        """The neighbours that were left out, with their distances: the page shows them where they were."""
+        """The excluded neighbours with their distances: the page keeps them at their places."""
         if not self.without or self.only is not None:
             return []
         near = self._results.find(index, self._request().of_all).neighbours
@@ -418,10 +416,10 @@ class Explorer(Live):
     def _pack_alone(self, index: int, result: Result) -> dict[str, Any]:
         return {**self._payload(index), "k": self.k, "layers": pack_alone(result, self._factors(result))}
 
-    # ---- what is normal, and the threshold ---------------------------------------------------------------------------
+    # ---- reference level and threshold -------------------------------------------------------------------------------
 
     def _refresh_normals(self) -> None:
-        """See to it that something is known of normal photos: a first idea at once, the rest in the background."""
+        """Provide statistics of the normal images: an estimate at once, the rest in the background."""
         if len(self.spade) == 1:
             return
         wanted = self._request_of_all
@@ -432,12 +430,12 @@ class Explorer(Live):
             self._send_normals(wanted, calibration.scores(options, calibration.sample))
         elif self._known_of is None or self._known_of.options.replace(**_FINE) != options.replace(**_FINE):
             self._send_normals(wanted, calibration.scores(options, calibration.few), stale=True)
-        else:  # another K, sigma or photo hardly moves the scale: what is known will do until the rest is there
+        else:  # K and sigma hardly change the scale: the old statistics serve until the new ones are ready
             self.normals = self.normals | {"stale": True}
 
     @property
     def _request_of_all(self) -> Request:
-        """All that maps depend on, for all normal photos."""
+        """All options that affect the maps, with all normal images."""
         return self._request(self.k).of_all.replace(sigma=self.sigma)
 
     def _send_normals(self, request: Request, known: NormalScores, stale: bool = False) -> None:
@@ -445,20 +443,20 @@ class Explorer(Live):
         self.normals = pack_normals(known, len(self.spade)) | {"stale": stale}
 
     def _set_threshold(self) -> None:
-        """As the rule says; what is not known yet follows when the background comes to it."""
+        """Apply the threshold rule; statistics that are still missing follow from the background."""
         of, _, rate = self.threshold_rule.partition(" ")
         if of in ("pixel", "image") and self._known is not None:
             self.threshold = self._known.threshold(of, float(rate))
-        elif of in ("pixel", "image"):  # one normal photo: nobody knows what is normal
+        elif of in ("pixel", "image"):  # one normal image has no reference level
             self._rule_before = self.threshold_rule
             self.threshold_rule, self.threshold = "hand", self.result.image_score / 2
         elif of == "f1" and self._scores.complete(self._request_of_all):
             self.threshold = self._scores.best_f1_threshold()
 
-    # ---- meanwhile ---------------------------------------------------------------------------------------------------
+    # ---- background work ---------------------------------------------------------------------------------------------
 
     def _background_steps(self) -> Iterator[Step]:
-        """What to compute while nobody waits, most urgent first."""
+        """Background work, most urgent first."""
         yield from self._draw_thumbs()
         yield from self._prefetch()
         yield from self._judge_all_normals()
@@ -484,7 +482,7 @@ class Explorer(Live):
         try:
             result = self._results.find(index, request)
         except MISTAKES:
-            return  # said when it is picked
+            return  # reported when the image is picked
         self._pack_neighbours(result)
         find_breakpoints(result)
 
@@ -517,14 +515,14 @@ class Explorer(Live):
             self.scores = self._scores.pack()
             self._conclude()
 
-    # ---- the page speaks ---------------------------------------------------------------------------------------------
+    # ---- messages from the page --------------------------------------------------------------------------------------
 
     def _on_connected(self) -> None:
         if self._thumbs:
             self._send_thumbs(self._thumbs)
 
     def _on_upload(self, name: str, part: int, parts: int, buffers: Sequence[Any]) -> None:
-        """A file comes in parts, since a notebook's messages must not be long."""
+        """A file arrives in parts, since the size of a notebook message is limited."""
         if part == 0:
             self._upload = []
         self._upload.append(bytes(buffers[0]))
@@ -532,7 +530,7 @@ class Explorer(Live):
             self.show(read_upload(name, b"".join(self._upload)))
 
     def _act(self, kind: str, content: dict) -> None:
-        """What would be a warning in a cell is told in the page, where a correction was asked for."""
+        """Show the warnings of a correction in the page."""
         if kind not in ("add", "remove", "undo"):
             return super()._act(kind, content)
         with warnings.catch_warnings(record=True) as said:
@@ -540,7 +538,7 @@ class Explorer(Live):
             super()._act(kind, content)
         self.problem = " ".join(str(warning.message) for warning in said)
 
-    # ---- a page that stands alone ------------------------------------------------------------------------------------
+    # ---- saved pages -------------------------------------------------------------------------------------------------
 
     def _make_page(self, photos: Iterable[int] | None = None) -> str:
         indexes = [self.index] if photos is None else [self.images.check(index) for index in photos]

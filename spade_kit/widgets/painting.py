@@ -1,4 +1,4 @@
-"""Make a defect and watch it found: strokes on a photograph, and its map after each."""
+"""Paint a defect and see whether it is found: strokes on an image, with a new map after each."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from spade_kit.widgets._shared.export import load_module
 from spade_kit.widgets._shared.images import ImageList
 from spade_kit.widgets._shared.scheduler import Step
 
-# what each tool starts with: diameter as a part of the crop's short side, strength, and a colour where it has one
+# defaults of each tool: diameter as a fraction of the crop's short side, strength, and colour if it uses one
 _STARTS: dict[str, tuple[float, float, str | None]] = {
     "brush": (0.04, 1.0, "#c82828"),
     "scratch": (0.013, 0.9, None),
@@ -47,19 +47,19 @@ _STARTS: dict[str, tuple[float, float, str | None]] = {
 
 
 def paint_defect(spade: SPADE, image: Photo | Dataset | Iterable[Photo], *, folder: str | Path = "painted") -> Painting:
-    """A widget to paint defects on a photograph and see whether they are found.
+    """A widget to paint defects on an image and see whether they are found.
 
     Parameters
     ----------
     image
-        A photograph, a list of them, or a Dataset, of which ``test`` can be painted on.
+        An image, a list of images, or a Dataset, to paint on its ``test``.
     folder
-        Where photographs that are kept are written, in the layout of MVTec AD.
+        Output folder for kept images, in the MVTec AD layout.
 
     Returns
     -------
     Painting
-        All that a hand can do can be done from Python, too: see its methods.
+        Everything you can do with the mouse also works from Python: see its methods.
     """
     return Painting(spade, image, folder=folder)
 
@@ -70,11 +70,11 @@ class Painting(Live):
     Attributes
     ----------
     index
-        Which photograph; each keeps its strokes.
+        Index of the image; each image keeps its strokes.
     probe
-        (row, col) of the map whose explanation is shown.
+        (row, col) of the map pixel to explain.
     dataset
-        What was given, with what was kept so far among its ``test``.
+        The input dataset, with the kept images appended to its ``test``.
     """
 
     MOVABLE = ("index", "probe")
@@ -97,19 +97,19 @@ class Painting(Live):
     def __init__(self, spade: SPADE, image: Photo | Dataset | Iterable[Photo], *, folder: str | Path) -> None:
         self.spade = copy.copy(spade)
         self.folder = Path(folder).expanduser()
-        self.images = ImageList(self.spade, image)  # type: ignore[arg-type]  # as_list takes one photograph, too
+        self.images = ImageList(self.spade, image)  # type: ignore[arg-type]  # as_list also takes one image
         if not self.images.given:
             raise ValueError(
-                "paint_defect needs a photograph to paint on, but none came. Take one of dataset.test, a path or a "
+                "paint_defect needs an image to paint on; got none. Pass an image of dataset.test, a path or a "
                 "(H, W, 3) array."
             )
         normals = [normal.sample for normal in spade.gallery.normals if normal.sample]
         self.dataset = image if isinstance(image, Dataset) else Dataset("painted", normals, [])
-        self._strokes: dict[int, list[Stroke]] = defaultdict(list)  # of each photo
+        self._strokes: dict[int, list[Stroke]] = defaultdict(list)  # per image
         self._undone: dict[int, list[Stroke]] = defaultdict(list)
-        self._answers = count()  # a page is answered also where nothing has changed
-        self._drawn: Any = None  # by which stroke of the page's the last one was made
-        self._plain: Recent[tuple[np.ndarray, Result]] = Recent(1)  # the photo before it was painted on
+        self._answers = count()  # the page gets a reply even if nothing has changed
+        self._drawn: Any = None  # the page's id of the last stroke
+        self._plain: Recent[tuple[np.ndarray, Result]] = Recent(1)  # the unpainted image
         self._painted: Recent[np.ndarray] = Recent(1)
         self._results: Recent[Result] = Recent(1)
         self._pictures = NeighbourPictures()
@@ -132,26 +132,26 @@ class Painting(Live):
 
     @property
     def strokes(self) -> tuple[Stroke, ...]:
-        """What was painted, in photo pixels."""
+        """The strokes, in image pixels."""
         return tuple(self._strokes[self.index])
 
     @property
     def painted(self) -> UInt8[np.ndarray, "H W 3"]:
-        """The whole photograph with all strokes on it."""
+        """The full image with all strokes."""
         return self._canvas.copy()
 
     @property
     def mask(self) -> Bool[np.ndarray, "H W"]:
-        """Where the whole photograph was visibly changed."""
+        """The visibly changed pixels of the full image."""
         return changed(self._pixels, self._canvas)
 
     @property
     def result(self) -> Result:
-        """What SPADE says of the painted photograph."""
+        """SPADE's result for the painted image."""
         return self._results.find((self.index, self.strokes), self._judge)
 
     def _judge(self) -> Result:
-        """The painted photograph; one of the fitted ones is compared with the others only, painted or not."""
+        """Judge the painted image; a fitted image is compared only with the others, painted or not."""
         if not self.strokes:
             return self._before
         result, among = self.spade.judge(self._canvas), self._before.among
@@ -172,26 +172,26 @@ class Painting(Live):
         ----------
         tool
             ``"brush"``, ``"scratch"``, ``"stain"``, ``"blur"``, ``"colour"``; ``"move"``, which copies the disc
-            around the first point to the second; or ``"erase"``, which gives back the photo.
+            around the first point to the second; or ``"erase"``, which restores the image.
         points
-            Places (row, col) in map pixels.
+            Pairs (row, col) in map pixels.
         size, strength, colour
-            Diameter in map pixels; from above 0 to 1; a name or ``"#rrggbb"``, for ``"brush"``, ``"stain"`` and
-            ``"colour"``. If left out, what suits the tool.
+            Diameter in map pixels; strength above 0, up to 1; a colour name or ``"#rrggbb"``, for ``"brush"``,
+            ``"stain"`` and ``"colour"``. If omitted, the tool's defaults.
         """
         with self._lock:
             self._on_stroke(tool, points, size, strength, colour, None)
 
     def undo(self) -> None:
-        """Take the last stroke back."""
+        """Undo the last stroke."""
         self._swap(self._strokes, self._undone, "undo")
 
     def redo(self) -> None:
-        """Paint again what was taken back."""
-        self._swap(self._undone, self._strokes, "paint again")
+        """Redo the last undone stroke."""
+        self._swap(self._undone, self._strokes, "redo")
 
     def clear(self) -> None:
-        """Take all strokes back; each can be painted again."""
+        """Undo all strokes; each can be redone."""
         with self._lock:
             strokes = self._strokes.pop(self.index, [])
             self._undone[self.index].extend(reversed(strokes))
@@ -199,32 +199,32 @@ class Painting(Live):
             self._send_painted()
 
     def save(self, path: str | Path) -> None:
-        """Write the painted photograph as PNG, and its mask beside it as ``<stem>_mask.png``."""
+        """Write the painted image as PNG, and its mask next to it as ``<stem>_mask.png``."""
         path = Path(path).expanduser()
         if path.suffix.lower() != ".png":
-            raise ValueError(f"A painted photograph is saved as PNG, which loses nothing, but {path.name!r} came.")
+            raise ValueError(f"path must end in .png, since PNG is lossless; got {path.name!r}.")
         for name, content in zip((path, path.with_name(f"{path.stem}_mask.png")), self._encode()):
             write_whole(name, content)
 
     def keep(self, label: str = "painted") -> Sample:
-        """Put the painted photograph among the test photographs of ``dataset``, written to the folder.
+        """Write the painted image to the folder and append it to the test images of ``dataset``.
 
         Parameters
         ----------
         label
-            The kind of defect; a folder has its name.
+            The defect type, used as a folder name.
         """
         if not label or label != Path(label).name or label.startswith(".") or label.lower() in GOOD_NAMES:
-            raise ValueError(f"A kind of defect is a name that a folder may have, like 'scratch', but {label!r} came.")
+            raise ValueError(f"label must be a defect type that is a valid folder name, like 'scratch'; got {label!r}.")
         if not self.mask.any():
-            raise ValueError("Nothing can be seen of what was painted, so that there is no defect to keep. Paint on.")
+            raise ValueError("The strokes made no visible change, so there is no defect to keep. Paint a defect first.")
         photos = self.folder / "test" / label
         masks = self.folder / "ground_truth" / label
         taken = {path.stem.removesuffix("_mask") for folder in (photos, masks) for path in folder.glob("*")}
         stem = next(f"{number:03d}" for number in range(10**6) if f"{number:03d}" not in taken)
         mask_path = masks / f"{stem}_mask.png"
         photo, mask = self._encode()
-        write_whole(mask_path, mask)  # first: a photo without its mask would be of unknown truth
+        write_whole(mask_path, mask)  # first: an image without its mask would lack its ground truth
         write_whole(photos / f"{stem}.png", photo)
         sample = Sample(photos / f"{stem}.png", label, mask_path, masked=True)
         self.dataset = replace(self.dataset, test=[*self.dataset.test, sample])
@@ -232,7 +232,7 @@ class Painting(Live):
         return sample
 
     def readout(self) -> pandas.DataFrame:
-        """Scores before and after, and how many of the normal photographs reach them."""
+        """Scores before and after painting, and the number of normal images at or above each."""
         rows = {"before": self._before.image_score, "painted": self.result.image_score}
         scores = np.empty(0)
         if len(self.spade) > 1:
@@ -242,10 +242,10 @@ class Painting(Live):
         return pandas.DataFrame.from_dict(table, "index", columns=["score", f"normals of {len(scores)} at or above"])
 
     def draw(self) -> Figure:
-        """What is seen, as a Matplotlib figure."""
+        """The current view as a Matplotlib figure."""
         return draw_explanation(self.result, *self.probe)
 
-    # ---- what is painted ---------------------------------------------------------------------------------------------
+    # ---- painting ----------------------------------------------------------------------------------------------------
 
     def _read(self) -> tuple[np.ndarray, Result]:
         return as_array(self.images.photo(self.index)[0]), self.images.judge(self.index, self.spade)
@@ -256,12 +256,12 @@ class Painting(Live):
 
     @property
     def _before(self) -> Result:
-        """What SPADE says of the photograph as it was."""
+        """SPADE's result for the unpainted image."""
         return self._plain.find(self.index, self._read)[1]
 
     @property
     def _canvas(self) -> np.ndarray:
-        """The photograph with its strokes, painted once for all that looks at it."""
+        """The image with its strokes, cached."""
         return self._painted.find((self.index, self.strokes), lambda: paint(self._pixels, self.strokes))
 
     def _make_stroke(
@@ -276,14 +276,14 @@ class Painting(Live):
         try:
             rgb = ImageColor.getrgb(colour)[:3]
         except (ValueError, AttributeError, TypeError):
-            raise ValueError(f"colour is a name or like '#c82828', but {colour!r} came.") from None
+            raise ValueError(f"colour must be a colour name or a value like '#c82828'; got {colour!r}.") from None
         places = crop.on_photo(_read_places(points))
-        scale = np.mean(np.array(crop.photo) / np.array(crop.scaled))  # photo pixels in a map pixel
+        scale = np.mean(np.array(crop.photo) / np.array(crop.scaled))  # image pixels per map pixel
         strength = usual if strength is None else strength
         return Stroke(tool, tuple(map(tuple, places.tolist())), float(size * scale), strength, rgb)
 
     def _on_stroke(self, tool: str, points: Iterable, size: Any, strength: Any, colour: Any, drawn: Any) -> None:
-        """Another stroke, or more of the one that the page is still drawing."""
+        """Add a stroke, or extend the one that the page is still drawing."""
         stroke = self._make_stroke(tool, points, size, strength, colour)
         strokes = self._strokes[self.index]
         if drawn is not None and drawn == self._drawn and strokes:
@@ -298,7 +298,7 @@ class Painting(Live):
             if not here[self.index]:
                 raise ValueError(f"There is no stroke to {what}.")
             there[self.index].append(here[self.index].pop())
-            self._drawn = None  # what the hand goes on with is another stroke
+            self._drawn = None  # drawing on starts a new stroke
             self._send_painted()
 
     def _encode(self) -> tuple[bytes, bytes]:
@@ -331,7 +331,7 @@ class Painting(Live):
             self.neighbours = self._pictures.pack(numbers, map(self._normal, numbers))
             self.probe = find_highest(result.anomaly_map)
             calibration = self.spade.calibration
-            if len(self.spade) == 1:  # nobody knows what is normal: colours end at what the photo itself had
+            if len(self.spade) == 1:  # no reference level: scale the colours to the unpainted image
                 self.normals = {"level": self._before.image_score / SCALE, "scores": [], "of": 0}
             elif not self.normals:
                 self._send_normals(calibration.scores(self.spade.options, calibration.few))
@@ -363,5 +363,5 @@ def _read_places(points: Iterable) -> np.ndarray:
     except (TypeError, ValueError):
         places = np.empty((1, 0))
     if len(points) and places.shape[1] != 2:
-        raise ValueError(f"points are pairs (row, col) of map pixels, but {points!r} came.")
+        raise ValueError(f"points must be pairs (row, col) of map pixels; got {points!r}.")
     return places.reshape(-1, 2)

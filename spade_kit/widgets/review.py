@@ -1,4 +1,4 @@
-"""Go through the normal photographs, the strangest first, and keep or drop each with one key."""
+"""Review the normal images, most anomalous first, and keep or drop each with one key."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _THUMBS = 200_000  # bytes of them in a saved page
 
 
 def review_suspects(spade: SPADE) -> Review:
-    """A widget to go through the normal photographs, the one first that looks most anomalous to all the others.
+    """A widget to review the normal images, each judged against the others, most anomalous first.
 
     Returns
     -------
     Review
-        ``review.spade`` is the SPADE without what was dropped; the one that was given stays as it was.
+        ``review.spade`` is the SPADE without the dropped images; the one passed in is never modified.
     """
     return Review(spade)
 
@@ -45,8 +45,8 @@ class Review(Live):
     Attributes
     ----------
     index
-        Which normal photograph is looked at, by its place when the review began, as are those in ``kept`` and
-        ``dropped``.
+        The normal image under review. Here and in ``kept`` and ``dropped``, indexes are those at the start of the
+        review.
     """
 
     MOVABLE = ("index",)
@@ -68,15 +68,15 @@ class Review(Live):
         self._corrections = Corrections(spade)
         self._given = self.spade
         self.images = ImageList(self.spade, None)
-        self._decisions: list[tuple[int, bool]] = []  # which, and whether it was dropped
-        ranked = self.spade.suspects()  # says what is needed where there is only one
+        self._decisions: list[tuple[int, bool]] = []  # index, and whether it was dropped
+        ranked = self.spade.suspects()  # raises if there is only one image
         self._scores = Scores(self.images)
         self._scores.start(request_for(self.spade))
         for index, score in ranked["score"].items():
             self._scores.take(Score(int(index), float(score)))
         self._results = Results(self.images, room=1)
         self._pictures = NeighbourPictures()
-        self._answers = count()  # a page is answered also where nothing has changed
+        self._answers = count()  # the page gets a reply even if nothing has changed
         super().__init__(index=int(ranked.index[0]))
         self.about = {
             "colours": colour_table(),
@@ -89,40 +89,40 @@ class Review(Live):
     # ---- for Python --------------------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        return f"Review(of {len(self.images)} normal photos {len(self.kept)} kept, {len(self.dropped)} dropped)"
+        return f"Review({len(self.images)} normal images: {len(self.kept)} kept, {len(self.dropped)} dropped)"
 
     @property
     def spade(self) -> SPADE:
-        """The fitted SPADE without what was dropped."""
+        """The fitted SPADE without the dropped images."""
         return self._corrections.spade
 
     @property
     def kept(self) -> list[int]:
-        """What was looked at and found normal."""
+        """The images confirmed as normal."""
         return [index for index, dropped in self._decisions if not dropped]
 
     @property
     def dropped(self) -> list[int]:
-        """What was taken out."""
+        """The images removed from the normal ones."""
         return [index for index, dropped in self._decisions if dropped]
 
     @property
     def result(self) -> Result:
-        """What is seen of the photograph, judged against those that are left."""
+        """The result of the current image, judged against the remaining ones."""
         return self._results.find(self.index, request_for(self.spade))
 
     def keep(self) -> None:
-        """The photograph is normal: go on to the next suspect."""
+        """Confirm the image as normal and move on to the next suspect."""
         self._decide(dropped=False)
 
     def drop(self) -> None:
-        """The photograph is not normal: take it out, as a refit would, and go on to the next suspect."""
+        """Remove the image, as a refit would, and move on to the next suspect."""
         self._decide(dropped=True)
 
     def undo(self) -> None:
-        """Take the last decision back, and look at that photograph again."""
+        """Undo the last decision and return to its image."""
         if not self._decisions:
-            raise ValueError("There is no decision to take back.")
+            raise ValueError("There is no decision to undo.")
         index, dropped = self._decisions.pop()
         if dropped:
             self._corrections.undo()
@@ -130,25 +130,25 @@ class Review(Live):
         self._go(index)
 
     def code(self) -> str:
-        """Lines of Python that drop what was dropped."""
+        """Lines of Python that remove the dropped images."""
         name, lines = self._corrections.code(self._named)
-        return "\n".join(lines or [f"# nothing was dropped from {name}"])
+        return "\n".join(lines or [f"# no images were dropped from {name}"])
 
     def draw(self) -> Figure:
-        """What is seen, as a Matplotlib figure."""
+        """The current view as a Matplotlib figure."""
         return draw_explanation(self.result, *find_highest(self.result.anomaly_map))
 
-    # ---- what is decided ---------------------------------------------------------------------------------------------
+    # ---- decisions ---------------------------------------------------------------------------------------------------
 
     def _check_number(self, number: int) -> int:
-        return check_index("index", number, len(self.images), "normal photo")
+        return check_index("index", number, len(self.images), "normal image")
 
     def _decide(self, dropped: bool) -> None:
         known = dict(self._decisions)
         if self.index in known:
-            raise ValueError(f"Normal photo {self.index} is {'dropped' if known[self.index] else 'kept'} already.")
+            raise ValueError(f"Normal image {self.index} is already {'dropped' if known[self.index] else 'kept'}.")
         if dropped and len(self.spade) == 2:
-            raise ValueError("The last two normal photos stay: each is judged against at least one other normal image.")
+            raise ValueError("Cannot drop one of the last two: judging needs at least one other normal image.")
         if dropped:
             digest = self._given.gallery.normals[self.index].digest
             self._corrections.remove(self.spade.gallery.places[digest])
@@ -157,7 +157,7 @@ class Review(Live):
         self._go(next(iter(self._open_ones()), self.index))
 
     def _open_ones(self) -> list[int]:
-        """What is still to be decided, the strangest first."""
+        """The undecided images, most anomalous first."""
         decided = dict(self._decisions)
         return sorted((at for at in self._scores.known if at not in decided), key=lambda at: -self._score_of(at))
 
@@ -165,7 +165,7 @@ class Review(Live):
         return self._scores.known[index].score or 0
 
     def _forget(self) -> None:
-        """Another gallery: scores of before stand until they are computed again, and say so."""
+        """The gallery changed: old scores stay, marked as stale, until they are computed again."""
         self._scores.start(request_for(self.spade))
         self._background.restart()
 
@@ -178,7 +178,7 @@ class Review(Live):
         result = self.result
         with self._without_events(), self.hold_sync():
             self._scores.take(Score(self.index, result.image_score))
-            # by what numbers normal images were known when the review began
+            # indexes of the normal images at the start of the review
             places, normals = self._given.gallery.places, self.spade.gallery.normals
             numbers = [places[normals[image].digest] for image in result.neighbours.index]
             self.neighbours = self._pictures.pack(numbers, map(self._normal, numbers))
@@ -202,7 +202,7 @@ class Review(Live):
             ]
             self.state = counts | {"code": self.code()}
 
-    # ---- meanwhile ---------------------------------------------------------------------------------------------------
+    # ---- background work ---------------------------------------------------------------------------------------------
 
     def _background_steps(self) -> Iterator[Step]:
         missing = [index for index in (*self._open_ones(), *self.kept) if index not in self._scores.fresh]
@@ -217,7 +217,7 @@ class Review(Live):
             self._send_thumbs(self.images.thumbs(index for index, *_ in self.suspects[start : start + _BATCH]))
 
     def _title_and_stem(self) -> tuple[str, str]:
-        return "Normal photos under review", f"normal-{self.index}"
+        return "Review of normal photos", f"normal-{self.index}"
 
     def _normal(self, number: int) -> Normal:
         return self._given.gallery.normals[self._check_number(number)]

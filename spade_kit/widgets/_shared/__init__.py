@@ -1,1 +1,1 @@
-"""What the widgets have in common."""
+"""Code shared by the widgets."""

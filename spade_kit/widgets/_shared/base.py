@@ -1,4 +1,4 @@
-"""What all widgets are: traits that Python and a page set, and what follows from them computed at once."""
+"""The base of all widgets: traits set by Python or the page; everything derived from them is computed at once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MISTAKES = (ValueError, OSError)
 
 
 class Checked(traitlets.TraitType):
-    """A trait that is checked in words: ``check(widget, value)`` gives what is kept, or says what is needed."""
+    """A checked trait: ``check(widget, value)`` returns the value to store or raises an error with a cure."""
 
     def __init__(self, default: Any, check: Callable[[Any, Any], Any]) -> None:
         super().__init__(default)
@@ -35,55 +35,55 @@ class Checked(traitlets.TraitType):
 
 
 def check_place(value: Any, size: tuple[int, int] | None) -> tuple[int, int]:
-    """(row, col) of a map, of any if its size is not known yet."""
+    """A pixel (row, col) of the map; only its form is checked while the map size is unknown."""
     if not isinstance(value, (list, tuple)) or len(value) != 2:
-        raise ValueError(f"The probe is a place (row, col) of the map, but {value!r} came.")
+        raise ValueError(f"probe must be a pixel (row, col) of the map; got {value!r}.")
     row, col = (int(check_count(name, at, least=0)) for name, at in zip(("row", "col"), value))
     height, width = size or (row + 1, col + 1)
     if row >= height or col >= width:
-        raise ValueError(f"The probe is a place 0 <= row < {height}, 0 <= col < {width}, but ({row}, {col}) came.")
+        raise ValueError(f"probe must satisfy 0 <= row < {height} and 0 <= col < {width}; got ({row}, {col}).")
     return row, col
 
 
 def check_distance(name: str, value: float) -> float:
-    return check_number(name, value, "a raw distance from 0 up", least=0, most=1e9)
+    return check_number(name, value, "a raw distance, 0 or more", least=0, most=1e9)
 
 
-def check_rate(rate: str, needed: str, given: str) -> None:
-    """A false-alarm rate that is a part of a rule."""
+def check_rate(rate: str, needed: str, got: str) -> None:
+    """Check the false-alarm rate in a threshold rule."""
     try:
         check_fpr(float(rate))
     except ValueError:
-        raise ValueError(f"{needed}, but {given!r} came.") from None
+        raise ValueError(f"{needed}; got {got!r}.") from None
 
 
 class Index(Checked):
-    """Which photograph of the widget's ``images``."""
+    """Index into the widget's ``images``."""
 
     def __init__(self) -> None:
         super().__init__(0, lambda widget, value: widget.images.check(value))
 
 
 class Probe(Checked):
-    """A place (row, col) of the present map."""
+    """A pixel (row, col) of the current map."""
 
     def __init__(self) -> None:
         super().__init__((0, 0), lambda widget, value: check_place(value, widget.photo.get("size")))
 
 
 class Live(anywidget.AnyWidget):
-    """A widget whose traits a hand and Python move alike; a mistake is told and changes nothing.
+    """A widget with traits that both the user and Python can set; an invalid value raises an error and changes nothing.
 
-    Those that inherit name what can be moved and asked for. They tell the page in `_refresh` all that follows from it,
-    give in `_background_steps` what to compute while nobody waits, most urgent first, and `draw` what is seen.
+    Subclasses declare their settable traits and their messages. `_refresh` sends the page everything derived from them,
+    `_background_steps` yields background work, most urgent first, and `draw` returns the current view as a figure.
     """
 
     MOVABLE: ClassVar[tuple[str, ...]] = ()  # traits that may be set
-    TOLD: ClassVar[tuple[str, ...]] = ()  # traits that a saved page holds, too
-    CROPS: ClassVar[int] = 0  # bytes of normal crops in a saved page
-    # what a page may say, and with which parts of that `_on_<kind>`, or else the method of this name, is called
+    TOLD: ClassVar[tuple[str, ...]] = ()  # further traits stored in a saved page
+    CROPS: ClassVar[int] = 0  # most bytes of normal crops in a saved page
+    # message kinds, each with the fields passed to `_on_<kind>` or else to the method of this name
     MESSAGES: ClassVar[dict[str, str]] = {"hello": "", "page": "", "png": ""}
-    ASKED: ClassVar[tuple[str, ...]] = ("hello", "page", "png", "pair", "normals", "photos")  # these change nothing
+    ASKED: ClassVar[tuple[str, ...]] = ("hello", "page", "png", "pair", "normals", "photos")  # these change no state
 
     _esm: str | Path
     _css = STYLE
@@ -93,12 +93,12 @@ class Live(anywidget.AnyWidget):
 
     def __init__(self, **traits: Any) -> None:
         self._lock = RLock()
-        self._quiet = True  # until everything is there
+        self._quiet = True  # until construction is complete
         self._background = Background(self._background_steps)
         super().__init__(**traits)
 
     def _open(self) -> None:
-        """All is there: from now on what is set is followed."""
+        """Construction is complete: react to changes from now on."""
         self.observe(self._follow, list(self.MOVABLE))
         self.on_msg(self._on_message)
         self._refresh()
@@ -106,12 +106,12 @@ class Live(anywidget.AnyWidget):
         self._background.restart()
 
     def close(self) -> None:
-        if hasattr(self, "_background"):  # ipywidgets closes what could not be made, too
+        if hasattr(self, "_background"):  # ipywidgets also closes a widget that failed to construct
             self._background.stop()
         super().close()
 
     def finish(self) -> None:
-        """Compute now what would come in the background."""
+        """Run all pending background work now."""
         with self._lock:
             self._background.finish()
 
@@ -120,37 +120,37 @@ class Live(anywidget.AnyWidget):
         return {**data, "text/plain": repr(self), "image/png": self._preview()}, metadata
 
     def save_html(self, path: str | Path) -> None:
-        """Write what is seen as a page that works offline."""
+        """Write the current view as a self-contained page that works offline."""
         Path(path).write_text(self._make_page(), encoding="utf-8")
 
-    # ---- for those that inherit --------------------------------------------------------------------------------------
+    # ---- for subclasses ----------------------------------------------------------------------------------------------
 
     def _reconcile(self, changed: set[str], by_page: bool) -> None:
-        """Set quietly what has to change with what was set."""
+        """Update dependent traits without triggering events."""
 
     def _on_connected(self) -> None:
-        """What a page is sent that has just opened, beside the traits."""
+        """Send data beyond the traits to a newly opened page."""
 
     def _preview(self) -> bytes:
-        """A PNG that stands in where no widget can live."""
+        """A static PNG for places where the widget cannot run."""
         return _as_png(self.draw(), 80)
 
     def _title_and_stem(self) -> tuple[str, str]:
-        """What is seen: as a page is called, and as files are, but for their suffix."""
+        """The page title and the file stem of the current view."""
         name = self.images.name(self.index)
         return name, name.replace("/", "-")
 
     def _normal(self, number: int) -> Normal:
-        """A normal photo, by the number by which a page knows it."""
+        """The normal image with this page-side number."""
         gallery = self.spade.gallery
         return gallery.normals[gallery.check_index(number)]
 
     def _most_used(self) -> list[int]:
-        """Normal photos whose crops a saved page needs, most of all first."""
+        """Normal images to store as crops in a saved page, most important first."""
         return []
 
     def _saved(self) -> dict[str, Any]:
-        """The traits that a saved page starts with."""
+        """The initial traits of a saved page."""
         return {name: getattr(self, name) for name in (*self.MOVABLE, "about", *self.TOLD)}
 
     def _make_page(self) -> str:
@@ -161,16 +161,16 @@ class Live(anywidget.AnyWidget):
         return frame_page(str(self._esm), str(self._css), title, saved)
 
     def _place_probe(self, highest: tuple[int, int]) -> tuple[int, int]:
-        """Of another photograph: where it is highest, unless it is pinned, and then as near as the map reaches."""
+        """The probe on a new image: the map's maximum, or the pinned pixel clipped to the map."""
         row, col = self.probe if self.pinned else highest
         height, width = self.photo["size"]
         return min(row, height - 1), min(col, width - 1)
 
-    # ---- what is set -------------------------------------------------------------------------------------------------
+    # ---- setting traits ----------------------------------------------------------------------------------------------
 
     @contextmanager
     def _without_events(self) -> Iterator[None]:
-        """Set traits without consequences, and with no other thread in between."""
+        """Set traits without triggering events, while holding the lock."""
         with self._lock:
             before, self._quiet = self._quiet, True
             try:
@@ -179,12 +179,12 @@ class Live(anywidget.AnyWidget):
                 self._quiet = before
 
     def notify_change(self, change: Any) -> None:
-        """One change at a time: a notebook's cells and its page's messages come in different threads."""
+        """One change at a time: cells and page messages run in different threads."""
         with self._lock:
             super().notify_change(change)
 
     def _follow(self, change: dict) -> None:
-        """What is set from Python is computed at once; after a mistake all is as before."""
+        """Apply a change made in Python at once; roll back on an error."""
         if self._quiet:
             return
         before = self._current_traits() | {change["name"]: change["old"]}
@@ -197,9 +197,9 @@ class Live(anywidget.AnyWidget):
             raise
 
     def set_state(self, sync_data: dict) -> None:
-        """What the page sends. A mistake is told there, and all is as before."""
+        """Apply changes from the page. On an error, roll back and show the message there."""
         with self._lock:
-            before, problem, self.problem = self._current_traits(), "", ""  # so that the same mistake is told again
+            before, problem, self.problem = self._current_traits(), "", ""  # so that a repeated error is sent again
             try:
                 with self._without_events():
                     super().set_state(sync_data)
@@ -207,7 +207,7 @@ class Live(anywidget.AnyWidget):
                         {name for name, value in before.items() if getattr(self, name) != value}, by_page=True
                     )
                 self._refresh()
-            except Exception as mistake:  # whatever it is: nobody sees a traceback here
+            except Exception as mistake:  # any error: a traceback would never be seen here
                 problem = _explain(mistake)
                 self._restore(before)
                 self._refresh()
@@ -221,13 +221,13 @@ class Live(anywidget.AnyWidget):
             for name, value in before.items():
                 setattr(self, name, value)
 
-    # ---- the page speaks ---------------------------------------------------------------------------------------------
+    # ---- messages from the page --------------------------------------------------------------------------------------
 
     def _on_message(self, _: Any, content: dict, buffers: Sequence[Any]) -> None:
         with self._lock:
             try:
                 if content["kind"] not in self.ASKED:
-                    self.problem = ""  # so that the same mistake is told again
+                    self.problem = ""  # so that a repeated error is sent again
                 self._act(choose("A message", content["kind"], self.MESSAGES), {**content, "buffers": buffers})
             except Exception as mistake:  # as above
                 self.problem = _explain(mistake)
@@ -257,7 +257,7 @@ class Live(anywidget.AnyWidget):
 
 
 def _explain(mistake: Exception) -> str:
-    """A mistake of the user's is a sentence; what else goes wrong has its kind before it."""
+    """The message of a user error; any other exception is prefixed with its type."""
     return str(mistake) if isinstance(mistake, MISTAKES) else f"{type(mistake).__name__}: {mistake}"
 
 

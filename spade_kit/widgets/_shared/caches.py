@@ -1,4 +1,4 @@
-"""Results and scores of the photographs of a list: each is judged once, and those of late stay at hand."""
+"""Caches of results and scores for a list of images: each image is judged once, and recent results are kept."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from spade_kit.widgets._shared.encoding import jpeg
 from spade_kit.widgets._shared.images import ImageList
 from spade_kit.widgets._shared.scheduler import Step, no_op
 
-_NEIGHBOUR = 112  # px, of a neighbour's picture until the whole crop is asked for
+_NEIGHBOUR = 112  # px, long side of a neighbour's thumbnail, shown until the full crop is requested
 Made = TypeVar("Made")
 
 
 class Recent(Generic[Made]):
-    """What was made of late, by what it was asked for; the oldest goes first. Several threads may ask."""
+    """A small thread-safe LRU cache."""
 
     def __init__(self, room: int) -> None:
         self._room, self._lock = room, Lock()
@@ -45,24 +45,24 @@ class Recent(Generic[Made]):
         return made
 
     def last(self, wanted: Callable[[Any], bool]) -> Made | None:
-        """The latest whose key is wanted."""
+        """The most recent entry with a key that ``wanted`` accepts."""
         with self._lock:
             return next((made for key, made in reversed(self._made.items()) if wanted(key)), None)
 
     def forget(self, keep: Callable[[Any], bool]) -> None:
-        """All that is not wanted, and of what is wanted all but the latest."""
+        """Drop everything except the most recent entry that ``keep`` accepts."""
         with self._lock:
             self._made = OrderedDict([(key, made) for key, made in self._made.items() if keep(key)][-1:])
 
 
 @dataclass(frozen=True)
 class Request:
-    """Which SPADE is asked, under which options, and among which of its normal images; a key of caches."""
+    """A SPADE, its options and the subset of its normal images to search; used as a cache key."""
 
     spade: SPADE
     options: Options
-    without: tuple[int, ...] = ()  # training images left out
-    only: int | None = None  # the one to compare with
+    without: tuple[int, ...] = ()  # excluded training images
+    only: int | None = None  # the only training image to search
 
     @property
     def judge(self) -> SPADE:
@@ -70,7 +70,7 @@ class Request:
 
     @property
     def of_all(self) -> Request:
-        """The same, with all training images."""
+        """This request with all training images."""
         return replace(self, without=(), only=None)
 
     def replace(self, **options: Any) -> Request:
@@ -82,7 +82,7 @@ def request_for(spade: SPADE) -> Request:
 
 
 class Results:
-    """Judges photographs; one that is at hand under other options, or against another gallery, is not read again."""
+    """Judges images; an image cached under other options or for another gallery is not read again."""
 
     def __init__(self, images: ImageList, room: int = 8) -> None:
         self._images = images
@@ -92,7 +92,7 @@ class Results:
         return self._recent.find((index, request), lambda: self._make(index, request))
 
     def forget_all_but(self, index: int) -> None:
-        """Of one photograph alone its last result stays, to be judged against another gallery: old ones are large."""
+        """Keep only the last result of one image, for judging it against another gallery: old results are large."""
         self._recent.forget(lambda key: key == (index, key[1].of_all))
 
     def _make(self, index: int, request: Request) -> Result:
@@ -114,11 +114,11 @@ def _same_network(one: SPADE, other: SPADE) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Score:
-    """What is known of one photograph; no score and no distances where it cannot be read."""
+    """The score and distances of one image; both are None if it cannot be read."""
 
     index: int
     score: float | None = None
-    distance: np.ndarray | None = None  # of the grid
+    distance: np.ndarray | None = None  # on the feature grid
     size: tuple[int, int] = (0, 0)
     mask: np.ndarray | None = None
 
@@ -132,12 +132,12 @@ class Score:
 
 
 class Scores:
-    """Scores of all photographs under some options; those of other options stay, as stale, until they are replaced.
+    """Scores of all images under some options; scores under earlier options are kept as stale until replaced.
 
     Attributes
     ----------
     known, fresh
-        What is known of each photograph, and of which it is under the present options.
+        The latest score of each image, and the images that are scored under the current options.
     """
 
     def __init__(self, images: ImageList) -> None:
@@ -148,7 +148,7 @@ class Scores:
         self._best_f1: float | None = None
 
     def start(self, request: Request) -> None:
-        """What is taken from now on is scored under these options."""
+        """Scores taken from now on belong to these options."""
         if self._request == request:
             return
         if self._request is not None and self._request.replace(sigma=0) != request.replace(sigma=0):
@@ -159,7 +159,7 @@ class Scores:
         return [index for index in range(len(self._images)) if index not in self.fresh]
 
     def score(self, index: int, judge: SPADE) -> Score:
-        """Judge a photograph; where only sigma has changed, from the distances that are known."""
+        """Judge an image; if only sigma has changed, reuse the known distances."""
         known = self.known.get(index)
         if known is None or known.distance is None:
             try:
@@ -177,12 +177,12 @@ class Scores:
         return self._request == request and not self.missing()
 
     def pack(self) -> list[list]:
-        """For each photo its score, None where unknown, and whether it is of the present options."""
+        """For each image its score (None if unknown) and whether it belongs to the current options."""
         unknown = Score(-1)
         return [[self.known.get(at, unknown).score, at in self.fresh] for at in range(len(self._images))]
 
     def best_f1_threshold(self) -> float:
-        """Over the pixels of all photographs whose truth is known."""
+        """The threshold of the best F1 over the pixels of all images with masks."""
         if self._best_f1 is None:
             assert self._request is not None
             sigma = self._request.options.sigma
@@ -194,7 +194,7 @@ class Scores:
 
 
 def judge_normals(calibration: Calibration, options: Options, tell: Callable[[NormalScores], None]) -> Iterator[Step]:
-    """What is normal: one image a step, so that the page is never kept waiting."""
+    """Judge the normal images, one per step, so that the page stays responsive."""
     for image in calibration.sample:
         if not calibration.knows(options, [image]):
             yield partial(list, calibration.maps(options, [image])), no_op
@@ -202,13 +202,13 @@ def judge_normals(calibration: Calibration, options: Options, tell: Callable[[No
 
 
 class NeighbourPictures:
-    """Small pictures of normal images, made when first asked for; corrections of a gallery leave them as they are."""
+    """Thumbnails of normal images, made on first use and kept when the gallery is corrected."""
 
     def __init__(self) -> None:
         self._made: dict[bytes, bytes] = {}
 
     def pack(self, numbers: list[int], normals: Iterable[Normal]) -> dict[str, Any]:
-        """For a page, by the numbers by which it knows them."""
+        """Thumbnails for the page, with its numbers for them."""
         return {"images": numbers, "jpegs": [self._find(normal) for normal in normals]}
 
     def _find(self, normal: Normal) -> bytes:

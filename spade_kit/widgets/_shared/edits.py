@@ -1,4 +1,4 @@
-"""A fitted SPADE that is corrected by hand: photographs put in and taken out, step by step, and back."""
+"""Manual corrections of a fitted SPADE: add and remove images step by step, with undo."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from spade_kit.datasets.samples import Photo
 from spade_kit.spade import SPADE
 
-_UNDO_BYTES = 2 * 2**30  # of galleries kept to go back to; the last step can always be undone
-WHY = "said to be normal"
+_UNDO_BYTES = 2 * 2**30  # of galleries kept for undo; the last step can always be undone
+WHY = "marked as normal"
 
 
 @dataclass(frozen=True)
 class Step:
-    """One correction: in words, as a line of Python, and the SPADE before it, until that takes too much memory."""
+    """One correction: a label, a line of Python, and the previous SPADE while memory allows."""
 
     told: str
     line: str
@@ -22,27 +22,27 @@ class Step:
 
 
 class Corrections:
-    """The SPADE that was given stays as it was; ``spade`` is the corrected one."""
+    """``spade`` is the corrected SPADE; the one passed in is never modified."""
 
     def __init__(self, spade: SPADE) -> None:
         self.spade = copy.copy(spade)
         self._steps: list[Step] = []
 
     def add(self, photo: Photo, name: str, expression: str) -> None:
-        """Put a photograph among the normal ones, as a refit would; ``expression`` gives it in Python."""
+        """Add an image to the normal images, as a refit would; ``expression`` is its Python expression."""
         corrected = copy.copy(self.spade).add(photo, why=WHY)
-        self._take(corrected, f"{name} in", f"add({expression}, why={WHY!r})")
+        self._take(corrected, f"{name} added", f"add({expression}, why={WHY!r})")
 
     def remove(self, image: int) -> None:
-        """Take a training image out, as a refit would; the others move up."""
+        """Remove a training image, as a refit would; later ones move up."""
         sample = self.spade.gallery.normals[self.spade.gallery.check_index(image)].sample
         corrected = copy.copy(self.spade).remove(image)
-        self._take(corrected, f"normal {image}{f' ({sample.path.stem})' if sample else ''} out", f"remove({image})")
+        self._take(corrected, f"normal {image}{f' ({sample.path.stem})' if sample else ''} removed", f"remove({image})")
 
     def undo(self) -> None:
         before = self._steps[-1].before if self._steps else None
         if before is None:
-            raise ValueError("There is no correction left to undo.")
+            raise ValueError("There is no correction to undo.")
         self.spade = before
         self._steps.pop()
 
@@ -51,7 +51,7 @@ class Corrections:
         self.spade = corrected
         room = max(1, _UNDO_BYTES // self.spade.gallery.nbytes)
         for at, step in enumerate(self._steps[:-room]):
-            self._steps[at] = replace(step, before=None)  # lets go of the gallery
+            self._steps[at] = replace(step, before=None)  # releases the gallery
 
     def tell(self) -> list[str]:
         return [step.told for step in self._steps]
@@ -61,8 +61,8 @@ class Corrections:
         return bool(self._steps) and self._steps[-1].before is not None
 
     def code(self, name: str) -> tuple[str, list[str]]:
-        """What the corrected SPADE is called, and the lines of Python that make it from the one that was given."""
+        """The variable name of the corrected SPADE, and the lines of Python that create it from the original."""
         if not self._steps:
             return name, []
-        lines = [f"corrected = {name}.with_options()  # {name} stays as it was"]
+        lines = [f"corrected = {name}.with_options()  # a copy: {name} is not modified"]
         return "corrected", lines + [f"corrected.{step.line}" for step in self._steps]

@@ -1,4 +1,4 @@
-"""Results as bytes: what a page needs to follow the pointer and the sliders by itself."""
+"""Results as bytes: all that the page needs to follow the pointer and the sliders without the kernel."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from spade_kit.scores import split
 
 PIXEL_RATES = (0.05, 0.02, 0.01, 0.005, 0.001)
 IMAGE_RATES = (0.2, 0.1, 0.05)
-_CURVE = 256  # points of the false-alarm curve that a page is sent
-LOOKS_BACK = 4  # up to this kappa the page is sent every k at once; beyond, a list of changes is no longer short
+_CURVE = 256  # points of the false-alarm curve sent to the page
+LOOKS_BACK = 4  # up to this kappa the page gets the results for every K; beyond it, too many breakpoints
 
 
 def jpeg(pixels: np.ndarray, side: int | None = None, quality: int = 82) -> bytes:
@@ -34,38 +34,38 @@ def jpeg(pixels: np.ndarray, side: int | None = None, quality: int = 82) -> byte
 
 
 def colour_table() -> bytes:
-    """256 colours of the maps, RGB."""
+    """The 256 RGB colours of the maps."""
     return (matplotlib.colormaps[COLOURS](np.arange(256))[:, :3] * 255).round().astype(np.uint8).tobytes()
 
 
 def find_highest(anomaly_map: np.ndarray) -> tuple[int, int]:
-    """(row, col)."""
+    """(row, col) of the maximum."""
     row, col = divmod(int(anomaly_map.argmax()), anomaly_map.shape[1])
     return row, col
 
 
 def rank_by_use(result: Result) -> list[int]:
-    """The neighbours, that first which explains most cells."""
+    """The neighbours by the number of cells they explain, most first."""
     explains = np.bincount(result.correspondence.image[0].ravel(), minlength=len(result.neighbours))
     return result.neighbours.index[explains.argsort()[::-1]].tolist()
 
 
 def pack_photo(result: Result, mask: np.ndarray | None, quality: int = 90) -> dict[str, Any]:
-    """The crop, how large it is, and where its defect is."""
+    """The crop, its size and its defect mask."""
     size = list(result.anomaly_map.shape)
     return {"size": size, "jpeg": jpeg(result.image, quality=quality), "mask": pack_mask(mask)}
 
 
 def pack_mask(mask: np.ndarray | None) -> bytes | None:
-    """Where a defect is known to be, if anywhere: one bit a pixel, rows first."""
+    """The defect mask, one bit per pixel in row-major order; None if there is no known defect."""
     return None if mask is None or not mask.any() else np.packbits(mask).tobytes()
 
 
 def pack_matches(result: Result) -> dict[str, Any]:
-    """The match of every cell, for every k where that is a short list, otherwise for the result's own k.
+    """The match of every cell: for every k if kappa is small, otherwise for the result's own k.
 
-    ``count`` (h w) uint16 says how many steps each cell has; a step has its ``k``, ``image`` and ``place``
-    (row * w + col), ``distance`` and what part of it each layer has, ``parts`` (L s), as uint16 of 65535.
+    ``count`` (h w) uint16 is the number of breakpoints per cell; each has a ``k``, ``image``, ``place``
+    (row * w + col) and ``distance``. ``parts`` (L s) is each layer's fraction of the distance, uint16 out of 65535.
     """
     k, first = len(result.neighbours), 1
     steps = find_breakpoints(result)
@@ -88,15 +88,15 @@ def pack_matches(result: Result) -> dict[str, Any]:
 
 
 def pack_cells(found: Correspondence, sigma: float, normals: Iterable[tuple[int, int]]) -> dict[str, Any]:
-    """Distances and nearest pixels on a grid of their own.
+    """Distances and nearest pixels on the search's own grid.
 
-    ``normals`` says of each neighbour as which normal image it is shown, and by what number a page asks for it.
+    ``normals`` holds, for each neighbour, the displayed index of the normal image and the page's number for it.
     """
     return {"sigma": sigma, "normals": [list(pair) for pair in normals], **_pack_grid(found, found.distance)}
 
 
 def _pack_grid(found: Correspondence, distance: np.ndarray) -> dict[str, Any]:
-    """Of each cell a distance, and its nearest pixel: which neighbour it is in, and where (row * w + col)."""
+    """For each cell the distance and the nearest pixel: its neighbour and its place (row * w + col)."""
     return pack_distance(distance) | {
         "image": found.image[0].astype("<u2").tobytes(),
         "place": (found.row[0] * distance.shape[1] + found.col[0]).astype("<u4").tobytes(),
@@ -108,7 +108,7 @@ def pack_distance(distance: np.ndarray) -> dict[str, Any]:
 
 
 def find_breakpoints(result: Result) -> Breakpoints | None:
-    """The matches for every k, where they are a short list."""
+    """The matches for every k, or None if kappa is too large."""
     return result.breakpoints if result.spade.options.kappa <= LOOKS_BACK else None
 
 
@@ -126,10 +126,10 @@ def _as_breakpoints(found: Correspondence, k: int) -> Breakpoints:
 
 
 def pack_alone(result: Result, weights: np.ndarray) -> dict[str, Any]:
-    """Each layer searched by itself: its grid, distances and matches there, and where it agrees with all together.
+    """Each layer searched alone: its grid, distances and matches, and where it agrees with the joint search.
 
-    Distances are weighted as they are in all layers together, so that both can be seen on one scale; those of a layer
-    of weight 0, which would all be 0, are left as they are.
+    Distances are weighted as in the joint search, so that both fit one scale; those of a layer with weight 0, which
+    would all be 0, stay unweighted.
     """
     return {
         name: _pack_grid(found, found.distance * np.sqrt(weight or 1))
@@ -139,7 +139,7 @@ def pack_alone(result: Result, weights: np.ndarray) -> dict[str, Any]:
 
 
 def pack_normals(normals: NormalScores, of: int) -> dict[str, Any]:
-    """The level, scores, and what share of normal pixels each of evenly spaced thresholds marks."""
+    """The reference level, the scores, and the fraction of normal pixels marked at evenly spaced thresholds."""
     thresholds = np.linspace(0, normals.pixels[-1], _CURVE)
     marked = 1 - np.searchsorted(normals.pixels, thresholds) / len(normals.pixels)
     enough = [rate for rate in IMAGE_RATES if ceil(1 / rate) - 1 <= len(normals.scores)]

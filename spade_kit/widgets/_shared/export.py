@@ -1,4 +1,4 @@
-"""The page's own code, and a page that stands alone: one file that asks nobody for anything."""
+"""The page's JavaScript, and saved pages: self-contained files without external requests."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _IMPORT = re.compile(r'^import \{[^}]*\} from "\./([a-z_]+\.js)";\n', re.MULTILI
 
 
 def join_modules(name: str) -> str:
-    """An ES module with all that it imports, each once, as one text: a widget is handed over as a single module."""
+    """An ES module and all its imports, each once, as one text: anywidget takes a single module."""
     joined: dict[str, str] = {}
 
     def add(name: str) -> None:
         if name not in joined:
             text = (STATIC / name).read_text(encoding="utf-8")
-            joined[name] = ""  # its place comes after what it imports
+            joined[name] = ""  # a module comes after its imports
             for other in _IMPORT.findall(text):
                 add(other)
             del joined[name]
@@ -37,10 +37,10 @@ def join_modules(name: str) -> str:
 
 
 def load_module(name: str) -> str | Path:
-    """A widget's module, joined, as anywidget takes it.
+    """A widget's bundled module in the form anywidget takes.
 
-    With ``ANYWIDGET_HMR=1``, for those who write pages, a file instead: it is joined again whenever a part of it is
-    saved, and anywidget shows it anew in all open notebooks.
+    With ``ANYWIDGET_HMR=1``, for page development, a file instead: it is bundled again whenever a module is saved,
+    and anywidget reloads it in all open notebooks.
     """
     if os.environ.get("ANYWIDGET_HMR") != "1" or find_spec("watchfiles") is None:
         return join_modules(name)
@@ -58,10 +58,10 @@ def load_module(name: str) -> str | Path:
 
 
 def frame_page(code: str, style: str, title: str, data: dict[str, Any]) -> str:
-    """A widget's code, its style and what `SavedModel` holds, as one page that works offline.
+    """A widget's code, its style and the data of `SavedModel` as one page that works offline.
 
-    ``data`` are the widget's traits as ``state``; as ``photos``, by index, those that change with the photo, and as
-    ``thumbs`` small pictures of these; as ``normals`` crops of normal images, by number: JPEGs all.
+    ``data`` holds the widget's traits as ``state``, the per-image traits by index as ``photos`` with their thumbnails
+    as ``thumbs``, and crops of normal images by number as ``normals``. All pictures are JPEGs.
     """
     code = join_modules("saved.js") + code.replace("export default", "const widget =")
     saved = json.dumps(_without_bytes(data)).replace("</", "<\\/")
@@ -89,7 +89,7 @@ widget.render({{ model: new SavedModel({saved}), el: document.getElementById("wi
 
 
 def fit_crops(crops: Iterable[tuple[int, bytes]], room: int) -> dict[int, bytes]:
-    """Of numbered crops, those wanted most first, as many as there is room for, in bytes."""
+    """Keep numbered crops, given most important first, as long as they fit into ``room`` bytes."""
     kept: dict[int, bytes] = {}
     for number, crop in crops:
         if number not in kept and len(crop) < room:
@@ -99,7 +99,7 @@ def fit_crops(crops: Iterable[tuple[int, bytes]], room: int) -> dict[int, bytes]
 
 
 def _without_bytes(value: Any) -> Any:
-    """Bytes as base64, for JSON."""
+    """Replace bytes by base64, for JSON."""
     if isinstance(value, bytes):
         return {"base64": base64.b64encode(value).decode()}
     if isinstance(value, dict):

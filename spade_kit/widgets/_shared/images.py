@@ -1,4 +1,4 @@
-"""The photographs that a widget shows: those of a dataset, the fitted ones each left out, and one's own."""
+"""The images that a widget shows: from a dataset, the fitted images (leave-one-out), or the user's own."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ _THUMB = 72  # px
 
 
 class _Listed(NamedTuple):
-    photo: Photo | int  # one of the fitted ones
+    photo: Photo | int  # an int is the index of a fitted image
     expression: str = ""
-    origin: str = ""  # of what the expression names
+    origin: str = ""  # a line of Python that defines the names in the expression
 
 
 class ImageList:
-    """Photographs in an order, each with a name, a label if it has one, and a line of Python that gives it.
+    """An ordered list of images, each with a name, an optional label and a Python expression.
 
     Parameters
     ----------
     spade
-        As it was given; corrections by hand come after.
+        The SPADE passed by the user, before any corrections.
     photos
-        A Dataset, whose ``test`` is shown, or a list of photographs. None, a dataset of normals alone or an empty list:
-        every fitted photograph is shown, judged against the others.
+        A Dataset, to show its ``test``, or a list of images. For None, an empty list or a dataset without test images,
+        every fitted image is shown, judged against the others.
 
     Attributes
     ----------
     given
-        How many photographs were given.
+        The number of images passed by the user.
     """
 
     def __init__(self, spade: SPADE, photos: Dataset | Iterable[Photo] | None) -> None:
@@ -56,11 +56,11 @@ class ImageList:
         return len(self._listed)
 
     def add(self, photo: Photo) -> int:
-        """Put a photograph at the end, and tell its place."""
+        """Append an image and return its index."""
         if isinstance(photo, (str, Path)):
             listed = _Listed(photo, repr(str(photo)))
         elif named := getattr(photo, "filename", ""):
-            listed = _Listed(photo, "photo", f"photo = {str(named)!r}  # with the folder that it lies in")
+            listed = _Listed(photo, "photo", f"photo = {str(named)!r}  # add the folder of this file")
         elif name := find_name(photo):
             listed = _Listed(photo, name)
         else:
@@ -79,7 +79,7 @@ class ImageList:
         return self._spade.gallery.normals[photo].sample if isinstance(photo, int) else photo
 
     def name(self, index: int) -> str:
-        """``scratch/003``; a number where there is no file."""
+        """``scratch/003``; a number if there is no file."""
         photo = self._sample(index)
         if isinstance(photo, Sample):
             return photo.path.stem if photo.label is None else f"{photo.label}/{photo.path.stem}"
@@ -93,24 +93,24 @@ class ImageList:
         return photo.label if isinstance(photo, Sample) else None
 
     def masked(self, index: int) -> bool:
-        """Whether it is known where its defect is."""
+        """Whether the image has a mask."""
         photo = self._sample(index)
         return isinstance(photo, Sample) and photo.mask_path is not None
 
     @property
     def listed(self) -> list[list]:
-        """Name and label of each, for a page."""
+        """The name and label of each image, for the page."""
         return [[self.name(index), self.label(index)] for index in range(len(self))]
 
     @property
     def has_masks(self) -> bool:
-        """Whether a photograph with a defect says where it is."""
+        """Whether any image has a mask."""
         return any(map(self.masked, range(len(self))))
 
     def judge(self, index: int, spade: SPADE, before: Result | None = None) -> Result:
-        """One of the fitted photographs is always judged against the others: it would only find itself.
+        """Judge an image; a fitted image is judged against the others, since it would only find itself.
 
-        With what another gallery said of it ``before``, a photograph is not read again.
+        With its result ``before`` from another gallery, the image is not read again.
         """
         photo = self._listed[index].photo
         if isinstance(photo, int) and spade.backbone is self._spade.backbone:
@@ -118,20 +118,20 @@ class ImageList:
         return spade.judge(self.photo(index)[0] if before is None else before.source)
 
     def photo(self, index: int) -> tuple[Photo, str]:
-        """A photograph to fit, and how it is called in Python."""
+        """An image to fit, and its Python expression."""
         photo = self._listed[index].photo
         if not isinstance(photo, int):
             return photo, self._listed[index].expression
         sample = self._spade.gallery.normals[photo].sample
         if sample is None:
             raise ValueError(
-                f"Normal photo {photo} was fitted as an array, of which only features are kept: it cannot be fitted "
-                "again. Undo the step that took it out."
+                f"Normal image {photo} was fitted as an array, and only features are kept: it cannot be fitted again. "
+                "Undo the step that removed it."
             )
         return sample, repr(str(sample.path))
 
     def thumbs(self, indexes: Iterable[int]) -> dict[int, bytes]:
-        """Small pictures of evaluated crops, as JPEGs; empty where a file cannot be read."""
+        """Thumbnails of the evaluated crops as JPEGs; empty if a file cannot be read."""
         return {index: self._thumb(index) for index in indexes}
 
     def _thumb(self, index: int) -> bytes:
@@ -145,7 +145,7 @@ class ImageList:
             return b""
 
     def origin(self, index: int, normal: int | None) -> str:
-        """Where the names in `describe` come from, as lines of Python."""
+        """Lines of Python that define the names used by `describe`."""
         photo = self._listed[index].photo
         if not isinstance(photo, int) or normal is not None:
             return self._listed[index].origin
@@ -153,7 +153,7 @@ class ImageList:
         return f"photo = {str(sample.path)!r}" if sample else f"# photo as normal {photo} was fitted"
 
     def describe(self, index: int, name: str, normal: int | None) -> str:
-        """The call by which a SPADE of this name judges it; ``normal`` says which of the fitted ones it is."""
+        """The call that judges the image with a SPADE of this name; ``normal`` is its index if it is fitted."""
         if normal is not None:
             return f"{name}.predict_left_out({normal})"
         photo = self._listed[index].photo
@@ -161,13 +161,13 @@ class ImageList:
 
 
 def find_name(thing: object) -> str | None:
-    """What a thing is called in the user's notebook or script, if it has a name there."""
+    """The variable name of an object in the user's notebook or script, if it has one."""
     names = vars(sys.modules["__main__"]).items()
     return next((name for name, value in names if value is thing and thing is not None and name[0] != "_"), None)
 
 
 def read_upload(name: str, content: bytes) -> Image.Image:
-    """An uploaded file as a photograph that knows its name."""
+    """Decode an uploaded file into an image with its file name."""
     photo = decode(content, name)
     photo.filename = name  # type: ignore[attr-defined]
     return photo

@@ -1,4 +1,4 @@
-"""The picture that stands in for a widget where none can live: on a web page, in a notebook that is not trusted."""
+"""The static preview of a widget, for places where it cannot run: web pages and untrusted notebooks."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _GAP = 8
 
 
 def draw_preview(result: Result, probe: tuple[int, int], threshold: float | None, end: float) -> bytes:
-    """Photo with what was found outlined, map, and the normal photo that explains the probe, side by side: a PNG.
+    """The image with its outlined detections, the map, and the normal image that explains the probe, as one PNG.
 
-    Without a ``threshold`` nothing is outlined; ``end`` is the distance at which the colours end.
+    Without a ``threshold`` nothing is outlined; ``end`` is the distance at the end of the colour scale.
     """
     match = result.match(*probe)
     photo = result.image.copy()

@@ -1,4 +1,4 @@
-"""What is computed while nobody waits: one small step after another, between the answers to the page."""
+"""Background work in small steps, interleaved with the replies to the page."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
-Step: TypeAlias = "tuple[Callable[[], Any], Callable[[Any], None]]"  # compute in a thread, then tell on the event loop
+Step: TypeAlias = "tuple[Callable[[], Any], Callable[[Any], None]]"  # compute in a thread, report on the event loop
 _PAUSE = 0.3  # s after the last change: a slider may still be moving
 
 
 def no_op(_: Any) -> None:
-    """For steps whose result lies where it is wanted."""
+    """For steps without a result to report."""
 
 
 def do_nothing() -> None:
-    """For steps that only tell."""
+    """For steps that only report."""
 
 
 class Background:
-    """Steps that start over whenever something changes, which may be in any thread.
+    """Runs steps and starts over on every change; changes may come from any thread.
 
-    Made without a running event loop, in a plain script, it computes nothing until `finish` is called.
+    Without a running event loop, as in a plain script, nothing is computed until `finish` is called.
 
     Parameters
     ----------
     steps
-        Gives what there is to do, most urgent first, as things stand when it is asked.
+        Yields the work that is pending at the time of the call, most urgent first.
     """
 
     def __init__(self, steps: Callable[[], Iterator[Step]]) -> None:
         self._steps = steps
-        self._round = 0  # steps of an earlier round are given up
+        self._round = 0  # steps of an earlier round are abandoned
         self._task: asyncio.Task | None = None
         try:
             self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
@@ -47,13 +47,13 @@ class Background:
         self._round += 1
 
     def finish(self) -> None:
-        """Do all of it now."""
+        """Run all steps now."""
         self.stop()
         for compute, tell in self._steps():
             tell(compute())
 
     def _begin(self, number: int) -> None:
-        self._task = asyncio.ensure_future(self._run(number))  # held here: a loop keeps only weak references
+        self._task = asyncio.ensure_future(self._run(number))  # held here: the loop keeps only weak references
 
     async def _run(self, number: int) -> None:
         await asyncio.sleep(_PAUSE)
