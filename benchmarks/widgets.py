@@ -160,15 +160,15 @@ def run(results: Path) -> None:
         weighing = [f"slide('weight of layer2', {value:.2f})" for value in spread(0.2, 2.5)]
         bench.measure("weight of a layer", 300, "map", weighing)
         notebook.execute("ex.weights = None; ex.finish()")
-        out = [f"neighbour({rank}); press('leave out')" for rank in range(REPEATS)]
-        bench.measure("leaving a neighbour out", 300, "map", out, after="ex.without = ()")
+        out = [f"neighbour({rank}); press('exclude')" for rank in range(REPEATS)]
+        bench.measure("excluding a neighbour", 300, "map", out, after="ex.without = ()")
         notebook.close()
 
         notebook = Notebook(browser, lab, "photos.ipynb", FIT, SHOW, viewport={"width": 1280, "height": 1200})
         bench.notebook, bench.page, bench.shown = notebook, notebook.page, Shown(notebook.page)
         notebook.execute("ex.finish()")
         cold = [f"pick({(5 + 17 * step) % 48})" for step in range(REPEATS)]
-        bench.measure("another photo, cold", 500, "photo", cold)
+        bench.measure("another photo, not cached", 500, "photo", cold)
         ahead = ["press('next photo')"] * REPEATS
         notebook.execute("ex.index = 0")
         bench.measure("next photo, prefetched", 150, "photo", ahead, pause=1200)

@@ -1,4 +1,4 @@
-"""A real browser, JupyterLab in it, and an explorer in that: what browser tests stand on."""
+"""A real browser with JupyterLab and a widget: shared code of the browser tests."""
 
 import base64
 import json
@@ -43,7 +43,7 @@ EXECUTE = """async (code) => {
     await future.done;
     return text;
 }"""
-# which pixels lie inside of what is drawn
+# for each pixel, whether it is inside the drawn path
 INSIDE = """path => {
     const [, , W, H] = path.ownerSVGElement.getAttribute('viewBox').split(' ').map(Number), found = [];
     const drawn = new Path2D(path.getAttribute('d')), context = new OffscreenCanvas(1, 1).getContext('2d');
@@ -65,7 +65,7 @@ def free_port() -> int:
 
 
 def wait_for(url: str, process: subprocess.Popen, seconds: float = 90) -> None:
-    """Until a server answers."""
+    """Wait until a server responds."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and process.poll() is None:
         try:
@@ -73,11 +73,11 @@ def wait_for(url: str, process: subprocess.Popen, seconds: float = 90) -> None:
             return
         except OSError:
             time.sleep(0.2)
-    raise RuntimeError(f"No answer from {url}; exit status {process.poll()}.")
+    raise RuntimeError(f"No response from {url}; exit status {process.poll()}.")
 
 
 class Jupyter:
-    """A server of one's own: its own folder, settings and token, listening on localhost."""
+    """A private server on localhost with its own folder, settings and token."""
 
     def __init__(self, folder: Path, app: str = "jupyterlab", *options: str) -> None:
         self.folder, self.port, token = folder, free_port(), "t" * 32
@@ -132,7 +132,7 @@ def write_notebook(path: Path, *cells: str) -> None:
 
 
 class Notebook:
-    """A notebook open in a page of its own, run from top to bottom."""
+    """A notebook in a separate browser page, run from top to bottom."""
 
     def __init__(self, browser, lab: Jupyter, name: str, *cells: str, run: bool = True, **page) -> None:
         if cells:
@@ -148,17 +148,17 @@ class Notebook:
             assert errors == [], errors
 
     def execute(self, code: str) -> str:
-        """Run a line in the notebook's kernel and tell what it printed."""
+        """Run code in the notebook's kernel and return its output."""
         text = self.page.evaluate(EXECUTE, code)
         assert not text.startswith("ERROR"), text
         return text.strip()
 
     def ask(self, expression: str):
-        """A value of the kernel's, through JSON."""
+        """The value of an expression in the kernel, through JSON."""
         return json.loads(self.execute(f"import json; print(json.dumps({expression}))"))
 
     def until(self, expression: str, value, seconds: float = 10) -> None:
-        """What the page tells the kernel takes its time."""
+        """Wait until an expression in the kernel has this value."""
         end = time.monotonic() + seconds
         while (now := self.ask(expression)) != value and time.monotonic() < end:
             self.page.wait_for_timeout(50)
@@ -184,7 +184,7 @@ def read_canvas(canvas) -> np.ndarray:
 
 @contextmanager
 def open_offline(browser, path: Path, **options) -> Iterator:
-    """A saved page with the network cut; it asks for nothing outside of itself and makes no mistake."""
+    """A saved page without a network; checks that it makes no external requests and raises no errors."""
     context = browser.new_context(**({"viewport": {"width": 1200, "height": 1000}} | options), offline=True)
     page = context.new_page()
     page.asked, page.errors = [], []
@@ -198,15 +198,15 @@ def open_offline(browser, path: Path, **options) -> Iterator:
 
 
 def settle_on(notebook: Notebook, shown: "Shown", name: str, answer: str) -> None:
-    """Until the page shows the photo that Python looks at, of which a trait tells, and waits for nothing."""
-    notebook.until(f"{name}.{answer}['index'] == {name}.index", True)  # a page is answered in another thread
+    """Wait until the page shows Python's current photo, named by a trait, and has no pending request."""
+    notebook.until(f"{name}.{answer}['index'] == {name}.index", True)  # replies are sent from another thread
     index = notebook.ask(f"{name}.index")
     shown.root.locator(f":scope[data-shown='{index}']").wait_for(timeout=10_000)
     shown.settle()
 
 
 class Shown:
-    """An explorer as a hand and an eye have it."""
+    """A user's access to a widget."""
 
     def __init__(self, page, nth: int = 0) -> None:
         self.page = page
@@ -216,12 +216,12 @@ class Shown:
         self.photo, self.map, self.normal, *self.layers = (self.stages.nth(at) for at in range(6))  # of an explorer
 
     def settle(self) -> None:
-        """Until the answer to all that was asked is drawn."""
+        """Wait until all replies are drawn."""
         self.root.locator(":scope[aria-busy=false]").wait_for(timeout=30_000)
         self.page.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
 
     def at(self, stage, row: int, col: int) -> dict:
-        """Where on the screen a pixel of the map lies."""
+        """The screen position of a map pixel."""
         stage.scroll_into_view_if_needed()
         box, (height, width) = stage.bounding_box(), self.size
         return {
@@ -246,11 +246,11 @@ class Shown:
         return int(mark.get_attribute("data-row")), int(mark.get_attribute("data-col"))
 
     def pixels(self, stage, canvas: str = "base") -> np.ndarray:
-        """(H, W, 4) uint8, as they are drawn."""
+        """(H, W, 4) uint8, as drawn."""
         return read_canvas(stage.locator(f"canvas.{canvas}"))
 
     def slide(self, name: str, value: float) -> None:
-        """Move a slider as a hand does: the page hears of each change."""
+        """Move a slider and fire its input event, as a user does."""
         script = (
             "(input, value) => { input.value = value; input.dispatchEvent(new Event('input', { bubbles: true })); }"
         )

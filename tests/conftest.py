@@ -75,16 +75,16 @@ def left_out(spade) -> list[spade_kit.Result]:
 
 
 @pytest.fixture(scope="session")
-def strangest(left_out) -> list[int]:
+def most_anomalous(left_out) -> list[int]:
     """Numbers of the twelve, the most anomalous first."""
     scores = [result.anomaly_map.max() for result in left_out]
     return sorted(range(len(scores)), key=lambda index: -scores[index])
 
 
 @pytest.fixture(scope="session")
-def refit(demo, strangest) -> tuple[spade_kit.SPADE, list[int]]:
+def refit(demo, most_anomalous) -> tuple[spade_kit.SPADE, list[int]]:
     """A fit without the most anomalous of the twelve, and the numbers that the others had before."""
-    left = [index for index in range(12) if index != strangest[0]]
+    left = [index for index in range(12) if index != most_anomalous[0]]
     return spade_kit.SPADE(k=5).fit([demo.train[index] for index in left]), left
 
 

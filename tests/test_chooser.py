@@ -1,8 +1,8 @@
-"""Choosing a threshold without a browser: what is counted, what a page is told, and what is said of mistakes."""
+"""Choosing a threshold without a browser: counts, page data and errors."""
 
 import asyncio
 import math
-from concurrent.futures import ThreadPoolExecutor as Apart  # a browser's loop may run in this thread
+from concurrent.futures import ThreadPoolExecutor as Apart  # a browser's event loop may run in this thread
 from dataclasses import replace
 from io import BytesIO
 from threading import Thread
@@ -29,7 +29,7 @@ def few(demo):
 
 @pytest.fixture(scope="module")
 def judged(spade, left_out, few):
-    """What is to be counted: results of normal photos, each left out, and of test photos."""
+    """The results to count: normal images (leave-one-out) and test images."""
     return left_out, [spade.predict(sample) for sample in few.test]
 
 
@@ -57,7 +57,7 @@ def truth_of(few) -> np.ndarray:
 
 
 def count_by_hand(of, threshold, judged, few):
-    """Photos by their maxima and labels, pixels one by one and by masks."""
+    """Count images by their maxima and labels, and pixels one by one with masks."""
     normals, tested = judged
     if of == "image":
         flagged, scores, truth = scores_of(normals) >= threshold, scores_of(tested), truth_of(few)
@@ -77,11 +77,11 @@ def count_by_hand(of, threshold, judged, few):
     }
 
 
-# ---- what follows from a line ----------------------------------------------------------------------------------------
+# ---- counts and rates at a threshold ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("of", OF)
-def test_what_follows_from_a_threshold_is_what_one_counts_by_hand(chooser, judged, few, of):
+def test_counts_at_a_threshold_equal_manual_counts(chooser, judged, few, of):
     chooser.of = of
     study = collect(
         of,
@@ -99,7 +99,7 @@ def test_what_follows_from_a_threshold_is_what_one_counts_by_hand(chooser, judge
         assert (chooser.told["of"], chooser.told["threshold"]) == (of, threshold)
 
 
-def test_the_interval_of_photos_is_scipys(chooser, judged):
+def test_the_interval_of_photos_equals_scipys(chooser, judged):
     for threshold in (0, 70, 74, 100):
         chooser.threshold = threshold
         reached = int((scores_of(judged[0]) >= threshold).sum())
@@ -146,7 +146,7 @@ def test_setting_the_threshold_makes_the_rule_hand(chooser):
     assert chooser.sentence.startswith("Threshold 71 for whole images: 7 of 12 normal images")
 
 
-def test_what_it_is_for_brings_its_usual_rule(chooser, spade):
+def test_switching_between_photos_and_pixels_sets_the_usual_rule(chooser, spade):
     chooser.threshold = 71
     chooser.of = "pixel"
     assert (chooser.rule, chooser.threshold) == ("0.01", spade.threshold(0.01))
@@ -157,16 +157,16 @@ def test_what_it_is_for_brings_its_usual_rule(chooser, spade):
     assert (chooser.rule, chooser.threshold) == ("0.05", highest)
 
 
-def test_too_few_normal_photos_for_a_rate_are_remarked_on_and_nothing_else_happens(chooser, judged):
-    """Any warning would be an error here."""
+def test_too_few_normal_photos_for_a_rate_give_only_a_remark(chooser, judged):
+    """Any warning would fail this test."""
     chooser.rule = "0.01"
     assert chooser.threshold == scores_of(judged[0]).max()
     assert chooser.told["remarks"][0].startswith("12 normal images are too few")
     offered = [rule for rule, _ in chooser.study["rules"]]
-    assert offered == ["0.2", "0.1", "f1", "hand"]  # of 12 none of 20 can be told
+    assert offered == ["0.2", "0.1", "f1", "hand"]  # 12 images cannot support a rate of 1 in 20
 
 
-def test_a_page_may_set_a_threshold_a_rule_and_what_they_are_for(chooser, spade):
+def test_a_page_may_set_the_threshold_the_rule_and_the_unit(chooser, spade):
     chooser.set_state({"threshold": 70.5, "rule": "hand"})
     assert (chooser.threshold, chooser.rule) == (70.5, "hand")
     chooser.set_state({"of": "pixel"})
@@ -175,11 +175,11 @@ def test_a_page_may_set_a_threshold_a_rule_and_what_they_are_for(chooser, spade)
     assert (chooser.threshold, chooser.told["threshold"]) == (spade.threshold(0.05),) * 2
 
 
-# ---- which photos ----------------------------------------------------------------------------------------------------
+# ---- image lists -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("given", ["nothing", "a dataset of normals alone", "an empty list"])
-def test_without_test_photos_normal_ones_speak_alone(spade, demo, given):
+def test_without_test_photos_only_normal_ones_are_counted(spade, demo, given):
     photos = {"nothing": None, "a dataset of normals alone": replace(demo, test=[])}.get(given, [])
     chooser = choose_threshold(spade, photos)
     chooser.finish()
@@ -204,7 +204,7 @@ def test_photos_without_labels_are_counted_as_unknown(spade, few):
     assert sum(chooser.study["counts"]["unknown"]) == 5
 
 
-def test_a_test_photo_that_was_fitted_is_judged_against_the_others(spade, demo, judged):
+def test_a_fitted_test_photo_is_judged_against_the_others(spade, demo, judged):
     chooser = choose_threshold(spade, [demo.train[2]])
     chooser.finish()
     assert chooser.photos[-1] == [0, "good/002", "good", pytest.approx(scores_of(judged[0])[2])]
@@ -226,7 +226,7 @@ def test_an_unreadable_photo_is_counted_and_named_and_the_others_go_on(spade, fe
     assert (judgement.found, judgement.alarms, judgement.unknown_above + judgement.unknown_below) == (1, 1, 0)
 
 
-def test_of_one_normal_photo_nobody_knows_a_rate(demo, few):
+def test_one_normal_photo_gives_no_rate(demo, few):
     spade = SPADE(k=1).fit(demo.train[:1])
     chooser = choose_threshold(spade, few.test[:3])
     chooser.finish()
@@ -242,7 +242,7 @@ def test_of_one_normal_photo_nobody_knows_a_rate(demo, few):
         choose_threshold(spade)
 
 
-def test_what_becomes_of_the_fit_afterwards_does_not_matter(spade, judged):
+def test_later_changes_to_the_fit_have_no_effect(spade, judged):
     mine = spade.with_options()
     chooser = choose_threshold(mine)
     mine.remove(range(6))
@@ -251,10 +251,10 @@ def test_what_becomes_of_the_fit_afterwards_does_not_matter(spade, judged):
     assert chooser.judgement.photos == 12
 
 
-# ---- while photos are still to be judged -----------------------------------------------------------------------------
+# ---- while images are pending ----------------------------------------------------------------------------------------
 
 
-def test_a_part_of_the_photos_says_already_something_of_both_kinds(spade, few, judged):
+def test_partial_results_cover_normal_and_test_photos(spade, few, judged):
     chooser = choose_threshold(spade, few)
     assert chooser.study["waiting"] == 12
     known = [at for at, *_ in chooser.photos]
@@ -268,8 +268,8 @@ def test_a_part_of_the_photos_says_already_something_of_both_kinds(spade, few, j
     assert chooser.threshold == scores_of(judged[0]).max()
 
 
-def test_the_best_f1_can_be_asked_for_before_all_are_judged_whatever_comes_first(spade, few, judged):
-    """Folders come in the order of the alphabet: often all defects before the good ones."""
+def test_the_best_f1_can_be_selected_before_all_are_judged_in_any_order(spade, few, judged):
+    """Folders are in alphabetical order: often all defects come before the good images."""
     chooser = choose_threshold(spade, few.test[::-1])
     assert {label for at, _, label, _ in chooser.photos if at >= 0}.isdisjoint({"good"})
     chooser.rule = "f1"
@@ -278,7 +278,7 @@ def test_the_best_f1_can_be_asked_for_before_all_are_judged_whatever_comes_first
     assert chooser.threshold == pytest.approx(f1_threshold(scores_of(judged[1]), truth_of(few)), rel=1e-6)
 
 
-def test_in_a_running_loop_the_rest_comes_by_itself(spade, few, judged):
+def test_in_a_running_loop_the_rest_is_judged_in_the_background(spade, few, judged):
     async def wait() -> tuple:
         chooser = choose_threshold(spade, few.test[:3])
         waited = [chooser.study["waiting"]]
@@ -292,19 +292,19 @@ def test_in_a_running_loop_the_rest_comes_by_itself(spade, few, judged):
     assert threshold == scores_of(judged[0]).max()
 
 
-def test_to_finish_between_two_steps_of_the_background_leaves_nothing_untold(spade, few):
+def test_finishing_between_two_background_steps_still_updates_the_page(spade, few):
     chooser = choose_threshold(spade, few.test[:3])
     for compute, tell in chooser._background_steps():
         if len(chooser._judged) == 15:
-            break  # all are judged, and the page has yet to hear of it
+            break  # all are judged, but the page has not been updated yet
         tell(compute())
     chooser.finish()
     assert chooser.study["waiting"] == 0
     assert len(chooser.photos) == 15
 
 
-def test_a_photo_that_comes_while_others_are_counted_is_counted_next(spade, few, monkeypatch):
-    """Messages of a page come in a thread of their own, and the background goes on meanwhile."""
+def test_a_photo_judged_during_counting_is_counted_next(spade, few, monkeypatch):
+    """Page messages arrive in a separate thread while the background continues."""
     chooser = choose_threshold(spade, few.test[:3])
     assert (chooser.judgement.photos, chooser.study["waiting"]) == (9, 3)
     judged = [chooser._judge(at) for at in chooser._to_judge()]
@@ -323,7 +323,7 @@ def test_a_photo_that_comes_while_others_are_counted_is_counted_next(spade, few,
     assert chooser.judgement.photos == 12
 
 
-def test_a_notebooks_cells_and_its_page_may_speak_at_once(chooser, judged):
+def test_cells_and_the_page_may_send_changes_at_the_same_time(chooser, judged):
     page = Thread(target=lambda: [chooser.set_state({"threshold": 60 + step, "rule": "hand"}) for step in range(60)])
     page.start()
     for step in range(30):
@@ -334,7 +334,7 @@ def test_a_notebooks_cells_and_its_page_may_speak_at_once(chooser, judged):
     assert chooser.problem == ""
 
 
-# ---- what a page is told ---------------------------------------------------------------------------------------------
+# ---- data for the page -----------------------------------------------------------------------------------------------
 
 
 def test_a_page_has_the_interval_for_every_count_of_normal_photos(chooser):
@@ -344,7 +344,7 @@ def test_a_page_has_the_interval_for_every_count_of_normal_photos(chooser):
         np.testing.assert_allclose(told, interval, atol=1e-6)
 
 
-def test_a_page_has_histograms_between_whose_edges_it_can_count(chooser, judged, few):
+def test_a_page_has_histograms_that_give_exact_counts_at_their_edges(chooser, judged, few):
     chooser.of = "pixel"
     study = chooser.study
     highest = float(max(scores_of(judged[0]).max(), scores_of(judged[1]).max()))
@@ -359,7 +359,7 @@ def test_a_page_has_histograms_between_whose_edges_it_can_count(chooser, judged,
         assert (low, high) == pytest.approx((chooser.judgement.low, chooser.judgement.high), abs=1e-6)
 
 
-def test_a_photo_is_handed_over_with_all_that_cutting_it_needs(chooser, judged, few, monkeypatch):
+def test_a_photo_is_sent_with_all_that_segmentation_needs(chooser, judged, few, monkeypatch):
     sent = []
     monkeypatch.setattr(chooser, "send", lambda content, buffers=(): sent.append((content, list(buffers))))
     chooser._on_message(None, {"kind": "photos", "photos": [2, 0, -4, 999]}, [])
@@ -378,7 +378,7 @@ def test_a_photo_is_handed_over_with_all_that_cutting_it_needs(chooser, judged, 
     assert [content["at"] for content, _ in sent] == [2, 0, -4]
 
 
-def test_a_figure_has_the_histograms_the_line_and_the_sentence(chooser, judged):
+def test_a_figure_has_the_histograms_the_line_and_the_justification(chooser, judged):
     chooser.threshold = 72.5
     figure = chooser.draw()
     assert isinstance(figure, Figure)
@@ -389,12 +389,12 @@ def test_a_figure_has_the_histograms_the_line_and_the_sentence(chooser, judged):
     assert figure.get_supxlabel().replace("\n", "") == chooser.sentence
     left, right = figure.axes[0].get_xlim()
     lowest, *_, highest = sorted(np.concatenate([scores_of(some) for some in judged]))
-    assert lowest - 0.2 * (highest - lowest) < left < lowest < highest < right  # all of them, as large as can be
+    assert lowest - 0.2 * (highest - lowest) < left < lowest < highest < right  # all scores, filling the axis
     chooser.threshold = lowest / 2
     assert chooser.draw().axes[0].get_xlim()[0] < lowest / 2
 
 
-def test_the_picture_that_stands_in_is_the_same_every_time(chooser, spade, few):
+def test_the_static_preview_is_deterministic(chooser, spade, few):
     data, _ = chooser._repr_mimebundle_()
     again, _ = chooser._repr_mimebundle_()
     other = choose_threshold(spade, few)
@@ -406,26 +406,26 @@ def test_the_picture_that_stands_in_is_the_same_every_time(chooser, spade, few):
     assert Image.open(BytesIO(data["image/png"])).width > 400
 
 
-def test_a_saved_page_is_small_and_names_no_other_place(chooser, tmp_path):
+def test_a_saved_page_is_small_and_self_contained(chooser, tmp_path):
     chooser.save_html(tmp_path / "page.html")
     assert (tmp_path / "page.html").stat().st_size < 2_000_000
     assert "http" not in (tmp_path / "page.html").read_text().replace("http://www.w3.org/2000/svg", "")
 
 
-# ---- mistakes --------------------------------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------------------------------
 
 MISTAKES = [
-    ("rule", "2", "a rate of normals between 0 and 1, like '0.05', but '2' came"),
-    ("rule", "often", "rule is 'hand', 'f1', or a rate of normals between 0 and 1"),
-    ("rule", "nan", "like '0.05', but 'nan' came"),
-    ("of", "photo", "of must be one of 'image', 'pixel'; got 'photo'."),
-    ("threshold", -1, "threshold must be a raw distance from 0 up; got -1."),
-    ("threshold", "high", "threshold must be a raw distance from 0 up; got 'high'."),
+    ("rule", "2", "a false-alarm rate between 0 and 1, like '0.05'; got '2'"),
+    ("rule", "often", "rule must be 'hand', 'f1' or a false-alarm rate between 0 and 1"),
+    ("rule", "nan", "like '0.05'; got 'nan'"),
+    ("of", "photo", "of must be one of 'image', 'pixel'; got 'photo'"),
+    ("threshold", -1, "threshold must be a raw distance, 0 or more; got -1"),
+    ("threshold", "high", "threshold must be a raw distance, 0 or more; got 'high'"),
 ]
 
 
 @pytest.mark.parametrize(("name", "value", "sentence"), MISTAKES)
-def test_a_mistake_is_a_sentence_and_changes_nothing(chooser, name, value, sentence):
+def test_an_invalid_value_raises_an_error_and_changes_nothing(chooser, name, value, sentence):
     chooser.rule = "0.2"
     before = chooser.of, chooser.rule, chooser.threshold, chooser.told, chooser.study
     with pytest.raises(ValueError, match=sentence):
@@ -434,7 +434,7 @@ def test_a_mistake_is_a_sentence_and_changes_nothing(chooser, name, value, sente
 
 
 @pytest.mark.parametrize(("name", "value", "sentence"), MISTAKES)
-def test_a_mistake_from_the_page_is_told_there(chooser, name, value, sentence):
+def test_an_error_from_the_page_is_shown_there(chooser, name, value, sentence):
     chooser.rule = "0.2"
     before = chooser.of, chooser.rule, chooser.threshold, chooser.told
     chooser.set_state({name: value})
@@ -445,11 +445,11 @@ def test_a_mistake_from_the_page_is_told_there(chooser, name, value, sentence):
 
 
 @pytest.mark.parametrize(("of", "what"), [("image", "labels"), ("pixel", "masks")])
-def test_the_best_f1_needs_to_know_what_is_good_and_what_is_not(spade, few, of, what):
+def test_the_best_f1_needs_good_and_defective_examples(spade, few, of, what):
     chooser = choose_threshold(spade, [sample.path for sample in few.test[:2]], of=of)
     chooser.finish()
     before = chooser.rule, chooser.threshold, chooser.told
-    with pytest.raises(ValueError, match=f"The best F1 needs test photos with {what}, good and defective ones"):
+    with pytest.raises(ValueError, match=f"The rule 'f1' needs good and defective test images with {what}"):
         chooser.rule = "f1"
     assert (chooser.rule, chooser.threshold, chooser.told) == before
     chooser.set_state({"rule": "f1"})
@@ -457,11 +457,11 @@ def test_the_best_f1_needs_to_know_what_is_good_and_what_is_not(spade, few, of, 
     assert (chooser.rule, chooser.threshold, chooser.told) == before
 
 
-def test_what_it_is_for_is_checked_before_anything_is_judged(spade, few):
-    with pytest.raises(ValueError, match=r"of must be one of 'image', 'pixel'; got 'photos'\."):
+def test_the_unit_is_checked_before_anything_is_judged(spade, few):
+    with pytest.raises(ValueError, match="of must be one of 'image', 'pixel'; got 'photos'"):
         choose_threshold(spade, few, of="photos")
 
 
-def test_a_message_that_nobody_knows_is_told(chooser):
+def test_an_unknown_message_is_an_error(chooser):
     chooser._on_message(None, {"kind": "photo"}, [])
     assert "A message must be one of" in chooser.problem

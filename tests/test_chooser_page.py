@@ -1,4 +1,4 @@
-"""Choosing a threshold in a real browser: the line as a hand moves it, and what is shown against what Python says."""
+"""Choosing a threshold in a real browser: moving the line, with the display checked against Python."""
 
 import re
 from dataclasses import replace
@@ -25,7 +25,7 @@ def reset():
 """
 CELLS = (START, "ch")
 ROWS = {
-    "normal": "normal photos, each left out",
+    "normal": "normal photos (leave-one-out)",
     "good": "test: good",
     "defect": "test: defects",
     "unknown": "test: unknown",
@@ -54,7 +54,7 @@ CUT_OFF = """root => [...root.querySelectorAll('button, label, figcaption, p, li
 
 @pytest.fixture(scope="module")
 def results(spade, left_out, demo):
-    """By its name in the page, every photo that is judged."""
+    """The results of all judged photos, by their names in the page."""
     normals = {f"normal {index}": result for index, result in enumerate(left_out)}
     return normals | {f"{sample.label}/{sample.path.stem}": spade.predict(sample) for sample in demo.test[::4]}
 
@@ -75,8 +75,8 @@ def shown(notebook):
 
 
 def settle(notebook, shown) -> None:
-    """Until the page shows the sentence that Python has now, and waits for nothing."""
-    notebook.until("True", True)  # whatever the page has sent before is answered
+    """Wait until the page shows Python's current sentence and has no pending request."""
+    notebook.until("True", True)  # all earlier page messages are handled
     sentence = notebook.execute("print(ch.sentence)")
     shown.root.locator(".sk-sentence:not(.stale)", has_text=sentence).wait_for(timeout=10_000)
     shown.settle()
@@ -87,12 +87,12 @@ def kind_of(name: str) -> str:
 
 
 def two_digits(part: float) -> str:
-    """98.3 % and 100 %, too: three where two would say that nothing is missing."""
+    """Two digits, or three close to 100 %, so that 99.6 % does not read as 100 %."""
     return f"{float(f'{100 * part:.{3 if part > 0.995 else 2}g}'):g} %"
 
 
 def count_photos(scores, threshold) -> dict[str, tuple[int, int]]:
-    """By kind, how many photos reach a threshold, of how many."""
+    """For each kind, the number of photos at or above a threshold, and the total."""
     kinds = {kind: [score for name, score in scores.items() if kind_of(name) == kind] for kind in ROWS}
     return {kind: (sum(score >= threshold for score in some), len(some)) for kind, some in kinds.items() if some}
 
@@ -102,9 +102,9 @@ def facts_of_photos(scores, threshold) -> list[str]:
     interval = binomtest(count["normal"], 12).proportion_ci(0.95, "exact")
     flagged = count["defect"] + count["good"]
     return [
-        f"{two_digits(count['normal'] / 12)}  (95 %: {two_digits(interval.low)} to {two_digits(interval.high)})",
+        f"{two_digits(count['normal'] / 12)}  (95 % CI: {two_digits(interval.low)} to {two_digits(interval.high)})",
         two_digits(count["defect"] / 9),
-        two_digits(count["defect"] / flagged) if flagged else "nothing is flagged",
+        two_digits(count["defect"] / flagged) if flagged else "nothing flagged",
     ]
 
 
@@ -116,13 +116,13 @@ def assert_tells(now: dict, scores, threshold: float) -> None:
 
 
 def between(scores, low: int) -> float:
-    """A threshold in the middle between the photo of this rank, from 0, and the next one."""
+    """A threshold halfway between the photo of this rank, from 0, and the next one."""
     ranked = sorted(scores.values())
     return (ranked[low] + ranked[low + 1]) / 2
 
 
 def names_near(scores, threshold: float) -> tuple[list[str], list[str]]:
-    """Those below, the nearest first, and those at or above."""
+    """The photos below, nearest first, and those at or above."""
     ranked = sorted(scores, key=scores.get)
     below = [name for name in ranked if scores[name] < threshold]
     return below[-4:][::-1], ranked[len(below) : len(below) + 4]
@@ -141,7 +141,7 @@ def wait_for_pictures(shown) -> None:
 
 
 def assert_near(shown, results, scores, threshold: float) -> None:
-    """Names, scores and order of the photos beside the line, and what is cut out of each."""
+    """Check names, scores, order and segmentation of the photos next to the line."""
     wait_for_pictures(shown)
     for side, names in zip(("below", "above"), names_near(scores, threshold)):
         cards = cards_of(shown, side)
@@ -152,7 +152,7 @@ def assert_near(shown, results, scores, threshold: float) -> None:
         for card, name in zip(cards, names):
             inside = np.array(card.locator(".sk-found .ink").evaluate(INSIDE), bool).reshape(224, 224)
             segmentation = results[name].anomaly_map >= threshold
-            clear = np.abs(results[name].anomaly_map - threshold) > 0.5  # lines are rounded to a tenth of a pixel
+            clear = np.abs(results[name].anomaly_map - threshold) > 0.5  # outlines are rounded to a tenth of a pixel
             np.testing.assert_array_equal(inside[clear], segmentation[clear])
             assert (inside != segmentation).mean() < 0.002
 
@@ -160,19 +160,19 @@ def assert_near(shown, results, scores, threshold: float) -> None:
 # ---- the line --------------------------------------------------------------------------------------------------------
 
 
-def test_the_line_tells_at_once_what_follows_and_python_tells_it_after(notebook, shown, scores):
+def test_the_line_updates_counts_at_once_and_python_confirms_them(notebook, shown, scores):
     for threshold in (between(scores, 3), between(scores, 11), between(scores, 20)):
-        now = shown.root.evaluate(MOVE, threshold)  # in one breath: nobody can have asked Python
+        now = shown.root.evaluate(MOVE, threshold)  # in one call, without a round trip to Python
         assert_tells(now, scores, threshold)
         assert now["stale"]
         settle(notebook, shown)
         assert notebook.ask("[ch.threshold, ch.rule]") == [pytest.approx(threshold, rel=1e-6), "hand"]
         assert shown.root.evaluate(NOW) == now | {"stale": False}
         assert shown.root.locator(".sk-remarks li").all_inner_texts() == notebook.ask("list(ch.judgement.remarks)")
-        assert shown.root.get_by_label("threshold at").input_value() == "hand"
+        assert shown.root.get_by_label("threshold rule").input_value() == "hand"
 
 
-def test_at_a_score_itself_that_photo_counts_as_reaching_it(notebook, shown, scores):
+def test_a_photo_exactly_at_the_threshold_counts_as_flagged(notebook, shown, scores):
     for name in ("normal 3", "scratch/000"):
         notebook.execute(f"ch.threshold = {scores[name]!r}")
         settle(notebook, shown)
@@ -202,9 +202,9 @@ def test_the_line_is_where_the_mouse_drags_it(notebook, shown, scores):
     assert_tells(shown.root.evaluate(NOW), scores, notebook.ask("ch.threshold"))
 
 
-def test_bars_are_a_histogram_and_those_beyond_the_line_are_of_photos_that_reach_it(notebook, shown, scores):
+def test_bars_are_a_histogram_split_at_the_line(notebook, shown, scores):
     least, most = shown.root.locator(".sk-plot input").evaluate("line => [+line.min, +line.max]")
-    edges = np.linspace(0, most, 65)  # four of 256 bins are a bar
+    edges = np.linspace(0, most, 65)  # a bar covers four of 256 bins
     first = round(least / most * 64)
     for kind in ("normal", "defect"):
         some = np.sort([score for name, score in scores.items() if kind_of(name) == kind])
@@ -245,7 +245,7 @@ def test_keys_move_the_line(notebook, shown, scores):
     assert shown.page.evaluate("jupyterapp.shell.currentWidget.content.widgets.length") == 2
 
 
-def test_at_the_far_end_of_the_line_no_photo_reaches_it(notebook, shown):
+def test_at_the_far_end_of_the_line_no_photo_is_flagged(notebook, shown):
     shown.root.get_by_label("threshold", exact=True).focus()
     shown.page.keyboard.press("End")
     settle(notebook, shown)
@@ -253,7 +253,7 @@ def test_at_the_far_end_of_the_line_no_photo_reaches_it(notebook, shown):
     assert notebook.ask("[ch.judgement.reached, ch.judgement.found, ch.judgement.alarms]") == [0, 0, 0]
 
 
-# ---- what it is for, and its rule ------------------------------------------------------------------------------------
+# ---- unit and rule ---------------------------------------------------------------------------------------------------
 
 
 def test_a_threshold_for_pixels_counts_pixels_within_a_bin(notebook, shown, spade, results):
@@ -284,7 +284,7 @@ def test_a_threshold_for_pixels_counts_pixels_within_a_bin(notebook, shown, spad
         assert recall == pytest.approx(notebook.ask("ch.judgement.recall"), rel=0.02, abs=0.002)
         precision = float(now["facts"][2].removesuffix(" %")) / 100
         assert precision == pytest.approx(notebook.ask("ch.judgement.precision"), rel=0.02, abs=0.002)
-        rate, low, high = re.fullmatch(r"(\S+) %  \(95 %: (\S+) % to (\S+) %\)", now["facts"][0]).groups()
+        rate, low, high = re.fullmatch(r"(\S+) %  \(95 % CI: (\S+) % to (\S+) %\)", now["facts"][0]).groups()
         told = [float(number) / 100 for number in (rate, low, high)]
         judged = notebook.ask("[ch.judgement.rate, ch.judgement.low, ch.judgement.high]")
         assert told == pytest.approx(judged, rel=0.08, abs=1e-4)
@@ -295,24 +295,24 @@ def test_a_threshold_for_pixels_counts_pixels_within_a_bin(notebook, shown, spad
 
 
 def test_the_line_follows_its_rule(notebook, shown, spade, scores):
-    offered = shown.root.get_by_label("threshold at").locator("option").all_inner_texts()
+    offered = shown.root.get_by_label("threshold rule").locator("option").all_inner_texts()
     assert offered == [
         "5 %",
         *(f"{rate} % of normal photos" for rate in (20, 10)),
         "best F1 (uses test labels)",
-        "by hand",
+        "manual",
     ]
     tested = {name: score for name, score in scores.items() if kind_of(name) != "normal"}
     truth = np.array([kind_of(name) == "defect" for name in tested])
     rules = {rate: spade.threshold(float(rate), of="image") for rate in ("0.2", "0.1")}
     rules["f1"] = f1_threshold(np.array(list(tested.values())), truth)
     for rule, threshold in rules.items():
-        shown.choose("threshold at", rule)
+        shown.choose("threshold rule", rule)
         notebook.until("ch.rule", rule)
         settle(notebook, shown)
         assert notebook.ask("ch.threshold") == pytest.approx(threshold, rel=1e-6)
         assert_tells(shown.root.evaluate(NOW), scores, notebook.ask("ch.threshold"))
-    shown.choose("threshold at", "hand")
+    shown.choose("threshold rule", "hand")
     settle(notebook, shown)
     assert notebook.ask("ch.threshold") == pytest.approx(threshold, rel=1e-6)
 
@@ -324,32 +324,32 @@ def test_what_python_sets_is_shown(notebook, shown, scores):
     assert float(shown.root.get_by_label("threshold", exact=True).input_value()) == pytest.approx(70.25)
     notebook.execute("ch.rule = 0.3")
     settle(notebook, shown)
-    chosen = shown.root.get_by_label("threshold at").evaluate("select => select.selectedOptions[0]?.textContent")
+    chosen = shown.root.get_by_label("threshold rule").evaluate("select => select.selectedOptions[0]?.textContent")
     assert chosen == "30 %"
 
 
-def test_a_mistake_is_told_and_can_be_closed(notebook, shown, scores):
+def test_an_error_is_shown_and_can_be_closed(notebook, shown, scores):
     before = shown.root.evaluate(NOW)
     notebook.execute("ch.set_state({'rule': '2'})")
-    shown.root.get_by_role("alert").filter(has_text="between 0 and 1, like '0.05', but '2' came").wait_for()
+    shown.root.get_by_role("alert").filter(has_text="between 0 and 1, like '0.05'; got '2'").wait_for()
     assert shown.root.evaluate(NOW) == before
     shown.press("close this message")
     assert shown.root.get_by_role("alert").count() == 0
 
 
-# ---- photos beside the line ------------------------------------------------------------------------------------------
+# ---- photos next to the line -----------------------------------------------------------------------------------------
 
 
-def test_the_photos_nearest_the_line_stand_beside_it_cut_at_it(notebook, shown, results, scores):
+def test_the_photos_nearest_to_the_line_are_shown_segmented_at_it(notebook, shown, results, scores):
     for threshold in (between(scores, 15), between(scores, 16) + 0.2, between(scores, 2)):
         shown.root.evaluate(MOVE, threshold)
         assert_near(shown, results, scores, threshold)
 
 
-def test_where_there_is_none_beside_the_line_that_is_said(notebook, shown, results, scores):
+def test_an_empty_side_of_the_line_has_a_note(notebook, shown, results, scores):
     for side, threshold, words in (
-        ("below", 20.0, "None: every photo has pixels beyond it."),
-        ("above", 300.0, "None: no photo reaches it."),
+        ("below", 20.0, "None: all photos score at least this."),
+        ("above", 300.0, "None: all photos score below this."),
     ):
         notebook.execute(f"ch.threshold = {threshold}")
         settle(notebook, shown)
@@ -373,12 +373,12 @@ def test_cards_show_their_photo_and_where_its_defect_is(notebook, shown, results
             np.testing.assert_array_equal(inside, truth)
 
 
-# ---- taking away -----------------------------------------------------------------------------------------------------
+# ---- export ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_sentence_a_picture_and_a_page_can_be_taken_away(notebook, shown, tmp_path):
+def test_the_justification_a_picture_and_a_page_can_be_exported(notebook, shown, tmp_path):
     shown.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    shown.press("copy the sentence")
+    shown.press("copy justification")
     shown.root.get_by_role("button", name="copied").wait_for()
     assert shown.page.evaluate("navigator.clipboard.readText()") == notebook.execute("print(ch.sentence)")
     with shown.page.expect_download() as png:
@@ -415,19 +415,19 @@ def test_a_saved_page_still_moves_the_line_offline(browser, saved, spade, result
         threshold = between(scores, 8)
         now = shown.root.evaluate(MOVE, threshold)
         assert_tells(now, scores, threshold)
-        assert now["stale"]  # the sentence is of another line, and nobody writes a new one
+        assert now["stale"]  # the sentence belongs to another threshold, and no kernel updates it
         assert_near(shown, results, scores, threshold)
         for name in (*OFS, "save page", "PNG"):
             assert shown.root.get_by_role("button", name=name).is_disabled()
-        assert shown.root.get_by_label("threshold at").is_disabled()
+        assert shown.root.get_by_label("threshold rule").is_disabled()
         assert shown.root.get_by_role("alert").count() == 0
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_stands_in_the_way_of_a_screen_reader(browser, saved, scores, scheme):
+def test_there_are_no_serious_accessibility_violations(browser, saved, scores, scheme):
     with open_offline(browser, saved, color_scheme=scheme) as page:
         shown = Shown(page)
-        for threshold in (None, between(scores, 8)):  # as it was saved, and with a sentence of another line
+        for threshold in (None, between(scores, 8)):  # as saved, and with a stale sentence
             if threshold is not None:
                 shown.root.evaluate(MOVE, threshold)
             wait_for_pictures(shown)

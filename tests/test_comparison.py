@@ -1,4 +1,4 @@
-"""Views side by side without a browser: what is computed, what a page is told, and what is said of mistakes."""
+"""Views side by side without a browser: results, page data and errors."""
 
 import re
 import sys
@@ -18,12 +18,12 @@ from spade_kit.widgets._shared.export import join_modules
 
 LAYERS = ("layer1", "layer2", "layer3")
 NAMES = [*LAYERS, "all layers"]
-SCRATCH, GOOD = 24, 6  # the first of each among the demo's photos to judge
+SCRATCH, GOOD = 24, 6  # the first of each among the demo's test images
 
 
 @pytest.fixture
 def comparison(spade, demo):
-    """Of a scratch, under the views that are shown if none are asked for."""
+    """A comparison of a scratch under the default views."""
     comparison = compare_layers(spade, demo)
     comparison.index = SCRATCH
     yield comparison
@@ -36,7 +36,7 @@ def load_tiny(**size):
 
 @pytest.fixture(scope="module")
 def quick_spade(demo):
-    """For tests that ask little of what is seen."""
+    """For tests that do not depend on the quality of the maps."""
     return SPADE(load_tiny(resize=72, crop=64), k=2).fit(demo.train[:4])
 
 
@@ -48,12 +48,12 @@ def quick(quick_spade, demo):
 
 
 def maps_of(result):
-    """What the views that are shown if none are asked for see, as the result has it."""
+    """The maps of the default views, from the result."""
     return [*result.layer_alone.values(), result.anomaly_map]
 
 
 def match_alone(result, layer, row, col):
-    """(normal, row, col, distance) that a layer by itself finds at a place of the map of 224 pixels."""
+    """(normal, row, col, distance) of a layer searched alone, at a pixel of the 224 px map."""
     found = result.match_alone[layer]
     cells = found.distance.shape[0]
     side, cell = 224 // cells, (row * cells // 224, col * cells // 224)
@@ -66,32 +66,32 @@ def decode(pack, name, kind):
     return np.frombuffer(pack[name], kind).reshape(pack["grid"])
 
 
-# ---- what is seen ----------------------------------------------------------------------------------------------------
+# ---- the current view ------------------------------------------------------------------------------------------------
 
 
-def test_if_none_are_asked_for_views_are_each_layer_by_itself_and_all_together(comparison, result):
+def test_default_views_are_each_layer_alone_and_all_together(comparison, result):
     assert list(comparison.maps) == NAMES
     for seen, expected in zip(comparison.maps.values(), maps_of(result)):
         np.testing.assert_array_equal(seen, expected)
     assert repr(comparison) == "Comparison(scratch/000: layer1; layer2; layer3; all layers)"
 
 
-def test_a_shifted_copy_is_found_where_it_came_from_under_every_view(rng):
-    """In photos of 64 x 96 pixels, whose rows and columns cannot be taken for one another."""
+def test_a_shifted_copy_matches_its_origin_under_every_view(rng):
+    """In images of 64 x 96 pixels, so that swapped rows and columns would be noticed."""
     normals = list(rng.integers(0, 256, (4, 64, 96, 3), np.uint8))
     spade = SPADE(load_tiny(resize=64, crop=None), k=4).fit(normals)
     comparison = compare_layers(spade, np.roll(normals[2], 16, axis=1))
     comparison.probe = (33, 61)
     said = comparison.readout()
-    # cells of 4, 8 and 16 pixels, each 16 pixels to the left of the probe's own: the middle of each
+    # the centres of cells of 4, 8 and 16 pixels, each 16 pixels to the left of the probe's own
     assert said[["normal", "row", "col"]].values.tolist() == [[2, 34, 46], [2, 36, 44], [2, 40, 40], [2, 34, 46]]
     assert said["distance"].tolist() == [0, 0, 0, 0]
     assert {seen.shape for seen in comparison.maps.values()} == {(64, 96)}
-    comparison.probe = (33, 17)  # where what was pushed out on the right has come in: no normal photo has this seam
+    comparison.probe = (33, 17)  # at the wrap-around: no normal image has this seam
     assert (comparison.readout()["distance"] > 0).all()
 
 
-def test_the_probe_starts_where_all_layers_see_most_and_stays_once_it_is_set(comparison, spade, demo, result):
+def test_the_probe_starts_at_the_maximum_of_all_layers_and_stays_once_it_is_set(comparison, spade, demo, result):
     assert result.anomaly_map[comparison.probe] == result.image_score
     assert not comparison.pinned
     comparison.index = 30
@@ -122,7 +122,7 @@ def test_the_readout_is_the_match_of_each_view_at_the_probe(comparison, result, 
         assert said["aupro"].tolist() == pytest.approx(scores, abs=6e-5)
 
 
-def test_what_is_normal_is_known_roughly_at_once_and_exactly_when_all_were_asked(comparison, left_out):
+def test_the_reference_level_is_estimated_at_once_and_exact_when_all_are_judged(comparison, left_out):
     exact = [np.percentile(np.stack(maps), 99) for maps in zip(*map(maps_of, left_out))]
     assert [known["stale"] for known in comparison.levels] == [True] * 4
     assert [known["level"] for known in comparison.levels] == pytest.approx(exact, rel=0.1)
@@ -132,7 +132,7 @@ def test_what_is_normal_is_known_roughly_at_once_and_exactly_when_all_were_asked
     assert [known["stale"] for known in comparison.levels] == [False] * 4 + [True]
 
 
-def test_what_is_normal_is_what_a_fit_says_of_itself(comparison, spade):
+def test_reference_levels_equal_those_of_the_fit(comparison, spade):
     comparison.views = [None, {"k": 3, "weights": "equal"}]
     comparison.finish()
     levels = [spade.normal_level, spade.with_options(k=3, weights="equal").normal_level]
@@ -145,13 +145,13 @@ def test_one_normal_photo_is_enough_to_look(demo, scratched):
     for seen, expected in zip(comparison.maps.values(), maps_of(single.predict(scratched))):
         np.testing.assert_array_equal(seen, expected)
     comparison.finish()
-    ends = [2 * known["level"] for known in comparison.levels]  # nobody knows what is normal: their own maximum
+    ends = [2 * known["level"] for known in comparison.levels]  # no reference level: the map's own maximum
     assert ends == pytest.approx([float(seen.max()) for seen in comparison.maps.values()])
     assert comparison.readout()["of normal"].max() <= 2
-    assert not any(known["stale"] for known in comparison.levels)  # nothing more is to come
+    assert not any(known["stale"] for known in comparison.levels)  # no work is pending
 
 
-# ---- which sees best -------------------------------------------------------------------------------------------------
+# ---- ranking ---------------------------------------------------------------------------------------------------------
 
 
 def test_views_are_ranked_by_aupro_on_the_mask_and_over_all_photos_of_the_kind(quick, quick_spade, demo):
@@ -165,13 +165,13 @@ def test_views_are_ranked_by_aupro_on_the_mask_and_over_all_photos_of_the_kind(q
     over = [aupro(np.stack(maps), masks) for maps in zip(*map(maps_of, results))]
     assert quick.ranking == told | {"over": pytest.approx(over, abs=6e-5)}
     assert len(set(quick.ranking["photo"] + quick.ranking["over"])) > 4
-    quick.index = SCRATCH + 1  # of the same kind: known already
+    quick.index = SCRATCH + 1  # the same defect type: already computed
     assert quick.ranking["over"] == pytest.approx(over, abs=6e-5)
     quick.index = 0
     assert (quick.ranking["kind"], quick.ranking["over"]) == ("chip", None)
 
 
-def test_on_a_good_photo_and_where_nobody_knows_the_defect_nothing_is_ranked(quick, quick_spade, demo):
+def test_good_photos_and_photos_without_masks_are_not_ranked(quick, quick_spade, demo):
     quick.index = GOOD
     quick.finish()
     assert quick.ranking == {"photo": None, "kind": "good", "photos": 0, "over": None}
@@ -181,7 +181,7 @@ def test_on_a_good_photo_and_where_nobody_knows_the_defect_nothing_is_ranked(qui
     assert unknown.ranking == {"photo": None, "kind": None, "photos": 0, "over": None}
 
 
-def test_a_photo_of_the_kind_that_cannot_be_read_is_left_out_of_the_ranking(quick_spade, demo, tmp_path):
+def test_an_unreadable_photo_of_the_defect_type_is_skipped_in_the_ranking(quick_spade, demo, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"nothing")
     scratches = demo.test[SCRATCH : SCRATCH + 2]
     broken = replace(scratches[0], path=tmp_path / "broken.png")
@@ -209,7 +209,7 @@ def test_a_photo_of_the_kind_that_cannot_be_read_is_left_out_of_the_ranking(quic
     ],
     ids=str,
 )
-def test_a_view_can_be_asked_for_in_every_form(comparison, spade, scratched, wanted, name, options):
+def test_a_view_can_be_specified_in_every_form(comparison, spade, scratched, wanted, name, options):
     if isinstance(wanted, dict) and "radius" in wanted:
         options = options | {"radius": wanted["radius"]}
     comparison.views = ["layer2", wanted]
@@ -233,7 +233,7 @@ def test_views_are_mappings_that_can_be_set_again(comparison, spade, demo):
     assert compare_layers(spade, demo, wanted).views == told
 
 
-def test_the_fit_itself_is_one_of_the_views_that_can_be_asked_for(quick, quick_spade, demo):
+def test_the_fit_itself_can_be_a_view(quick, quick_spade, demo):
     assert list(compare_layers(quick_spade, demo, ["layer1", quick_spade]).maps) == ["layer1", "all layers"]
     quick.views = ["layer1", quick_spade]
     assert list(quick.maps) == ["layer1", "all layers"]
@@ -241,12 +241,12 @@ def test_the_fit_itself_is_one_of_the_views_that_can_be_asked_for(quick, quick_s
 
 @pytest.fixture(scope="module")
 def other(demo):
-    """Fitted on other normal photos, of which the first is the demo's 20th."""
+    """Fitted on other normal images, starting with the demo's number 20."""
     return SPADE(k=2).fit(demo.train[20:23])
 
 
 @pytest.mark.parametrize("when", ["at once", "later"])
-def test_another_fit_is_a_view_with_normals_of_its_own(spade, demo, scratched, other, when, monkeypatch):
+def test_another_fit_is_a_view_with_its_own_normals(spade, demo, scratched, other, when, monkeypatch):
     comparison = compare_layers(spade, scratched, ["layer1", other if when == "at once" else None])
     comparison.views = [{"layers": "layer1", "name": "one"}, other]
     expected = other.predict(scratched)
@@ -257,7 +257,7 @@ def test_another_fit_is_a_view_with_normals_of_its_own(spade, demo, scratched, o
     assert said[["normal", "row", "col"]].tolist() == [match.image, match.row, match.col]
     comparison.finish()
     assert comparison.levels[1]["level"] == pytest.approx(other.normal_level, rel=1e-6)
-    # the page asks for crops of both by numbers of their own
+    # the page requests crops of both by separate numbers
     numbers = [dict(seen["normals"])[match.image] for seen in comparison.seen if match.image in dict(seen["normals"])]
     sent = []
     monkeypatch.setattr(comparison, "send", lambda content, buffers=(): sent.append((content, buffers)))
@@ -280,21 +280,21 @@ def test_normal_photos_that_two_fits_share_are_sent_once(spade, demo, scratched)
 
 
 @pytest.mark.parametrize("when", ["at once", "later"])
-def test_a_page_is_told_through_which_fits_it_can_look(spade, scratched, other, when):
+def test_a_page_gets_the_list_of_fits(spade, scratched, other, when):
     comparison = compare_layers(spade, scratched, [None, other] if when == "at once" else None)
     comparison.views = [None, other]
     assert comparison.about["bases"] == ["efficientnet_lite0, 12 normal photos", "efficientnet_lite0, 3 normal photos"]
     assert comparison.about["layers"] == [list(LAYERS)] * 2
 
 
-def test_another_backbone_of_the_same_crop_is_a_view(spade, demo, scratched):
+def test_another_backbone_with_the_same_crop_is_a_view(spade, demo, scratched):
     net = SPADE(load_tiny(resize=256, crop=224), k=2).fit(demo.train[:2])
     comparison = compare_layers(spade, scratched, ["layer3", net])
     assert list(comparison.maps) == ["layer3, efficientnet_lite0", "all layers, TinyNet"]
     np.testing.assert_array_equal(comparison.maps["all layers, TinyNet"], net.predict(scratched).anomaly_map)
 
 
-def test_another_backbone_of_another_crop_is_refused_and_all_is_as_before(spade, demo, other, quick_spade):
+def test_another_backbone_with_another_crop_is_rejected_and_changes_nothing(spade, demo, other, quick_spade):
     sentence = (
         r"same part of an image, but efficientnet_lite0 uses 224 x 224 px of 256 x 256 and TinyNet 64 x 64 px of "
         r"72 x 72\. Load both backbones with the same resize= and crop=\."
@@ -312,7 +312,7 @@ def test_another_backbone_of_another_crop_is_refused_and_all_is_as_before(spade,
     np.testing.assert_array_equal(comparison.maps["all layers, fit 2"], other.predict(demo.test[SCRATCH]).anomaly_map)
 
 
-def test_what_happens_to_a_fit_afterwards_is_not_seen(demo, scratched, quick_spade):
+def test_later_changes_to_a_fit_have_no_effect(demo, scratched, quick_spade):
     changing = SPADE(quick_spade.backbone, k=2).fit(demo.train[:3])
     comparison = compare_layers(changing, [scratched, demo.test[0]])
     later = SPADE(quick_spade.backbone, k=2).fit(demo.train[5:8])
@@ -329,7 +329,7 @@ def test_what_happens_to_a_fit_afterwards_is_not_seen(demo, scratched, quick_spa
 
 
 @pytest.mark.parametrize("form", ["dataset", "samples", "paths", "path", "array", "image", "sample"])
-def test_photos_come_in_every_form(quick_spade, demo, form):
+def test_photos_are_accepted_in_every_form(quick_spade, demo, form):
     sample = demo.test[SCRATCH]
     given, names, at = {
         "dataset": (demo, 48, SCRATCH),
@@ -374,10 +374,10 @@ def test_an_unreadable_photo_is_named_when_it_is_set_and_the_others_go_on(quick_
     np.testing.assert_array_equal(comparison.maps["all layers"], expected)
 
 
-# ---- what a page is told, and what stands in for it ------------------------------------------------------------------
+# ---- data for the page, figures and previews -------------------------------------------------------------------------
 
 
-def test_a_page_is_told_every_match_of_every_view(comparison, result, spade):
+def test_a_page_gets_every_match_of_every_view(comparison, result, spade):
     found = [*result.match_alone.values(), result.correspondence]
     for pack, one, name in zip(comparison.seen, found, NAMES):
         assert (pack["index"], pack["name"], pack["sigma"]) == (SCRATCH, name, 4)
@@ -397,7 +397,7 @@ def test_a_page_is_told_every_match_of_every_view(comparison, result, spade):
     assert comparison.photo["mask"] is None
 
 
-def test_what_is_set_can_be_observed(quick):
+def test_traits_can_be_observed(quick):
     seen = []
     quick.observe(lambda change: seen.append((change["name"], change["new"])), ["scale", "difference", "index"])
     quick.scale = "one"
@@ -406,7 +406,7 @@ def test_what_is_set_can_be_observed(quick):
     assert seen == [("scale", "one"), ("difference", [2, 0]), ("index", 3)]
 
 
-def test_a_difference_goes_with_its_views(quick):
+def test_a_difference_is_reset_with_its_views(quick):
     quick.difference = (0, 3)
     quick.views = [*quick.views[:3], {"k": 1}]
     assert quick.difference == [0, 3]
@@ -437,14 +437,14 @@ def test_a_figure_shows_the_maps_on_the_scale_that_was_set(quick, quick_spade, d
     for panel in figure.axes:
         assert [(*line.get_xdata(), *line.get_ydata()) for line in panel.lines] == [(31, 50)] * 2
     told = {
-        "own": "each scale ends at 2 times what 99 % of normal pixels stay below under that view",
-        "one": f"one scale for all, to {2 * max(levels):.1f}",
+        "own": "colour scale of each view: 0 to 2 x its 99th percentile of normal pixels",
+        "one": f"one colour scale: 0 to {2 * max(levels):.1f} (raw distance)",
     }
     assert figure.get_supxlabel() == told[scale]
 
 
 @pytest.mark.parametrize("scale", ["own", "one"])
-def test_a_figure_shows_the_difference_that_was_asked_for(quick, quick_spade, demo, scale):
+def test_a_figure_shows_the_selected_difference(quick, quick_spade, demo, scale):
     quick.index, quick.scale, quick.difference = SCRATCH, scale, (3, 1)
     quick.finish()
     panel = quick.draw().axes[-1]
@@ -458,12 +458,12 @@ def test_a_figure_shows_the_difference_that_was_asked_for(quick, quick_spade, de
     assert len(quick.draw().axes) == 5
 
 
-def test_a_figure_of_a_good_photo_names_the_views_alone(quick):
+def test_a_figure_of_a_good_photo_has_only_view_names(quick):
     quick.index = GOOD
     assert [panel.get_title() for panel in quick.draw().axes] == ["good/000", *NAMES]
 
 
-def test_the_picture_that_stands_in_is_the_same_every_time(comparison):
+def test_the_static_preview_is_deterministic(comparison):
     data, _ = comparison._repr_mimebundle_()
     again, _ = comparison._repr_mimebundle_()
     assert set(data) == {"application/vnd.jupyter.widget-view+json", "image/png", "text/plain"}
@@ -475,7 +475,7 @@ def test_the_picture_that_stands_in_is_the_same_every_time(comparison):
     assert (picture.format, picture.width) == ("PNG", 832)
 
 
-def test_a_saved_page_is_small_and_names_no_other_place(comparison, tmp_path):
+def test_a_saved_page_is_small_and_self_contained(comparison, tmp_path):
     comparison.finish()
     comparison.save_html(tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
@@ -491,31 +491,31 @@ def test_the_pages_code_is_one_module_without_imports():
     assert len(names) == len(set(names)) > 20
 
 
-# ---- mistakes --------------------------------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------------------------------
 
 MISTAKES = [
-    ("views", ["layer1"], "Side by side fit 2 to 6 views, but 1 came"),
-    ("views", [{"k": 1, "name": f"{place}"} for place in range(7)], "Side by side fit 2 to 6 views, but 7 came"),
-    ("views", ["layer1", None, "layer1"], "Each view is shown once, but 'layer1' came twice. Give one another name="),
-    ("views", [{"k": 1, "name": "few"}, {"k": 2, "name": "few"}], "Each view is shown once, but 'few' came twice"),
-    ("views", ["layer1", "layer9"], "A layer must be one of 'layer1', 'layer2', 'layer3'; got 'layer9'."),
+    ("views", ["layer1"], "views must contain 2 to 6 views; got 1."),
+    ("views", [{"k": 1, "name": f"{place}"} for place in range(7)], "views must contain 2 to 6 views; got 7."),
+    ("views", ["layer1", None, "layer1"], "Views must have distinct names; got 'layer1' twice. Rename one with name=."),
+    ("views", [{"k": 1, "name": "few"}, {"k": 2, "name": "few"}], "Views must have distinct names; got 'few' twice"),
+    ("views", ["layer1", "layer9"], "A layer must be one of 'layer1', 'layer2', 'layer3'; got 'layer9'"),
     ("views", ["layer1", {"kapa": 2}], "Did you mean 'kappa'"),
-    ("views", ["layer1", {"k": 0}], "k must be a whole number of at least 1; got 0."),
+    ("views", ["layer1", {"k": 0}], "k must be a whole number of at least 1; got 0"),
     ("views", ["layer1", {"layers": "layer2", "weights": "equal"}], "weights applies to several layers"),
-    ("views", "layer1", "views is a list, such as ['layer1', 'layer2'], but 'layer1' came"),
-    ("views", {"k": 3}, "views is a list, such as ['layer1', 'layer2'], but {'k': 3} came"),
-    ("views", 5, "views is a list, such as ['layer1', 'layer2'], but 5 came"),
+    ("views", "layer1", "views must be a list, such as ['layer1', 'layer2']; got 'layer1'."),
+    ("views", {"k": 3}, "views must be a list, such as ['layer1', 'layer2']; got {'k': 3}."),
+    ("views", 5, "views must be a list, such as ['layer1', 'layer2']; got 5."),
     ("views", ["layer1", 5], "A view must be a layer, a list of layers, a mapping or a fitted SPADE; got 5"),
     ("views", ["layer1", {"base": 1}], "base must be the number of a fitted SPADE, from 0 to 0; got 1"),
-    ("difference", [1, 1], "A difference is of two views, but the same one came twice"),
-    ("difference", [0, 4], "A view must be the number of a view, from 0 to 3; got 4."),
-    ("difference", [0], "A difference is of two views"),
-    ("index", 48, "index must be the number of a photo, from 0 to 47; got 48."),
-    ("index", -1, "index must be a whole number of at least 0; got -1."),
-    ("scale", "two", "scale must be one of 'own', 'one'; got 'two'."),
-    ("probe", [0, 64], "0 <= row < 64, 0 <= col < 64, but (0, 64) came"),
-    ("probe", 5, "The probe is a place (row, col) of the map, but 5 came"),
-    ("probe", [1, 2, 3], "The probe is a place (row, col) of the map, but [1, 2, 3] came"),
+    ("difference", [1, 1], "difference must be two different views; got 1 twice"),
+    ("difference", [0, 4], "difference must be the number of a view, from 0 to 3; got 4"),
+    ("difference", [0], "difference must be two views, such as (0, 1), or None; got [0]."),
+    ("index", 48, "index must be the number of a photo, from 0 to 47; got 48"),
+    ("index", -1, "index must be a whole number of at least 0; got -1"),
+    ("scale", "two", "scale must be one of 'own', 'one'; got 'two'"),
+    ("probe", [0, 64], "0 <= row < 64 and 0 <= col < 64; got (0, 64)."),
+    ("probe", 5, "probe must be a pixel (row, col) of the map; got 5."),
+    ("probe", [1, 2, 3], "probe must be a pixel (row, col) of the map; got [1, 2, 3]."),
 ]
 
 
@@ -525,7 +525,7 @@ def state(comparison):
 
 
 @pytest.mark.parametrize(("name", "value", "sentence"), MISTAKES)
-def test_a_mistake_is_a_sentence_and_changes_nothing(quick, name, value, sentence):
+def test_an_invalid_value_raises_an_error_and_changes_nothing(quick, name, value, sentence):
     quick.difference = (0, 3)
     before = state(quick)
     with pytest.raises(ValueError, match=re.escape(sentence)):
@@ -536,7 +536,7 @@ def test_a_mistake_is_a_sentence_and_changes_nothing(quick, name, value, sentenc
 
 
 @pytest.mark.parametrize(("name", "value", "sentence"), MISTAKES)
-def test_a_mistake_from_the_page_is_told_there_and_rolled_back(quick, name, value, sentence):
+def test_an_error_from_the_page_is_shown_there_and_rolled_back(quick, name, value, sentence):
     quick.difference = (0, 3)
     before = state(quick)
     quick.set_state({"scale": "one", "pinned": not quick.pinned} | {name: value})
@@ -546,25 +546,25 @@ def test_a_mistake_from_the_page_is_told_there_and_rolled_back(quick, name, valu
     assert (quick.scale, quick.problem) == ("one", "")
 
 
-def test_a_fit_that_was_not_fitted_is_refused(quick, quick_spade):
+def test_an_unfitted_spade_is_rejected(quick, quick_spade):
     with pytest.raises(ValueError, match=r"This SPADE has no normal images yet.*Call spade\.fit"):
         quick.views = ["layer1", SPADE(quick_spade.backbone)]
     assert list(quick.maps) == NAMES
 
 
-def test_a_fit_that_came_beside_a_mistake_leaves_nothing_behind(quick, quick_spade, demo):
+def test_a_fit_passed_along_with_an_error_is_not_kept(quick, quick_spade, demo):
     with pytest.raises(ValueError, match="got 'layer9'"):
         quick.views = [SPADE(quick_spade.backbone, k=1).fit(demo.train[4:6]), "layer9"]
     quick.views = ["layer1", {"k": 1}]
     assert list(quick.maps) == ["layer1", "all layers, K=1"]  # not "layer1, fit 1"
 
 
-def test_a_message_that_nobody_knows_is_told(quick):
+def test_an_unknown_message_is_an_error(quick):
     quick._on_message(None, {"kind": "normals", "images": [99]}, [])
     assert quick.problem == "index must be the number of a training image, from 0 to 3; got 99."
     quick._on_message(None, {"kind": "normal"}, [])
     assert "Did you mean 'normals'?" in quick.problem
-    quick._on_message(None, {"kind": "normals"}, [])  # nobody's mistake but ours
+    quick._on_message(None, {"kind": "normals"}, [])  # a bug of the page, not a user error
     assert quick.problem == "KeyError: 'images'"
 
 
@@ -581,15 +581,15 @@ def test_a_sample_whose_mask_lies_outside_the_crop_is_not_ranked(quick_spade, de
 
 @pytest.fixture
 def restless():
-    """Threads take turns often, so that what must not come between two steps does."""
+    """Switch threads often, to provoke race conditions."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     yield
     sys.setswitchinterval(before)
 
 
-def test_a_notebooks_cells_and_its_page_may_speak_at_once(quick, restless):
-    """Messages of a page come in a thread of their own."""
+def test_cells_and_the_page_may_send_changes_at_the_same_time(quick, restless):
+    """Page messages arrive in a separate thread."""
     wanted = [[*quick.views[:2], {"k": 1 + step % 2, "kappa": 1 + step // 2}] for step in range(30)]
     page = Thread(target=lambda: [quick.set_state({"views": views}) for views in wanted])
     page.start()

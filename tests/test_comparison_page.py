@@ -1,4 +1,4 @@
-"""Views side by side in a real browser: every control as a hand uses it, and what is shown against what Python says."""
+"""Views side by side in a real browser: every control, with the display checked against Python."""
 
 import re
 import time
@@ -21,11 +21,11 @@ import spade_kit
 parts = spade_kit.load_dataset("demo")
 spade = spade_kit.SPADE.load("fitted")
 c = spade_kit.compare_layers(spade, parts)
-d = spade_kit.compare_layers(spade, parts.test[24], [None, "layer1"])  # to which another fit comes
+d = spade_kit.compare_layers(spade, parts.test[24], [None, "layer1"])  # gets another fit later
 start = c.views
 def reset(index):
     c.views, c.scale, c.difference, c.index, c.pinned, c.problem = start, "own", None, index, False, ""
-    c.send({"kind": "here"})  # a page that has given up waiting hears again
+    c.send({"kind": "here"})  # reconnects a page that has given up waiting
     c.finish()
 """
 CELLS = (START, "c", "d")
@@ -42,19 +42,19 @@ FIGURES = ".sk-compared > figure"
 
 
 class Compared(Shown):
-    """Views as a hand and an eye have them; the stages are the photo, the views, and the difference if it is shown."""
+    """A user's access to the page; the stages are the photo, the views, and the difference if shown."""
 
     def view(self, at: int):
         return self.stages.nth(at + 1)
 
     @property
     def names(self) -> list[str]:
-        """Of the views, as their titles have them."""
+        """The titles of the views."""
         return self.root.locator(f"{FIGURES}:has(.sk-badge) .sk-title").all_inner_texts()
 
     @property
     def words(self) -> list[str]:
-        """Below each view."""
+        """The text below each view."""
         return self.root.locator(f"{FIGURES} div.sk-found-here p").all_inner_texts()
 
     @property
@@ -63,23 +63,23 @@ class Compared(Shown):
 
     @property
     def colours(self):
-        """What the colours mean, in words."""
+        """The description of the colour scale."""
         return self.root.locator(".sk-remark", has_text="Colours: ")
 
     @property
     def place(self) -> str:
-        """As it stands below the photo."""
+        """The text below the photo."""
         return self.root.locator("p.sk-found-here").first.inner_text()
 
     def until(self, read: Callable, value, seconds: float = 20) -> None:
-        """What Python tells the page takes its time."""
+        """Wait for an update from Python."""
         end = time.monotonic() + seconds
         while (now := read()) != value and time.monotonic() < end:
             self.page.wait_for_timeout(50)
         assert now == value
 
     def until_named(self, names: list[str]) -> None:
-        """Until these views are shown, and it is known what is normal under each."""
+        """Wait until these views are shown and their reference levels are final."""
         self.until(lambda: self.names, names)
         self.until(lambda: "still being computed" in self.colours.inner_text(), False)
         self.settle()
@@ -89,13 +89,13 @@ class Compared(Shown):
         self.settle()
 
     def ask_for(self, looks_at: str = "", **typed: str) -> None:
-        """Fill in what another view looks at, and add it."""
-        self.choose("look at", looks_at)
+        """Fill in the form for a new view and add it."""
+        self.choose("layers", looks_at)
         self.choose("weights", typed.pop("weights", ""))
         for name in ("K", "kappa", "radius"):
             self.root.get_by_label(name, exact=True).fill(typed.pop(name, ""))
         assert not typed
-        self.press("add this view")
+        self.press("add view")
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def shown(notebook):
 
 @pytest.fixture(scope="module")
 def python(spade, demo):
-    """The same in Python, without a page."""
+    """The same comparison in Python, without a page."""
     comparison = spade_kit.compare_layers(spade, demo)
     comparison.index = SCRATCH
     comparison.finish()
@@ -119,7 +119,7 @@ def python(spade, demo):
 
 @pytest.fixture(scope="module")
 def levels(left_out):
-    """What 99 % of the pixels of normal photos stay below under each view, each photo against the others."""
+    """The reference level of each view: the 99th percentile of normal pixels, leave-one-out."""
     return [float(np.percentile(np.stack(maps), 99)) for maps in zip(*map(maps_of, left_out))]
 
 
@@ -128,7 +128,7 @@ def maps_of(result) -> list[np.ndarray]:
 
 
 def place_in(table: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """Which of the 256 colours of a table each pixel has."""
+    """The index of each pixel's colour in a table of 256."""
     colours, which = np.unique(pixels[..., :3].reshape(-1, 3), axis=0, return_inverse=True)
     return np.abs(colours[:, None].astype(int) - table).sum(-1).argmin(-1)[which].reshape(pixels.shape[:2])
 
@@ -141,12 +141,12 @@ def assert_shows(shown: Compared, stage, values: np.ndarray, end: float, table: 
 
 
 def assert_says(shown: Compared, python, place: tuple[int, int]) -> None:
-    """Below each view stands what Python finds at a place."""
+    """The text below each view equals Python's match at a pixel."""
     python.probe = place
     told = python.readout()
     assert len(shown.words) == len(told)
     for words, (_, found) in zip(shown.words, told.iterrows()):
-        form = r"normal (\d+) \((\d+), (\d+)\)\ndistance (\d+\.\d\d)\nmap (\d+\.\d\d) \xd7 normal"
+        form = r"normal (\d+) \((\d+), (\d+)\)\ndistance (\d+\.\d\d)\nmap (\d+\.\d\d) \xd7 reference"
         *match, distance, times = re.fullmatch(form, words).groups()
         assert [int(number) for number in match] == [found.normal, found.row, found.col]
         assert float(distance) == pytest.approx(found.distance, abs=0.0056)  # both are rounded
@@ -154,7 +154,7 @@ def assert_says(shown: Compared, python, place: tuple[int, int]) -> None:
 
 
 def assert_patch(shown: Compared, at: int, crop: np.ndarray, place: tuple[int, int]) -> None:
-    """Beside the words of a view: ten cells of its grid across, around a place of a normal crop; beyond it is grey."""
+    """The close-up of a view: ten cells of its grid around a pixel of a normal crop; grey outside the crop."""
     side = 10 * 224 // (56, 28, 14, 56)[at]
     rows, cols = (np.floor(middle + 0.5 + side * ((np.arange(120) + 0.5) / 120 - 0.5)).astype(int) for middle in place)
     inside = [(axis >= 0) & (axis < 224) for axis in (rows, cols)]
@@ -162,13 +162,13 @@ def assert_patch(shown: Compared, at: int, crop: np.ndarray, place: tuple[int, i
     expected[np.ix_(*inside)] = crop[np.ix_(rows[inside[0]], cols[inside[1]])]
     canvas = shown.root.locator(f"{FIGURES} div.sk-found-here canvas").nth(at)
     differs = lambda: np.median(np.abs(read_canvas(canvas)[..., :3] - expected).mean(-1))  # noqa: E731
-    shown.until(lambda: differs() < 5, True)  # crops come when they are first wanted
+    shown.until(lambda: differs() < 5, True)  # crops are loaded on first use
 
 
 # ---- pointing --------------------------------------------------------------------------------------------------------
 
 
-def test_rings_are_in_all_panes_at_the_place_and_the_words_are_pythons(notebook, shown, python):
+def test_rings_mark_the_place_in_all_panes_and_texts_equal_pythons(notebook, shown, python):
     shown.press("difference")
     panes = shown.stages.all()
     assert len(panes) == 6  # the photo, four views, the difference
@@ -178,41 +178,41 @@ def test_rings_are_in_all_panes_at_the_place_and_the_words_are_pythons(notebook,
         assert [shown.ring(each) for each in panes] == [place] * 6
         assert [shown.ring(each, "pinned") for each in panes] == [None] * 6
         assert_says(shown, python, place)
-        assert shown.place == f"place ({place[0]}, {place[1]})"
+        assert shown.place == f"probe ({place[0]}, {place[1]})"
 
 
-def test_who_cannot_see_is_told_the_place_and_every_view(notebook, shown, python):
+def test_screen_readers_hear_the_place_and_every_view(notebook, shown, python):
     shown.hover(shown.view(1), 100, 61)
     shown.root.locator(".sk-live", has_text="(100, 61): layer1 ").wait_for(timeout=2000)
     python.probe = (100, 61)
     heard = shown.root.locator(".sk-live").inner_text().removeprefix("(100, 61): ").split("; ")
     for said, (name, found) in zip(heard, python.readout().iterrows()):
-        called, times, normal = re.fullmatch(r"(.+) (\d+\.\d\d) times normal, normal (\d+)", said).groups()
+        called, times, normal = re.fullmatch(r"(.+) (\d+\.\d\d) times the reference level, normal (\d+)", said).groups()
         assert (called, int(normal)) == (name, found.normal)
         assert float(times) == pytest.approx(found["of normal"], abs=0.011)
 
 
-def test_patches_show_the_normal_pixel_that_each_view_found(notebook, shown, python, spade):
+def test_close_ups_show_the_match_of_each_view(notebook, shown, python, spade):
     shown.hover(shown.photo, 60, 160)
     python.probe = (60, 160)
     for at, found in enumerate(python.readout().itertuples()):
         assert_patch(shown, at, spade.normal_image(found.normal), (found.row, found.col))
 
 
-def test_a_click_pins_a_second_one_frees_and_escape_frees(notebook, shown, python):
+def test_a_click_pins_a_second_click_and_escape_unpin(notebook, shown, python):
     pin = lambda: [shown.ring(stage, "pinned") for stage in shown.stages.all()]  # noqa: E731
     shown.click(shown.view(2), 40, 50)
     assert pin() == [(40, 50)] * 5
     notebook.until("[c.probe, c.pinned]", [[40, 50], True])
-    shown.hover(shown.view(0), 150, 120)  # another place is looked at, the pin stays
+    shown.hover(shown.view(0), 150, 120)  # hovering elsewhere keeps the pin
     assert pin() == [(40, 50)] * 5
     assert shown.ring(shown.view(3)) == (150, 120)
     assert_says(shown, python, (150, 120))
     shown.page.mouse.move(0, 0)
     assert shown.ring(shown.view(3)) is None
     assert_says(shown, python, (40, 50))
-    assert shown.place == "place (40, 50), pinned"
-    shown.click(shown.photo, 41, 50)  # the same place, as a hand hits it
+    assert shown.place == "probe (40, 50), pinned"
+    shown.click(shown.photo, 41, 50)  # the same place, off by one pixel
     assert pin() == [None] * 5
     notebook.until("c.pinned", False)
     shown.click(shown.photo, 90, 20)
@@ -222,7 +222,7 @@ def test_a_click_pins_a_second_one_frees_and_escape_frees(notebook, shown, pytho
     notebook.until("c.pinned", False)
 
 
-def test_what_is_pointed_at_stays_when_the_pointer_leaves(notebook, shown):
+def test_the_hovered_place_stays_when_the_pointer_leaves(notebook, shown):
     shown.hover(shown.view(0), 77, 33)
     shown.page.mouse.move(0, 0)
     assert shown.ring(shown.view(3)) == (77, 33)
@@ -295,8 +295,8 @@ def test_the_truth_is_outlined_in_every_view(notebook, shown, result):
 # ---- colours ---------------------------------------------------------------------------------------------------------
 
 
-def test_colours_end_where_the_buttons_say(notebook, shown, result, levels):
-    own, one = (shown.root.get_by_role("button", name=name) for name in ("each its own", "one for all"))
+def test_the_colour_scale_follows_its_buttons(notebook, shown, result, levels):
+    own, one = (shown.root.get_by_role("button", name=name) for name in ("per view", "shared"))
 
     def assert_all(ends: list[float]) -> None:
         for at, (seen, end) in enumerate(zip(maps_of(result), ends)):
@@ -308,7 +308,7 @@ def test_colours_end_where_the_buttons_say(notebook, shown, result, levels):
     one.click()
     assert_all([2 * max(levels)] * 4)
     assert [own.get_attribute("aria-pressed"), one.get_attribute("aria-pressed")] == ["false", "true"]
-    assert f"all from 0 to {2 * max(levels):.1f}, raw distance" in shown.colours.inner_text()
+    assert f"0 to {2 * max(levels):.1f} for all views (raw distance)" in shown.colours.inner_text()
     notebook.until("c.scale", "one")
     own.click()
     assert_all([2 * level for level in levels])
@@ -331,7 +331,7 @@ def test_a_difference_is_orange_where_the_first_is_larger_and_violet_elsewhere(n
             *(str(first), str(second))
         ]
         said = shown.root.locator("p", has_text="Orange: ").inner_text()
-        assert said.startswith(f"Orange: stranger to {NAMES[first]}; violet: stranger to {NAMES[second]}.")
+        assert said.startswith(f"Orange: higher in {NAMES[first]}; violet: higher in {NAMES[second]}.")
 
     button.click()
     notebook.until("c.difference", [0, 3])
@@ -343,16 +343,16 @@ def test_a_difference_is_orange_where_the_first_is_larger_and_violet_elsewhere(n
     shown.choose("minus", "0")
     notebook.until("c.difference", [2, 0])
     assert_subtracts(2, 0, levels, 1)
-    shown.press("one for all")  # raw distances, to half of where the views' own colours end
+    shown.press("shared")  # raw distances, up to half the end of the shared scale
     assert_subtracts(2, 0, [1] * 4, max(levels))
-    shown.choose("minus", "2")  # of a view with itself nothing would be left: another one is taken
+    shown.choose("minus", "2")  # a view minus itself would be empty: another view is chosen
     notebook.until("c.difference", [2, 3])
     button.click()
     notebook.until("c.difference", None)
     assert shown.stages.count() == 5
 
 
-def test_the_two_views_of_a_difference_are_picked_by_keys_one_after_another(notebook, shown):
+def test_the_views_of_a_difference_can_be_changed_by_keys(notebook, shown):
     shown.press("difference")
     first = shown.root.get_by_label("show", exact=True)
     first.focus()
@@ -363,12 +363,12 @@ def test_the_two_views_of_a_difference_are_picked_by_keys_one_after_another(note
     notebook.until("c.difference", [2, 3])
 
 
-# ---- views come and go -----------------------------------------------------------------------------------------------
+# ---- adding and removing views ---------------------------------------------------------------------------------------
 
 
-def test_a_view_is_taken_away_down_to_two(notebook, shown, result, levels):
+def test_views_can_be_removed_down_to_two(notebook, shown, result, levels):
     shown.press("difference")
-    away = lambda at: shown.root.get_by_role("button", name=f"take view {at} away")  # noqa: E731
+    away = lambda at: shown.root.get_by_role("button", name=f"remove view {at}")  # noqa: E731
     away(2).click()
     shown.until_named(["layer1", "layer3", "all layers"])
     notebook.until("[[view['name'] for view in c.views], c.difference]", [["layer1", "layer3", "all layers"], None])
@@ -391,9 +391,7 @@ def test_a_view_is_taken_away_down_to_two(notebook, shown, result, levels):
         ("layer2", {"radius": "0"}, "layer2, radius 0", {"radius": 0}),
     ],
 )
-def test_a_view_is_added_with_all_that_can_be_said_of_it(
-    notebook, shown, spade, scratched, looks_at, typed, name, options
-):
+def test_a_view_can_be_added_with_every_option(notebook, shown, spade, scratched, looks_at, typed, name, options):
     shown.ask_for(looks_at, **typed)
     shown.until_named([*NAMES, name])
     if looks_at == "layer1,layer3":
@@ -407,22 +405,22 @@ def test_a_view_is_added_with_all_that_can_be_said_of_it(
     assert shown.ring(shown.view(4)) == (60, 60)
 
 
-def test_weights_can_be_left_out(notebook, shown):
+def test_weights_can_be_none(notebook, shown):
     shown.ask_for("", weights="none")
     notebook.until("c.views[-1]", {"base": 0, "layers": None, "weights": None, "name": "all layers, weights none"})
 
 
-def test_what_can_be_looked_at_is_every_choice_of_layers(notebook, shown):
-    offered = shown.root.get_by_label("look at", exact=True).locator("option").all_inner_texts()
+def test_every_combination_of_layers_is_offered(notebook, shown):
+    offered = shown.root.get_by_label("layers", exact=True).locator("option").all_inner_texts()
     pairs = ["layer1 + layer2", "layer1 + layer3", "layer2 + layer3"]
     assert offered[0] == "all layers"
     assert sorted(offered[1:4]) == NAMES[:3]
     assert sorted(offered[4:]) == pairs
 
 
-def test_six_views_are_as_many_as_fit(notebook, shown):
-    add = shown.root.get_by_role("button", name="add this view")
-    full = shown.root.get_by_text("6 views are as many as fit: take one away first.")
+def test_there_are_at_most_six_views(notebook, shown):
+    add = shown.root.get_by_role("button", name="add view")
+    full = shown.root.get_by_text("At most 6 views fit: remove one first.")
     for k in (1, 2):
         assert not full.is_visible()
         shown.ask_for("", K=f"{k}")
@@ -431,13 +429,13 @@ def test_six_views_are_as_many_as_fit(notebook, shown):
     assert full.is_visible()
     shown.hover(shown.view(5), 100, 61)
     assert [shown.ring(stage) for stage in shown.stages.all()] == [(100, 61)] * 7
-    shown.root.get_by_role("button", name="take view 5 away").click()
+    shown.root.get_by_role("button", name="remove view 5").click()
     shown.until_named([*NAMES, "all layers, K=2"])
     assert add.is_enabled()
     assert not full.is_visible()
 
 
-def test_what_python_refuses_is_told_and_nothing_changes(notebook, shown):
+def test_an_invalid_view_shows_an_error_and_changes_nothing(notebook, shown):
     alert = shown.root.get_by_role("alert")
     shown.ask_for("", K="0")
     alert.get_by_text("k must be a whole number of at least 1; got 0.").wait_for(timeout=5000)
@@ -456,16 +454,16 @@ def test_what_python_refuses_is_told_and_nothing_changes(notebook, shown):
     assert alert.count() == 0
 
 
-def test_the_same_mistake_twice_is_told_twice(notebook, shown):
+def test_a_repeated_error_is_shown_again(notebook, shown):
     alert = shown.root.get_by_role("alert").get_by_text("k must be a whole number of at least 1; got 0.")
     for _ in range(2):
         shown.ask_for("", K="0")
         alert.wait_for(timeout=4000)
         shown.root.locator(":scope[aria-busy=false]").wait_for(timeout=1000)
-        assert shown.root.get_by_role("button", name="add this view").is_enabled()
+        assert shown.root.get_by_role("button", name="add view").is_enabled()
 
 
-def test_a_page_that_has_given_up_waiting_hears_python_when_it_answers(notebook, shown):
+def test_a_disconnected_page_reconnects_when_python_replies(notebook, shown):
     hasty = """() => {
         const later = window.setTimeout;
         window.setTimeout = (act, ms, ...more) => later(act, ms === 5000 ? 200 : ms, ...more);
@@ -475,7 +473,7 @@ def test_a_page_that_has_given_up_waiting_hears_python_when_it_answers(notebook,
     shown.page.evaluate(hasty)
     shown.page.evaluate(busy, LATE)
     shown.press("next photo")
-    alert = shown.root.get_by_role("alert").get_by_text("Python does not answer.")
+    alert = shown.root.get_by_role("alert").get_by_text("No kernel connected.")
     alert.wait_for(timeout=5000)
     assert shown.root.get_by_role("button", name="next photo").is_disabled()
     shown.page.evaluate("slowly()")
@@ -484,21 +482,21 @@ def test_a_page_that_has_given_up_waiting_hears_python_when_it_answers(notebook,
     assert shown.root.get_by_role("button", name="next photo").is_enabled()
 
 
-def test_another_fit_that_python_sets_can_be_looked_through(notebook):
+def test_another_fit_set_by_python_can_be_used(notebook):
     notebook.execute("d.views = [None, spade_kit.SPADE(k=2).fit(parts.train[20:22])]; d.finish()")
     shown = Compared(notebook.page, 1)
     shown.until_named(["all layers, fit 1", "all layers, fit 2"])
-    fits = shown.root.get_by_label("of", exact=True).locator("option").all_inner_texts()
+    fits = shown.root.get_by_label("fit", exact=True).locator("option").all_inner_texts()
     assert fits == ["efficientnet_lite0, 12 normal photos", "efficientnet_lite0, 2 normal photos"]
-    shown.choose("of", "1")
+    shown.choose("fit", "1")
     shown.ask_for("layer2")
     shown.until_named(["all layers, fit 1", "all layers, fit 2", "layer2, fit 2"])
 
 
-# ---- which sees best -------------------------------------------------------------------------------------------------
+# ---- ranking ---------------------------------------------------------------------------------------------------------
 
 
-def test_badges_and_a_sentence_say_which_view_sees_best(notebook, shown, spade, demo, result):
+def test_badges_and_a_sentence_rank_the_views(notebook, shown, spade, demo, result):
     results = [spade.predict(sample) for sample in demo.test if sample.label == "scratch"]
     masks = np.stack([one.mask for one in results])
     here = [aupro(seen[None], result.mask[None]) for seen in maps_of(result)]
@@ -511,7 +509,7 @@ def test_badges_and_a_sentence_say_which_view_sees_best(notebook, shown, spade, 
     assert best == [NAMES[order[0]]]
     shown.until(lambda: "Over 6 photos with scratch: " in shown.answer, True)
     told, more = (
-        shown.answer.removeprefix("Sees this scratch best: ").rstrip(".").split(". Over 6 photos with scratch: ")
+        shown.answer.removeprefix("Best view of this scratch: ").rstrip(".").split(". Over 6 photos with scratch: ")
     )
     told = [re.fullmatch(r"(.+) \(AUPRO (\d\.\d{3})\)", one).groups() for one in told.split(", then ")]
     more = [re.fullmatch(r"(.+) (\d\.\d{3})", one).groups() for one in more.split(", ")]
@@ -523,16 +521,16 @@ def test_badges_and_a_sentence_say_which_view_sees_best(notebook, shown, spade, 
 def test_on_a_good_photo_nothing_is_ranked(notebook, shown):
     notebook.execute(f"c.index = {GOOD}")
     shown.until_photo(GOOD)
-    assert shown.answer == "A good photo: nothing should be found, so that views are not ranked."
+    assert shown.answer == "Good photo without a defect, so views are not ranked."
     assert shown.root.locator(f"{FIGURES} .sk-badge").all_inner_texts() == [""] * 4
     assert shown.root.locator(f"{FIGURES}.best").count() == 0
     assert shown.photo.locator(".sk-truth .ink").get_attribute("d") == ""
 
 
-# ---- to take away ----------------------------------------------------------------------------------------------------
+# ---- export ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_picture_for_slides_and_a_page_are_handed_over(notebook, shown, tmp_path):
+def test_a_picture_for_slides_and_a_page_can_be_downloaded(notebook, shown, tmp_path):
     with shown.page.expect_download() as png:
         shown.press("PNG")
     assert png.value.suggested_filename == "scratch-000-compared.png"
@@ -556,7 +554,7 @@ def saved(python, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def crowded(spade, scratched, tmp_path_factory):
-    """As much as fits, six views with long names and a difference, and not all known yet."""
+    """The fullest page: six views with long names and a difference, some levels still estimated."""
     layers = ("layer1", ("layer1", "layer2"), ("layer2", "layer3"), None)
     more = [{"kappa": 3, "radius": 12, "weights": "equal", "combine": "ensemble"}, {"name": "without_a_place_to_break"}]
     comparison = spade_kit.compare_layers(spade, scratched, [*layers, *more])
@@ -568,12 +566,12 @@ def crowded(spade, scratched, tmp_path_factory):
 
 @pytest.fixture
 def offline(browser, saved):
-    """The saved page with the network cut, and what it asked for."""
+    """The saved page without a network, and its requests."""
     with open_offline(browser, saved) as page:
         yield page
 
 
-def test_a_saved_page_answers_offline(offline, python, result, levels):
+def test_a_saved_page_works_offline(offline, python, result, levels):
     shown = Compared(offline)
     assert shown.names == NAMES
     for stage, place in zip(shown.stages.all(), [(30, 200), (100, 61), (218, 130), (112, 112), (7, 7)]):
@@ -591,16 +589,16 @@ def test_a_saved_page_answers_offline(offline, python, result, levels):
     maps = maps_of(result)
     for at, (seen, level) in enumerate(zip(maps, levels)):
         assert_shows(shown, shown.view(at), seen, 2 * level)
-    shown.press("one for all")
+    shown.press("shared")
     assert_shows(shown, shown.view(0), maps[0], 2 * max(levels))
-    shown.press("each its own")
+    shown.press("per view")
     shown.press("difference")
     shown.choose("minus", "1")
     values = maps[0] / levels[0] - maps[1] / levels[1]
     assert_shows(shown, shown.stages.nth(5), values + 1, 2, SIGNED)
-    assert "Sees this scratch best: " in shown.answer
+    assert "Best view of this scratch: " in shown.answer
     assert "Over 6 photos with scratch: " in shown.answer
-    for name in ("add this view", "take view 1 away", "save page", "PNG"):
+    for name in ("add view", "remove view 1", "save page", "PNG"):
         assert shown.root.get_by_role("button", name=name, exact=True).is_disabled()
     shown.page.keyboard.press("]")  # there is no other photo
     shown.settle()
@@ -616,14 +614,14 @@ def test_a_saved_page_shows_the_normal_pixels_too(offline, python, spade):
         assert_patch(shown, at, spade.normal_image(found.normal), (found.row, found.col))
 
 
-def test_a_saved_page_opens_as_it_was_left(browser, crowded, spade, scratched):
+def test_a_saved_page_opens_in_its_saved_state(browser, crowded, spade, scratched):
     page = browser.new_page()
     page.goto(crowded.as_uri())
     shown = Compared(page)
     assert shown.stages.count() == 8
     assert [shown.ring(each, "pinned") for each in shown.stages.all()] == [(100, 61)] * 8
     pressed = shown.root.locator("button[aria-pressed=true]").all_inner_texts()
-    assert pressed == ["one for all", "difference"]
+    assert pressed == ["shared", "difference"]
     assert [shown.root.get_by_label(name, exact=True).input_value() for name in ("show", "minus")] == ["1", "2"]
     first, second = (spade.with_options(weights={layer: 0}).predict(scratched) for layer in ("layer3", "layer1"))
     values = first.anomaly_map - second.anomaly_map
@@ -636,18 +634,18 @@ def test_a_saved_page_opens_as_it_was_left(browser, crowded, spade, scratched):
     page.close()
 
 
-def test_a_saved_page_does_not_promise_what_nobody_will_compute(browser, crowded):
+def test_a_saved_page_does_not_announce_pending_work(browser, crowded):
     page = browser.new_page()
     page.goto(crowded.as_uri())
     assert "still being computed" not in Compared(page).colours.inner_text()
     page.close()
 
 
-# ---- for all ---------------------------------------------------------------------------------------------------------
+# ---- accessibility and layout ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_stands_in_the_way_of_a_screen_reader(browser, saved, scheme):
+def test_there_are_no_serious_accessibility_violations(browser, saved, scheme):
     page = browser.new_page(color_scheme=scheme)
     page.goto(saved.as_uri())
     shown = Compared(page)
@@ -660,7 +658,7 @@ def test_nothing_stands_in_the_way_of_a_screen_reader(browser, saved, scheme):
     page.close()
 
 
-def test_in_both_themes_of_jupyterlab_nothing_stands_in_the_way_either(notebook, shown):
+def test_there_are_no_serious_accessibility_violations_in_both_jupyterlab_themes(notebook, shown):
     shown.press("difference")
     shown.ask_for("", K="0")
     shown.root.get_by_role("alert").wait_for()
@@ -691,6 +689,6 @@ def test_nothing_is_cut_off_at_any_width(browser, crowded, width):
     )
     assert beyond == []
     sides = [stage.bounding_box() for stage in shown.stages.all()]
-    assert min(box["width"] for box in sides) > 120  # large enough to see something
+    assert min(box["width"] for box in sides) > 120  # large enough to be useful
     assert max(abs(box["width"] - box["height"]) for box in sides) < 1
     page.close()

@@ -1,4 +1,4 @@
-"""What was fitted, corrected by hand in the explorer: as a refit would, and back."""
+"""Manual corrections in the explorer: equal to a refit, and undoable."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def good_photo(demo) -> int:
     return next(index for index, sample in enumerate(demo.test) if sample.label == "good")
 
 
-def test_what_is_called_normal_is_fitted_as_a_refit_would(explorer, spade, demo):
+def test_adding_a_normal_photo_equals_a_refit(explorer, spade, demo):
     added, other = good_photo(demo), good_photo(demo) + 1
     explorer.index = added
     explorer.add()
@@ -28,12 +28,12 @@ def test_what_is_called_normal_is_fitted_as_a_refit_would(explorer, spade, demo)
     assert len(spade) == 12
     assert explorer.gallery == {
         "normals": 13,
-        "corrected": [f"{demo.test[added].label}/{demo.test[added].path.stem} in"],
+        "corrected": [f"{demo.test[added].label}/{demo.test[added].path.stem} added"],
         "undo": True,
     }
 
 
-def test_what_is_not_normal_is_taken_out_as_a_refit_would(explorer, demo):
+def test_removing_a_normal_photo_equals_a_refit(explorer, demo):
     nearest = int(explorer.result.neighbours.index[0])
     explorer.without, explorer.only = [nearest], None
     explorer.remove(nearest)
@@ -41,10 +41,10 @@ def test_what_is_not_normal_is_taken_out_as_a_refit_would(explorer, demo):
     np.testing.assert_array_equal(explorer.result.anomaly_map, anew.predict(demo.test[0]).anomaly_map)
     assert explorer.without == ()
     stem = demo.train[nearest].path.stem
-    assert explorer.gallery["corrected"] == [f"normal {nearest} ({stem}) out"]
+    assert explorer.gallery["corrected"] == [f"normal {nearest} ({stem}) removed"]
 
 
-def test_a_photo_that_is_looked_at_is_not_read_again_for_a_correction(explorer, demo, monkeypatch):
+def test_the_current_photo_is_not_read_again_for_a_correction(explorer, demo, monkeypatch):
     nearest = int(explorer.result.neighbours.index[0])
     monkeypatch.setattr("spade_kit.spade.compute_features", lambda *_: pytest.fail("read again"))
     explorer.remove(nearest)
@@ -53,7 +53,7 @@ def test_a_photo_that_is_looked_at_is_not_read_again_for_a_correction(explorer, 
     assert explorer.result.neighbours.index[0] == nearest
 
 
-def test_a_normal_photo_that_is_looked_at_is_still_left_out_after_a_correction(spade, demo):
+def test_the_current_normal_photo_stays_left_out_after_a_correction(spade, demo):
     explorer = explore(spade, [demo.train[3], demo.test[0]])
     explorer.remove(0)
     anew = SPADE(k=5).fit(demo.train[1:12])
@@ -63,7 +63,7 @@ def test_a_normal_photo_that_is_looked_at_is_still_left_out_after_a_correction(s
     np.testing.assert_array_equal(explorer.result.anomaly_map, anew.predict(demo.train[3]).anomaly_map)
 
 
-def test_undo_gives_back_what_was_step_by_step(explorer, demo):
+def test_undo_restores_each_step(explorer, demo):
     before = explorer.result.anomaly_map
     explorer.remove(0)
     explorer.remove(0)
@@ -73,7 +73,7 @@ def test_undo_gives_back_what_was_step_by_step(explorer, demo):
     explorer.undo()
     np.testing.assert_array_equal(explorer.result.anomaly_map, before)
     assert not explorer.gallery["undo"]
-    with pytest.raises(ValueError, match="no correction left to undo"):
+    with pytest.raises(ValueError, match="no correction to undo"):
         explorer.undo()
 
 
@@ -101,11 +101,11 @@ def test_thresholds_and_scores_are_stale_until_they_are_of_the_corrected_gallery
 def test_scores_of_another_gallery_are_marked(explorer):
     explorer.finish()
     explorer.remove(1)
-    explorer._scores.start(explorer._request_of_all)  # as the background does first
+    explorer._scores.start(explorer._request_of_all)  # the first thing the background does
     assert not any(fresh for _, fresh in explorer._scores.pack())
 
 
-def test_a_photo_taken_out_is_judged_against_all_that_are_left(spade, demo):
+def test_a_removed_photo_is_judged_against_the_remaining_ones(spade, demo):
     explorer = explore(spade)
     explorer.index = 3
     explorer.remove()
@@ -120,7 +120,7 @@ def test_a_photo_taken_out_is_judged_against_all_that_are_left(spade, demo):
     assert len(explorer.spade) == 12
 
 
-def test_a_fitted_photo_that_comes_back_is_left_out_again(demo):
+def test_a_restored_photo_is_left_out_again(demo):
     explorer = explore(SPADE(k=2).fit(demo.train[:2]))
     before = explorer.result.anomaly_map
     explorer.remove()
@@ -156,7 +156,7 @@ def test_k_stays_at_the_end_of_its_slider(demo):
     assert explorer.k == 3
 
 
-def test_the_lines_of_python_correct_as_the_hand_did(explorer, spade, demo):
+def test_the_lines_of_python_reproduce_the_corrections(explorer, spade, demo):
     explorer.index = good_photo(demo)
     explorer.add()
     explorer.remove(2)
@@ -171,14 +171,14 @@ def test_the_lines_of_python_correct_as_the_hand_did(explorer, spade, demo):
 @pytest.mark.parametrize(
     ("act", "sentence"),
     [
-        (lambda explorer: explorer.remove(), "none of the normal photos"),
+        (lambda explorer: explorer.remove(), "is not a normal image"),
         (lambda explorer: explorer.remove(12), "the number of a training image, from 0 to 11"),
-        (lambda explorer: [explorer.add(), explorer.add()], "one of the normal photos already"),
+        (lambda explorer: [explorer.add(), explorer.add()], "is already a normal image"),
         (lambda explorer: [explorer.remove(0) for _ in range(12)], "At least one normal image must remain"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:1 of 13 fitted images are labelled as defects")
-def test_a_mistake_is_a_sentence(explorer, act, sentence):
+def test_invalid_corrections_raise_errors(explorer, act, sentence):
     with pytest.raises(ValueError, match=sentence):
         act(explorer)
 
@@ -193,7 +193,7 @@ def test_a_photo_fitted_as_an_array_cannot_be_fitted_again(demo):
 
 
 @pytest.mark.filterwarnings("ignore:1 of 1 photos")
-def test_a_file_gone_since_is_named_and_nothing_is_lost(spade, demo, tmp_path):
+def test_a_file_that_became_unreadable_is_named_and_nothing_is_lost(spade, demo, tmp_path):
     path = tmp_path / "photo.png"
     path.write_bytes(demo.test[0].path.read_bytes())
     explorer = explore(spade, [path])
@@ -204,7 +204,7 @@ def test_a_file_gone_since_is_named_and_nothing_is_lost(spade, demo, tmp_path):
     assert not explorer.gallery["undo"]
 
 
-def test_a_defect_that_is_called_normal_is_remarked_on_in_the_page(explorer, demo):
+def test_adding_a_labelled_defect_shows_a_warning_in_the_page(explorer, demo):
     explorer.index = next(index for index, sample in enumerate(demo.test) if sample.label == "scratch")
     explorer._on_message(None, {"kind": "add"}, [])
     assert "labelled as defects, such as 'scratch'" in explorer.problem
@@ -212,4 +212,4 @@ def test_a_defect_that_is_called_normal_is_remarked_on_in_the_page(explorer, dem
     explorer._on_message(None, {"kind": "undo"}, [])
     assert explorer.problem == ""
     explorer._on_message(None, {"kind": "undo"}, [])
-    assert "no correction left" in explorer.problem
+    assert "no correction to undo" in explorer.problem

@@ -1,4 +1,4 @@
-"""The explorer's correcting controls in a real browser: as a refit would, said, and taken back."""
+"""The correction controls of the explorer in a real browser: equal to a refit, listed, and undoable."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def reset(explorer=ex):
     explorer.finish()
 """
 CELLS = (START, "ex", "few")
-CHIP, GOOD, FITTED = 0, 2, 12  # a defect, a good photo, and one that was fitted as normal 2
+CHIP, GOOD, FITTED = 0, 2, 12  # a defect, a good photo, and one fitted as normal 2
 STALE = "cards => cards.filter(card => card.classList.contains('stale')).length"
 
 
@@ -36,7 +36,7 @@ def photos(demo):
 
 @pytest.fixture(scope="module")
 def with_good(demo, photos):
-    """As if the good photo had been fitted with the others, as normal 12."""
+    """A refit that includes the good photo as normal 12."""
     return SPADE(k=5).fit([*demo.train[:12], photos[GOOD]])
 
 
@@ -48,7 +48,7 @@ def nearest(spade, photos) -> int:
 
 @pytest.fixture(scope="module")
 def without_nearest(demo, nearest):
-    """As if it had never been fitted."""
+    """A refit without it."""
     return SPADE(k=5).fit([sample for index, sample in enumerate(demo.train[:12]) if index != nearest])
 
 
@@ -71,7 +71,7 @@ def look_at(notebook, shown, index: int) -> None:
 
 
 def corrected(shown) -> str:
-    """The line that tells what was corrected; "" where there is none."""
+    """The line that lists the corrections, or ""."""
     line = shown.root.locator(".sk-corrected")
     return line.locator("span").inner_text() if line.is_visible() else ""
 
@@ -85,13 +85,13 @@ def press_in_head(shown, name: str) -> None:
 
 
 def call_not_normal(shown, rank: int) -> None:
-    """Choose a neighbour, and take it out."""
+    """Select a neighbour and remove it."""
     neighbours(shown).nth(rank).click()
     shown.root.locator(".sk-chosen").get_by_role("button", name="not normal", exact=True).click()
 
 
 def assert_slider_of_k(shown, k: int, normals: int, others: int | None = None) -> None:
-    """How many there are to choose from is one less for a photo that is judged against the others."""
+    """The maximum is one less for a photo that is judged against the others."""
     slider = shown.root.get_by_label("K", exact=True)
     assert (slider.input_value(), slider.get_attribute("max")) == (str(k), str(others or normals))
     assert slider.get_attribute("aria-valuetext") == f"{k} of {normals}"
@@ -100,7 +100,7 @@ def assert_slider_of_k(shown, k: int, normals: int, others: int | None = None) -
 # ---- in and out ------------------------------------------------------------------------------------------------------
 
 
-def test_a_good_photo_is_called_normal_and_taken_back(notebook, shown, spade, photos, with_good):
+def test_a_good_photo_is_added_to_the_normal_ones_and_undone(notebook, shown, spade, photos, with_good):
     look_at(notebook, shown, GOOD)
     before = spade.predict(photos[GOOD])
     name = f"good/{photos[GOOD].path.stem}"
@@ -109,7 +109,7 @@ def test_a_good_photo_is_called_normal_and_taken_back(notebook, shown, spade, ph
     press_in_head(shown, "this is normal")
     notebook.until("len(ex.spade)", 13)
     settle(notebook, shown)
-    assert corrected(shown) == f"13 normal photos now: {name} in"
+    assert corrected(shown) == f"13 normal photos now: {name} added"
     assert_shows(shown, shown.map, with_good.predict_left_out(12).anomaly_map, notebook)
     assert_slider_of_k(shown, 5, 13, others=12)
     assert "normal 12, judged against the others" in shown.photo.locator("xpath=..").inner_text()
@@ -128,30 +128,30 @@ def test_a_good_photo_is_called_normal_and_taken_back(notebook, shown, spade, ph
     assert "judged against the others" not in shown.photo.locator("xpath=..").inner_text()
 
 
-def test_a_photo_that_is_fitted_is_taken_out_and_put_in_again(notebook, shown, demo, photos):
+def test_a_fitted_photo_is_removed_and_added_again(notebook, shown, demo, photos):
     look_at(notebook, shown, FITTED)
     assert "normal 2, judged against the others" in shown.photo.locator("xpath=..").inner_text()
     press_in_head(shown, "not normal")
     notebook.until("len(ex.spade)", 11)
     settle(notebook, shown)
-    assert corrected(shown) == "11 normal photos now: normal 2 (002) out"
+    assert corrected(shown) == "11 normal photos now: normal 2 (002) removed"
     anew = SPADE(k=5).fit([sample for index, sample in enumerate(demo.train[:12]) if index != 2])
     assert_shows(shown, shown.map, anew.predict(photos[FITTED]).anomaly_map, notebook)
     assert_slider_of_k(shown, 5, 11)
     press_in_head(shown, "this is normal")
     notebook.until("len(ex.spade)", 12)
     settle(notebook, shown)
-    assert corrected(shown) == "12 normal photos now: normal 2 (002) out, good/002 in"
+    assert corrected(shown) == "12 normal photos now: normal 2 (002) removed, good/002 added"
     assert shown.root.locator(".sk-head").get_by_role("button", name="not normal").is_visible()
     assert "normal 11, judged against the others" in shown.photo.locator("xpath=..").inner_text()
 
 
-def test_a_chosen_neighbour_is_taken_out(notebook, shown, photos, nearest, without_nearest):
+def test_a_selected_neighbour_is_removed(notebook, shown, photos, nearest, without_nearest):
     call_not_normal(shown, 0)
     notebook.until("len(ex.spade)", 11)
     settle(notebook, shown)
     result = without_nearest.predict(photos[CHIP])
-    assert corrected(shown) == f"11 normal photos now: normal {nearest} ({nearest:03}) out"
+    assert corrected(shown) == f"11 normal photos now: normal {nearest} ({nearest:03}) removed"
     assert_shows(shown, shown.map, result.anomaly_map, notebook)
     assert_slider_of_k(shown, 5, 11)
     for rank, card in enumerate(neighbours(shown).all()):
@@ -159,24 +159,24 @@ def test_a_chosen_neighbour_is_taken_out(notebook, shown, photos, nearest, witho
         told = card.get_attribute("aria-label")
         assert told.startswith(f"neighbour {rank + 1}, normal {index}, distance {distance:.2f}, explains ")
     assert neighbours(shown).count() == 5
-    assert shown.root.locator(".sk-card[aria-pressed=true]").count() == 1  # the photo: no neighbour is chosen now
+    assert shown.root.locator(".sk-card[aria-pressed=true]").count() == 1  # the photo; no neighbour is selected now
     assert not shown.pixels(shown.photo, "veil")[..., 3].any()
 
 
-def test_steps_are_told_and_taken_back_one_after_the_other(notebook, shown, spade, photos, with_good):
+def test_steps_are_listed_and_undone_one_by_one(notebook, shown, spade, photos, with_good):
     look_at(notebook, shown, GOOD)
     press_in_head(shown, "this is normal")
     notebook.until("len(ex.spade)", 13)
     settle(notebook, shown)
-    steps = [f"good/{photos[GOOD].path.stem} in"]
+    steps = [f"good/{photos[GOOD].path.stem} added"]
     for left in (12, 11, 10):
         gone = int(neighbours(shown).first.get_attribute("data-key"))
         stem = notebook.ask(f"ex.spade.gallery.normals[{gone}].sample.path.stem")
         call_not_normal(shown, 0)
         notebook.until("len(ex.spade)", left)
         settle(notebook, shown)
-        steps.append(f"normal {gone} ({stem}) out")
-    assert corrected(shown) == f"10 normal photos now: 1 more, {', '.join(steps[1:])}"
+        steps.append(f"normal {gone} ({stem}) removed")
+    assert corrected(shown) == f"10 normal photos now: 1 earlier, {', '.join(steps[1:])}"
     for left in (11, 12):
         shown.press("undo")
         notebook.until("len(ex.spade)", left)
@@ -194,11 +194,11 @@ def test_steps_are_told_and_taken_back_one_after_the_other(notebook, shown, spad
     assert_shows(shown, shown.map, spade.predict(photos[GOOD]).anomaly_map, notebook)
 
 
-# ---- what follows ----------------------------------------------------------------------------------------------------
+# ---- effects ---------------------------------------------------------------------------------------------------------
 
 
 def read_pictures(cards) -> dict[int, np.ndarray]:
-    """What small cards show, by their number."""
+    """The pictures of cards, by number."""
     drawn = cards.evaluate_all(
         """async cards => Promise.all(cards.map(async card => {
             const image = card.querySelector('img');
@@ -212,13 +212,13 @@ def read_pictures(cards) -> dict[int, np.ndarray]:
 
 
 def which(pixels: np.ndarray, spade) -> int:
-    """The normal photo that looks most like this."""
+    """The normal photo most similar to this picture."""
     side = pixels.shape[:2][::-1]
     pictures = (np.asarray(Image.fromarray(spade.normal_image(at)).resize(side), int) for at in range(len(spade)))
     return int(np.argmin([np.abs(pixels - picture).mean() for picture in pictures]))
 
 
-def test_numbers_stand_for_the_right_pictures_before_after_and_back(
+def test_numbers_match_their_pictures_before_after_and_after_undo(
     notebook, shown, spade, photos, nearest, without_nearest
 ):
     shown.slide("K", 10)
@@ -231,7 +231,7 @@ def test_numbers_stand_for_the_right_pictures_before_after_and_back(
         assert [which(pixels, judge) for pixels in seen.values()] == list(seen)
         for place in ((100, 61), (30, 180), (170, 40)):
             shown.hover(shown.photo, *place)
-            shown.page.wait_for_timeout(250)  # a whole crop comes when it is first wanted
+            shown.page.wait_for_timeout(250)  # a full crop is loaded on first use
             match = result.match(*place)
             assert shown.ring(shown.normal) == (match.row, match.col)
             expected = judge.normal_image(match.image).astype(int)
@@ -251,7 +251,7 @@ def test_threshold_and_scores_are_stale_until_they_are_of_the_corrected_normals(
     notebook, shown, photos, without_nearest
 ):
     strip = shown.root.get_by_label("photos", exact=True).locator(".sk-card")
-    shown.page.wait_for_timeout(400)  # the strip is sorted anew not more often
+    shown.page.wait_for_timeout(400)  # the strip is re-sorted at most this often
     assert strip.evaluate_all(STALE) == 0
     assert shown.root.locator(".sk-bar.stale").count() == 0
     before = notebook.ask("ex.threshold")
@@ -260,8 +260,8 @@ def test_threshold_and_scores_are_stale_until_they_are_of_the_corrected_normals(
         call_not_normal(shown, 0)
         shown.root.locator(".sk-bar.stale").wait_for(timeout=5000)
         shown.root.locator(".sk-score.stale", has_text="so far…").wait_for(timeout=2000)
-        shown.page.wait_for_timeout(400)  # the strip is sorted anew not more often
-        assert strip.evaluate_all(STALE) >= 12  # all but, maybe, what has just been judged
+        shown.page.wait_for_timeout(400)  # the strip is re-sorted at most this often
+        assert strip.evaluate_all(STALE) >= 12  # all except those judged meanwhile
         shown.root.locator(".sk-bar:not(.stale)").wait_for(timeout=20_000)
         shown.page.wait_for_function(
             f"!({STALE})([...document.querySelectorAll('.sk-strip .sk-card')])", timeout=20_000
@@ -275,9 +275,8 @@ def test_threshold_and_scores_are_stale_until_they_are_of_the_corrected_normals(
     assert notebook.ask("ex.threshold") == pytest.approx(threshold, rel=1e-6) != before
     assert f"Anomaly map ≥ {threshold:.2f}" in shown.map.locator("xpath=..").inner_text()
     reached = sum(without_nearest.predict_left_out(at).image_score >= scores[CHIP] for at in range(11))
-    assert shown.root.locator(".sk-score").inner_text() == (
-        f"score {scores[CHIP]:.2f}, " + (f"reached by {reached} of 11 normals" if reached else "above all 11 normals")
-    )
+    rank = f"{reached} of 11 normal photos score at least this" if reached else "above all 11 normal photos"
+    assert shown.root.locator(".sk-score").inner_text() == f"score {scores[CHIP]:.2f}: {rank}"
 
 
 def test_k_at_the_end_of_its_slider_stays_there(notebook, shown):
@@ -294,8 +293,8 @@ def test_k_at_the_end_of_its_slider_stays_there(notebook, shown):
     assert_slider_of_k(shown, 12, 12)
 
 
-def test_k_can_be_raised_where_each_k_is_asked_for(notebook, shown, spade, photos):
-    shown.slide("kappa", 6)  # beyond where the page follows K by itself
+def test_k_can_be_raised_where_each_k_is_requested(notebook, shown, spade, photos):
+    shown.slide("kappa", 6)  # above the limit for following K without the kernel
     notebook.until("ex.kappa", 6)
     settle(notebook, shown)
     assert_slider_of_k(shown, 5, 12)
@@ -316,29 +315,29 @@ def test_the_copied_lines_correct_too(notebook, shown):
     shown.press("copy as Python")
     code = shown.page.evaluate("navigator.clipboard.readText()")
     assert "corrected = spade.with_options()" in code
-    notebook.execute(code)  # as it is, by the names that this notebook has
+    notebook.execute(code)  # unchanged, with this notebook's variable names
     same = "bool((result.anomaly_map == ex.result.anomaly_map).all())"
     assert notebook.ask(f"[len(spade), len(corrected), {same}]") == [12, 11, True]
 
 
-# ---- what is remarked on ---------------------------------------------------------------------------------------------
+# ---- warnings --------------------------------------------------------------------------------------------------------
 
 
-def test_a_defect_that_is_called_normal_is_remarked_on(notebook, shown, photos):
+def test_adding_a_labelled_defect_shows_a_warning(notebook, shown, photos):
     press_in_head(shown, "this is normal")
     notebook.until("len(ex.spade)", 13)
     settle(notebook, shown)
     alert = shown.root.get_by_role("alert")
     alert.filter(has_text="1 of 13 fitted images are labelled as defects, such as 'chip'").wait_for(timeout=2000)
-    assert corrected(shown) == f"13 normal photos now: chip/{photos[CHIP].path.stem} in"
+    assert corrected(shown) == f"13 normal photos now: chip/{photos[CHIP].path.stem} added"
     shown.press("undo")
     notebook.until("len(ex.spade)", 12)
     settle(notebook, shown)
     assert alert.count() == 0
 
 
-def test_to_take_back_what_changes_nothing_here_is_answered_too(notebook, shown, spade, photos, with_good):
-    """Where a page is sent the nearest photos alone, what was put in may not be among them."""
+def test_an_undo_without_visible_effect_gets_a_reply(notebook, shown, spade, photos, with_good):
+    """The page gets only the nearest photos, and the added one may not be among them."""
     elsewhere = next(
         index
         for index, photo in enumerate(photos[:FITTED])
@@ -366,17 +365,17 @@ def test_the_last_normal_photo_cannot_be_removed(notebook, other):
     press_in_head(other, "not normal")
     notebook.until("len(few.spade)", 1)
     settle(notebook, other, "few")
-    assert corrected(other) == "1 normal photos now: normal 0 (000) out"
+    assert corrected(other) == "1 normal photos now: normal 0 (000) removed"
     neighbours(other).first.click()
     actions = other.root.locator(".sk-chosen").get_by_role("button").all_inner_texts()
     assert actions == ["close"]
     alert = other.root.get_by_role("alert")
-    notebook.execute("few._on_message(None, {'kind': 'remove', 'image': 0}, [])")  # as from a page that is behind
+    notebook.execute("few._on_message(None, {'kind': 'remove', 'image': 0}, [])")  # as from an outdated page
     alert.filter(has_text="At least one normal image must remain").wait_for(timeout=2000)
     settle(notebook, other, "few")
     assert notebook.ask("len(few.spade)") == 1
     other.press("close this message")
-    other.press("next photo")  # the one that is left has none to be judged against
+    other.press("next photo")  # the last one has nothing to be judged against
     alert.filter(has_text="needs at least one other normal image").wait_for(timeout=5000)
     settle(notebook, other, "few")
     assert notebook.ask("few.index") == 0
@@ -386,14 +385,14 @@ def test_the_last_normal_photo_cannot_be_removed(notebook, other):
     assert alert.count() == 0
 
 
-def test_of_one_normal_photo_that_is_left_nobody_knows_what_is_normal(notebook, other):
+def test_one_remaining_normal_photo_gives_no_reference_level(notebook, other):
     assert other.root.locator(".sk-bar .level").is_visible()
     press_in_head(other, "not normal")
     notebook.until("len(few.spade)", 1)
     settle(notebook, other, "few")
     assert notebook.ask("few.normals") == {}
     assert not other.root.locator(".sk-bar .level").is_visible()
-    assert "normals" not in other.root.locator(".sk-score").inner_text()
+    assert "normal photos" not in other.root.locator(".sk-score").inner_text()
     other.press("undo")
     notebook.until("len(few.spade)", 2)
     notebook.execute("few.finish()")

@@ -1,4 +1,4 @@
-"""The explorer without a browser: what it computes, what it tells a page, and what it says of mistakes."""
+"""The explorer without a browser: results, page data and errors."""
 
 import os
 import re
@@ -25,7 +25,7 @@ def explorer(spade, demo):
     explorer.close()
 
 
-# ---- what is seen ----------------------------------------------------------------------------------------------------
+# ---- the current view ------------------------------------------------------------------------------------------------
 
 
 def test_what_is_set_is_what_predict_would_give(explorer, spade, demo):
@@ -98,7 +98,7 @@ def test_the_lines_of_python_say_where_their_names_come_from(spade, demo, tmp_pa
     np.testing.assert_array_equal(names["result"].anomaly_map, explorer.result.anomaly_map)
 
 
-def test_a_figure_says_with_what_it_was_compared(explorer):
+def test_a_figure_names_the_normal_images_it_was_compared_with(explorer):
     small_print = lambda: explorer.draw().subfigs[1].get_supxlabel()  # noqa: E731
     assert "; K=5, " in small_print()
     explorer.only = 4
@@ -108,7 +108,7 @@ def test_a_figure_says_with_what_it_was_compared(explorer):
     assert "; judged against 10 of 12 normal images; K=5, " in small_print()
 
 
-# ---- which photos ----------------------------------------------------------------------------------------------------
+# ---- image lists -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("given", ["nothing", "a dataset of normals alone"])
@@ -131,7 +131,7 @@ def test_a_photo_that_was_fitted_is_judged_against_the_others(spade, demo):
     assert explorer.photo["normal"] is None
 
 
-def test_a_photo_of_ones_own_joins_the_others(explorer, spade, demo):
+def test_a_custom_photo_is_appended_to_the_list(explorer, spade, demo):
     photo = demo.test[30].image
     explorer.show(photo)
     assert explorer.index == 48
@@ -153,7 +153,9 @@ def test_an_unreadable_photo_is_named_and_the_others_go_on(spade, demo, tmp_path
 
 def test_a_broken_photo_at_the_beginning_is_named_and_the_next_one_is_shown(spade, demo, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"nothing")
-    with pytest.warns(UserWarning, match=r"1 photos before the first that is shown cannot be judged\. .*broken\.png"):
+    with pytest.warns(
+        UserWarning, match=r"Images skipped because they cannot be judged: 1\. First error: .*broken\.png"
+    ):
         explorer = explore(spade, [tmp_path / "broken.png", demo.test[0].path])
     assert explorer.index == 1
     with pytest.raises(ValueError, match=r"Cannot read .*broken\.png as an image"):
@@ -167,7 +169,7 @@ def test_one_normal_photo_is_enough_to_look(demo):
     assert explorer.threshold == pytest.approx(explorer.result.image_score / 2)
 
 
-# ---- what is normal --------------------------------------------------------------------------------------------------
+# ---- reference level and thresholds ----------------------------------------------------------------------------------
 
 
 def test_what_is_normal_is_stale_until_it_is_computed_again(explorer, spade):
@@ -175,7 +177,7 @@ def test_what_is_normal_is_stale_until_it_is_computed_again(explorer, spade):
     assert not explorer.normals["stale"]
     assert explorer.normals["level"] == spade.normal_level
     assert explorer.threshold == spade.threshold(0.01)
-    explorer.k = 8  # which nobody asked this spade for before
+    explorer.k = 8  # not computed for this SPADE before
     assert explorer.normals["stale"]
     explorer.finish()
     assert not explorer.normals["stale"]
@@ -184,7 +186,7 @@ def test_what_is_normal_is_stale_until_it_is_computed_again(explorer, spade):
     np.testing.assert_allclose(explorer.normals["scores"], sorted(scores), rtol=1e-6)
 
 
-def test_other_distances_have_a_scale_of_their_own_at_once(explorer):
+def test_other_distances_get_their_own_scale_at_once(explorer):
     before = explorer.normals["level"]
     explorer.weights = "equal"
     assert explorer.normals["level"] < before / 10
@@ -201,14 +203,14 @@ def test_thresholds_are_those_of_left_out_normals(explorer, spade, left_out):
         assert marked == pytest.approx((maps >= at / 255 * curve["end"]).mean(), abs=2e-5)
 
 
-def test_best_f1_from_python_is_there_at_once_and_follows_k(explorer, spade, demo):
+def test_best_f1_from_python_is_available_at_once(explorer, spade, demo):
     explorer.threshold_rule = "f1"
     results = [spade.predict(sample) for sample in demo.test]
     maps, masks = (np.stack([getattr(result, name) for result in results]) for name in ("anomaly_map", "mask"))
     assert explorer.threshold == pytest.approx(spade_kit.metrics.f1_threshold(maps.ravel(), masks.ravel()), rel=1e-6)
 
 
-# ---- what a page is told ---------------------------------------------------------------------------------------------
+# ---- data for the page -----------------------------------------------------------------------------------------------
 
 
 def decode(pack, name, kind):
@@ -233,7 +235,7 @@ def test_a_page_can_follow_every_k(explorer, spade, demo):
 
 
 @pytest.mark.parametrize("options", [{"kappa": 6}, {"combine": "ensemble"}], ids=str)
-def test_where_a_list_of_changes_is_long_a_page_asks_for_each_k(explorer, options):
+def test_with_too_many_breakpoints_the_page_requests_each_k(explorer, options):
     (name, value), *_ = options.items()
     setattr(explorer, name, value)
     assert explorer.matches["k_range"] == [5, 5]
@@ -241,7 +243,7 @@ def test_where_a_list_of_changes_is_long_a_page_asks_for_each_k(explorer, option
     assert explorer.matches["k_range"] == [3, 3]
 
 
-def test_the_picture_that_stands_in_is_the_same_every_time(explorer):
+def test_the_static_preview_is_deterministic(explorer):
     data, _ = explorer._repr_mimebundle_()
     again, _ = explorer._repr_mimebundle_()
     assert set(data) == {"application/vnd.jupyter.widget-view+json", "image/png", "text/plain"}
@@ -257,7 +259,7 @@ def test_the_pages_code_is_one_module_without_imports():
     assert len(names) == len(set(names)) > 20
 
 
-# ---- mistakes --------------------------------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -271,16 +273,16 @@ def test_the_pages_code_is_one_module_without_imports():
         ("weights", {"layer1": 0, "layer2": 0, "layer3": 0}, "At least one layer must have a weight above 0"),
         ("combine", "concatenate", "Did you mean 'concat'"),
         ("sigma", -1, "sigma must be a finite number of map pixels"),
-        ("threshold", float("nan"), "threshold must be a raw distance from 0 up; got nan."),
-        ("threshold_rule", "pixel", "like 'pixel 0.01', but 'pixel' came"),
+        ("threshold", float("nan"), "threshold must be a raw distance, 0 or more; got nan"),
+        ("threshold_rule", "pixel", "as in 'pixel 0.01'; got 'pixel'"),
         ("threshold_rule", "photo 0.1", "A threshold rule must be one of"),
-        ("probe", (0, 224), r"0 <= row < 224, 0 <= col < 224, but \(0, 224\) came"),
-        ("without", [12], "the number of a training image, from 0 to 11; got 12."),
+        ("probe", (0, 224), r"0 <= row < 224 and 0 <= col < 224; got \(0, 224\)"),
+        ("without", [12], "the number of a training image, from 0 to 11; got 12"),
         ("only", -1, "index must be a whole number of at least 0"),
         ("opacity", 2, "opacity must be a number from 0 to 1; got 2."),
     ],
 )
-def test_a_mistake_is_a_sentence_and_changes_nothing(explorer, name, value, sentence):
+def test_an_invalid_value_raises_an_error_and_changes_nothing(explorer, name, value, sentence):
     before, options = getattr(explorer, name), explorer.matches["options"]
     with pytest.raises(ValueError, match=sentence):
         setattr(explorer, name, value)
@@ -288,7 +290,7 @@ def test_a_mistake_is_a_sentence_and_changes_nothing(explorer, name, value, sent
     assert explorer.matches["options"] == options
 
 
-def test_a_mistake_from_the_page_is_told_there(explorer):
+def test_an_error_from_the_page_is_shown_there(explorer):
     explorer.set_state({"kappa": 0, "k": 2})
     assert explorer.problem == "kappa must be a whole number of at least 1; got 0."
     assert (explorer.kappa, explorer.k) == (1, 5)
@@ -298,18 +300,18 @@ def test_a_mistake_from_the_page_is_told_there(explorer):
 
 def test_best_f1_needs_masks(spade, demo):
     explorer = explore(spade, [sample.path for sample in demo.test[:3]])
-    with pytest.raises(ValueError, match="needs photographs with masks, but these have none"):
+    with pytest.raises(ValueError, match="needs images with masks; these have none"):
         explorer.threshold_rule = "f1"
 
 
-def test_leaving_out_all_is_a_mistake(explorer):
+def test_excluding_all_training_images_is_an_error(explorer):
     with pytest.raises(ValueError, match="needs at least one of the 12 training images"):
         explorer.without = range(12)
     assert explorer.without == ()
 
 
-def test_a_notebooks_cells_and_its_page_may_speak_at_once(explorer, spade, demo):
-    """Messages of a page come in a thread of their own."""
+def test_cells_and_the_page_may_send_changes_at_the_same_time(explorer, spade, demo):
+    """Page messages arrive in a separate thread."""
     moves = [{"probe": [step, 5], "pinned": step % 2 == 0, "k": 1 + step % 5} for step in range(60)]
     page = Thread(target=lambda: [explorer.set_state(move) for move in moves])
     page.start()
@@ -325,8 +327,8 @@ def test_a_notebooks_cells_and_its_page_may_speak_at_once(explorer, spade, demo)
 
 
 @pytest.mark.slow
-def test_a_page_that_is_being_written_is_shown_anew(tmp_path):
-    """With ANYWIDGET_HMR=1 a widget's module is a file that follows its parts."""
+def test_a_page_under_development_is_reloaded(tmp_path):
+    """With ANYWIDGET_HMR=1 a widget's module is a file that is rebuilt when a part changes."""
     script = """
 import shutil, sys, time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The explorer where no JupyterLab is: a saved page, voila, Notebook 7; and for those who see or move otherwise."""
+"""The explorer outside JupyterLab: saved pages, voila, Notebook 7; and its accessibility."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ def saved(spade, demo, tmp_path_factory):
 
 @pytest.fixture
 def offline(browser, saved):
-    """The saved page with the network cut, and what it asked for."""
+    """The saved page without a network, and its requests."""
     with open_offline(browser, saved) as page:
         yield page
 
@@ -60,10 +60,10 @@ def test_a_saved_page_follows_the_pointer_and_the_sliders_offline(offline, spade
     shown.slide("K", 2)
     end = 2 * spade.normal_level
     few = result.with_k(2)
-    assert grey_of_map(shown, few.anomaly_map, end) <= 4  # of a colour's 256: one grey level
+    assert grey_of_map(shown, few.anomaly_map, end) <= 4  # of 256 colour values: one grey level
     shown.slide("threshold", end / 4)
     share = (few.anomaly_map >= end / 4).mean()
-    assert f"{100 * share:.1f} % of it" in shown.map.locator("xpath=..").inner_text()
+    assert f"{100 * share:.1f} % of this photo" in shown.map.locator("xpath=..").inner_text()
     shown.slide("overlay", 0.6)
     assert shown.photo.locator("canvas.over").evaluate("c => getComputedStyle(c).opacity") == "0.6"
     shown.press("shares")
@@ -94,7 +94,7 @@ def test_a_saved_page_offers_no_more_neighbours_than_it_has(browser, spade, demo
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_stands_in_the_way_of_a_screen_reader(browser, saved, scheme):
+def test_there_are_no_serious_accessibility_violations(browser, saved, scheme):
     page = browser.new_page(color_scheme=scheme)
     page.goto(saved.as_uri())
     shown = Shown(page)
@@ -157,7 +157,7 @@ def test_layout_does_not_jump_while_one_points(offline):
     assert max(tops) - min(tops) <= 24  # a line of the readout at most
 
 
-def test_a_page_of_one_photo_has_no_other_to_go_to(browser, spade, demo, tmp_path):
+def test_a_page_with_one_photo_stays_on_it(browser, spade, demo, tmp_path):
     explorer = spade_kit.explore(spade, demo)
     explorer.index = 7
     explorer.save_html(tmp_path / "one.html")

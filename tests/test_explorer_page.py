@@ -1,4 +1,4 @@
-"""The explorer in a real browser: every control as a hand uses it, and what is shown against what Python says."""
+"""The explorer in a real browser: every control, with the display checked against Python."""
 
 import json
 from base64 import b64encode
@@ -36,25 +36,25 @@ def shown(notebook):
 
 
 def grey(values: np.ndarray, end: float) -> np.ndarray:
-    """Which of 256 colours a distance has."""
+    """The index of a distance among the 256 colours."""
     return np.clip(values / end * 256, 0, 255).astype(int)
 
 
 def grey_of(pixels: np.ndarray) -> np.ndarray:
-    """The same, from its colour."""
+    """The index of each pixel's colour among the 256 colours."""
     colours, which = np.unique(pixels[..., :3].reshape(-1, 3), axis=0, return_inverse=True)
     return np.abs(colours[:, None].astype(int) - COLOURS).sum(-1).argmin(-1)[which].reshape(pixels.shape[:2])
 
 
 def in_order(value):
-    """Of a mapping its items, as they come."""
+    """The items of a mapping in order; other values unchanged."""
     return list(value.items()) if isinstance(value, dict) else value
 
 
 def assert_shows(shown: Shown, stage, values: np.ndarray, notebook, end: float = 2) -> None:
-    """A pane shows these distances, within one of 256 grey levels, once what is normal is known.
+    """A pane shows these distances, within one of 256 grey levels, once the reference level is final.
 
-    The colours end at ``end`` times what is normal.
+    The colours end at ``end`` times the reference level.
     """
     notebook.execute("ex.finish()")
     shown.settle()
@@ -77,7 +77,7 @@ def test_the_rings_are_where_the_match_is(notebook, shown, spade, demo, index):
         for view in (shown.photo, shown.map, *shown.layers):
             assert shown.ring(view) == place
         assert shown.ring(shown.normal) == (match.row, match.col)
-        figure = shown.root.locator("figure", has=shown.page.locator("[aria-label^='The normal photo']"))
+        figure = shown.root.locator("figure", has=shown.page.locator("[aria-label^='Normal photo that explains']"))
         assert f"Normal {match.image}neighbour {match.neighbour + 1} of 5" in figure.inner_text().replace("\n", "")
         said = f"({place[0]}, {place[1]}) → normal {match.image}, neighbour {match.neighbour + 1}, "
         said += f"({match.row}, {match.col}), distance {match.distance:.3f}: layer1 "
@@ -87,17 +87,17 @@ def test_the_rings_are_where_the_match_is(notebook, shown, spade, demo, index):
         assert heard.endswith(", ".join(f"layer{layer} {share} %" for layer, share in enumerate(shares, 1)))
 
 
-def test_a_click_pins_a_second_place_is_compared_and_escape_frees(notebook, shown, spade, demo):
+def test_a_click_pins_hovering_compares_a_second_place_and_escape_unpins(notebook, shown, spade, demo):
     shown.click(shown.photo, 40, 50)
     shown.hover(shown.map, 150, 120)
     assert shown.ring(shown.layers[0], "pinned") == (40, 50)
     assert shown.ring(shown.layers[0]) == (150, 120)
     headings = shown.root.locator(".sk-readout thead th").all_inner_texts()
-    assert headings == ["pinned", "pointed at"]
+    assert headings == ["pinned", "hover"]
     notebook.until("[ex.probe, ex.pinned]", [[40, 50], True])
     places = shown.root.locator(".sk-readout tbody tr").first.locator("td").all_inner_texts()
     assert places == ["(40, 50)", "(150, 120)"]
-    smoothed = shown.root.locator(".sk-readout tr", has_text="map here").locator("td").all_inner_texts()
+    smoothed = shown.root.locator(".sk-readout tr", has_text="map value").locator("td").all_inner_texts()
     for said, place in zip(smoothed, [(40, 50), (150, 120)]):
         assert float(said) == pytest.approx(spade.predict(demo.test[0]).anomaly_map[place], abs=2e-3)
     shown.photo.focus()
@@ -106,7 +106,7 @@ def test_a_click_pins_a_second_place_is_compared_and_escape_frees(notebook, show
     notebook.until("ex.pinned", False)
 
 
-def test_a_pin_is_freed_by_a_second_click_by_its_button_and_by_escape_wherever_one_clicked(notebook, shown):
+def test_a_second_click_the_button_and_escape_unpin_wherever_the_click_was(notebook, shown):
     pin = lambda: shown.ring(shown.photo, "pinned")  # noqa: E731
     shown.click(shown.layers[1], 40, 50)
     assert pin() == (40, 50)
@@ -116,17 +116,17 @@ def test_a_pin_is_freed_by_a_second_click_by_its_button_and_by_escape_wherever_o
     shown.click(shown.map, 60, 50)
     assert pin() is None
     shown.click(shown.map, 60, 50)
-    shown.press("free the pinned place")
+    shown.press("unpin")
     assert pin() is None
     notebook.until("ex.pinned", False)
-    shown.root.locator(".sk-heading").first.click()  # on what takes no focus
+    shown.root.locator(".sk-heading").first.click()  # on a non-focusable element
     shown.page.keyboard.press("]")
     shown.settle()
     notebook.until("ex.index", 1)
 
 
-def test_what_is_pinned_is_the_place_that_was_pointed_at(notebook, shown):
-    """A pointer moves by fractions of a screen pixel, but a click has whole ones."""
+def test_a_click_pins_the_hovered_place(notebook, shown):
+    """The pointer moves by fractions of a screen pixel, but clicks have whole ones."""
     shown.photo.scroll_into_view_if_needed()
     for part in (0.311, 0.4372, 0.5391):
         box = shown.photo.bounding_box()
@@ -137,7 +137,7 @@ def test_what_is_pinned_is_the_place_that_was_pointed_at(notebook, shown):
         assert shown.ring(shown.photo, "pinned") == pointed
 
 
-def test_what_is_pointed_at_stays_when_the_pointer_leaves(notebook, shown):
+def test_the_hovered_place_stays_when_the_pointer_leaves(notebook, shown):
     shown.hover(shown.photo, 77, 33)
     shown.page.mouse.move(0, 0)
     assert shown.ring(shown.photo) == (77, 33)
@@ -148,7 +148,7 @@ def test_the_patches_show_the_place_and_its_match(notebook, shown, spade, demo):
     shown.hover(shown.photo, 120, 100)
     match = spade.predict(demo.test[0]).match(120, 100)
     pictures = (demo.test[0].image, (120, 100)), (spade.normal_image(match.image), (match.row, match.col))
-    shown.page.wait_for_timeout(300)  # the whole normal crop comes when it is first wanted
+    shown.page.wait_for_timeout(300)  # the full normal crop is loaded on first use
     for canvas, (picture, (row, col)) in zip(shown.root.locator(".sk-patches canvas").all(), pictures):
         drawn = read_canvas(canvas)[..., :3].astype(float)
         if picture.shape[0] != 224:
@@ -161,7 +161,7 @@ def test_the_patches_show_the_place_and_its_match(notebook, shown, spade, demo):
 
 
 @pytest.mark.parametrize("index", PHOTOS)
-def test_the_map_is_pythons_for_every_k_sigma_and_scale(notebook, shown, spade, demo, index):
+def test_the_map_equals_pythons_for_every_k_sigma_and_scale(notebook, shown, spade, demo, index):
     notebook.execute(f"ex.index = {index}")
     shown.settle()
     result = spade.predict(demo.test[index])
@@ -193,7 +193,7 @@ def test_what_is_found_is_the_segmentation(notebook, shown, spade, demo):
     segmentation = values >= threshold
     notebook.until("ex.threshold_rule", "hand")
     assert notebook.ask("[ex.threshold, ex.threshold_rule]") == [pytest.approx(threshold, rel=1e-6), "hand"]
-    assert f"{100 * segmentation.mean():.1f} % of it" in shown.map.locator("xpath=..").inner_text()
+    assert f"{100 * segmentation.mean():.1f} % of this photo" in shown.map.locator("xpath=..").inner_text()
     inside = shown.photo.locator(".sk-found .ink").evaluate(
         """path => {
             const [H, W] = [224, 224], found = [];
@@ -203,7 +203,7 @@ def test_what_is_found_is_the_segmentation(notebook, shown, spade, demo):
             return found;
         }"""
     )
-    assert (np.array(inside, bool).reshape(224, 224) != segmentation).mean() < 0.002  # along the line, by its rounding
+    assert (np.array(inside, bool).reshape(224, 224) != segmentation).mean() < 0.002  # rounding along the outline
 
 
 def test_the_truth_is_outlined_where_the_mask_is(notebook, shown, demo, spade):
@@ -227,7 +227,7 @@ def test_the_overlay_follows_its_slider(notebook, shown):
     ("name", "value", "options"),
     [
         ("kappa", 3, {"kappa": 3}),
-        ("kappa", 6, {"kappa": 6}),  # beyond where the page follows K by itself
+        ("kappa", 6, {"kappa": 6}),  # above the limit for following K without the kernel
         ("radius", 2, {"radius": 2}),
         ("weight of layer2", 0.25, {"weights": {"layer1": 1, "layer2": 0.25, "layer3": 1}}),
     ],
@@ -251,10 +251,10 @@ def test_equal_weights_an_ensemble_and_back(notebook, shown, spade, demo):
     shown.settle()
     equal = spade.with_options(weights="equal").predict(demo.test[0])
     assert_shows(shown, shown.map, equal.anomaly_map, notebook)
-    shown.choose("matched", "ensemble")
+    shown.choose("matching", "ensemble")
     shown.settle()
     assert_shows(shown, shown.map, equal.with_options(combine="ensemble").anomaly_map, notebook)
-    shown.slide("K", 3)  # asks Python
+    shown.slide("K", 3)  # needs the kernel
     shown.settle()
     assert_shows(shown, shown.map, equal.with_options(combine="ensemble", k=3).anomaly_map, notebook)
     shown.press("reset")
@@ -262,7 +262,7 @@ def test_equal_weights_an_ensemble_and_back(notebook, shown, spade, demo):
     assert_shows(shown, shown.map, spade.predict(demo.test[0]).anomaly_map, notebook)
 
 
-def test_solo_and_mute_weigh_layers_and_give_back_what_was(notebook, shown, spade, demo):
+def test_solo_and_mute_change_weights_and_restore_them(notebook, shown, spade, demo):
     shown.slide("weight of layer1", 2)
     shown.press("mute layer3")
     shown.settle()
@@ -272,7 +272,7 @@ def test_solo_and_mute_weigh_layers_and_give_back_what_was(notebook, shown, spad
     notebook.until("ex.weights", {"layer1": 0, "layer2": 1, "layer3": 0})
     only = spade.with_options(weights={"layer1": 0, "layer3": 0}).predict(demo.test[0])
     assert_shows(shown, shown.map, only.anomaly_map, notebook)
-    assert shown.root.get_by_role("button", name="mute layer2").is_disabled()  # something has to count
+    assert shown.root.get_by_role("button", name="mute layer2").is_disabled()  # at least one layer must count
     shown.press("solo layer2")
     shown.press("mute layer3")
     shown.settle()
@@ -293,7 +293,7 @@ def test_layers_alone_are_what_each_finds_by_itself(notebook, shown, spade, demo
         (said,) = [cell for cell in cells if cell.startswith(f"{name} alone")]
         assert f"{alone.distance[at]:.3f}" in said
         agrees = result.layer_agrees[name][60 * 56 // 224, 60 * 56 // 224]
-        assert ("the same pixel" if agrees else f"neighbour {alone.image[0][at] + 1}, ") in said
+        assert ("same pixel" if agrees else f"neighbour {alone.image[0][at] + 1}, ") in said
         veil = shown.layers[list(result.layer_alone).index(name)].locator("canvas.veil")
         assert veil.get_attribute("data-kind") == "disagree"
     shown.press("shares")
@@ -301,10 +301,10 @@ def test_layers_alone_are_what_each_finds_by_itself(notebook, shown, spade, demo
 
 
 def test_the_threshold_follows_its_rule(notebook, shown, spade, demo):
-    shown.choose("threshold at", "pixel 0.05")
+    shown.choose("threshold rule", "pixel 0.05")
     shown.settle()
     assert notebook.ask("ex.threshold") == pytest.approx(spade.threshold(0.05), rel=1e-6)
-    shown.choose("threshold at", "f1")
+    shown.choose("threshold rule", "f1")
     notebook.until("ex.threshold_rule", "f1")
     notebook.execute("ex.finish()")
     masks = [(result.anomaly_map, result.mask) for result in map(spade.predict, demo.test)]
@@ -314,13 +314,13 @@ def test_the_threshold_follows_its_rule(notebook, shown, spade, demo):
     precision, recall, thresholds = precision_recall_curve(truths, maps)
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
     assert notebook.ask("ex.threshold") == pytest.approx(thresholds[f1[:-1].argmax()], rel=1e-4)
-    assert "uses test labels" in shown.root.get_by_label("threshold at").locator("option:checked").inner_text()
+    assert "uses test labels" in shown.root.get_by_label("threshold rule").locator("option:checked").inner_text()
 
 
 # ---- neighbours ------------------------------------------------------------------------------------------------------
 
 
-def test_neighbours_are_in_order_and_say_what_they_explain(notebook, shown, spade, demo):
+def test_neighbours_are_in_order_with_the_fraction_they_explain(notebook, shown, spade, demo):
     result = spade.predict(demo.test[0])
     cards = shown.root.get_by_label("retrieved normal photos").locator(".sk-card")
     shares = [(result.correspondence.image[0] == rank).mean() for rank in range(5)]
@@ -341,19 +341,19 @@ def test_neighbours_are_in_order_and_say_what_they_explain(notebook, shown, spad
     assert shown.normal.locator(".sk-dots circle").count() == 0
 
 
-def test_a_neighbour_can_be_left_out_brought_back_and_be_the_only_one(notebook, shown, spade, demo):
+def test_a_neighbour_can_be_excluded_included_and_used_alone(notebook, shown, spade, demo):
     result = spade.predict(demo.test[0])
     second = int(result.neighbours.index[1])
     cards = shown.root.get_by_label("retrieved normal photos").locator(".sk-card")
     cards.nth(1).click()
-    shown.press("leave out")
+    shown.press("exclude")
     shown.settle()
     others = [index for index in range(12) if index != second]
     assert_shows(shown, shown.map, result.with_normals(others).anomaly_map, notebook)
     notebook.until("ex.without", [second])
     assert "out" in cards.nth(1).get_attribute("class")
     assert cards.count() == 6
-    shown.press("bring back")
+    shown.press("include")
     shown.settle()
     assert_shows(shown, shown.map, result.anomaly_map, notebook)
     shown.press("only this one")
@@ -366,7 +366,7 @@ def test_a_neighbour_can_be_left_out_brought_back_and_be_the_only_one(notebook, 
 
 
 def test_compared_with_one_photo_only_nothing_is_called_anomalous(notebook, shown):
-    """The threshold and the ranks are of comparisons with all."""
+    """The threshold and the ranks assume a comparison with all normal images."""
     shown.slide("threshold", 20)
     cards = shown.root.get_by_label("retrieved normal photos").locator(".sk-card")
     cards.nth(1).click()
@@ -387,7 +387,7 @@ def test_compared_with_one_photo_only_nothing_is_called_anomalous(notebook, show
     notebook.until("[ex.index, ex.only]", [1, None])
 
 
-def test_a_chosen_neighbour_is_let_go_with_its_photo_beyond_k_and_by_its_mark(notebook, shown):
+def test_a_neighbour_is_deselected_with_its_photo_above_k_and_by_its_chip(notebook, shown):
     cards = shown.root.get_by_label("retrieved normal photos").locator(".sk-card")
     mark = shown.root.get_by_role("button", name="bright: explained by normal")
 
@@ -461,7 +461,7 @@ def test_the_strip_can_be_filtered_and_sorted(notebook, shown, spade, demo):
     shown.choose("order", "listed")
 
 
-def test_of_fifty_photos_picked_in_two_seconds_the_last_is_shown(notebook, shown, spade, demo):
+def test_after_fifty_photos_picked_in_two_seconds_the_last_is_shown(notebook, shown, spade, demo):
     shown.page.evaluate(
         """async () => {
             const select = document.querySelector('.spade-kit select[aria-label=photo]');
@@ -480,7 +480,7 @@ def test_of_fifty_photos_picked_in_two_seconds_the_last_is_shown(notebook, shown
     assert_shows(shown, shown.map, spade.predict(demo.test[last]).anomaly_map, notebook)
 
 
-def test_two_hundred_photos_in_a_row_leave_no_more_behind_than_a_hundred(notebook, shown):
+def test_a_second_hundred_photos_uses_no_more_memory_than_the_first(notebook, shown):
     session = shown.page.context.new_cdp_session(shown.page)
     session.send("Performance.enable")
 
@@ -503,9 +503,9 @@ def upload(shown: Shown, *files) -> None:
     shown.root.get_by_label("photo from disk").set_input_files(*files)
 
 
-def test_a_photo_of_ones_own_is_judged_a_large_one_too(notebook, shown, spade, demo, tmp_path, rng):
+def test_an_uploaded_photo_is_judged_even_if_it_is_large(notebook, shown, spade, demo, tmp_path, rng):
     large = Image.fromarray(demo.test[2].image).resize((4000, 3000))
-    noisy = np.asarray(large) // 2 + rng.integers(0, 128, (3000, 4000, 3), dtype=np.uint8)  # no JPEG makes it small
+    noisy = np.asarray(large) // 2 + rng.integers(0, 128, (3000, 4000, 3), dtype=np.uint8)  # does not compress well
     Image.fromarray(noisy).save(tmp_path / "large.jpg", quality=92)
     upload(shown, tmp_path / "large.jpg")
     shown.root.locator(":scope[data-shown='48']").wait_for(timeout=30_000)
@@ -541,14 +541,14 @@ def test_a_photo_can_be_dropped(notebook, shown, spade, demo):
     assert_shows(shown, shown.map, spade.predict(demo.test[30].path).anomaly_map, notebook)
 
 
-def test_a_broken_upload_is_named_and_all_stays_as_it_was(notebook, shown, tmp_path):
+def test_a_broken_upload_is_named_and_changes_nothing(notebook, shown, tmp_path):
     before = notebook.ask("[ex.index, len(ex.photos)]")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     top = shown.photo.bounding_box()["y"]
     upload(shown, tmp_path / "broken.png")
     told = "Cannot read broken.png as an image: its format is none of"
     shown.root.get_by_role("alert").filter(has_text=told).wait_for()
-    shown.settle()  # nothing goes on turning
+    shown.settle()  # the spinner has stopped
     assert shown.photo.bounding_box()["y"] == top
     shown.press("close this message")
     assert shown.root.get_by_role("alert").count() == 0
@@ -590,11 +590,11 @@ def test_the_copied_lines_give_what_is_seen(notebook, shown):
     shown.press("copy as Python")
     code = shown.page.evaluate("navigator.clipboard.readText()")
     assert "spade.with_options(kappa=2, sigma=3.0).predict(parts.test[0])" in code
-    notebook.execute(code)  # as it is, by the names that this notebook has
+    notebook.execute(code)  # unchanged, with this notebook's variable names
     assert notebook.ask("bool((result.anomaly_map == ex.result.anomaly_map).all())")
 
 
-def test_a_picture_for_slides_and_a_page_are_handed_over(notebook, shown, tmp_path):
+def test_a_picture_for_slides_and_a_page_can_be_downloaded(notebook, shown, tmp_path):
     with shown.page.expect_download() as png:
         shown.press("PNG")
     png.value.save_as(tmp_path / "slide.png")
@@ -613,7 +613,7 @@ def test_keys_alone_are_enough(notebook, shown, spade, demo):
     keyboard = shown.page.keyboard
     shown.root.get_by_role("button", name="previous photo").focus()
     keyboard.press("Tab")
-    for _ in range(16):  # a strip is one stop
+    for _ in range(16):  # a strip is a single tab stop
         keyboard.press("Tab")
         if shown.photo.evaluate("stage => stage === document.activeElement"):
             break
@@ -624,7 +624,7 @@ def test_keys_alone_are_enough(notebook, shown, spade, demo):
     notebook.until("[ex.probe, ex.pinned]", [[116, 104], True])
     match = spade.predict(demo.test[0]).match(116, 104)
     assert shown.ring(shown.normal, "pinned") == (match.row, match.col)
-    keyboard.press("ArrowUp")  # another place beside the pinned one
+    keyboard.press("ArrowUp")  # a second probe next to the pinned one
     assert (shown.ring(shown.photo, "pinned"), shown.ring(shown.photo)) == ((116, 104), (112, 104))
     keyboard.press("Escape")
     notebook.until("ex.pinned", False)
@@ -635,7 +635,7 @@ def test_keys_alone_are_enough(notebook, shown, spade, demo):
     assert shown.root.locator(".sk-help").is_visible()
     keyboard.press("Escape")
     assert not shown.root.locator(".sk-help").is_visible()
-    # the notebook's own shortcuts were not triggered: no cell came or went
+    # the notebook's shortcuts were not triggered: no cell was added or removed
     cells = shown.page.evaluate("jupyterapp.shell.currentWidget.content.widgets.length")
     assert cells == 2
 
@@ -651,7 +651,7 @@ def test_sliders_move_by_keys(notebook, shown, spade, demo):
 # ---- more than one, and none -----------------------------------------------------------------------------------------
 
 
-def test_two_explorers_in_a_notebook_do_not_meet(browser, lab):
+def test_two_explorers_in_a_notebook_are_independent(browser, lab):
     more = "other = spade_kit.explore(spade, parts); other.index = 9\nother"
     notebook = Notebook(browser, lab, "two.ipynb", START, "ex", more)
     one, two = Shown(notebook.page, 0), Shown(notebook.page, 1)
@@ -673,7 +673,7 @@ def test_after_a_restart_the_page_says_so_and_a_new_run_works(browser, lab):
     shown.hover(shown.photo, 60, 60)
     assert shown.ring(shown.photo) == (60, 60)
     shown.slide("kappa", 3)
-    shown.root.get_by_role("alert").filter(has_text="Python does not answer").wait_for(timeout=20_000)
+    shown.root.get_by_role("alert").filter(has_text="No kernel connected").wait_for(timeout=20_000)
     assert notebook.page.evaluate(RUN_ALL) == []
     again = Shown(notebook.page)
     again.slide("kappa", 2)
@@ -695,7 +695,7 @@ def test_without_a_kernel_a_reopened_notebook_still_answers_the_pointer(browser,
     }
     again = Notebook(browser, lab, "kept.ipynb", run=False)
     shown = Shown(again.page)
-    shown.root.get_by_role("alert").filter(has_text="Python does not answer").wait_for(timeout=20_000)
+    shown.root.get_by_role("alert").filter(has_text="No kernel connected").wait_for(timeout=20_000)
     shown.hover(shown.photo, 100, 61)
     result = spade.predict(demo.test[0])
     match = result.match(100, 61)

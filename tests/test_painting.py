@@ -108,16 +108,16 @@ def test_a_line_thinner_than_a_pixel_is_as_opaque_as_wide():
         (HAND, 7.3, SIZE),
         (((-12.0, -3.5), (70.25, 41.0), (10.0, 60.0)), 11, SIZE),  # it leaves the image on two sides
         (((9, 9), (9, 9), (9, 9)), 5, SIZE),
-        (((5.5, 3), (30.25, 290), (-4, 180)), 6, (37, 301)),  # long enough to be measured in pieces
+        (((5.5, 3), (30.25, 290), (-4, 180)), 6, (37, 301)),  # long enough to be measured in parts
     ],
 )
-def test_a_line_covers_what_its_distance_by_hand_says(points, width, size):
+def test_coverage_of_a_line_follows_the_distance_by_hand(points, width, size):
     painted = paint(grey(0, size), [Stroke("brush", points, width, colour=WHITE)])
     expected = 255 * np.clip(width / 2 + 0.5 - distances_by_hand(points, size), 0, 1)
     np.testing.assert_allclose(painted, np.repeat(expected[..., None], 3, 2), rtol=0, atol=0.51)
 
 
-def test_strength_is_how_much_paint_there_is():
+def test_strength_is_the_opacity_of_paint():
     painted = paint(grey(100), [Stroke("brush", ((30, 20),), 9, strength=0.25, colour=(200, 100, 0))])
     assert painted[30, 20].tolist() == [125, 100, 75]
 
@@ -178,14 +178,14 @@ def test_a_stain_is_thinner_in_the_middle_and_ends_softly_and_unevenly_within_it
     assert max(reaches) - min(reaches) > 6
 
 
-def test_a_stain_holds_still_while_it_grows_and_the_next_has_another_outline():
+def test_a_stain_keeps_its_outline_while_it_grows_and_the_next_differs():
     wall = grey(200, (90, 190))
     short, long, other = (
         paint(wall, [Stroke("stain", points, 30)])
         for points in (((40, 20), (40, 60)), ((40, 20), (40, 60), (40, 150)), ((40, 21), (40, 61)))
     )
     np.testing.assert_array_equal(short[:, :40], long[:, :40])
-    assert changed(short, other).sum() > changed(wall, short).sum() / 3  # although but 1 px beside
+    assert changed(short, other).sum() > changed(wall, short).sum() / 3  # although only 1 px away
 
 
 def test_a_blur_is_gaussian_with_a_sigma_of_a_sixth_of_its_size():
@@ -236,7 +236,7 @@ def test_black_and_white_have_no_hue_to_turn(level):
 def test_a_moved_patch_lands_where_it_was_sent():
     """From (14, 30) to (44, 12): 30 rows down and 18 columns left; 30.4 is rounded to 30 whole pixels."""
     moved = paint(NOISE, [Stroke("move", ((14, 30), (44.4, 12)), 12)])
-    inside = distances_by_hand(((44.4, 12),)) < 4.2  # what lies within the feather
+    inside = distances_by_hand(((44.4, 12),)) < 4.2  # inside the feathered edge
     rows, cols = np.nonzero(inside)
     np.testing.assert_array_equal(moved[rows, cols], NOISE[rows - 30, cols + 18])
     outside = distances_by_hand(((44.4, 12),)) >= 6.5
@@ -265,7 +265,7 @@ def test_a_move_copies_the_result_of_earlier_strokes():
     assert painted[40, 30].tolist() == [200, 40, 40]
 
 
-def test_erase_brings_the_bytes_of_the_photo_back():
+def test_erase_restores_the_bytes_of_the_photo():
     strokes = [Stroke(tool, path(tool), 9) for tool in TOOLS if tool != "erase"]
     painted = paint(NOISE, strokes)
     erased = paint(NOISE, [*strokes, Stroke("erase", ((24, 25),), 15)])
@@ -275,7 +275,7 @@ def test_erase_brings_the_bytes_of_the_photo_back():
     np.testing.assert_array_equal(erased[distance > 8], painted[distance > 8])
 
 
-def test_half_an_erasure_brings_half_of_it_back():
+def test_half_an_erasure_restores_half():
     painted = paint(grey(100), [Stroke("brush", HAND, 9, colour=(200, 0, 50)), Stroke("erase", HAND, 30, 0.5)])
     assert painted[24, 30].tolist() == [150, 50, 75]
 
@@ -294,7 +294,7 @@ def test_these_are_the_tools():
 
 
 @pytest.mark.parametrize("tool", [tool for tool in TOOLS if tool != "erase"])
-def test_every_tool_is_seen_and_leaves_the_photo_itself_alone(tool):
+def test_every_tool_is_visible_and_does_not_modify_its_input(tool):
     photo = NOISE.copy()
     photo.flags.writeable = False
     painted = paint(photo, [Stroke(tool, path(tool), 9)])
@@ -355,7 +355,7 @@ def test_no_pixel_changes_that_lies_farther_than_half_the_size(drawn):
 
 
 @given(st.lists(st.sampled_from(TOOLS).flatmap(settings_of), max_size=4))
-def test_erasing_everything_brings_the_photo_back(drawn):
+def test_erasing_everything_restores_the_photo(drawn):
     strokes = [*(Stroke(*each) for each in drawn), Stroke("erase", ((30, 20),), 200)]
     np.testing.assert_array_equal(paint(NOISE, strokes), NOISE)
 
@@ -404,6 +404,6 @@ def test_a_blur_marks_the_connector_of_the_demo_but_not_its_plain_plate(demo):
         ({"colour": "red"}, "whole numbers from 0 to 255; got 'red'"),
     ],
 )
-def test_a_stroke_that_cannot_be_painted_gets_a_sentence(wrong, sentence):
+def test_an_invalid_stroke_raises_an_error(wrong, sentence):
     with pytest.raises(ValueError, match=sentence):
         Stroke(**{"tool": "brush", "points": ((30, 20),), "size": 4} | wrong)

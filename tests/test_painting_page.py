@@ -1,4 +1,4 @@
-"""Painting in a real browser: every control as a hand uses it, and what is shown against what Python says."""
+"""Painting in a real browser: every control, with the display checked against Python."""
 
 import re
 import time
@@ -51,7 +51,7 @@ def shown(notebook):
     shown = Shown(notebook.page)
     notebook.page.mouse.up()
     shown.hover(shown.photo, 100, 100)
-    notebook.page.mouse.move(0, 0)  # the pen, which keys may have moved, leaves the photo
+    notebook.page.mouse.move(0, 0)  # the pen, possibly moved by keys, leaves the photo
     notebook.execute("reset()")
     shown.root.locator(":scope[data-shown='0 0']").wait_for()
     shown.settle()
@@ -60,7 +60,7 @@ def shown(notebook):
 
 @pytest.fixture(scope="module")
 def saved(spade, demo, tmp_path_factory):
-    """A page that was saved with a stroke on it."""
+    """A page saved with a stroke."""
     folder = tmp_path_factory.mktemp("saved")
     painting = paint_defect(spade, demo, folder=folder / "painted")
     painting.stroke("stain", [(100, 60), (120, 100)])
@@ -71,11 +71,11 @@ def saved(spade, demo, tmp_path_factory):
     painting.close()
 
 
-# ---- hands and eyes --------------------------------------------------------------------------------------------------
+# ---- helpers ---------------------------------------------------------------------------------------------------------
 
 
 def take(shown, tool, **settings):
-    """A tool, and what its sliders and its colour say."""
+    """Select a tool and set its sliders and colour."""
     shown.press(tool)
     for name, value in settings.items():
         shown.slide(name, value)
@@ -100,7 +100,7 @@ def strokes_of(notebook) -> list[Stroke]:
 
 
 def on_map(points) -> list[tuple[float, float]]:
-    """Places of the demo's photos, of which 320 px become 256 and 16 are cut, in map pixels."""
+    """Pixels of the demo's photos in map pixels: 320 px become 256, and 16 are cropped."""
     return [tuple((at + 0.5) / 1.25 - 0.5 - 16 for at in point) for point in points]
 
 
@@ -109,7 +109,7 @@ def on_photo(*place) -> tuple[float, float]:
 
 
 def far_off(place, start, end) -> float:
-    """How far a place lies from a straight line."""
+    """The distance of a pixel from a line segment."""
     down, across = end[0] - start[0], end[1] - start[1]
     along = ((place[0] - start[0]) * down + (place[1] - start[1]) * across) / (down**2 + across**2)
     along = min(max(along, 0), 1)
@@ -117,7 +117,7 @@ def far_off(place, start, end) -> float:
 
 
 def greys(pixels: np.ndarray) -> np.ndarray:
-    """Which of 256 colours each pixel of a drawn map has."""
+    """The index of each pixel's colour among the 256 colours."""
     colours, which = np.unique(pixels[..., :3].reshape(-1, 3), axis=0, return_inverse=True)
     return np.abs(colours[:, None].astype(int) - COLOURS).sum(-1).argmin(-1)[which].reshape(pixels.shape[:2])
 
@@ -128,7 +128,7 @@ def read(path) -> np.ndarray:
 
 
 def until(wanted, seconds: float = 10) -> None:
-    """A picture is drawn a moment after its bytes have come."""
+    """Wait until nothing is wrong: pictures are drawn shortly after their bytes arrive."""
     end = time.monotonic() + seconds
     while (wrong := wanted()) and time.monotonic() < end:
         time.sleep(0.05)
@@ -141,10 +141,10 @@ def left_out_scores(spade) -> list[float]:
 
 
 def what_is_wrong(shown, result, before: float, spade) -> str:
-    """Where the page differs from a result by what the eye could see: empty if nowhere."""
+    """A description of visible differences between the page and a result, or ""."""
     drawn = shown.pixels(shown.photo)[..., :3].astype(int)
     off = np.abs(drawn - result.image)
-    if off.mean() > 2 or np.percentile(off, 99) > 20:  # it went there as a JPEG
+    if off.mean() > 2 or np.percentile(off, 99) > 20:  # it was sent as a JPEG
         return (
             f"the photo is off by {off.mean():.2f} grey levels on the average, {np.percentile(off, 99)} at most places"
         )
@@ -157,12 +157,12 @@ def what_is_wrong(shown, result, before: float, spade) -> str:
     if not np.allclose(scores, [result.image_score, before], atol=0.011):
         return f"{text!r}, but Python says {result.image_score:.2f} and {before:.2f}"
     reached = sum(score >= result.image_score for score in left_out_scores(spade))
-    rank = f", reached by {reached} of 12 normals" if reached else ", above all 12 normals"
+    rank = f": {reached} of 12 normal photos score at least this" if reached else ": above all 12 normal photos"
     return "" if text.endswith(rank) else f"{text!r} does not end with {rank!r}"
 
 
 def assert_shows_strokes(notebook, shown, spade, photo) -> np.ndarray:
-    """The page shows the photo with Python's strokes on it, and what is found there; gives the painted photo."""
+    """The page shows the photo with Python's strokes and the resulting map; returns the painted photo."""
     shown.settle()
     painted = paint(photo.image, strokes_of(notebook))
     result, before = spade.predict(painted), spade.predict(photo).image_score
@@ -183,7 +183,7 @@ def assert_shows_strokes(notebook, shown, spade, photo) -> np.ndarray:
         ("recolour", "colour", {"size": 50, "strength": 0.75, "colour": "#ff8c00"}),
     ],
 )
-def test_what_a_hand_draws_is_painted_and_found(notebook, shown, spade, demo, label, tool, settings):
+def test_a_drawn_stroke_is_painted_and_judged(notebook, shown, spade, demo, label, tool, settings):
     take(shown, label, **settings)
     assert shown.root.get_by_label("colour", exact=True).is_disabled() == ("colour" not in settings)
     corners = [(60, 50), (150, 70), (120, 170)]
@@ -206,7 +206,7 @@ def test_what_a_hand_draws_is_painted_and_found(notebook, shown, spade, demo, la
     assert shown.photo.locator("xpath=..").locator("figcaption").inner_text().split("\n")[-1].endswith("1 stroke")
 
 
-def test_the_outline_of_what_was_painted_is_where_the_mask_is(notebook, shown, demo):
+def test_the_outline_of_the_painted_area_matches_the_mask(notebook, shown, demo):
     take(shown, "brush", size=9, strength=1, colour="#00ff00")
     drag(shown, (60, 50), (60, 120))
     notebook.until("len(pd.strokes)", 1)
@@ -224,7 +224,7 @@ def test_a_patch_is_moved_only_if_it_is_dragged(notebook, shown, spade, demo):
     take(shown, "move", size=30, strength=1)
     shown.click(shown.photo, 112, 60)
     shown.settle()
-    drag(shown, (112, 60), (112.6, 60.6))  # a hand trembles
+    drag(shown, (112, 60), (112.6, 60.6))  # a slight jitter
     shown.settle()
     assert strokes_of(notebook) == []
     drag(shown, (112, 60), (90, 100), (60, 150))
@@ -241,7 +241,7 @@ def test_a_patch_is_moved_only_if_it_is_dragged(notebook, shown, spade, demo):
     np.testing.assert_array_equal(painted[here], demo.test[0].image[there])
 
 
-def test_what_is_erased_is_the_photo_again(notebook, shown, spade, demo):
+def test_erasing_restores_the_photo(notebook, shown, spade, demo):
     take(shown, "brush", size=8, strength=1, colour="#ff0000")
     drag(shown, (80, 80), (110, 130))
     notebook.until("bool(pd.mask.any())", True)
@@ -252,11 +252,11 @@ def test_what_is_erased_is_the_photo_again(notebook, shown, spade, demo):
     notebook.until("bool(pd.mask.any())", False)
     painted = assert_shows_strokes(notebook, shown, spade, demo.test[0])
     np.testing.assert_array_equal(painted, demo.test[0].image)
-    assert shown.root.get_by_role("button", name="keep as test photo").is_disabled()  # nothing can be seen
+    assert shown.root.get_by_role("button", name="keep as test photo").is_disabled()  # no visible change
     assert shown.root.get_by_role("button", name="undo").is_enabled()
 
 
-def test_each_tool_remembers_its_settings_and_the_pen_is_as_large_as_what_it_paints(shown):
+def test_each_tool_keeps_its_settings_and_the_pen_has_the_stroke_size(shown):
     take(shown, "brush", size=24, strength=0.35, colour="#123456")
     take(shown, "blur", size=60, strength=0.5)
     shown.hover(shown.photo, 100, 110)
@@ -274,7 +274,7 @@ def test_each_tool_remembers_its_settings_and_the_pen_is_as_large_as_what_it_pai
     assert pressed == ["brush"]
 
 
-# ---- while one draws -------------------------------------------------------------------------------------------------
+# ---- while drawing ---------------------------------------------------------------------------------------------------
 
 
 def test_the_map_follows_while_the_pointer_is_still_down(notebook, shown, spade, demo):
@@ -294,11 +294,11 @@ def test_the_map_follows_while_the_pointer_is_still_down(notebook, shown, spade,
 
 
 @pytest.mark.parametrize("held", [False, True], ids=["at once", "after it was painted"])
-def test_when_the_pointer_is_up_and_python_has_painted_no_line_of_the_hand_is_left(notebook, shown, held):
+def test_the_preview_line_is_removed_once_python_has_painted_the_stroke(notebook, shown, held):
     take(shown, "brush", size=12, strength=1, colour="#ff0000")
     drag(shown, (70, 70), (72, 90), hold=True)
     line = shown.pixels(shown.photo, "over")
-    assert line[71, 80].tolist() == [255, 0, 0, 255]  # at once, without Python
+    assert line[71, 80].tolist() == [255, 0, 0, 255]  # at once, without the kernel
     if held:
         notebook.until("len(pd.strokes) and len(pd.strokes[0].points) > 1", True)
         until(lambda: "" if on_map(strokes_of(notebook)[0].points)[-1][1] > 87 else "not all of it is painted")
@@ -309,7 +309,7 @@ def test_when_the_pointer_is_up_and_python_has_painted_no_line_of_the_hand_is_le
     until(lambda: "a line is left" if shown.pixels(shown.photo, "over").any() else "", 2)
 
 
-def test_the_page_is_busy_until_the_last_of_a_stroke_is_painted(notebook, shown):
+def test_the_page_is_busy_until_a_stroke_is_fully_painted(notebook, shown):
     take(shown, "brush", size=6, strength=1, colour="#0000ff")
     notebook.execute(
         "answer = pd._send_painted; import time\n"
@@ -320,24 +320,24 @@ def test_the_page_is_busy_until_the_last_of_a_stroke_is_painted(notebook, shown)
         shown.settle()
         end = shown.pixels(shown.photo)[138, 150].astype(int)
         assert end[2] > end[0] + 100, f"{end} is not blue"
-        last = on_map(strokes_of(notebook)[0].points)[-1]  # asked after what the page sent
+        last = on_map(strokes_of(notebook)[0].points)[-1]  # asked after the page's messages
         assert hypot(last[0] - 140, last[1] - 150) < 3
     finally:
         notebook.execute("del pd._send_painted")
         notebook.until("len(pd.strokes)", 1)
 
 
-# ---- back and forth --------------------------------------------------------------------------------------------------
+# ---- undo and redo ---------------------------------------------------------------------------------------------------
 
 
 def buttons(shown) -> list[bool]:
-    """Whether something can be taken back, painted again, started over."""
+    """Whether undo, redo and clear all are enabled."""
     return [
-        shown.root.get_by_role("button", name=name, exact=True).is_enabled() for name in ("undo", "redo", "start over")
+        shown.root.get_by_role("button", name=name, exact=True).is_enabled() for name in ("undo", "redo", "clear all")
     ]
 
 
-def test_strokes_are_taken_back_and_painted_again_by_buttons_and_keys(notebook, shown, spade, demo):
+def test_strokes_are_undone_and_redone_by_buttons_and_keys(notebook, shown, spade, demo):
     take(shown, "brush", size=8, strength=1, colour="#ff0000")
     assert buttons(shown)[::2] == [False, False]
     drag(shown, (60, 60), (60, 100))
@@ -353,7 +353,7 @@ def test_strokes_are_taken_back_and_painted_again_by_buttons_and_keys(notebook, 
         (keys.press, "Control+z", 0),
         (keys.press, "Control+Shift+Z", 1),
         (name, "redo", 2),
-        (name, "start over", 0),
+        (name, "clear all", 0),
         (keys.press, "Control+y", 1),
         (keys.press, "Control+Shift+Z", 2),
         (keys.press, "Control+z", 1),
@@ -367,7 +367,7 @@ def test_strokes_are_taken_back_and_painted_again_by_buttons_and_keys(notebook, 
     assert shown.root.get_by_role("alert").count() == 0
 
 
-def test_keys_work_after_a_click_on_what_takes_none(notebook, shown):
+def test_keys_work_after_a_click_on_a_non_focusable_element(notebook, shown):
     take(shown, "brush", size=8, strength=1)
     drag(shown, (60, 60), (60, 100))
     notebook.until("len(pd.strokes)", 1)
@@ -394,7 +394,7 @@ def test_keys_alone_are_enough(notebook, shown, spade, demo):
     assert_shows_strokes(notebook, shown, spade, demo.test[0])
     for _ in range(40):
         keys.press("Shift+ArrowUp")
-    keys.press("Enter")  # no farther than the edge
+    keys.press("Enter")  # not beyond the edge
     notebook.until("pd.strokes[-1].points[0][0]", on_photo(0, 0)[0])
 
 
@@ -423,14 +423,14 @@ def test_keys_do_not_reach_the_notebook(notebook, shown):
     notebook.page.evaluate("jupyterapp.commands.execute('notebook:insert-cell-below')")
     notebook.page.evaluate("jupyterapp.commands.execute('notebook:enter-command-mode')")
     keys = shown.page.keyboard
-    shown.photo.focus()  # which selects its cell
+    shown.photo.focus()  # this selects its cell
     before = notebook.page.evaluate(seen)
     assert len(before[0]) == 3
     for focused in (shown.photo, shown.root.get_by_role("button", name="blur", exact=True)):
         focused.focus()
         for key in ("Control+z", "Control+Shift+Z", "z", "Shift+Z", "ArrowUp", "d", "d", "x", "b", "Enter", "Escape"):
             keys.press(key)
-    kind = shown.root.get_by_label("kind of defect", exact=True)
+    kind = shown.root.get_by_label("defect type", exact=True)
     kind.fill("")
     kind.focus()
     keys.type("dd a z b x")
@@ -443,16 +443,16 @@ def test_keys_do_not_reach_the_notebook(notebook, shown):
     notebook.page.evaluate("jupyterapp.commands.execute('notebook:delete-cell')")
 
 
-# ---- what is kept and saved ------------------------------------------------------------------------------------------
+# ---- keeping and saving ----------------------------------------------------------------------------------------------
 
 
-def test_what_is_kept_under_a_kind_joins_the_test_photos(notebook, shown, demo, lab):
+def test_a_kept_photo_is_added_to_the_test_photos(notebook, shown, demo, lab):
     there = notebook.ask("len(pd.dataset.test)")
     take(shown, "brush", size=14, strength=1, colour="#ff00ff")
     drag(shown, (80, 80), (110, 130))
     notebook.until("len(pd.strokes)", 1)
     shown.settle()
-    shown.root.get_by_label("kind of defect", exact=True).fill("hand made")
+    shown.root.get_by_label("defect type", exact=True).fill("hand made")
     shown.press("keep as test photo")
     shown.root.get_by_role("status").filter(has_text="Kept: hand made/000").wait_for(timeout=5000)
     assert notebook.ask("[len(pd.dataset.test), pd.dataset.test[-1].label]") == [there + 1, "hand made"]
@@ -464,18 +464,20 @@ def test_what_is_kept_under_a_kind_joins_the_test_photos(notebook, shown, demo, 
     shown.root.get_by_role("status").filter(has_text="hand made/000, hand made/001").wait_for(timeout=5000)
 
 
-def test_a_kind_that_can_be_no_folder_is_said_and_the_message_can_be_closed(notebook, shown, lab):
+def test_an_invalid_folder_name_shows_an_error_that_can_be_closed(notebook, shown, lab):
     take(shown, "brush", size=14, strength=1)
     drag(shown, (80, 80), (110, 130))
     notebook.until("len(pd.strokes)", 1)
     shown.settle()
-    kind = shown.root.get_by_label("kind of defect", exact=True)
+    kind = shown.root.get_by_label("defect type", exact=True)
     for _ in range(2):
         kind.fill("a/b")
         shown.press("keep as test photo")
-        alert = shown.root.get_by_role("alert").filter(has_text="A kind of defect is a name that a folder may have")
+        alert = shown.root.get_by_role("alert").filter(
+            has_text="label must be a defect type that is a valid folder name"
+        )
         alert.wait_for(timeout=5000)
-        shown.settle()  # nothing goes on turning
+        shown.settle()  # the spinner has stopped
         shown.press("close this message")
         assert shown.root.get_by_role("alert").count() == 0
     notebook.until("pd.problem", "")
@@ -488,7 +490,7 @@ def test_a_kind_that_can_be_no_folder_is_said_and_the_message_can_be_closed(note
     assert not (lab.folder / "painted/test/a").exists()
 
 
-def test_photo_mask_picture_and_page_are_handed_over(notebook, shown, demo, tmp_path):
+def test_photo_mask_picture_and_page_can_be_downloaded(notebook, shown, demo, tmp_path):
     take(shown, "brush", size=14, strength=1, colour="#ff00ff")
     drag(shown, (80, 80), (110, 130))
     notebook.until("len(pd.strokes)", 1)
@@ -536,7 +538,7 @@ def test_another_photo_is_chosen_and_each_keeps_its_strokes(notebook, shown, spa
     assert_shows_strokes(notebook, shown, spade, demo.test[0])
 
 
-def test_a_photo_that_cannot_be_read_is_named_and_all_stays_as_it_was(notebook, shown):
+def test_an_unreadable_photo_is_named_and_changes_nothing(notebook, shown):
     shown.choose("photo", "2")
     told = re.compile(r"Cannot read .*broken\.png as an image")
     shown.root.get_by_role("alert").filter(has_text=told).wait_for(timeout=5000)
@@ -547,10 +549,10 @@ def test_a_photo_that_cannot_be_read_is_named_and_all_stays_as_it_was(notebook, 
     drag(shown, (80, 80), (110, 130))
     notebook.until("[pd.index, len(pd.strokes)]", [0, 1])
     shown.settle()
-    assert shown.root.get_by_role("alert").count() == 0  # all is well
+    assert shown.root.get_by_role("alert").count() == 0  # no error is left
 
 
-def test_what_python_paints_is_shown(notebook, shown, spade, demo):
+def test_strokes_from_python_are_shown(notebook, shown, spade, demo):
     notebook.execute("pd.stroke('stain', [(100, 60), (120, 100)]); pd.probe = (30, 40)")
     shown.root.locator(":scope[data-shown='0 1']").wait_for()
     assert_shows_strokes(notebook, shown, spade, demo.test[0])
@@ -572,7 +574,7 @@ def test_pointing_at_the_map_shows_the_normal_pixel_that_explains_the_place(note
         for said in (
             f"Normal {match.image}\n",
             f"explains ({place[0]}, {place[1]})",
-            f"its pixel ({match.row}, {match.col}), distance {match.distance:.2f}; map ",
+            f"pixel ({match.row}, {match.col}), distance {match.distance:.2f}; map ",
         ):
             assert said in figure
         assert float(figure.split("; map ")[1]) == pytest.approx(result.anomaly_map[place], abs=0.011)
@@ -585,7 +587,7 @@ def test_pointing_at_the_map_shows_the_normal_pixel_that_explains_the_place(note
 # ---- elsewhere -------------------------------------------------------------------------------------------------------
 
 
-def test_a_saved_page_shows_what_was_painted_and_found_but_cannot_paint(browser, saved, spade, demo):
+def test_a_saved_page_shows_strokes_and_map_but_cannot_paint(browser, saved, spade, demo):
     path, painting = saved
     context = browser.new_context(viewport={"width": 1200, "height": 1000}, offline=True)
     page, asked, errors = context.new_page(), [], []
@@ -620,7 +622,7 @@ def test_a_saved_page_shows_what_was_painted_and_found_but_cannot_paint(browser,
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_stands_in_the_way_of_a_screen_reader_in_a_saved_page(browser, saved, scheme):
+def test_a_saved_page_has_no_serious_accessibility_violations(browser, saved, scheme):
     page = browser.new_page(color_scheme=scheme)
     page.goto(saved[0].as_uri())
     shown = Shown(page)
@@ -631,8 +633,8 @@ def test_nothing_stands_in_the_way_of_a_screen_reader_in_a_saved_page(browser, s
     page.close()
 
 
-def test_nothing_stands_in_the_way_of_a_screen_reader_in_both_themes_of_jupyterlab(notebook, shown):
-    """Where controls are alive: of those that are not, nobody asks for contrast."""
+def test_both_jupyterlab_themes_have_no_serious_accessibility_violations(notebook, shown):
+    """With enabled controls: disabled ones are exempt from contrast rules."""
     take(shown, "brush", size=14, strength=1)
     drag(shown, (80, 80), (110, 130))
     notebook.until("len(pd.strokes)", 1)
@@ -662,7 +664,7 @@ def test_nothing_is_cut_off_at_any_width(browser, saved, width):
 
 
 def test_nothing_is_cut_off_at_any_width_in_a_notebook(notebook, shown):
-    """There is more of it: the list of photos, and the margin of the cells."""
+    """A notebook adds the list of photos and the cell margins."""
     for width in (600, 900, 1600):
         notebook.page.set_viewport_size({"width": width, "height": 1000})
         notebook.page.wait_for_timeout(200)
@@ -671,7 +673,7 @@ def test_nothing_is_cut_off_at_any_width_in_a_notebook(notebook, shown):
     notebook.page.set_viewport_size({"width": 1280, "height": 1000})
 
 
-def test_layout_does_not_jump_while_one_draws(notebook, shown):
+def test_layout_does_not_jump_while_drawing(notebook, shown):
     top = lambda: shown.root.locator(".sk-foot").evaluate("foot => foot.offsetTop")  # noqa: E731
     take(shown, "brush", size=14, strength=1)
     before = top()
@@ -684,28 +686,28 @@ def test_layout_does_not_jump_while_one_draws(notebook, shown):
     assert abs(top() - before) <= 1
 
 
-# ---- a page that waits: last, since one that has given up would not serve other tests --------------------------------
+# ---- slow replies: last, since a disconnected page would break other tests -------------------------------------------
 
 
-def test_a_hand_may_go_on_where_it_changes_nothing(notebook, shown):
-    """An eraser on what nobody has painted: what it does later is what is there already."""
+def test_drawing_without_a_visible_change_still_gets_replies(notebook, shown):
+    """Erasing an unpainted area: later parts of the stroke change nothing."""
     take(shown, "erase", size=10, strength=1)
     drag(shown, (50, 50), (60, 60), hold=True)
     notebook.until("len(pd.strokes)", 1)
     shown.settle()
     shown.page.mouse.move(**shown.at(shown.photo, 140, 150), steps=6)
     shown.page.mouse.up()
-    shown.root.locator(":scope[aria-busy=false]").wait_for(timeout=4000)  # before it believes that Python is gone
+    shown.root.locator(":scope[aria-busy=false]").wait_for(timeout=4000)  # before the page counts as disconnected
     last = on_map(strokes_of(notebook)[0].points)[-1]
     assert hypot(last[0] - 140, last[1] - 150) < 3
 
 
-def test_after_an_answer_that_took_long_all_is_alive_again(notebook, shown):
+def test_after_a_slow_reply_everything_works_again(notebook, shown):
     notebook.execute("import time; answer = pd._send_painted")
     notebook.execute("pd._send_painted = lambda: (time.sleep(5.5), answer())")
     take(shown, "brush", size=8, strength=1)
     shown.click(shown.photo, 60, 60)
-    shown.root.get_by_role("alert").filter(has_text="Python does not answer").wait_for(timeout=8000)
+    shown.root.get_by_role("alert").filter(has_text="No kernel connected").wait_for(timeout=8000)
     assert shown.root.get_by_role("button", name="brush", exact=True).is_disabled()
     shown.root.locator(":scope[data-shown='0 1']").wait_for(timeout=20_000)
     notebook.execute("del pd._send_painted")

@@ -1,4 +1,4 @@
-"""Painting without a browser: what it computes and keeps, what it tells a page, and what it says of mistakes."""
+"""Painting without a browser: results, kept images, page data and errors."""
 
 import errno
 import os
@@ -23,7 +23,7 @@ from spade_kit.datasets.synthetic import TOOLS, Stroke, paint
 from spade_kit.features.crops import find_crop
 from spade_kit.widgets._shared.export import join_modules
 
-LINE = [(60, 40), (80.5, 90), (70, 120.25)]  # places of the map
+LINE = [(60, 40), (80.5, 90), (70, 120.25)]  # map pixels
 side = st.integers(32, 300)
 
 
@@ -36,25 +36,25 @@ def painting(spade, demo, tmp_path):
 
 @pytest.fixture
 def sent(painting, monkeypatch):
-    """What the page is sent beside traits."""
+    """The messages sent to the page besides traits."""
     sent = []
     monkeypatch.setattr(painting, "send", lambda content, buffers=(): sent.append((content, [*buffers])))
     return sent
 
 
 def tell(painting, kind, **content):
-    """A message of the page's."""
+    """Send a message as the page would."""
     painting._handle_custom_msg({"kind": kind, **content}, [])
 
 
 def draw(painting, points, drawn, **other):
-    """What the page tells of a brush that is still being moved."""
+    """Send the brush stroke that the page is still drawing."""
     stroke = {"tool": "brush", "points": points, "size": 6, "strength": 1, "colour": "#ff0000", "drawn": drawn}
     tell(painting, "stroke", **stroke | other)
 
 
 def differs(photo, painted):
-    """Where somebody would see it: some channel by more than 10 of 255 grey levels."""
+    """Visible changes: any channel by more than 10 of 255 grey levels."""
     return (np.abs(photo.astype(int) - painted) > 10).any(-1)
 
 
@@ -66,11 +66,11 @@ def files(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))
 
 
-# ---- where it is painted ---------------------------------------------------------------------------------------------
+# ---- coordinates -----------------------------------------------------------------------------------------------------
 
 
-def test_places_of_the_crop_on_a_long_photo_by_hand():
-    """Rows: 100 become 50, 5 cut, so that the first of the crop covers 10 and 11. Columns: 300 become 50: 30 to 35."""
+def test_crop_coordinates_on_a_long_photo_by_hand():
+    """Rows: 100 become 50, 5 are cropped, so the first row covers 10 and 11. Columns: 300 become 50; 30 to 35."""
     crop = find_crop((100, 300), 50, 40)
     places = np.array([(0, 0), (0.5, 0), (0, 0.5), (39, 39), (-5.5, -5.5)])
     expected = [(10.5, 32.5), (11.5, 32.5), (10.5, 35.5), (88.5, 266.5), (-0.5, -0.5)]
@@ -79,7 +79,7 @@ def test_places_of_the_crop_on_a_long_photo_by_hand():
 
 @given(side, side, side, st.none() | side, st.lists(st.tuples(*[st.floats(-400, 400)] * 2), min_size=1, max_size=5))
 @example(97, 131, 72, 51, [(3.25, 47.5)])
-def test_places_that_went_onto_the_photo_find_their_way_back(height, width, resize, size, places):
+def test_crop_to_photo_coordinates_are_invertible(height, width, resize, size, places):
     assume(size is None or size <= resize)
     crop = find_crop((height, width), resize, size)
     on_photo = crop.on_photo(np.array(places, float))
@@ -87,8 +87,8 @@ def test_places_that_went_onto_the_photo_find_their_way_back(height, width, resi
     np.testing.assert_allclose(back, places, atol=1e-9)
 
 
-def test_a_dab_on_the_map_lies_there_on_a_photo_that_is_larger_than_the_crop(painting, demo):
-    """320 px become 256, of which 16 are cut: map pixel 100 has its centre at (100.5 + 16) * 1.25 of the photo."""
+def test_a_dab_is_placed_correctly_on_a_photo_larger_than_the_crop(painting, demo):
+    """320 px become 256, and 16 are cropped: map pixel 100 has its centre at (100.5 + 16) * 1.25 in the image."""
     painting.stroke("brush", [(100, 40)], size=9)
     (stroke,) = painting.strokes
     assert stroke.points == ((145.125, 70.125),)
@@ -100,11 +100,11 @@ def test_a_dab_on_the_map_lies_there_on_a_photo_that_is_larger_than_the_crop(pai
     rows, cols = np.nonzero(differs(crop.cut(demo.test[0].image), painting.result.image))
     for places, middle in ((rows, 100), (cols, 40)):
         assert (places.min() + places.max()) / 2 == pytest.approx(middle, abs=0.6)
-        assert np.ptp(places) + 1 == pytest.approx(9, abs=2.1)  # where it was scaled, a pixel more at each side
+        assert np.ptp(places) + 1 == pytest.approx(9, abs=2.1)  # scaling adds a pixel at each side
 
 
-def test_a_dab_on_a_long_photo_lies_where_it_was_made(spade):
-    """200 x 350 px become a square: a map pixel is 0.78125 high and 1.3671875 wide, 1.07421875 on the average."""
+def test_a_dab_is_placed_correctly_on_a_long_photo(spade):
+    """200 x 350 px become a square: a map pixel is 0.78125 high and 1.3671875 wide, 1.07421875 on average."""
     wall = np.full((200, 350, 3), 120, np.uint8)
     painting = paint_defect(spade, wall)
     painting.stroke("brush", [(150, 31)], size=8, colour="white")
@@ -115,10 +115,10 @@ def test_a_dab_on_a_long_photo_lies_where_it_was_made(spade):
     assert (lighter.sum(0) @ np.arange(224)) / whole == pytest.approx(31, abs=0.05)
 
 
-# ---- what is seen ----------------------------------------------------------------------------------------------------
+# ---- the current view ------------------------------------------------------------------------------------------------
 
 
-def test_what_is_found_is_what_predict_says_of_the_painted_photo(painting, spade, demo):
+def test_the_result_equals_predict_on_the_painted_photo(painting, spade, demo):
     before = spade.predict(demo.test[0])
     np.testing.assert_array_equal(painting.result.anomaly_map, before.anomaly_map)
     painting.stroke("scratch", LINE)
@@ -139,8 +139,8 @@ def test_what_is_found_is_what_predict_says_of_the_painted_photo(painting, spade
     assert painting.probe == np.unravel_index(after.anomaly_map.argmax(), (224, 224))
 
 
-def test_a_photo_that_was_fitted_is_judged_against_the_others_also_when_it_is_painted(spade, demo):
-    """It would find itself around every stroke, and a defect would bring its score down."""
+def test_a_painted_fitted_photo_is_judged_against_the_others(spade, demo):
+    """Otherwise it would match itself around every stroke, and a defect could lower its score."""
     painting = paint_defect(spade, demo.train[2].path)
     np.testing.assert_array_equal(painting.result.anomaly_map, spade.predict_left_out(2).anomaly_map)
     painting.stroke("brush", LINE)
@@ -150,8 +150,8 @@ def test_a_photo_that_was_fitted_is_judged_against_the_others_also_when_it_is_pa
 
 
 @pytest.mark.parametrize("tool", [tool for tool in TOOLS if tool != "erase"])
-def test_each_tool_as_it_starts_is_seen_and_found(painting, tool):
-    """Across the rim of the part, where also a blur and another hue are seen."""
+def test_each_tool_with_its_defaults_changes_the_photo_and_the_map(painting, tool):
+    """Across the rim of the part, where a blur and another hue are visible, too."""
     before = painting.result.anomaly_map
     painting.stroke(tool, [(112, 40), (150, 110)])
     assert painting.mask.sum() > 100
@@ -161,16 +161,16 @@ def test_each_tool_as_it_starts_is_seen_and_found(painting, tool):
     np.testing.assert_array_equal(painting.result.anomaly_map, before)
 
 
-def test_size_strength_and_colour_are_those_that_were_asked_for(painting, demo):
+def test_size_strength_and_colour_are_applied(painting, demo):
     painting.stroke("brush", [(100, 40)], size=20, strength=0.5, colour="#0080ff")
     (stroke,) = painting.strokes
     assert (stroke.size, stroke.strength, stroke.colour) == (25, 0.5, (0, 128, 255))
-    place = 145, 70  # of the photo: half of what was there and half of the paint
+    place = 145, 70  # in the image: half original, half paint
     halves = (demo.test[0].image[place].astype(float) + np.array((0, 128, 255))) / 2
     np.testing.assert_allclose(painting.painted[place], halves, atol=0.51)
 
 
-def test_the_readout_counts_normals_that_reach_the_scores(painting, spade, left_out, demo):
+def test_the_readout_counts_normals_at_or_above_the_scores(painting, spade, left_out, demo):
     painting.stroke("brush", LINE)
     normals = [result.image_score for result in left_out]
     scores = [spade.predict(photo).image_score for photo in (demo.test[0], painting.painted)]
@@ -180,10 +180,10 @@ def test_the_readout_counts_normals_that_reach_the_scores(painting, spade, left_
     assert said["score"].tolist() == [pytest.approx(score, abs=0.0051) for score in scores]
     counts = [sum(normal >= score for normal in normals) for score in scores]
     assert said["normals of 12 at or above"].tolist() == counts
-    assert counts[0] > counts[1]  # what was painted is worse than what was there
+    assert counts[0] > counts[1]  # the painted defect scores higher
 
 
-def test_a_figure_shows_the_painted_photo_and_the_place_that_was_asked_for(painting):
+def test_a_figure_shows_the_painted_photo_and_the_probe(painting):
     painting.stroke("brush", LINE)
     painting.probe = (30, 70)
     panels = painting.draw().subfigs
@@ -192,11 +192,11 @@ def test_a_figure_shows_the_painted_photo_and_the_place_that_was_asked_for(paint
     assert (ring.get_ydata()[0], ring.get_xdata()[0]) == (30, 70)
 
 
-# ---- back and forth --------------------------------------------------------------------------------------------------
+# ---- undo and redo ---------------------------------------------------------------------------------------------------
 
 
-def test_whatever_is_taken_back_and_painted_again_gives_the_same_bytes(painting, demo, rng):
-    """Beside it a list of what is there and a list of what was taken back, as one would keep on paper."""
+def test_any_sequence_of_undo_and_redo_gives_the_same_bytes(painting, demo, rng):
+    """Compared with two plain lists: strokes present and strokes undone."""
     there, back, made = [], [], 0
     for move in rng.choice(["paint", "undo", "redo", "clear"], 40, p=[0.4, 0.25, 0.25, 0.1]):
         if move == "paint":
@@ -209,7 +209,7 @@ def test_whatever_is_taken_back_and_painted_again_gives_the_same_bytes(painting,
         else:
             (source, target), sentence = {
                 "undo": ((there, back), "There is no stroke to undo"),
-                "redo": ((back, there), "There is no stroke to paint again"),
+                "redo": ((back, there), "There is no stroke to redo"),
             }[move]
             if not source:
                 with pytest.raises(ValueError, match=sentence):
@@ -238,14 +238,14 @@ def test_each_photo_keeps_its_strokes(painting, spade, demo):
     painting.index = 0
     np.testing.assert_array_equal(painting.painted, first)
     np.testing.assert_array_equal(painting.result.anomaly_map, spade.predict(first).anomaly_map)
-    with pytest.raises(ValueError, match="no stroke to paint again"):
+    with pytest.raises(ValueError, match="no stroke to redo"):
         painting.redo()
     painting.index = 7
     painting.redo()
     assert [stroke.tool for stroke in painting.strokes] == ["scratch", "blur"]
 
 
-def test_the_spade_and_the_photo_that_were_given_stay_as_they_are(spade, demo):
+def test_the_given_spade_and_photo_are_not_modified(spade, demo):
     photo = demo.test[0].image
     before = photo.tobytes()
     painting = paint_defect(spade, photo)
@@ -255,10 +255,10 @@ def test_the_spade_and_the_photo_that_were_given_stay_as_they_are(spade, demo):
     assert spade.sigma == 4
 
 
-# ---- the hand that is still drawing ----------------------------------------------------------------------------------
+# ---- strokes in progress ---------------------------------------------------------------------------------------------
 
 
-def test_a_longer_stroke_takes_the_place_of_its_shorter_self(painting):
+def test_a_longer_stroke_replaces_its_shorter_version(painting):
     draw(painting, points(1), "first")
     draw(painting, points(4), "first")
     assert len(painting.strokes) == 1
@@ -266,13 +266,13 @@ def test_a_longer_stroke_takes_the_place_of_its_shorter_self(painting):
     draw(painting, points(2, 90), "second")
     assert [len(stroke.points) for stroke in painting.strokes] == [4, 2]
     painting.stroke("brush", LINE)
-    draw(painting, points(3, 90), "second")  # comes late, and takes nothing that another hand has painted
+    draw(painting, points(3, 90), "second")  # arrives late, and replaces no stroke from Python
     assert [len(stroke.points) for stroke in painting.strokes] == [4, 2, 3, 3]
     assert painting.strokes[0].colour == (255, 0, 0)
 
 
-def test_a_page_is_answered_also_where_nothing_more_is_changed(painting):
-    """As an eraser on what nobody has painted; a page that is not answered believes that Python is gone."""
+def test_the_page_gets_a_reply_even_if_nothing_changes(painting):
+    """For example when erasing an unpainted area; without a reply, the page counts as disconnected."""
     answers = []
     painting.observe(lambda change: answers.append(change["new"]["strokes"]), "photo")
     for count in (2, 4, 4):
@@ -283,15 +283,15 @@ def test_a_page_is_answered_also_where_nothing_more_is_changed(painting):
     assert answers == [1, 1, 1, 0, 0]
 
 
-def test_to_undo_in_the_middle_of_a_stroke_costs_no_other(painting):
+def test_undo_during_a_stroke_keeps_the_other_strokes(painting):
     painting.stroke("scratch", LINE)
     draw(painting, points(2), "first")
     tell(painting, "undo")
-    draw(painting, points(5), "first")  # the hand goes on
+    draw(painting, points(5), "first")  # drawing continues
     assert [stroke.tool for stroke in painting.strokes] == ["scratch", "brush"]
 
 
-def test_to_start_over_and_paint_again_in_the_middle_of_a_stroke_costs_no_other(painting):
+def test_clear_and_redo_during_a_stroke_keep_the_other_strokes(painting):
     draw(painting, points(2), "first")
     painting.stroke("scratch", LINE)
     painting.undo()
@@ -307,7 +307,7 @@ def test_to_start_over_and_paint_again_in_the_middle_of_a_stroke_costs_no_other(
     assert [len(stroke.points) for stroke in painting.strokes] == [2, 4]
 
 
-def test_a_stroke_that_goes_on_on_another_photo_costs_none_there(painting):
+def test_a_stroke_continued_on_another_photo_replaces_none_there(painting):
     painting.index = 1
     painting.stroke("scratch", LINE)
     painting.index = 0
@@ -319,8 +319,8 @@ def test_a_stroke_that_goes_on_on_another_photo_costs_none_there(painting):
     assert [len(stroke.points) for stroke in painting.strokes] == [2]
 
 
-def test_a_notebooks_cells_and_its_page_may_paint_at_once(painting, spade):
-    """Messages of a page come in a thread of their own: here a cell paints just as the page's stroke was judged."""
+def test_cells_and_the_page_may_paint_at_the_same_time(painting, spade):
+    """Page messages arrive in a separate thread: a cell paints while the page's stroke is being judged."""
     judge, judging, painted = painting.spade.judge, Event(), Event()
 
     def judge_slowly(*photo, **options):
@@ -345,10 +345,10 @@ def test_a_notebooks_cells_and_its_page_may_paint_at_once(painting, spade):
     np.testing.assert_array_equal(painting.result.anomaly_map, result.anomaly_map)
 
 
-# ---- what a page is told ---------------------------------------------------------------------------------------------
+# ---- data for the page -----------------------------------------------------------------------------------------------
 
 
-def test_a_page_has_the_painted_crop_where_it_was_painted_and_what_was_found(painting, spade, demo):
+def test_a_page_has_the_painted_crop_its_mask_and_the_matches(painting, spade, demo):
     assert painting.photo["mask"] is None
     painting.stroke("brush", LINE, size=12)
     photo, result = painting.photo, spade.predict(painting.painted)
@@ -367,20 +367,20 @@ def test_a_page_has_the_painted_crop_where_it_was_painted_and_what_was_found(pai
     np.testing.assert_array_equal(np.frombuffer(seen["place"], "<u4"), (56 * found.row + found.col).ravel())
 
 
-def test_what_is_normal_is_first_said_of_a_few_and_then_of_all(painting, left_out):
+def test_the_reference_level_comes_from_a_few_photos_first_and_then_from_all(painting, left_out):
     scores = [result.image_score for result in left_out]
     first = painting.normals
     assert first["of"] == 12
     assert 1 < len(first["scores"]) < 12
     assert all(min(abs(score - other) for other in scores) < 1e-3 for score in first["scores"])
     painting.stroke("brush", LINE)
-    assert painting.normals == first  # one scale, whatever is painted
+    assert painting.normals == first  # the scale does not depend on the strokes
     painting.finish()
     assert painting.normals["level"] == spade.normal_level
     np.testing.assert_allclose(painting.normals["scores"], sorted(scores), rtol=1e-6)
 
 
-def test_a_page_is_handed_what_it_asks_for(painting, sent, spade, demo):
+def test_a_page_gets_what_it_requests(painting, sent, spade, demo):
     painting.stroke("brush", LINE)
     for kind in ("hello", "pair", "png", "page"):
         tell(painting, kind)
@@ -400,7 +400,7 @@ def test_a_page_is_handed_what_it_asks_for(painting, sent, spade, demo):
     assert painting.problem == ""
 
 
-def test_the_picture_that_stands_in_is_the_same_every_time(painting):
+def test_the_static_preview_is_deterministic(painting):
     painting.stroke("stain", LINE)
     data, _ = painting._repr_mimebundle_()
     again, _ = painting._repr_mimebundle_()
@@ -411,7 +411,7 @@ def test_the_picture_that_stands_in_is_the_same_every_time(painting):
     assert other["image/png"] != data["image/png"]
 
 
-def test_a_saved_page_is_small_names_no_other_place_and_has_what_is_seen(painting, tmp_path):
+def test_a_saved_page_is_small_self_contained_and_complete(painting, tmp_path):
     painting.stroke("stain", LINE)
     painting.save_html(tmp_path / "page.html")
     assert (tmp_path / "page.html").stat().st_size < 1_500_000
@@ -420,7 +420,7 @@ def test_a_saved_page_is_small_names_no_other_place_and_has_what_is_seen(paintin
     assert "<title>chip/000, painted</title>" in text
     (packed,) = re.findall(r'"jpeg": \{"base64": "([^"]*)"\}', text)
     assert b64decode(packed) == painting.photo["jpeg"]
-    assert str(tmp_path) not in text  # nobody else's business
+    assert str(tmp_path) not in text  # no local paths in the page
 
 
 def test_the_pages_code_is_one_module_without_imports():
@@ -430,10 +430,10 @@ def test_the_pages_code_is_one_module_without_imports():
     assert len(names) == len(set(names)) > 20
 
 
-# ---- what is kept ----------------------------------------------------------------------------------------------------
+# ---- kept images -----------------------------------------------------------------------------------------------------
 
 
-def test_what_is_kept_is_a_photo_and_its_mask_in_the_layout_of_mvtec(painting, demo, tmp_path):
+def test_a_kept_photo_and_its_mask_are_in_the_mvtec_layout(painting, demo, tmp_path):
     painting.stroke("brush", LINE)
     sample = painting.keep("hand made")
     folder = tmp_path / "painted"
@@ -453,7 +453,7 @@ def test_what_is_kept_is_a_photo_and_its_mask_in_the_layout_of_mvtec(painting, d
     np.testing.assert_array_equal(read.mask, visible)
 
 
-def test_what_is_kept_joins_the_test_photos_and_is_judged_with_them(spade, demo, tmp_path):
+def test_a_kept_photo_is_evaluated_with_the_test_photos(spade, demo, tmp_path):
     few = replace(demo, test=demo.test[4:8])
     painting = paint_defect(spade, few, folder=tmp_path)
     painting.index = 3
@@ -461,7 +461,7 @@ def test_what_is_kept_joins_the_test_photos_and_is_judged_with_them(spade, demo,
     sample = painting.keep("brush")
     assert painting.dataset.test == [*few.test, sample]
     assert (painting.dataset.name, painting.dataset.train) == (few.name, few.train)
-    assert len(few.test) == 4  # what was given stays as it is
+    assert len(few.test) == 4  # the input is not modified
     np.testing.assert_array_equal(painting.dataset.test[-1].image, painting.painted)
     np.testing.assert_array_equal(painting.dataset.test[-1].mask, painting.mask)
     assert painting.kept == ["brush/000"]
@@ -473,7 +473,7 @@ def test_what_is_kept_joins_the_test_photos_and_is_judged_with_them(spade, demo,
     assert report.metric("pixel_roc_auc", ["brush"]) > 0.9
 
 
-def test_a_single_photo_begins_a_dataset_of_its_own(spade, demo, tmp_path):
+def test_a_single_photo_starts_a_new_dataset(spade, demo, tmp_path):
     painting = paint_defect(spade, demo.test[6].path, folder=tmp_path)
     assert painting.dataset.train == demo.train[:12]
     assert painting.dataset.test == []
@@ -483,7 +483,7 @@ def test_a_single_photo_begins_a_dataset_of_its_own(spade, demo, tmp_path):
     assert files(tmp_path) == ["ground_truth/painted/000_mask.png", "test/painted/000.png"]
 
 
-def test_numbers_go_on_where_there_are_files(painting, spade, demo, tmp_path):
+def test_numbering_continues_after_existing_files(painting, spade, demo, tmp_path):
     folder = tmp_path / "painted"
     (folder / "test/scratch").mkdir(parents=True)
     for stem in ("000", "002"):
@@ -498,8 +498,8 @@ def test_numbers_go_on_where_there_are_files(painting, spade, demo, tmp_path):
     assert other.keep("scratch").path.stem == "004"
 
 
-def test_masks_of_photos_in_another_format_stay_as_they_are(painting, demo, tmp_path):
-    """As in the demo: photos are JPEGs, and ``000.jpg`` has ``000_mask.png``."""
+def test_masks_of_photos_in_another_format_are_not_overwritten(painting, demo, tmp_path):
+    """As in the demo: images are JPEGs, and ``000.jpg`` has ``000_mask.png``."""
     folder = tmp_path / "painted"
     for path, place in ((demo.test[0].path, "test/chip"), (demo.test[0].mask_path, "ground_truth/chip")):
         (folder / place).mkdir(parents=True)
@@ -513,7 +513,7 @@ def test_masks_of_photos_in_another_format_stay_as_they_are(painting, demo, tmp_
 
 @pytest.mark.parametrize("room", [0, 1], ids=["for nothing", "for the mask"])
 @pytest.mark.parametrize("by", ["Python", "the page"])
-def test_a_full_disk_is_said_and_nothing_half_is_kept(painting, monkeypatch, tmp_path, room, by):
+def test_a_full_disk_is_reported_and_leaves_nothing_half_written(painting, monkeypatch, tmp_path, room, by):
     painting.stroke("brush", LINE)
     dataset, write, left = painting.dataset, Path.write_bytes, [room]
 
@@ -551,23 +551,23 @@ def test_a_photo_is_saved_with_its_mask_beside_it(painting, tmp_path):
     assert files(tmp_path) == ["new/dent.png", "new/dent_mask.png"]
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "new/dent.png")), painting.painted)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "new/dent_mask.png")) > 0, painting.mask)
-    with pytest.raises(ValueError, match=r"saved as PNG, which loses nothing, but 'dent\.jpg' came"):
+    with pytest.raises(ValueError, match=r"path must end in \.png, since PNG is lossless; got 'dent\.jpg'"):
         painting.save(tmp_path / "dent.jpg")
     assert not (tmp_path / "dent.jpg").exists()
 
 
 @pytest.mark.parametrize("label", ["", ".", "..", "../up", "a/b", "/etc", "scratch/", ".hidden", "good", "OK", None])
-def test_a_kind_that_can_be_no_folder_of_defects_is_refused(painting, tmp_path, label):
-    """Of photographs called good nobody expects a mask: they would count as false alarms."""
+def test_an_invalid_defect_folder_name_is_rejected(painting, tmp_path, label):
+    """Images labelled good are expected to have no mask: they would count as false alarms."""
     painting.stroke("brush", LINE)
-    with pytest.raises(ValueError, match="A kind of defect is a name"):
+    with pytest.raises(ValueError, match="label must be a defect type that is a valid folder name"):
         painting.keep(label)
     assert not list(tmp_path.rglob("*.png"))
     assert painting.kept == []
 
 
-def test_where_nothing_is_seen_there_is_nothing_to_keep(painting, tmp_path):
-    sentence = "Nothing can be seen of what was painted"
+def test_an_invisible_change_cannot_be_kept(painting, tmp_path):
+    sentence = "The strokes made no visible change"
     with pytest.raises(ValueError, match=sentence):
         painting.keep()
     painting.stroke("brush", LINE, strength=0.01)
@@ -579,7 +579,7 @@ def test_where_nothing_is_seen_there_is_nothing_to_keep(painting, tmp_path):
     assert not list(tmp_path.rglob("*.png"))
 
 
-# ---- few photos ------------------------------------------------------------------------------------------------------
+# ---- few images ------------------------------------------------------------------------------------------------------
 
 
 def test_one_normal_photo_is_enough_to_paint(demo, tmp_path):
@@ -609,13 +609,13 @@ def test_arrays_are_enough_to_fit_and_to_paint_on(demo, tmp_path):
     painting.save_html(tmp_path / "page.html")
 
 
-# ---- mistakes --------------------------------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("given", [None, [], "a dataset of normals alone"])
-def test_without_a_photo_a_sentence_says_what_is_needed(spade, demo, given):
+def test_without_a_photo_an_error_names_the_accepted_inputs(spade, demo, given):
     given = replace(demo, test=[]) if isinstance(given, str) else given
-    with pytest.raises(ValueError, match=r"needs a photograph to paint on, but none came\. Take one of dataset\.test"):
+    with pytest.raises(ValueError, match=r"needs an image to paint on; got none\. Pass an image of dataset\.test"):
         paint_defect(spade, given)
 
 
@@ -633,20 +633,20 @@ def test_without_a_photo_a_sentence_says_what_is_needed(spade, demo, given):
         ({"points": [(1, 2, 3), (4, 5, 6)]}, r"pairs? \(row, col\)"),  # not three pairs
         ({"points": (5, 5)}, r"pairs? \(row, col\)"),
         ({"points": [("a", "b")]}, r"pairs? \(row, col\)"),
-        ({"size": 0}, r"size must be a diameter from 0\.1 to 224 map pixels; got 0."),
-        ({"size": 224.5}, r"size must be a diameter from 0\.1 to 224 map pixels; got 224\.5."),
+        ({"size": 0}, r"size must be a diameter from 0\.1 to 224 map pixels; got 0"),
+        ({"size": 224.5}, r"size must be a diameter from 0\.1 to 224 map pixels; got 224\.5"),
         ({"size": nan}, "size must be a diameter"),
         ({"size": "4"}, "size must be a diameter"),
-        ({"strength": 0}, "strength must be a number above 0, up to 1; got 0."),
-        ({"strength": 1.5}, r"strength must be a number above 0, up to 1; got 1\.5."),
-        ({"strength": "1"}, "strength must be a number above 0, up to 1; got '1'."),
-        ({"colour": "bleu"}, "colour is a name or like '#c82828', but 'bleu' came"),
-        ({"colour": (1, 2, 3)}, "colour is a name or like '#c82828'"),
-        ({"colour": 5}, "colour is a name or like '#c82828', but 5 came"),
+        ({"strength": 0}, "strength must be a number above 0, up to 1; got 0"),
+        ({"strength": 1.5}, r"strength must be a number above 0, up to 1; got 1\.5"),
+        ({"strength": "1"}, "strength must be a number above 0, up to 1; got '1'"),
+        ({"colour": "bleu"}, "colour must be a colour name or a value like '#c82828'; got 'bleu'"),
+        ({"colour": (1, 2, 3)}, "colour must be a colour name or a value like '#c82828'"),
+        ({"colour": 5}, "colour must be a colour name or a value like '#c82828'; got 5"),
     ],
     ids=str,
 )
-def test_a_wrong_stroke_is_a_sentence_and_changes_nothing(painting, wrong, sentence):
+def test_an_invalid_stroke_raises_an_error_and_changes_nothing(painting, wrong, sentence):
     painting.stroke("scratch", LINE)
     painting.undo()
     photo = painting.photo
@@ -655,18 +655,18 @@ def test_a_wrong_stroke_is_a_sentence_and_changes_nothing(painting, wrong, sente
         painting.stroke(**stroke)
     assert painting.strokes == ()
     assert painting.photo is photo
-    painting.redo()  # what was taken back is still there
+    painting.redo()  # the undone stroke is still available
     assert [stroke.tool for stroke in painting.strokes] == ["scratch"]
 
 
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("index", 48, "index must be the number of a photo, from 0 to 47; got 48."),
-        ("probe", (0, 224), r"0 <= row < 224, 0 <= col < 224, but \(0, 224\) came"),
+        ("index", 48, "index must be the number of a photo, from 0 to 47; got 48"),
+        ("probe", (0, 224), r"0 <= row < 224 and 0 <= col < 224; got \(0, 224\)"),
     ],
 )
-def test_a_mistake_is_a_sentence_and_changes_nothing(painting, name, value, sentence):
+def test_an_invalid_value_raises_an_error_and_changes_nothing(painting, name, value, sentence):
     painting.stroke("brush", LINE)
     before, result = getattr(painting, name), painting.result
     with pytest.raises(ValueError, match=sentence):
@@ -680,8 +680,8 @@ def test_a_mistake_is_a_sentence_and_changes_nothing(painting, name, value, sent
     assert (painting.index, painting.problem) == (1, "")
 
 
-def test_a_mistake_is_told_each_time_it_is_made_and_gone_when_all_is_well(painting):
-    """A page that is not told waits until it believes that Python is gone."""
+def test_an_error_is_reported_each_time_and_cleared_afterwards(painting):
+    """Without a message, the page would wait until it counts as disconnected."""
     told = []
     painting.observe(lambda change: told.append(change["new"]), "problem")
     for _ in range(2):
@@ -691,13 +691,13 @@ def test_a_mistake_is_told_each_time_it_is_made_and_gone_when_all_is_well(painti
     assert painting.problem == ""
     for _ in range(2):
         tell(painting, "redo")
-    assert told[-1] == "There is no stroke to paint again."
+    assert told[-1] == "There is no stroke to redo."
     assert told.count(told[-1]) == 2
     tell(painting, "undo")
     assert painting.problem == ""
 
 
-def test_a_mistake_in_the_middle_of_a_stroke_leaves_what_was_drawn(painting):
+def test_an_error_during_a_stroke_keeps_what_was_drawn(painting):
     draw(painting, points(3), "first")
     draw(painting, points(5), "first", strength=0)
     assert "strength must be a number above 0" in painting.problem
@@ -706,7 +706,7 @@ def test_a_mistake_in_the_middle_of_a_stroke_leaves_what_was_drawn(painting):
     assert [len(stroke.points) for stroke in painting.strokes] == [6]
 
 
-def test_a_message_that_nobody_knows_is_told(painting):
+def test_an_unknown_message_is_an_error(painting):
     tell(painting, "stork")
     assert "Did you mean 'stroke'" in painting.problem
 

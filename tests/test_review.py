@@ -1,7 +1,7 @@
-"""Going through normal photos without a browser: what is kept and dropped, what a page is told, and mistakes."""
+"""Reviewing normal images without a browser: decisions, page data and errors."""
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor as Apart  # a browser's loop may run in this thread
+from concurrent.futures import ThreadPoolExecutor as Apart  # a browser's event loop may run in this thread
 from io import BytesIO
 
 import numpy as np
@@ -24,13 +24,13 @@ def gallery_of(spade) -> list[bytes]:
 
 
 def which(jpeg: bytes, spade) -> int:
-    """The normal photo that looks most like a small picture."""
+    """The normal image most similar to a thumbnail."""
     small = np.asarray(Image.open(BytesIO(jpeg)).resize((224, 224)), int)
     return int(np.argmin([np.abs(small - spade.normal_image(index)).mean() for index in range(len(spade))]))
 
 
 def told(review) -> tuple:
-    """All that is told, but for whether scores of what was decided are of the gallery as it is now."""
+    """The full state for the page, ignoring whether scores of decided images are fresh."""
     suspects = [(index, score, fresh or bool(decided), decided) for index, score, fresh, decided in review.suspects]
     return review.index, review.kept, review.dropped, suspects, review.state, review.photo["index"]
 
@@ -38,13 +38,13 @@ def told(review) -> tuple:
 # ---- the order -------------------------------------------------------------------------------------------------------
 
 
-def test_the_strangest_comes_first(review, spade, strangest):
-    assert review.index == strangest[0]
-    assert [index for index, *_ in review.suspects] == strangest == spade.suspects().index.tolist()
-    scores = [round(spade.predict_left_out(index).image_score, 3) for index in strangest]
+def test_the_most_anomalous_comes_first(review, spade, most_anomalous):
+    assert review.index == most_anomalous[0]
+    assert [index for index, *_ in review.suspects] == most_anomalous == spade.suspects().index.tolist()
+    scores = [round(spade.predict_left_out(index).image_score, 3) for index in most_anomalous]
     assert [score for _, score, *_ in review.suspects] == scores
     assert all(fresh and decided == "" for _, _, fresh, decided in review.suspects)
-    assert repr(review) == "Review(of 12 normal photos 0 kept, 0 dropped)"
+    assert repr(review) == "Review(12 normal images: 0 kept, 0 dropped)"
 
 
 def test_any_of_them_can_be_looked_at(review, spade):
@@ -57,19 +57,19 @@ def test_any_of_them_can_be_looked_at(review, spade):
 # ---- keep and drop ---------------------------------------------------------------------------------------------------
 
 
-def test_what_is_kept_changes_nothing_but_the_next_one(review, spade, strangest):
-    review.index = strangest[3]
+def test_keeping_a_photo_only_moves_to_the_next_one(review, spade, most_anomalous):
+    review.index = most_anomalous[3]
     review.keep()
-    assert (review.kept, review.dropped, review.index) == ([strangest[3]], [], strangest[0])
+    assert (review.kept, review.dropped, review.index) == ([most_anomalous[3]], [], most_anomalous[0])
     review.keep()
-    assert (review.kept, review.index) == ([strangest[3], strangest[0]], strangest[1])
+    assert (review.kept, review.index) == ([most_anomalous[3], most_anomalous[0]], most_anomalous[1])
     assert gallery_of(review.spade) == gallery_of(spade)
-    assert [index for index, *_ in review.suspects] == [strangest[at] for at in (3, 0, 1, 2, *range(4, 12))]
+    assert [index for index, *_ in review.suspects] == [most_anomalous[at] for at in (3, 0, 1, 2, *range(4, 12))]
     assert [decided for *_, decided in review.suspects][:3] == ["kept", "kept", ""]
-    assert review.state == {"kept": 2, "dropped": 0, "left": 12, "code": "# nothing was dropped from spade"}
+    assert review.state == {"kept": 2, "dropped": 0, "left": 12, "code": "# no images were dropped from spade"}
 
 
-def test_what_is_dropped_is_gone_as_from_a_refit(review, refit, strangest):
+def test_dropping_a_photo_equals_a_refit(review, refit, most_anomalous):
     review.drop()
     anew, left = refit
     review.finish()
@@ -78,29 +78,29 @@ def test_what_is_dropped_is_gone_as_from_a_refit(review, refit, strangest):
         alike = anew.predict_left_out(left.index(index))
         np.testing.assert_array_equal(review.result.anomaly_map, alike.anomaly_map)
     ranked = anew.suspects()
-    assert [index for index, *_ in review.suspects] == [strangest[0], *(left[at] for at in ranked.index)]
+    assert [index for index, *_ in review.suspects] == [most_anomalous[0], *(left[at] for at in ranked.index)]
     np.testing.assert_allclose([score for _, score, *_ in review.suspects][1:], ranked["score"], atol=6e-4)
     assert gallery_of(review.spade) == gallery_of(anew)
-    assert (review.kept, review.dropped) == ([], [strangest[0]])
+    assert (review.kept, review.dropped) == ([], [most_anomalous[0]])
     assert (review.state["left"], review.state["dropped"]) == (11, 1)
 
 
-def test_the_next_suspect_is_the_strangest_that_is_still_to_be_decided(review, refit, strangest):
+def test_the_next_suspect_is_the_most_anomalous_that_is_still_to_be_decided(review, refit, most_anomalous):
     review.keep()
-    review.index = strangest[5]
+    review.index = most_anomalous[5]
     review.drop()
-    assert review.index == strangest[1]
-    assert review.photo["index"] == strangest[1]
+    assert review.index == most_anomalous[1]
+    assert review.photo["index"] == most_anomalous[1]
 
 
-def test_what_was_dropped_is_judged_against_all_that_are_left(review, refit, strangest, demo):
+def test_a_dropped_photo_is_judged_against_the_remaining_ones(review, refit, most_anomalous, demo):
     review.drop()
-    review.index = strangest[0]
-    alike = refit[0].predict(demo.train[strangest[0]]).anomaly_map
+    review.index = most_anomalous[0]
+    alike = refit[0].predict(demo.train[most_anomalous[0]]).anomaly_map
     np.testing.assert_allclose(review.result.anomaly_map, alike, rtol=1e-4, atol=1e-3)  # features of another batch
 
 
-def test_scores_of_before_say_so_until_they_are_computed_again(review, strangest):
+def test_old_scores_are_stale_until_they_are_computed_again(review, most_anomalous):
     before = {index: score for index, score, *_ in review.suspects}
     review.drop()
     fresh = {index: fresh for index, _, fresh, _ in review.suspects}
@@ -109,13 +109,13 @@ def test_scores_of_before_say_so_until_they_are_computed_again(review, strangest
     assert stale == {index: before[index] for index in stale}
     review.finish()
     assert all(fresh for _, _, fresh, decided in review.suspects if not decided)
-    assert {index: score for index, score, *_ in review.suspects if index != strangest[0]} != {
-        index: score for index, score in before.items() if index != strangest[0]
+    assert {index: score for index, score, *_ in review.suspects if index != most_anomalous[0]} != {
+        index: score for index, score in before.items() if index != most_anomalous[0]
     }
 
 
-def test_the_score_of_what_was_kept_follows_the_gallery_too(review, strangest, demo):
-    kept, dropped = strangest[:2]
+def test_the_score_of_a_kept_photo_follows_the_gallery(review, most_anomalous, demo):
+    kept, dropped = most_anomalous[:2]
     review.keep()
     review.drop()
     review.finish()
@@ -125,7 +125,7 @@ def test_the_score_of_what_was_kept_follows_the_gallery_too(review, strangest, d
     assert told == [kept, pytest.approx(anew.image_score, abs=1e-3), True, "kept"]
 
 
-def test_scores_come_by_themselves_in_a_running_loop(spade):
+def test_scores_are_updated_in_the_background_of_a_running_loop(spade):
     async def wait() -> tuple:
         review = review_suspects(spade)
         review.drop()
@@ -141,11 +141,11 @@ def test_scores_come_by_themselves_in_a_running_loop(spade):
     assert (waited, suspects) == (10, other.suspects)
 
 
-def test_to_finish_between_two_steps_of_the_background_leaves_nothing_untold(review):
+def test_finishing_between_two_background_steps_still_updates_the_page(review):
     review.drop()
     for compute, tell in review._background_steps():
         if len(review._scores.fresh) == 11:
-            break  # all are judged, and the page has yet to hear of it
+            break  # all are judged, but the page has not been updated yet
         tell(compute())
     review.finish()
     assert all(fresh for _, _, fresh, decided in review.suspects if not decided)
@@ -154,7 +154,7 @@ def test_to_finish_between_two_steps_of_the_background_leaves_nothing_untold(rev
 # ---- undo ------------------------------------------------------------------------------------------------------------
 
 
-def test_undo_takes_back_one_decision_after_the_other(review, spade, strangest):
+def test_undo_reverts_one_decision_at_a_time(review, spade, most_anomalous):
     before = told(review), review.result.anomaly_map
     review.keep()
     kept = told(review)
@@ -168,14 +168,14 @@ def test_undo_takes_back_one_decision_after_the_other(review, spade, strangest):
     np.testing.assert_array_equal(review.result.anomaly_map, before[1])
 
 
-def test_undo_looks_at_that_photo_again_wherever_one_is(review, strangest):
+def test_undo_returns_to_its_photo(review, most_anomalous):
     review.keep()
-    review.index = strangest[8]
+    review.index = most_anomalous[8]
     review.undo()
-    assert (review.index, review.kept) == (strangest[0], [])
+    assert (review.index, review.kept) == (most_anomalous[0], [])
 
 
-def test_what_was_given_stays_as_it_was(review, spade, strangest):
+def test_the_given_spade_is_not_modified(review, spade, most_anomalous):
     gallery, suspects = spade.gallery, spade.suspects()
     review.drop()
     review.drop()
@@ -184,10 +184,10 @@ def test_what_was_given_stays_as_it_was(review, spade, strangest):
     assert spade.suspects().equals(suspects)
 
 
-# ---- as Python -------------------------------------------------------------------------------------------------------
+# ---- Python code -----------------------------------------------------------------------------------------------------
 
 
-def test_the_lines_of_python_drop_what_was_dropped(review, spade, strangest, demo):
+def test_the_lines_of_python_drop_the_same_photos(review, spade, most_anomalous, demo):
     review.drop()
     review.keep()
     review.index = 9
@@ -197,19 +197,19 @@ def test_the_lines_of_python_drop_what_was_dropped(review, spade, strangest, dem
     names = {"spade": spade}
     exec(review.code(), names)
     assert gallery_of(names["corrected"]) == gallery_of(review.spade)
-    gone = {strangest[0], 9, 1}
+    gone = {most_anomalous[0], 9, 1}
     stems = [normal.sample.path.stem for normal in names["corrected"].gallery.normals]
     assert stems == [demo.train[index].path.stem for index in range(12) if index not in gone]
     assert len(spade) == 12
     assert review.state["code"] == review.code()
 
 
-def test_without_a_drop_there_is_nothing_to_do(review):
+def test_without_a_drop_the_code_does_nothing(review):
     review.keep()
-    assert review.code() == "# nothing was dropped from spade"
+    assert review.code() == "# no images were dropped from spade"
 
 
-# ---- other photos ----------------------------------------------------------------------------------------------------
+# ---- arrays and duplicates -------------------------------------------------------------------------------------------
 
 
 def test_photos_fitted_as_arrays_are_kept_dropped_and_brought_back(demo):
@@ -230,7 +230,7 @@ def test_photos_fitted_as_arrays_are_kept_dropped_and_brought_back(demo):
     assert (review.index, gallery_of(review.spade)) == (first, gallery_of(spade))
 
 
-def test_of_a_photo_that_was_fitted_twice_each_is_dropped_by_itself(demo):
+def test_duplicates_of_a_photo_are_dropped_separately(demo):
     with pytest.warns(UserWarning, match="1 of 4 fitted images are duplicates"):
         spade = SPADE(k=2).fit([demo.train[0], demo.train[1], demo.train[0], demo.train[2]])
     review = review_suspects(spade)
@@ -245,11 +245,11 @@ def test_of_a_photo_that_was_fitted_twice_each_is_dropped_by_itself(demo):
     assert gallery_of(names["corrected"]) == gallery_of(review.spade)
 
 
-# ---- what a page is told ---------------------------------------------------------------------------------------------
+# ---- data for the page -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dropped", [False, True])
-def test_a_page_has_the_matches_by_the_numbers_that_photos_had_at_first(review, spade, monkeypatch, dropped):
+def test_a_page_has_the_matches_with_the_original_photo_numbers(review, spade, monkeypatch, dropped):
     if dropped:
         review.drop()
     sent = []
@@ -272,34 +272,34 @@ def test_a_page_has_the_matches_by_the_numbers_that_photos_had_at_first(review, 
         np.testing.assert_array_equal(np.asarray(Image.open(BytesIO(jpeg))), spade.normal_image(number))
 
 
-def test_a_page_that_opens_is_sent_all_small_pictures(review, spade, strangest, monkeypatch):
+def test_a_newly_opened_page_gets_all_thumbnails(review, spade, most_anomalous, monkeypatch):
     sent = []
     monkeypatch.setattr(review, "send", lambda content, buffers=(): sent.append((content, list(buffers))))
     review._on_message(None, {"kind": "hello"}, [])
     (here, _), (thumbs, jpegs) = sent
-    assert (here, thumbs) == ({"kind": "here"}, {"kind": "thumbs", "indexes": strangest})
-    assert [which(jpeg, spade) for jpeg in jpegs] == strangest
+    assert (here, thumbs) == ({"kind": "here"}, {"kind": "thumbs", "indexes": most_anomalous})
+    assert [which(jpeg, spade) for jpeg in jpegs] == most_anomalous
 
 
-def test_a_page_keeps_drops_and_takes_back(review, strangest):
+def test_a_page_can_keep_drop_and_undo(review, most_anomalous):
     for kind, expected in (
-        ("keep", ([strangest[0]], 0)),
-        ("drop", ([strangest[0]], 1)),
-        ("undo", ([strangest[0]], 0)),
+        ("keep", ([most_anomalous[0]], 0)),
+        ("drop", ([most_anomalous[0]], 1)),
+        ("undo", ([most_anomalous[0]], 0)),
         ("undo", ([], 0)),
     ):
         review._on_message(None, {"kind": kind}, [])
         assert (review.kept, len(review.dropped)) == expected
         assert review.problem == ""
     review._on_message(None, {"kind": "undo"}, [])
-    assert review.problem == "There is no decision to take back."
+    assert review.problem == "There is no decision to undo."
     review._on_message(None, {"kind": "keep"}, [])
     assert review.problem == ""
     review.set_state({"index": 5})
     assert (review.photo["index"], review.problem) == (5, "")
 
 
-def test_a_figure_and_the_picture_that_stands_in_are_the_same_every_time(review, spade):
+def test_the_static_preview_is_deterministic(review, spade):
     assert isinstance(review.draw(), Figure)
     data, _ = review._repr_mimebundle_()
     again, _ = review._repr_mimebundle_()
@@ -309,25 +309,25 @@ def test_a_figure_and_the_picture_that_stands_in_are_the_same_every_time(review,
         assert data[name] == again[name] == anew[name]
 
 
-def test_a_saved_page_is_small_and_names_no_other_place(review, tmp_path):
+def test_a_saved_page_is_small_and_self_contained(review, tmp_path):
     review.drop()
     review.save_html(tmp_path / "page.html")
     assert (tmp_path / "page.html").stat().st_size < 1_000_000
     assert "http" not in (tmp_path / "page.html").read_text().replace("http://www.w3.org/2000/svg", "")
 
 
-# ---- mistakes --------------------------------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("value", "sentence"),
     [
-        (12, "index must be the number of a normal photo, from 0 to 11; got 12."),
-        (-1, "index must be a whole number of at least 0; got -1."),
-        (1.5, "index must be a whole number of at least 0; got 1.5."),
+        (12, "index must be the number of a normal image, from 0 to 11; got 12"),
+        (-1, "index must be a whole number of at least 0; got -1"),
+        (1.5, "index must be a whole number of at least 0; got 1.5"),
     ],
 )
-def test_a_photo_that_is_none_is_a_mistake_that_changes_nothing(review, value, sentence):
+def test_an_invalid_index_is_an_error_that_changes_nothing(review, value, sentence):
     before = told(review)
     with pytest.raises(ValueError, match=sentence):
         review.index = value
@@ -339,23 +339,23 @@ def test_a_photo_that_is_none_is_a_mistake_that_changes_nothing(review, value, s
 
 @pytest.mark.parametrize(("first", "said"), [("keep", "kept"), ("drop", "dropped")])
 @pytest.mark.parametrize("second", ["keep", "drop"])
-def test_nobody_decides_twice_on_a_photo(review, strangest, first, second, said):
+def test_a_photo_cannot_be_decided_twice(review, most_anomalous, first, second, said):
     getattr(review, first)()
-    review.index = strangest[0]
+    review.index = most_anomalous[0]
     before = told(review)
-    with pytest.raises(ValueError, match=f"Normal photo {strangest[0]} is {said} already"):
+    with pytest.raises(ValueError, match=f"Normal image {most_anomalous[0]} is already {said}"):
         getattr(review, second)()
     assert told(review) == before
 
 
-def test_where_nothing_was_decided_there_is_nothing_to_take_back(review):
+def test_undo_without_a_decision_is_an_error(review):
     before = told(review)
-    with pytest.raises(ValueError, match="There is no decision to take back"):
+    with pytest.raises(ValueError, match="There is no decision to undo"):
         review.undo()
     assert told(review) == before
 
 
-def test_when_too_few_would_be_left_that_is_said_and_nothing_is_lost(demo):
+def test_dropping_too_many_is_an_error_that_changes_nothing(demo):
     spade = SPADE(k=2).fit(demo.train[:3])
     review = review_suspects(spade)
     with pytest.raises(ValueError, match=r"at least one other normal image|must remain"):  # noqa: PT012
@@ -372,6 +372,6 @@ def test_when_too_few_would_be_left_that_is_said_and_nothing_is_lost(demo):
     assert gallery_of(review.spade) == gallery_of(spade)
 
 
-def test_to_review_one_photo_takes_another(demo):
+def test_a_review_needs_at_least_two_photos(demo):
     with pytest.raises(ValueError, match="Leave-one-out needs at least one other normal image"):
         review_suspects(SPADE(k=1).fit(demo.train[:1]))

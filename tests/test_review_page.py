@@ -1,4 +1,4 @@
-"""Going through normal photos in a real browser: keys and buttons, and what is shown against what Python says."""
+"""Reviewing normal photos in a real browser: keys and buttons, with the display checked against Python."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def until_decided(notebook, shown, kept: list[int], dropped: list[int], index: i
 
 
 def cards_of(shown) -> list[tuple[int, str, str]]:
-    """Number, class and what is written on each card of the strip, in order."""
+    """Number, class and text of each card of the strip, in order."""
     cards = shown.root.locator(".sk-card").evaluate_all(
         "cards => cards.map(card => [+card.dataset.key, card.className, card.innerText])"
     )
@@ -65,7 +65,7 @@ def progress(shown) -> str:
 
 
 def assert_shows(shown, result, level: float) -> None:
-    """Photo, map and outline are those of this result, the map within a grey level."""
+    """Photo, map and outline match this result, the map within one grey level."""
     photo = shown.pixels(shown.photo)[..., :3].astype(int)
     assert np.abs(photo - result.image).mean() < 3
     grey = np.clip(result.anomaly_map / (SCALE * level) * 256, 0, 255).astype(int)
@@ -73,14 +73,14 @@ def assert_shows(shown, result, level: float) -> None:
     off = [np.abs(drawn - COLOURS[np.clip(grey + by, 0, 255)]).sum(-1) for by in (-1, 0, 1)]
     assert np.min(off, 0).max() <= 2
     inside = np.array(shown.photo.locator(".sk-found .ink").evaluate(INSIDE), bool).reshape(224, 224)
-    clear = np.abs(result.anomaly_map - level) > 0.5  # lines are rounded to a tenth of a pixel
+    clear = np.abs(result.anomaly_map - level) > 0.5  # outlines are rounded to a tenth of a pixel
     np.testing.assert_array_equal(inside[clear], (result.anomaly_map >= level)[clear])
     caption = shown.map.locator("xpath=..").inner_text()
-    assert f"score {result.image_score:.2f}; outlined: what 1 % of normal pixels reach" in caption
+    assert f"score {result.image_score:.2f}; outline: 99 % level of normal pixels" in caption
 
 
 def assert_explains(shown, spade, result, place: tuple[int, int], numbers: list[int]) -> None:
-    """Rings, words and the normal picture at a place; ``numbers`` are those that the fitted photos had at first."""
+    """Check rings, text and normal photo at a pixel; ``numbers`` are the original numbers of the fitted photos."""
     match = result.match(*place)
     number = numbers[match.image]
     assert shown.ring(shown.photo) == shown.ring(shown.map) == place
@@ -89,7 +89,7 @@ def assert_explains(shown, spade, result, place: tuple[int, int], numbers: list[
     shown.root.locator(".sk-live", has_text=said).wait_for(timeout=2000)
     assert f"Normal {number}" in shown.normal.locator("xpath=..").inner_text()
     expected = spade.normal_image(number).astype(int)
-    shown.page.wait_for_timeout(100)  # the crop comes when it is first wanted
+    shown.page.wait_for_timeout(100)  # the crop is loaded on first use
     assert np.abs(shown.pixels(shown.normal)[..., :3] - expected).mean() < 1
 
 
@@ -97,7 +97,7 @@ def assert_explains(shown, spade, result, place: tuple[int, int], numbers: list[
 
 
 @pytest.mark.parametrize("hand", ["keys", "buttons"])
-def test_photos_are_kept_dropped_and_taken_back(notebook, shown, spade, strangest, refit, hand):
+def test_photos_are_kept_dropped_and_undone(notebook, shown, spade, most_anomalous, refit, hand):
     def decide(kind: str) -> None:
         if hand == "keys":
             shown.page.keyboard.press(kind[0])
@@ -105,9 +105,9 @@ def test_photos_are_kept_dropped_and_taken_back(notebook, shown, spade, stranges
             shown.press(f"{kind} {kind[0].upper()}")
 
     shown.photo.focus()
-    first, second, *_ = strangest
+    first, second, *_ = most_anomalous
     assert_shows(shown, spade.predict_left_out(first), spade.normal_level)
-    assert progress(shown) == "0 kept, 0 dropped; 12 to look at, 12 normal photos"
+    assert progress(shown) == "0 kept, 0 dropped, 12 to review; 12 normal photos"
     decide("drop")
     anew, left = refit
     scores = anew.suspects()["score"]
@@ -117,11 +117,11 @@ def test_photos_are_kept_dropped_and_taken_back(notebook, shown, spade, stranges
     assert_shows(shown, anew.predict_left_out(left.index(second)), anew.normal_level)
     notebook.execute("rv.finish()")
     settle(notebook, shown)
-    assert progress(shown) == "0 kept, 1 dropped; 11 to look at, 11 normal photos"
+    assert progress(shown) == "0 kept, 1 dropped, 11 to review; 11 normal photos"
     assert [key for key, *_ in cards_of(shown)] == [first, *following]
     decide("keep")
     until_decided(notebook, shown, [second], [first], following[1])
-    assert progress(shown) == "1 kept, 1 dropped; 10 to look at, 11 normal photos"
+    assert progress(shown) == "1 kept, 1 dropped, 10 to review; 11 normal photos"
     decide("undo")
     until_decided(notebook, shown, [], [first], second)
     decide("undo")
@@ -129,20 +129,20 @@ def test_photos_are_kept_dropped_and_taken_back(notebook, shown, spade, stranges
     assert_shows(shown, spade.predict_left_out(first), spade.normal_level)
     notebook.execute("rv.finish()")
     settle(notebook, shown)
-    assert [key for key, *_ in cards_of(shown)] == strangest
+    assert [key for key, *_ in cards_of(shown)] == most_anomalous
     assert shown.root.get_by_role("button", name="undo U").is_disabled()
 
 
-def test_what_was_decided_is_marked_and_not_decided_again(notebook, shown, strangest):
+def test_decided_photos_are_marked_and_locked(notebook, shown, most_anomalous):
     shown.photo.focus()
     shown.page.keyboard.press("d")
-    until_decided(notebook, shown, [], strangest[:1], strangest[1])
+    until_decided(notebook, shown, [], most_anomalous[:1], most_anomalous[1])
     shown.page.keyboard.press("k")
-    notebook.until("rv.kept", [strangest[1]])
+    notebook.until("rv.kept", [most_anomalous[1]])
     notebook.execute("rv.finish()")
     settle(notebook, shown)
     dropped, kept, *others = cards_of(shown)
-    assert (dropped[0], kept[0]) == tuple(strangest[:2])
+    assert (dropped[0], kept[0]) == tuple(most_anomalous[:2])
     assert "out" in dropped[1].split()
     assert "✕ dropped" in dropped[2]
     assert "out" not in kept[1].split()
@@ -152,29 +152,29 @@ def test_what_was_decided_is_marked_and_not_decided_again(notebook, shown, stran
     excluded = card.evaluate("card => getComputedStyle(card.querySelector('.bottom')).textDecorationLine")
     assert excluded == "line-through"
     card.click()
-    notebook.until("rv.index", strangest[0])
+    notebook.until("rv.index", most_anomalous[0])
     settle(notebook, shown)
     assert "✕ dropped" in shown.photo.locator("xpath=..").inner_text()
     for name in ("keep K", "drop D"):
         assert shown.root.get_by_role("button", name=name, exact=True).is_disabled()
     shown.page.keyboard.press("k")
     shown.page.wait_for_timeout(200)
-    assert notebook.ask("[rv.kept, rv.dropped, rv.problem]") == [[strangest[1]], [strangest[0]], ""]
+    assert notebook.ask("[rv.kept, rv.dropped, rv.problem]") == [[most_anomalous[1]], [most_anomalous[0]], ""]
 
 
-def test_stale_scores_are_marked_until_they_are_fresh(notebook, shown, spade, strangest, refit):
+def test_stale_scores_are_marked_until_they_are_fresh(notebook, shown, spade, most_anomalous, refit):
     before = {key: text for key, _, text in cards_of(shown)}
     notebook.execute("plain = rv.images.judge; rv.images.judge = lambda *of: (time.sleep(0.2), plain(*of))[1]")
     try:
         shown.photo.focus()
         shown.page.keyboard.press("d")
-        notebook.until("rv.dropped", strangest[:1])
+        notebook.until("rv.dropped", most_anomalous[:1])
         settle(notebook, shown)
         cards = cards_of(shown)[1:]
         scores = {key: text for key, kinds, text in cards if "stale" in kinds.split()}
-        assert scores == {key: before[key] for key in strangest[2:]}
-        assert progress(shown).endswith("11 normal photos, being judged again…")
-        shown.root.locator(".sk-card.stale").first.wait_for(state="detached", timeout=20_000)  # by itself
+        assert scores == {key: before[key] for key in most_anomalous[2:]}
+        assert progress(shown).endswith("11 normal photos, rescoring…")
+        shown.root.locator(".sk-card.stale").first.wait_for(state="detached", timeout=20_000)  # in the background
     finally:
         notebook.execute("del rv.images.judge")
     anew, left = refit
@@ -184,15 +184,15 @@ def test_stale_scores_are_marked_until_they_are_fresh(notebook, shown, spade, st
     assert progress(shown).endswith("11 normal photos")
 
 
-def test_a_kept_photo_does_not_wait_for_a_score_that_never_comes(notebook, shown, strangest):
+def test_a_kept_photo_does_not_wait_for_a_new_score(notebook, shown, most_anomalous):
     notebook.execute("rv.keep(); rv.drop(); rv.finish()")
     settle(notebook, shown)
-    kept = shown.root.locator(f".sk-card[data-key='{strangest[0]}']")
+    kept = shown.root.locator(f".sk-card[data-key='{most_anomalous[0]}']")
     assert "kept" in kept.get_attribute("aria-label")
-    assert "not yet judged again" not in kept.get_attribute("aria-label")
+    assert "not yet rescored" not in kept.get_attribute("aria-label")
 
 
-def test_what_python_decides_is_shown(notebook, shown, strangest):
+def test_decisions_from_python_are_shown(notebook, shown, most_anomalous):
     notebook.execute("rv.index = 7; rv.drop(); rv.index = 3")
     settle(notebook, shown)
     assert [key for key, kinds, _ in cards_of(shown) if "out" in kinds.split()] == [7]
@@ -204,28 +204,28 @@ def test_what_python_decides_is_shown(notebook, shown, strangest):
 # ---- looking ---------------------------------------------------------------------------------------------------------
 
 
-def test_photos_are_picked_from_the_strip_and_by_keys(notebook, shown, spade, strangest):
+def test_photos_are_picked_from_the_strip_and_by_keys(notebook, shown, spade, most_anomalous):
     cards = shown.root.locator(".sk-card")
     cards.nth(4).click()
-    notebook.until("rv.index", strangest[4])
+    notebook.until("rv.index", most_anomalous[4])
     settle(notebook, shown)
-    assert_shows(shown, spade.predict_left_out(strangest[4]), spade.normal_level)
+    assert_shows(shown, spade.predict_left_out(most_anomalous[4]), spade.normal_level)
     assert cards.nth(4).get_attribute("aria-pressed") == "true"
     for key, at in (("]", 5), ("]", 6), ("[", 5)):
         shown.page.keyboard.press(key)
-        notebook.until("rv.index", strangest[at])
+        notebook.until("rv.index", most_anomalous[at])
         settle(notebook, shown)
-    shown.root.locator(".sk-score").click()  # on what takes no focus
+    shown.root.locator(".sk-score").click()  # on a non-focusable element
     shown.page.keyboard.press("]")
-    notebook.until("rv.index", strangest[6])
-    notebook.execute(f"rv.index = {strangest[0]}")
+    notebook.until("rv.index", most_anomalous[6])
+    notebook.execute(f"rv.index = {most_anomalous[0]}")
     settle(notebook, shown)
-    shown.page.keyboard.press("[")  # there is none before
+    shown.page.keyboard.press("[")  # there is no previous photo
     shown.page.wait_for_timeout(100)
-    assert notebook.ask("[rv.index, rv.problem]") == [strangest[0], ""]
+    assert notebook.ask("[rv.index, rv.problem]") == [most_anomalous[0], ""]
 
 
-def test_cards_have_the_pictures_of_their_photos(notebook, shown, spade, strangest):
+def test_cards_have_the_pictures_of_their_photos(notebook, shown, spade, most_anomalous):
     drawn = shown.root.locator(".sk-card img").evaluate_all(
         """async images => Promise.all(images.map(async image => {
             await image.decode();
@@ -235,16 +235,16 @@ def test_cards_have_the_pictures_of_their_photos(notebook, shown, spade, strange
         }))"""
     )
     pictures = [np.asarray(Image.fromarray(spade.normal_image(at)).resize((32, 32)), int) for at in range(12)]
-    for index, pixels in zip(strangest, drawn, strict=True):
+    for index, pixels in zip(most_anomalous, drawn, strict=True):
         pixels = np.array(pixels).reshape(32, 32, 4)[..., :3]
         assert int(np.argmin([np.abs(pixels - picture).mean() for picture in pictures])) == index
 
 
-def test_a_place_is_explained_by_pythons_match(notebook, shown, spade, strangest):
-    result = spade.predict_left_out(strangest[0])
+def test_the_match_at_a_place_equals_pythons(notebook, shown, spade, most_anomalous):
+    result = spade.predict_left_out(most_anomalous[0])
     highest = tuple(int(at) for at in np.unravel_index(result.anomaly_map.argmax(), (224, 224)))
     assert_explains(shown, spade, result, highest, list(range(12)))
-    assert shown.root.locator(".sk-live").inner_text().startswith("Strangest place: ")
+    assert shown.root.locator(".sk-live").inner_text().startswith("Most anomalous pixel: ")
     for place, stage in zip(PLACES, (shown.photo, shown.map, shown.photo)):
         shown.hover(stage, *place)
         assert_explains(shown, spade, result, place, list(range(12)))
@@ -252,19 +252,19 @@ def test_a_place_is_explained_by_pythons_match(notebook, shown, spade, strangest
     assert_explains(shown, spade, result, highest, list(range(12)))
 
 
-def test_after_a_drop_places_are_explained_by_the_numbers_that_photos_had(notebook, shown, spade, strangest, refit):
+def test_after_a_drop_matches_keep_the_original_photo_numbers(notebook, shown, spade, most_anomalous, refit):
     anew, left = refit
     shown.photo.focus()
     shown.page.keyboard.press("d")
-    until_decided(notebook, shown, [], strangest[:1], strangest[1])
-    result = anew.predict_left_out(left.index(strangest[1]))
+    until_decided(notebook, shown, [], most_anomalous[:1], most_anomalous[1])
+    result = anew.predict_left_out(left.index(most_anomalous[1]))
     for place in PLACES:
         shown.hover(shown.photo, *place)
         assert_explains(shown, spade, result, place, left)
 
 
-def test_the_close_ups_show_the_place_and_its_match(notebook, shown, spade, strangest):
-    result = spade.predict_left_out(strangest[0])
+def test_the_close_ups_show_the_place_and_its_match(notebook, shown, spade, most_anomalous):
+    result = spade.predict_left_out(most_anomalous[0])
 
     def around(picture: np.ndarray, row: int, col: int) -> np.ndarray:
         """Ten cells of four pixels."""
@@ -278,7 +278,7 @@ def test_the_close_ups_show_the_place_and_its_match(notebook, shown, spade, stra
     places = [place for place in places if all(26 <= at < 197 for at in find(place)[1][1])]
     place = max(places, key=lambda place: min(around(picture, *at).std((0, 1)).mean() for picture, at in find(place)))
     shown.hover(shown.photo, *place)
-    shown.page.wait_for_timeout(300)  # the crop comes when it is first wanted
+    shown.page.wait_for_timeout(300)  # the crop is loaded on first use
     for canvas, (picture, (row, col)) in zip(shown.root.locator(".sk-pair canvas").all(), find(place), strict=True):
         drawn = Image.fromarray(read_canvas(canvas)[..., :3]).resize((40, 40), Image.Resampling.BOX)
         off = {}
@@ -290,19 +290,19 @@ def test_the_close_ups_show_the_place_and_its_match(notebook, shown, spade, stra
         assert min(off, key=off.get) == (0, 0)
 
 
-# ---- taking away -----------------------------------------------------------------------------------------------------
+# ---- export ----------------------------------------------------------------------------------------------------------
 
 
-def test_lines_of_python_a_picture_and_a_page_can_be_taken_away(notebook, shown, strangest, tmp_path):
+def test_python_code_a_picture_and_a_page_can_be_exported(notebook, shown, most_anomalous, tmp_path):
     shown.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     shown.photo.focus()
     shown.page.keyboard.press("d")
-    until_decided(notebook, shown, [], strangest[:1], strangest[1])
+    until_decided(notebook, shown, [], most_anomalous[:1], most_anomalous[1])
     shown.press("copy as Python")
     shown.root.get_by_role("button", name="copied").wait_for()
     code = shown.page.evaluate("navigator.clipboard.readText()")
-    assert code.splitlines()[1:] == [f"corrected.remove({strangest[0]})"]
-    notebook.execute(code)  # as it is, by the names that this notebook has
+    assert code.splitlines()[1:] == [f"corrected.remove({most_anomalous[0]})"]
+    notebook.execute(code)  # unchanged, with this notebook's variable names
     same = "[n.digest for n in corrected.gallery.normals] == [n.digest for n in rv.spade.gallery.normals]"
     assert notebook.ask(f"[len(spade), len(corrected), {same}]") == [12, 11, True]
     with shown.page.expect_download() as png:
@@ -312,7 +312,7 @@ def test_lines_of_python_a_picture_and_a_page_can_be_taken_away(notebook, shown,
         assert slide.width > 1000
     with shown.page.expect_download() as page:
         shown.press("save page")
-    assert page.value.suggested_filename == f"normal-{strangest[1]}.html"
+    assert page.value.suggested_filename == f"normal-{most_anomalous[1]}.html"
 
 
 # ---- a saved page ----------------------------------------------------------------------------------------------------
@@ -320,7 +320,7 @@ def test_lines_of_python_a_picture_and_a_page_can_be_taken_away(notebook, shown,
 
 @pytest.fixture(scope="module")
 def saved(spade, tmp_path_factory):
-    """With one that is dropped and one that is kept."""
+    """A saved page with one dropped and one kept photo."""
     review = review_suspects(spade)
     review.drop()
     review.keep()
@@ -332,12 +332,12 @@ def saved(spade, tmp_path_factory):
 
 @pytest.fixture
 def offline(browser, saved):
-    """The saved page with the network cut, and what it asked for."""
+    """The saved page without a network, and its requests."""
     with open_offline(browser, saved[0]) as page:
         yield page
 
 
-def test_a_saved_page_still_explains_places_offline(offline, saved, spade, strangest, refit):
+def test_a_saved_page_shows_matches_offline(offline, saved, spade, most_anomalous, refit):
     shown = Shown(offline)
     review, (anew, left) = saved[1], refit
     assert shown.root.get_attribute("data-shown") == str(review.index)
@@ -347,13 +347,13 @@ def test_a_saved_page_still_explains_places_offline(offline, saved, spade, stran
         shown.hover(shown.map, *place)
         assert_explains(shown, spade, result, place, left)
     assert [key for key, *_ in cards_of(shown)] == [index for index, *_ in review.suspects]
-    assert progress(shown) == "1 kept, 1 dropped; 10 to look at, 11 normal photos"
+    assert progress(shown) == "1 kept, 1 dropped, 10 to review; 11 normal photos"
     for name in ("keep K", "drop D", "undo U", "save page", "PNG"):
         assert shown.root.get_by_role("button", name=name, exact=True).is_disabled()
     assert shown.root.get_by_role("alert").count() == 0
 
 
-def test_in_a_saved_page_no_key_and_no_card_does_harm(offline, saved):
+def test_keys_and_cards_change_nothing_in_a_saved_page(offline, saved):
     shown = Shown(offline)
     before = cards_of(shown), progress(shown), shown.root.get_attribute("data-shown")
     shown.photo.focus()
@@ -369,7 +369,7 @@ def test_in_a_saved_page_no_key_and_no_card_does_harm(offline, saved):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_stands_in_the_way_of_a_screen_reader(browser, saved, scheme):
+def test_there_are_no_serious_accessibility_violations(browser, saved, scheme):
     page = browser.new_page(color_scheme=scheme)
     page.goto(saved[0].as_uri())
     Shown(page)
@@ -389,11 +389,11 @@ def test_nothing_is_cut_off_at_any_width(browser, saved, width):
     page.close()
 
 
-# ---- one key after the other -----------------------------------------------------------------------------------------
+# ---- keyboard --------------------------------------------------------------------------------------------------------
 
 
-def test_keys_do_not_reach_the_notebook(notebook, shown, strangest):
-    """Where they would delete a cell."""
+def test_keys_do_not_reach_the_notebook(notebook, shown, most_anomalous):
+    """There, they would delete a cell."""
     shown.photo.focus()
     for key in "dduu":
         shown.page.keyboard.press(key)
@@ -403,29 +403,29 @@ def test_keys_do_not_reach_the_notebook(notebook, shown, strangest):
 
 
 @pytest.mark.parametrize("on", ["a card", "keep K", "undo U"])
-def test_keys_go_on_after_a_click(notebook, shown, strangest, on):
-    """The card moves to another place with what is decided, and a button may have nothing to do any more."""
+def test_keys_keep_working_after_a_click(notebook, shown, most_anomalous, on):
+    """A decision moves the card and may disable the button."""
     if on == "a card":
         shown.root.locator(".sk-card").nth(2).click()
-        notebook.until("rv.index", strangest[2])
+        notebook.until("rv.index", most_anomalous[2])
         settle(notebook, shown)
         shown.page.keyboard.press("k")
-        until_decided(notebook, shown, [strangest[2]], [], strangest[0])
+        until_decided(notebook, shown, [most_anomalous[2]], [], most_anomalous[0])
     elif on == "keep K":
         shown.press("keep K")
-        until_decided(notebook, shown, [strangest[0]], [], strangest[1])
+        until_decided(notebook, shown, [most_anomalous[0]], [], most_anomalous[1])
     else:
         notebook.execute("rv.keep()")
         settle(notebook, shown)
         shown.press("undo U")
-        until_decided(notebook, shown, [], [], strangest[0])
+        until_decided(notebook, shown, [], [], most_anomalous[0])
     kept, index = notebook.ask("[rv.kept, rv.index]")
     shown.page.keyboard.press("k")
     notebook.until("rv.kept", [*kept, index], seconds=3)
 
 
 def of_three(notebook, name: str, nth: int) -> Shown:
-    """So that one soon comes to the end."""
+    """A review of three photos, to reach its end quickly."""
     notebook.execute(f"reset({name})")
     shown = Shown(notebook.page, nth)
     settle(notebook, shown, name)
@@ -433,14 +433,14 @@ def of_three(notebook, name: str, nth: int) -> Shown:
     return shown
 
 
-def test_when_the_last_is_decided_nothing_is_waited_for(notebook):
+def test_after_the_last_decision_the_page_is_not_busy(notebook):
     shown = of_three(notebook, "kept", 1)
     order = [key for key, *_ in cards_of(shown)]
     for count in (1, 2, 3):
         notebook.page.keyboard.press("k")
         notebook.until("kept.kept", order[:count])
         settle(notebook, shown, "kept")
-    assert progress(shown) == "3 kept, 0 dropped; 0 to look at, 3 normal photos"
+    assert progress(shown) == "3 kept, 0 dropped, 0 to review; 3 normal photos"
     assert shown.root.get_attribute("aria-busy") == "false"
     notebook.page.keyboard.press("u")
     notebook.until("kept.kept", order[:2], seconds=3)
@@ -450,7 +450,7 @@ def test_when_the_last_is_decided_nothing_is_waited_for(notebook):
     assert shown.root.get_by_role("alert").count() == 0
 
 
-def test_when_too_few_would_be_left_that_is_said_and_one_goes_on(notebook):
+def test_dropping_too_many_shows_an_error_and_the_review_continues(notebook):
     shown = of_three(notebook, "gone", 2)
     for _ in range(3):
         left, before = notebook.ask("len(gone.spade)"), cards_of(shown)

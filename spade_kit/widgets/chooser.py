@@ -210,7 +210,7 @@ class Chooser(Live):
             if ceil(1 / rate) - 1 <= count * (1 if self.of == "image" else _MANY)
         ]
         known = self._study.defect.sum() and self._study.good.sum()
-        return told + ([["f1", "best F1 (uses test labels)"]] if known else []) + [["hand", "by hand"]]
+        return told + ([["f1", "best F1 (uses test labels)"]] if known else []) + [["hand", "manual"]]
 
     def _set_threshold(self) -> None:
         """Apply the rule; a rate too low for the number of normal images becomes the lowest possible one."""

@@ -1,19 +1,19 @@
-// Choosing a threshold: histograms, a line to drag, and what follows from it.
+// Choosing a threshold: histograms, a line to drag, and the resulting error rates.
 
 import { bytes, clamp, el, numbers, picture, setText, svg } from "./dom.js";
 import { Upsampler, contour, unpack } from "./maps.js";
 import { Choice, button } from "./controls.js";
 import { Page } from "./page.js";
 
-const KINDS = { normal: "normal photos, each left out", good: "test: good", defect: "test: defects", unknown: "test: unknown" };
-const [WIDE, HIGH] = [512, 64]; // of a histogram, in its own units
+const KINDS = { normal: "normal photos (leave-one-out)", good: "test: good", defect: "test: defects", unknown: "test: unknown" };
+const [WIDE, HIGH] = [512, 64]; // size of a histogram in SVG units
 const NEAR = 4; // photos on each side of the line
 const between = (list, place) => list[Math.floor(place)] + (place % 1) * (list[Math.ceil(place)] - list[Math.floor(place)]);
 const percent = (part) => (part == null ? "?" : `${+(100 * part).toPrecision(part > 0.995 ? 3 : 2)} %`);
 
 class Chooser extends Page {
   constructor(model, root) {
-    super(model, root, "The line, its numbers and the photos that are here");
+    super(model, root, "threshold line, counts and loaded photos");
     this.pictures = new Map();
     this.wanted = new Set();
     this.upsampler = new Upsampler();
@@ -24,13 +24,13 @@ class Chooser extends Page {
   }
 
   build() {
-    this.ofs = [["image", "whole photos", "A threshold for the highest value of a photo's map"], ["pixel", "pixels", "A threshold for every pixel of a map"]].map(([of, text, help]) =>
+    this.ofs = [["image", "whole photos", "Threshold for the maximum of each photo's map"], ["pixel", "pixels", "Threshold for each pixel of a map"]].map(([of, text, help]) =>
       [of, button(text, help, () => this.put({ of }), { class: "python" })]);
-    this.rule = new Choice({ name: "threshold at", help: "Where the line lies; it follows while more photos are judged", pick: (rule) => this.put({ rule }) });
+    this.rule = new Choice({ name: "threshold rule", help: "How the threshold is set; it is updated as more photos are judged", pick: (rule) => this.put({ rule }) });
     this.rule.select.classList.add("python");
-    this.spinner = el("span", { class: "sk-spinner", role: "img", "aria-label": "judging" });
+    this.spinner = el("span", { class: "sk-spinner", role: "img", "aria-label": "computing" });
     this.waitingText = el("span", { class: "sk-remark", role: "status" });
-    this.line = el("input", { type: "range", min: 0, step: "any", "aria-label": "threshold", title: "Drag the line: a raw distance", oninput: () => this.move(+this.line.value) });
+    this.line = el("input", { type: "range", min: 0, step: "any", "aria-label": "threshold", title: "Drag to set the threshold (raw distance)", oninput: () => this.move(+this.line.value) });
     this.rows = Object.entries(KINDS).map(([kind, name]) => {
       const bars = svg("svg", { class: `bars ${kind}`, viewBox: `0 0 ${WIDE} ${HIGH}`, preserveAspectRatio: "none", role: "img", "aria-label": `Histogram: ${name}` }, svg("path", { class: "below" }), svg("path", { class: "above" }));
       const words = el("span", { class: "sk-remark" });
@@ -45,10 +45,10 @@ class Chooser extends Page {
     this.remarks = el("ul", { class: "sk-remarks" });
     this.sides = ["below", "above"].map((side) => {
       const cards = Array.from({ length: NEAR }, () => this.#makeCard());
-      const none = el("p", { class: "sk-remark", hidden: true }, side === "below" ? "None: every photo has pixels beyond it." : "None: no photo reaches it.");
-      return { cards, none, node: el("div", { class: `sk-side ${side}` }, el("p", { class: "sk-heading" }, side === "below" ? "Photos just below the line" : "Photos just above the line"), none, el("div", { class: "cards" }, ...cards.map(({ node }) => node))) };
+      const none = el("p", { class: "sk-remark", hidden: true }, side === "below" ? "None: all photos score at least this." : "None: all photos score below this.");
+      return { cards, none, node: el("div", { class: `sk-side ${side}` }, el("p", { class: "sk-heading" }, side === "below" ? "Photos just below the threshold" : "Photos just above the threshold"), none, el("div", { class: "cards" }, ...cards.map(({ node }) => node))) };
     });
-    this.copy = button("copy the sentence", "What speaks for the threshold", () => this.copyText(this.copy, this.get("told").sentence));
+    this.copy = button("copy justification", "Copy the justification of the threshold", () => this.copyText(this.copy, this.get("told").sentence));
     this.root.append(
       el("div", { class: "sk-head" }, el("span", { class: "sk-group", role: "group", "aria-label": "threshold for" }, ...this.ofs.map(([, one]) => one)), this.rule.node, this.spinner, this.waitingText),
       this.problem,
@@ -82,7 +82,7 @@ class Chooser extends Page {
     this.receive({ ...message, ...Object.fromEntries(message.names.map((name, i) => [name, buffers[i]])) });
   }
 
-  /** A photo with its distances, to be cut at whatever line. */
+  /** Store a photo with its distances, to segment it at any threshold. */
   async receive(photo) {
     const [H, W] = photo.size;
     const map = this.upsampler.map(numbers(photo.distance, Float32Array), photo.grid, photo.size, photo.sigma);
@@ -93,11 +93,11 @@ class Chooser extends Page {
   }
 
   move(threshold) {
-    const { end } = this.get("study"); // where a browser rounds, the far end is still beyond the highest score
+    const { end } = this.get("study"); // despite rounding in the browser, the far end stays above the highest score
     this.put({ threshold: threshold > end * (1 - 1e-9) ? end : threshold, rule: "hand" });
   }
 
-  // ---- painting -----------------------------------------------------------------------------------------------------------
+  // ---- painting -----------------------------------------------------------------------------------------------------
 
   paint() {
     const study = this.get("study");
@@ -113,7 +113,7 @@ class Chooser extends Page {
       row.total = this.above[row.kind][0];
       row.node.hidden = !row.total;
     }
-    // from the least score on, so that there is room to see
+    // start the axis near the lowest score, to use the full width
     const least = Math.min(...this.rows.map(({ kind }) => study.counts[kind].findIndex((count) => count)).filter((bin) => bin >= 0));
     this.first = Math.max(0, Math.floor((least - 2) / 4) * 4);
     this.begin = (this.first / study.counts.normal.length) * study.end;
@@ -122,7 +122,7 @@ class Chooser extends Page {
     setText(this.axis.lastChild, study.end.toFixed(1));
     const { normals, tested } = this.get("about");
     const unread = this.get("photos").length - photos.length;
-    setText(this.waitingText, (study.waiting ? `${normals + tested - study.waiting} of ${normals + tested} photos are judged…` : "") + (unread ? ` ${unread} cannot be read.` : ""));
+    setText(this.waitingText, (study.waiting ? `${normals + tested - study.waiting} of ${normals + tested} photos judged…` : "") + (unread ? ` ${unread} unreadable.` : ""));
     this.root.dataset.waiting = study.waiting;
     this.paintBars();
     this.paintLine();
@@ -131,7 +131,7 @@ class Chooser extends Page {
     this.root.dataset.shown = study.of;
   }
 
-  /** Bars, of pixels on a logarithmic scale, since nearly all of them are low. */
+  /** Bar heights; logarithmic for pixels, since nearly all have low values. */
   paintBars() {
     const { counts, of } = this.get("study");
     const by = 4;
@@ -148,8 +148,8 @@ class Chooser extends Page {
     if (!this.above) return;
     const { end, band, of } = this.get("study");
     const threshold = this.get("threshold");
-    const at = clamp(threshold / end, 0, 1); // among the bins
-    const across = clamp((threshold - this.begin) / (end - this.begin), 0, 1); // the plot
+    const at = clamp(threshold / end, 0, 1); // as a fraction of the bins
+    const across = clamp((threshold - this.begin) / (end - this.begin), 0, 1); // as a fraction of the plot
     this.line.value = clamp(threshold, this.begin, end);
     this.line.setAttribute("aria-valuetext", threshold.toFixed(2));
     this.mark.style.left = `${100 * across}%`;
@@ -176,7 +176,7 @@ class Chooser extends Page {
     this.stale();
   }
 
-  /** Exact for photos, within a bin for pixels; Python's sentence is exact for both. */
+  /** Exact for photos, accurate to one bin for pixels; the sentence from Python is exact for both. */
   countAbove(kind, threshold, at) {
     if (this.get("study").of === "image") {
       const kindOf = ({ at: photo, label }) => (photo < 0 ? "normal" : label === null ? "unknown" : label === "good" ? "good" : "defect");
@@ -187,17 +187,17 @@ class Chooser extends Page {
 
   paintFacts(count, at, band, of) {
     const total = Object.fromEntries(this.rows.map((row) => [row.kind, row.total]));
-    // of photos the interval is listed by how many reach the line, of pixels by the bins
+    // the interval is indexed by the count for photos and by the bin for pixels
     const [low, high] = ["low", "high"].map((end) => (of === "image" ? band[end][count.normal] : between(band[end], at * (band[end].length - 1))));
     const noun = of === "image" ? "normal photos" : "normal pixels";
     const tell = (name, title, text) => [title, text].forEach((words, i) => setText(this.fact[name][i], words));
-    tell("rate", `false alarms among ${noun}`, total.normal ? `${percent(count.normal / total.normal)}  (95 %: ${percent(low)} to ${percent(high)})` : "not known");
+    tell("rate", `false alarms among ${noun}`, total.normal ? `${percent(count.normal / total.normal)}  (95 % CI: ${percent(low)} to ${percent(high)})` : "unknown");
     tell("found", "defects found (recall)", total.defect ? percent(count.defect / total.defect) : "no labels");
     const flagged = count.defect + count.good;
-    tell("alarms", "of what is flagged, defective (precision)", total.defect && total.good ? (flagged ? percent(count.defect / flagged) : "nothing is flagged") : "no labels");
+    tell("alarms", "defects among flagged (precision)", total.defect && total.good ? (flagged ? percent(count.defect / flagged) : "nothing flagged") : "no labels");
   }
 
-  /** The photos nearest the line on both sides, cut at it. */
+  /** The photos nearest to the threshold on both sides, segmented at it. */
   paintNear() {
     if (!this.sorted) return;
     const threshold = this.get("threshold");
@@ -245,7 +245,7 @@ class Chooser extends Page {
     this.stale();
   }
 
-  /** Whether Python's sentence is of another line. */
+  /** Mark the sentence from Python as stale if it belongs to another threshold. */
   stale() {
     const told = this.get("told");
     const stale = Math.abs(told.threshold - this.get("threshold")) > 1e-6 * this.get("threshold") || told.of !== this.get("of");

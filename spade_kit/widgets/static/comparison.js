@@ -1,4 +1,4 @@
-// Views side by side: one probe in all of them, each with the normal pixel that it finds.
+// Views side by side with a linked probe: each shows the normal pixel that it matches.
 
 import { bytes, clamp, el, setText } from "./dom.js";
 import { Cells, colours, contour, paintMap, unpack } from "./maps.js";
@@ -6,15 +6,15 @@ import { Choice, button } from "./controls.js";
 import { Pane, Patch } from "./pane.js";
 import { MapPage } from "./map_page.js";
 
-const HELP = "Point at any picture: rings show the place in all of them, and below each view the normal pixel that it finds there. Click to pin the place; arrow keys move it, Escape frees it. [ and ] go to the previous and next photo.";
+const HELP = "Point at any picture: rings mark the pixel in all of them, and below each view is the normal pixel that it matches. Click to pin the probe; arrow keys move it, Escape unpins it. [ and ] go to the previous and next photo.";
 const ORDINALS = ["1st", "2nd", "3rd", "4th", "5th", "6th"];
 
-/** Places in an order, best first; of equals each has the better place. */
+/** Ranks from 0, best first; ties share the better rank. */
 const placesOf = (scores) => scores.map((score) => scores.filter((other) => other > score).length);
 
 class Comparison extends MapPage {
   constructor(model, root) {
-    super(model, root, "Pointing, the scale and the difference");
+    super(model, root, "hover, colour scale and difference");
     this.signed = colours(bytes(this.about.signed));
     this.asking = false;
     this.offer();
@@ -23,7 +23,7 @@ class Comparison extends MapPage {
     this.answer();
   }
 
-  // ---- what there is ------------------------------------------------------------------------------------------------
+  // ---- layout -------------------------------------------------------------------------------------------------------
 
   build() {
     this.pointed = {
@@ -32,23 +32,23 @@ class Comparison extends MapPage {
       pin: (row, col) => this.pin([row, col]),
     };
     const { photos } = this.about;
-    this.photo = new Pane("The photo", { ...this.pointed, key: (event) => this.key(event) });
+    this.photo = new Pane("Photo", { ...this.pointed, key: (event) => this.key(event) });
     this.photo.figure.classList.add("sk-view");
     this.normalRemark = el("p", { class: "sk-remark sk-found-here" });
     this.photo.figure.append(this.normalRemark);
-    this.difference = new Pane("The difference of two views", this.pointed);
+    this.difference = new Pane("Difference of two views", this.pointed);
     this.difference.figure.classList.add("sk-view");
-    this.minus = [0, 1].map((at) => new Choice({ name: at ? "minus" : "show", help: at ? "Which view is subtracted" : "From which view another is subtracted", pick: () => this.subtract() }));
+    this.minus = [0, 1].map((at) => new Choice({ name: at ? "minus" : "show", help: at ? "View to subtract" : "View to subtract from", pick: () => this.subtract() }));
     this.difference.figure.querySelector("figcaption").replaceChildren(el("span", { class: "sk-subtract" }, this.minus[0].node, this.minus[1].node));
     this.views = [];
 
-    this.name = new Choice({ name: "photo", help: "Which photo", plain: true, pick: (index) => this.put({ index: +index }) });
+    this.name = new Choice({ name: "photo", help: "Select a photo", plain: true, pick: (index) => this.put({ index: +index }) });
     this.name.offer(photos.map(([name], index) => [index, name]).filter(([index]) => !this.model.saved || index === this.get("index")));
     const step = (by, text, help, name) => button(text, help, () => this.step(by), { "aria-label": name, class: "python" });
     const several = photos.length > 1 && !this.model.saved;
     this.spinner = el("span", { class: "sk-spinner", role: "img", "aria-label": "computing" });
     this.scales = ["own", "one"].map((scale) =>
-      button({ own: "each its own", one: "one for all" }[scale], { own: "The colours of each view end at twice what is normal under it", one: "All colours end at the same raw distance" }[scale], () => this.put({ scale })));
+      button({ own: "per view", one: "shared" }[scale], { own: "Colours of each view end at twice its reference level", one: "Colours of all views end at the same raw distance" }[scale], () => this.put({ scale })));
     this.subtracting = button("difference", "Show the difference of two views", () => this.put({ difference: this.get("difference") ? null : [0, this.get("views").length - 1] }));
     const head = el("div", { class: "sk-head" },
       several ? el("span", { class: "sk-group" }, step(-1, "‹", "Previous photo  [", "previous photo"), this.name.node, step(1, "›", "Next photo  ]", "next photo")) : "",
@@ -57,41 +57,41 @@ class Comparison extends MapPage {
     this.scaleText = el("p", { class: "sk-remark" });
     this.panes = el("div", { class: "sk-compared" });
     this.help = el("p", { class: "sk-remark", hidden: true }, HELP);
-    this.helper = button("?", "Keys and hints", () => (this.help.hidden = !this.help.hidden), { "aria-label": "help" });
+    this.helper = button("?", "Help and shortcuts", () => (this.help.hidden = !this.help.hidden), { "aria-label": "help" });
     this.live = el("p", { class: "sk-live", "aria-live": "polite" });
     this.root.append(head, this.problem, this.answerText, this.panes, this.scaleText, this.live, this.#makeForm(),
       el("div", { class: "sk-foot" }, this.saves.page, this.saves.png, this.helper), this.help);
   }
 
-  /** What another view could look at. */
+  /** The form that adds a view. */
   #makeForm() {
     const { start, most } = this.about;
     const choice = (name, help, options) => {
-      const one = new Choice({ name, help, pick: () => name === "of" && this.#offerLayers() });
+      const one = new Choice({ name, help, pick: () => name === "fit" && this.#offerLayers() });
       one.offer(options);
       one.select.classList.add("python");
       return one;
     };
     const number = (name, help, value, least) => el("input", { type: "number", min: least, value, title: help, "aria-label": name, class: "python", size: 4 });
     this.form = {
-      of: choice("of", "Which fit", []),
-      layers: choice("look at", "Which layers; one is searched by itself, several together", []),
-      weights: choice("weights", "What each layer's squared distance counts", [["", "as fitted"], ["none", "none"], ["equal", "equal"]]),
-      k: number("K", "How many normal photos are compared with", "", 1),
-      kappa: number("kappa", "How many nearest pixels are averaged", "", 1),
-      radius: number("radius", "How far from its own place a pixel may find its match; empty as fitted", "", 0),
+      of: choice("fit", "Fitted SPADE to use", []),
+      layers: choice("layers", "Layers to search; several are searched together", []),
+      weights: choice("weights", "Weights of the layers' squared distances", [["", "as fitted"], ["none", "none"], ["equal", "equal"]]),
+      k: number("K", "Number of nearest normal photos to compare with", "", 1),
+      kappa: number("kappa", "Number of nearest pixels to average", "", 1),
+      radius: number("radius", "Largest distance of a match from the pixel's own position; leave empty to use the fitted value", "", 0),
     };
     for (const name of ["k", "kappa", "radius"]) this.form[name].placeholder = start[name] ?? "all";
     const field = (name, input) => el("label", { class: "sk-choice" }, el("span", { class: "name" }, name), input);
-    this.adding = button("add this view", "Beside the others", () => this.add(), { class: "python" });
-    this.full = el("span", { class: "sk-remark", hidden: true }, `${most} views are as many as fit: take one away first.`);
+    this.adding = button("add view", "Add this view to the comparison", () => this.add(), { class: "python" });
+    this.full = el("span", { class: "sk-remark", hidden: true }, `At most ${most} views fit: remove one first.`);
     this.offerFits();
     const { of, layers: looked, weights, k, kappa, radius } = this.form;
-    return el("div", { class: "sk-row sk-form" }, el("span", { class: "sk-heading" }, "Another view"), of.node, looked.node, weights.node,
+    return el("div", { class: "sk-row sk-form" }, el("span", { class: "sk-heading" }, "New view"), of.node, looked.node, weights.node,
       field("K", k), field("kappa", kappa), field("radius", radius), this.adding, this.full);
   }
 
-  /** The fits through which a view can look; others may come. */
+  /** The fitted SPADEs a view can use; more may be added. */
   offerFits() {
     this.about = this.get("about");
     const { bases } = this.about;
@@ -125,7 +125,7 @@ class Comparison extends MapPage {
     this.keepKeys(this.photo.stage);
   }
 
-  // ---- Python speaks --------------------------------------------------------------------------------------------------
+  // ---- messages from Python -----------------------------------------------------------------------------------------
 
   async answer() {
     this.coming = null;
@@ -151,7 +151,7 @@ class Comparison extends MapPage {
     if (this.shown) this.paintBusy();
   }
 
-  // ---- hands ------------------------------------------------------------------------------------------------------------
+  // ---- input --------------------------------------------------------------------------------------------------------
 
   pin(place) {
     const [row, col] = this.get("probe");
@@ -215,9 +215,9 @@ class Comparison extends MapPage {
     this.put({ difference: [first, second === first ? (first + 1) % count : second] });
   }
 
-  // ---- painting -----------------------------------------------------------------------------------------------------------
+  // ---- painting -----------------------------------------------------------------------------------------------------
 
-  /** As many panes as there are views. */
+  /** Create and lay out one pane per view. */
   arrange() {
     if (!this.shown) return;
     while (this.views.length < this.decoded.length) this.views.push(this.#makeView(this.views.length));
@@ -242,18 +242,18 @@ class Comparison extends MapPage {
   }
 
   #makeView(at) {
-    const pane = new Pane("A view", this.pointed);
+    const pane = new Pane("View", this.pointed);
     pane.figure.classList.add("sk-view");
-    const patch = new Patch("The match, close up");
+    const patch = new Patch("Close-up of the match");
     const words = el("p", { class: "sk-remark" });
     const badge = el("span", { class: "sk-badge" });
-    const away = button("×", "Take this view away", () => this.takeAway(at), { class: "sk-chip python", "aria-label": `take view ${at + 1} away`, disabled: this.disconnected });
+    const away = button("×", "Remove this view", () => this.takeAway(at), { class: "sk-chip python", "aria-label": `remove view ${at + 1}`, disabled: this.disconnected });
     pane.figure.querySelector("figcaption").append(badge, away);
     pane.figure.append(el("div", { class: "sk-found-here" }, patch.canvas, words));
     return { pane, patch, words, badge, away };
   }
 
-  /** Where the colours of a view end. */
+  /** The upper end of a view's colour scale. */
   end(at) {
     const levels = this.get("levels").map(({ level }) => level);
     return this.about.scale * (this.get("scale") === "one" ? Math.max(...levels) : levels[at]);
@@ -268,14 +268,14 @@ class Comparison extends MapPage {
       const { pane } = this.views[at];
       paintMap(pane.canvas, map, this.table, this.end(at));
       setText(pane.title, this.decoded[at].name);
-      pane.canvas.setAttribute("aria-label", `The map of ${this.decoded[at].name}`);
+      pane.canvas.setAttribute("aria-label", `Map of ${this.decoded[at].name}`);
     });
     this.scales.forEach((one, at) => one.setAttribute("aria-pressed", own === (at === 0)));
     const stale = !this.model.saved && this.get("levels").some((level) => level.stale);
     const ends = this.decoded.map((_, at) => this.end(at).toFixed(1));
     setText(this.scaleText, (own
-      ? `Colours: each view from 0 to twice what 99 % of normal pixels stay below under it (${ends.join(", ")}). Not to be compared in raw distance.`
-      : `Colours: all from 0 to ${ends[0]}, raw distance. A view of fewer channels is darker, whatever it sees.`) + (stale ? " What is normal is still being computed…" : ""));
+      ? `Colours: 0 to twice each view's reference level, the 99th percentile of normal pixels (${ends.join(", ")}). Raw distances are not comparable.`
+      : `Colours: 0 to ${ends[0]} for all views (raw distance). Views with fewer channels are darker regardless of content.`) + (stale ? " Reference levels are still being computed…" : ""));
     this.paintDifference();
     this.paintProbe();
   }
@@ -298,8 +298,8 @@ class Comparison extends MapPage {
 
   #tellDifference(own, end, one, other) {
     this.differenceWords ??= this.difference.figure.appendChild(el("p", { class: "sk-remark sk-found-here" }));
-    const unit = own ? `${end} times what is normal` : `${end.toFixed(1)} raw`;
-    setText(this.differenceWords, `Orange: stranger to ${one}; violet: stranger to ${other}. Colours to ±${unit}.`);
+    const unit = own ? `${end} × reference level` : `${end.toFixed(1)} raw`;
+    setText(this.differenceWords, `Orange: higher in ${one}; violet: higher in ${other}. Colour scale ±${unit}.`);
   }
 
   paintRanking() {
@@ -312,8 +312,8 @@ class Comparison extends MapPage {
       setText(badge, scores ? `${ORDINALS[places[at]]} · AUPRO ${scores[at].toFixed(3)}` : "");
       pane.figure.classList.toggle("best", Boolean(scores) && places[at] === 0);
     });
-    setText(this.answerText, scores ? `Sees this ${kind ?? "defect"} best: ${tellOrder(names, scores, (name, score) => `${name} (AUPRO ${score})`, ", then ")}.${over && over.length === names.length ? ` Over ${photos} photos with ${kind}: ${tellOrder(names, over, (name, score) => `${name} ${score}`, ", ")}.` : photos > 1 && !this.model.saved ? ` Over all ${photos} photos with ${kind}: …` : ""}`
-      : this.shown.photo.mask === null && kind === "good" ? "A good photo: nothing should be found, so that views are not ranked." : "Where the defect is is not known, so that views are not ranked.");
+    setText(this.answerText, scores ? `Best view of this ${kind ?? "defect"}: ${tellOrder(names, scores, (name, score) => `${name} (AUPRO ${score})`, ", then ")}.${over && over.length === names.length ? ` Over ${photos} photos with ${kind}: ${tellOrder(names, over, (name, score) => `${name} ${score}`, ", ")}.` : photos > 1 && !this.model.saved ? ` Over all ${photos} photos with ${kind}: …` : ""}`
+      : this.shown.photo.mask === null && kind === "good" ? "Good photo without a defect, so views are not ranked." : "No mask, so views are not ranked.");
   }
 
   paintBusy() {
@@ -336,20 +336,20 @@ class Comparison extends MapPage {
       pane.point("pinned", pinned ? probe : null);
       pane.point("hovered", pinned && !this.hovered ? null : place);
     }
-    setText(this.normalRemark, `place (${place.join(", ")})${pinned && !this.hovered ? ", pinned" : ""}`);
+    setText(this.normalRemark, `probe (${place.join(", ")})${pinned && !this.hovered ? ", pinned" : ""}`);
     const told = this.decoded.map((view, at) => this.#tell(view, at, place, size));
     this.speak(this.live, `(${place.join(", ")}): ${told.join("; ")}`);
   }
 
-  /** What a view finds at a place. */
+  /** Show the match of a view at a pixel, and return it as text. */
   #tell(view, at, place, size) {
     const { image, number, there, distance } = view.cells.at(place, size);
     const bitmap = this.normals.get(number);
     const { patch, words } = this.views[at];
     if (bitmap) patch.draw(bitmap, there, size, view.cells.grid);
     const times = this.maps[at][place[0] * size[1] + place[1]] / this.get("levels")[at].level;
-    setText(words, `normal ${image} (${there.join(", ")})\ndistance ${distance.toFixed(2)}\nmap ${times.toFixed(2)} × normal`);
-    return `${view.name} ${times.toFixed(2)} times normal, normal ${image}`;
+    setText(words, `normal ${image} (${there.join(", ")})\ndistance ${distance.toFixed(2)}\nmap ${times.toFixed(2)} × reference`);
+    return `${view.name} ${times.toFixed(2)} times the reference level, normal ${image}`;
   }
 }
 

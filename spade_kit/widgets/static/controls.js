@@ -1,4 +1,4 @@
-// Sliders and lists with their names and values beside them.
+// Sliders and dropdowns with labels and values.
 
 import { el, setText } from "./dom.js";
 

@@ -1,4 +1,4 @@
-// Elements, and bytes as they come from Python.
+// DOM elements, and binary data from Python.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -17,7 +17,7 @@ export const svg = (tag, attributes = {}, ...children) => fill(document.createEl
 
 export const bytes = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
 
-/** A typed array of little-endian numbers; copied, since they may lie at an odd place. */
+/** A typed array of little-endian numbers; copied, since the data may be unaligned. */
 export const numbers = (view, Kind) => new Kind(bytes(view).slice().buffer);
 
 export const picture = (view) => createImageBitmap(new Blob([bytes(view)], { type: "image/jpeg" }));
@@ -28,7 +28,7 @@ export function download(name, view, type) {
   setTimeout(() => URL.revokeObjectURL(url), 10000);
 }
 
-/** Set a text only where it changes, so that a screen reader is not told the same again. */
+/** Set a text only if it changes, so that screen readers do not repeat it. */
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }

@@ -1,4 +1,4 @@
-// The explorer's page: state lies in the model, and every change of it is painted from there.
+// The explorer's page: all state lives in the model, and every change of it triggers a repaint.
 
 import { bytes, clamp, el, setText, svg } from "./dom.js";
 import { Matches, cellOf, contour, decodeAlone, middleOf, paintMap, unpack } from "./maps.js";
@@ -13,17 +13,17 @@ import { Weights } from "./weights.js";
 const OPTIONS = ["kappa", "radius", "weights", "combine", "without", "only"];
 const SORTED_AFTER = 300; // ms
 const PART = 500000; // bytes of an upload in one message
-const SHAPES = ["M-7 0A7 7 0 1 0 7 0A7 7 0 1 0-7 0Z", "M-6-6H6V6H-6Z", "M0-9L9 0L0 9L-9 0Z"]; // of layers, told apart without colour
+const SHAPES = ["M-7 0A7 7 0 1 0 7 0A7 7 0 1 0-7 0Z", "M-6-6H6V6H-6Z", "M0-9L9 0L0 9L-9 0Z"]; // one per layer, distinguishable without colour
 
-const SIGNS = ["○", "□", "◇"]; // of the same
+const SIGNS = ["○", "□", "◇"]; // the same shapes as text
 const HELP = [
-  ["K", "how many normal photos are compared with"],
-  ["kappa", "how many nearest pixels are averaged"],
-  ["radius", "how far from its own place a pixel may find its match"],
-  ["sigma", "how much the map is smoothed; distances of single pixels are not"],
-  ["← ↑ → ↓", "move the probe by a cell (with Shift by four), or beside a pinned place another one; click a picture first, or Tab to the photo"],
-  ["Enter", "pin the place"],
-  ["Esc", "close this help; free the pinned place; let go of a chosen neighbour; compare with all again"],
+  ["K", "number of nearest normal photos to compare with"],
+  ["kappa", "number of nearest pixels to average"],
+  ["radius", "largest distance of a match from the pixel's own position"],
+  ["sigma", "smoothing of the map; distances of single pixels stay unsmoothed"],
+  ["← ↑ → ↓", "move the probe by one cell (Shift: four), or a second probe if it is pinned; click a picture first, or Tab to the photo"],
+  ["Enter", "pin the probe"],
+  ["Esc", "close this help; unpin the probe; deselect a neighbour; compare with all again"],
   ["[  ]", "previous, next photo"],
   ["?", "this help"],
 ];
@@ -32,8 +32,8 @@ const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 
 class Explorer extends MapPage {
   constructor(model, root) {
-    super(model, root, "Pointing, K, sigma, the threshold and the overlay");
-    this.asking = false; // for what an answer's options do not show: an upload, a correction
+    super(model, root, "hover, K, sigma, threshold and overlay");
+    this.asking = false; // for requests that do not change options: an upload, a correction
     this.weights = new Weights(this.about.layers, {
       read: () => this.get("weights"),
       equal: () => this.shown.matches.factors,
@@ -51,7 +51,7 @@ class Explorer extends MapPage {
     this.listen();
   }
 
-  // ---- what there is ------------------------------------------------------------------------------------------------
+  // ---- layout -------------------------------------------------------------------------------------------------------
 
   build() {
     const { layers, masks } = this.about;
@@ -60,23 +60,23 @@ class Explorer extends MapPage {
       leave: () => this.leave(),
       pin: (row, col) => this.pin([row, col]),
     };
-    this.photo = new Pane("The photo", { ...pointed, key: (event) => this.key(event), letGo: () => this.retrieved.choose(null) });
-    this.map = new Pane("Its anomaly map", { ...pointed, letGo: () => this.put({ only: null, without: [] }) });
+    this.photo = new Pane("Photo", { ...pointed, key: (event) => this.key(event), letGo: () => this.retrieved.choose(null) });
+    this.map = new Pane("Anomaly map", { ...pointed, letGo: () => this.put({ only: null, without: [] }) });
     this.map.chip.classList.add("python");
-    this.normal = new Pane("The normal photo that explains the place");
+    this.normal = new Pane("Normal photo that explains the probe");
     this.own = layers.map((name, l) => {
       const mark = svg("g", { class: `sk-own own${l % 3}`, visibility: "hidden" }, ...["halo", "ink"].map((c) => svg("path", { class: c, d: SHAPES[l % 3] })));
       this.normal.marks.append(mark);
       return mark;
     });
     this.layers = layers.map((name, l) => {
-      const pane = new Pane(`What ${name} contributes`, pointed);
+      const pane = new Pane(`Contribution of ${name}`, pointed);
       const weight = new Slider({
-        name: "weight", help: `How much the squared distance of ${name} counts`, min: 0, max: 3, step: 0.05,
+        name: "weight", help: `Weight of the squared distance of ${name}`, min: 0, max: 3, step: 0.05,
         format: (value) => `× ${value.toFixed(2)}`, move: (value) => this.weights.weigh(l, value),
       });
-      const solo = button("solo", `Let only ${name} count`, () => this.weights.solo(l), { class: "python", "aria-label": `solo ${name}` });
-      const mute = button("mute", `Let ${name} not count`, () => this.weights.mute(l), { class: "python", "aria-label": `mute ${name}` });
+      const solo = button("solo", `Use only ${name}`, () => this.weights.solo(l), { class: "python", "aria-label": `solo ${name}` });
+      const mute = button("mute", `Ignore ${name}`, () => this.weights.mute(l), { class: "python", "aria-label": `mute ${name}` });
       weight.input.classList.add("python");
       weight.input.setAttribute("aria-label", `weight of ${name}`);
       pane.figure.append(el("div", { class: "sk-weigh" }, weight.node, solo, mute));
@@ -84,9 +84,9 @@ class Explorer extends MapPage {
     });
 
     // choosing a photo
-    this.name = new Choice({ name: "photo", help: "Which photo", plain: true, pick: (index) => this.put({ index: +index }) });
-    this.filter = new Choice({ name: "show", help: "Which photos the strip shows; misses and false alarms are counted at the threshold", pick: () => this.paintPhotos() });
-    this.order = new Choice({ name: "order", help: "How the strip is sorted", pick: () => this.paintPhotos() });
+    this.name = new Choice({ name: "photo", help: "Select a photo", plain: true, pick: (index) => this.put({ index: +index }) });
+    this.filter = new Choice({ name: "show", help: "Filter the strip; misses and false alarms depend on the threshold", pick: () => this.paintPhotos() });
+    this.order = new Choice({ name: "order", help: "Sort the strip", pick: () => this.paintPhotos() });
     this.order.offer([["listed", "as listed"], ["score", "highest score first"]]);
     this.file = el("input", { type: "file", accept: "image/*", hidden: true, "aria-label": "photo from disk", onchange: () => this.upload(this.file.files[0]) });
     this.judge = button("this is normal", "", () => this.correct(this.shown.photo.normal === null ? { kind: "add" } : { kind: "remove", image: this.shown.photo.normal }), { class: "python" });
@@ -98,67 +98,67 @@ class Explorer extends MapPage {
         this.name.node,
         button("›", "Next photo  ]", () => this.step(1), { "aria-label": "next photo" })),
       this.filter.node, this.order.node,
-      button("open a photo…", "A photo of your own; it can also be dropped here", () => this.file.click(), { class: "python" }), this.file, this.judge,
+      button("open a photo…", "Open your own photo, or drop it here", () => this.file.click(), { class: "python" }), this.file, this.judge,
       this.spinner, this.score);
     this.strip = new Strip("photos", (index) => this.put({ index }));
 
-    // moving parameters
+    // parameters
     const slider = (name, key, help, about) => new Slider({ name, help, ...about, move: (value) => this.put({ [key]: about.read ? about.read(value) : value }) });
     this.sliders = {
-      k: slider("K", "k", "How many normal photos are compared with", { min: 1, max: 1, format: (value) => `${value} of ${this.get("gallery").normals}` }),
-      kappa: slider("kappa", "kappa", "How many nearest pixels are averaged", { min: 1, max: 10 }),
-      radius: slider("radius", "radius", "How far from its own place a pixel may find its match, in cells of the finest grid", {
+      k: slider("K", "k", "Number of nearest normal photos to compare with", { min: 1, max: 1, format: (value) => `${value} of ${this.get("gallery").normals}` }),
+      kappa: slider("kappa", "kappa", "Number of nearest pixels to average", { min: 1, max: 10 }),
+      radius: slider("radius", "radius", "Largest distance of a match from the pixel's own position, in cells of the finest grid", {
         min: 0, max: 56, format: (value) => (value >= this.everywhere ? "everywhere" : `${value}`), read: (value) => (value >= this.everywhere ? null : value),
       }),
-      sigma: slider("sigma", "sigma", "How much the map is smoothed, in pixels", { min: 0, max: 16, step: 0.5 }),
-      opacity: slider("overlay", "opacity", "How much of the map lies over the photo", { min: 0, max: 1, step: 0.05, format: (value) => `${Math.round(100 * value)} %` }),
+      sigma: slider("sigma", "sigma", "Smoothing of the map, in pixels", { min: 0, max: 16, step: 0.5 }),
+      opacity: slider("overlay", "opacity", "Opacity of the map over the photo", { min: 0, max: 1, step: 0.05, format: (value) => `${Math.round(100 * value)} %` }),
     };
     for (const name of ["kappa", "radius"]) this.sliders[name].input.classList.add("python");
-    this.weighing = new Choice({ name: "weights", help: "What each layer's squared distance counts", pick: (value) => this.put({ weights: value === "equal" ? "equal" : null }) });
-    this.weighing.offer([["none", "as they are"], ["equal", "equal"], ["hand", "by hand"]]);
-    this.combining = new Choice({ name: "matched", help: "One match for all layers together, or each layer its own, and the distances averaged", pick: (value) => this.put({ combine: value }) });
-    this.combining.offer([["concat", "all layers together"], ["ensemble", "each layer, averaged"]]);
-    this.rule = new Choice({ name: "threshold at", help: "Where the threshold lies; it follows when other options change", pick: (value) => this.put({ threshold_rule: value }) });
+    this.weighing = new Choice({ name: "weights", help: "Weights of the layers' squared distances", pick: (value) => this.put({ weights: value === "equal" ? "equal" : null }) });
+    this.weighing.offer([["none", "unweighted"], ["equal", "equal"], ["hand", "custom"]]);
+    this.combining = new Choice({ name: "matching", help: "One match for all layers together, or one per layer with the distances averaged", pick: (value) => this.put({ combine: value }) });
+    this.combining.offer([["concat", "all layers together"], ["ensemble", "per layer, averaged"]]);
+    this.rule = new Choice({ name: "threshold rule", help: "How the threshold is set; it is updated when options change", pick: (value) => this.put({ threshold_rule: value }) });
     for (const choice of [this.weighing, this.combining, this.rule]) choice.select.classList.add("python");
     const controls = el("div", { class: "sk-controls" },
       ...Object.values(this.sliders).map((one) => one.node), this.rule.node,
-      button("reset", "All options as the explorer was opened with", () => this.reset(), { class: "reset python" }));
+      button("reset", "Reset all options to their initial values", () => this.reset(), { class: "reset python" }));
 
-    // the scale, on which the threshold is moved
-    this.threshold = el("input", { type: "range", min: 0, step: "any", "aria-label": "threshold", title: "The threshold, a raw distance",
+    // colour scale with the threshold slider
+    this.threshold = el("input", { type: "range", min: 0, step: "any", "aria-label": "threshold", title: "Threshold (raw distance)",
       oninput: () => this.put({ threshold: +this.threshold.value, threshold_rule: "hand" }) });
     this.gradient = el("canvas", { width: 256, height: 1, "aria-hidden": "true" });
     paintMap(this.gradient, Float32Array.from({ length: 256 }, (_, i) => i), this.table, 256);
     this.level = el("span", { class: "level" }, el("span", {}));
     this.ends = [el("span", {}, "0"), el("span", {})];
     this.levelText = el("span");
-    this.level.firstChild.append(el("span", { class: "wide" }, "normals' "), this.levelText);
+    this.level.firstChild.append(el("span", { class: "wide" }, "reference "), this.levelText);
     this.bar = el("div", { class: "sk-bar" }, el("div", { class: "scale" }, this.gradient, this.level, this.threshold), el("div", { class: "ends" }, ...this.ends));
     this.map.figure.append(this.bar);
-    this.unpin = button("×", "Free the pinned place  Esc", () => this.put({ pinned: false }), { class: "sk-chip", "aria-label": "free the pinned place" });
+    this.unpin = button("×", "Unpin  Esc", () => this.put({ pinned: false }), { class: "sk-chip", "aria-label": "unpin" });
     this.legend = el("div", { class: "sk-legend" },
-      el("span", { class: "found" }, "found"), el("span", { class: "truth" }, "truth"), el("span", { class: "pointed" }, "pointed at"), el("span", { class: "pin" }, "pinned ", this.unpin));
+      el("span", { class: "found" }, "detected"), el("span", { class: "truth" }, "ground truth"), el("span", { class: "pointed" }, "hover"), el("span", { class: "pin" }, "pinned ", this.unpin));
     this.photo.figure.append(this.legend);
 
-    // what explains the place
-    this.patches = [new Patch("The place, close up"), new Patch("Its match, close up")];
+    // the explanation of the probe
+    this.patches = [new Patch("Close-up of the probe"), new Patch("Close-up of the match")];
     this.patchNames = [el("span"), el("span")];
     const close = el("div", { class: "sk-patches" }, ...this.patches.map((patch, i) => el("figure", {}, patch.canvas, el("figcaption", {}, this.patchNames[i]))));
     this.readout = new Readout();
     this.alone = ["shares", "each alone"].map((text, i) =>
-      button(text, ["What each layer contributes to the map", "The map if each layer were searched by itself"][i], () => this.put({ alone: i === 1 })));
-    const switcher = el("div", { class: "sk-group", role: "group", "aria-label": "how layers are shown" }, ...this.alone);
+      button(text, ["Each layer's share of the map", "Map of each layer searched alone"][i], () => this.put({ alone: i === 1 })));
+    const switcher = el("div", { class: "sk-group", role: "group", "aria-label": "layer display" }, ...this.alone);
     this.marking = el("input", { type: "checkbox", checked: true, onchange: () => this.paintMaps() });
-    this.marks = el("label", { hidden: true, title: "Alone, the layer finds another normal pixel there than all together" }, this.marking, " shade where it disagrees");
+    this.marks = el("label", { hidden: true, title: "Shade cells where the layer alone matches a different normal pixel than all layers together" }, this.marking, " shade disagreements");
     this.layersRemark = el("span", { class: "sk-remark", role: "status" });
 
-    // taking away
-    this.copy = button("copy as Python", "The lines that give what is seen", () => this.copyText(this.copy, this.get("as_python")));
-    this.help = el("div", { class: "sk-help", hidden: true }, el("p", {}, "Point at the photo, the map or a layer: rings show the place, and the normal pixel that explains it. Click to pin the place and compare it with others; click it again to free it. Click a retrieved normal photo to see which part of the map it explains."),
+    // export, help and corrections
+    this.copy = button("copy as Python", "Copy Python code that reproduces this view", () => this.copyText(this.copy, this.get("as_python")));
+    this.help = el("div", { class: "sk-help", hidden: true }, el("p", {}, "Point at the photo, the map or a layer: rings mark the pixel and the normal pixel that explains it. Click to pin the pixel and compare it with others; click it again to unpin it. Click a retrieved normal photo to see which part of the map it explains."),
       el("dl", {}, ...HELP.flatMap(([keys, text]) => [el("dt", {}, keys), el("dd", {}, text)])));
-    this.helper = button("?", "Keys and hints  ?", () => this.toggleHelp(), { "aria-label": "help", "aria-expanded": "false" });
+    this.helper = button("?", "Help and shortcuts  ?", () => this.toggleHelp(), { "aria-label": "help", "aria-expanded": "false" });
     this.corrected = el("span", { class: "sk-remark", role: "status" });
-    this.undoing = button("undo", "Take the last correction back", () => this.correct({ kind: "undo" }), { class: "python" });
+    this.undoing = button("undo", "Undo the last correction", () => this.correct({ kind: "undo" }), { class: "python" });
     this.correcting = el("span", { class: "sk-corrected", hidden: true }, this.corrected, this.undoing);
     this.source = el("span", { class: "sk-source" });
 
@@ -176,7 +176,7 @@ class Explorer extends MapPage {
     this.follow({
       "change:matches change:photo change:gallery": () => {
         this.onAnswer();
-        this.coming ??= queueMicrotask(() => this.answer()) ?? true; // all of a message first
+        this.coming ??= queueMicrotask(() => this.answer()) ?? true; // wait for the whole message
       },
       "change:layers_alone change:alone": () => this.paintMaps(),
       "change:normals": () => this.paintMaps(),
@@ -203,9 +203,9 @@ class Explorer extends MapPage {
     for (const part of [this.strip, this.retrieved, this.readout]) part.close();
   }
 
-  // ---- Python speaks --------------------------------------------------------------------------------------------------
+  // ---- messages from Python -----------------------------------------------------------------------------------------
 
-  /** A photo and its matches have come; what was seen stays until both can be drawn. */
+  /** Show a new photo with its matches; the old view stays until both can be drawn. */
   async answer() {
     this.coming = null;
     const [photo, matches] = [this.get("photo"), this.get("matches")];
@@ -214,7 +214,7 @@ class Explorer extends MapPage {
     if (matches !== this.shown?.matches) this.matches = new Matches(matches);
     const [neighbours, gallery] = [this.get("neighbours"), this.get("gallery")];
     if (this.shown && gallery !== this.shown.gallery) {
-      this.normals.forget(); // a number stands for another photo now
+      this.normals.forget(); // the numbers refer to other photos now
       this.retrieved.forget();
     }
     if (neighbours !== this.shown?.neighbours || gallery !== this.shown.gallery) {
@@ -256,9 +256,9 @@ class Explorer extends MapPage {
     this.paintBusy();
   }
 
-  // ---- hands ------------------------------------------------------------------------------------------------------------
+  // ---- input --------------------------------------------------------------------------------------------------------
 
-  /** Keep a place; the one that is kept is freed. */
+  /** Pin a pixel, or unpin the pinned one. */
   pin(place) {
     const again = this.get("pinned") && this.see(place).cell === this.see(this.get("probe")).cell;
     this.put(again ? { pinned: false } : { probe: place, pinned: true });
@@ -285,7 +285,7 @@ class Explorer extends MapPage {
       const [row, col] = (pinned && this.hovered) || this.get("probe");
       const [down, right] = [(direction[0] * by * H) / this.matches.h, (direction[1] * by * W) / this.matches.w];
       const place = [clamp(Math.round(row + down), 0, H - 1), clamp(Math.round(col + right), 0, W - 1)];
-      this.hovered = pinned ? place : null; // beside what is pinned another place is looked at
+      this.hovered = pinned ? place : null; // a second probe next to the pinned one
       if (pinned) this.paintProbe();
       else this.put({ probe: place });
     } else if (event.key === "Enter" || event.key === " ") this.put({ probe: this.hovered ?? this.get("probe"), pinned: true });
@@ -326,7 +326,7 @@ class Explorer extends MapPage {
     });
   }
 
-  /** Something was asked for that no option shows. */
+  /** Wait for a reply to a request that changes no option. */
   ask() {
     this.asking = true;
     this.paintBusy();
@@ -339,9 +339,9 @@ class Explorer extends MapPage {
     this.send(message);
   }
 
-  // ---- painting -----------------------------------------------------------------------------------------------------------
+  // ---- painting -----------------------------------------------------------------------------------------------------
 
-  /** Maps from matches: what K, sigma and the scale change. */
+  /** Compute maps from matches, for the current K, sigma and scale. */
   paintMaps() {
     if (!this.shown) return;
     const { h, w, least, most } = this.matches;
@@ -359,24 +359,24 @@ class Explorer extends MapPage {
     this.photo.over.getContext("2d").drawImage(this.map.canvas, 0, 0);
 
     const alone = this.aloneNow();
-    const end = alone ? this.end : this.end / 2; // shares add up to the map: each is a small part of it
+    const end = alone ? this.end : this.end / 2; // shares add up to the map, so each is small
     this.layers.forEach(({ name, pane }, l) => {
       const found = alone?.[l];
       const map = found ? this.upsample(found.distance, ...found.grid, sigma) : this.upsample(this.matches.grid(this.steps, l), h, w, sigma);
       paintMap(pane.canvas, map, this.table, end);
       this.veil(pane, found && this.marking.checked ? found.agrees : null, "disagree");
-      setText(pane.title, found ? `${name} alone ${SIGNS[l % 3]}` : `${name}, its share`);
-      pane.canvas.setAttribute("aria-label", found ? `The map of ${name} searched alone` : `What ${name} contributes to the map`);
+      setText(pane.title, found ? `${name} alone ${SIGNS[l % 3]}` : `${name} share`);
+      pane.canvas.setAttribute("aria-label", found ? `Map of ${name} searched alone` : `Contribution of ${name} to the map`);
       if (found) {
         const agreeing = found.agrees.reduce((a, b) => a + b, 0) / (h * w);
-        setText(pane.remark, `agrees at ${Math.round(100 * agreeing)} %`);
+        setText(pane.remark, `${Math.round(100 * agreeing)} % agreement`);
       }
     });
     this.alone.forEach((one, i) => one.setAttribute("aria-pressed", this.get("alone") === (i === 1)));
     this.marks.hidden = !alone;
-    setText(this.layersRemark, this.get("alone") && !alone ? "searching each layer…" : `colours to ${end.toFixed(1)}`);
+    setText(this.layersRemark, this.get("alone") && !alone ? "searching each layer…" : `colour scale 0 to ${end.toFixed(1)}`);
     const others = this.get("gallery").normals - (this.shown.photo.normal === null ? 0 : 1);
-    this.sliders.k.show(this.k, this.model.saved ? most : others); // a page that stands alone has no more than it was sent
+    this.sliders.k.show(this.k, this.model.saved ? most : others); // a saved page only has the neighbours stored in it
     this.sliders.sigma.show(sigma, 16);
     this.paintThreshold();
     this.paintNeighbours();
@@ -388,7 +388,7 @@ class Explorer extends MapPage {
     return this.upsampler.map(grid, [h, w], this.shown.photo.size, sigma);
   }
 
-  /** What each layer finds alone, if it is that of what is seen. */
+  /** The matches of each layer alone, if they belong to the current view. */
   aloneNow() {
     const alone = this.get("layers_alone");
     if (!this.get("alone") || !alone.layers) return null;
@@ -398,7 +398,7 @@ class Explorer extends MapPage {
     return this.decoded.layers;
   }
 
-  /** Darken the cells of a pane that are 0 in a list. */
+  /** Darken the cells of a pane with value 0 in a list. */
   veil(pane, shown, kind) {
     const context = pane.veil.getContext("2d");
     context.clearRect(0, 0, pane.W, pane.H);
@@ -426,45 +426,45 @@ class Explorer extends MapPage {
     this.level.hidden = !normals.level;
     if (normals.level) {
       this.level.style.left = `${(100 * normals.level) / this.end}%`;
-      setText(this.levelText, `99 %: ${normals.level.toFixed(1)}`);
+      setText(this.levelText, `level: ${normals.level.toFixed(1)}`);
     }
     this.bar.classList.toggle("stale", Boolean(normals.stale));
-    this.bar.title = normals.stale ? "What is normal under these options is still being computed" : "";
+    this.bar.title = normals.stale ? "The reference level for these options is still being computed" : "";
     this.bar.classList.toggle("unused", !judged);
     this.legend.classList.toggle("judged", judged);
     setText(this.map.title, judged ? `Anomaly map ≥ ${threshold.toFixed(2)}` : "Anomaly map");
-    setText(this.map.remark, judged ? `${(100 * marked).toFixed(1)} % of it${this.rate(threshold)}` : why);
+    setText(this.map.remark, judged ? `${(100 * marked).toFixed(1)} % of this photo${this.rate(threshold)}` : why);
     const rules = (normals.rates ?? []).map((rule) => {
       const [of, rate] = rule.split(" ");
       return [rule, `${+(100 * rate).toFixed(2)} % of normal ${of === "pixel" ? "pixels" : "photos"}`];
     });
     const now = this.get("threshold_rule");
     if (now !== "hand" && now !== "f1" && !rules.some(([rule]) => rule === now)) rules.push([now, now]);
-    this.rule.offer([...rules, ...(this.rule.masks ? [["f1", "best F1 (uses test labels)"]] : []), ["hand", "by hand"]]);
+    this.rule.offer([...rules, ...(this.rule.masks ? [["f1", "best F1 (uses test labels)"]] : []), ["hand", "manual"]]);
     this.rule.show(now);
     this.paintScore();
     this.paintFilter();
     if (this.filter.select.value === "misses" || this.filter.select.value === "alarms") this.paintPhotos();
   }
 
-  /** Why the map cannot be held against the threshold, which is of comparisons with all normal photos; "" if it can. */
+  /** Why the threshold, which assumes a comparison with all normal photos, does not apply to the map; "" if it does. */
   unjudged() {
     if (this.shown.matches.options.only !== null) return "no threshold";
     const awaited = this.get("threshold_rule") === "f1" && this.get("scores").some(([, fresh]) => !fresh);
-    return awaited && !this.model.saved ? "best F1 comes when all photos are judged…" : "";
+    return awaited && !this.model.saved ? "computing best F1…" : "";
   }
 
-  /** What share of normal pixels a threshold marks. */
+  /** The fraction of normal pixels at or above a threshold. */
   rate(threshold) {
     const { curve } = this.get("normals");
     if (!curve) return "";
     const at = clamp((threshold / curve.end) * (curve.marked.length - 1), 0, curve.marked.length - 1);
     const [low, high] = [curve.marked[Math.floor(at)], curve.marked[Math.ceil(at)]];
     const rate = threshold > curve.end ? 0 : low + (at % 1) * (high - low);
-    return `, ${(100 * rate).toFixed(rate < 0.001 ? 2 : 1)} % of normals`;
+    return `, ${(100 * rate).toFixed(rate < 0.001 ? 2 : 1)} % of normal pixels`;
   }
 
-  /** Scores come one after another: of thousands of photos the strip is not sorted anew for each. */
+  /** Scores arrive one by one: with thousands of photos, do not re-sort the strip for each. */
   paintScores() {
     this.sorting ??= setTimeout(() => {
       this.sorting = null;
@@ -478,12 +478,12 @@ class Explorer extends MapPage {
     const { index, options } = this.shown.matches;
     const [all, fresh] = this.get("scores")[index] ?? [null, false];
     let text = `score ${this.highest.toFixed(2)}`;
-    if (fresh && all !== null && (options.only !== null || options.without.length)) text += ` (with all ${all.toFixed(2)})`;
+    if (fresh && all !== null && (options.only !== null || options.without.length)) text += ` (${all.toFixed(2)} with all)`;
     if (options.only !== null) text += `, compared with normal ${options.only} only`;
     else if (scores) {
       const reached = scores.filter((score) => score >= this.highest).length;
-      const among = scores.length < of ? `${scores.length} of ${of}` : `${of}`;
-      text += reached ? `, reached by ${reached} of ${scores.length} normals` : `, above all ${among} normals`;
+      const among = scores.length < of ? `${scores.length} (of ${of})` : `${of}`;
+      text += reached ? `: ${reached} of ${scores.length} normal photos score at least this` : `: above all ${among} normal photos`;
       if (stale) text += " so far…";
     }
     setText(this.score, text);
@@ -491,17 +491,17 @@ class Explorer extends MapPage {
     setText(this.photo.remark, this.shown.photo.normal === null ? "" : `normal ${this.shown.photo.normal}, judged against the others`);
   }
 
-  /** What was corrected, and what can be said of this photo. */
+  /** The corrections so far, and those possible for this photo. */
   paintGallery() {
     const { normals, corrected, undo } = this.get("gallery");
     const { normal } = this.shown.photo;
     setText(this.judge, normal === null ? "this is normal" : "not normal");
-    this.judge.title = normal === null ? "Fit this photo with the normal ones" : "Take this photo out of the normal ones";
-    const before = corrected.length > 3 ? `${corrected.length - 3} more, ` : "";
+    this.judge.title = normal === null ? "Add this photo to the normal ones" : "Remove this photo from the normal ones";
+    const before = corrected.length > 3 ? `${corrected.length - 3} earlier, ` : "";
     setText(this.corrected, `${normals} normal photos now: ${before}${corrected.slice(-3).join(", ")}`);
     this.correcting.hidden = !corrected.length;
     this.undoing.disabled = this.disconnected || !undo;
-    setText(this.source, `${this.about.backbone}; ${normals} normal photos${this.model.saved ? "; greyed controls need Python" : ""}`);
+    setText(this.source, `${this.about.backbone}; ${normals} normal photos${this.model.saved ? "; greyed controls need a kernel" : ""}`);
   }
 
   paintOpacity() {
@@ -529,7 +529,7 @@ class Explorer extends MapPage {
     this.paintBusy();
   }
 
-  /** Whether the answer to what is set is still awaited. */
+  /** Show whether a reply for the current settings is pending. */
   paintBusy() {
     if (!this.shown) return;
     const { matches } = this.shown;
@@ -543,7 +543,7 @@ class Explorer extends MapPage {
     this.awaitAnswer(awaited || this.asking);
   }
 
-  /** Photos with what is known of them; ``wrong`` where the threshold and the label do not agree. */
+  /** All photos with their scores; ``wrong`` marks those where threshold and label disagree. */
   known() {
     const [scores, threshold, saved] = [this.get("scores"), this.get("threshold"), this.model.saved];
     const photos = this.get("photos").map(([name, label], index) => {
@@ -554,7 +554,7 @@ class Explorer extends MapPage {
     return saved ? photos.filter(({ index }) => saved.includes(index)) : photos;
   }
 
-  /** The photos that the strip shows, in its order, as cards. */
+  /** The photos in the strip as cards, in display order. */
   listed() {
     const wanted = this.filter.select.value || "all";
     const shown = this.known()
@@ -579,7 +579,7 @@ class Explorer extends MapPage {
     setText(this.photo.title, photos[this.shown?.photo.index]?.[0] ?? "");
   }
 
-  /** What can be shown, with how many there are; misses and alarms are of whole photos. */
+  /** The filter options with their counts; misses and alarms are counted per photo. */
   paintFilter() {
     const photos = this.known();
     const count = (name, key) => photos.filter((photo) => photo[key] === name).length;
@@ -589,7 +589,7 @@ class Explorer extends MapPage {
     const wanted = this.filter.select.value;
     const pixelwise = /^(pixel|f1)/.test(this.get("threshold_rule")) && ["misses", "alarms"].includes(wanted);
     const none = wrong.some(([value, text]) => value === wanted && text.endsWith("(0)")) ? "None at this threshold. " : "";
-    const hint = pixelwise ? "This threshold is for pixels: most photos have some beyond it. To judge whole photos, set the threshold at a share of normal photos." : "";
+    const hint = pixelwise ? "This threshold is for pixels: most photos have some above it. To judge whole photos, choose a threshold rule for photos." : "";
     this.strip.node.dataset.remark = none + hint;
   }
 
@@ -599,19 +599,19 @@ class Explorer extends MapPage {
     this.retrieved.show({ ...seen, without: this.get("without"), only: this.get("only"), disconnected: this.disconnected });
     const { part } = this.retrieved;
     for (const pane of [this.map, this.photo]) this.veil(pane, part?.explained, "part");
-    this.photo.mark(part ? `bright: explained by normal ${part.image}` : "", "Look at all of the photo again  Esc");
+    this.photo.mark(part ? `bright: explained by normal ${part.image}` : "", "Show the whole photo  Esc");
     this.markComparison();
   }
 
-  /** Say above the map that it is not compared with all. */
+  /** Mark the map if it is not compared with all normal photos. */
   markComparison() {
     const [only, without] = [this.shown.matches.options.only, this.shown.matches.options.without];
-    if (only !== null) this.map.mark(`normal ${only} only`, "The threshold and ranks are of comparisons with all normal photos: compare with all again  Esc");
-    else if (without.length) this.map.mark(`without normal ${without.join(", ")}`, "The threshold and ranks are of comparisons with all normal photos: compare with all again");
+    if (only !== null) this.map.mark(`normal ${only} only`, "Threshold and ranks assume all normal photos. Click to compare with all  Esc");
+    else if (without.length) this.map.mark(`without normal ${without.join(", ")}`, "Threshold and ranks assume all normal photos. Click to compare with all");
     else this.map.mark("");
   }
 
-  /** What is seen at a place. */
+  /** The match and the map value at a pixel. */
   see(place) {
     const [size, grid] = [this.shown.photo.size, [this.matches.h, this.matches.w]];
     const cell = cellOf(place, size, grid);
@@ -621,7 +621,7 @@ class Explorer extends MapPage {
     return { place, cell, match, map: this.values[place[0] * size[1] + place[1]] };
   }
 
-  /** What a layer finds alone at a place. */
+  /** The match of a layer alone at a pixel. */
   seeAlone(place, found) {
     const { size } = this.shown.photo;
     const cell = cellOf(place, size, found.grid);
@@ -655,20 +655,20 @@ class Explorer extends MapPage {
     this.patches[0].draw(this.bitmap, seen.place, photo.size, [h, w]);
     const other = this.normals.get(seen.match.image);
     if (other) this.patches[1].draw(other, seen.match.place, photo.size, [h, w]);
-    setText(this.patchNames[0], `place (${seen.place.join(", ")})`);
+    setText(this.patchNames[0], `probe (${seen.place.join(", ")})`);
     setText(this.patchNames[1], `match (${seen.match.place.join(", ")})`);
 
     const alone = this.aloneNow();
     const own = alone?.map((found) => this.seeAlone(seen.place, found));
     this.own.forEach((mark, l) => this.normal.put(mark, own && matches.neighbours[own[l].neighbour][0] === image ? own[l].place : null));
     if (!alone) this.layers.forEach(({ pane }, l) => setText(pane.remark, `${seen.match.distance ? Math.round((100 * seen.match.parts[l]) / seen.match.distance) : 0} % here`));
-    const both = pin && hover ? [["pinned", pin], ["pointed at", hover]] : [[pin ? "pinned" : this.hovered ? "pointed at" : "probe", seen]];
+    const both = pin && hover ? [["pinned", pin], ["hover", hover]] : [[pin ? "pinned" : this.hovered ? "hover" : "probe", seen]];
     this.readout.show(both, this.about.layers, alone && ((s, l) => this.tellAlone(s, alone[l])));
   }
 
   tellAlone(seen, found) {
     const own = this.seeAlone(seen.place, found);
-    return `${own.distance.toFixed(3)} · ${found.agrees[seen.cell] ? "the same pixel" : `neighbour ${own.neighbour + 1}, (${own.place.join(", ")})`}`;
+    return `${own.distance.toFixed(3)} · ${found.agrees[seen.cell] ? "same pixel" : `neighbour ${own.neighbour + 1}, (${own.place.join(", ")})`}`;
   }
 }
 

@@ -1,11 +1,11 @@
-// What pages with maps have: a photo, a place that is pointed at, and pictures of the normal photos that explain it.
+// The base of pages with maps: a photo, a hovered pixel, and pictures of the normal photos that explain it.
 
 import { bytes, picture, setText } from "./dom.js";
 import { Upsampler, colours } from "./maps.js";
 import { NormalPictures } from "./pictures.js";
 import { Page } from "./page.js";
 
-const REST = 150; // ms until a pointer rests, and what it points at is spoken
+const REST = 150; // ms for which the pointer must rest before its pixel is announced
 
 export class MapPage extends Page {
   constructor(model, root, alive) {
@@ -13,14 +13,14 @@ export class MapPage extends Page {
     this.about = model.get("about");
     this.table = colours(bytes(this.about.colours));
     this.upsampler = new Upsampler();
-    this.hovered = null; // a place under the pointer
+    this.hovered = null; // the pixel under the pointer
     this.normals = new NormalPictures(
       (images) => this.send({ kind: "normals", images }),
       () => this.paintProbe(),
     );
   }
 
-  /** Small pictures of the normal photos that were retrieved. */
+  /** Register thumbnails of the retrieved normal photos. */
   offer() {
     const { images = [], jpegs = [] } = this.get("neighbours");
     this.normals.offer(images, jpegs);
@@ -31,7 +31,7 @@ export class MapPage extends Page {
     if (message.kind === "normals") this.normals.receive(message.images, buffers);
   }
 
-  /** Have a photo's picture at hand for an answer. @returns {boolean} false where another answer has come meanwhile */
+  /** Decode the photo of a reply. @returns {boolean} false if a newer reply has arrived meanwhile */
   async fetchPicture(photo, answer) {
     this.latest = answer;
     if (photo === this.pictured) return true;
@@ -50,7 +50,7 @@ export class MapPage extends Page {
     this.paintProbe();
   }
 
-  /** The pointer has left: the place stays, unless another one is pinned. */
+  /** The pointer has left: its last pixel becomes the probe unless one is pinned. */
   leave() {
     const place = this.hovered;
     this.hovered = null;
@@ -58,7 +58,7 @@ export class MapPage extends Page {
     this.paintProbe();
   }
 
-  /** Tell those who cannot see it, not at every pixel on the way. */
+  /** Announce a text to screen readers once the pointer rests. */
   speak(node, text) {
     clearTimeout(this.speaking);
     this.speaking = setTimeout(() => setText(node, text), REST);

@@ -1,9 +1,9 @@
-// All that a page computes by itself: running minimum over neighbours, upsampling, smoothing, colours and contours.
-// What these mean is defined in Python (correspondence.py, scores.py); tests hold both together.
+// Everything that a page computes itself: running minimum over neighbours, upsampling, smoothing, colours, contours.
+// The Python modules correspondence.py and scores.py are the reference; tests compare both.
 
 import { bytes, numbers } from "./dom.js";
 
-/** The matches of one photo: for every cell what is nearest among the first k neighbours, for every k sent. */
+/** The matches of one photo: for every cell the nearest pixel among the first k neighbours, for every k sent. */
 export class Matches {
   constructor(pack) {
     const counts = numbers(pack.count, Uint16Array);
@@ -20,7 +20,7 @@ export class Matches {
     for (let i = 0; i < counts.length; i++) this.first[i + 1] = this.first[i] + counts[i];
   }
 
-  /** For every cell, which step holds among the first k neighbours. */
+  /** For every cell, the index of the breakpoint that applies to the first k neighbours. */
   at(k) {
     const steps = new Uint32Array(this.h * this.w);
     for (let i = 0; i < steps.length; i++) {
@@ -31,7 +31,7 @@ export class Matches {
     return steps;
   }
 
-  /** Distances (h w), or the part of them that one layer has. */
+  /** Distances (h w), or one layer's share of them. */
   grid(steps, layer = null) {
     const grid = new Float32Array(steps.length);
     const offset = layer === null ? 0 : layer * this.k.length;
@@ -42,14 +42,14 @@ export class Matches {
     return grid;
   }
 
-  /** What is known of one step: neighbour, cell there, distance, and the layers' parts of it. */
+  /** One breakpoint: neighbour, matched cell, distance, and each layer's share of it. */
   describe(step) {
     const parts = this.layers.map((_, l) => (this.distance[step] * this.parts[l * this.k.length + step]) / 65535);
     return { neighbour: this.image[step], there: this.place[step], distance: this.distance[step], parts };
   }
 }
 
-/** Distances and nearest pixels on a grid of their own, as Python packs them. */
+/** Distances and nearest pixels on the search's own grid, as packed by Python. */
 export class Cells {
   constructor({ grid, sigma, normals, distance, image, place }) {
     [this.grid, this.sigma, this.normals] = [grid, sigma, normals];
@@ -58,7 +58,7 @@ export class Cells {
     this.place = numbers(place, Uint32Array);
   }
 
-  /** What explains a pixel of a map of this size: which normal image, the number to ask for it, and where. */
+  /** The match of a map pixel: its normal image, the number to request it by, its pixel and the distance. */
   at(pixel, size) {
     const cell = cellOf(pixel, size, this.grid);
     const [image, number] = this.normals[this.image[cell]];
@@ -66,7 +66,7 @@ export class Cells {
   }
 }
 
-/** What a layer finds alone, by cell of its own grid. */
+/** The matches of a layer alone, by cell of its own grid. */
 export const decodeAlone = ({ grid, distance, image, place, agrees }) => ({
   grid,
   distance: numbers(distance, Float32Array),
@@ -75,10 +75,10 @@ export const decodeAlone = ({ grid, distance, image, place, agrees }) => ({
   agrees: bytes(agrees), // by cell of the finest grid
 });
 
-/** Which cell of a grid (h w) a pixel of the map (H W) lies in. */
+/** The cell of a grid (h w) that contains a pixel of the map (H W). */
 export const cellOf = ([row, col], [H, W], [h, w]) => Math.floor((row * h) / H) * w + Math.floor((col * w) / W);
 
-/** The pixel in the middle of a cell. */
+/** The centre pixel of a cell. */
 export const middleOf = (cell, [H, W], [h, w]) => [
   Math.floor(((Math.floor(cell / w) + 0.5) * H) / h),
   Math.floor((((cell % w) + 0.5) * W) / w),
@@ -89,8 +89,8 @@ const reflect = (i, n) => {
   return j < n ? j : 2 * n - 1 - j;
 };
 
-/** Bilinear upsampling (cell centres keep their place), then a Gaussian with reflection at the border, as one matrix.
- *  Each row is given from its first entry that is not 0 on. */
+/** Bilinear upsampling aligned at cell centres, then a Gaussian with reflection at the border, as one matrix.
+ *  Each row is stored from its first to its last nonzero entry. */
 export function upsampler(from, to, sigma) {
   const reach = Math.floor(4 * sigma + 0.5);
   const bell = Float64Array.from({ length: 2 * reach + 1 }, (_, i) => (sigma ? Math.exp(-0.5 * ((i - reach) / sigma) ** 2) : 1));
@@ -111,7 +111,7 @@ export function upsampler(from, to, sigma) {
   });
 }
 
-/** A grid (h w) as a map (H W), one matrix along rows and one along columns. */
+/** Turn a grid (h w) into a map (H W), with one matrix for rows and one for columns. */
 export function makeMap(grid, w, rows, cols) {
   const [H, W] = [rows.length, cols.length];
   const half = new Float64Array(w);
@@ -133,7 +133,7 @@ export function makeMap(grid, w, rows, cols) {
   return map;
 }
 
-/** Maps from grids of any kind; what a size and a sigma need is made once. */
+/** Makes maps from grids; the matrices are cached by size and sigma. */
 export class Upsampler {
   constructor() {
     this.made = new Map();
@@ -153,7 +153,7 @@ export class Upsampler {
   }
 }
 
-/** 256 colours, RGB, as pixels of a canvas. */
+/** 256 RGB colours as canvas pixels. */
 export const colours = (table) =>
   Uint32Array.from({ length: 256 }, (_, i) => (255 << 24) | (table[3 * i + 2] << 16) | (table[3 * i + 1] << 8) | table[3 * i]);
 
@@ -167,18 +167,18 @@ export function paintMap(canvas, map, table, end) {
   context.putImageData(image, 0, 0);
 }
 
-// Which sides of a square of four pixel centres a contour enters and leaves, for each of its 16 cases: 0 top, 1 right,
-// 2 bottom, 3 left; what is inside lies on the left.
+// For each of the 16 cases of a square of four pixel centres, the sides where the contour enters and leaves: 0 top,
+// 1 right, 2 bottom, 3 left; the inside is on the left.
 const SIDES = [[], [2, 3], [1, 2], [1, 3], [0, 1], [0, 1, 2, 3], [0, 2], [0, 3], [3, 0], [2, 0], [3, 0, 1, 2], [1, 0], [3, 1], [2, 1], [3, 2], []];
 
-/** The outline of where a map reaches a level, as an SVG path in map pixels (marching squares). Closed at the border. */
+/** The outline of the pixels at or above a level, as an SVG path in map pixels (marching squares), closed at the border. */
 export function contour(map, H, W, level) {
   const inside = (r, c) => r >= 0 && c >= 0 && r < H && c < W && map[r * W + c] >= level;
   const value = (r, c) => (r >= 0 && c >= 0 && r < H && c < W ? map[r * W + c] : level - 1e-6);
   const next = new Map();
   const points = new Map();
   const id = (r, c, side) => {
-    // a side belongs to two squares: name it by the one for which it is the top or the left
+    // a side belongs to two squares: use the key of the one where it is the top or left side
     if (side === 2) [r, side] = [r + 1, 0];
     if (side === 1) [c, side] = [c + 1, 3];
     const key = ((r + 1) * (W + 2) + c + 1) * 2 + (side === 0 ? 0 : 1);
@@ -214,7 +214,7 @@ export function contour(map, H, W, level) {
   return path;
 }
 
-/** A mask of one bit a pixel, rows first, as numbers 0 and 1. */
+/** Unpack a mask of one bit per pixel, in row-major order, to numbers 0 and 1. */
 export function unpack(bits, count) {
   return Float32Array.from({ length: count }, (_, i) => (bits[i >> 3] >> (7 - (i & 7))) & 1);
 }

@@ -1,18 +1,18 @@
-// What all pages have: a model whose changes are painted, Python that may not answer, and what it complains of.
+// The base of all pages: repainting on model changes, the kernel connection, and error messages.
 
 import { download, el, setText } from "./dom.js";
 import { button } from "./controls.js";
 
-export const PATIENCE = 5000; // ms without an answer, until that is said
+export const PATIENCE = 5000; // ms to wait for a reply before the page counts as disconnected
 
 export class Page {
-  /** @param {string} alive what still works where Python does not answer */
+  /** @param {string} alive what still works without a kernel */
   constructor(model, root, alive) {
     [this.model, this.root, this.alive] = [model, root, alive];
     this.disconnected = false;
     this.problemText = el("span");
     this.problem = el("div", { class: "sk-problem", role: "alert", hidden: true }, this.problemText, button("×", "Close this message", () => this.dismiss(), { class: "sk-chip", "aria-label": "close this message" }));
-    this.saves = { page: button("save page", "One file that works without Python", () => this.save("page"), { class: "python" }), png: button("PNG", "A picture for slides", () => this.save("png"), { class: "python" }) };
+    this.saves = { page: button("save page", "Save as one file that works offline", () => this.save("page"), { class: "python" }), png: button("PNG", "Save a picture for slides", () => this.save("png"), { class: "python" }) };
     this.text = el("textarea", { class: "sk-code", readonly: true, rows: 3, hidden: true, "aria-label": "text to copy" });
     root.classList.add("spade-kit");
   }
@@ -32,7 +32,7 @@ export class Page {
     }
   }
 
-  /** Follow the model. @param {object} on what to do at each change, by "change:name change:other" */
+  /** Follow the model. @param {object} on handlers by event names, such as "change:name change:other" */
   follow(on) {
     const all = { "change:problem": () => this.showProblem(this.get("problem")), "msg:custom": (message, buffers) => this.onMessage(message, buffers), ...on };
     const each = (act) => {
@@ -40,7 +40,7 @@ export class Page {
     };
     each((name, what) => this.model.on(name, what));
     this.off = () => each((name, what) => this.model.off(name, what));
-    // keys pressed here are not the notebook's, which looks for this mark at what has the focus
+    // keeps key presses from the notebook, which checks this mark on the focused element
     this.root.addEventListener("focusin", (event) => (event.target.dataset.lmSuppressShortcuts = "true"));
     this.setConnected(!this.model.saved);
     this.send({ kind: "hello" });
@@ -62,7 +62,7 @@ export class Page {
     for (const control of this.root.querySelectorAll(".python")) control.disabled = this.disconnected;
     this.root.classList.toggle("disconnected", this.disconnected);
     if (yes) this.showProblem(this.get("problem"));
-    else if (!this.model.saved) this.showProblem(`Python does not answer. ${this.alive} work all the same; for the rest, run the cell again.`);
+    else if (!this.model.saved) this.showProblem(`No kernel connected. Still available: ${this.alive}. Run the cell again for everything else.`);
   }
 
   showProblem(text) {
@@ -81,11 +81,11 @@ export class Page {
     this.send({ kind });
   }
 
-  /** Put a text on the clipboard, and say so on the button; where there is no clipboard, show it to be copied by hand. */
+  /** Copy a text to the clipboard and confirm on the button; without a clipboard, show the text for manual copying. */
   async copyText(pressed, text) {
     try {
       await navigator.clipboard.writeText(text);
-      pressed.dataset.name ??= pressed.textContent; // pressed again, it says "copied" already
+      pressed.dataset.name ??= pressed.textContent; // after a quick second press it already reads "copied"
       setText(pressed, "copied");
       setTimeout(() => setText(pressed, pressed.dataset.name), 1500);
     } catch {
@@ -95,25 +95,25 @@ export class Page {
     }
   }
 
-  /** Python has answered after all. */
+  /** A reply arrived: reconnect if the page was disconnected. */
   onAnswer() {
     if (this.disconnected && !this.model.saved) this.setConnected(true);
   }
 
-  /** After a click on what takes no focus, or loses it, keys are for this. */
+  /** After a click on a non-focusable element, focus this one so that keys keep working. */
   keepKeys(stage) {
     this.root.addEventListener("click", () => {
       if (!this.root.contains(this.root.getRootNode().activeElement)) stage.focus({ preventScroll: true });
     });
   }
 
-  /** What has the focus and can no longer be pressed gives it to this. */
+  /** Move the focus here from a control that has become disabled. */
   rescueKeys(stage) {
     const now = this.root.getRootNode().activeElement;
     if (now?.disabled && this.root.contains(now)) stage.focus({ preventScroll: true });
   }
 
-  /** Whether an answer is awaited; when it does not come, that is said. */
+  /** Show whether a reply is pending; report a lost connection if none arrives. */
   awaitAnswer(awaited) {
     this.root.classList.toggle("busy", awaited);
     this.root.setAttribute("aria-busy", awaited);

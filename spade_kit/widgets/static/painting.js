@@ -1,4 +1,4 @@
-// Painting defects: the hand's line is drawn at once, Python paints it and answers with the map.
+// Painting defects: the page draws the stroke at once; Python paints it and replies with the new map.
 
 import { bytes, clamp, el, setText, svg } from "./dom.js";
 import { Cells, contour, paintMap, unpack } from "./maps.js";
@@ -7,69 +7,69 @@ import { Pane } from "./pane.js";
 import { MapPage } from "./map_page.js";
 
 const TOOLS = {
-  brush: ["brush", "Paint that hides what is below"],
+  brush: ["brush", "Opaque paint"],
   scratch: ["scratch", "A groove with a bright floor and dark rims"],
-  stain: ["stain", "A dried drop, through which the surface shines"],
-  blur: ["blur", "Out of focus"],
-  colour: ["recolour", "Another hue of the same lightness"],
-  move: ["move", "Drag a patch to another place, where a copy of it will be"],
-  erase: ["erase", "Give the photo back as it was"],
+  stain: ["stain", "A dried drop that the surface shows through"],
+  blur: ["blur", "Out-of-focus blur"],
+  colour: ["recolour", "Another hue at the same lightness"],
+  move: ["move", "Drag a patch to copy it to another place"],
+  erase: ["erase", "Restore the original photo"],
 };
-const HELP = "Choose a tool and draw on the photo; the map follows while you draw. Move: press on what you want a copy of, and let go where it should be. Keys on the photo: arrows move the pen, Enter sets it down (for move twice: from, to), Ctrl+Z takes back, Ctrl+Shift+Z paints again. Point at the map to see which normal pixel explains the place.";
-const LEAST_MOVE = 2; // map pixels: a click moves nothing
-const GRAIN = 1 / 8; // of a stroke's size between its points, at least, or a map pixel
+const HELP = "Choose a tool and draw on the photo; the map updates while you draw. Move: press on the patch to copy and release at the target. Keys on the photo: arrows move the pen, Enter paints (for move twice: source, target), Ctrl+Z undoes, Ctrl+Shift+Z redoes. Point at the map to see which normal pixel explains it.";
+const LEAST_MOVE = 2; // map pixels: a plain click moves nothing
+const GRAIN = 1 / 8; // least spacing of a stroke's points, as a fraction of its size; at least one map pixel
 
 class Painting extends MapPage {
   constructor(model, root) {
-    super(model, root, "Pointing");
-    const short = Math.min(...model.get("photo").size); // side of the crop
+    super(model, root, "hover");
+    const short = Math.min(...model.get("photo").size); // short side of the crop
     this.largest = Math.floor(short / 2);
     this.own = Object.fromEntries(this.about.tools.map(([tool, part, strength, colour]) => [tool, { size: Math.max(1, Math.round(part * short)), strength, colour }]));
-    [this.tool, this.drawing, this.count, this.asked] = ["scratch", null, 0, 0]; // asked: answers that are awaited
+    [this.tool, this.drawing, this.count, this.asked] = ["scratch", null, 0, 0]; // asked: number of pending replies
     this.offer();
     this.build();
     this.listen();
     this.answer();
   }
 
-  // ---- what there is ------------------------------------------------------------------------------------------------
+  // ---- layout -------------------------------------------------------------------------------------------------------
 
   build() {
     const pointed = { hover: (row, col) => this.hover([row, col]), leave: () => this.hover(null), pin: () => {} };
-    this.photo = new Pane("The photo to paint on", { ...pointed, key: (event) => this.key(event) });
-    this.photo.stage.setAttribute("aria-label", "Paint: arrow keys move the pen, Enter sets it down");
+    this.photo = new Pane("Photo to paint on", { ...pointed, key: (event) => this.key(event) });
+    this.photo.stage.setAttribute("aria-label", "Paint: arrow keys move the pen, Enter paints");
     this.photo.stage.classList.add("painted");
     this.pen = svg("g", { class: "sk-pen", visibility: "hidden" }, ...["halo", "ink"].map((c) => svg("circle", { class: c })));
     this.source = svg("g", { class: "sk-pen", visibility: "hidden" }, ...["halo", "ink"].map((c) => svg("circle", { class: c })));
     this.photo.marks.append(this.source, this.pen);
-    this.map = new Pane("Its anomaly map", pointed);
-    this.normal = new Pane("The normal photo that explains the place");
+    this.map = new Pane("Anomaly map", pointed);
+    this.normal = new Pane("Normal photo that explains the probe");
 
     this.tools = this.about.tools.map(([tool]) => {
       const [text, help] = TOOLS[tool];
       return [tool, button(text, help, () => this.take(tool), { class: "python" })];
     });
-    this.size = new Slider({ name: "size", help: "Diameter, in pixels of the map", min: 1, max: this.largest, format: (value) => `${value} px`, move: (size) => this.set({ size }) });
-    this.strength = new Slider({ name: "strength", help: "How much of it is seen", min: 0.05, max: 1, step: 0.05, format: (value) => `${Math.round(100 * value)} %`, move: (strength) => this.set({ strength }) });
-    this.ink = el("input", { type: "color", "aria-label": "colour", title: "The colour of brush, stain and recolour", oninput: () => this.set({ colour: this.ink.value }) });
+    this.size = new Slider({ name: "size", help: "Diameter in map pixels", min: 1, max: this.largest, format: (value) => `${value} px`, move: (size) => this.set({ size }) });
+    this.strength = new Slider({ name: "strength", help: "Strength of the effect", min: 0.05, max: 1, step: 0.05, format: (value) => `${Math.round(100 * value)} %`, move: (strength) => this.set({ strength }) });
+    this.ink = el("input", { type: "color", "aria-label": "colour", title: "Colour of brush, stain and recolour", oninput: () => this.set({ colour: this.ink.value }) });
     const ask = (kind, text, help) => button(text, help, () => this.ask({ kind }), { class: "python" });
-    this.history = { undo: ask("undo", "undo", "Take the last stroke back  Ctrl+Z"), redo: ask("redo", "redo", "Paint it again  Ctrl+Shift+Z"), clear: ask("clear", "start over", "Take all strokes back") };
-    this.name = new Choice({ name: "photo", help: "Which photo", plain: true, pick: (index) => this.put({ index: +index }) });
+    this.history = { undo: ask("undo", "undo", "Undo the last stroke  Ctrl+Z"), redo: ask("redo", "redo", "Redo the stroke  Ctrl+Shift+Z"), clear: ask("clear", "clear all", "Undo all strokes") };
+    this.name = new Choice({ name: "photo", help: "Select a photo", plain: true, pick: (index) => this.put({ index: +index }) });
     this.score = el("div", { class: "sk-score", role: "status" });
     this.spinner = el("span", { class: "sk-spinner", role: "img", "aria-label": "computing" });
-    this.label = el("input", { type: "text", value: "painted", "aria-label": "kind of defect", title: "The kind of defect: a folder has its name", class: "python", size: 12 });
-    this.keeping = button("keep as test photo", `Write the photo and its mask to the folder ${this.about.folder}, and put it among the test photos`, () => this.ask({ kind: "keep", label: this.label.value }), { class: "python" });
-    this.pair = button("photo + mask", "Both as PNG", () => this.send({ kind: "pair" }), { class: "python" });
+    this.label = el("input", { type: "text", value: "painted", "aria-label": "defect type", title: "Defect type, used as a folder name", class: "python", size: 12 });
+    this.keeping = button("keep as test photo", `Save the photo and its mask to the folder ${this.about.folder} and add it to the test photos`, () => this.ask({ kind: "keep", label: this.label.value }), { class: "python" });
+    this.pair = button("photo + mask", "Download both as PNG", () => this.send({ kind: "pair" }), { class: "python" });
     this.kept = el("span", { class: "sk-remark", role: "status" });
     this.ends = [el("span", {}, "0"), el("span", { class: "level" }), el("span")];
     this.gradient = el("canvas", { width: 256, height: 1, "aria-hidden": "true", class: "sk-gradient" });
     paintMap(this.gradient, Float32Array.from({ length: 256 }, (_, i) => i), this.table, 256);
     this.map.figure.append(el("div", { class: "sk-scale" }, this.gradient, el("div", { class: "ends" }, ...this.ends)));
-    this.photo.figure.append(el("div", { class: "sk-legend judged known" }, el("span", { class: "truth" }, "what was painted"), el("span", { class: "found" }, "what 1 % of normal pixels reach")));
+    this.photo.figure.append(el("div", { class: "sk-legend judged known" }, el("span", { class: "truth" }, "painted"), el("span", { class: "found" }, "99 % level of normal pixels")));
     this.words = el("p", { class: "sk-remark" });
     this.normal.figure.append(this.words);
     this.help = el("p", { class: "sk-remark", hidden: true }, HELP);
-    this.helper = button("?", "Keys and hints", () => (this.help.hidden = !this.help.hidden), { "aria-label": "help" });
+    this.helper = button("?", "Help and shortcuts", () => (this.help.hidden = !this.help.hidden), { "aria-label": "help" });
     this.live = el("p", { class: "sk-live", "aria-live": "polite" });
     const several = this.get("photos").length > 1 && !this.model.saved;
     for (const control of [this.name.select, this.size.input, this.strength.input]) control.classList.add("python");
@@ -78,7 +78,7 @@ class Painting extends MapPage {
       this.problem,
       el("div", { class: "sk-pens" }, this.size.node, this.strength.node, el("label", { class: "sk-choice" }, el("span", { class: "name" }, "colour"), this.ink), el("span", { class: "sk-group" }, ...Object.values(this.history))),
       el("div", { class: "sk-views" }, this.photo.figure, this.map.figure, this.normal.figure), this.live,
-      el("div", { class: "sk-row sk-form" }, el("label", { class: "sk-choice" }, el("span", { class: "name" }, "kind"), this.label), this.keeping, this.kept),
+      el("div", { class: "sk-row sk-form" }, el("label", { class: "sk-choice" }, el("span", { class: "name" }, "type"), this.label), this.keeping, this.kept),
       el("div", { class: "sk-foot" }, this.pair, this.saves.page, this.saves.png, this.helper), this.help);
     this.take(this.tool);
   }
@@ -108,7 +108,7 @@ class Painting extends MapPage {
     this.keepKeys(stage);
   }
 
-  // ---- Python speaks --------------------------------------------------------------------------------------------------
+  // ---- messages from Python -----------------------------------------------------------------------------------------
 
   async answer() {
     const photo = this.get("photo");
@@ -122,7 +122,7 @@ class Painting extends MapPage {
     this.values = this.upsampler.map(this.seen.distance, this.seen.grid, [H, W], this.seen.sigma);
     const painted = photo.mask ? contour(unpack(bytes(photo.mask), H * W), H, W, 0.5) : "";
     for (const pane of [this.photo, this.map]) pane.outline("truth", painted);
-    if (this.drawing?.changed && !this.asked) this.send(); // the hand has gone on meanwhile
+    if (this.drawing?.changed && !this.asked) this.send(); // the user has kept drawing
     else if (!this.drawing && !this.asked) this.clearLine();
     this.awaitAnswer(this.asked > 0);
     this.history.undo.disabled = this.disconnected || !photo.strokes;
@@ -151,7 +151,7 @@ class Painting extends MapPage {
     this.clearLine();
   }
 
-  // ---- hands ------------------------------------------------------------------------------------------------------------
+  // ---- input --------------------------------------------------------------------------------------------------------
 
   take(tool) {
     this.tool = tool;
@@ -170,7 +170,7 @@ class Painting extends MapPage {
     this.paintPen();
   }
 
-  /** Where on the map a pointer is, in fractions of a pixel; also beside it. */
+  /** The pointer position in fractional map pixels, possibly outside the map. */
   place(event) {
     const box = this.photo.stage.getBoundingClientRect();
     return [((event.clientY - box.top) / box.height) * this.photo.H - 0.5, ((event.clientX - box.left) / box.width) * this.photo.W - 0.5];
@@ -218,7 +218,7 @@ class Painting extends MapPage {
     this.circle(this.source, null);
   }
 
-  /** A stroke as far as it goes; Python puts it in the place of its shorter self. */
+  /** Send the stroke so far; Python replaces its earlier, shorter version. */
   send(stroke = this.drawing) {
     stroke.changed = false;
     const { changed, ...message } = stroke;
@@ -250,7 +250,7 @@ class Painting extends MapPage {
     event.preventDefault();
   }
 
-  /** What a key sets down: a dab, or for move first from where, then to where. */
+  /** Paint by key: a dab, or for move first the source, then the target. */
   dab(place) {
     if (this.disconnected) return;
     if (this.tool === "move" && !this.from) {
@@ -276,9 +276,9 @@ class Painting extends MapPage {
     event.stopPropagation();
   }
 
-  // ---- painting -----------------------------------------------------------------------------------------------------------
+  // ---- painting -----------------------------------------------------------------------------------------------------
 
-  /** The line that is being drawn, until Python has painted it. */
+  /** Preview the current stroke until Python has painted it. */
   paintLine() {
     const { tool, points, size, colour } = this.drawing;
     if (tool === "move") {
@@ -300,7 +300,7 @@ class Painting extends MapPage {
     this.photo.over.getContext("2d").clearRect(0, 0, this.photo.W, this.photo.H);
   }
 
-  /** A circle as large as the tool. */
+  /** Place a circle the size of the tool. */
   circle(mark, place) {
     mark.setAttribute("visibility", place ? "visible" : "hidden");
     if (!place) return;
@@ -321,13 +321,13 @@ class Painting extends MapPage {
     for (const pane of [this.photo, this.map]) pane.outline("found", contour(this.values, H, W, level));
     const score = this.values.reduce((highest, value) => Math.max(highest, value), 0);
     const reached = scores.filter((other) => other >= score).length;
-    const among = scores.length < of ? `${scores.length} of ${of}` : `${of}`;
-    const rank = !scores.length ? "" : reached ? `, reached by ${reached} of ${scores.length} normals` : `, above all ${among} normals`;
+    const among = scores.length < of ? `${scores.length} (of ${of})` : `${of}`;
+    const rank = !scores.length ? "" : reached ? `: ${reached} of ${scores.length} normal photos score at least this` : `: above all ${among} normal photos`;
     setText(this.score, `score ${score.toFixed(2)} (before ${this.shown.before.toFixed(2)})${rank}`);
     setText(this.photo.title, `${this.get("photos")[this.shown.index][0]}, painted`);
     setText(this.photo.remark, `${this.shown.strokes} ${this.shown.strokes === 1 ? "stroke" : "strokes"}`);
     setText(this.map.title, "Anomaly map");
-    setText(this.ends[1], scores.length ? `normals' 99 %: ${level.toFixed(1)}` : "");
+    setText(this.ends[1], scores.length ? `reference level: ${level.toFixed(1)}` : "");
     setText(this.ends[2], `≥ ${end.toFixed(1)}`);
     this.paintProbe();
   }
@@ -344,7 +344,7 @@ class Painting extends MapPage {
     this.normal.point("hovered", there);
     setText(this.normal.title, `Normal ${image}`);
     setText(this.normal.remark, `explains (${place.join(", ")})`);
-    setText(this.words, `its pixel (${there.join(", ")}), distance ${distance.toFixed(2)}; map ${this.values[place[0] * size[1] + place[1]].toFixed(2)}`);
+    setText(this.words, `pixel (${there.join(", ")}), distance ${distance.toFixed(2)}; map ${this.values[place[0] * size[1] + place[1]].toFixed(2)}`);
     this.speak(this.live, `(${place.join(", ")}) → normal ${image}, (${there.join(", ")}), distance ${distance.toFixed(3)}`);
   }
 
@@ -355,7 +355,7 @@ class Painting extends MapPage {
 
   paintKept() {
     const kept = this.get("kept");
-    setText(this.kept, kept.length ? `Kept: ${kept.slice(-3).join(", ")}${kept.length > 3 ? ` and ${kept.length - 3} before` : ""}` : "");
+    setText(this.kept, kept.length ? `Kept: ${kept.slice(-3).join(", ")}${kept.length > 3 ? ` and ${kept.length - 3} earlier` : ""}` : "");
   }
 }
 

@@ -1,10 +1,10 @@
-// A picture with what lies on it, in one coordinate system: map pixels. Pointing at it gives a place.
+// A picture with its overlays in one coordinate system, map pixels. The pointer gives a pixel (row, col).
 
 import { clamp, el, setText, svg } from "./dom.js";
 
-const CELLS = 10; // of the finest grid, across a patch
+const CELLS = 10; // width of a patch in cells of the finest grid
 
-/** A ring with a cross of four strokes, so that its middle can be seen; dark below light, for any background. */
+/** A ring with four ticks that leave its centre visible; dark under light, for any background. */
 function ring(kind) {
   const shape = () => [
     svg("circle", { r: 8 }),
@@ -15,9 +15,9 @@ function ring(kind) {
 
 export class Pane {
   /**
-   * @param {string} name what the picture is, for those who cannot see it
-   * @param {object} on ``hover(row, col)``, ``leave()``, ``pin(row, col)``, ``key(event)``; none for a pane to look at.
-   *  ``letGo()`` for what its chip says
+   * @param {string} name accessible name of the picture
+   * @param {object} on ``hover(row, col)``, ``leave()``, ``pin(row, col)``, ``key(event)``; null for a static pane.
+   *  ``letGo()`` when its chip is pressed
    */
   constructor(name, on = null) {
     this.canvas = el("canvas", { class: "base", role: "img", "aria-label": name });
@@ -50,12 +50,12 @@ export class Pane {
     this.canvas.getContext("2d").drawImage(bitmap, 0, 0, this.W, this.H);
   }
 
-  /** Put a ring on a pixel, or take it away. */
+  /** Put a ring on a pixel, or hide it. */
   point(kind, place) {
     this.put(this.rings[kind], place);
   }
 
-  /** The same with any mark; it is drawn for a map of 224 pixels. */
+  /** Put any mark on a pixel, or hide it; marks are drawn for a map of 224 pixels. */
   put(mark, place) {
     mark.setAttribute("visibility", place ? "visible" : "hidden");
     if (!place) return;
@@ -64,7 +64,7 @@ export class Pane {
     [mark.dataset.row, mark.dataset.col] = place;
   }
 
-  /** Say what is special about this picture; pressed, it goes away. */
+  /** Show a chip with a remark on this picture; pressing it undoes the remark's cause. */
   mark(text, help = "") {
     this.chip.hidden = !text;
     setText(this.chip, text ? `${text} ×` : "");
@@ -83,20 +83,20 @@ export class Pane {
       return [clamp(row, 0, this.H - 1), clamp(col, 0, this.W - 1)];
     };
     this.stage.classList.add("pointed");
-    let under = null; // a click has whole screen pixels and may miss, by one, the place that was pointed at
+    let under = null; // clicks have whole screen pixels and may be off by one from the hovered place
     this.stage.addEventListener("pointermove", (event) => on.hover(...(under = place(event))));
     this.stage.addEventListener("pointerleave", () => on.leave((under = null)));
     this.stage.addEventListener("click", (event) => on.pin(...(under ?? place(event))));
     if (on.key) {
       this.stage.tabIndex = 0;
       this.stage.setAttribute("role", "application");
-      this.stage.setAttribute("aria-label", "Probe: arrow keys move it, Enter pins it, Escape frees it");
+      this.stage.setAttribute("aria-label", "Probe: arrow keys move it, Enter pins it, Escape unpins it");
       this.stage.addEventListener("keydown", on.key);
     }
   }
 }
 
-/** What surrounds a place, enlarged, with a frame around its cell; both patches of a pair have one scale. */
+/** The enlarged surroundings of a pixel, with a frame around its cell; both patches of a pair share one scale. */
 export class Patch {
   constructor(name) {
     this.canvas = el("canvas", { width: 120, height: 120, role: "img", "aria-label": name });
@@ -104,7 +104,7 @@ export class Patch {
 
   draw(bitmap, [row, col], [H, W], [h, w]) {
     const context = this.canvas.getContext("2d");
-    const [height, width] = [H / h, W / w]; // of a cell
+    const [height, width] = [H / h, W / w]; // size of a cell
     const side = CELLS * Math.max(height, width);
     const scale = this.canvas.width / side;
     const [top, left] = [row + 0.5 - side / 2, col + 0.5 - side / 2];

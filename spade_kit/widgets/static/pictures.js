@@ -1,11 +1,11 @@
-// Pictures of normal photos: small ones come with the matches, whole crops when they are first wanted.
+// Pictures of normal photos: thumbnails arrive with the matches, full crops on first use.
 
 import { picture } from "./dom.js";
 
 const KEPT = 80; // crops
 
 export class NormalPictures {
-  /** @param {function} ask for the crops of some images; @param {function} changed when a picture has come */
+  /** @param {function} ask requests the crops of some images; @param {function} changed called when a picture arrives */
   constructor(ask, changed) {
     [this.ask, this.changed] = [ask, changed];
     [this.small, this.whole, this.asked, this.wanted] = [new Map(), new Map(), new Set(), new Set()];
@@ -19,14 +19,14 @@ export class NormalPictures {
     this.views = new Map(images.map((image, i) => [image, views[i]]));
   }
 
-  /** The best that is here; better ones are on their way. */
+  /** The best available picture; a full crop is requested if missing. */
   get(image) {
     if (!this.whole.has(image)) this.#want(image);
-    else this.whole.set(image, this.#take(image)); // the latest last
+    else this.whole.set(image, this.#take(image)); // most recently used last
     return this.whole.get(image) ?? this.#shrunk(image);
   }
 
-  /** Other photos have these numbers now. */
+  /** Reset: the numbers refer to other photos now. */
   forget() {
     for (const bitmap of this.whole.values()) bitmap.close();
     for (const some of [this.whole, this.asked, this.wanted]) some.clear();
@@ -69,7 +69,7 @@ export class NormalPictures {
   #shrunk(image) {
     const view = this.views?.get(image);
     if (!view || this.small.has(image)) return this.small.get(image) || null;
-    this.small.set(image, false); // on its way
+    this.small.set(image, false); // being decoded
     picture(view).then((bitmap) => {
       if (this.views.get(image) !== view) return bitmap.close();
       this.small.set(image, bitmap);

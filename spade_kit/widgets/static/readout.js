@@ -1,11 +1,11 @@
-// What is known of one place, or of two side by side, as a table and as a sentence.
+// The match at one pixel, or at two side by side, as a table and as a sentence.
 
 import { el, setText } from "./dom.js";
 
 const percent = (part, whole) => (whole > 0 ? Math.round((100 * part) / whole) : 0);
 const pair = ([row, col]) => `(${row}, ${col})`;
 
-/** @param {object} seen place, match: {image, neighbour, place, distance, parts} */
+/** @param {object} seen place and match: {image, neighbour, place, distance, parts} */
 export function sentence({ place, match }, layers) {
   const parts = layers.map((name, l) => `${name} ${percent(match.parts[l], match.distance)} %`).join(", ");
   return `${pair(place)} → normal ${match.image}, neighbour ${match.neighbour + 1}, ${pair(match.place)}, distance ${match.distance.toFixed(3)}: ${parts}`;
@@ -19,26 +19,26 @@ export class Readout {
     this.node = el("div", { class: "sk-readout" }, el("table", {}, el("thead", {}, this.head), this.body), this.live);
   }
 
-  /** @param {Array} seen [heading, what is seen] of one place or two; @param {object} own what layers find alone */
+  /** @param {Array} seen [heading, match] of one pixel or two; @param {object} own matches of each layer alone */
   show(seen, layers, own) {
     const rows = [
-      ["place", (s) => pair(s.place)],
+      ["pixel", (s) => pair(s.place)],
       ["explained by", (s) => `normal ${s.match.image}`],
       ["neighbour", (s) => `${s.match.neighbour + 1}`],
-      ["there at", (s) => pair(s.match.place)],
-      ["map here", (s) => s.map.toFixed(3)],
+      ["match at", (s) => pair(s.match.place)],
+      ["map value", (s) => s.map.toFixed(3)],
       ["distance", (s) => s.match.distance.toFixed(3)],
       ...layers.map((name, l) => [name, (s) => `${s.match.parts[l].toFixed(3)} · ${percent(s.match.parts[l], s.match.distance)} %`]),
       ...(own ? layers.map((name, l) => [`${name} alone`, (s) => own(s, l)]) : []),
     ];
     this.#write([["", ...seen.map(([heading]) => heading)], ...rows.map(([name, cell]) => [name, ...seen.map(([, one]) => cell(one))])]);
-    // spoken once the pointer rests, not at every pixel on the way
+    // announced once the pointer rests, not at every pixel
     clearTimeout(this.timer);
     const text = seen.map(([heading, s]) => (seen.length > 1 ? `${heading} ` : "") + sentence(s, layers)).join("; ");
     this.timer = setTimeout(() => setText(this.live, text), 150);
   }
 
-  /** Texts of the table, its first row the heading; cells are made anew only where the shape changes. */
+  /** Write the table, first row as heading; cells are rebuilt only if the shape changes. */
   #write([head, ...rows]) {
     const shape = `${head.length} ${rows.length}`;
     if (this.shape !== shape) {

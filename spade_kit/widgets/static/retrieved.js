@@ -1,29 +1,29 @@
-// The retrieved normal photos: what each explains, which one is looked at, and which are left out.
+// The retrieved normal photos: what each explains, which is selected, and which are excluded.
 
 import { el, setText, svg } from "./dom.js";
 import { button } from "./controls.js";
 import { Strip } from "./strip.js";
 
-const MANY = 300; // dots, beyond which they become smaller
+const MANY = 300; // number of dots above which they shrink
 
 export class Retrieved {
-  /** @param {object} on ``put({without, only})``, ``changed()`` after another one is looked at, ``correct(message)`` */
+  /** @param {object} on ``put({without, only})``, ``changed()`` after a new selection, ``correct(message)`` */
   constructor(on) {
     this.on = on;
-    this.chosen = null; // the normal photo that is looked at
+    this.chosen = null; // the selected normal photo
     this.strip = new Strip("retrieved normal photos, nearest first", (image) => this.choose(image));
     this.title = el("span", { class: "sk-heading" });
     this.actions = el("div", { class: "sk-chosen" });
     this.head = el("div", { class: "sk-row" }, this.title, this.actions);
   }
 
-  /** Pictures of neighbours that have come; those of no neighbour are dropped. */
+  /** Add pictures of neighbours and drop all others. */
   offer(images, jpegs, without) {
     this.strip.keep([...images, ...without]);
     images.forEach((image, rank) => this.strip.picture(image, jpegs[rank]));
   }
 
-  /** After a correction a number stands for another photo. */
+  /** Reset after a correction: the numbers refer to other photos now. */
   forget() {
     this.chosen = null;
     this.strip.keep([]);
@@ -34,7 +34,7 @@ export class Retrieved {
     this.on.changed();
   }
 
-  /** @param {object} seen ``pack`` as it came, ``matches``, ``steps`` at ``k``, ``size`` of the map, ``without``, ``only``, ``disconnected`` */
+  /** @param {object} seen raw ``pack``, ``matches``, ``steps`` at ``k``, ``size`` of the map, ``without``, ``only``, ``disconnected`` */
   show(seen) {
     const { pack, matches, steps, k } = seen;
     const shares = new Float64Array(pack.neighbours.length);
@@ -51,16 +51,16 @@ export class Retrieved {
       name: `neighbour ${at + 1}, normal ${image}, distance ${distance.toFixed(2)}, explains ${(100 * shares[at]).toFixed(1)} % of the pixels`,
     }));
     for (const [image, distance] of pack.excluded) {
-      const card = { key: image, top: "✕", bottom: distance.toFixed(2), name: `normal ${image}, left out`, state: "out" };
+      const card = { key: image, top: "✕", bottom: distance.toFixed(2), name: `normal ${image}, excluded`, state: "out" };
       const before = near.findIndex(([, other]) => other > distance);
       cards.splice(before < 0 ? cards.length : before + cards.length - near.length, 0, card);
     }
     this.strip.show(cards, this.chosen);
-    setText(this.title, seen.only === null ? `Its ${k} nearest normal photos` : `Compared with normal ${seen.only} only`);
+    setText(this.title, seen.only === null ? `${k} nearest normal photos` : `Compared with normal ${seen.only} only`);
     this.#offerActions(seen, near.length > 1);
   }
 
-  /** What is explained by a neighbour: by cell whether, and dots on the pixels that do. */
+  /** The cells that a neighbour explains, and dots on its matched pixels. */
   #look(rank, share, { matches, steps, size: [H, W] }) {
     const explained = Uint8Array.from(steps, (step) => matches.image[step] === rank);
     const places = new Set([...steps].filter((step) => matches.image[step] === rank).map((step) => matches.place[step]));
@@ -78,15 +78,15 @@ export class Retrieved {
     const python = { class: "python", disabled: disconnected };
     const out = (images) => this.on.put({ without: images.sort((a, b) => a - b) });
     const actions = [];
-    if (part) actions.push(el("span", {}, `Normal ${part.image} explains ${(100 * part.share).toFixed(1)} % of the pixels: the bright part. Dots are the pixels that do.`));
+    if (part) actions.push(el("span", {}, `Normal ${part.image} explains ${(100 * part.share).toFixed(1)} % of the pixels (bright). Dots mark its matched pixels.`));
     if (part && others) {
-      actions.push(button("leave out", "See the map without it", () => out([...without, part.image]), python));
-      actions.push(button("only this one", "See the map if this were the only normal photo", () => this.on.put({ only: part.image }), python));
-      actions.push(button("not normal", "Take it out of the normal photos for good", () => this.on.correct({ kind: "remove", image: part.image }), python));
-    } else if (!part && this.chosen !== null) actions.push(button("bring back", "Compare with it again", () => out(without.filter((image) => image !== this.chosen)), python));
-    if (only !== null) actions.push(button("compare with all", "With all normal photos again", () => this.on.put({ only: null }), python));
-    if (only === null && without.length) actions.push(button("bring all back", "Compare with all normal photos again", () => out([]), python));
-    if (this.chosen !== null) actions.push(button("close", "Look at all of the map again  Esc", () => this.choose(null)));
+      actions.push(button("exclude", "Compare without this normal photo", () => out([...without, part.image]), python));
+      actions.push(button("only this one", "Compare with this normal photo only", () => this.on.put({ only: part.image }), python));
+      actions.push(button("not normal", "Remove it from the normal photos", () => this.on.correct({ kind: "remove", image: part.image }), python));
+    } else if (!part && this.chosen !== null) actions.push(button("include", "Compare with it again", () => out(without.filter((image) => image !== this.chosen)), python));
+    if (only !== null) actions.push(button("compare with all", "Compare with all normal photos again", () => this.on.put({ only: null }), python));
+    if (only === null && without.length) actions.push(button("include all", "Compare with all normal photos again", () => out([]), python));
+    if (this.chosen !== null) actions.push(button("close", "Show the whole map  Esc", () => this.choose(null)));
     this.actions.replaceChildren(...actions);
   }
 

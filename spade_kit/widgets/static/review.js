@@ -1,4 +1,4 @@
-// Going through the normal photos, the strangest first: keep or drop with one key.
+// Reviewing the normal photos, most anomalous first: keep or drop with one key.
 
 import { clamp, el, setText } from "./dom.js";
 import { Cells, contour, paintMap } from "./maps.js";
@@ -11,7 +11,7 @@ const SIGNS = { kept: "✓ kept", dropped: "✕ dropped" };
 
 class Review extends MapPage {
   constructor(model, root) {
-    super(model, root, "Pointing");
+    super(model, root, "hover");
     this.asking = false;
     this.offer();
     this.build();
@@ -22,18 +22,18 @@ class Review extends MapPage {
 
   build() {
     const pointed = { hover: (row, col) => this.hover([row, col]), leave: () => this.hover(null), pin: () => {} };
-    this.photo = new Pane("The normal photo under review", { ...pointed, key: () => {} });
-    this.photo.stage.setAttribute("aria-label", "The photo under review: K keeps it, D drops it, U takes the last decision back");
-    this.map = new Pane("Its anomaly map, judged against the others", pointed);
-    this.normal = new Pane("The normal photo that explains the place");
+    this.photo = new Pane("Normal photo under review", { ...pointed, key: () => {} });
+    this.photo.stage.setAttribute("aria-label", "Photo under review: K keeps it, D drops it, U undoes the last decision");
+    this.map = new Pane("Anomaly map, judged against the others", pointed);
+    this.normal = new Pane("Normal photo that explains the probe");
     const act = (kind, text, help) => button(text, help, () => this.decide(kind), { class: `python ${kind}` });
-    this.acts = { keep: act("keep", "keep  K", "It is normal: on to the next"), drop: act("drop", "drop  D", "It is not normal: take it out, and on to the next"), undo: act("undo", "undo  U", "Take the last decision back") };
+    this.acts = { keep: act("keep", "keep  K", "Confirm as normal and go to the next"), drop: act("drop", "drop  D", "Remove from the normal photos and go to the next"), undo: act("undo", "undo  U", "Undo the last decision") };
     this.progress = el("div", { class: "sk-score", role: "status" });
     this.spinner = el("span", { class: "sk-spinner", role: "img", "aria-label": "computing" });
-    this.strip = new Strip("normal photos: decided, then the strangest first", (index) => this.disconnected || this.put({ index }));
-    this.patches = [new Patch("The place, close up"), new Patch("Its match, close up")];
+    this.strip = new Strip("normal photos: decided, then most anomalous first", (index) => this.disconnected || this.put({ index }));
+    this.patches = [new Patch("Close-up of the probe"), new Patch("Close-up of the match")];
     this.words = el("p", { class: "sk-live", "aria-live": "polite" });
-    this.copy = button("copy as Python", "The lines that drop what was dropped", () => this.copyText(this.copy, this.get("state").code));
+    this.copy = button("copy as Python", "Copy Python code that removes the dropped photos", () => this.copyText(this.copy, this.get("state").code));
     this.root.append(
       el("div", { class: "sk-head" }, ...Object.values(this.acts), this.spinner, this.progress),
       this.problem, this.strip.node,
@@ -76,7 +76,7 @@ class Review extends MapPage {
     this.highest = [Math.floor(at / W), at % W];
     setText(this.photo.title, `Normal ${photo.index}: ${this.about.names[photo.index]}`);
     setText(this.map.title, "Judged against the others");
-    setText(this.map.remark, `score ${this.values[at].toFixed(2)}; outlined: what 1 % of normal pixels reach`);
+    setText(this.map.remark, `score ${this.values[at].toFixed(2)}; outline: 99 % level of normal pixels`);
     this.paintStrip();
     this.paintProbe();
     this.paintBusy();
@@ -99,7 +99,7 @@ class Review extends MapPage {
     if (this.shown) this.paintBusy();
   }
 
-  // ---- hands ------------------------------------------------------------------------------------------------------------
+  // ---- input --------------------------------------------------------------------------------------------------------
 
   decide(kind) {
     if (this.disconnected || this.asking || this.acts[kind].disabled) return;
@@ -126,7 +126,7 @@ class Review extends MapPage {
     if (!this.disconnected) this.put({ index: to });
   }
 
-  // ---- painting -----------------------------------------------------------------------------------------------------------
+  // ---- painting -----------------------------------------------------------------------------------------------------
 
   paintStrip() {
     const suspects = this.get("suspects");
@@ -134,13 +134,13 @@ class Review extends MapPage {
     this.strip.show(suspects.map(([index, score, fresh, decided]) => ({
       key: index, top: `${index}`, kind: SIGNS[decided] ?? "", bottom: score.toFixed(1),
       state: `${decided === "dropped" ? "out" : ""} ${fresh || decided ? "" : "stale"}`,
-      name: `normal ${index}, score ${score.toFixed(2)}${decided ? `, ${decided}` : ""}${fresh || decided ? "" : ", not yet judged again"}`,
+      name: `normal ${index}, score ${score.toFixed(2)}${decided ? `, ${decided}` : ""}${fresh || decided ? "" : ", not yet rescored"}`,
     })), this.get("index"));
     this.strip.reveal(this.get("index"));
     const { kept, dropped, left } = this.get("state");
     const open = suspects.filter(([, , , decided]) => !decided).length;
     const stale = suspects.some(([, , fresh, decided]) => !fresh && !decided);
-    setText(this.progress, `${kept} kept, ${dropped} dropped; ${open} to look at, ${left} normal photos${stale ? ", being judged again…" : ""}`);
+    setText(this.progress, `${kept} kept, ${dropped} dropped, ${open} to review; ${left} normal photos${stale ? ", rescoring…" : ""}`);
     const decided = suspects.find(([index]) => index === this.get("index"))?.[3];
     for (const kind of ["keep", "drop"]) this.acts[kind].disabled = this.disconnected || Boolean(decided);
     this.acts.undo.disabled = this.disconnected || !(kept + dropped);
@@ -168,7 +168,7 @@ class Review extends MapPage {
     this.normal.point("hovered", there);
     setText(this.normal.title, `Normal ${image}`);
     setText(this.normal.remark, `explains (${place.join(", ")})`);
-    const text = `${this.hovered ? "" : "Strangest place: "}(${place.join(", ")}) → normal ${image}, (${there.join(", ")}), distance ${distance.toFixed(3)}`;
+    const text = `${this.hovered ? "" : "Most anomalous pixel: "}(${place.join(", ")}) → normal ${image}, (${there.join(", ")}), distance ${distance.toFixed(3)}`;
     this.speak(this.words, text);
   }
 

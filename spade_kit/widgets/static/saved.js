@@ -1,4 +1,4 @@
-// A page without Python: what was saved is its own model.
+// A page without a kernel: the saved data serves as the model.
 
 const unpackBytes = (value) => {
   if (Array.isArray(value)) return value.map(unpackBytes);
@@ -8,8 +8,8 @@ const unpackBytes = (value) => {
 };
 
 export class SavedModel {
-  /** @param {object} saved ``state`` by trait; of pages with several photos what changes with each, and small pictures;
-   *  crops of normal photos */
+  /** @param {object} saved ``state`` by trait; ``photos`` and ``thumbs``, the per-photo traits and thumbnails by index;
+   *  ``normals``, crops of normal photos by number */
   constructor({ state, photos, thumbs, normals }) {
     [this.state, this.photos, this.thumbs, this.normals] = [state, photos, thumbs, normals].map(unpackBytes);
     this.saved = Object.keys(photos).map(Number);
@@ -42,7 +42,7 @@ export class SavedModel {
     this.listeners[name] = (this.listeners[name] ?? []).filter((other) => other !== act);
   }
 
-  /** Only pictures can be asked for, and of crops of normal photos not all are here. */
+  /** Serve thumbnails, and the crops of normal photos that were saved. */
   send(message) {
     if (message.kind === "hello") this.#fire("msg:custom", { kind: "thumbs", indexes: this.saved }, this.saved.map((index) => this.thumbs[index]));
     if (message.kind !== "normals") return;

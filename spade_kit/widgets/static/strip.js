@@ -1,14 +1,14 @@
-// Small pictures in a row, one of which is picked.
+// A row of thumbnails, one of which is selected.
 
 import { bytes, el, setText } from "./dom.js";
 
 export class Strip {
-  /** @param {function} pick called with a picture's key */
+  /** @param {function} pick called with the key of the selected card */
   constructor(name, pick) {
     this.pick = pick;
     this.cards = new Map();
     this.node = el("div", { class: "sk-strip", role: "group", "aria-label": name });
-    this.moved = false; // by hand, since a card was revealed
+    this.moved = false; // whether the user has scrolled since a card was revealed
     this.node.addEventListener("keydown", (event) => {
       const next = { ArrowLeft: "previousElementSibling", ArrowRight: "nextElementSibling" }[event.key];
       if (!next) return;
@@ -18,8 +18,8 @@ export class Strip {
     for (const hand of ["wheel", "pointerdown"]) this.node.addEventListener(hand, () => (this.moved = true), { passive: true });
   }
 
-  /** Show cards in this order. @param {Array} cards {key, top, kind, bottom, name, share, state} each; one of them can be tabbed to,
-   *  and from there arrows lead to the others */
+  /** Show cards in this order; one is a tab stop, arrow keys reach the others.
+   *  @param {Array} cards {key, top, kind, bottom, name, share, state} each */
   show(cards, picked) {
     const order = cards.map((card) => this.#update(card, card.key === picked));
     const stop = Math.max(0, cards.findIndex(({ key }) => key === picked));
@@ -28,14 +28,14 @@ export class Strip {
     if (order.length !== now.length || order.some((node, i) => now[i] !== node)) this.node.replaceChildren(...order);
   }
 
-  /** Give a card its picture, a JPEG. */
+  /** Set the picture of a card, a JPEG. */
   picture(key, view) {
     const card = this.cards.get(key) ?? this.#make(key);
-    if (card.url || !view.byteLength) return; // a key has one picture for good
+    if (card.url || !view.byteLength) return; // the picture of a key never changes
     card.image.src = card.url = URL.createObjectURL(new Blob([bytes(view)], { type: "image/jpeg" }));
   }
 
-  /** Bring a card into view, where it lies now. */
+  /** Scroll a card into view. */
   reveal(key) {
     this.moved = false;
     const node = this.cards.get(key)?.node;
@@ -45,7 +45,7 @@ export class Strip {
       this.node.scrollLeft = node.offsetLeft - this.node.clientWidth / 2;
   }
 
-  /** Drop the pictures that are not among these keys. */
+  /** Drop all cards except those with these keys. */
   keep(keys) {
     const kept = new Set(keys);
     for (const [key, card] of this.cards) {

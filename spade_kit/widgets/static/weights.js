@@ -1,15 +1,15 @@
-// What each layer's squared distance counts: what it counts at first (1, or its equal weight) times what a hand sets.
+// Layer weights of squared distances: a base weight (1, or the equal weight) times a factor set by the user.
 
 export class Weights {
-  /** @param {object} model ``read()`` gives null, "equal" or factors by name; ``equal()`` what "equal" means;
+  /** @param {object} model ``read()`` gives null, "equal" or weights by name; ``equal()`` the equal weights;
    *  ``write(weights)`` */
   constructor(names, model) {
     [this.names, this.model] = [names, model];
-    this.base = null; // what layers counted before they were weighed by hand
-    this.unmuted = {}; // layer -> its factor before it was muted
+    this.base = null; // weights before the user changed them
+    this.unmuted = {}; // layer -> factor before muting
   }
 
-  /** What each layer counts at first, and the factors set by hand. */
+  /** The base weight of each layer, and the factors set by the user. */
   factors() {
     const [weights, ones] = [this.model.read(), this.names.map(() => 1)];
     if (weights === null) this.base = null;
