@@ -76,7 +76,7 @@ def assert_shows(shown, result, level: float) -> None:
     clear = np.abs(result.anomaly_map - level) > 0.5  # outlines are rounded to a tenth of a pixel
     np.testing.assert_array_equal(inside[clear], (result.anomaly_map >= level)[clear])
     caption = shown.map.locator("xpath=..").inner_text()
-    assert f"score {result.image_score:.2f}; outline: 99 % level of normal pixels" in caption
+    assert f"score {result.image_score:.2f}; outline: 99th percentile of normal pixels" in caption
 
 
 def assert_explains(shown, spade, result, place: tuple[int, int], numbers: list[int]) -> None:

@@ -156,7 +156,7 @@ class Explorer(Live):
         self._open()
 
     def _find_first(self) -> int:
-        """The first image that can be judged; a warning names those skipped."""
+        """The first image that can be judged; a warning reports those skipped."""
         skipped: list[Exception] = []
         for index in range(len(self.images)):
             try:
