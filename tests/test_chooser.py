@@ -399,10 +399,10 @@ def test_the_static_preview_is_deterministic(chooser, spade, few):
     again, _ = chooser._repr_mimebundle_()
     other = choose_threshold(spade, few)
     other.finish()
-    anew, _ = other._repr_mimebundle_()
+    third, _ = other._repr_mimebundle_()
     assert set(data) == {"application/vnd.jupyter.widget-view+json", "image/png", "text/plain"}
     for name in ("image/png", "text/plain"):
-        assert data[name] == again[name] == anew[name]
+        assert data[name] == again[name] == third[name]
     assert Image.open(BytesIO(data["image/png"])).width > 400
 
 

@@ -21,10 +21,10 @@ def test_adding_a_normal_photo_equals_a_refit(explorer, spade, demo):
     added, other = good_photo(demo), good_photo(demo) + 1
     explorer.index = added
     explorer.add()
-    anew = SPADE(k=5).fit([*demo.train[:12], demo.test[added]])
-    np.testing.assert_array_equal(explorer.result.anomaly_map, anew.predict_left_out(12).anomaly_map)
+    refitted = SPADE(k=5).fit([*demo.train[:12], demo.test[added]])
+    np.testing.assert_array_equal(explorer.result.anomaly_map, refitted.predict_left_out(12).anomaly_map)
     explorer.index = other
-    np.testing.assert_array_equal(explorer.result.anomaly_map, anew.predict(demo.test[other]).anomaly_map)
+    np.testing.assert_array_equal(explorer.result.anomaly_map, refitted.predict(demo.test[other]).anomaly_map)
     assert len(spade) == 12
     assert explorer.gallery == {
         "normals": 13,
@@ -37,8 +37,8 @@ def test_removing_a_normal_photo_equals_a_refit(explorer, demo):
     nearest = int(explorer.result.neighbours.index[0])
     explorer.without, explorer.only = [nearest], None
     explorer.remove(nearest)
-    anew = SPADE(k=5).fit([sample for index, sample in enumerate(demo.train[:12]) if index != nearest])
-    np.testing.assert_array_equal(explorer.result.anomaly_map, anew.predict(demo.test[0]).anomaly_map)
+    refitted = SPADE(k=5).fit([sample for index, sample in enumerate(demo.train[:12]) if index != nearest])
+    np.testing.assert_array_equal(explorer.result.anomaly_map, refitted.predict(demo.test[0]).anomaly_map)
     assert explorer.without == ()
     stem = demo.train[nearest].path.stem
     assert explorer.gallery["corrected"] == [f"normal {nearest} ({stem}) removed"]
@@ -56,11 +56,11 @@ def test_the_current_photo_is_not_read_again_for_a_correction(explorer, demo, mo
 def test_the_current_normal_photo_stays_left_out_after_a_correction(spade, demo):
     explorer = explore(spade, [demo.train[3], demo.test[0]])
     explorer.remove(0)
-    anew = SPADE(k=5).fit(demo.train[1:12])
-    np.testing.assert_array_equal(explorer.result.anomaly_map, anew.predict_left_out(2).anomaly_map)
+    refitted = SPADE(k=5).fit(demo.train[1:12])
+    np.testing.assert_array_equal(explorer.result.anomaly_map, refitted.predict_left_out(2).anomaly_map)
     explorer.remove()  # itself
-    anew = SPADE(k=5).fit([*demo.train[1:3], *demo.train[4:12]])
-    np.testing.assert_array_equal(explorer.result.anomaly_map, anew.predict(demo.train[3]).anomaly_map)
+    refitted = SPADE(k=5).fit([*demo.train[1:3], *demo.train[4:12]])
+    np.testing.assert_array_equal(explorer.result.anomaly_map, refitted.predict(demo.train[3]).anomaly_map)
 
 
 def test_undo_restores_each_step(explorer, demo):
@@ -68,8 +68,8 @@ def test_undo_restores_each_step(explorer, demo):
     explorer.remove(0)
     explorer.remove(0)
     explorer.undo()
-    anew = SPADE(k=5).fit(demo.train[1:12])
-    np.testing.assert_array_equal(explorer.result.anomaly_map, anew.predict(demo.test[0]).anomaly_map)
+    refitted = SPADE(k=5).fit(demo.train[1:12])
+    np.testing.assert_array_equal(explorer.result.anomaly_map, refitted.predict(demo.test[0]).anomaly_map)
     explorer.undo()
     np.testing.assert_array_equal(explorer.result.anomaly_map, before)
     assert not explorer.gallery["undo"]
@@ -87,10 +87,10 @@ def test_thresholds_and_scores_are_stale_until_they_are_of_the_corrected_gallery
     explorer.remove(nearest)
     assert explorer.normals["stale"]
     explorer.finish()
-    anew = SPADE(k=5).fit([sample for index, sample in enumerate(demo.train[:12]) if index != nearest])
-    assert explorer.threshold == pytest.approx(anew.threshold(0.01), rel=1e-6) != threshold
+    refitted = SPADE(k=5).fit([sample for index, sample in enumerate(demo.train[:12]) if index != nearest])
+    assert explorer.threshold == pytest.approx(refitted.threshold(0.01), rel=1e-6) != threshold
     assert [score for score, _ in explorer.scores[:4]] == [
-        pytest.approx(anew.predict(sample).image_score) for sample in demo.test[:4]
+        pytest.approx(refitted.predict(sample).image_score) for sample in demo.test[:4]
     ]
     explorer.undo()
     explorer.finish()
@@ -109,12 +109,12 @@ def test_a_removed_photo_is_judged_against_the_remaining_ones(spade, demo):
     explorer = explore(spade)
     explorer.index = 3
     explorer.remove()
-    anew = SPADE(k=5).fit([sample for index, sample in enumerate(demo.train[:12]) if index != 3])
+    refitted = SPADE(k=5).fit([sample for index, sample in enumerate(demo.train[:12]) if index != 3])
     np.testing.assert_array_equal(explorer.result.query.pooled, spade.predict_left_out(3).query.pooled)
-    alike = anew.predict(demo.train[3]).anomaly_map
+    alike = refitted.predict(demo.train[3]).anomaly_map
     np.testing.assert_allclose(explorer.result.anomaly_map, alike, rtol=1e-4, atol=1e-3)  # features of another batch
     explorer.index = 4
-    np.testing.assert_array_equal(explorer.result.anomaly_map, anew.predict_left_out(3).anomaly_map)
+    np.testing.assert_array_equal(explorer.result.anomaly_map, refitted.predict_left_out(3).anomaly_map)
     explorer.index = 3
     explorer.add()
     assert len(explorer.spade) == 12

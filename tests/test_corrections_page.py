@@ -135,8 +135,8 @@ def test_a_fitted_photo_is_removed_and_added_again(notebook, shown, demo, photos
     notebook.until("len(ex.spade)", 11)
     settle(notebook, shown)
     assert corrected(shown) == "11 normal photos now: normal 2 (002) removed"
-    anew = SPADE(k=5).fit([sample for index, sample in enumerate(demo.train[:12]) if index != 2])
-    assert_shows(shown, shown.map, anew.predict(photos[FITTED]).anomaly_map, notebook)
+    refitted = SPADE(k=5).fit([sample for index, sample in enumerate(demo.train[:12]) if index != 2])
+    assert_shows(shown, shown.map, refitted.predict(photos[FITTED]).anomaly_map, notebook)
     assert_slider_of_k(shown, 5, 11)
     press_in_head(shown, "this is normal")
     notebook.until("len(ex.spade)", 12)

@@ -31,8 +31,8 @@ def explorer(spade, demo):
 def test_what_is_set_is_what_predict_would_give(explorer, spade, demo):
     explorer.index, explorer.k, explorer.kappa, explorer.radius, explorer.sigma = 26, 4, 2, 5, 1.5
     explorer.weights = {"layer2": 0.5}
-    anew = spade.with_options(k=4, kappa=2, radius=5, sigma=1.5, weights={"layer2": 0.5}).predict(demo.test[26])
-    np.testing.assert_array_equal(explorer.result.anomaly_map, anew.anomaly_map)
+    expected = spade.with_options(k=4, kappa=2, radius=5, sigma=1.5, weights={"layer2": 0.5}).predict(demo.test[26])
+    np.testing.assert_array_equal(explorer.result.anomaly_map, expected.anomaly_map)
     assert explorer.matches["index"] == 26
     assert repr(explorer).startswith("Explorer(scratch/002; K=4, kappa=2, radius 5, concat, weights layer2 x 0.5")
 
@@ -322,8 +322,8 @@ def test_cells_and_the_page_may_send_changes_at_the_same_time(explorer, spade, d
     assert explorer.index == 29 % 7
     assert explorer.k == 5
     assert explorer.problem == ""
-    anew = spade.predict(demo.test[29 % 7])
-    np.testing.assert_array_equal(explorer.result.anomaly_map, anew.anomaly_map)
+    expected = spade.predict(demo.test[29 % 7])
+    np.testing.assert_array_equal(explorer.result.anomaly_map, expected.anomaly_map)
 
 
 @pytest.mark.slow

@@ -71,16 +71,16 @@ def test_keeping_a_photo_only_moves_to_the_next_one(review, spade, most_anomalou
 
 def test_dropping_a_photo_equals_a_refit(review, refit, most_anomalous):
     review.drop()
-    anew, left = refit
+    refitted, left = refit
     review.finish()
     for index in left:
         review.index = index
-        alike = anew.predict_left_out(left.index(index))
+        alike = refitted.predict_left_out(left.index(index))
         np.testing.assert_array_equal(review.result.anomaly_map, alike.anomaly_map)
-    ranked = anew.suspects()
+    ranked = refitted.suspects()
     assert [index for index, *_ in review.suspects] == [most_anomalous[0], *(left[at] for at in ranked.index)]
     np.testing.assert_allclose([score for _, score, *_ in review.suspects][1:], ranked["score"], atol=6e-4)
-    assert gallery_of(review.spade) == gallery_of(anew)
+    assert gallery_of(review.spade) == gallery_of(refitted)
     assert (review.kept, review.dropped) == ([], [most_anomalous[0]])
     assert (review.state["left"], review.state["dropped"]) == (11, 1)
 
@@ -120,9 +120,9 @@ def test_the_score_of_a_kept_photo_follows_the_gallery(review, most_anomalous, d
     review.drop()
     review.finish()
     left = [index for index in range(12) if index != dropped]
-    anew = SPADE(k=5).fit([demo.train[index] for index in left]).predict_left_out(left.index(kept))
+    refitted = SPADE(k=5).fit([demo.train[index] for index in left]).predict_left_out(left.index(kept))
     told = next(card for card in review.suspects if card[0] == kept)
-    assert told == [kept, pytest.approx(anew.image_score, abs=1e-3), True, "kept"]
+    assert told == [kept, pytest.approx(refitted.image_score, abs=1e-3), True, "kept"]
 
 
 def test_scores_are_updated_in_the_background_of_a_running_loop(spade):
@@ -219,11 +219,11 @@ def test_photos_fitted_as_arrays_are_kept_dropped_and_brought_back(demo):
     assert review.about["names"] == [f"photo {index}" for index in range(4)]
     first = review.index
     review.drop()
-    anew = SPADE(k=2).fit([array for index, array in enumerate(arrays) if index != first])
-    assert gallery_of(review.spade) == gallery_of(anew)
+    refitted = SPADE(k=2).fit([array for index, array in enumerate(arrays) if index != first])
+    assert gallery_of(review.spade) == gallery_of(refitted)
     names = {"spade": spade}
     exec(review.code(), names)
-    assert gallery_of(names["corrected"]) == gallery_of(anew)
+    assert gallery_of(names["corrected"]) == gallery_of(refitted)
     review.keep()
     review.undo()
     review.undo()
@@ -303,10 +303,10 @@ def test_the_static_preview_is_deterministic(review, spade):
     assert isinstance(review.draw(), Figure)
     data, _ = review._repr_mimebundle_()
     again, _ = review._repr_mimebundle_()
-    anew, _ = review_suspects(spade)._repr_mimebundle_()
+    third, _ = review_suspects(spade)._repr_mimebundle_()
     assert set(data) == {"application/vnd.jupyter.widget-view+json", "image/png", "text/plain"}
     for name in ("image/png", "text/plain"):
-        assert data[name] == again[name] == anew[name]
+        assert data[name] == again[name] == third[name]
 
 
 def test_a_saved_page_is_small_and_self_contained(review, tmp_path):

@@ -109,12 +109,12 @@ def test_photos_are_kept_dropped_and_undone(notebook, shown, spade, most_anomalo
     assert_shows(shown, spade.predict_left_out(first), spade.normal_level)
     assert progress(shown) == "0 kept, 0 dropped, 12 to review; 12 normal photos"
     decide("drop")
-    anew, left = refit
-    scores = anew.suspects()["score"]
+    refitted, left = refit
+    scores = refitted.suspects()["score"]
     following = [left[at] for at in scores.index]
     notebook.until("[rv.kept, rv.dropped, rv.index]", [[], [first], second])
     settle(notebook, shown)
-    assert_shows(shown, anew.predict_left_out(left.index(second)), anew.normal_level)
+    assert_shows(shown, refitted.predict_left_out(left.index(second)), refitted.normal_level)
     notebook.execute("rv.finish()")
     settle(notebook, shown)
     assert progress(shown) == "0 kept, 1 dropped, 11 to review; 11 normal photos"
@@ -177,8 +177,8 @@ def test_stale_scores_are_marked_until_they_are_fresh(notebook, shown, spade, mo
         shown.root.locator(".sk-card.stale").first.wait_for(state="detached", timeout=20_000)  # in the background
     finally:
         notebook.execute("del rv.images.judge")
-    anew, left = refit
-    scores = anew.suspects()["score"]
+    refitted, left = refit
+    scores = refitted.suspects()["score"]
     expected = [(left[at], f"{left[at]} {score:.1f}") for at, score in scores.items()]
     assert [(key, text) for key, _, text in cards_of(shown)[1:]] == expected
     assert progress(shown).endswith("11 normal photos")
@@ -253,11 +253,11 @@ def test_the_match_at_a_place_equals_pythons(notebook, shown, spade, most_anomal
 
 
 def test_after_a_drop_matches_keep_the_original_photo_numbers(notebook, shown, spade, most_anomalous, refit):
-    anew, left = refit
+    refitted, left = refit
     shown.photo.focus()
     shown.page.keyboard.press("d")
     until_decided(notebook, shown, [], most_anomalous[:1], most_anomalous[1])
-    result = anew.predict_left_out(left.index(most_anomalous[1]))
+    result = refitted.predict_left_out(left.index(most_anomalous[1]))
     for place in PLACES:
         shown.hover(shown.photo, *place)
         assert_explains(shown, spade, result, place, left)
@@ -339,10 +339,10 @@ def offline(browser, saved):
 
 def test_a_saved_page_shows_matches_offline(offline, saved, spade, most_anomalous, refit):
     shown = Shown(offline)
-    review, (anew, left) = saved[1], refit
+    review, (refitted, left) = saved[1], refit
     assert shown.root.get_attribute("data-shown") == str(review.index)
-    result = anew.predict_left_out(left.index(review.index))
-    assert_shows(shown, result, anew.normal_level)
+    result = refitted.predict_left_out(left.index(review.index))
+    assert_shows(shown, result, refitted.normal_level)
     for place in PLACES:
         shown.hover(shown.map, *place)
         assert_explains(shown, spade, result, place, left)
