@@ -11,7 +11,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TEXTS = sorted(
     path
-    for pattern in ("*.md", "notebooks/*.md", "notebooks/*.ipynb", "spade_kit/**/*.py", "spade_kit/**/*.js", "tests/*.py")
+    for pattern in (
+        "*.md",
+        "notebooks/*.md",
+        "notebooks/*.ipynb",
+        "spade_kit/**/*.py",
+        "spade_kit/**/*.js",
+        "tests/*.py",
+    )
     for path in ROOT.glob(pattern)
     if path != Path(__file__)
 )
