@@ -142,7 +142,7 @@ def test_defects_outside_the_crop_are_counted(spade, demo, tmp_path):
 def test_mistakes_get_a_sentence(spade, demo, report):
     with pytest.raises(ValueError, match="evaluate needs images to judge; got none"):
         evaluate(spade, replace(demo, test=[]))
-    with pytest.raises(ValueError, match=r"A metric must be one of .*; got 'auproo'\. Did you mean 'aupro'."):
+    with pytest.raises(ValueError, match=r"A metric must be one of .*; got 'auproo'\. Did you mean 'aupro'"):
         report.metric("auproo")
     with pytest.raises(ValueError, match=r"A kind must be one of .*Did you mean 'scratch'"):
         report.metric("aupro", ["scratches"])
