@@ -89,11 +89,11 @@ def refit(demo, most_anomalous) -> tuple[spade_kit.SPADE, list[int]]:
 
 
 @pytest.fixture(scope="session")
-def photographs() -> Path:
-    """Real photographs in the MVTec AD layout, if the environment variable is set."""
+def real_images() -> Path:
+    """Real images in the MVTec AD layout, if the environment variable is set."""
     folder = os.environ.get("SPADE_KIT_MVTEC")
     if not folder:
-        pytest.skip("set SPADE_KIT_MVTEC to a folder in the MVTec AD layout to test on real photographs")
+        pytest.skip("set SPADE_KIT_MVTEC to a folder in the MVTec AD layout to test on real images")
     return Path(folder)
 
 

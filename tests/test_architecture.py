@@ -46,8 +46,10 @@ def path_of(module: str) -> Path:
 @cache
 def imports_of(module: str) -> set[str]:
     """Modules of the package that a module imports, also if only for types."""
-    froms = [node for node in ast.walk(ast.parse(path_of(module).read_text())) if isinstance(node, ast.ImportFrom)]
-    named = {node.module for node in froms} | {f"{node.module}.{alias.name}" for node in froms for alias in node.names}
+    imports = [node for node in ast.walk(ast.parse(path_of(module).read_text())) if isinstance(node, ast.ImportFrom)]
+    named = {node.module for node in imports} | {
+        f"{node.module}.{alias.name}" for node in imports for alias in node.names
+    }
     return {name.removeprefix("spade_kit.") for name in named} & set(ROOM)
 
 

@@ -290,13 +290,13 @@ def test_a_replaced_photo_does_not_keep_its_old_row(spade, demo, line, tmp_path,
 
 
 def test_a_folder_without_photos_raises_an_error(spade, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"expected at .*nowhere, but there is none"):
+    with pytest.raises(FileNotFoundError, match=r"Expected a folder of images at .*nowhere, but there is none"):
         spade.predict_folder(tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "iphone").mkdir()
     (tmp_path / "iphone/a.heic").write_bytes(b"heic")
     with pytest.raises(FileNotFoundError, match=r"No images found in .*\. Convert files to a supported format: PNG, "):
         spade.predict_folder(tmp_path / "iphone", tmp_path / "out")
-    with pytest.raises(FileNotFoundError, match=r"expected at .*a\.heic, but that is a file"):
+    with pytest.raises(FileNotFoundError, match=r"Expected a folder of images at .*a\.heic, but it is a file"):
         spade.predict_folder(tmp_path / "iphone/a.heic", tmp_path / "out")
     with pytest.raises(ValueError, match=r"written to a folder, but .*a\.heic is a file"):
         spade.predict_folder(tmp_path / "iphone", tmp_path / "iphone/a.heic")

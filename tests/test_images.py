@@ -24,7 +24,7 @@ WAYS = {
 
 
 def draw_picture() -> np.ndarray:
-    """(40, 48, 3): smooth, with a few edges, like a photograph."""
+    """(40, 48, 3): smooth, with a few edges, like a photo."""
     y, x = np.mgrid[:40, :48]
     channels = [
         127 + 120 * np.sin(x / 7),

@@ -367,7 +367,7 @@ def test_a_page_has_the_painted_crop_its_mask_and_the_matches(painting, spade, d
     np.testing.assert_array_equal(np.frombuffer(seen["place"], "<u4"), (56 * found.row + found.col).ravel())
 
 
-def test_the_reference_level_comes_from_a_few_photos_first_and_then_from_all(painting, left_out):
+def test_the_reference_level_comes_from_a_few_photos_first_and_then_from_all(painting, spade, left_out):
     scores = [result.image_score for result in left_out]
     first = painting.normals
     assert first["of"] == 12

@@ -43,7 +43,7 @@ def sentences(path: Path) -> str:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".ipynb":
         text = "\n\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"])
-    return re.sub(r"\"?\n\s*(#|//|\*)?\s*f?\"?", " ", text)  # a sentence may go over several lines
+    return re.sub(r"\"?\n\s*(#|//|\*)?\s*(f?\")?", " ", text)  # a sentence may go over several lines
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)

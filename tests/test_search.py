@@ -297,10 +297,10 @@ def test_with_k_gives_what_predict_gives_with_that_k(spade, scratched, options):
     judge = spade.with_options(**options)
     result = judge.predict(scratched)
     for k in (1, 3, 5):
-        back, anew = result.with_k(k), judge.with_options(k=k).predict(scratched)
-        np.testing.assert_array_equal(back.correspondence.place, anew.correspondence.place)
-        np.testing.assert_allclose(back.anomaly_map, anew.anomaly_map, rtol=1e-6)
-        np.testing.assert_array_equal(back.neighbours.index, anew.neighbours.index)
+        back, refitted = result.with_k(k), judge.with_options(k=k).predict(scratched)
+        np.testing.assert_array_equal(back.correspondence.place, refitted.correspondence.place)
+        np.testing.assert_allclose(back.anomaly_map, refitted.anomaly_map, rtol=1e-6)
+        np.testing.assert_array_equal(back.neighbours.index, refitted.neighbours.index)
         assert back.spade.k == k
     np.testing.assert_array_equal(result.with_k(4).with_k(2).anomaly_map, result.with_k(2).anomaly_map)
 
@@ -329,10 +329,10 @@ def test_with_k_goes_through_the_images_once(spade, scratched, monkeypatch):
     ids=str,
 )
 def test_a_result_under_other_options_is_what_predict_gives(spade, scratched, options):
-    other, anew = spade.predict(scratched).with_options(**options), spade.with_options(**options).predict(scratched)
-    np.testing.assert_array_equal(other.correspondence.place, anew.correspondence.place)
-    np.testing.assert_array_equal(other.anomaly_map, anew.anomaly_map)
-    assert repr(other.spade) == repr(anew.spade)
+    other, refitted = spade.predict(scratched).with_options(**options), spade.with_options(**options).predict(scratched)
+    np.testing.assert_array_equal(other.correspondence.place, refitted.correspondence.place)
+    np.testing.assert_array_equal(other.anomaly_map, refitted.anomaly_map)
+    assert repr(other.spade) == repr(refitted.spade)
 
 
 def test_sigma_and_threshold_never_search_again(spade, scratched, monkeypatch):
@@ -370,10 +370,10 @@ def test_an_ensemble_has_no_breakpoints(spade, scratched):
 
 def test_with_normals_gives_what_a_fit_of_those_gives(spade, scratched, demo):
     chosen = [1, 4, 7]
-    anew = SPADE(k=3).fit([demo.train[index] for index in chosen]).predict(scratched)
+    refitted = SPADE(k=3).fit([demo.train[index] for index in chosen]).predict(scratched)
     result = spade.predict(scratched).with_normals(chosen)
-    np.testing.assert_array_equal(result.neighbours.index, np.array(chosen)[anew.neighbours.index])
-    np.testing.assert_allclose(result.anomaly_map, anew.anomaly_map, rtol=1e-4)
+    np.testing.assert_array_equal(result.neighbours.index, np.array(chosen)[refitted.neighbours.index])
+    np.testing.assert_allclose(result.anomaly_map, refitted.anomaly_map, rtol=1e-4)
     with pytest.raises(ValueError, match=r"12 training images that .*; got \[12\]"):
         spade.predict(scratched).with_normals([3, 12])
 

@@ -59,7 +59,7 @@ def compare_thresholds(
 def score(spade: SPADE, photos: Iterable[Photo]) -> Float[np.ndarray, "n"]:
     """Image scores. Fitted images stay in the gallery; the warning of ``predict`` about that is suppressed."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "This photo is one of the fitted images")
+        warnings.filterwarnings("ignore", "This image is one of the fitted images")
         return np.array([spade.predict(photo).image_score for photo in photos])
 
 

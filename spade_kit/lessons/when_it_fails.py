@@ -112,9 +112,9 @@ def draw_methods(result: Result, distances: Mapping[str, Sequence[np.ndarray]], 
     for name, grids in distances.items():
         good = [make_map(grid, size, _SIGMA) for grid, sample in zip(grids, samples) if sample.label == GOOD]
         maps[name] = make_map(grids[here], size, _SIGMA) / (SCALE * np.percentile(good, 99))
-    strangest = find_highest(max(maps.values(), key=np.max))
+    highest = find_highest(max(maps.values(), key=np.max))
     scale = f"each scale ends at {SCALE:g} times the level that 99 % of pixels in good parts stay below"
-    return draw_views(result, maps, strangest, scale)
+    return draw_views(result, maps, highest, scale)
 
 
 def judge_maps(

@@ -122,7 +122,7 @@ class Painting extends MapPage {
     this.values = this.upsampler.map(this.seen.distance, this.seen.grid, [H, W], this.seen.sigma);
     const painted = photo.mask ? contour(unpack(bytes(photo.mask), H * W), H, W, 0.5) : "";
     for (const pane of [this.photo, this.map]) pane.outline("truth", painted);
-    if (this.drawing?.changed && !this.asked) this.send(); // the user has kept drawing
+    if (this.drawing?.changed && !this.asked) this.sendStroke(); // the user has kept drawing
     else if (!this.drawing && !this.asked) this.clearLine();
     this.awaitAnswer(this.asked > 0);
     this.history.undo.disabled = this.disconnected || !photo.strokes;
@@ -187,14 +187,14 @@ class Painting extends MapPage {
   start(place) {
     this.drawing = { tool: this.tool, ...this.own[this.tool], points: [place], drawn: `${Date.now()} ${this.count++}`, changed: true };
     this.paintLine();
-    if (this.tool !== "move" && !this.asked) this.send();
+    if (this.tool !== "move" && !this.asked) this.sendStroke();
   }
 
   draw(event) {
     if (!this.drawing) return;
     for (const one of event.getCoalescedEvents?.() ?? [event]) this.extend(this.place(one));
     this.paintLine();
-    if (this.tool !== "move" && !this.asked) this.send();
+    if (this.tool !== "move" && !this.asked) this.sendStroke();
   }
 
   extend(place) {
@@ -213,13 +213,13 @@ class Painting extends MapPage {
     const whole = tool !== "move" || Math.hypot(toRow - row, toCol - col) >= LEAST_MOVE;
     const last = this.drawing;
     this.drawing = null;
-    if (whole && changed) this.send(last);
+    if (whole && changed) this.sendStroke(last);
     else if (!whole || !this.asked) this.clearLine();
     this.circle(this.source, null);
   }
 
   /** Send the stroke so far; Python replaces its earlier, shorter version. */
-  send(stroke = this.drawing) {
+  sendStroke(stroke = this.drawing) {
     stroke.changed = false;
     const { changed, ...message } = stroke;
     if (message.tool === "move" && message.points.length < 2) return;

@@ -56,8 +56,8 @@ def test_a_radius_finds_a_misplaced_piece(demo_results, demo):
 
 
 @pytest.fixture(scope="module")
-def toothbrush(photographs):
-    dataset = load_dataset(photographs / "toothbrush")
+def toothbrush(real_images):
+    dataset = load_dataset(real_images / "toothbrush")
     return SPADE().fit(dataset.train), dataset
 
 
@@ -82,8 +82,8 @@ def test_the_recommended_settings_do_better_on_the_demo(demo):
     assert report.metric("image_roc_auc", kinds) > 0.95
 
 
-def test_the_recommended_settings_do_better_on_real_images(photographs):
-    dataset = load_dataset(photographs / "toothbrush")
+def test_the_recommended_settings_do_better_on_real_images(real_images):
+    dataset = load_dataset(real_images / "toothbrush")
     report = evaluate(SPADE.recommended().fit(dataset.train), dataset)
     assert report.metric("aupro") > 0.93
     assert report.metric("image_roc_auc") > 0.985
