@@ -1,7 +1,7 @@
-"""Plant faults in a copy of the package, one at a time, and see which of them the lessons and the tests catch.
+"""Plant faults in a copy of the package, one at a time, and check that the tests or a lesson catch each.
 
-``make mutants``: every fault has to be caught by its fast tests or its lesson. ``make mutants ARGS="--only radius"``
-takes those whose name holds a word; ``--all`` goes on to the lesson where tests have caught a fault, too.
+``make mutants``: each fault must be caught by its unit tests or by its lesson. ``make mutants ARGS="--only radius"``
+selects faults by name; ``--all`` runs the lesson even if the tests have caught the fault.
 """
 
 import argparse
@@ -24,7 +24,7 @@ PATIENCE = 600  # s for one run: a fault may make a loop endless
 
 @dataclass(frozen=True)
 class Fault:
-    """What is changed where, and who should notice: files of tests, and a lesson."""
+    """A change of one line, and the test file and lesson that should notice it."""
 
     name: str
     file: str
@@ -212,7 +212,7 @@ FAULTS = [
         "00_quickstart",
     ),
     Fault(
-        "a removed photo leaves another",
+        "the wrong image is removed",
         "spade.py",
         "kept = np.array([at for at in range(len(self)) if at not in gone], np.int64)",
         "kept = np.array([at for at in range(len(self)) if at + 1 not in gone], np.int64)",
@@ -220,7 +220,7 @@ FAULTS = [
         "06_explorer",
     ),
     Fault(
-        "another level for what is normal",
+        "another percentile for the reference level",
         "gallery/calibration.py",
         "float(np.percentile(np.stack(list(self.maps(options, self.sample))), 99))",
         "float(np.percentile(np.stack(list(self.maps(options, self.sample))), 95))",
@@ -236,9 +236,9 @@ FAULTS = [
         "06_explorer",
     ),
     Fault(
-        "left-out neighbours come back",
+        "excluded neighbours come back",
         "widgets/_shared/caches.py",
-        "np.setdiff1d(result.among, asked.without)",
+        "np.setdiff1d(result.among, request.without)",
         "result.among",
         "explorer",
         "06_explorer",
@@ -271,7 +271,7 @@ FAULTS = [
 
 
 def run(command: tuple[str, ...], folder: Path) -> tuple[bool, float]:
-    """Whether it fails, or never ends, and how long it took."""
+    """Whether a command fails or times out, and how long it took."""
     environment = os.environ | {"PYTHONPATH": str(folder), "TQDM_DISABLE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     start = time.monotonic()
     try:
@@ -283,7 +283,7 @@ def run(command: tuple[str, ...], folder: Path) -> tuple[bool, float]:
 
 
 def check_copy(folder: Path) -> None:
-    """What runs has to be the copy; otherwise nothing would be caught, or all."""
+    """Check that the copy is what runs; otherwise no fault, or every fault, would be caught."""
     code = "import spade_kit, pathlib; print(pathlib.Path(spade_kit.__file__).parents[1].resolve())"
     environment = os.environ | {"PYTHONPATH": str(folder)}
     told = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
@@ -292,18 +292,18 @@ def check_copy(folder: Path) -> None:
 
 @contextmanager
 def planted(fault: Fault, folder: Path) -> Iterator[None]:
-    """Change the copy, and change it back."""
+    """Plant a fault in the copy, and restore it."""
     path = folder / "spade_kit" / fault.file
     before = path.read_text(encoding="utf-8")
-    if before.count(fault.old) != 1:
-        raise ValueError(f"{fault.name}: {fault.old!r} is {before.count(fault.old)} times in {fault.file}, not once.")
+    if (count := before.count(fault.old)) != 1:
+        raise ValueError(f"{fault.name}: {fault.old!r} must occur once in {fault.file}; got {count} times.")
     write(path, before.replace(fault.old, fault.new))
     yield
     write(path, before)
 
 
 def write(path: Path, text: str) -> None:
-    """Change a module; what was compiled from it goes."""
+    """Write a module and delete its compiled kernels."""
     path.write_text(text, encoding="utf-8")
     for compiled in (path.parent / "__pycache__").glob("*.nb?"):
         compiled.unlink()
@@ -317,7 +317,7 @@ def passes(command: tuple[str, ...], folder: Path) -> bool:
 def catches(command: tuple[str, ...], fault: Fault, folder: Path) -> tuple[bool, float]:
     """Whether a run fails for a fault, and how long it took."""
     if not passes(command, folder):
-        raise RuntimeError(f"{' '.join(command)} fails where nothing is planted: it cannot tell.")
+        raise RuntimeError(f"{' '.join(command)} fails without any fault, so it cannot catch one.")
     with planted(fault, folder):
         return run(command, folder)
 

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from mutants import FAULTS
 
 import spade_kit
 
@@ -151,3 +152,11 @@ def test_modules_keep_the_names_that_users_know(module):
     script = f"import spade_kit; one = spade_kit.{module}; import spade_kit.{module} as other; print(one is other)"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "True"
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_planted_faults_still_fit_the_code(fault):
+    """`make mutants` takes twenty minutes; this takes none."""
+    assert (PACKAGE / fault.file).read_text(encoding="utf-8").count(fault.old) == 1
+    assert (Path(__file__).parent / f"test_{fault.tests}.py").is_file()
+    assert (PACKAGE.parent / f"notebooks/{fault.lesson}.ipynb").is_file()
