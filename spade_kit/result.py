@@ -215,7 +215,7 @@ class Result:
         return ResultsPerK(self.query, gallery.pixels, self.neighbours.index, factors, options)
 
     @cached_property
-    def breakpoints(self) -> Breakpoints | None:
+    def steps(self) -> Breakpoints | None:
         """The matches for every k up to the number retrieved, as a list of changes; None if there is no such list.
 
         There is none with ``combine="ensemble"``, a single layer, or where each k is searched separately.

@@ -353,7 +353,7 @@ def test_a_left_out_image_stays_left_out_under_other_options(spade):
 @pytest.mark.parametrize("options", [{}, {"kappa": 5, "radius": 1}, {"kappa": 2}, {"weights": "equal"}], ids=str)
 def test_the_breakpoints_hold_the_match_of_every_cell_for_every_k(spade, scratched, options):
     result = spade.with_options(**options).predict(scratched)
-    steps = result.breakpoints
+    steps = result.steps
     ends = steps.count.cumsum()
     for k in range(1, 6):
         last = [at[steps.k[at] <= k][-1] for at in np.split(np.arange(len(steps)), ends[:-1])]
@@ -365,7 +365,7 @@ def test_the_breakpoints_hold_the_match_of_every_cell_for_every_k(spade, scratch
 
 
 def test_an_ensemble_has_no_breakpoints(spade, scratched):
-    assert spade.with_options(combine="ensemble").predict(scratched).breakpoints is None
+    assert spade.with_options(combine="ensemble").predict(scratched).steps is None
 
 
 def test_with_normals_gives_what_a_fit_of_those_gives(spade, scratched, demo):

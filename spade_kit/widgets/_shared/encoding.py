@@ -109,7 +109,7 @@ def pack_distance(distance: np.ndarray) -> dict[str, Any]:
 
 def find_breakpoints(result: Result) -> Breakpoints | None:
     """The matches for every k, or None if kappa is too large."""
-    return result.breakpoints if result.spade.options.kappa <= LOOKS_BACK else None
+    return result.steps if result.spade.options.kappa <= LOOKS_BACK else None
 
 
 def _as_breakpoints(found: Correspondence, k: int) -> Breakpoints:
