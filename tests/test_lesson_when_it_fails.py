@@ -144,7 +144,7 @@ def away(point, normals):
         (lambda p, n: np.linalg.norm(away(p, n)), "Euclidean distance"),
         (lambda p, n: mahalanobis(p, n.mean(0), np.cov(n.T)), "inverse of the covariance"),
         (lambda p, n: np.linalg.norm(away(p, n) / n.std(0)), "each axis by itself"),
-        (lambda p, n: 1.0, "It should be"),
+        (lambda p, n: 1.0, "The distance must be "),
         (lambda p, n: np.linalg.inv(n), "Your code raises LinAlgError"),
     ],
 )

@@ -47,7 +47,7 @@ def tell(ask: Callable[[], Any], find_mistake: Callable[[Any], str | None], righ
 
 
 def explain(answer: Any, right: Any, mistakes: Mapping[str, Any], otherwise: str, rtol: float = 1e-5) -> str | None:
-    """None for a right answer; otherwise the sentence on the mistake that gives this answer, or else ``otherwise``."""
+    """Explain an answer: None if it is right, the sentence on the mistake that leads to it, or ``otherwise``."""
     import numpy as np  # imported here, so that check_environment runs with nothing installed
 
     for told, value in [(None, right), *mistakes.items()]:

@@ -146,7 +146,7 @@ class Search:
 
     @property
     def measured(self) -> np.ndarray:
-        """(3,) how many of these were measured: 16 for each pair of cells or blocks that was opened."""
+        """(3,) number of these that were measured: 16 for each pair of cells or blocks that was opened."""
         return np.array([16 * self.cells.sum(), 16 * self.blocks.sum(), self.possible[2]])
 
     @property
@@ -514,6 +514,6 @@ def _find_mistake(answers: Sequence[Any], q: np.ndarray, g: np.ndarray, nearest:
     at = (opened != right).argmax()  # the first wrong one
     otherwise = (
         f"With a bound of {bounds[at]:g} and nearest squared distances between {nearest[at].min():g} and "
-        f"{worst[at]:g}, the answer is {opened[at]}, but it has to be {right[at]}."
+        f"{worst[at]:g}, the answer must be {right[at]}; got {opened[at]}."
     )
     return explain(opened, right, mistakes, otherwise)

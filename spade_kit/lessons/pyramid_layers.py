@@ -36,7 +36,7 @@ def check(weigh: Callable[[Sequence[np.ndarray]], Sequence[float]]) -> None:
 
 def _find_mistake(answer: np.ndarray, levels: Sequence[np.ndarray]) -> str | None:
     if answer.shape != (3,):
-        return f"There are three levels, so three weights are needed, but the answer has the shape {answer.shape}."
+        return f"There are three levels, so three weights are needed; got an array of shape {answer.shape}."
     variances = np.array([sum(level[:, channel].var() for channel in range(level.shape[1])) for level in levels])
     mistakes = {
         "Those are the variances: a level that varies a lot has to count less, so take the reciprocals.": variances,
@@ -50,5 +50,6 @@ def _find_mistake(answer: np.ndarray, levels: Sequence[np.ndarray]) -> str | Non
             [1 / level.var() for level in levels]
         ),
     }
-    otherwise = f"The right weights begin with {1 / variances[0]:.4f}, the answer with {answer[0]:.4f}."
+    needed, got = (", ".join(f"{weight:.4f}" for weight in weights) for weights in (1 / variances, answer))
+    otherwise = f"The weights must be {needed}; got {got}."
     return explain(answer, 1 / variances, mistakes, otherwise, rtol=1e-3)

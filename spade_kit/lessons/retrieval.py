@@ -55,7 +55,7 @@ def left_out_scores(pooled: Float[np.ndarray, "n d"], k: int) -> Float[np.ndarra
 def grow_stain(
     spade: SPADE, gallery: Pyramid, photos: Sequence[Sample], sizes: Sequence[float], place: tuple[float, float]
 ) -> pandas.DataFrame:
-    """Scores of good parts with a stain of growing diameter (px), as multiples of the level 1 in 20 normals reaches.
+    """Scores of good parts with a stain of growing diameter (px), divided by the level that 1 in 20 normals reaches.
 
     Returns means over the images, one row per diameter, with the fraction of the image that the stain covers.
     """

@@ -90,7 +90,7 @@ def number_regions(mask: Bool[np.ndarray, "H W"]) -> Int[np.ndarray, "H W"]:
 
 
 def overlap_by_hand(anomaly_map: Float[np.ndarray, "H W"], mask: Bool[np.ndarray, "H W"]) -> pandas.DataFrame:
-    """One row per threshold, falling: false-positive rate, fraction found of each region, their mean (PRO), recall."""
+    """One row per threshold, highest first: false-positive rate, fraction found per region, mean (PRO), recall."""
     regions = number_regions(mask)
     rows = {}
     for threshold in sorted(set(anomaly_map.ravel().tolist()), reverse=True):
@@ -266,5 +266,6 @@ def _find_mistake(answer: float, anomaly_map: np.ndarray, regions: np.ndarray, t
             (regions > 0)[found].mean()
         ),
     }
-    otherwise = f"The fractions found are {', '.join(f'{part:.2f}' for part in parts)}: {right:.3f}, not {answer:.3f}."
+    fractions = ", ".join(f"{part:.2f}" for part in parts)
+    otherwise = f"The fractions found are {fractions}, so PRO must be {right:.3f}; got {answer:.3f}."
     return explain(answer, right, mistakes, otherwise)

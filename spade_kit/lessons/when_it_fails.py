@@ -155,4 +155,5 @@ def _find_mistake(answer: float, point: np.ndarray, normals: np.ndarray) -> str 
             np.linalg.norm(away / normals.std(0))
         ),
     }
-    return explain(answer, squared**0.5, mistakes, f"It should be {squared**0.5:.2f}, but is {answer:.2f}.", rtol=0.02)
+    otherwise = f"The distance must be {squared**0.5:.2f}; got {answer:.2f}."
+    return explain(answer, squared**0.5, mistakes, otherwise, rtol=0.02)
