@@ -188,9 +188,9 @@ def describe(about: dict) -> str:
     run = about["run"]
     return (
         f"`{about['command']}`, spade_kit {run['spade_kit']}, torch {run['torch']}, {run['backbone']} "
-        f"({run['weights']}), K = 50 of {run['normals']} normals, sigma 4 unless stated. Brackets: 95 % confidence "
-        "intervals, bootstrap over images. ms: median time per image for reading, search and map, if timed. "
-        f"Peak memory of the whole run: {about['peak_memory_gb']:.1f} GB."
+        f"({run['weights']}), K = {min(50, run['normals'])} of {run['normals']} normals, sigma 4 unless stated. "
+        "Brackets: 95 % confidence intervals, bootstrap over images. ms: median time per image for reading, search and "
+        f"map, if timed. Peak memory of the whole run: {about['peak_memory_gb']:.1f} GB."
     )
 
 

@@ -27,6 +27,6 @@ PUBLISHED = {
 }
 WHY_THEY_DIFFER = (
     "The published results use the official split and a much larger network; ours use a small network, and a subset of "
-    "the images or another split. They show the usual range, not which method is better. Areas under the PRO curve "
-    "also depend on the integration: ours uses all thresholds and interpolates at 0.3."
+    "the images or another split. They show the usual range, not which method is better. AUPRO also depends on "
+    "how it is integrated: our code uses all thresholds and interpolates at 0.3."
 )

@@ -287,7 +287,8 @@ def write(report: dict[str, Any]) -> str:
         f"{report['cpu']}, {report['threads']} threads; {report['versions']}. Other processes used "
         f"{report['load_before']:.0f} % of the cores before and {report['load_after']:.0f} % after the run. Medians in "
         "ms; brackets: quartiles over the queries. Forward: one plain pass of the unmodified network, in a separate "
-        "process. Search: matches and distances, from given features. K = N. Untrained networks are labelled.\n",
+        "process. Search: matches and distances, from given features. K = N, the number of normals. "
+        "Untrained networks are labelled.\n",
     ]
     head = ("data", "backbone", "weights", "N", "forward", "search", "predict", "search / forward", "predict / forward")
     rivals = [name for name in ("faiss", "torch", "sklearn") if any(name in row for row in report["compare"])]
@@ -302,7 +303,7 @@ def write(report: dict[str, Any]) -> str:
     parts += ["## Scaling, embedded backbone\n", table(head, (
         (row["what"], row["value"], row["search"], row["torch"], ratio(row["torch"], row["search"]))
         for row in report["growth"]))]  # fmt: skip
-    parts += ["## N\n", table(("normals", "predict", "features, MB", "whole process, MB"), (
+    parts += ["## Number of normals\n", table(("normals", "predict", "features, MB", "whole process, MB"), (
         (row["normals"], row["predict"], f"{row['features_mb']:.0f}", f"{row['resident_mb']:.0f}")
         for row in report["gallery"]))]  # fmt: skip
     parts += ["## Live updates\n", table(("change", "time", "search from scratch", "ratio"), (
