@@ -108,7 +108,7 @@ class SPADE:
 
         Features averaged over 3 x 3 cells, so that a cell includes its surroundings; 320 px instead of 224, to make up
         for the resolution lost by this; equal weights of all levels; matches within 12 of 80 cells, since most parts
-        lie in about the same position; sigma 2.5. About one and a half times as slow as the defaults.
+        lie in about the same position; sigma 2.5. It takes 1.6 to 2.1 times as long as the defaults.
         ``benchmarks/results`` shows the effect of each setting on each dataset.
         """
         network = load_backbone(backbone, resize=366, crop=320, average=3, device=device)
