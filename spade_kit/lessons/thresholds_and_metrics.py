@@ -117,7 +117,7 @@ def area_up_to(limit: float, x: Iterable[float], y: Iterable[float]) -> float:
 def aupro_at_even_thresholds(
     maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"], steps: int = 100, limit: float = 0.3
 ) -> float:
-    """AUPRO as often computed, which is too low: evenly spaced thresholds, up to the last one before the limit."""
+    """AUPRO as it is often computed, too low: evenly spaced thresholds, up to the last one before the limit."""
     weights, regions = weigh_regions(masks)
     order = np.argsort(maps[masks])
     normal, defect = np.sort(maps[~masks]), maps[masks][order]
