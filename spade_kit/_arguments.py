@@ -27,7 +27,7 @@ def check_index(name: str, value: SupportsIndex, count: int, what: str) -> int:
     """An index into ``count`` items, from 0."""
     place = check_count(name, value, least=0)
     if place >= count:
-        raise ValueError(f"{name} must be the number of a {what}, from 0 to {count - 1}; got {place}.")
+        raise ValueError(f"{name} must refer to one of the {what}s, from 0 to {count - 1}; got {place}.")
     return place
 
 

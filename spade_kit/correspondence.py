@@ -28,7 +28,7 @@ class Correspondence:
     distance
         (h, w) Euclidean distance, averaged over the kappa nearest.
     layer_distance
-        (L, h, w) squared distance of the nearest at each level, weights included.
+        (L, h, w) squared distance to the nearest pixel at each level, weights included.
     image, row, col
         (kappa, h, w): gallery image and cell of the finest grid, nearest first.
     """
@@ -181,7 +181,7 @@ class Breakpoints:
     count
         (h, w): the number of breakpoints of each cell.
     k
-        (s,): the number of images from which a breakpoint applies.
+        (s,): the smallest k to which a breakpoint applies.
     distance, layer_distance, image, row, col
         (s,), (L, s), (s,) ...: as in `Correspondence`, for the nearest pixel.
     """
@@ -244,7 +244,7 @@ class ResultsPerK:
         changed[1:] = (history[1:] != history[:-1]).any(1) | (kappas[1:] != kappas[:-1])[:, None, None]
         count = changed.sum(0)
         row, col, at = np.nonzero(changed.transpose(1, 2, 0))
-        # slot s of a cell holds its s-th breakpoint, so that only as many slots as the longest list has are measured
+        # slot s of a cell holds its s-th breakpoint, so that the longest list determines how many slots are measured
         slot = np.arange(len(at)) - np.repeat(count.ravel().cumsum() - count.ravel(), count.ravel())
         places = np.zeros((count.max(), *history.shape[1:]), np.int64)
         places[slot, :, row, col] = np.where(history[at, :, row, col] == NOWHERE, 0, history[at, :, row, col])
@@ -302,7 +302,7 @@ def _cut(pixels: PixelSearch, options: Options, k: int) -> list[int]:
 
 
 def _least_of(grids: Sequence[tuple[int, int]], options: Options) -> list[int]:
-    """The number of candidates in an image for the pixel with the fewest, for each search."""
+    """The smallest number of candidates that an image offers to any pixel, for each search."""
     searched = grids if options.combine == "ensemble" else grids[:1]
     return [least_candidates(grid, grids[0], options.radius) for grid in searched]
 
@@ -344,7 +344,7 @@ def match_level(
 
 
 def resize(grid: Float[np.ndarray, "h w"], size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
-    """Bilinear, as for images: cell centres keep their position (``align_corners=False``)."""
+    """Bilinear interpolation, as for images: cell centres keep their position (``align_corners=False``)."""
     tensor = torch.from_numpy(np.ascontiguousarray(grid, np.float32))[None, None]
     return torch.nn.functional.interpolate(tensor, size, mode="bilinear", align_corners=False)[0, 0].numpy()
 

@@ -62,7 +62,7 @@ class Options:
         return min(self.k or DEFAULT_K, available)
 
     def of_search(self, available: int) -> Options:
-        """The options on which matches among ``available`` images depend: sigma only smooths the map."""
+        """The options that determine matches among ``available`` images, without sigma, which only smooths the map."""
         return replace(self, k=max(1, self.retrieved(available)), sigma=0)
 
     def factors(self, layers: Sequence[str], variance: Callable[[], Sequence[float]]) -> np.ndarray:

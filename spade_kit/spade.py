@@ -62,7 +62,7 @@ class SPADE:
     backbone
         A name, or a `Backbone` from `load_backbone`.
     k
-        How many normal images to retrieve, 50 by default; at most as many as were fitted.
+        Number of normal images to retrieve, 50 by default; limited to the number fitted.
     kappa, radius, weights, combine, search
         See `match_pixels`. With ``weights="equal"`` variances are computed over all fitted images.
     sigma
@@ -107,8 +107,9 @@ class SPADE:
         """The settings that performed best over all our datasets, for images about which nothing else is known.
 
         Features averaged over 3 x 3 cells, so that a cell includes its surroundings; 320 px instead of 224, to make up
-        for the resolution lost by this; equal weights of all levels; matches within 12 of 80 cells, since most parts
-        lie in about the same position; sigma 2.5. It takes 1.6 to 2.1 times as long as the defaults.
+        for the resolution that averaging loses; ``weights="equal"``; a radius of 12 cells on a grid of 80, since most
+        parts lie in about the same position; sigma 2.5. It takes 1.6 to 2.1 times as
+        long as the defaults.
         ``benchmarks/results`` shows the effect of each setting on each dataset.
         """
         network = load_backbone(backbone, resize=366, crop=320, average=3, device=device)
@@ -293,7 +294,7 @@ class SPADE:
                 f"{defects[0].label!r}. Fit normal images only."
             )
         if twice := len(normals) - len(self.gallery.places):
-            warn(f"{twice} of {len(normals)} fitted images are duplicates: left out, they match their copies.")
+            warn(f"{twice} of {len(normals)} fitted images are duplicates: when left out, they match their copies.")
 
     def predict(self, image: Photo) -> Result:
         """Judge one image.
@@ -381,8 +382,8 @@ class SPADE:
     def threshold(self, fpr: float = 0.01, *, of: str = "pixel", groups: Iterable[Hashable] | None = None) -> float:
         """The threshold for a given false-alarm rate, from normal images alone.
 
-        Each training image is judged against all the others, with the same smoothing as in use. Distances are cached:
-        another rate or sigma needs no new search.
+        Each training image is judged against all the others, with the same smoothing as in `predict`. Distances are
+        cached: another rate or sigma needs no new search.
 
         Parameters
         ----------
@@ -428,8 +429,8 @@ class SPADE:
     def suspects(self, groups: Iterable[Hashable] | None = None) -> pandas.DataFrame:
         """The training images, ranked by how anomalous they are compared with all the others.
 
-        A defect among the normal images hides the same defect on other images: look at the first of these, and fit
-        again without those that are not normal. A faint defect may not be among the first.
+        A defect among the normal images hides the same defect on other images: inspect the first rows, and fit again
+        without the images that are not normal. A faint defect may not be among the first.
 
         Parameters
         ----------

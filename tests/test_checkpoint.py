@@ -87,7 +87,7 @@ def test_removing_and_adding_the_last_one_changes_nothing(fitted, demo, scratche
 def test_mistakes_in_correcting_get_a_sentence(fitted, demo, tmp_path, scratched):
     with pytest.raises(ValueError, match="At least one normal image must remain; got all 8 to remove"):
         fitted.remove(range(8))
-    with pytest.raises(ValueError, match=r"index must be the number of a training image, from 0 to 7; got 8\."):
+    with pytest.raises(ValueError, match=r"index must refer to one of the training images, from 0 to 7; got 8\."):
         fitted.remove(8)
     with pytest.raises(ValueError, match="add needs at least one normal image; got none"):
         fitted.add([])

@@ -506,11 +506,11 @@ MISTAKES = [
     ("views", {"k": 3}, "views must be a list, such as ['layer1', 'layer2']; got {'k': 3}."),
     ("views", 5, "views must be a list, such as ['layer1', 'layer2']; got 5."),
     ("views", ["layer1", 5], "A view must be a layer, a list of layers, a mapping or a fitted SPADE; got 5"),
-    ("views", ["layer1", {"base": 1}], "base must be the number of a fitted SPADE, from 0 to 0; got 1"),
+    ("views", ["layer1", {"base": 1}], "base must refer to one of the fitted SPADEs, from 0 to 0; got 1"),
     ("difference", [1, 1], "difference must be two different views; got 1 twice"),
-    ("difference", [0, 4], "difference must be the number of a view, from 0 to 3; got 4"),
+    ("difference", [0, 4], "difference must refer to one of the views, from 0 to 3; got 4"),
     ("difference", [0], "difference must be two views, such as (0, 1), or None; got [0]."),
-    ("index", 48, "index must be the number of a photo, from 0 to 47; got 48"),
+    ("index", 48, "index must refer to one of the images, from 0 to 47; got 48"),
     ("index", -1, "index must be a whole number of at least 0; got -1"),
     ("scale", "two", "scale must be one of 'own', 'one'; got 'two'"),
     ("probe", [0, 64], "0 <= row < 64 and 0 <= col < 64; got (0, 64)."),
@@ -561,7 +561,7 @@ def test_a_fit_passed_along_with_an_error_is_not_kept(quick, quick_spade, demo):
 
 def test_an_unknown_message_is_an_error(quick):
     quick._on_message(None, {"kind": "normals", "images": [99]}, [])
-    assert quick.problem == "index must be the number of a training image, from 0 to 3; got 99."
+    assert quick.problem == "index must refer to one of the training images, from 0 to 3; got 99."
     quick._on_message(None, {"kind": "normal"}, [])
     assert "Did you mean 'normals'?" in quick.problem
     quick._on_message(None, {"kind": "normals"}, [])  # a bug of the page, not a user error

@@ -172,7 +172,7 @@ def test_the_lines_of_python_reproduce_the_corrections(explorer, spade, demo):
     ("act", "sentence"),
     [
         (lambda explorer: explorer.remove(), "is not a normal image"),
-        (lambda explorer: explorer.remove(12), "the number of a training image, from 0 to 11"),
+        (lambda explorer: explorer.remove(12), "must refer to one of the training images, from 0 to 11"),
         (lambda explorer: [explorer.add(), explorer.add()], "is already a normal image"),
         (lambda explorer: [explorer.remove(0) for _ in range(12)], "At least one normal image must remain"),
     ],

@@ -265,7 +265,7 @@ def test_the_pages_code_is_one_module_without_imports():
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("index", 48, "index must be the number of a photo, from 0 to 47; got 48."),
+        ("index", 48, "index must refer to one of the images, from 0 to 47; got 48."),
         ("k", 0, "k must be a whole number of at least 1"),
         ("kappa", 1.5, "kappa must be a whole number"),
         ("radius", -1, "radius must be a whole number of at least 0"),
@@ -277,7 +277,7 @@ def test_the_pages_code_is_one_module_without_imports():
         ("threshold_rule", "pixel", "as in 'pixel 0.01'; got 'pixel'"),
         ("threshold_rule", "photo 0.1", "A threshold rule must be one of"),
         ("probe", (0, 224), r"0 <= row < 224 and 0 <= col < 224; got \(0, 224\)"),
-        ("without", [12], "the number of a training image, from 0 to 11; got 12"),
+        ("without", [12], "must refer to one of the training images, from 0 to 11; got 12"),
         ("only", -1, "index must be a whole number of at least 0"),
         ("opacity", 2, "opacity must be a number from 0 to 1; got 2."),
     ],

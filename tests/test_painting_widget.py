@@ -662,7 +662,7 @@ def test_an_invalid_stroke_raises_an_error_and_changes_nothing(painting, wrong, 
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("index", 48, "index must be the number of a photo, from 0 to 47; got 48"),
+        ("index", 48, "index must refer to one of the images, from 0 to 47; got 48"),
         ("probe", (0, 224), r"0 <= row < 224 and 0 <= col < 224; got \(0, 224\)"),
     ],
 )

@@ -214,7 +214,7 @@ def test_mistakes_get_a_sentence(spade, report, tmp_path):
             report.metric("aupro", kinds)
     with pytest.raises(ValueError, match="points must be a whole number of at least 2"):
         report.curves(points=1)
-    with pytest.raises(ValueError, match=r"index must be the number of a row, from 0 to 9; got 99\."):
+    with pytest.raises(ValueError, match=r"index must refer to one of the rows, from 0 to 9; got 99\."):
         report.judged(99)
     with pytest.raises(ValueError, match="evaluate takes a Dataset or a list of Samples"):
         evaluate(spade, ["a.png"])

@@ -322,7 +322,7 @@ def test_a_saved_page_is_small_and_self_contained(review, tmp_path):
 @pytest.mark.parametrize(
     ("value", "sentence"),
     [
-        (12, "index must be the number of a normal image, from 0 to 11; got 12"),
+        (12, "index must refer to one of the normal images, from 0 to 11; got 12"),
         (-1, "index must be a whole number of at least 0; got -1"),
         (1.5, "index must be a whole number of at least 0; got 1.5"),
     ],

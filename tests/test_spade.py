@@ -347,7 +347,7 @@ def test_each_mistake_gets_a_sentence(spade, result):
         spade.threshold(of="pixels")
     with pytest.raises(ValueError, match=r"precision is no longer an option.*Leave it out"):
         SPADE(precision="half")
-    with pytest.raises(ValueError, match=r"the number of a training image, from 0 to 11; got 12\."):
+    with pytest.raises(ValueError, match=r"must refer to one of the training images, from 0 to 11; got 12\."):
         spade.predict_left_out(12)
     for index in (-1, 12):
         with pytest.raises(ValueError, match="index"):

@@ -336,7 +336,7 @@ def test_a_good_rate_gets_only_the_caveat_about_labels():
         (
             judge("pixel", normals=60 * 4, reached=0),
             "No pixel of 60 normal images reaches it, yet up to 6 % of all images may have pixels that do. "
-            "The upper end allows for them: as many in each such image as the more anomalous half",
+            "The upper end allows for them: it assumes as many per image as the more anomalous half",
         ),
         (judge(photos=19, normals=19), "19 normal images are too few: others may give a very different rate."),
         (judge(photos=20, normals=20, high=0.249), "The interval is wide: the rate may be as high as 25 %."),

@@ -101,7 +101,7 @@ def test_a_view_has_a_descriptive_name(spade, wanted, name):
         ([], "at least one layer of layer1, layer2, layer3"),
         ({"kapa": 3}, "Did you mean 'kappa'"),
         (5, "a list of layers, a mapping or a fitted SPADE; got 5"),
-        ({"base": 1}, "the number of a fitted SPADE, from 0 to 0"),
+        ({"base": 1}, "base must refer to one of the fitted SPADEs, from 0 to 0"),
         ({"layers": "layer1", "weights": "equal"}, "weights applies to several layers"),
         ({"k": 0}, "k must be a whole number of at least 1"),
     ],

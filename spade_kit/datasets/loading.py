@@ -113,7 +113,7 @@ def _assemble(found: Found, name: str) -> Dataset:
 
 
 def _find_others(folders: set[Path]) -> list[Path]:
-    """Files next to the images without a supported image extension, such as HEIC."""
+    """Files in the image folders that have an unsupported extension, such as HEIC."""
     there = (file for folder in folders if folder.is_dir() for file in folder.iterdir())
     files = (file for file in there if file.is_file() and file.name[0] != "." and file.suffix.lower() != ".csv")
     return sorted((file for file in files if not is_picture(file)), key=natural_order)

@@ -18,7 +18,7 @@ from spade_kit._arguments import check_number, choose
 # Grey levels of 255. Blurring the demo's plain plate changes pixels by up to 9, because it removes noise; that is not
 # visible. Larger changes are visible next to the original.
 VISIBLE = 10
-FARTHEST = 100_000  # px: strokes may leave the image, but not without limit
+FARTHEST = 100_000  # px: limit of coordinates; strokes may extend beyond the image
 PIECE = 64  # px: lines are split into pieces of about this length, because a long line's bounding box is mostly empty
 LUMA = np.array((0.299, 0.587, 0.114), np.float32)  # weights of red, green and blue in lightness (ITU-R BT.601)
 FEATHER = 0.3  # fraction of a stroke's radius over which a soft edge fades

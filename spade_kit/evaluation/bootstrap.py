@@ -16,7 +16,7 @@ from spade_kit.evaluation.metrics import mean_up_to, weigh_regions
 
 LEVEL = 0.95
 TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
-_BINS = 1024  # quantiles, half from all values and half from those on defects, which may be few and high
+_BINS = 1024  # quantiles, half of all values and half of those on defects, which may be few and high
 _SAMPLED = 1_000_000  # number of values from which the quantiles are computed
 
 
@@ -28,7 +28,7 @@ def bootstrap(
     Parameters
     ----------
     measure
-        Function of the number of times that each image was drawn.
+        Computes the metric from the number of times that each image was drawn.
     strata
         The kind of each image; each draw keeps the number of images per kind.
     level

@@ -121,7 +121,7 @@ class OperatingPoint:
         return ""
 
     def _doubt_none(self) -> str:
-        """Remark for the case that nothing in the normal images reaches the threshold."""
+        """Remark if no normal image or pixel reaches the threshold."""
         if self.of == "image":
             rarer = 10 ** max(2, len(str(self.photos + 1)))  # 1 in 100, 1 in 1000, ...: the next rate out of reach
             return (
@@ -131,8 +131,8 @@ class OperatingPoint:
         most = _percent(clopper_pearson(np.zeros(1, int), self.photos)[1].item())
         return (
             f"No pixel of {self.photos:,} normal images reaches it, yet up to {most} % of all images may have pixels "
-            "that do. The upper end allows for them: as many in each such image as the more anomalous half of the "
-            "normal images have above the other half."
+            "that do. The upper end allows for them: it assumes as many per image as the more anomalous half of the "
+            "normal images have at or above that half's lowest maximum."
         )
 
     def _doubt_truth(self) -> str:

@@ -64,7 +64,7 @@ class Report:
     _judged: Sequence[Judged | None] = field(repr=False)
 
     def to_frame(self) -> pandas.DataFrame:
-        """One row per image: path, label, scores, each layer's share of all distances, seconds, and reason of failure.
+        """One row per image: path, label, scores, each layer's share of all distances, seconds, and why it failed.
 
         ``image_score`` is the maximum of the map, ``top_score`` the mean of its highest 1 %, and ``retrieval_score``
         the paper's score, the mean distance to the retrieved normal images.
@@ -104,7 +104,7 @@ class Report:
     def interval(
         self, name: str, kinds: Sequence[str] | None = None, *, level: float = 0.95, draws: int = 200, seed: int = 0
     ) -> tuple[float, float]:
-        """Confidence interval of a metric: bootstrap over images, with the number of images per kind kept.
+        """Confidence interval of a metric: bootstrap over images, with the same number of images per kind in each draw.
 
         Pixel metrics are computed here on 1,024 quantile bins and differ from `metric` by at most a few thousandths.
 
@@ -124,7 +124,7 @@ class Report:
         else:
             maps, masks, strata = self._pixels(name, kinds)
             if masks.all() or not masks.any():
-                OF_PIXELS[name](maps, masks)  # raises; called only here, because it sorts all pixels
+                OF_PIXELS[name](maps, masks)  # raises; not called otherwise, because it sorts all pixels
             repeat = partial(BINNED[name], PixelCounts.of(maps, masks))
         return bootstrap(repeat, strata, level, draws, seed)
 

@@ -55,12 +55,13 @@ class ThresholdStudy:
 
         Pixels of one image are not independent: the interval comes from 1,000 bootstrap draws of images, with
         replacement. The bootstrap cannot represent cases that no image shows: its upper end is 0 if no image reaches
-        the threshold, and too low if few do. The upper end is therefore at least the product of two factors: the exact
-        upper end of the fraction of images that have such pixels, and the fraction of such pixels in such an image,
-        which is taken over the more anomalous half of the images as the mean fraction at or above the lowest maximum
-        among them. This assumes, without proof, that new images are not more anomalous in kind. In trials with 20 of
-        the demo's images, a true rate of 1 in 10,000 lies above the plain upper end 29 times in 100 and never above
-        this one; a rate of 1 in 100 lies above both 10 times in 100. With fewer than two images the interval is 0 to 1.
+        the threshold, and too low if few do. The upper end is therefore never below the product of two factors: the
+        exact upper end of the fraction of images that reach the threshold, and an estimate of the fraction of pixels
+        that do so in one image. The estimate looks at the more anomalous half of the images: it is their mean fraction
+        of pixels at or above the lowest maximum in that half. This assumes, without proof, that new images are no more
+        anomalous than these. In trials with 20 of the demo's images, a true rate of 1 in 10,000 was above the plain
+        upper end 29 times in 100 and never above this one; a rate of 1 in 100 was above both 10 times in 100. With
+        fewer than two images the interval is 0 to 1.
 
         References
         ----------

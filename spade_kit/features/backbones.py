@@ -52,7 +52,7 @@ class Backbone:
     recipe
         The arguments of `load_backbone`, so that it can be loaded again; None for a custom module.
     folds
-        Whether on the CPU its batch norms are folded into its convolutions, on first use.
+        Whether batch norms are folded into convolutions when it first runs on the CPU.
     """
 
     name: str
@@ -134,7 +134,7 @@ def load_backbone(
         whole image at its own aspect ratio, with the short side near ``resize``.
     average
         Average the features of each level over ``average`` x ``average`` cells (odd; fewer at the border, 1 for none),
-        so that a cell includes its surroundings. The name states it.
+        so that a cell includes its surroundings. The backbone's name includes this setting.
     device
         ``"cpu"`` (the default), ``"cuda"``, ``"mps"``. A `Backbone` passed as ``name`` is returned unchanged, or moved
         if a device is given.
@@ -310,7 +310,7 @@ SOURCES: tuple[tuple[Callable[[Any], bool], Callable[[Any, bool], _Built]], ...]
 
 
 def _fetch(name: str, get: Callable[[], Any]) -> Any:
-    """Get weights that may have to be downloaded: a failure raises an error with the cure, never random weights."""
+    """Get weights that may have to be downloaded. A failure raises an error that names the cure; no random weights."""
     try:
         return get()
     except Exception as problem:  # every hub raises its own type

@@ -114,7 +114,7 @@ def extract_features(
         A name, or a `Backbone` from `load_backbone`.
     batch_size
         Images per forward pass, by default 4 on the CPU, which fits its caches, and 16 elsewhere. It affects speed and
-        memory, and values by rounding only.
+        memory; values change only by rounding.
     device
         Where to compute; by default where the backbone is.
 

@@ -232,7 +232,7 @@ def draw_hardest(report: Report, n: int = 4) -> Figure:
     """Show the hardest cases: the defects with the lowest image scores, and the good images with the highest.
 
     Each image is shown with its ground truth (dashed) if known, and with its map below. All maps share one scale, which
-    ends at twice the 99th percentile of the good images' maps.
+    ends at twice the mean of the 99th percentiles of the good images' maps (of all maps if none is good).
     """
     if check_count("n", n) > _MOST:
         raise ValueError(f"n must be at most {_MOST} images of a kind; got {n}. See to_frame() for all images.")

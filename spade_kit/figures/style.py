@@ -24,7 +24,7 @@ _SMALL = 7.5  # pt, for provenance
 def make_panels(
     axes: Sequence[Axes] | None, count: int, columns: int | None = None, bars: int = 0, side: float = _INCH
 ) -> tuple[Figure, list[Axes]]:
-    """The given axes, or a new figure with one panel per image, which pyplot does not show twice in a notebook."""
+    """The given axes, or a new figure with one panel per image, closed so that a notebook does not show it twice."""
     if axes is not None:
         given = list(np.ravel(np.asarray(axes, dtype=object)))
         if len(given) != count:

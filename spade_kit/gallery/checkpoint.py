@@ -46,7 +46,7 @@ class Stored:
 def save_gallery(folder: Path, gallery: Gallery, backbone: Backbone, options: Options) -> None:
     """Write a new shard of features beside the old ones, then the manifest that lists it, then delete the old ones.
 
-    The manifest lists complete files at any moment.
+    At any moment, all files that the manifest lists are complete.
     """
     check_is_no_file(folder, "A SPADE is saved")
     before = set(folder.glob(_DATA))

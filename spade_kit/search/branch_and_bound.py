@@ -1,7 +1,7 @@
 """Exact search through nested grids: branch and bound, with the pyramid as the tree.
 
-Every fine pixel lies in a cell of the middle level, every cell in a block of the coarse level, and shares their
-features. So the squared distance of two pixels is a sum down the tree,
+Every fine pixel lies in a cell of the middle level, and every cell in a block of the coarse level; the features of a
+pixel include those of its cell and block. So the squared distance of two pixels is a sum down the tree,
 
     total(pixel, pixel') = coarse(block, block') + middle(cell, cell') + fine(pixel, pixel')
 
@@ -74,7 +74,7 @@ def search_branch_and_bound(
         (.., h, w) places to try first. Good ones, such as the result under slightly different options, save time; the
         result does not depend on them.
     history
-        Whether to return the result after each image, too: the result for every smaller number of images.
+        Whether to also return the result after each image, that is, for every smaller number of images.
 
     Returns
     -------
@@ -111,7 +111,7 @@ def search_branch_and_bound(
 def _find_windows(gallery: SimdLayout, radius: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Which pairs of blocks hold pixels within the radius: (blocks, blocks padded to whole tiles), bool.
 
-    And which tiles of sixteen blocks do so for any of four blocks: (fours, tiles).
+    Also which tiles of sixteen blocks contain such a pair for any of four query blocks: (fours, tiles).
     """
     _, h, w = gallery.shapes[0]
     inside = np.zeros((gallery.blocks, gallery.coarse.shape[1] * SIMD_WIDTH), bool)

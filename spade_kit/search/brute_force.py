@@ -115,9 +115,9 @@ class _Level:
 def _slack(channels: int) -> float:
     """The error bound of the product form against the sum of squared differences, in units of |q|^2 + |g|^2.
 
-    A sum of ``channels`` products has an error of at most channels * 2^-24 of its absolute terms: one such unit for the
-    norms, one for the product, two for the differences, as |q - g|^2 <= 2 (|q|^2 + |g|^2). The other 4 cover weights
-    and final additions. Underflow is not covered: squares below 1e-38 are lost.
+    A sum of ``channels`` products has an error of at most channels * 2^-24 times the sum of their magnitudes: one such
+    unit for the norms, one for the product, two for the differences, as |q - g|^2 <= 2 (|q|^2 + |g|^2). The other 4
+    cover weights and final additions. Underflow is not covered: squares below 1e-38 are lost.
     """
     return 4 * (channels + 4) * 2.0**-24
 

@@ -20,7 +20,7 @@ class PixelSearch:
     """The search of one query among some images of a gallery: the nearest places of each pixel, and their distances.
 
     `find` and `measure` find places and measure pairs for all levels together, `find_in_level` and `measure_in_level`
-    for one level on its own grid. Another search is one more branch in these four, or another class with these methods.
+    for one level on its own grid. To add a search, add a branch to these four methods, or a class that has them.
     Layouts are computed once.
 
     Parameters
@@ -138,6 +138,6 @@ def window_of(
 
 
 def least_candidates(cells: tuple[int, int], fine: tuple[int, int], radius: int | None) -> int:
-    """The number of a level's cells in the window where it is smallest: in a corner."""
+    """The number of a level's cells in the smallest window, that of a corner pixel."""
     window = window_of(cells, fine, radius)
     return cells[0] * cells[1] if window is None else int(window[0].sum(1).min() * window[1].sum(1).min())

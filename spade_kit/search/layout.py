@@ -15,7 +15,7 @@ CHUNK = 32  # channels summed at a time
 
 
 def grids_nest(shapes: Sequence[tuple[int, ...]]) -> bool:
-    """Whether each grid (.., h, w) is exactly half the previous one: at least two levels, in blocks of 4 x 4 pixels."""
+    """Whether each grid (.., h, w) is half the previous one, with at least two levels, in blocks of 4 x 4 pixels."""
     grids = [shape[-2:] for shape in shapes]
     halves = all(fine == (2 * coarse[0], 2 * coarse[1]) for fine, coarse in pairwise(grids))
     return len(grids) > 1 and halves and grids[0][0] % 4 == 0 and grids[0][1] % 4 == 0
@@ -33,8 +33,8 @@ def within(cells: int, fine: int, radius: int) -> np.ndarray:
 def slack(channels: int) -> float:
     """The most by which a bound in product form may exceed the distance, in units of |q|^2 + |g|^2.
 
-    With n additions in a row, |q|^2 + |g|^2 - 2 q.g has an error of at most 2 n 2^-24 (|q|^2 + |g|^2): products are at
-    most half that sum, and count twice. Channels are summed `CHUNK` at a time, then the chunks. The other 16 cover
+    With n additions in a row, |q|^2 + |g|^2 - 2 q.g has an error of at most 2 n 2^-24 (|q|^2 + |g|^2): q.g is at most
+    half of |q|^2 + |g|^2 and counts twice. Channels are summed `CHUNK` at a time, then the chunks. The extra 16 covers
     weights, the rounding of the lengths and the sum over levels. Underflow is not covered: squares below 1e-38 are
     lost.
     """

@@ -37,7 +37,7 @@ def search_projection(
     window
         Which rows and columns may be compared: bool (h, h) and (w, w).
     history
-        Whether to return the result after each image, too.
+        Whether to also return the result after each image.
 
     Returns
     -------
@@ -84,10 +84,10 @@ def measure_cells(
 def _find_axes(query: np.ndarray, cells: int) -> tuple[np.ndarray, float]:
     """(axes, c) float64: the first principal axes of a query's cells, and the error bound of a view along them.
 
-    The bound is in units of a cell's squared length. Each coordinate is a sum of n products in float32 with an error of
-    at most n 2^-24 of the length. The error of a view of m coordinates is sqrt(m) as much, and that of the squared
-    distance of two views, which is at most 2 (|q|^2 + |g|^2), is 4 times that of |q|^2 + |g|^2; a factor of 5 covers
-    terms of second order.
+    The bound is in units of a cell's squared length. Each coordinate is a float32 sum of n products, with an error of
+    at most n 2^-24 times the length; a view of m coordinates has sqrt(m) times that error. The squared distance of two
+    views is at most 2 (|q|^2 + |g|^2), so its error is at most 4 sqrt(m) n 2^-24 (|q|^2 + |g|^2); a factor of 5 instead
+    of 4 also covers second-order terms.
     """
     channels = query.shape[1] - 1
     count = min(channels // 4, 2 + channels // 24) * 4
@@ -99,7 +99,7 @@ def _find_axes(query: np.ndarray, cells: int) -> tuple[np.ndarray, float]:
 
 
 def _directions(axes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The axes as query cells for `compare`, which then computes coordinates of gallery cells; and unused limits."""
+    """The axes as query cells for `compare`, which then computes coordinates of gallery cells; and dummy limits."""
     directions = lay_out(axes.T[None].astype(np.float32))[0]
     directions[:, -1] = 0
     return directions, directions[:, 0].copy()

@@ -1,4 +1,4 @@
-"""Shared code of the compiled searches: the compiler and its vectors, if installed, threads, lists of the nearest."""
+"""Shared code of the compiled searches: numba and the SIMD loops, if available, threads, and lists of the nearest."""
 
 from __future__ import annotations
 

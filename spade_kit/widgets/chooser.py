@@ -117,7 +117,7 @@ class Chooser(Live):
 
     @property
     def sentence(self) -> str:
-        """The justification of the threshold in one sentence."""
+        """The justification of the threshold in one or two sentences."""
         return self.judgement.sentence
 
     def draw(self) -> Figure:

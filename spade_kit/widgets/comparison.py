@@ -32,7 +32,7 @@ from spade_kit.widgets._shared.scheduler import Step, do_nothing
 
 FEWEST, MOST = 2, 6  # views
 _KEPT = 3  # images with cached results
-_KIND = 40  # most images of a defect type used to rank views
+_KIND = 40  # maximum number of images of a defect type used to rank views
 _BASE = 1 << 20  # page-side numbers of normal images: base * _BASE + index
 
 

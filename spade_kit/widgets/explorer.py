@@ -40,7 +40,7 @@ from spade_kit.widgets._shared.images import ImageList, find_name, read_upload
 from spade_kit.widgets._shared.preview import draw_preview
 from spade_kit.widgets._shared.scheduler import Step, do_nothing, no_op
 
-_REACH = 50  # neighbours: up to here, at least, the page follows K without the kernel
+_REACH = 50  # neighbours: the page follows K without the kernel at least up to this number
 _BATCH = 8  # images per message to the page
 _PAGE_BYTES = 650_000  # budget of an image in a saved page before base64; full normal crops fill the rest
 _FINE: dict[str, Any] = {"k": None, "sigma": 0}  # options that hardly affect the reference level
@@ -134,7 +134,7 @@ class Explorer(Live):
         self._scores = Scores(self.images)
         self._known: NormalScores | None = None  # scores of normal images
         self._known_of: Request | None = None
-        self._rule_before: str | None = None  # the rule before only one normal image remained, which gives no threshold
+        self._rule_before: str | None = None  # the rule to restore, since a single normal image gives no threshold
         self._narrowed: Recent[Result] = Recent(1)
         self._seen: tuple = (None, None)  # the image and options last sent to the page
         self._to_do: tuple = ()  # the state for which the background was last started
@@ -340,12 +340,12 @@ class Explorer(Live):
             self.finish()
 
     def _request(self, k: int | None = None) -> Request:
-        """The current options, with K neighbours or else all within reach."""
+        """The current options with ``k`` neighbours, by default `_reach`."""
         changes = {name: getattr(self, name) for name in ("kappa", "radius", "weights", "combine")}
         return Request(self.spade, self.spade.options.replace(k=k or self._reach, **changes), self.without, self.only)
 
     def _find(self, index: int) -> Result:
-        """The result of an image with all neighbours within reach."""
+        """The result of an image with `_reach` neighbours."""
         return self._results.find(index, self._request())
 
     @property
@@ -407,7 +407,7 @@ class Explorer(Live):
         return self.spade.gallery.factors(Options(weights=self.weights), result.among)
 
     def _find_excluded(self, index: int, full: Result) -> list[list]:
-        """The excluded neighbours with their distances: the page keeps them at their places."""
+        """The excluded neighbours with their distances: the page still shows them at their position in the strip."""
         if not self.without or self.only is not None:
             return []
         near = self._results.find(index, self._request().of_all).neighbours
@@ -443,7 +443,7 @@ class Explorer(Live):
         self.normals = pack_normals(known, len(self.spade)) | {"stale": stale}
 
     def _set_threshold(self) -> None:
-        """Apply the threshold rule; statistics that are still missing follow from the background."""
+        """Apply the threshold rule; missing statistics are computed in the background."""
         of, _, rate = self.threshold_rule.partition(" ")
         if of in ("pixel", "image") and self._known is not None:
             self.threshold = self._known.threshold(of, float(rate))

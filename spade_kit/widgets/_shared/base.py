@@ -80,7 +80,7 @@ class Live(anywidget.AnyWidget):
 
     MOVABLE: ClassVar[tuple[str, ...]] = ()  # traits that may be set
     TOLD: ClassVar[tuple[str, ...]] = ()  # further traits stored in a saved page
-    CROPS: ClassVar[int] = 0  # most bytes of normal crops in a saved page
+    CROPS: ClassVar[int] = 0  # maximum bytes of normal crops in a saved page
     # message kinds, each with the fields passed to `_on_<kind>` or else to the method of this name
     MESSAGES: ClassVar[dict[str, str]] = {"hello": "", "page": "", "png": ""}
     ASKED: ClassVar[tuple[str, ...]] = ("hello", "page", "png", "pair", "normals", "photos")  # these change no state

@@ -72,7 +72,7 @@ class ImageList:
         self._listed.pop()
 
     def check(self, index: int) -> int:
-        return check_index("index", index, len(self), "photo")
+        return check_index("index", index, len(self), "image")
 
     def _sample(self, index: int) -> Photo | None:
         photo = self._listed[index].photo
