@@ -8,7 +8,7 @@ OFFLINE = Path(__file__).parent / "offline"
 runpy.run_path(str(OFFLINE / "sitecustomize.py"))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE), os.environ.get("PYTHONPATH")]))
 os.environ["TQDM_DISABLE"] = "1"
-if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # threads of several workers only wait
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # more threads than cores would only wait
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 import jaxtyping  # noqa: E402
@@ -39,7 +39,7 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "whole"))
 
 
 def pytest_collection_modifyitems(items):
-    """Mark what needs a browser and what is a notebook; ``slow`` is marked by hand."""
+    """Add the markers ``browser`` and ``notebook``; ``slow`` is set in the tests themselves."""
     for item in items:
         if "browser" in getattr(item, "fixturenames", ()):
             item.add_marker("browser")
@@ -70,20 +70,20 @@ def result(spade, scratched) -> spade_kit.Result:
 
 @pytest.fixture(scope="session")
 def left_out(spade) -> list[spade_kit.Result]:
-    """Each of the twelve, judged by the other eleven."""
+    """The result of each of the twelve images, judged against the other eleven."""
     return [spade.predict_left_out(index) for index in range(len(spade))]
 
 
 @pytest.fixture(scope="session")
 def most_anomalous(left_out) -> list[int]:
-    """Numbers of the twelve, the most anomalous first."""
+    """Indices of the twelve images, the most anomalous first."""
     scores = [result.anomaly_map.max() for result in left_out]
     return sorted(range(len(scores)), key=lambda index: -scores[index])
 
 
 @pytest.fixture(scope="session")
 def refit(demo, most_anomalous) -> tuple[spade_kit.SPADE, list[int]]:
-    """A fit without the most anomalous of the twelve, and the numbers that the others had before."""
+    """A fit without the most anomalous of the twelve images, and the original indices of the others."""
     left = [index for index in range(12) if index != most_anomalous[0]]
     return spade_kit.SPADE(k=5).fit([demo.train[index] for index in left]), left
 
@@ -99,7 +99,7 @@ def real_images() -> Path:
 
 @pytest.fixture
 def unchecked():
-    """Turn off the checks of annotations, so that wrong types reach our own errors, as they do for users."""
+    """Turn off annotation checks, so that wrong types reach the package's own checks, as they do for users."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
@@ -151,7 +151,7 @@ def browser():
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory, browser, spade):
-    """A JupyterLab whose folder holds what was fitted: notebooks load it from ``fitted``."""
+    """A JupyterLab with a saved SPADE in its folder; notebooks load it from ``fitted``."""
     lab = browsing.start_lab(tmp_path_factory.mktemp("lab"))
     spade.save(lab.folder / "fitted")
     yield lab
@@ -160,7 +160,7 @@ def lab(tmp_path_factory, browser, spade):
 
 @pytest.fixture(scope="module")
 def notebook(request, browser, lab):
-    """The ``CELLS`` of a module of tests, run in a notebook of its own."""
+    """A notebook with the ``CELLS`` of the test module, run from top to bottom."""
     module = request.module
     with browsing.Notebook(browser, lab, f"{module.__name__}.ipynb", *module.CELLS) as notebook:
         yield notebook

@@ -1,4 +1,4 @@
-"""Branch and bound written to be read: NumPy and recursion, any number of levels, any whole step between them."""
+"""A readable branch and bound: NumPy and recursion, any number of levels, any integer ratio between their grids."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from spade_kit.search.runtime import NOWHERE
 
 @dataclass
 class Visits:
-    """How many pairs of cells were measured at each level, fine to coarse, and how many there are."""
+    """The number of measured and of possible pairs of cells at each level, fine to coarse."""
 
     measured: list[int]
     possible: list[int]
@@ -24,18 +24,18 @@ def plain_branch_and_bound(
     kappa: int = 1,
     radius: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, Visits]:
-    """What `search_branch_and_bound` does, one pair of cells after the other.
+    """The same search as `search_branch_and_bound`, one pair of cells at a time.
 
     Parameters
     ----------
     query, gallery
-        Levels (c, h, w) and (n, c, h, w), fine to coarse, grids nesting.
+        Levels (c, h, w) and (n, c, h, w), fine to coarse, with nested grids.
 
     Returns
     -------
     distance, place, visits
-        (kappa, h, w) squared distances, nearest first; where they lie, as image * h * w + row * w + column; and what
-        the search looked at.
+        (kappa, h, w) squared distances, nearest first; the places of these pixels, image * h * w + row * w + column;
+        and the number of pairs that were measured.
     """
     n, _, h, w = gallery[0].shape
     best = np.full((kappa, h, w), inf)
@@ -80,8 +80,8 @@ def plain_branch_and_bound(
     visits.measured[top] = visits.possible[top]
     for here in np.ndindex(*grids[top]):
         difference = gallery[top] - query[top][:, here[0], here[1], None, None]
-        bound = weights[top] * (difference**2).sum(1)  # (n, rows, columns): how near each block can be at best
-        for flat in np.argsort(bound, axis=None, kind="stable"):  # best first, so that the rest is soon out of reach
+        bound = weights[top] * (difference**2).sum(1)  # (n, rows, columns): lower bound of each block's distance
+        for flat in np.argsort(bound, axis=None, kind="stable"):  # best first, so that the rest is soon excluded
             image, row, column = (int(at) for at in np.unravel_index(flat, bound.shape))
             if bound[image, row, column] > worst(top, here):
                 break

@@ -46,7 +46,7 @@ def path_of(module: str) -> Path:
 
 @cache
 def imports_of(module: str) -> set[str]:
-    """Modules of the package that a module imports, also if only for types."""
+    """Modules of the package that a module imports, including those imported only for types."""
     imports = [node for node in ast.walk(ast.parse(path_of(module).read_text())) if isinstance(node, ast.ImportFrom)]
     named = {node.module for node in imports} | {
         f"{node.module}.{alias.name}" for node in imports for alias in node.names
@@ -65,7 +65,7 @@ def test_imports_flow_one_way(module):
 
 
 def test_modules_are_imported_by_their_own_names():
-    """Neither through a package nor by a name kept for users, so that each import is an arrow between two modules."""
+    """Not through a package or an alias for users, so that each import is an arrow between two modules."""
     for module in ROOM:
         for node in ast.walk(ast.parse(path_of(module).read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("spade_kit"):
@@ -76,8 +76,8 @@ def test_modules_are_imported_by_their_own_names():
                 assert source in ROOM or source == "lessons.checking" or names <= set(ROOM), module
 
 
-def test_the_picture_of_the_architecture_is_true():
-    """One arrow for each room that another imports, except where other arrows lead there."""
+def test_the_architecture_diagram_matches_the_imports():
+    """One arrow from each room to every room that it imports, except those reached through other arrows."""
     uses = {
         room: {ROOM[other] for module in ROOMS[room].split() for other in imports_of(module)} - {room} for room in ROOMS
     }
@@ -132,7 +132,7 @@ def test_the_top_folder_has_few_entries():
     assert len(entries) <= 22, sorted(entries)
 
 
-def test_importing_the_package_takes_no_heavy_library_with_it():
+def test_importing_the_package_imports_no_heavy_library():
     heavy = {"torch", "matplotlib", "ipywidgets", "numba", "timm", "scipy", "sklearn", "pandas", "anywidget"}
     script = f"import sys, spade_kit; dir(spade_kit); print(sorted({heavy} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

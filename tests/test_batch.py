@@ -1,4 +1,4 @@
-"""A folder judged without labels: the table, the pictures, and everything that can go wrong."""
+"""A folder judged without labels: the table, the pictures, and the errors."""
 
 import errno
 import json
@@ -165,7 +165,7 @@ def test_a_fitted_photo_is_judged_against_the_others(spade, demo, tmp_path):
     assert frame["image_score"][0] == pytest.approx(spade.predict_left_out(3).image_score, rel=1e-5)
 
 
-def test_with_few_normal_photos_the_rate_is_what_they_allow(spade, line, tmp_path, capsys):
+def test_with_few_normal_photos_the_rate_is_the_smallest_they_can_estimate(spade, line, tmp_path, capsys):
     spade.predict_folder(line, tmp_path / "out")
     assert "as about 7.7 % of normal images do" in capsys.readouterr().out
     with pytest.warns(UserWarning, match=r"A false-alarm rate of 0\.01 needs at least 99 normal scores; got 12"):

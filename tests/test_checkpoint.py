@@ -1,4 +1,4 @@
-"""A fitted SPADE saved, changed and loaded again; and everything that can be wrong with the folder."""
+"""Saving, changing and loading a fitted SPADE, and errors of invalid folders."""
 
 import json
 import os
@@ -84,7 +84,7 @@ def test_removing_and_adding_the_last_one_changes_nothing(fitted, demo, scratche
     close(fitted.predict(scratched).anomaly_map, before.anomaly_map)
 
 
-def test_mistakes_in_correcting_get_a_sentence(fitted, demo, tmp_path, scratched):
+def test_invalid_corrections_raise_an_error(fitted, demo, tmp_path, scratched):
     with pytest.raises(ValueError, match="At least one normal image must remain; got all 8 to remove"):
         fitted.remove(range(8))
     with pytest.raises(ValueError, match=r"index must refer to one of the training images, from 0 to 7; got 8\."):
@@ -128,7 +128,7 @@ def test_a_loaded_spade_gives_the_same_results(demo, scratched, tmp_path, option
 
 
 def test_a_folder_of_format_1_loads(fitted, scratched, tmp_path):
-    """It named its only file of features, stored a precision, and left out defaults that were not set."""
+    """Format 1 named its only feature file, stored a precision, had no search option, and stored unset options as null."""
     fitted.with_options(kappa=1).save(tmp_path)
     record = json.loads((tmp_path / "spade.json").read_text())
     old = record | {"format": 1, "features": record["shards"][0], "precision": "float32"}

@@ -359,7 +359,7 @@ def test_a_page_has_histograms_that_give_exact_counts_at_their_edges(chooser, ju
         assert (low, high) == pytest.approx((chooser.judgement.low, chooser.judgement.high), abs=1e-6)
 
 
-def test_a_photo_is_sent_with_all_that_segmentation_needs(chooser, judged, few, monkeypatch):
+def test_a_photo_is_sent_with_everything_that_segmentation_needs(chooser, judged, few, monkeypatch):
     sent = []
     monkeypatch.setattr(chooser, "send", lambda content, buffers=(): sent.append((content, list(buffers))))
     chooser._on_message(None, {"kind": "photos", "photos": [2, 0, -4, 999]}, [])

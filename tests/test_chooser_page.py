@@ -317,7 +317,7 @@ def test_the_line_follows_its_rule(notebook, shown, spade, scores):
     assert notebook.ask("ch.threshold") == pytest.approx(threshold, rel=1e-6)
 
 
-def test_what_python_sets_is_shown(notebook, shown, scores):
+def test_values_set_from_python_are_shown(notebook, shown, scores):
     notebook.execute("ch.threshold = 70.25")
     settle(notebook, shown)
     assert_tells(shown.root.evaluate(NOW), scores, 70.25)

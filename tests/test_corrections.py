@@ -156,7 +156,7 @@ def test_k_stays_at_the_end_of_its_slider(demo):
     assert explorer.k == 3
 
 
-def test_the_lines_of_python_reproduce_the_corrections(explorer, spade, demo):
+def test_the_python_code_reproduces_the_corrections(explorer, spade, demo):
     explorer.index = good_photo(demo)
     explorer.add()
     explorer.remove(2)

@@ -307,7 +307,7 @@ def test_k_can_be_raised_where_each_k_is_requested(notebook, shown, spade, photo
         assert_shows(shown, shown.map, judge.predict(photos[CHIP]).anomaly_map, notebook)
 
 
-def test_the_copied_lines_correct_too(notebook, shown):
+def test_the_copied_code_includes_the_corrections(notebook, shown):
     shown.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     call_not_normal(shown, 0)
     notebook.until("len(ex.spade)", 11)

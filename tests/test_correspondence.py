@@ -21,7 +21,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def make_pyramid(rng, n, grids, channels, whole=False):
-    """Random features; ``whole`` numbers make ties, and every sum exact."""
+    """Random features; ``whole`` numbers cause ties and make every sum exact."""
     levels = [
         rng.integers(0, 3, (n, c, *grid)) if whole else rng.normal(size=(n, c, *grid))
         for c, grid in zip(channels, grids)
@@ -49,7 +49,7 @@ def oracle(query, gallery, weights, radius=None):
 
 @st.composite
 def searches(draw, nesting=True):
-    """The recipe of a search that is small enough for the oracle, with odd and unequal sizes."""
+    """Parameters of a search that is small enough for the reference, with odd and unequal sizes."""
     levels = draw(st.integers(2, 4) if nesting else st.integers(1, 3))
     if nesting:
         rows, cols = (draw(st.integers(1, 3)) for _ in "hw")
@@ -84,7 +84,7 @@ def build(recipe):
 
 
 def check_against_the_definition(found, query, gallery, weights, kappa, radius):
-    """Squared distances to 1e-6 (|q|^2 + |g|^2); places wherever the runner-up is farther than that."""
+    """Squared distances to 1e-6 (|q|^2 + |g|^2); places are compared where the runner-up is farther than that."""
     table = oracle(query, gallery, weights, radius)
     place, squared = reference.nearest(table, kappa)
     norms = [sum(weight * (x**2).sum(1).max() for weight, x in zip(weights, arrays(p))) for p in (query, gallery)]
@@ -116,7 +116,7 @@ def test_brute_force_on_any_grids_finds_what_comparing_all_pairs_finds(search):
 
 
 @given(searches())
-def test_brute_force_and_plain_branch_and_bound_agree_with_the_fast_one_to_the_last_place(search):
+def test_brute_force_and_plain_branch_and_bound_find_exactly_the_same_places(search):
     """With weights that are powers of two and integer features every sum is exact, so that all find the same ties."""
     query, gallery, weights, kappa, radius = build(search)
     query, gallery = (Pyramid([x.round() for x in p.levels], p.layers, p.pooled) for p in (query, gallery))
@@ -189,7 +189,7 @@ def test_the_order_of_the_gallery_changes_nothing_but_the_indices(rng, grids):
     np.testing.assert_array_equal(found.row, again.row)
 
 
-def test_any_number_of_threads_gives_the_same_answer(rng):
+def test_any_number_of_threads_gives_the_same_result(rng):
     query, gallery = (make_pyramid(rng, n, halving(5, 3, 3), [3, 4, 5], whole=True) for n in (1, 4))
     before = torch.get_num_threads()
     answers = []
@@ -226,7 +226,7 @@ def test_a_gallery_is_searched_in_place_by_image(rng):
 
 
 @given(seeds, st.integers(1, 3), st.integers(1, 3), st.integers(3, 4))
-def test_what_is_laid_out_reads_back_the_same(seed, rows, cols, levels):
+def test_a_layout_reads_back_unchanged(seed, rows, cols, levels):
     rng = np.random.default_rng(seed)
     pyramid = make_pyramid(rng, 2, halving(rows, cols, levels), range(3, 3 + levels))
     lanes = SimdLayout(2, [tuple(level.shape[1:]) for level in pyramid.levels])
@@ -235,7 +235,7 @@ def test_what_is_laid_out_reads_back_the_same(seed, rows, cols, levels):
         torch.testing.assert_close(held, level, rtol=0, atol=0)
 
 
-def test_plain_branch_and_bound_looks_at_less_than_all_pairs(rng):
+def test_plain_branch_and_bound_measures_fewer_than_all_pairs(rng):
     """Smooth images, like real features: the coarse level alone excludes most blocks."""
     smooth = np.cumsum(rng.normal(size=(3, 4, 8, 8)), axis=3)
     coarse, middle, fine = (np.kron(smooth, np.ones((1, 1, step, step))) for step in (1, 2, 4))
@@ -246,7 +246,7 @@ def test_plain_branch_and_bound_looks_at_less_than_all_pairs(rng):
     assert visits.possible == [3 * 1024**2, 3 * 256**2, 3 * 64**2]
 
 
-def test_the_matrix_product_is_not_trusted_in_low_precision(rng):
+def test_matrix_products_are_computed_in_full_precision(rng):
     """With bfloat16 products, which a user may turn on in torch, the bounds would not hold."""
     gallery, query = (make_pyramid(rng, n, halving(4, 4, 3), [3, 3, 32]) for n in (4, 1))
     expected = places(match_pixels(query, gallery))
@@ -262,7 +262,7 @@ def test_the_matrix_product_is_not_trusted_in_low_precision(rng):
         torch.set_float32_matmul_precision("highest")
 
 
-def test_without_numba_the_answer_is_the_same(tmp_path, rng):
+def test_without_numba_the_result_is_the_same(tmp_path, rng):
     gallery, query = (make_pyramid(rng, n, halving(2, 3, 3), [3, 4, 5]) for n in (3, 1))
     torch.save([query.levels, gallery.levels], tmp_path / "levels.pt")
     script = (
@@ -282,8 +282,8 @@ def test_without_numba_the_answer_is_the_same(tmp_path, rng):
 # ---- options ---------------------------------------------------------------------------------------------------------
 
 
-def test_radius_0_and_kappa_k_is_the_pseudo_code_of_many_write_ups(rng):
-    """The mean distance to the pixel at the same place of each retrieved image, written out by hand."""
+def test_radius_0_and_kappa_k_match_common_pseudocode(rng):
+    """The mean distance to the pixel at the same position in each retrieved image, written out."""
     gallery, query = (make_pyramid(rng, n, [(8, 12), (4, 6), (2, 3)], [3, 4, 5]) for n in (6, 1))
     found = match_pixels(query, gallery, radius=0, kappa=6)
     by_hand = np.zeros((8, 12))
@@ -388,7 +388,7 @@ def spoilt(pyramid, value):
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_each_mistake_gets_a_sentence(rng):
+def test_each_mistake_raises_a_clear_error(rng):
     gallery, query = (make_pyramid(rng, n, [(4, 4), (2, 2)], [3, 4]) for n in (2, 1))
     wide = make_pyramid(rng, 1, [(4, 4), (2, 2)], [8, 4])
     large = make_pyramid(rng, 1, [(8, 8), (4, 4)], [3, 4])

@@ -15,14 +15,14 @@ PHOTOS = [((97, 131), 72, 64), ((131, 97), 72, 51), ((40, 300), 72, 64), ((300, 
 
 
 def judged(photo, scaled, offset, size):
-    """By the definition: the first judged pixel along one axis, and the one after the last."""
+    """The first judged pixel along one axis and the one after the last, by the definition."""
     centres = [(pixel + Fraction(1, 2)) * scaled / photo for pixel in range(photo)]
     inside = [pixel for pixel, centre in enumerate(centres) if offset <= centre < offset + size]
     return inside[0], inside[-1] + 1
 
 
 def photo_places(crop, axis):
-    """Where the centres of the crop's pixels lie in photo pixels."""
+    """The centres of the crop's pixels, in pixel coordinates of the original image."""
     pixels = np.arange(crop.size[axis]) + crop.offset[axis]
     return (pixels + 0.5) * crop.photo[axis] / crop.scaled[axis] - 0.5
 
@@ -93,7 +93,7 @@ def test_a_bright_square_comes_back_to_its_place_in_the_photo(photo, resize, siz
 
 
 @pytest.mark.parametrize(("photo", "resize", "size"), PHOTOS)
-def test_a_photo_is_cut_as_torch_would_cut_it(rng, photo, resize, size):
+def test_a_crop_matches_torchs_resize_and_crop(rng, photo, resize, size):
     """Antialiased bilinear by another library; values may differ by rounding."""
     crop = find_crop(photo, resize, size)
     picture = rng.integers(0, 256, (*photo, 3), np.uint8)
@@ -118,7 +118,7 @@ def test_a_mask_is_sampled_at_the_centres_and_never_interpolated(rng, photo, res
     np.testing.assert_array_equal(cut, by_hand)
 
 
-def test_a_planted_square_of_the_mask_is_where_it_was():
+def test_a_square_in_the_mask_keeps_its_position_on_the_crop():
     """120 x 200 become 60 x 60, the centre 50: rows / 2 - 5, columns * 3 / 10 - 5."""
     mask = np.zeros((120, 200), bool)
     mask[20:60, 50:150] = True
@@ -128,7 +128,7 @@ def test_a_planted_square_of_the_mask_is_where_it_was():
 
 
 @given(side, side, st.integers(64, 300))
-def test_the_whole_photo_keeps_its_aspect_on_sides_of_32(height, width, resize):
+def test_the_whole_photo_keeps_its_aspect_ratio_with_sides_in_multiples_of_32(height, width, resize):
     crop = find_crop((height, width), resize, None)
     assert crop.box == (0, 0, height, width)
     assert crop.offset == (0, 0)
@@ -145,7 +145,7 @@ def test_a_long_photo_stays_long():
 
 @pytest.mark.parametrize("photo", [(31, 400), (400, 31)])
 @pytest.mark.parametrize("size", [224, None])
-def test_a_photo_too_small_gets_a_sentence(photo, size):
+def test_a_photo_that_is_too_small_raises_an_error(photo, size):
     with pytest.raises(ValueError, match=f"at least 32 pixels on each side; got {photo[0]} x {photo[1]}"):
         find_crop(photo, 256, size)
     assert find_crop((32, 32), 256, size).box[2] > 0

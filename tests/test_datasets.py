@@ -114,7 +114,7 @@ def test_a_dataset_prints_its_contents(bottles):
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
-def test_a_turned_photo_is_put_upright(tmp_path, picture, orientation):
+def test_a_rotated_photo_is_turned_upright(tmp_path, picture, orientation):
     path = write(tmp_path / "turned.png", picture, exif=turned(orientation))
     expected = UPRIGHT[orientation](picture)
     np.testing.assert_array_equal(as_array(path), expected)
@@ -198,12 +198,12 @@ def test_solar_cells_keep_doubtful_cells_out_of_the_normal_ones():
 # ---- mistakes --------------------------------------------------------------------------------------------------------
 
 
-def test_a_missing_folder_gets_a_sentence(tmp_path):
+def test_a_missing_folder_raises_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"Expected a folder of images at .*nowhere, but there is none"):
         load_dataset(tmp_path / "nowhere")
 
 
-def test_a_folder_in_another_layout_gets_a_sentence(bottles):
+def test_a_folder_in_an_unknown_layout_raises_an_error(bottles):
     with pytest.raises(
         FileNotFoundError, match=r"Expected images in .*test, but it contains bent, .*load_dataset\(train="
     ):
@@ -214,14 +214,14 @@ def test_a_folder_in_another_layout_gets_a_sentence(bottles):
         load_dataset(bottles.parent)
 
 
-def test_solar_cells_that_are_not_installed_get_a_pip_line(monkeypatch):
+def test_missing_solar_cells_name_the_pip_command(monkeypatch):
     monkeypatch.setattr("spade_kit.datasets.loading.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install \"spade_kit\[data\]\""):
         load_dataset("solar_cells")
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_a_value_that_is_not_an_image_gets_a_sentence(picture):
+def test_a_value_that_is_not_an_image_raises_an_error(picture):
     mistakes = [
         (picture[..., 0], r"an array of shape \(5, 7\) and type uint8\."),
         (picture / 1.0, r"an array of shape \(5, 7, 3\) and type float64 with values from 0 to 2[0-9]+\."),

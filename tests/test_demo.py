@@ -95,7 +95,7 @@ def test_a_moved_screw_is_marked_in_its_old_and_new_place() -> None:
     assert np.ptp(rows) < 50  # one row: a screw of 25 px and its shadow
 
 
-def test_the_change_is_closed_over_gaps_and_free_of_specks() -> None:
+def test_the_mask_of_a_change_has_no_gaps_and_no_specks() -> None:
     sound = np.zeros((40, 50, 3))
     damaged = sound.copy()
     damaged[10:20, 10:20, 1] = 0.5

@@ -139,7 +139,7 @@ def test_defects_outside_the_crop_are_counted(spade, demo, tmp_path):
     assert len(said) == 1
 
 
-def test_mistakes_get_a_sentence(spade, demo, report):
+def test_mistakes_raise_a_clear_error(spade, demo, report):
     with pytest.raises(ValueError, match="evaluate needs images to judge; got none"):
         evaluate(spade, replace(demo, test=[]))
     with pytest.raises(ValueError, match=r"A metric must be one of .*; got 'auproo'\. Did you mean 'aupro'"):

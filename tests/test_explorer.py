@@ -28,7 +28,7 @@ def explorer(spade, demo):
 # ---- the current view ------------------------------------------------------------------------------------------------
 
 
-def test_what_is_set_is_what_predict_would_give(explorer, spade, demo):
+def test_any_settings_give_the_result_of_predict(explorer, spade, demo):
     explorer.index, explorer.k, explorer.kappa, explorer.radius, explorer.sigma = 26, 4, 2, 5, 1.5
     explorer.weights = {"layer2": 0.5}
     expected = spade.with_options(k=4, kappa=2, radius=5, sigma=1.5, weights={"layer2": 0.5}).predict(demo.test[26])
@@ -67,7 +67,7 @@ def test_changes_can_be_observed(explorer):
     assert explorer.threshold_rule == "hand"
 
 
-def test_the_lines_of_python_give_what_is_seen(explorer, spade, demo):
+def test_the_python_code_reproduces_the_view(explorer, spade, demo):
     explorer.index, explorer.k, explorer.sigma = 9, 3, 2
     explorer.without = [int(explorer.result.neighbours.index[0])]
     names = {"spade": spade, "dataset": demo, "spade_kit": spade_kit}
@@ -88,7 +88,7 @@ def test_the_lines_of_python_give_what_is_seen(explorer, spade, demo):
         (None, "result = spade.predict_left_out(0)"),
     ],
 )
-def test_the_lines_of_python_say_where_their_names_come_from(spade, demo, tmp_path, photos, line):
+def test_the_python_code_explains_its_names(spade, demo, tmp_path, photos, line):
     explorer = explore(spade, {"dataset": demo, "photos": demo.test[:2]}.get(photos))
     assert explorer.code().splitlines()[:3] == ["import spade_kit", "# spade as in spade_kit.explore(spade, ...)", line]
     Image.fromarray(demo.test[0].image).save(tmp_path / "mine.png")
@@ -172,7 +172,7 @@ def test_one_normal_photo_is_enough_to_look(demo):
 # ---- reference level and thresholds ----------------------------------------------------------------------------------
 
 
-def test_what_is_normal_is_stale_until_it_is_computed_again(explorer, spade):
+def test_normal_statistics_are_stale_until_they_are_recomputed(explorer, spade):
     explorer.finish()
     assert not explorer.normals["stale"]
     assert explorer.normals["level"] == spade.normal_level
@@ -186,7 +186,7 @@ def test_what_is_normal_is_stale_until_it_is_computed_again(explorer, spade):
     np.testing.assert_allclose(explorer.normals["scores"], sorted(scores), rtol=1e-6)
 
 
-def test_other_distances_get_their_own_scale_at_once(explorer):
+def test_a_change_of_weights_updates_the_scale_at_once(explorer):
     before = explorer.normals["level"]
     explorer.weights = "equal"
     assert explorer.normals["level"] < before / 10

@@ -1,4 +1,4 @@
-"""The explorer outside JupyterLab: saved pages, voila, Notebook 7; and its accessibility."""
+"""The explorer outside JupyterLab (saved pages, Voila, Notebook 7), and its accessibility."""
 
 import subprocess
 import sys
@@ -43,7 +43,7 @@ def grey_of_map(shown: Shown, values: np.ndarray, end: float) -> np.ndarray:
     return np.abs(shown.pixels(shown.map).astype(int) - expected).max()
 
 
-def test_a_saved_page_holds_a_megabyte_a_photo_at_most_and_names_no_other_place(saved):
+def test_a_saved_page_takes_at_most_a_megabyte_per_photo_and_refers_to_nothing_outside(saved):
     assert saved.stat().st_size < len(SEEN) * 1_000_000
     text = saved.read_text()
     assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
@@ -123,7 +123,7 @@ def test_nothing_is_cut_off_at_any_width(browser, saved, width):
     page.close()
 
 
-def test_at_a_zoom_of_two_hundred_percent_rings_are_where_one_points(browser, saved, spade, demo):
+def test_at_200_percent_zoom_rings_are_at_the_pointer(browser, saved, spade, demo):
     context = browser.new_context(viewport={"width": 640, "height": 500}, device_scale_factor=2)
     page = context.new_page()
     page.goto(saved.as_uri())
@@ -147,14 +147,14 @@ def test_a_tap_pins(browser, saved):
     context.close()
 
 
-def test_layout_does_not_jump_while_one_points(offline):
+def test_layout_does_not_jump_while_hovering(offline):
     shown = Shown(offline)
     tops = set()
     for row in range(4, 220, 24):
         shown.hover(shown.photo, row, 223 - row)
         offline.wait_for_timeout(180)
         tops.add(shown.root.locator(".sk-foot").evaluate("foot => foot.offsetTop"))
-    assert max(tops) - min(tops) <= 24  # a line of the readout at most
+    assert max(tops) - min(tops) <= 24  # at most a line of the readout
 
 
 def test_a_page_with_one_photo_stays_on_it(browser, spade, demo, tmp_path):
@@ -169,7 +169,7 @@ def test_a_page_with_one_photo_stays_on_it(browser, spade, demo, tmp_path):
     page.close()
 
 
-def test_voila_serves_it_alone(browser, spade, tmp_path):
+def test_the_explorer_works_in_voila(browser, spade, tmp_path):
     spade.save(tmp_path / "fitted")
     write_notebook(tmp_path / "app.ipynb", START, "ex")
     voila = Jupyter(tmp_path, "voila", "--Voila.ip=127.0.0.1", str(tmp_path / "app.ipynb"))
@@ -188,7 +188,7 @@ def test_voila_serves_it_alone(browser, spade, tmp_path):
         voila.close()
 
 
-def test_notebook_seven_has_it_too(browser, lab):
+def test_the_explorer_works_in_notebook_7(browser, lab):
     write_notebook(lab.folder / "seven.ipynb", START, "ex")
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
     page.goto(lab.url("notebooks/seven.ipynb"))
@@ -202,7 +202,7 @@ def test_notebook_seven_has_it_too(browser, lab):
     page.close()
 
 
-def test_both_themes_of_jupyterlab_leave_the_text_readable(browser, lab):
+def test_text_is_readable_in_both_jupyterlab_themes(browser, lab):
     notebook = Notebook(browser, lab, "themes.ipynb", START, "ex.finish()", "ex")
     shown = Shown(notebook.page)
     for theme in ("JupyterLab Dark", "JupyterLab Light"):
@@ -215,7 +215,7 @@ def test_both_themes_of_jupyterlab_leave_the_text_readable(browser, lab):
 
 
 @pytest.mark.slow
-def test_a_script_without_an_event_loop_has_it_too(spade, tmp_path):
+def test_the_explorer_works_in_a_script_without_an_event_loop(spade, tmp_path):
     spade.save(tmp_path / "fitted")
     script = START + "ex.finish(); print(ex); print(ex.readout().columns.tolist())"
     run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)

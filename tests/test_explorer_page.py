@@ -181,12 +181,12 @@ def test_the_map_equals_pythons_for_every_k_sigma_and_scale(notebook, shown, spa
     assert_shows(shown, shown.map, fewer.with_options(sigma=0).anomaly_map, notebook)
 
 
-def test_more_neighbours_than_the_fit_had_can_be_asked_for(notebook, shown, spade, demo):
+def test_k_can_be_raised_above_that_of_the_fit(notebook, shown, spade, demo):
     shown.slide("K", 11)
     assert_shows(shown, shown.map, spade.with_options(k=11).predict(demo.test[0]).anomaly_map, notebook)
 
 
-def test_what_is_found_is_the_segmentation(notebook, shown, spade, demo):
+def test_the_outline_of_detections_is_the_segmentation(notebook, shown, spade, demo):
     values = spade.predict(demo.test[0]).anomaly_map
     threshold = float(np.quantile(values, 0.9))
     shown.slide("threshold", threshold)
@@ -233,7 +233,7 @@ def test_the_overlay_follows_its_slider(notebook, shown):
     ],
     ids=str,
 )
-def test_a_slider_that_searches_again_shows_what_predict_gives(notebook, shown, spade, demo, name, value, options):
+def test_a_slider_that_needs_a_search_shows_the_result_of_predict(notebook, shown, spade, demo, name, value, options):
     shown.slide(name, value)
     shown.settle()
     result = spade.with_options(**options).predict(demo.test[0])
@@ -246,7 +246,7 @@ def test_a_slider_that_searches_again_shows_what_predict_gives(notebook, shown, 
     assert in_order(notebook.ask(f"ex.{option}")) == in_order(options[option])
 
 
-def test_equal_weights_an_ensemble_and_back(notebook, shown, spade, demo):
+def test_equal_weights_and_the_ensemble_can_be_set_and_reset(notebook, shown, spade, demo):
     shown.choose("weights", "equal")
     shown.settle()
     equal = spade.with_options(weights="equal").predict(demo.test[0])
@@ -279,7 +279,7 @@ def test_solo_and_mute_change_weights_and_restore_them(notebook, shown, spade, d
     assert notebook.ask("ex.weights")["layer1"] == 2
 
 
-def test_layers_alone_are_what_each_finds_by_itself(notebook, shown, spade, demo):
+def test_layers_alone_equal_separate_searches(notebook, shown, spade, demo):
     shown.press("each alone")
     shown.settle()
     result = spade.predict(demo.test[0])
@@ -365,7 +365,7 @@ def test_a_neighbour_can_be_excluded_included_and_used_alone(notebook, shown, sp
     shown.press("close")
 
 
-def test_compared_with_one_photo_only_nothing_is_called_anomalous(notebook, shown):
+def test_a_comparison_with_one_photo_marks_nothing_as_anomalous(notebook, shown):
     """The threshold and the ranks assume a comparison with all normal images."""
     shown.slide("threshold", 20)
     cards = shown.root.get_by_label("retrieved normal photos").locator(".sk-card")
@@ -563,7 +563,7 @@ def test_a_broken_upload_is_named_and_changes_nothing(notebook, shown, tmp_path)
 # ---- from Python -----------------------------------------------------------------------------------------------------
 
 
-def test_what_python_sets_is_shown(notebook, shown, spade, demo):
+def test_values_set_from_python_are_shown(notebook, shown, spade, demo):
     notebook.execute("ex.index, ex.k, ex.kappa, ex.sigma = 26, 3, 2, 2")
     notebook.execute("ex.radius = 6; ex.weights = {'layer1': 0.5}; ex.threshold = 40; ex.probe = (120, 80)")
     notebook.execute("ex.finish()")
@@ -582,7 +582,7 @@ def test_what_python_sets_is_shown(notebook, shown, spade, demo):
     assert shown.root.get_by_label("weights", exact=True).input_value() == "hand"
 
 
-def test_the_copied_lines_give_what_is_seen(notebook, shown):
+def test_the_copied_code_reproduces_the_view(notebook, shown):
     shown.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     shown.slide("kappa", 2)
     shown.slide("sigma", 3)
@@ -666,7 +666,7 @@ def test_two_explorers_in_a_notebook_are_independent(browser, lab):
     notebook.close()
 
 
-def test_after_a_restart_the_page_says_so_and_a_new_run_works(browser, lab):
+def test_after_a_kernel_restart_the_page_reports_it_and_a_new_run_works(browser, lab):
     notebook = Notebook(browser, lab, "restart.ipynb", START, "ex")
     shown = Shown(notebook.page)
     notebook.page.evaluate("jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
@@ -682,7 +682,7 @@ def test_after_a_restart_the_page_says_so_and_a_new_run_works(browser, lab):
     notebook.close()
 
 
-def test_without_a_kernel_a_reopened_notebook_still_answers_the_pointer(browser, lab, spade, demo):
+def test_without_a_kernel_a_reopened_notebook_still_responds_to_the_pointer(browser, lab, spade, demo):
     notebook = Notebook(browser, lab, "kept.ipynb", START, "ex.finish()", "ex")
     Shown(notebook.page).settle()
     notebook.page.evaluate("jupyterapp.commands.execute('docmanager:save')")

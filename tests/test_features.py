@@ -73,7 +73,7 @@ def test_the_batch_size_changes_nothing_but_rounding(demo):
     assert (one.levels[2][0] - one.levels[2][4]).abs().max() > 0.1
 
 
-def test_every_kind_of_photo_gives_the_same(tiny, photos, tmp_path):
+def test_every_type_of_input_gives_the_same_features(tiny, photos, tmp_path):
     paths = [tmp_path / f"{number}.png" for number in range(len(photos))]
     for path, photo in zip(paths, photos):
         Image.fromarray(photo).save(path)
@@ -152,7 +152,7 @@ def test_an_invalid_pyramid_raises_an_error():
 
 
 @pytest.mark.parametrize("batch_size", [1, 16])
-def test_whole_photos_of_several_aspects_get_a_sentence(tiny, photos, batch_size):
+def test_whole_photos_of_several_aspect_ratios_raise_an_error(tiny, photos, batch_size):
     """Even if they are in different batches."""
     whole = load_backbone(tiny.module.network, layers=tiny.sources, resize=64, crop=None)
     sizes = r"crops of one size; got \[\(64, 96\), \(96, 64\)\] \(rows, columns\). Use a backbone with crop=224"
@@ -161,7 +161,7 @@ def test_whole_photos_of_several_aspects_get_a_sentence(tiny, photos, batch_size
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_no_photos_and_no_batches_get_a_sentence(tiny, photos):
+def test_empty_input_and_an_empty_batch_raise_an_error(tiny, photos):
     with pytest.raises(ValueError, match="at least one image; got none"):
         extract_features([], tiny)
     for size in (0, -1, 1.5):

@@ -188,9 +188,7 @@ def test_a_defect_without_a_mask_is_reported(put):
 def test_defects_and_duplicates_among_the_fitted_are_reported(demo):
     with pytest.warns(UserWarning, match=r"1 of 3 fitted images are labelled as defects, such as 'chip'"):
         SPADE(k=1).fit([*demo.train[:2], demo.test[0]])
-    with pytest.warns(
-        UserWarning, match=r"1 of 3 fitted images are duplicates: when left out, they match their copies"
-    ):
+    with pytest.warns(UserWarning, match="1 of 3 fitted images are duplicates: when left out, they match their copies"):
         SPADE(k=1).fit([*demo.train[:2], demo.train[0]])
 
 
@@ -203,7 +201,7 @@ def test_images_of_several_sizes_are_reported(put):
 # ---- mistakes --------------------------------------------------------------------------------------------------------
 
 
-def test_mistakes_get_a_sentence(put, tmp_path):
+def test_mistakes_raise_a_clear_error(put, tmp_path):
     folder = put("good/0.png", "scratch/1.png")
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.txt").write_text("")
@@ -257,7 +255,7 @@ def test_a_dataset_without_any_readable_image_is_an_error(tmp_path):
         ("path,split\n0.png,test\n", "lists no normal image for training"),
     ],
 )
-def test_a_table_with_a_mistake_gets_a_sentence(put, text, sentence):
+def test_an_invalid_table_raises_an_error(put, text, sentence):
     folder = put("0.png")
     (folder / "list.csv").write_text(text)
     with pytest.raises((ValueError, FileNotFoundError), match=sentence):

@@ -118,7 +118,7 @@ def test_the_case_for_a_pencil(capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "block (1, 1): bound 16, not opened"
 
 
-def test_the_package_gives_the_pencils_answer_ties_included():
+def test_the_package_gives_the_answer_of_the_pencil_case_including_ties():
     query, normal = fast.make_small_pyramids()
     found = spade_kit.match_pixels(query, normal)
     for row, col in np.ndindex(4, 4):
@@ -182,7 +182,7 @@ def test_comparing_all_gives_the_least_of_all(rng):
     np.testing.assert_allclose(fast.compare_all(query, normals, step=7), expected)
 
 
-def test_an_index_that_looks_everywhere_is_exact_and_one_that_does_not_is_never_nearer(rng):
+def test_an_index_that_searches_everything_is_exact_and_any_other_is_never_nearer(rng):
     query, normals = (rng.normal(size=(size, 4)).astype(np.float32) for size in (30, 400))
     index = fast.ListIndex(normals, lists=8)
     assert sum(map(len, index.lists)) == 400

@@ -106,7 +106,7 @@ def test_a_case_worked_with_a_pencil():
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("limit", [0.05, 0.3, 0.77, 1])
-def test_by_hand_is_what_the_package_finds(seed, limit):
+def test_aupro_by_hand_equals_that_of_the_package(seed, limit):
     maps, masks = some_maps(seed, count=1)
     table = lesson.overlap_by_hand(maps[0].round(1), masks[0])  # rounded: many are equal
     by_hand = lesson.area_up_to(limit, table["fpr"], table["PRO"]) / limit
@@ -150,7 +150,7 @@ def test_f1_is_scikit_learns():
     assert lesson.f1_at(99, scores, bad) == 0
 
 
-def test_f1_on_the_half_that_chose_is_the_better_one():
+def test_f1_is_higher_on_the_half_that_chose_the_threshold():
     kinds = ["good"] * 10 + ["chip"] * 8 + ["stain"] * 6
     scores = np.random.default_rng(1).normal(size=24)  # pure noise
     chosen, other = lesson.f1_on_halves(scores, kinds, draws=50)

@@ -119,7 +119,7 @@ def test_average_precision_adds_up_precision_by_steps_of_recall(seed, n, steps):
 
 
 def test_pixel_roc_auc_takes_all_pixels_of_all_images_together(rng):
-    """Not the mean over images: all scores of the second image are higher, and that matters."""
+    """Not the mean over images: all scores of the second image are higher, which changes the ranking."""
     maps, masks = rng.random((2, 5, 3)).astype(np.float32), rng.random((2, 5, 3)) < 0.3
     maps[1] += 0.5
     bad = [float(maps[place]) for place in np.ndindex(2, 5, 3) if masks[place]]
@@ -177,7 +177,7 @@ def test_every_defect_counts_alike_however_small():
 
 
 def test_diagonal_neighbours_are_one_region():
-    """A corner pair, of which one is found, and a single pixel, missed: 1/4. As three regions it would be 1/3."""
+    """A diagonal pair with one pixel found, and a single pixel missed: 1/4. As three regions it would be 1/3."""
     masks = np.zeros((1, 20, 30), bool)
     masks[0, [3, 4, 9], [3, 4, 9]] = True
     maps = np.zeros((1, 20, 30), np.float32)
@@ -246,7 +246,7 @@ DEEP = {"maps": np.arange(24.0).reshape(2, 3, 4), "masks": np.arange(24).reshape
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("metric", [*OF_IMAGES, *OF_PIXELS])
-def test_each_mistake_gets_a_sentence(metric):
+def test_each_mistake_raises_a_clear_error(metric):
     scores, truth = (FLAT if metric in OF_IMAGES else DEEP).values()
     assert 0 <= metric(scores, truth) <= 1
     for wrong in (np.nan, np.inf, -np.inf):
@@ -262,7 +262,7 @@ def test_each_mistake_gets_a_sentence(metric):
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("metric", OF_PIXELS)
-def test_shapes_that_do_not_match_get_a_sentence(metric):
+def test_mismatched_shapes_raise_an_error(metric):
     """Transposed masks have the same number of pixels, and would give a wrong number silently."""
     maps, masks = DEEP.values()
     for wrong, shape in ((masks.transpose(0, 2, 1), r"\(2, 4, 3\)"), (masks[:1], r"\(1, 3, 4\)")):
@@ -273,7 +273,7 @@ def test_shapes_that_do_not_match_get_a_sentence(metric):
 
 
 @pytest.mark.parametrize("limit", [0, -0.1, 1.1])
-def test_an_invalid_limit_gets_a_sentence(limit):
+def test_an_invalid_limit_raises_an_error(limit):
     with pytest.raises(ValueError, match=f"a rate above 0 and up to 1; got {limit}"):
         aupro(*DEEP.values(), fpr_limit=limit)
 

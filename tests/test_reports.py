@@ -187,7 +187,7 @@ def test_a_report_in_memory_can_be_saved(spade, report, tmp_path):
     assert Report.load(tmp_path / "copy").metric("aupro") == report.metric("aupro")
 
 
-def test_folders_without_a_report_get_a_sentence(report, tmp_path):
+def test_folders_without_a_report_raise_an_error(report, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"Expected a report in .*, but there is none"):
         Report.load(tmp_path)
     report.save(tmp_path)
@@ -203,12 +203,12 @@ def test_folders_without_a_report_get_a_sentence(report, tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"draws": 0}, {"level": 1}, {"level": 0}])
-def test_impossible_intervals_get_a_sentence(report, wrong):
+def test_invalid_arguments_of_an_interval_raise_an_error(report, wrong):
     with pytest.raises(ValueError, match=r"draws must be a whole number|level must be a fraction of all draws"):
         report.interval("image_roc_auc", **wrong)
 
 
-def test_mistakes_get_a_sentence(spade, report, tmp_path):
+def test_mistakes_raise_a_clear_error(spade, report, tmp_path):
     for kinds in ("scratch", []):
         with pytest.raises(ValueError, match="kinds must be a list of kinds of defects among"):
             report.metric("aupro", kinds)
@@ -282,7 +282,7 @@ def test_thinned_curves_keep_their_areas(report):
     assert report.curves(points=20).groupby(["curve", "of"]).size().max() <= 20
 
 
-def test_curves_without_truth_get_a_sentence(spade, samples):
+def test_curves_without_ground_truth_raise_an_error(spade, samples):
     unlabelled = evaluate(spade, [Sample(sample.path) for sample in samples[:2]])
     with pytest.raises(
         ValueError, match="A curve needs good images and defects, but one of them is missing in 2 photos"

@@ -102,7 +102,7 @@ def test_an_explicit_k_is_reduced_with_one_warning(rng, k):
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_each_mistake_gets_a_sentence(rng):
+def test_each_mistake_raises_a_clear_error(rng):
     gallery = make_pyramid(rng.normal(size=(9, 8)))
     for k in (0, -1, 1.5, 2.0, True, "5"):
         with pytest.raises(ValueError, match=f"k must be a whole number of at least 1; got {k!r}."):

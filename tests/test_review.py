@@ -187,7 +187,7 @@ def test_the_given_spade_is_not_modified(review, spade, most_anomalous):
 # ---- Python code -----------------------------------------------------------------------------------------------------
 
 
-def test_the_lines_of_python_drop_the_same_photos(review, spade, most_anomalous, demo):
+def test_the_python_code_drops_the_same_photos(review, spade, most_anomalous, demo):
     review.drop()
     review.keep()
     review.index = 9

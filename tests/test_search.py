@@ -73,7 +73,7 @@ def test_differences_are_measured_as_by_hand_and_equal_cells_are_at_0(seed, c, t
     assert sums[1, 5] == 0
 
 
-def test_arrays_the_inner_loops_could_not_read_are_refused_when_compiled(rng):
+def test_arrays_with_an_unsupported_layout_are_rejected_when_compiled(rng):
     tiles = rng.normal(size=(2, 16, 5)).astype(np.float32).swapaxes(1, 2)
     with pytest.raises(Exception, match="Tiles must be contiguous float32 arrays"):
         measure_once(tiles, 0, 0, tiles[None], 0, 0, 5, np.zeros((1, 16), np.float32), 0)
@@ -110,7 +110,7 @@ def test_the_axes_are_orthonormal_so_that_projections_shorten_distances(seed, c)
     assert len(axes) <= c
 
 
-def test_measured_distances_that_differ_by_rounding_alone_stay_within_reach():
+def test_the_stretch_exceeds_the_rounding_of_measured_distances():
     assert 1 + 1e-5 > stretch_for(24) > 1
     assert stretch_for(1792) > 1 + 1792 * 2**-24
 
@@ -382,7 +382,7 @@ def test_with_normals_gives_what_a_fit_of_those_gives(spade, scratched, demo):
 
 
 @pytest.mark.parametrize(("torchs", "numbas", "expected"), [(1, 4, 1), (3, 8, 3), (4, 2, 2)])
-def test_as_many_threads_as_torch_and_numba_allow(monkeypatch, torchs, numbas, expected):
+def test_the_number_of_threads_is_limited_by_torch_and_numba(monkeypatch, torchs, numbas, expected):
     monkeypatch.setattr(torch, "get_num_threads", lambda: torchs)
     monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", numbas)
     seen = []
@@ -409,7 +409,7 @@ def test_without_a_writable_cache_it_is_compiled_anyway(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_second_process_finds_what_the_first_compiled(tmp_path):
+def test_a_second_process_reuses_what_the_first_compiled(tmp_path):
     script = (
         "import time, numpy, torch\n"
         "from spade_kit import Pyramid, match_pixels\n"

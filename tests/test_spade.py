@@ -52,14 +52,14 @@ def test_predict_is_the_three_stages_one_after_the_other(spade, pyramid, scratch
     assert result.anomaly_map.dtype == np.float32
 
 
-def test_equal_weights_look_at_the_whole_gallery(spade, pyramid, scratched):
+def test_equal_weights_use_the_whole_gallery(spade, pyramid, scratched):
     variance = [float(x.double().transpose(0, 1).flatten(1).var(1, correction=0).sum()) for x in pyramid.levels]
     named = {name: 1 / value for name, value in zip(pyramid.layers, variance)}
     equal, given = (spade.with_options(k=3, weights=weights).predict(scratched) for weights in ("equal", named))
     np.testing.assert_allclose(equal.anomaly_map, given.anomaly_map, rtol=1e-5)
 
 
-def test_every_way_to_give_a_photo_gives_the_same_result(spade, scratched):
+def test_every_type_of_input_gives_the_same_result(spade, scratched):
     ways = [scratched, scratched.path, str(scratched.path), Image.open(scratched.path), scratched.image]
     first, *rest = [spade.predict(way).anomaly_map for way in ways]
     for other in rest:
@@ -128,14 +128,14 @@ def test_on_photo_keeps_the_peak_and_marks_what_was_not_judged(result):
     np.testing.assert_allclose(there, [(at + 16 + 0.5) * 320 / 256 - 0.5 for at in peak], atol=1)
 
 
-def test_the_segmentation_is_what_reaches_the_threshold(result):
+def test_the_segmentation_is_where_the_map_reaches_the_threshold(result):
     at = float(np.median(result.anomaly_map))
     np.testing.assert_array_equal(result.segmentation(at), result.anomaly_map >= at)
     assert result.segmentation(result.image_score).sum() == 1
 
 
-def test_radius_0_and_kappa_k_and_a_threshold_are_the_pseudo_code_of_many_write_ups(spade, pyramid, scratched):
-    """Mean distance to the pixel at the same place of the K retrieved images, 1 where it passes a threshold."""
+def test_radius_0_and_kappa_k_with_a_threshold_match_common_pseudocode(spade, pyramid, scratched):
+    """Mean distance to the pixel at the same position in the K retrieved images; 1 where it passes a threshold."""
     result = spade.with_options(k=4, kappa=4, radius=0, sigma=0).predict(scratched)
     query = extract_features(scratched)
     distance = np.zeros((56, 56))
@@ -301,7 +301,7 @@ def test_large_memory_use_gives_a_warning_first(monkeypatch, demo):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_a_gpu_the_answer_is_the_same(demo, scratched, spade):
+def test_on_a_gpu_the_result_is_the_same(demo, scratched, spade):
     judge = SPADE(k=5, device="cuda").fit(demo.train[:12])
     np.testing.assert_allclose(judge.predict(scratched).anomaly_map, spade.predict(scratched).anomaly_map, rtol=1e-2)
 
@@ -325,7 +325,7 @@ def test_an_explicit_k_above_the_gallery_size_warns_once(demo, scratched):
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_each_mistake_gets_a_sentence(spade, result):
+def test_each_mistake_raises_a_clear_error(spade, result):
     mistakes = [
         ({"k": 0}, "k must be a whole number of at least 1; got 0."),
         ({"kappa": 2.5}, "kappa must be a whole number"),

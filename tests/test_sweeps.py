@@ -124,7 +124,7 @@ def test_without_masks_pixels_have_no_metric(small):
     assert frame["image_roc_auc"].notna().all()
 
 
-def test_mistakes_get_a_sentence(small):
+def test_mistakes_raise_a_clear_error(small):
     for over, said in [
         ({}, "sweep needs options with lists of values"),
         ({"kk": [1]}, r"An option must be one of .*; got 'kk'\. Did you mean 'k'"),

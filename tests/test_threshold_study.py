@@ -130,7 +130,7 @@ def test_the_threshold_for_a_rate_has_about_that_rate(spade):
 
 
 @pytest.mark.parametrize("of", ["image", "pixel"])
-def test_bins_hold_what_lies_between_their_edges(of, rng):
+def test_bins_count_the_scores_between_their_edges(of, rng):
     normals, (maps, labels, masks) = some_maps(rng, 4), some_test(rng)
     study = collect(of, normals, maps, labels, masks)
     highest = max(float(values.max()) for values in normals + maps)
@@ -279,7 +279,7 @@ def test_a_sentence_omits_unknown_values(counts, told):
     assert judge(photos=0, normals=0, reached=0, **counts).sentence == f"Threshold 41.23 for whole images.{told}"
 
 
-def test_one_normal_image_is_not_called_each():
+def test_the_sentence_omits_each_for_one_normal_image():
     told = judge(photos=1, normals=1).sentence
     assert "1 of 1 normal image, judged against the others, reaches it (100 %;" in told
 

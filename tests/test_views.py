@@ -106,7 +106,7 @@ def test_a_view_has_a_descriptive_name(spade, wanted, name):
         ({"k": 0}, "k must be a whole number of at least 1"),
     ],
 )
-def test_a_mistake_gets_a_sentence(spade, wanted, sentence):
+def test_a_mistake_raises_a_clear_error(spade, wanted, sentence):
     with pytest.raises(ValueError, match=sentence):
         make_view(read_view(wanted, [spade]), [spade])
 
