@@ -128,7 +128,7 @@ def test_a_loaded_spade_gives_the_same_results(demo, scratched, tmp_path, option
 
 
 def test_a_folder_of_format_1_loads(fitted, scratched, tmp_path):
-    """Format 1 named its only feature file, stored a precision, had no search option, and stored unset options as null."""
+    """Format 1 named its only feature file, stored a precision, and had no search option; unset options were null."""
     fitted.with_options(kappa=1).save(tmp_path)
     record = json.loads((tmp_path / "spade.json").read_text())
     old = record | {"format": 1, "features": record["shards"][0], "precision": "float32"}

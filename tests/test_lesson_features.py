@@ -92,7 +92,7 @@ def test_the_most_similar_cells_are_found_but_not_adjacent_ones():
     assert lesson.find_alike(grid, 2, beyond=2) == [(0, 6), (0, 0)]
 
 
-def test_different_features_are_counted_once():
+def test_distinct_features_are_counted_once():
     columns = torch.tensor([[1.0, 0], [1, 1e-9], [0, 1], [1, 0], [0, 1], [3, 3]]).T
     assert lesson.count_different(columns.reshape(1, 2, 2, 3)) == 3
 

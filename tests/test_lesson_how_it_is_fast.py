@@ -44,7 +44,7 @@ def test_the_search_finds_what_all_pairs_find(rng, order, weights, whole):
     np.testing.assert_allclose(found.distance**2, expected, atol=1e-9)
 
 
-def test_it_opens_what_branch_and_bound_opens(rng):
+def test_it_opens_as_many_pairs_as_branch_and_bound(rng):
     """The same pairs, except that each search visits the cells in a different order."""
     query, normals = make_pyramid(rng, 1), make_pyramid(rng, 4)
     _, _, visits = plain_branch_and_bound(
@@ -56,7 +56,7 @@ def test_it_opens_what_branch_and_bound_opens(rng):
     assert found.measured[2] == visits.measured[2]
 
 
-def test_counts_of_a_case_known_beforehand(rng):
+def test_counts_of_a_case_with_a_known_answer(rng):
     """The query is one of the normals and all differ widely, so each block opens only its twin. The first cell meets
     its twin at once, the second meets one other cell before, and so on: 1 + 2 + 3 + 4 = 10 per block."""
     normals = make_pyramid(rng, 2)
@@ -78,13 +78,13 @@ def test_counts_of_a_case_known_beforehand(rng):
     }
 
 
-def test_worst_first_opens_all_and_best_first_least(rng):
+def test_worst_first_opens_most_and_best_first_least(rng):
     query, normals = make_pyramid(rng, 1), make_pyramid(rng, 2)
     opened = {order: fast.search_pairs(query, normals, order=order).blocks.sum() for order in fast._ORDERS}
     assert opened["worst first"] > opened["as stored"] > opened["best first"]
 
 
-def test_weights_of_0_leave_no_bound(rng):
+def test_a_coarse_weight_of_0_leaves_no_bound(rng):
     query, normals = make_pyramid(rng, 1), make_pyramid(rng, 2)
     assert (fast.search_pairs(query, normals, (1, 1, 0)).effort == 1).all()
 
@@ -108,7 +108,7 @@ def test_code_is_printed_without_its_docstring(capsys):
 # ---- one pixel -------------------------------------------------------------------------------------------------------
 
 
-def test_the_case_for_a_pencil(capsys):
+def test_a_small_case_by_hand(capsys):
     steps = fast.trace_pixel(*fast.make_small_pyramids(), 0, 0)
     assert [(step.place[1:], step.bound) for step in steps if step.level] == [
         ((1, 0), 1), ((0, 0), 4), ((0, 1), 4), ((1, 1), 16)]  # fmt: skip
@@ -118,7 +118,7 @@ def test_the_case_for_a_pencil(capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "block (1, 1): bound 16, not opened"
 
 
-def test_the_package_gives_the_answer_of_the_pencil_case_including_ties():
+def test_the_package_agrees_with_the_small_case_including_ties():
     query, normal = fast.make_small_pyramids()
     found = spade_kit.match_pixels(query, normal)
     for row, col in np.ndindex(4, 4):
@@ -151,12 +151,12 @@ def test_a_traced_pixel_finds_the_first_of_its_nearest(rng, place, whole):
 # ---- floating point --------------------------------------------------------------------------------------------------
 
 
-def test_the_expanded_square_loses_a_1():
+def test_expanded_squares_lose_a_difference_of_1():
     assert fast.expand_squares([[4097]], [[4096]]).item() == 0
     assert fast.expand_squares([[3.0, 4.0]], [[0.0, 0.0], [3.0, 0.0]]).tolist() == [[25, 16]]
 
 
-def test_shortened_bounds_are_bounds(rng):
+def test_shortened_bounds_never_exceed_the_distance(rng):
     cells = 100 + rng.normal(size=(40, 33)).astype(np.float32).astype(float)
     bounds, truth = fast.expand_squares(cells[:8], cells), fast.squares(cells[:8], cells)
     np.testing.assert_allclose(truth, ((cells[:8, None] - cells) ** 2).sum(2))
@@ -176,7 +176,7 @@ def test_pixels_are_all_their_layers_in_reading_order(rng):
         np.testing.assert_array_equal(joined[image * 96 + row * 12 + col], torch.cat(expected))
 
 
-def test_comparing_all_gives_the_least_of_all(rng):
+def test_comparing_all_gives_the_smallest_distance(rng):
     query, normals = rng.normal(size=(9, 5)).astype(np.float32), rng.normal(size=(50, 5)).astype(np.float32)
     expected = np.sqrt(((query[:, None].astype(float) - normals) ** 2).sum(2).min(1))
     np.testing.assert_allclose(fast.compare_all(query, normals, step=7), expected)

@@ -45,7 +45,7 @@ def test_a_new_score_reaches_a_rank_as_often_as_there_are_gaps_above(rank, count
     assert lesson.try_rank(rank, count) == pytest.approx((count + 1 - rank) / (count + 1), abs=0.005)
 
 
-def test_the_pencil_rank_keeps_the_rate_and_the_one_below_does_not():
+def test_the_rank_by_hand_keeps_the_rate_and_the_one_below_does_not():
     scores = np.array([31, 12, 25, 40, 18, 33, 22, 35, 28, 20.0])
     assert find_threshold(scores, 0.2) == sorted(scores)[9 - 1] == 35
     assert lesson.try_rank(9) < 0.2 < lesson.try_rank(8)
@@ -70,7 +70,7 @@ def test_score_suppresses_the_warning_for_fitted_images_and_predict_does_not(spa
         spade.predict(demo.train[0])
 
 
-def test_promises_are_counted(spade, demo):
+def test_false_alarms_are_counted_for_each_promised_rate(spade, demo):
     good = [sample for sample in demo.test if sample.label == "good"][:4]
     table = lesson.keep_promises(spade, good, rates=(0.2, 0.5))
     scores = [spade.predict(sample).image_score for sample in good]
@@ -89,7 +89,7 @@ def test_a_warmer_lamp_has_more_red_and_less_blue():
 # ---- metrics ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_case_worked_with_a_pencil():
+def test_a_small_case_by_hand():
     small_map, mask = lesson.make_small_map()
     table = lesson.overlap_by_hand(small_map, mask)
     assert table.index.tolist() == list("9876543210")
