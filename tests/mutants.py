@@ -76,7 +76,7 @@ FAULTS = [
         "04_correspondence",
     ),
     Fault(
-        "squared for Euclidean",
+        "squared instead of Euclidean distance",
         "correspondence.py",
         "np.sqrt(weighted.sum(0)).mean(0)",
         "weighted.sum(0).mean(0)",
@@ -84,7 +84,7 @@ FAULTS = [
         "04_correspondence",
     ),
     Fault(
-        "largest instead of mean over kappa",
+        "maximum instead of mean over kappa",
         "correspondence.py",
         "np.sqrt(weighted.sum(0)).mean(0)",
         "np.sqrt(weighted.sum(0)).max(0)",
@@ -132,7 +132,7 @@ FAULTS = [
         "05_pyramid_layers",
     ),
     Fault(
-        "shares of roots",
+        "shares by distances instead of squares",
         "scores.py",
         "return distance * layer_distance / np.where(whole > 0, whole, 1)",
         "return distance * layer_distance**0.5 / np.where(whole > 0, whole, 1)",
@@ -244,7 +244,7 @@ FAULTS = [
         "06_explorer",
     ),
     Fault(
-        "matches under other options taken for these",
+        "matches under other options reused",
         "result.py",
         "return same and own.of_search(count) == options.of_search(count)",
         "return same",
@@ -252,7 +252,7 @@ FAULTS = [
         "05_pyramid_layers",
     ),
     Fault(
-        "brute force leaves out the last row in reach",
+        "brute force with a shifted window",
         "search/brute_force.py",
         "window[0][row][:, None] & window[1][:, None, :]",
         "np.roll(window[0][row], 1)[:, None] & window[1][:, None, :]",
