@@ -377,7 +377,7 @@ class SPADE:
         """
         return predict_folder(self, folder, out, fpr)
 
-    # ---- what is normal ----------------------------------------------------------------------------------------------
+    # ---- thresholds and the reference level --------------------------------------------------------------------------
 
     def threshold(self, fpr: float = 0.01, *, of: str = "pixel", groups: Iterable[Hashable] | None = None) -> float:
         """The threshold for a given false-alarm rate, from normal images alone.

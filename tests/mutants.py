@@ -204,7 +204,7 @@ FAULTS = [
         "07_thresholds_and_metrics",
     ),
     Fault(
-        "segmentation above instead of from",
+        "segmentation excludes the threshold itself",
         "result.py",
         "return self.anomaly_map >= check_threshold(threshold)",
         "return self.anomaly_map > check_threshold(threshold)",

@@ -253,7 +253,7 @@ def test_a_loaded_backbone_keeps_its_module_and_settings(tiny):
     assert (again.name, again.resize, again.crop) == ("TinyNet", 72, 64)
 
 
-# ---- mistakes --------------------------------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("offline")

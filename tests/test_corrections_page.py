@@ -97,7 +97,7 @@ def assert_slider_of_k(shown, k: int, normals: int, others: int | None = None) -
     assert slider.get_attribute("aria-valuetext") == f"{k} of {normals}"
 
 
-# ---- in and out ------------------------------------------------------------------------------------------------------
+# ---- adding and removing ---------------------------------------------------------------------------------------------
 
 
 def test_a_good_photo_is_added_to_the_normal_ones_and_undone(notebook, shown, spade, photos, with_good):

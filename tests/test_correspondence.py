@@ -378,7 +378,7 @@ def test_a_warning_points_at_the_users_line(tmp_path):
     assert "user.py:4: UserWarning: k=7 exceeds the number of gallery images (2)" in run.stderr
 
 
-# ---- mistakes --------------------------------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------------------------------
 
 
 def spoilt(pyramid, value):

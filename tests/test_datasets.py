@@ -195,7 +195,7 @@ def test_solar_cells_keep_doubtful_cells_out_of_the_normal_ones():
     assert str(cells).startswith("solar_cells: 754 normal images, 1870 test images (754 good, ")
 
 
-# ---- mistakes --------------------------------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_missing_folder_raises_an_error(tmp_path):

@@ -198,7 +198,7 @@ def test_images_of_several_sizes_are_reported(put):
     assert "2 sizes from 6 x 8 to 20 x 10 px" in str(dataset)
 
 
-# ---- mistakes --------------------------------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------------------------------
 
 
 def test_mistakes_raise_a_clear_error(put, tmp_path):

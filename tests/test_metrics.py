@@ -236,7 +236,7 @@ def test_maps_and_labels_of_whole_numbers_are_ranked_the_same(rng):
     assert roc_auc([1, 2, 3], [0, 1, 1]) == 1
 
 
-# ---- mistakes --------------------------------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------------------------------
 
 OF_IMAGES = (roc_auc, average_precision, f1_max)
 OF_PIXELS = (pixel_roc_auc, pixel_average_precision, pixel_f1_max, aupro)

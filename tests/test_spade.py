@@ -306,7 +306,7 @@ def test_on_a_gpu_the_result_is_the_same(demo, scratched, spade):
     np.testing.assert_allclose(judge.predict(scratched).anomaly_map, spade.predict(scratched).anomaly_map, rtol=1e-2)
 
 
-# ---- mistakes --------------------------------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------------------------------
 
 
 def test_predict_before_fit_says_what_to_do(demo):
