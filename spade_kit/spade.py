@@ -108,9 +108,8 @@ class SPADE:
 
         Features averaged over 3 x 3 cells, so that a cell includes its surroundings; 320 px instead of 224, to make up
         for the resolution that averaging loses; ``weights="equal"``; a radius of 12 cells on a grid of 80, since most
-        parts lie in about the same position; sigma 2.5. It takes 1.6 to 2.1 times as
-        long as the defaults.
-        ``benchmarks/results`` shows the effect of each setting on each dataset.
+        parts lie in about the same position; sigma 2.5. It takes 1.6 to 2.1 times as long as
+        the defaults. ``benchmarks/results`` shows the effect of each setting on each dataset.
         """
         network = load_backbone(backbone, resize=366, crop=320, average=3, device=device)
         return cls(network, radius=12, weights="equal", sigma=2.5)

@@ -500,7 +500,7 @@ def test_badges_and_a_sentence_rank_the_views(notebook, shown, spade, demo, resu
     results = [spade.predict(sample) for sample in demo.test if sample.label == "scratch"]
     masks = np.stack([one.mask for one in results])
     here = [aupro(seen[None], result.mask[None]) for seen in maps_of(result)]
-    over = [aupro(np.stack(maps), masks) for maps in zip(*map(maps_of, left_out))]
+    over = [aupro(np.stack(maps), masks) for maps in zip(*map(maps_of, results))]
     badges = [badge.split(" · AUPRO ") for badge in shown.root.locator(f"{FIGURES} .sk-badge").all_inner_texts()]
     assert [float(score) for _, score in badges] == pytest.approx(here, abs=6e-4)
     order = np.argsort(here)[::-1]
