@@ -146,6 +146,7 @@ def test_every_public_name_is_found_on_first_use():
         spade_kit.SPADES  # noqa: B018
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["backbones", "correspondence", "datasets", "features", "figures", "metrics",
                                     "retrieval", "scores"])  # fmt: skip
 def test_modules_keep_the_names_that_users_know(module):

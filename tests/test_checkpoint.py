@@ -112,6 +112,7 @@ def test_invalid_corrections_raise_an_error(fitted, demo, tmp_path, scratched):
     {"weights": {"layer1": 0.5}, "combine": "ensemble"},
     {"backbone": 200},
 ])  # fmt: skip
+@pytest.mark.slow
 def test_a_loaded_spade_gives_the_same_results(demo, scratched, tmp_path, options):
     spade = SPADE(**with_backbone(options)).fit(demo.train[:5])
     spade.save(tmp_path / "saved")

@@ -146,7 +146,7 @@ def assert_says(shown: Compared, python, place: tuple[int, int]) -> None:
     told = python.readout()
     assert len(shown.words) == len(told)
     for words, (_, found) in zip(shown.words, told.iterrows()):
-        form = r"normal (\d+) \((\d+), (\d+)\)\ndistance (\d+\.\d\d)\nmap (\d+\.\d\d) \xd7 reference"
+        form = r"normal (\d+) \((\d+), (\d+)\)\ndistance (\d+\.\d\d)\n(\d+\.\d\d) \xd7 reference"
         *match, distance, times = re.fullmatch(form, words).groups()
         assert [int(number) for number in match] == [found.normal, found.row, found.col]
         assert float(distance) == pytest.approx(found.distance, abs=0.0056)  # both are rounded

@@ -172,6 +172,7 @@ def test_one_normal_photo_is_enough_to_look(demo):
 # ---- reference level and thresholds ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_normal_statistics_are_stale_until_they_are_recomputed(explorer, spade):
     explorer.finish()
     assert not explorer.normals["stale"]
@@ -203,6 +204,7 @@ def test_thresholds_are_those_of_left_out_normals(explorer, spade, left_out):
         assert marked == pytest.approx((maps >= at / 255 * curve["end"]).mean(), abs=2e-5)
 
 
+@pytest.mark.slow
 def test_best_f1_from_python_is_available_at_once(explorer, spade, demo):
     explorer.threshold_rule = "f1"
     results = [spade.predict(sample) for sample in demo.test]

@@ -382,6 +382,7 @@ def test_a_layer_agrees_where_it_finds_the_same_normal_cell_by_itself(result):
     assert 0 < result.layer_agrees["layer2"].mean() < 1
 
 
+@pytest.mark.slow
 def test_defects_among_the_normals_are_the_first_suspects(demo):
     """Two defects planted among the normal images. One good part ranks between them."""
     planted = [next(s for s in demo.test if s.label == kind).path for kind in ("thread", "scratch")]
