@@ -62,7 +62,7 @@ def test_the_segmentation_is_solid_and_the_truth_dashed(result, demo, spade):
     assert found.get_linestyle()[0][1] is None
     assert truth.get_linestyle()[0][1] is not None
     good = spade.predict(next(sample for sample in demo.test if sample.label == "good"))
-    assert [text.get_text() for text in spade_kit.draw_result(good).axes[2].get_legend().texts] == ["found"]
+    assert [text.get_text() for text in spade_kit.draw_result(good).axes[2].get_legend().texts] == ["detected"]
 
 
 def test_neighbours_are_in_order_with_their_distance(spade, result):

@@ -57,10 +57,10 @@ def draw_result(result: Result, threshold: float | None = None, *, axes: Sequenc
     else:
         show_picture(outline, result.image, f"map ≥ {level:.2f}")
         draw_contour(outline, result.segmentation(level), RING, "solid")
-        lines.append(Line2D([], [], color=RING, label="found"))
+        lines.append(Line2D([], [], color=RING, label="detected"))
     if result.mask is not None and result.mask.any():
         draw_contour(outline, result.mask, "white", "dashed")
-        lines.append(Line2D([], [], color="white", linestyle="dashed", label="truth"))
+        lines.append(Line2D([], [], color="white", linestyle="dashed", label="ground truth"))
     if lines:
         below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncols": 2}
         outline.legend(handles=lines, fontsize=8, facecolor="#333333", labelcolor="white", framealpha=1, **below)
