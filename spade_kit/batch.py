@@ -50,7 +50,8 @@ def predict_folder(spade: Any, folder: str | Path, out: str | Path, fpr: float |
         run.write(rows)
     unsaid = {"nearest_normal": "", "reason": ""}
     frame = pandas.DataFrame([unsaid | row for row in rows], columns=list(COLUMNS))
-    print(_conclude(frame, max(rate, smallest), threshold, len(spade)))
+    doubt = spade.calibration.doubt(spade.options, rate, "image")
+    print(*filter(None, [_conclude(frame, max(rate, smallest), threshold, len(spade)), doubt]))
     return frame.astype({"row": "Int64", "col": "Int64"})  # may be missing
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from math import ceil, inf
 
 import numpy as np
@@ -14,6 +14,7 @@ from spade_kit.correspondence import Correspondence, resize
 from spade_kit.evaluation.bootstrap import bootstrap
 
 _TAIL_BINS = 1024
+_RESTS = 0.8  # a threshold that falls below this fraction without one image rests on it
 
 
 def make_map(distance: Float[np.ndarray, "h w"], size: tuple[int, int], sigma: float) -> Float[np.ndarray, "H W"]:
@@ -62,14 +63,56 @@ def find_threshold(scores: Float[np.ndarray, "n"], fpr: float) -> float:
        doi:10.1007/b106715 (conformal prediction).
     """
     count = len(scores)
-    rank = _rank(count, fpr)
-    if rank > count:
+    if _rank(count, fpr) > count:
         warn(
             f"A false-alarm rate of {fpr:g} needs at least {ceil(1 / fpr) - 1} normal scores; got {count}. "
             f"Using the largest; the rate may be up to {1 / (count + 1):.2g}."
         )
-        rank = count
-    return float(np.partition(scores, rank - 1)[rank - 1])
+    return _take_ranked(scores, fpr)
+
+
+def _take_ranked(scores: Float[np.ndarray, "n"], fpr: float) -> float:
+    place = min(_rank(len(scores), fpr), len(scores)) - 1
+    return float(np.partition(scores, place)[place])
+
+
+def doubt_threshold(
+    scores: Sequence[Float[np.ndarray, "_"]], groups: Sequence[Hashable], fpr: float, name: Callable[[int], str]
+) -> str:
+    """A remark if the result of `find_threshold` rests on one image: without it, it would be a fifth lower or more.
+
+    Images of one group count as one. The scores of the others are taken as they are: they were judged with the image
+    among the normal ones.
+
+    Parameters
+    ----------
+    scores, groups
+        As in `threshold_interval`.
+    name
+        Returns the name of an image, given its place in ``scores``.
+    """
+    threshold = _take_ranked(np.concatenate(scores), fpr)
+    members: dict[Hashable, list[int]] = {}
+    for image, group in enumerate(groups):
+        members.setdefault(group, []).append(image)
+    if len(members) < 3:  # without one, nothing is left to judge the other against
+        return ""
+
+    def weigh(group: Hashable) -> tuple[int, float]:
+        """The number of scores that reach the threshold, and how little they exceed it."""
+        own = np.concatenate([scores[image] for image in members[group]])
+        return int((own >= threshold).sum()), -float(own.max())
+
+    heaviest = max(members, key=weigh)
+    first, *more = members[heaviest]
+    without = _take_ranked(np.concatenate([own for own, group in zip(scores, groups) if group != heaviest]), fpr)
+    if without > _RESTS * threshold or threshold == 0:
+        return ""
+    also = f" (and {len(more)} left out with it)" if more else ""
+    return (
+        f"The threshold rests on one image: without {name(first)}{also} it would be {without:.3g} instead of "
+        f"{threshold:.3g}. Check that this image is normal."
+    )
 
 
 def _rank(count: int, fpr: float) -> int:

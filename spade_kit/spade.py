@@ -8,6 +8,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from threading import Lock
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -31,6 +32,7 @@ from spade_kit.result import Result
 from spade_kit.scores import make_map
 
 _RUNS_DEPEND_ON = ("spade_kit", "torch", "numpy")
+_correcting = Lock()  # corrections in two threads follow each other, and none is lost
 _ONE_ASPECT = "With crop=None all images need the same aspect ratio; use a backbone with crop=224 otherwise."
 _ITSELF = (
     "This image is one of the fitted images and matches itself at distance 0. "
@@ -98,7 +100,7 @@ class SPADE:
         _refuse(gone)
         self.backbone = load_backbone(backbone, device=device)
         self.options = self._check(Options(k, kappa, radius, weights, combine, sigma, search))
-        self._gallery: Gallery | None = None
+        self._fitted: Calibration | None = None  # of the gallery, which it holds: both are replaced at once
 
     k, kappa, radius, weights, combine, sigma, search = (_Option() for _ in OPTIONS)
 
@@ -128,7 +130,8 @@ class SPADE:
             warn_about_clipping(options, gallery.shapes, options.retrieved(len(gallery)))
 
     def __repr__(self) -> str:
-        normals = f"{len(self)} normal images" if self._gallery is not None else "not fitted"
+        fitted = self._fitted
+        normals = f"{len(fitted.gallery)} normal images" if fitted is not None else "not fitted"
         return f"SPADE({self.backbone.name}, {self.describe_options()}; {normals})"
 
     def __len__(self) -> int:
@@ -159,15 +162,14 @@ class SPADE:
     @property
     def gallery(self) -> Gallery:
         """The current gallery: the normal images with their features, and the search among them."""
-        if self._gallery is None:
-            raise NotFittedError("This SPADE has no normal images yet. Call spade.fit(images) first.")
-        return self._gallery
+        return self.calibration.gallery
 
     @property
     def calibration(self) -> Calibration:
         """The leave-one-out calibration of the gallery; shared by all objects that share the gallery."""
-        self.gallery  # noqa: B018  raises if there is none
-        return self._calibration
+        if self._fitted is None:
+            raise NotFittedError("This SPADE has no normal images yet. Call spade.fit(images) first.")
+        return self._fitted
 
     def fit(self, images: Iterable[Photo] | Photo) -> SPADE:
         """Store the features of normal images, and each crop as a JPEG for display.
@@ -193,16 +195,16 @@ class SPADE:
         why
             A note on where they come from, saved with them.
         """
-        gallery, photos = self.gallery, as_list(images)
+        shapes, photos = self.gallery.shapes, as_list(images)
         if not photos:
             raise ValueError("add needs at least one normal image; got none.")
         more = build_gallery(photos, self.backbone, why)
-        if more.shapes != gallery.shapes:
+        if more.shapes != shapes:
             raise ValueError(
-                f"Added images must have the grids of the fitted ones, {gallery.shapes}; got {more.shapes}. "
-                f"{_ONE_ASPECT}"
+                f"Added images must have the grids of the fitted ones, {shapes}; got {more.shapes}. {_ONE_ASPECT}"
             )
-        self._replace(gallery.take(np.arange(len(gallery)), more))
+        with _correcting:
+            self._replace(self.gallery.take(np.arange(len(self)), more))
         self._warn_about_training_images()
         return self
 
@@ -212,13 +214,14 @@ class SPADE:
         Only this object changes, as with `add`.
         """
         given = list(index) if isinstance(index, Iterable) else [index]
-        gone = {self.gallery.check_index(place) for place in given}
-        kept = np.array([at for at in range(len(self)) if at not in gone], np.int64)
-        if len(kept) == 0:
-            raise ValueError(
-                f"At least one normal image must remain; got all {len(self)} to remove. Fit other images instead."
-            )
-        self._replace(self.gallery.take(kept))
+        with _correcting:
+            gone = {self.gallery.check_index(place) for place in given}
+            kept = np.array([at for at in range(len(self)) if at not in gone], np.int64)
+            if len(kept) == 0:
+                raise ValueError(
+                    f"At least one normal image must remain; got all {len(self)} to remove. Fit other images instead."
+                )
+            self._replace(self.gallery.take(kept))
         return self
 
     def save(self, folder: str | Path) -> None:
@@ -262,7 +265,11 @@ class SPADE:
 
     def _replace(self, gallery: Gallery) -> None:
         """Set another gallery with an empty calibration; other objects may keep using the old ones."""
-        self._gallery, self._calibration = gallery, Calibration(gallery)
+        self._fitted = Calibration(gallery)
+
+    def _freeze(self) -> SPADE:
+        """This object as it is now: other threads may change the gallery or the options while it judges."""
+        return copy.copy(self)
 
     def normal_image(self, index: SupportsIndex) -> UInt8[np.ndarray, "H W 3"]:
         """The evaluated crop of a training image, as stored for display."""
@@ -271,7 +278,7 @@ class SPADE:
     def with_options(self, **options: Any) -> SPADE:
         """The same gallery under other options (k, kappa, radius, weights, combine, sigma, search); no new fit."""
         other = self.under(self.options.replace(**options))
-        if self._gallery is not None:
+        if self._fitted is not None:
             other._warn_about_clipping(options)
         return other
 
@@ -285,30 +292,34 @@ class SPADE:
 
     def _warn_about_training_images(self) -> None:
         """Warn if fitted images are labelled as defects or are duplicates."""
-        normals = self.gallery.normals
+        gallery = self.gallery
+        normals = gallery.normals
         defects = [normal.sample for normal in normals if normal.sample and normal.sample.label not in (GOOD, None)]
         if defects:
             warn(
                 f"{len(defects)} of {len(normals)} fitted images are labelled as defects, such as "
                 f"{defects[0].label!r}. Fit normal images only."
             )
-        if twice := len(normals) - len(self.gallery.places):
-            warn(f"{twice} of {len(normals)} fitted images are duplicates: when left out, they match their copies.")
+        if twice := len(normals) - len(gallery.places):
+            alike = "" if gallery.comparable else " All are identical: there is no threshold. Fit more normal images."
+            warn(f"{twice} of {len(normals)} fitted images are duplicates. Duplicates are left out together.{alike}")
 
     def predict(self, image: Photo) -> Result:
         """Judge one image.
 
         Warns if the image is one of the fitted ones: it matches itself at distance 0.
         """
-        query = self.read(image)
-        if query.digest in self.gallery.places:
+        now = self._freeze()
+        query = now.read(image)
+        if query.digest in now.gallery.places:
             warn(_ITSELF)
-        return self.judge(query, np.arange(len(self)))
+        return now.judge(query, np.arange(len(now)))
 
     def predict_left_out(self, index: SupportsIndex) -> Result:
-        """Judge training image ``index`` against all the others, as if it had not been fitted."""
-        index = self.gallery.check_index(index)
-        return self.judge(self.gallery.query(index), self.gallery.others(index))
+        """Judge training image ``index`` against all the others, as if it had not been fitted; nor its duplicates."""
+        now = self._freeze()
+        index = now.gallery.check_index(index)
+        return now.judge(now.gallery.query(index), now.gallery.others(index))
 
     def read(self, image: Photo) -> QueryImage:
         """Prepare an image to be judged: crop it, and pass it through the network once."""
@@ -333,19 +344,20 @@ class SPADE:
         The image may have been read before, by any SPADE of the same backbone. ``before``, its result under other
         options, saves time: its matches are tried first, or reused if they still hold.
         """
-        query, gallery = image if isinstance(image, QueryImage) else self.read(image), self.gallery
+        now = self._freeze()
+        query, gallery = image if isinstance(image, QueryImage) else now.read(image), now.gallery
         if among is None:
             known = gallery.places.get(query.digest)
             if known is not None:
                 query = replace(query, pyramid=gallery.pyramid(known))
             among = np.arange(len(gallery)) if known is None else gallery.others(known)
-        if before is not None and before.is_matched_by(gallery, self.options, among):
+        if before is not None and before.is_matched_by(gallery, now.options, among):
             neighbours, found = before.neighbours, before.correspondence
         else:
             first = None if before is None else before.correspondence.place
-            neighbours, found = gallery.search(query.pyramid, self.options, among, first)
-        anomaly_map = make_map(found.distance, query.crop.size, self.options.sigma)
-        return Result(anomaly_map, neighbours, found, query, among, copy.copy(self))
+            neighbours, found = gallery.search(query.pyramid, now.options, among, first)
+        anomaly_map = make_map(found.distance, query.crop.size, now.options.sigma)
+        return Result(anomaly_map, neighbours, found, query, among, now)
 
     def predict_folder(self, folder: str | Path, out: str | Path, fpr: float | None = None) -> pandas.DataFrame:
         """Judge every image in a folder and its subfolders; no labels needed.
@@ -374,7 +386,7 @@ class SPADE:
         OSError
             If something cannot be written; files written before are intact.
         """
-        return predict_folder(self, folder, out, fpr)
+        return predict_folder(self._freeze(), folder, out, fpr)
 
     # ---- thresholds and the reference level --------------------------------------------------------------------------
 

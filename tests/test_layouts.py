@@ -188,7 +188,7 @@ def test_a_defect_without_a_mask_is_reported(put):
 def test_defects_and_duplicates_among_the_fitted_are_reported(demo):
     with pytest.warns(UserWarning, match=r"1 of 3 fitted images are labelled as defects, such as 'chip'"):
         SPADE(k=1).fit([*demo.train[:2], demo.test[0]])
-    with pytest.warns(UserWarning, match="1 of 3 fitted images are duplicates: when left out, they match their copies"):
+    with pytest.warns(UserWarning, match="1 of 3 fitted images are duplicates. Duplicates are left out together"):
         SPADE(k=1).fit([*demo.train[:2], demo.train[0]])
 
 

@@ -179,11 +179,13 @@ def test_the_threshold_comes_from_left_out_normals_smoothed_as_in_use(spade):
 
 
 def test_images_of_one_part_are_left_out_together(demo):
-    """The same image twice: left out alone, it matches its copy; left out as a group, it is judged by the rest."""
+    """The same image twice, and a copy that differs in one pixel: a group is judged by the rest."""
+    nearly = demo.train[0].image.copy()
+    nearly[160, 160] ^= 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        twice = SPADE().fit([*demo.train[:4], demo.train[0]])
-        assert twice.predict_left_out(0).image_score == 0
+        twice = SPADE().fit([*demo.train[:4], nearly])
+        assert twice.predict_left_out(0).image_score < 10
         once = SPADE().fit(demo.train[1:4]).predict(demo.train[0]).image_score
         judged = twice.threshold(0.2, of="image", groups=[0, 1, 2, 3, 0])
     assert judged >= once * 0.999

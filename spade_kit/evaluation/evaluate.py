@@ -42,6 +42,7 @@ def evaluate(spade: SPADE, dataset: Dataset | Sequence[Sample], folder: str | Pa
     OSError
         If a file cannot be written; the files written before are complete.
     """
+    spade = spade.under(spade.options)  # a copy: other threads may change the gallery
     samples = list(dataset.test if isinstance(dataset, Dataset) else dataset)
     if not all(isinstance(sample, Sample) for sample in samples):
         raise ValueError(

@@ -33,6 +33,8 @@ class OperatingPoint:
         Number of good test images or pixels that reach it, and that do not.
     unknown_above, unknown_below
         Number of test images or pixels of unknown truth that reach it, and that do not.
+    doubt
+        A remark if the threshold rests on one normal image, otherwise empty; see `doubt_threshold`.
     """
 
     of: str
@@ -48,6 +50,7 @@ class OperatingPoint:
     passed: int
     unknown_above: int
     unknown_below: int
+    doubt: str = ""
 
     @property
     def rate(self) -> float:
@@ -89,7 +92,7 @@ class OperatingPoint:
     @property
     def remarks(self) -> tuple[str, ...]:
         """Caveats, one or two sentences each."""
-        remarks = [self._doubt_rate(), self._doubt_truth()]
+        remarks = [self._doubt_rate(), self.doubt, self._doubt_truth()]
         if self._unknown and (self._defects or self._goods):
             left_out = _many(self._unknown, f"unlabelled test {self.of}")
             remarks.append(f"Recall and precision leave out {left_out}.")

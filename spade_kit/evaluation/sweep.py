@@ -181,7 +181,8 @@ def _judge_all(
         assert query.sample is not None  # queries come from a dataset
         photo = {"path": str(query.sample.path), "label": query.sample.label}
         start = time.perf_counter()
-        others = among[among != spade.gallery.places.get(query.digest, -1)]
+        known = spade.gallery.places.get(query.digest)
+        others = among if known is None else np.intersect1d(among, spade.gallery.others(known))
         result = spade.judge(query, others)
         searching += time.perf_counter() - start
         for k in ks:

@@ -53,7 +53,8 @@ def draw_result(result: Result, threshold: float | None = None, *, axes: Sequenc
     _heat(heat, result.anomaly_map, result, f"anomaly map, max {result.image_score:.2f}", bar=True)
     lines = []
     if level is None:
-        show_picture(outline, result.image, "no threshold: one normal image")
+        few = "one normal image" if len(result.among) == 1 else "identical normal images"
+        show_picture(outline, result.image, f"no threshold: {few}")
     else:
         show_picture(outline, result.image, f"map ≥ {level:.2f}")
         draw_contour(outline, result.segmentation(level), RING, "solid")

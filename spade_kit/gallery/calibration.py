@@ -9,11 +9,11 @@ import numpy as np
 import pandas
 from jaxtyping import Float
 
-from spade_kit._arguments import choose
+from spade_kit._arguments import choose, warn
 from spade_kit._progress import track
 from spade_kit.gallery.gallery import Gallery
 from spade_kit.options import Options
-from spade_kit.scores import check_fpr, find_threshold, make_map, threshold_interval
+from spade_kit.scores import check_fpr, doubt_threshold, find_threshold, make_map, threshold_interval
 
 _SAMPLED = 64  # images from which the reference level is taken
 _FEW = 4
@@ -50,14 +50,14 @@ class Calibration:
     """
 
     def __init__(self, gallery: Gallery) -> None:
-        self._gallery = gallery
+        self.gallery = gallery
         self._distances: dict[tuple, dict[int, np.ndarray]] = {}  # options of a search -> image -> its distances
         self._levels: dict[Options, float] = {}
 
     @property
     def sample(self) -> list[int]:
         """At most 64 of the images, evenly spaced: enough for the reference level."""
-        count = len(self._gallery)
+        count = len(self.gallery)
         return np.unique(np.linspace(0, count - 1, min(count, _SAMPLED)).astype(int)).tolist()
 
     @property
@@ -74,7 +74,7 @@ class Calibration:
         kept = self._kept(options, labels)
         for oldest in list(self._distances)[:-_KEPT]:
             self._distances.pop(oldest, None)
-        gallery = self._gallery
+        gallery = self.gallery
         images = range(len(gallery)) if images is None else images
         for index in track(images, desc="normal images, each left out in turn"):
             if index not in kept:
@@ -87,7 +87,7 @@ class Calibration:
         return self._kept(options, None).keys() >= set(images)
 
     def _kept(self, options: Options, labels: tuple[Hashable, ...] | None) -> dict[int, np.ndarray]:
-        return self._distances.setdefault((options.of_search(len(self._gallery) - 1), labels), {})
+        return self._distances.setdefault((options.of_search(len(self.gallery) - 1), labels), {})
 
     def scores(self, options: Options, images: Sequence[int]) -> NormalScores:
         """The scores of some of the images; the gallery must hold others."""
@@ -95,8 +95,8 @@ class Calibration:
         return NormalScores(float(np.percentile(maps, 99)), np.sort(maps, axis=None), np.sort(maps.max((1, 2))))
 
     def level(self, options: Options) -> float | None:
-        """The reference level; None for a single image, which has no others to be judged against."""
-        if len(self._gallery) == 1:
+        """The reference level; None if there are no different images to be judged against."""
+        if not self.gallery.comparable:
             return None
         if options not in self._levels:
             self._levels[options] = float(np.percentile(np.stack(list(self.maps(options, self.sample))), 99))
@@ -104,7 +104,19 @@ class Calibration:
 
     def threshold(self, options: Options, fpr: float, of: str, groups: Iterable[Hashable] | None) -> float:
         """See `SPADE.threshold`."""
-        return find_threshold(np.concatenate(self._scores_of(options, fpr, of, groups)), fpr)
+        labels = self._check_groups(groups)
+        scores = self._scores_of(options, fpr, of, labels)
+        threshold = find_threshold(np.concatenate(scores), fpr)
+        if doubt := self._doubt(scores, labels, fpr):
+            warn(doubt)
+        return threshold
+
+    def doubt(self, options: Options, fpr: float, of: str) -> str:
+        """A remark on a threshold that rests on one image, otherwise empty; see `doubt_threshold`."""
+        return self._doubt(self._scores_of(options, fpr, of, None), None, fpr)
+
+    def _doubt(self, scores: list[np.ndarray], labels: tuple[Hashable, ...] | None, fpr: float) -> str:
+        return doubt_threshold(scores, labels or self.gallery.contents.tolist(), fpr, self.gallery.name)
 
     def threshold_interval(
         self,
@@ -120,12 +132,12 @@ class Calibration:
         labels = self._check_groups(groups)
         scores = self._scores_of(options, fpr, of, labels)
         find_threshold(np.concatenate(scores), fpr)  # warns if there are too few
-        return threshold_interval(scores, labels or range(len(scores)), fpr, level, draws, seed)
+        return threshold_interval(scores, labels or self.gallery.contents.tolist(), fpr, level, draws, seed)
 
     def suspects(self, options: Options, groups: Iterable[Hashable] | None) -> pandas.DataFrame:
         """See `SPADE.suspects`."""
         rows = []
-        for normal, values in zip(self._gallery.normals, self.maps(options, groups=groups)):
+        for normal, values in zip(self.gallery.normals, self.maps(options, groups=groups)):
             row, col = np.unravel_index(values.argmax(), values.shape)
             path = str(normal.sample.path) if normal.sample else ""
             rows.append({"path": path, "score": float(values.max()), "row": int(row), "col": int(col)})
@@ -148,10 +160,10 @@ class Calibration:
         labels = tuple(groups)
         if not all(isinstance(label, Hashable) for label in labels):
             raise ValueError("groups must hold one name or number per training image; got lists. Use one label each.")
-        if len(labels) != len(self._gallery) or any(label != label for label in labels):
+        if len(labels) != len(self.gallery) or any(label != label for label in labels):
             missing = sum(label != label for label in labels)
             raise ValueError(
-                f"groups must hold one label per training image ({len(self._gallery)}); got {len(labels)}, {missing} "
+                f"groups must hold one label per training image ({len(self.gallery)}); got {len(labels)}, {missing} "
                 "of them NaN. Give every image a label."
             )
         return labels

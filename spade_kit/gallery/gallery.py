@@ -89,6 +89,21 @@ class Gallery:
         """Index of an image by the digest of its pixels."""
         return {normal.digest: index for index, normal in enumerate(self.normals)}
 
+    @cached_property
+    def contents(self) -> Int[np.ndarray, "n"]:
+        """A number for the content of each image, the same for duplicates."""
+        return np.array([self.places[normal.digest] for normal in self.normals], np.int64)
+
+    @property
+    def comparable(self) -> bool:
+        """Whether images can be left out and judged against others: at least two must differ."""
+        return len(self.places) > 1
+
+    def name(self, index: int) -> str:
+        """The file name of an image, or its number if it has none."""
+        sample = self.normals[index].sample
+        return f"normal image {index}" if sample is None else sample.path.name
+
     def check_index(self, index: SupportsIndex) -> int:
         return check_index("index", index, len(self), "training image")
 
@@ -112,15 +127,15 @@ class Gallery:
         return QueryImage(self.pyramid(index), normal.image, normal.crop, normal.sample, normal.digest)
 
     def others(self, index: int, groups: Sequence[Hashable] | None = None) -> Int[np.ndarray, "m"]:
-        """All images except this one, or except its whole group."""
-        labels: Sequence[Hashable] = range(len(self)) if groups is None else groups
-        others = np.array([at for at, label in enumerate(labels) if label != labels[index]], np.int64)
+        """All images except this one and its duplicates, or also except its whole group."""
+        apart = self.contents != self.contents[index]
+        if groups is not None:
+            apart &= [label != groups[index] for label in groups]
+        others = np.flatnonzero(apart)
         if len(others) == 0:
-            raise ValueError(
-                "Leave-one-out needs at least one other "
-                + ("normal image" if groups is None else "group")
-                + "; there is none. Fit more normal images."
-            )
+            what = "normal image" if groups is None else "group"
+            got = "there is none" if self.comparable or len(self) == 1 else f"all {len(self)} images are identical"
+            raise ValueError(f"Leave-one-out needs at least one other {what}; {got}. Fit more normal images.")
         return others
 
     # ---- stages 2 and 3 ----------------------------------------------------------------------------------------------

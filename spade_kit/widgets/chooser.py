@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from math import ceil
 from typing import Any
@@ -20,7 +21,7 @@ from spade_kit.evaluation.metrics import f1_threshold
 from spade_kit.evaluation.operating_point import OperatingPoint
 from spade_kit.evaluation.threshold_study import OF, ThresholdStudy, collect
 from spade_kit.figures.reports import draw_threshold_study
-from spade_kit.scores import find_threshold
+from spade_kit.scores import doubt_threshold, find_threshold
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.base import MISTAKES, Checked, Live, check_distance, check_rate
 from spade_kit.widgets._shared.caches import Recent, Score
@@ -94,7 +95,7 @@ class Chooser(Live):
         self._said: tuple = ()  # the state of the study last sent to the page
         super().__init__(of=of, rule=f"{_USUAL[choose('of', of, OF)]:g}")
         self.about = {
-            "normals": len(spade) if len(spade) > 1 else 0,
+            "normals": len(self.spade) if self.spade.gallery.comparable else 0,
             "tested": len(self._tested),
             "options": self.spade.describe_options(),
         }
@@ -113,7 +114,17 @@ class Chooser(Live):
     @property
     def judgement(self) -> OperatingPoint:
         """The exact counts, rates and confidence interval at the threshold."""
-        return self._study.at(self.threshold)
+        return replace(self._study.at(self.threshold), doubt=self._doubt())
+
+    def _doubt(self) -> str:
+        """A remark if the rule's threshold rests on one normal image."""
+        normals = self._known(normal=True)
+        if self.rule in ("hand", "f1") or not normals:
+            return ""
+        gallery, images = self.spade.gallery, [-1 - judged.index for judged in normals]
+        scores = [self._make_map(judged).ravel() for judged in normals]
+        groups = gallery.contents[images].tolist()
+        return doubt_threshold(scores, groups, float(self.rule), lambda at: gallery.name(images[at]))
 
     @property
     def sentence(self) -> str:
@@ -172,7 +183,8 @@ class Chooser(Live):
         with self._without_events(), self.hold_sync():
             self._send_study()
             self._set_threshold()
-            told = {"sentence": self.sentence, "remarks": list(self.judgement.remarks)}
+            judgement = self.judgement
+            told = {"sentence": judgement.sentence, "remarks": list(judgement.remarks)}
             self.told = {"threshold": self.threshold, "of": self.of, **told}
 
     def _send_study(self) -> None:

@@ -275,7 +275,7 @@ class Comparison(Live):
             self.neighbours = self._pictures.pack(numbers, map(self._normal, numbers))
             for view, one in zip(shown, seen):
                 if view not in self._known:
-                    self._known[view] = self._guess_level(view, one), len(view.spade) == 1
+                    self._known[view] = self._guess_level(view, one), not view.spade.gallery.comparable
             self._agreed = None if mask is None else _rounded(rank([[one.anomaly_map] for one in seen], [mask]))
             self._told = (self.index, *shown)
             self._publish(None)
@@ -296,8 +296,8 @@ class Comparison(Live):
     # ---- reference levels and ranking --------------------------------------------------------------------------------
 
     def _guess_level(self, view: View, seen: Seen) -> float:
-        """Estimate the reference level from a few normal images, or from the map itself if there is only one."""
-        if len(view.spade) == 1:
+        """Estimate the reference level from a few normal images, or from the map itself if none differ."""
+        if not view.spade.gallery.comparable:
             return float(seen.anomaly_map.max()) / SCALE
         return _level([view.judge_left_out(image) for image in view.spade.calibration.few])
 
@@ -323,7 +323,7 @@ class Comparison(Live):
     def _background_steps(self) -> Iterator[Step]:
         kind = self.images.label(self.index)
         for view in self._shown:
-            if not self._known[view][1] and len(view.spade) > 1:
+            if not self._known[view][1] and view.spade.gallery.comparable:
                 yield from self._judge_normals(view)
         if len(self._of_kind(kind)) > 1 and any((view, kind) not in self._kinds for view in self._shown):
             yield from self._rank_kind(str(kind))

@@ -134,7 +134,7 @@ class Explorer(Live):
         self._scores = Scores(self.images)
         self._known: NormalScores | None = None  # scores of normal images
         self._known_of: Request | None = None
-        self._rule_before: str | None = None  # the rule to restore, since a single normal image gives no threshold
+        self._rule_before: str | None = None  # the rule to restore, since one normal image gives no threshold
         self._narrowed: Recent[Result] = Recent(1)
         self._seen: tuple = (None, None)  # the image and options last sent to the page
         self._to_do: tuple = ()  # the state for which the background was last started
@@ -252,9 +252,8 @@ class Explorer(Live):
 
     def _normal_at(self, index: int) -> int | None:
         """The training index of an image, or None; a fitted image is judged against the others."""
-        among = self._results.find(index, self._request().of_all).among
-        gone = np.setdiff1d(np.arange(len(self.spade)), among)
-        return int(gone[0]) if len(gone) else None
+        source = self._results.find(index, self._request().of_all).source
+        return self.spade.gallery.places.get(source.digest)
 
     def _send_corrections(self) -> None:
         """The gallery changed: judge everything again, now or in the background."""
@@ -268,7 +267,7 @@ class Explorer(Live):
             self._results.forget_all_but(self.index)
             self._seen = (None, None)
             with self.hold_sync():
-                if len(self.spade) == 1:  # one image has no reference level
+                if not self.spade.gallery.comparable:  # there is no reference level
                     self._known, self._known_of, self.normals = None, None, {}
                 elif self._rule_before is not None:
                     self.threshold_rule, self._rule_before = self._rule_before, None
@@ -387,7 +386,11 @@ class Explorer(Live):
         return {"index": index, "options": {name: getattr(self, name) for name in _OPTIONS}}
 
     def _pack_photo(self, index: int, full: Result) -> dict[str, Any]:
-        return {"index": index, "normal": self._normal_at(index), **pack_photo(full, full.mask)}
+        return {
+            "index": index,
+            "normal": self._normal_at(index),
+            **pack_photo(full, full.mask),
+        }
 
     def _pack_neighbours(self, full: Result) -> dict[str, Any]:
         numbers = full.neighbours.index.tolist()
@@ -420,7 +423,7 @@ class Explorer(Live):
 
     def _refresh_normals(self) -> None:
         """Provide statistics of the normal images: an estimate at once, the rest in the background."""
-        if len(self.spade) == 1:
+        if not self.spade.gallery.comparable:
             return
         wanted = self._request_of_all
         if self._known_of == wanted:
@@ -447,7 +450,7 @@ class Explorer(Live):
         of, _, rate = self.threshold_rule.partition(" ")
         if of in ("pixel", "image") and self._known is not None:
             self.threshold = self._known.threshold(of, float(rate))
-        elif of in ("pixel", "image"):  # one normal image has no reference level
+        elif of in ("pixel", "image"):  # without different normal images there is no reference level
             self._rule_before = self.threshold_rule
             self.threshold_rule, self.threshold = "hand", self.result.image_score / 2
         elif of == "f1" and self._scores.complete(self._request_of_all):
@@ -488,7 +491,7 @@ class Explorer(Live):
 
     def _judge_all_normals(self) -> Iterator[Step]:
         wanted = self._request_of_all
-        if len(self.spade) > 1 and (self._known_of != wanted or self.normals["stale"]):
+        if self.spade.gallery.comparable and (self._known_of != wanted or self.normals["stale"]):
             yield from judge_normals(self.spade.calibration, wanted.options, partial(self._receive_normals, wanted))
 
     def _receive_normals(self, request: Request, normals: NormalScores) -> None:

@@ -235,7 +235,7 @@ class Painting(Live):
         """Scores before and after painting, and the number of normal images at or above each."""
         rows = {"before": self._before.image_score, "painted": self.result.image_score}
         scores = np.empty(0)
-        if len(self.spade) > 1:
+        if self.spade.gallery.comparable:
             calibration = self.spade.calibration
             scores = calibration.scores(self.spade.options, calibration.sample).scores
         table = {name: [round(score, 2), sum(normal >= score for normal in scores)] for name, score in rows.items()}
@@ -331,7 +331,7 @@ class Painting(Live):
             self.neighbours = self._pictures.pack(numbers, map(self._normal, numbers))
             self.probe = find_highest(result.anomaly_map)
             calibration = self.spade.calibration
-            if len(self.spade) == 1:  # no reference level: scale the colours to the unpainted image
+            if not self.spade.gallery.comparable:  # no reference level: scale the colours to the unpainted image
                 self.normals = {"level": self._before.image_score / SCALE, "scores": [], "of": 0}
             elif not self.normals:
                 self._send_normals(calibration.scores(self.spade.options, calibration.few))
@@ -340,7 +340,7 @@ class Painting(Live):
         self.normals = {"level": known.level, "scores": known.scores.tolist(), "of": len(self.spade)}
 
     def _background_steps(self) -> Iterator[Step]:
-        if len(self.spade) > 1:
+        if self.spade.gallery.comparable:
             yield from judge_normals(self.spade.calibration, self.spade.options, self._send_normals)
 
     def _on_pair(self) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 from itertools import count
 from typing import Any
 
+import numpy as np
 import traitlets
 from matplotlib.figure import Figure
 
@@ -147,11 +148,12 @@ class Review(Live):
         known = dict(self._decisions)
         if self.index in known:
             raise ValueError(f"Normal image {self.index} is already {'dropped' if known[self.index] else 'kept'}.")
-        if dropped and len(self.spade) == 2:
-            raise ValueError("Cannot drop one of the last two: judging needs at least one other normal image.")
         if dropped:
-            digest = self._given.gallery.normals[self.index].digest
-            self._corrections.remove(self.spade.gallery.places[digest])
+            gallery, normals = self.spade.gallery, self._given.gallery.normals
+            image = gallery.places[normals[self.index].digest]
+            if len(np.unique(np.delete(gallery.contents, image))) < 2:
+                raise ValueError("Cannot drop one of the last two: judging needs at least one other normal image.")
+            self._corrections.remove(image)
             self._forget()
         self._decisions.append((self.index, dropped))
         self._go(next(iter(self._open_ones()), self.index))
