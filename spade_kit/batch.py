@@ -16,12 +16,14 @@ from spade_kit._files import MANIFEST, Item, Row, RunFolder, check_is_no_file, e
 from spade_kit._progress import track
 from spade_kit.datasets.images import FORMATS, is_picture, natural_order
 from spade_kit.datasets.layouts import check_folder
+from spade_kit.features.crops import describe_coverage
 
 FPR = 0.05  # default rate, unless there are too few normal images to estimate it
 _LONGEST_NAME = 255  # bytes, on nearly every file system
 COLUMNS = {  # name -> parser of its cells
     **{"path": str, "verdict": str, "image_score": float, "retrieval_score": float, "threshold": float},
-    **{"nearest_normal": str, "row": int, "col": int, "reason": str},
+    **{"nearest_normal": str, "row": int, "col": int},
+    **{"judged": float, "squash": float, "reason": str},
 }
 NOT_JUDGED = "not judged"
 
@@ -51,7 +53,9 @@ def predict_folder(spade: Any, folder: str | Path, out: str | Path, fpr: float |
     unsaid = {"nearest_normal": "", "reason": ""}
     frame = pandas.DataFrame([unsaid | row for row in rows], columns=list(COLUMNS))
     doubt = spade.calibration.doubt(spade.options, rate, "image")
-    print(*filter(None, [_conclude(frame, max(rate, smallest), threshold, len(spade)), doubt]))
+    done = frame.dropna(subset="judged")
+    covered = describe_coverage(done["path"].tolist(), done["judged"].tolist(), done["squash"].tolist())
+    print(*filter(None, [_conclude(frame, max(rate, smallest), threshold, len(spade)), covered, doubt]))
     return frame.astype({"row": "Int64", "col": "Int64"})  # may be missing
 
 
@@ -76,6 +80,8 @@ def _judge(spade: Any, threshold: float, item: Item) -> Row:
         "nearest_normal": str(nearest) if sample is None else sample.path.name,
         "row": int(row),
         "col": int(col),
+        "judged": round(result.crop.judged, 4),
+        "squash": round(result.crop.squash, 4),
     }
 
 

@@ -23,6 +23,7 @@ from spade_kit.batch import predict_folder
 from spade_kit.correspondence import warn_about_clipping
 from spade_kit.datasets.samples import GOOD, Photo, Sample, as_array, as_list
 from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
+from spade_kit.features.crops import describe_squash
 from spade_kit.features.pyramid import compute_features
 from spade_kit.gallery.calibration import Calibration
 from spade_kit.gallery.checkpoint import load_gallery, save_gallery
@@ -181,6 +182,8 @@ class SPADE:
         """
         self._replace(build_gallery(as_list(images), self.backbone))
         self._warn_about_training_images()
+        if told := self.gallery.squashed:
+            warn(told)
         self._warn_about_clipping({"k", "kappa"})
         return self
 
@@ -203,6 +206,8 @@ class SPADE:
             raise ValueError(
                 f"Added images must have the grids of the fitted ones, {shapes}; got {more.shapes}. {_ONE_ASPECT}"
             )
+        if more.squashed and not self.gallery.squashed:  # said only once
+            warn(more.squashed)
         with _correcting:
             self._replace(self.gallery.take(np.arange(len(self)), more))
         self._warn_about_training_images()
@@ -307,12 +312,15 @@ class SPADE:
     def predict(self, image: Photo) -> Result:
         """Judge one image.
 
-        Warns if the image is one of the fitted ones: it matches itself at distance 0.
+        Warns if the image is one of the fitted ones: it matches itself at distance 0. Also if it was squashed by more
+        than 1.2 : 1 to fit the crop, unless `fit` warned about that.
         """
         now = self._freeze()
         query = now.read(image)
         if query.digest in now.gallery.places:
             warn(_ITSELF)
+        if (told := describe_squash([_name(image)], [query.crop.squash])) and not now.gallery.squashed:
+            warn(told)
         return now.judge(query, np.arange(len(now)))
 
     def predict_left_out(self, index: SupportsIndex) -> Result:
@@ -377,7 +385,8 @@ class SPADE:
         -------
         pandas.DataFrame
             The table: ``path``, ``verdict``, ``image_score``, ``retrieval_score``, ``threshold``, ``nearest_normal``,
-            ``row`` and ``col`` of the most anomalous pixel of the original image, ``reason``.
+            ``row`` and ``col`` of the most anomalous pixel of the original image, ``judged``, the fraction of the image
+            that was judged, ``squash``, the factor by which its aspect ratio was changed, ``reason``.
 
         Raises
         ------
@@ -464,6 +473,13 @@ class SPADE:
         there is only one normal image.
         """
         return self.calibration.level(self.options)
+
+
+def _name(image: Photo) -> str:
+    """The file name of an image, if it has one."""
+    if isinstance(image, Sample):
+        return image.path.name
+    return Path(image).name if isinstance(image, (str, Path)) else "The image"
 
 
 def _refuse(gone: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from scipy.ndimage import map_coordinates
 
 GRID = 32  # sides that are multiples of this make the grids of strides 4, 8, 16 and 32 nest
+SQUASHED = 1.2  # a larger change of the aspect ratio is remarked on: round parts become ovals
 SMALLEST = 32  # px: a smaller image has no detail that strides 4 to 16 could describe
 
 
@@ -38,6 +40,23 @@ class Crop:
         top, bottom = self._limits(0)
         left, right = self._limits(1)
         return top, left, bottom, right
+
+    @property
+    def judged(self) -> float:
+        """The fraction of the original image's pixels that were judged."""
+        top, left, bottom, right = self.box
+        return (bottom - top) * (right - left) / (self.photo[0] * self.photo[1])
+
+    @property
+    def squash(self) -> float:
+        """How much the aspect ratio was changed: 1.5 if an image of 300 x 200 pixels became square, 1 if unchanged."""
+        change = self.photo[0] * self.scaled[1] / (self.photo[1] * self.scaled[0])
+        return max(change, 1 / change)
+
+    def describe(self) -> str:
+        """How much of the image was judged, for captions."""
+        squashed = f", squashed by {self.squash:.2g} : 1" if self.squash > SQUASHED else ""
+        return f"{100 * self.judged:.0f} % of the image judged{squashed}"
 
     def _limits(self, axis: int) -> tuple[int, int]:
         photo, scaled, offset = self.photo[axis], self.scaled[axis], self.offset[axis]
@@ -76,6 +95,27 @@ class Crop:
     def _places(self, pixels: np.ndarray, axis: int) -> np.ndarray:
         """The centres of the original image's pixels, in pixel coordinates of the crop."""
         return (pixels + 0.5) * self.scaled[axis] / self.photo[axis] - 0.5 - self.offset[axis]
+
+
+def describe_coverage(names: Sequence[str], judged: Sequence[float], squash: Sequence[float]) -> str:
+    """How much of each image was judged, and which were squashed: `Crop.judged` and `Crop.squash` of each, by name."""
+    if not len(names):
+        return ""
+    least, most = (f"{100 * end:.0f}" for end in (min(judged), max(judged)))
+    told = f"{least if least == most else f'{least} to {most}'} % of each image was judged"
+    told += "." if least == "100" else "; load_backbone(..., crop=None) judges all of it."
+    return " ".join(filter(None, [told, describe_squash(names, squash)]))
+
+
+def describe_squash(names: Sequence[str], squash: Sequence[float]) -> str:
+    """A remark on images that were squashed by more than `SQUASHED`, naming the first; empty if none were."""
+    squashed = [at for at, change in enumerate(squash) if change > SQUASHED]
+    if not squashed:
+        return ""
+    name, change = names[squashed[0]], f"{squash[squashed[0]]:.2g} : 1"
+    told = f"{len(squashed)} of {len(names)} images were squashed, such as {name} by {change}"
+    told = f"{name} was squashed by {change}" if len(names) == 1 else told
+    return f"{told}. Use load_backbone(..., crop=None) to keep the aspect ratio."
 
 
 def find_crop(photo: tuple[int, int], resize: int, crop: int | None) -> Crop:

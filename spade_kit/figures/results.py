@@ -100,7 +100,7 @@ def draw_views(
         if result.mask is not None:
             draw_contour(panel, result.mask, "white", "dashed")
         _ring(panel, *place)
-    return small_print(figure, scale)
+    return small_print(figure, f"{scale}; {result.crop.describe()}")
 
 
 def draw_neighbours(result: Result, count: int = 7, *, axes: Sequence[Axes] | None = None) -> Figure:
@@ -208,5 +208,6 @@ def _show_patch(panel: Axes, result: Result, picture: np.ndarray, at: tuple[int,
 def _finish(figure: Figure, result: Result, remark: str = "") -> Figure:
     """Print the provenance: weights, crop and options."""
     backbone, (height, width) = result.spade.backbone, result.anomaly_map.shape
-    print_ = f"{backbone.name}, weights: {backbone.weights}; crop {height} x {width} px; {result.describe_options()}"
+    crop = f"crop {height} x {width} px, {result.crop.describe()}"
+    print_ = f"{backbone.name}, weights: {backbone.weights}; {crop}; {result.describe_options()}"
     return small_print(figure, f"{remark}\n{print_}" if remark else print_)

@@ -21,7 +21,7 @@ from spade_kit._arguments import check_index, warn
 from spade_kit.correspondence import Correspondence, search_pixels
 from spade_kit.datasets.samples import Photo, Sample
 from spade_kit.features.backbones import Backbone
-from spade_kit.features.crops import Crop
+from spade_kit.features.crops import Crop, describe_squash
 from spade_kit.features.pyramid import Pyramid, chosen_layers, iterate_features
 from spade_kit.options import Options
 from spade_kit.retrieval import Neighbours, find_nearest
@@ -103,6 +103,12 @@ class Gallery:
         """The file name of an image, or its number if it has none."""
         sample = self.normals[index].sample
         return f"normal image {index}" if sample is None else sample.path.name
+
+    @cached_property
+    def squashed(self) -> str:
+        """A remark if images were squashed to the crop, otherwise empty."""
+        names = [self.name(index) for index in range(len(self))]
+        return describe_squash(names, [normal.crop.squash for normal in self.normals])
 
     def check_index(self, index: SupportsIndex) -> int:
         return check_index("index", index, len(self), "training image")

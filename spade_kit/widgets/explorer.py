@@ -389,6 +389,7 @@ class Explorer(Live):
         return {
             "index": index,
             "normal": self._normal_at(index),
+            "judged": full.crop.describe(),
             **pack_photo(full, full.mask),
         }
 

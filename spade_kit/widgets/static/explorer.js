@@ -501,7 +501,7 @@ class Explorer extends MapPage {
     setText(this.corrected, `${normals} normal photos now: ${before}${corrected.slice(-3).join(", ")}`);
     this.correcting.hidden = !corrected.length;
     this.undoing.disabled = this.disconnected || !undo;
-    setText(this.source, `${this.about.backbone}; ${normals} normal photos${this.model.saved ? "; greyed controls need a kernel" : ""}`);
+    setText(this.source, `${this.about.backbone}; ${this.shown.photo.judged}; ${normals} normal photos${this.model.saved ? "; greyed controls need a kernel" : ""}`);
   }
 
   paintOpacity() {
