@@ -76,10 +76,11 @@ class Calibration:
             self._distances.pop(oldest, None)
         gallery = self.gallery
         images = range(len(gallery)) if images is None else images
-        for index in track(images, desc="normal images, each left out in turn"):
-            if index not in kept:
-                _, found = gallery.search(gallery.pyramid(index), options, gallery.others(index, labels))
-                kept[index] = found.distance
+        missing = [index for index in images if index not in kept]
+        for index in track(missing, desc="normal images, each left out in turn"):
+            _, found = gallery.search(gallery.pyramid(index), options, gallery.others(index, labels))
+            kept[index] = found.distance
+        for index in images:
             yield make_map(kept[index], gallery.normals[index].crop.size, options.sigma)
 
     def knows(self, options: Options, images: Iterable[int]) -> bool:

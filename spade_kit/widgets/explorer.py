@@ -301,12 +301,14 @@ class Explorer(Live):
     def save_html(self, path: str | Path, photos: Iterable[int] | None = None) -> None:
         """Write a self-contained page that works offline: hover, pins, K, sigma, threshold, opacity and layers.
 
+        All images are judged first: the page ranks them by their scores.
+
         Parameters
         ----------
         photos
             Indexes of the images to include; the current image if omitted. Each takes up to 1 MB.
         """
-        Path(path).write_text(self._make_page(photos), encoding="utf-8")
+        self._save_page(path, photos)
 
     # ---- settable traits ---------------------------------------------------------------------------------------------
 

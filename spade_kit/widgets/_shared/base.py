@@ -14,6 +14,7 @@ import traitlets
 from matplotlib.figure import Figure
 
 from spade_kit._arguments import check_count, check_number, choose
+from spade_kit._files import write_whole
 from spade_kit.gallery.gallery import Normal
 from spade_kit.scores import check_fpr
 from spade_kit.widgets._shared.export import STYLE, fit_crops, frame_page
@@ -120,8 +121,13 @@ class Live(anywidget.AnyWidget):
         return {**data, "text/plain": repr(self), "image/png": self._preview()}, metadata
 
     def save_html(self, path: str | Path) -> None:
-        """Write the current view as a self-contained page that works offline."""
-        Path(path).write_text(self._make_page(), encoding="utf-8")
+        """Finish all pending work, and write the current view as a self-contained page that works offline."""
+        self._save_page(path)
+
+    def _save_page(self, path: str | Path, *photos: Any) -> None:
+        with self._lock:
+            self.finish()
+            write_whole(Path(path).expanduser(), self._make_page(*photos).encode())
 
     # ---- for subclasses ----------------------------------------------------------------------------------------------
 
@@ -241,6 +247,7 @@ class Live(anywidget.AnyWidget):
         self._on_connected()
 
     def _on_page(self) -> None:
+        self.finish()
         self._send_file(".html", self._make_page().encode())
 
     def _on_png(self) -> None:

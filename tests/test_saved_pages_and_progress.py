@@ -1,0 +1,154 @@
+"""Saved pages are finished and whole, exported notebooks show pictures, and progress bars end at their end."""
+
+import io
+import re
+import shlex
+import sys
+import warnings
+from pathlib import Path
+
+import nbformat
+import pytest
+import tqdm.std
+from nbconvert import HTMLExporter
+from PIL import Image
+from traitlets.config import Config
+
+import spade_kit
+from spade_kit import SPADE, choose_threshold, compare_layers, evaluate, explore, paint_defect
+from spade_kit._progress import track
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+@pytest.fixture
+def opened(spade, demo, tmp_path):
+    photos = demo.test[::12]
+    return {
+        "explorer": explore(spade, photos),
+        "chooser": choose_threshold(spade, photos),
+        "comparison": compare_layers(spade, photos),
+        "painting": paint_defect(spade, photos, folder=tmp_path / "painted"),
+        "review": spade_kit.review_suspects(spade),
+    }
+
+
+# ---- saved pages -----------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_page_is_finished(opened, tmp_path):
+    for name, widget in opened.items():
+        widget.save_html(tmp_path / f"{name}.html")
+        assert "</html>" in (tmp_path / f"{name}.html").read_text(encoding="utf-8")
+    explorer, chooser = opened["explorer"], opened["chooser"]
+    assert [fresh for _, fresh in explorer.scores] == [True] * 4
+    assert not explorer.normals["stale"]
+    assert chooser.study["waiting"] == 0
+    assert len(chooser.photos) == 4 + 12
+    assert not any(level["stale"] for level in opened["comparison"].levels)
+    assert len(opened["painting"].normals["scores"]) == 12
+    assert all(fresh for _, _, fresh, _ in opened["review"].suspects)
+
+
+def test_the_page_that_a_page_asks_for_is_finished_too(opened, monkeypatch):
+    explorer, sent = opened["explorer"], []
+    monkeypatch.setattr(explorer, "send", lambda content, buffers=(): sent.append(content))
+    explorer._on_message(None, {"kind": "page"}, [])
+    assert [content["kind"] for content in sent][-1] == "file"
+    assert [fresh for _, fresh in explorer.scores] == [True] * 4
+
+
+def test_a_page_that_cannot_be_written_leaves_the_old_one(opened, tmp_path, monkeypatch):
+    page, explorer = tmp_path / "new/page.html", opened["explorer"]
+    explorer.save_html(page)
+    before = page.read_bytes()
+
+    def fill(path, content):
+        with path.open("wb") as file:
+            file.write(content[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    with pytest.raises(OSError, match=r"page.html could not be written \(No space left on device\)"):
+        explorer.save_html(page)
+    assert page.read_bytes() == before
+    assert list(page.parent.iterdir()) == [page]
+
+
+def test_the_home_directory_is_understood(opened, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    opened["painting"].save_html("~/page.html")
+    assert (tmp_path / "page.html").is_file()
+
+
+# ---- exported notebooks ----------------------------------------------------------------------------------------------
+
+
+def test_the_documented_export_shows_each_widget_as_a_picture(opened):
+    """An executed notebook holds the state of its widgets, which a page can show only with files from the network."""
+    data, _ = opened["explorer"]._repr_mimebundle_()
+    view = {"application/vnd.jupyter.widget-view+json": {"version_major": 2, "version_minor": 1, "model_id": "one"}}
+    state = {"one": {"model_name": "AnyModel", "model_module": "anywidget", "state": {}}}
+    whole = {"version_major": 2, "version_minor": 0, "state": state}
+    notebook = nbformat.v4.new_notebook(metadata={"widgets": {"application/vnd.jupyter.widget-state+json": whole}})
+    pictures = {"text/plain": data["text/plain"], "image/png": "iVBORw0KGgoAAAA"}
+    output = nbformat.v4.new_output("display_data", view | pictures)
+    notebook.cells = [nbformat.v4.new_code_cell("spade_kit.explore(spade)", outputs=[output])]
+    assert len(data["image/png"]) > 1000
+
+    (call,) = re.findall(r"`(jupyter nbconvert --to html [^`]*)`", README.read_text(encoding="utf-8"))
+    (given,) = (word for word in shlex.split(call) if word.startswith("--Clear"))
+    name, value = given.removeprefix("--").split("=")
+    kind, trait = name.split(".")
+    page, _ = HTMLExporter(config=Config({kind: {trait: value == "True"}})).from_notebook_node(notebook)
+    assert "data:image/png;base64,iVBORw0KGgoAAAA" in page
+    assert 'type="application/vnd.jupyter.widget-view+json">' not in page
+
+
+# ---- progress bars ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    """The bars that were closed, as (n, total)."""
+    closed = []
+
+    class Bar(tqdm.std.tqdm):
+        def close(self):
+            if not self.disable:
+                closed.append((self.n, self.total))
+            super().close()
+
+    monkeypatch.setenv("TQDM_DISABLE", "0")
+    monkeypatch.setattr("spade_kit._progress.tqdm", Bar)
+    return closed
+
+
+def test_every_bar_ends_at_its_end(bars, demo, tmp_path):
+    (tmp_path / "in").mkdir()
+    Image.fromarray(demo.test[0].image).save(tmp_path / "in/a.png")
+    (tmp_path / "in/broken.png").write_bytes(b"")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        spade = SPADE(k=2).fit([*demo.train[:5], tmp_path / "in/broken.png"])
+        spade.suspects()
+        spade.threshold(0.3)
+        spade.threshold(0.3, groups=[0, 0, 1, 1, 2])
+        next(SPADE(k=1).fit(demo.train[:5]).calibration.maps(spade.options))
+        spade.predict_folder(tmp_path / "in", tmp_path / "out", fpr=0.3)
+        evaluate(spade, demo.test[:3])
+    assert len(bars) >= 7
+    assert {total for _, total in bars} >= {2, 3, 5, 6}
+    assert all(n == total for n, total in bars)
+
+
+def test_there_is_no_bar_without_stderr(monkeypatch, demo):
+    monkeypatch.setenv("TQDM_DISABLE", "0")
+    assert not track(total=1).disable
+    closed = io.StringIO()
+    closed.close()
+    for nowhere in (None, closed):
+        monkeypatch.setattr(sys, "stderr", nowhere)
+        assert track(total=1).disable
+        assert list(track(range(3))) == [0, 1, 2]
+        SPADE(k=1).fit(demo.train[:3]).suspects()
