@@ -12,8 +12,8 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from spade_kit._arguments import cut_count
-from spade_kit.features.pyramid import Pyramid
-from spade_kit.options import LARGEST, Options, Weights
+from spade_kit.features.pyramid import Pyramid, check_size
+from spade_kit.options import Options, Weights
 from spade_kit.search.dispatch import PixelSearch, least_candidates
 from spade_kit.search.layout import SimdLayout
 from spade_kit.search.runtime import NOWHERE
@@ -107,7 +107,7 @@ def match_pixels(
     _check_pair(query, gallery)
     options = Options(None, kappa, radius, weights, combine, search=search)
     factors = options.factors(gallery.layers, lambda: channel_variance(gallery))
-    _check_size(query, gallery, factors)
+    check_size(gallery.levels, gallery.layers, factors)
     warn_about_clipping(options, [tuple(level.shape[1:]) for level in gallery.levels], len(gallery))
     return search_pixels(query, gallery.levels, np.arange(len(gallery)), factors, options)
 
@@ -135,17 +135,6 @@ def _check_pair(query: Pyramid, gallery: Pyramid) -> None:
             )
 
 
-def _check_size(query: Pyramid, gallery: Pyramid, weights: Float[np.ndarray, "L"]) -> None:
-    """Check that the largest possible squared distance, 4 w c max^2 summed over levels, fits into float32."""
-    for name, weight, here, there in zip(query.layers, weights.tolist(), query.levels, gallery.levels):
-        largest = max(float(level.abs().max()) for level in (here, there))  # NaN if any value is
-        if not 4 * max(weight, 1) * here.shape[1] * largest**2 * len(weights) < LARGEST:
-            raise ValueError(
-                f"Features must be finite, and their weighted squares must fit into float32; got up to {largest:g} at "
-                f"{name}, with weight {weight:g}. Check the images and the backbone, or scale the features."
-            )
-
-
 def channel_variance(gallery: Pyramid) -> list[float]:
     """The variance of each level over all images and positions, summed over its channels."""
     return [float(level.cpu().double().var((0, 2, 3), correction=0).sum()) for level in gallery.levels]
@@ -164,6 +153,7 @@ def search_pixels(
     A kappa above the number of candidates is reduced silently. ``first`` holds places to try first, in the form of
     `Correspondence.place`: good ones save time, and the result does not depend on them.
     """
+    check_size(query.levels, query.layers, factors)
     pixels = PixelSearch(query.levels, gallery, images, options.search)
     places = _find_all(pixels, factors, _cut(pixels, options, len(images)), options, first)
     return _describe_all(pixels, places, factors, options)

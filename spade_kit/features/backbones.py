@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from spade_kit._arguments import check_count
 from spade_kit.features.crops import Crop, find_crop
 from spade_kit.features.folding import fold_norms
+from spade_kit.search.runtime import usual_settings
 
 EMBEDDED = "efficientnet_lite0"
 _EMBEDDED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -27,6 +29,7 @@ _MeanStd: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
 _STRIDES = range(4, 17)  # px per cell: finer levels show only edges and are slow, coarser ones lose the position
 _IMAGENET: _MeanStd = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _PROBE = 224  # px: side of the input that reveals a network's strides; a multiple of 32, so that they are exact
+_LARGEST_SIDE = 2**14  # px
 _SEED = 0  # of untrained weights
 _recording = threading.Lock()
 
@@ -85,9 +88,9 @@ class Backbone:
 
     def __call__(self, crops: UInt8[np.ndarray, "n H W 3"]) -> tuple[list[Tensor], Tensor]:
         """Compute levels ``(n, c, h, w)``, fine to coarse, and pooled vectors ``(n, d)`` of evaluated crops."""
-        x = torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2).float() / 255  # (n, 3, H, W)
-        mean, std = (torch.tensor(value, device=self.device).view(3, 1, 1) for value in (self.mean, self.std))
-        with torch.inference_mode():
+        with usual_settings(self.device), torch.inference_mode():
+            x = torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2).float() / 255  # (n, 3, H, W)
+            mean, std = (torch.tensor(value, device=self.device).view(3, 1, 1) for value in (self.mean, self.std))
             return self._folded((x - mean) / std)
 
     @cached_property
@@ -104,6 +107,7 @@ class Backbone:
         return fold_norms(self.module) if self.folds and self.device.type == "cpu" else self.module
 
 
+@usual_settings(torch.device("cpu"))
 def load_backbone(
     name: str | nn.Module | Backbone = EMBEDDED,
     *,
@@ -154,7 +158,7 @@ def load_backbone(
     if isinstance(name, Backbone):
         return name if device is None else name.to(device)
     _check_crop(resize, crop)
-    if check_count("average", average) % 2 == 0:
+    if check_count("average", average) % 2 == 0 or average > _LARGEST_SIDE:
         raise ValueError(f"average must be an odd number of cells, 1 for none; got {average}. Use 3.")
     if layers is not None and (isinstance(layers, str) or not layers):
         raise ValueError(f"layers must be a list of names, fine to coarse; got {layers!r}.")
@@ -209,6 +213,8 @@ def _check_crop(resize: int, crop: int | None) -> None:
             f"resize and crop must be whole pixels with 32 <= crop <= resize; got resize={resize} and crop={crop}. "
             "Use resize=256, crop=224, or crop=None for the whole image."
         )
+    if resize > _LARGEST_SIDE:
+        raise ValueError(f"resize must be at most {_LARGEST_SIDE} px; got {resize}. Use resize=256.")
 
 
 # ---- where networks come from ----------------------------------------------------------------------------------------
@@ -279,8 +285,12 @@ def _build_torchvision(name: str, pretrained: bool) -> _Built:
         return module, "untrained", _IMAGENET
     offered = torchvision.models.get_model_weights(name)
     choice = getattr(offered, "IMAGENET1K_V1", offered.DEFAULT)
-    state = _fetch(name, lambda: choice.get_state_dict(progress=True, check_hash=True, weights_only=True))
-    module.load_state_dict(state)
+
+    def fill() -> nn.Module:
+        module.load_state_dict(choice.get_state_dict(progress=True, check_hash=True, weights_only=True))
+        return module
+
+    module = _fetch(name, fill, find_cached(name))
     preprocessing = choice.transforms()
     return module, f"torchvision {choice}", (tuple(preprocessing.mean), tuple(preprocessing.std))
 
@@ -296,7 +306,10 @@ def _build_timm(name: str, pretrained: bool) -> _Built:
 
     module = timm.create_model(name, features_only=True)  # first without weights: then only downloads can fail
     if pretrained:
-        module = _fetch(name, lambda: timm.create_model(name, features_only=True, pretrained=True))
+        cached = find_cached(name)
+        here: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(cached), "custom_load": False}}
+        get = partial(timm.create_model, name, features_only=True, pretrained=True, **(here if cached else {}))
+        module = _fetch(name, get, cached)
     config = timm.data.resolve_model_data_config(module)
     return _TimmFeatures(module), f"timm {name}" if pretrained else "untrained", (config["mean"], config["std"])
 
@@ -309,15 +322,61 @@ SOURCES: tuple[tuple[Callable[[Any], bool], Callable[[Any, bool], _Built]], ...]
 )
 
 
-def _fetch(name: str, get: Callable[[], Any]) -> Any:
-    """Get weights that may have to be downloaded. A failure raises an error that names the cure; no random weights."""
+def find_cached(name: str) -> Path | None:
+    """The file with the weights of a network of torchvision or timm, if it was downloaded before."""
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+    from torchvision.models import get_model_weights
+
+    found: list[Any] = []
+    if name in _torchvision_names():
+        offered = get_model_weights(name)
+        url = getattr(offered, "IMAGENET1K_V1", offered.DEFAULT).url
+    else:
+        config: Any = timm.get_pretrained_cfg(name)
+        url = config.url
+        if config.hf_hub_id:
+            files = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
+            found = [try_to_load_from_cache(config.hf_hub_id, file) for file in files]
+    if url:
+        found.append(str(Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name))
+    return next((Path(file) for file in found if isinstance(file, str) and Path(file).is_file()), None)
+
+
+def must_download(name: str) -> bool:
+    """Whether `load_backbone` needs the network for the weights of this name."""
+    return _find_builder(name) in (_build_torchvision, _build_timm) and find_cached(name) is None
+
+
+def _fetch(name: str, get: Callable[[], Any], cached: Path | None = None) -> Any:
+    """Get weights, from a file or a download. A failure raises an error that names the cure; no random weights."""
+    if cached:
+        _check_hash(name, cached)
     try:
         return get()
     except Exception as problem:  # every hub raises its own type
+        if cached:
+            raise _damaged(name, cached, type(problem).__name__) from problem
         raise ConnectionError(
             f"The weights of {name!r} are not on this machine and could not be downloaded ({problem}). "
             f"Use backbone={EMBEDDED!r}, which is installed with the package, or connect to the internet once."
         ) from problem
+
+
+def _check_hash(name: str, file: Path) -> None:
+    """Compare a downloaded file with the hash in its name: torchvision's and timm's begin with it, the hub's is one."""
+    named = re.fullmatch(r"(?:.*-)?([0-9a-f]{8,64})(?:\.\w+)?", file.resolve().name)
+    if named:
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        if not digest.startswith(named[1]):
+            raise _damaged(name, file, f"its SHA-256 is {digest[:8]}... instead of {named[1][:8]}...")
+
+
+def _damaged(name: str, file: Path, reason: str) -> ValueError:
+    return ValueError(
+        f"The downloaded weights of {name!r} are damaged ({reason}): {file.resolve()}. "
+        "Delete this file, then load them again."
+    )
 
 
 # ---- which layers are read -------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from spade_kit.datasets.images import UnreadablePhotoError
 from spade_kit.datasets.samples import Photo, as_array, as_list
 from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.features.crops import Crop, SmallPhotoError
+from spade_kit.options import LARGEST
 
 _BATCH = {"cpu": 4}
 _NAMED = 3  # how many skipped images a warning lists with their reason
@@ -42,7 +43,9 @@ class Pyramid:
     pooled: Float[Tensor, "n d"]
 
     def __post_init__(self) -> None:
-        levels = (torch.as_tensor(level).detach().float() for level in self.levels)
+        levels = (
+            torch.as_tensor(level, device=getattr(level, "device", "cpu")).detach().float() for level in self.levels
+        )
         object.__setattr__(self, "levels", tuple(levels))
         object.__setattr__(self, "layers", tuple(self.layers))
         shapes = [tuple(level.shape) for level in self.levels]
@@ -188,4 +191,19 @@ def _read(
 def compute_features(crops: Sequence[UInt8[np.ndarray, "H W 3"]], backbone: Backbone) -> Pyramid:
     """One forward pass over evaluated crops of one size."""
     levels, pooled = backbone(np.stack(crops))
+    check_size([*levels, pooled], [*backbone.layers, "pooled"], np.ones(len(levels) + 1))
     return Pyramid([level.contiguous() for level in levels], backbone.layers, pooled.float())
+
+
+def check_size(levels: Sequence[Tensor], names: Sequence[str], weights: Float[np.ndarray, "L"]) -> None:
+    """Check that the largest possible squared distance, 4 w c max^2 summed over levels, fits into float32.
+
+    A search of other features could return places that do not exist.
+    """
+    for level, name, weight in zip(levels, names, weights.tolist()):
+        largest = float(level.abs().max())  # NaN if any value is
+        if not 4 * max(weight, 1) * level.shape[1] * largest**2 * len(weights) < LARGEST:
+            raise ValueError(
+                f"Features must be finite, and their weighted squares must fit into float32; got up to {largest:g} at "
+                f"{name}, with weight {weight:g}. Check the images and the backbone, or scale the features."
+            )

@@ -3,35 +3,54 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from spade_kit._arguments import check_count, warn
 from spade_kit._files import check_is_no_file, explain_failure, write_whole
 from spade_kit.datasets.samples import Sample
-from spade_kit.features.backbones import Backbone, load_backbone
-from spade_kit.features.crops import Crop
+from spade_kit.features.backbones import Backbone, load_backbone, must_download
+from spade_kit.features.crops import Crop, find_crop
+from spade_kit.features.pyramid import check_size
 from spade_kit.gallery.gallery import Gallery, Normal
-from spade_kit.options import OPTIONS, Options
-from spade_kit.search.layout import SimdLayout
+from spade_kit.options import LARGEST, OPTIONS, Options
+from spade_kit.search.layout import SimdLayout, grids_nest
+from spade_kit.search.runtime import usual_settings
 
 FORMAT = 2
 _READ = (1, FORMAT)  # version 0.1 stored the name of its only shard as "features", and a precision
 MANIFEST = "spade.json"
 _DATA = "gallery-*.safetensors"
-_WRONG = (AttributeError, IndexError, KeyError, TypeError, ValueError)  # errors that a damaged manifest may cause
+_WRONG = (  # errors that a damaged manifest or picture may cause
+    *(AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError),
+    Image.DecompressionBombError,
+)
 _KINDS = {"shards": list, "backbone": dict, "options": dict, "layers": list, "shapes": list}
+_KEYS = {"format", "spade_kit", "features", "precision", "normals", "checksum", *_KINDS}
+_NORMAL_KEYS = {"sha", "crop", "added", "why", "path", "label", "features", "checksum"}
+_RECIPE = {
+    **{"name": str, "pretrained": bool, "layers": list | None, "pooled": str | None},
+    **{"resize": int, "crop": int | None, "average": int},
+}
+_SETTINGS = ("backbone", "options", "layers", "shapes")  # what the checksum of the manifest covers
+_MOST = {"k": 2**31, "kappa": 10**4, "radius": 2**31, "sigma": 1000}  # beyond these a prediction would never end
+_LARGEST_SIDE = 2**16  # of a level and of a photo
 
 
 @dataclass(frozen=True)
@@ -49,10 +68,12 @@ def save_gallery(folder: Path, gallery: Gallery, backbone: Backbone, options: Op
     At any moment, all files that the manifest lists are complete.
     """
     check_is_no_file(folder, "A SPADE is saved")
+    if isinstance(gallery.pixels, SimdLayout):
+        gallery.pixels.verify(np.arange(len(gallery)))
     before = set(folder.glob(_DATA))
     file = folder / _DATA.replace("*", uuid.uuid4().hex[:8])
     unfinished = folder / ".unfinished"  # for the partial files of safetensors, in case the process is killed
-    manifest = {
+    manifest: dict[str, Any] = {
         "format": FORMAT,
         "spade_kit": version("spade_kit"),
         "shards": [file.name],
@@ -62,6 +83,11 @@ def save_gallery(folder: Path, gallery: Gallery, backbone: Backbone, options: Op
         "shapes": [list(shape) for shape in gallery.shapes],
         "normals": [_describe(normal) for normal in gallery.normals],
     }
+    manifest["checksum"] = _sum_settings(manifest)
+    pooled = gallery.pooled.cpu().numpy()
+    for index, (told, normal) in enumerate(zip(manifest["normals"], gallery.normals)):
+        told["features"] = _sum(*_rows(gallery.pixels, index))
+        told["checksum"] = _sum_normal(told, normal.jpeg, index, pooled, gallery.moments)
 
     def write() -> None:
         unfinished.mkdir(parents=True, exist_ok=True)
@@ -88,25 +114,35 @@ def save_gallery(folder: Path, gallery: Gallery, backbone: Backbone, options: Op
 
 
 def load_gallery(folder: Path, backbone: str | Backbone | None, device: str | torch.device | None) -> Stored:
-    """Read a folder written by `save_gallery`; features stay in the file until they are needed."""
+    """Read a folder written by `save_gallery`; features stay in the file, and are checked when first needed."""
     manifest = _read_manifest(folder)
+    options = _read_options(folder, manifest["options"])
     network = _find_backbone(folder, manifest["backbone"], backbone, device)
-    files = [folder / name for name in manifest["shards"]]
+    file = folder
     try:
         shards = []
-        for file in files:
-            with safe_open(file, framework="pt") as arrays:
+        for name in manifest["shards"]:
+            file = folder / name
+            if not file.is_file():
+                raise FileNotFoundError("there is no such file")
+            with usual_settings(network.device), safe_open(file, framework="pt") as arrays:
                 shards.append({name: arrays.get_tensor(name) for name in arrays.keys()})  # noqa: SIM118
-        gallery = _unpack(manifest, shards, network.device)
+        gallery = _unpack(folder, manifest, shards, network)
     except (OSError, SafetensorError, *_WRONG) as problem:
         raise ValueError(f"{file} is damaged or incomplete ({problem}). Fit again, or restore a copy.") from problem
-    return Stored(gallery, network, _read_options(folder, manifest["options"]))
+    return Stored(gallery, network, options)
 
 
 def _read_options(folder: Path, options: dict[str, Any]) -> Options:
     if not set(OPTIONS) - {"search"} <= set(options) <= set(OPTIONS):  # version 0.1 had only one search
         raise ValueError(f"{folder} must hold the options {sorted(OPTIONS)}; got {sorted(options)}. Fit again.")
-    return Options(**options)
+    try:
+        for name, most in _MOST.items():
+            if options[name] is not None and options[name] > most:
+                raise ValueError(f"{name} must be at most {most}; got {options[name]}.")
+        return Options(**options)
+    except _WRONG as problem:
+        raise ValueError(f"{folder} holds an option that is out of range ({problem}). Fit again.") from problem
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -120,9 +156,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         found = manifest["format"]
         if found == 1:
             manifest["shards"] = [manifest["features"]]
-        sound = found not in _READ or all(isinstance(manifest[name], kind) for name, kind in _KINDS.items())
-        if not sound or (found in _READ and not {"recipe", "name", "sha256"} <= set(manifest["backbone"])):
-            raise ValueError("parts of it are missing")
+        if found in _READ:
+            _check_parts(manifest)
     except _WRONG as problem:
         raise ValueError(f"{file} is damaged ({problem}). Fit again, or restore a copy.") from problem
     if found not in _READ:
@@ -135,7 +170,37 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder} holds features as {manifest['precision']}, which disabled the fast search and is no longer "
             "supported. Fit again."
         )
+    summed = found == FORMAT and "checksum" in manifest and manifest["options"]
+    if summed and manifest["checksum"] != _sum_settings(manifest):
+        raise ValueError(
+            f"{file} is damaged or incomplete (its settings have another checksum). Fit again, or restore a copy."
+        )
     return manifest
+
+
+def _check_parts(manifest: dict[str, Any]) -> None:
+    backbone = manifest["backbone"] if isinstance(manifest.get("backbone"), dict) else {}
+    if not all(isinstance(manifest[name], kind) for name, kind in _KINDS.items()) or not (
+        {"recipe", "name", "sha256"} <= set(backbone)
+    ):
+        raise ValueError("parts of it are missing")
+    recipe = backbone["recipe"]
+    _check_keys("it", manifest, _KEYS)
+    _check_keys("its backbone", backbone, {"recipe", "name", "sha256"})
+    _check_keys("its recipe", recipe or {}, set(_RECIPE))
+    for name in manifest["shards"]:
+        if not re.fullmatch(r"[\w-]+\.safetensors", name):
+            raise ValueError(f"shards must be plain names of safetensors files; got {name!r}")
+    wrong = [name for name, value in (recipe or {}).items() if not isinstance(value, _RECIPE[name])]
+    if recipe is not None and ("name" not in recipe or not all(isinstance(x, str) for x in recipe["layers"] or ())):
+        wrong.append("layers")
+    if wrong or not all(isinstance(backbone[name], str) for name in ("name", "sha256")):
+        raise ValueError(f"its backbone must be described by names and numbers; got {backbone}")
+
+
+def _check_keys(what: str, told: dict[str, Any], known: set[str]) -> None:
+    if unknown := set(told) - known:
+        raise ValueError(f"{what} has the unknown entries {', '.join(map(repr, sorted(unknown)))}")
 
 
 def _find_backbone(
@@ -147,6 +212,8 @@ def _find_backbone(
             f"{folder} was fitted with a custom module, {wanted['name']}, which is not saved. Pass it: "
             "SPADE.load(folder, backbone=...)."
         )
+    if given is None and wanted["recipe"]["pretrained"] and must_download(wanted["recipe"]["name"]):
+        warn(f"{folder} was fitted with {wanted['name']}; its weights are not on this machine and will be downloaded.")
     backbone = load_backbone(**wanted["recipe"]) if given is None else load_backbone(given)
     backbone = backbone if device is None else backbone.to(device)
     if backbone.sha256 != wanted["sha256"] or (wanted["recipe"] and backbone.recipe != wanted["recipe"]):
@@ -190,22 +257,97 @@ def _pack(gallery: Gallery) -> dict[str, Tensor]:
     return arrays
 
 
-def _unpack(manifest: dict[str, Any], shards: Sequence[dict[str, Tensor]], device: torch.device) -> Gallery:
-    shapes = [tuple(shape) for shape in manifest["shapes"]]
+def _unpack(folder: Path, manifest: dict[str, Any], shards: Sequence[dict[str, Tensor]], backbone: Backbone) -> Gallery:
+    layers, shapes, told = manifest["layers"], _check_shapes(manifest, backbone), manifest["normals"]
     arrays = {name: _join([shard[name] for shard in shards]) for name in shards[0] if "jpeg" not in name}
-    pixels: SimdLayout | list[Tensor]
-    if "fine" in arrays:
-        pixels = SimdLayout.held(shapes, {name: arrays[name].numpy() for name in ("coarse", "middle", "fine")})
-    else:
-        pixels = [arrays[f"level{number}"].to(device) for number in range(len(shapes))]
-    moments = [(arrays[f"means{at}"].numpy(), arrays[f"squares{at}"].numpy()) for at in range(len(shapes))]
     jpegs = [jpeg for shard in shards for jpeg in _cut_jpegs(shard["jpegs"].numpy(), shard["jpeg_ends"].tolist())]
-    normals = tuple(_normals(manifest["normals"], jpegs))
-    held = [pixels] if isinstance(pixels, SimdLayout) else pixels
-    lengths = {len(normals), len(arrays["pooled"]), *map(len, held)}
+    normals = tuple(_normals(told, jpegs, backbone))
+    pooled, moments = arrays["pooled"], [(arrays[f"means{at}"], arrays[f"squares{at}"]) for at in range(len(shapes))]
+    check_size([pooled], ["pooled"], np.ones(1))
+    for (channels, _, _), pair in zip(shapes, moments):
+        if any(x.shape != (len(normals), channels) or not torch.isfinite(x).all() for x in pair):
+            raise ValueError(f"moments must be finite and have shape {(len(normals), channels)}")
+
+    def check(index: int, rows: Sequence[np.ndarray]) -> None:
+        problem = "they have another checksum" if told[index].get("features", _sum(*rows)) != _sum(*rows) else None
+        if not all(np.abs(row).max() < LARGEST for row in rows):  # also where one is NaN
+            problem = "they are not finite, or too large for float32"
+        if problem:
+            raise ValueError(
+                f"{folder} is damaged: the features of image {index} cannot be used, {problem}. "
+                "Fit again, or restore a copy."
+            )
+
+    pixels: SimdLayout | list[Tensor]
+    if "fine" in arrays and grids_nest(shapes):
+        pixels = SimdLayout.held(shapes, {name: arrays[name].numpy() for name in ("coarse", "middle", "fine")}, check)
+    else:
+        pixels = [arrays[f"level{number}"] for number in range(len(shapes))]
+        if [(tuple(x.shape[1:]), x.dtype) for x in pixels] != [(shape, torch.float32) for shape in shapes]:
+            raise ValueError(f"levels must have the shapes {shapes} per image; got {[tuple(x.shape) for x in pixels]}")
+        check_size(pixels, layers, np.ones(len(pixels)))
+    lengths = {len(normals), len(pooled), *map(len, [pixels] if isinstance(pixels, SimdLayout) else pixels)}
     if len(lengths) != 1:
         raise ValueError(f"its arrays hold {sorted(lengths)} images")
-    return Gallery(manifest["layers"], normals, arrays["pooled"].to(device), pixels, moments)
+    gallery = Gallery(layers, normals, pooled, pixels, [(x.numpy(), y.numpy()) for x, y in moments])
+    for index, (one, normal) in enumerate(zip(told, normals)):
+        if isinstance(pixels, list):
+            check(index, _rows(pixels, index))
+        if "checksum" in one and one["checksum"] != _sum_normal(
+            one, normal.jpeg, index, pooled.numpy(), gallery.moments
+        ):
+            raise ValueError(f"image {index} has another checksum")
+    if isinstance(pixels, list):
+        pixels = [level.to(backbone.device) for level in pixels]
+    return replace(gallery, pooled=pooled.to(backbone.device), pixels=pixels)
+
+
+def _check_shapes(manifest: dict[str, Any], backbone: Backbone) -> list[tuple[int, ...]]:
+    layers, shapes = manifest["layers"], [tuple(shape) for shape in manifest["shapes"]]
+    if len(shapes) != len(layers) or not 0 < len(set(layers) & set(backbone.layers)) == len(layers):
+        raise ValueError(f"it must have a shape for each of its layers, among {backbone.layers}; got {layers}")
+    for shape in shapes:
+        _check_sides("a shape", shape, 3)
+    return shapes
+
+
+def _check_sides(what: str, sides: Sequence[int], count: int) -> None:
+    if len(sides) != count or any(check_count(what, side, 0) > _LARGEST_SIDE for side in sides):
+        raise ValueError(f"{what} must have {count} sides of at most {_LARGEST_SIDE}; got {sides}")
+
+
+# ---- checksums -------------------------------------------------------------------------------------------------------
+
+
+def _sum(*parts: Any) -> int:
+    """One checksum (CRC-32) of several arrays or bytes."""
+    total = 0
+    for part in parts:
+        total = crc32(part, total)
+    return total
+
+
+def _sum_settings(manifest: dict[str, Any]) -> int:
+    return _sum(json.dumps({name: manifest[name] for name in _SETTINGS}, sort_keys=True).encode())
+
+
+def _sum_normal(
+    told: dict[str, Any],
+    jpeg: bytes,
+    index: int,
+    pooled: np.ndarray,
+    moments: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> int:
+    """All of one image but its features, which stay in the file."""
+    record = json.dumps({name: value for name, value in told.items() if name != "checksum"}, sort_keys=True)
+    return _sum(record.encode(), jpeg, pooled[index], *(x[index] for pair in moments for x in pair))
+
+
+def _rows(pixels: SimdLayout | list[Tensor], index: int) -> list[np.ndarray]:
+    """The features of one image, as they lie in the file."""
+    if isinstance(pixels, SimdLayout):
+        return [tiles[index] for tiles in pixels.tiles.values()]
+    return [level[index].cpu().contiguous().numpy() for level in pixels]
 
 
 def _join(parts: Sequence[Tensor]) -> Tensor:
@@ -217,10 +359,28 @@ def _cut_jpegs(jpegs: np.ndarray, ends: Sequence[int]) -> Iterator[bytes]:
         yield jpegs[start:end].tobytes()
 
 
-def _normals(told: Sequence[dict[str, Any]], jpegs: Sequence[bytes]) -> Iterator[Normal]:
+def _normals(told: Sequence[dict[str, Any]], jpegs: Sequence[bytes], backbone: Backbone) -> Iterator[Normal]:
     if len(jpegs) != len(told):
         raise ValueError(f"it holds {len(jpegs)} pictures for {len(told)} images")
     for one, jpeg in zip(told, jpegs):
-        crop = Crop(*(tuple(pair) for pair in one["crop"]))
+        _check_keys("an image", one, _NORMAL_KEYS)
+        if not all(isinstance(one.get(name, ""), str) for name in ("path", "added", "why")) or not isinstance(
+            one.get("label"), str | None
+        ):
+            raise ValueError("path, label, added and why of an image must be text")
+        crop = _read_crop(one["crop"], backbone)
+        width, height = Image.open(BytesIO(jpeg), formats=["JPEG"]).size
+        if crop.size != (height, width):
+            raise ValueError(f"a crop must have the size of its picture, {(height, width)}; got {crop.size}")
         sample = Sample(Path(one["path"]), one["label"]) if "path" in one else None
         yield Normal(jpeg, bytes.fromhex(one["sha"]), crop, sample, one["added"], one["why"])
+
+
+def _read_crop(told: Sequence[Sequence[int]], backbone: Backbone) -> Crop:
+    """A crop follows from the size of its photo; other numbers are refused."""
+    for pair in told:
+        _check_sides("a crop", pair, 2)
+    crop = Crop(*((rows, columns) for rows, columns in told))
+    if crop != find_crop(crop.photo, backbone.resize, backbone.crop):
+        raise ValueError(f"a crop must be that of the backbone; got {told}")
+    return crop

@@ -46,7 +46,7 @@ class Normal:
 
     @property
     def image(self) -> UInt8[np.ndarray, "H W 3"]:
-        return np.array(Image.open(BytesIO(self.jpeg)))
+        return np.array(Image.open(BytesIO(self.jpeg), formats=["JPEG"]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,7 +222,6 @@ def build_gallery(images: Sequence[Photo], backbone: Backbone, why: str = "fit")
         if pixels is None:
             pixels = _make_room(len(images), batch)
         start = len(normals)
-        _check_finite(batch)
         if isinstance(pixels, SimdLayout):
             pixels.write(start, batch.levels)
         else:
@@ -259,19 +258,11 @@ def _make_room(n: int, batch: Pyramid) -> SimdLayout | list[Tensor]:
     try:
         if uses_branch_and_bound:
             return SimdLayout(n, shapes)
-        return [torch.empty((n, *shape), device=device) for shape in shapes]
+        return [torch.empty((n, *shape), dtype=torch.float32, device=device) for shape in shapes]
     except (MemoryError, RuntimeError) as problem:  # numpy's and torch's
         raise MemoryError(
             f"The features of {n} images need {size:.1f} GB of memory, which is not available: {cure}"
         ) from problem
-
-
-def _check_finite(batch: Pyramid) -> None:
-    for level, name in zip(batch.levels, batch.layers):
-        if not torch.isfinite(level).all():
-            raise ValueError(
-                f"Features must be finite; got NaN or infinity at {name}. Check the backbone's weights and inputs."
-            )
 
 
 def _keep(why: str, image: Photo, place: Crop, crop: UInt8[np.ndarray, "H W 3"]) -> Normal:

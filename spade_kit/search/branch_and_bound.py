@@ -38,7 +38,19 @@ from spade_kit.search.layout import (
     stretch_for,
     within,
 )
-from spade_kit.search.runtime import FAR, NOWHERE, borrow, compare, compiled, in_threads, insert, may_enter, measure
+from spade_kit.search.runtime import (
+    FAR,
+    NOWHERE,
+    borrow,
+    check_images,
+    check_places,
+    compare,
+    compiled,
+    in_threads,
+    insert,
+    may_enter,
+    measure,
+)
 
 _SEEDS = 4  # images in which the best block is tried first, to get tight limits early
 _EVERYWHERE = 1 << 30  # a radius that excludes nothing
@@ -83,6 +95,7 @@ def search_branch_and_bound(
         with ``history`` (k, kappa, h, w), and NOWHERE where the first images hold fewer than kappa.
     """
     _, h, w = gallery.shapes[0]
+    radius = _EVERYWHERE if radius is None else min(radius, _EVERYWHERE)
     order, blocks = nested_order(h, w, 2), gallery.blocks  # place in nested order -> place on the grid
     weights = np.asarray(weights, np.float32)
     tries = np.zeros((blocks, SIMD_WIDTH, 0), np.int64)
@@ -92,12 +105,12 @@ def search_branch_and_bound(
     found = np.full((blocks, SIMD_WIDTH, kappa), NOWHERE, np.int64)
     log = np.empty((len(images) if history else 0, blocks, SIMD_WIDTH, kappa), np.int64)
     arguments = (
-        np.ascontiguousarray(images, np.int64),
+        check_images(images, len(gallery)),
         min(1 if history else 0 if tries.shape[2] >= kappa else _SEEDS, len(images)),
         np.ascontiguousarray(tries),
         weights,
         np.array(gallery.spans[2:], np.int64).reshape(-1, 2),
-        (stretch_for(sum(c for c, _, _ in gallery.shapes)), gallery.columns, _EVERYWHERE if radius is None else radius),
+        (stretch_for(sum(c for c, _, _ in gallery.shapes)), gallery.columns, radius),
         (*prepare(query.coarse[0], gallery.spans[2:], weights[2:]), gallery.coarse),
         (*prepare(query.middle[0], gallery.spans[1:2], weights[1:2]), gallery.middle),
         (*prepare(query.fine[0], gallery.spans[:1], weights[:1]), gallery.fine),
@@ -108,15 +121,14 @@ def search_branch_and_bound(
     return put_on_grid(log, order, h, w) if history else put_on_grid(found[None], order, h, w)[0]
 
 
-def _find_windows(gallery: SimdLayout, radius: int | None) -> tuple[np.ndarray, np.ndarray]:
+def _find_windows(gallery: SimdLayout, radius: int) -> tuple[np.ndarray, np.ndarray]:
     """Which pairs of blocks hold pixels within the radius: (blocks, blocks padded to whole tiles), bool.
 
     Also which tiles of sixteen blocks contain such a pair for any of four query blocks: (fours, tiles).
     """
     _, h, w = gallery.shapes[0]
     inside = np.zeros((gallery.blocks, gallery.coarse.shape[1] * SIMD_WIDTH), bool)
-    far = max(h, w) if radius is None else radius
-    near = within(gallery.rows, h, far)[:, None, :, None] & within(gallery.columns, w, far)[:, None]
+    near = within(gallery.rows, h, radius)[:, None, :, None] & within(gallery.columns, w, radius)[:, None]
     inside[:, : gallery.blocks] = near.reshape(gallery.blocks, gallery.blocks)
     fours = np.logical_or.reduceat(inside, range(0, gallery.blocks, 4))
     return inside, np.any(fours.reshape(len(fours), -1, SIMD_WIDTH), 2)
@@ -297,7 +309,7 @@ def _try(P, images, tries, levels, rules, state, room):
     for pixel in range(SIMD_WIDTH):
         for number in range(tries.shape[2]):
             rank, place = tries[P, pixel, number] // per_image, tries[P, pixel, number] % per_image
-            if rank < len(images):
+            if 0 <= rank < len(images):
                 cell = _cell(place // (4 * columns), place % (4 * columns), columns, SIMD_WIDTH)
                 one = np.int64(1) << (16 * (pixel % 4) + cell % SIMD_WIDTH)
                 _measure_blocks(P, images[rank], cell // SIMD_WIDTH // 4, levels, room)
@@ -330,7 +342,8 @@ def measure_places(query: SimdLayout, gallery: SimdLayout, images: np.ndarray, p
         (query.coarse, gallery.coarse, 1),
     ]
     levels = [(*tiles[min(number, 2)], *span, squared[number]) for number, span in enumerate(gallery.spans)]
-    images, place = np.ascontiguousarray(images, np.int64), np.ascontiguousarray(place)
+    images = check_images(images, len(gallery))
+    place = check_places(place, len(images) * place[0].size)
 
     def work(worker: int, workers: int) -> None:
         for level in levels:

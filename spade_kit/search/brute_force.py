@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from spade_kit.search.runtime import NOWHERE, check_places, usual_settings
 
 _TABLE = {"cpu": 2**20, "cuda": 2**28, "mps": 2**26}  # bytes of distances at a time; on the CPU they stay in its cache
 _PAIRS = 2**26  # bytes of features re-measured at a time
@@ -42,6 +43,17 @@ def search_brute_force(
     numpy.ndarray
         (kappa, h, w) int64: image * h * w + row * w + column, nearest first; ties go to the first place.
     """
+    with usual_settings(gallery[0].device):
+        return _search(query, gallery, weights, kappa, window)
+
+
+def _search(
+    query: Sequence[Tensor],
+    gallery: Sequence[Tensor],
+    weights: np.ndarray,
+    kappa: int,
+    window: tuple[np.ndarray, np.ndarray] | None,
+) -> np.ndarray:
     n, _, h, w = gallery[0].shape
     levels = [_Level(asked, held, weight, (h, w)) for asked, held, weight in zip(query, gallery, weights.tolist())]
     step = max(1, _TABLE.get(gallery[0].device.type, 2**26) // (4 * w * h * w))
@@ -50,8 +62,9 @@ def search_brute_force(
     for row in range(h):
         allowed = None if window is None else torch.from_numpy(window[0][row][:, None] & window[1][:, None, :])
         pixel, place = _find_candidates(levels, row, chunks, kappa, allowed)
-        distance = _measure(levels, row, pixel, place)
         pixels, places = pixel.cpu().numpy(), place.cpu().numpy()
+        check_places(np.where(np.bincount(pixels, minlength=w) < kappa, NOWHERE, 0), 1)
+        distance = _measure(levels, row, pixel, place)
         order = np.lexsort((places, distance, pixels))
         first = np.searchsorted(pixels[order], np.arange(w))  # where each pixel's candidates begin
         found[:, row] = places[order][first + np.arange(kappa)[:, None]]
@@ -64,7 +77,8 @@ def measure_brute_force(query: Tensor, gallery: Tensor, place: np.ndarray) -> np
     The grid of the places may be finer than the level: the cells that contain the pixels are then compared.
     """
     h, w = place.shape[1:]
-    _, _, rows, cols = gallery.shape
+    n, _, rows, cols = gallery.shape
+    check_places(place, n * h * w)
     image, row, col = (torch.from_numpy(at).to(gallery.device) for at in (place // (h * w), place // w % h, place % w))
     there = gallery.permute(0, 2, 3, 1)[image, row * rows // h, col * cols // w]
     here_row, here_col = np.indices((h, w))
@@ -130,12 +144,11 @@ def _find_candidates(
     device = levels[0].held.device
     error = torch.stack([level.error(row) for level in levels]).sum(0)  # (w,)
     nearest = torch.full((w, kappa), inf, device=device)  # the smallest so far, in product form
-    pixels, places = [], []
+    pixels, places = ([torch.empty(0, dtype=torch.int64, device=device)] for _ in range(2))
     for images in chunks:
-        with full_precision(device):
-            table = levels[0].distances(row, images)  # (w, n * h * w)
-            for level in levels[1:]:
-                table = table + level.distances(row, images)
+        table = levels[0].distances(row, images)  # (w, n * h * w)
+        for level in levels[1:]:
+            table = table + level.distances(row, images)
         if allowed is not None:
             table = table.view(w, -1, h, w).masked_fill(~allowed.to(device)[:, None], inf).flatten(1)
         hopeful = (table.amin(1) <= nearest[:, -1] + 2 * error).nonzero().flatten()
@@ -149,18 +162,6 @@ def _find_candidates(
         pixels.append(hopeful[at])
         places.append(place + images.start * h * w)
     return torch.cat(pixels), torch.cat(places)
-
-
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Matrix products in true float32: with bfloat16 or TF32 the bounds would not hold."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _measure(levels: list[_Level], row: int, pixel: Tensor, place: Tensor) -> np.ndarray:

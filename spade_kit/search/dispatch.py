@@ -48,6 +48,12 @@ class PixelSearch:
         search: str = "auto",
     ) -> None:
         self.query, self.gallery, self.images = query, gallery, images
+        held = gallery.verify(images).shapes if isinstance(gallery, SimdLayout) else [x.shape[1:] for x in gallery]
+        if [tuple(level.shape[1:]) for level in query] != [tuple(shape) for shape in held]:
+            raise ValueError(
+                f"Query and gallery must have the same levels (c, h, w); got {[tuple(x.shape[1:]) for x in query]} and "
+                f"{[tuple(shape) for shape in held]}. Compute both with the same backbone."
+            )
         self.grids = [(level.shape[2], level.shape[3]) for level in query]
         wanted = search == "auto" and (isinstance(gallery, SimdLayout) or gallery[0].device.type == "cpu")
         self.uses_projection = wanted and runtime.numba is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from itertools import pairwise
 
@@ -61,6 +61,8 @@ class SimdLayout:
 
     def __init__(self, n: int, shapes: Sequence[tuple[int, ...]]) -> None:
         """``shapes`` are (c, h, w) of each level, fine to coarse."""
+        self._unread: set[int] = set()  # images in a file that have not been checked
+        self._check: Callable[[int, Sequence[np.ndarray]], None] = lambda image, tiles: None
         self.shapes = [tuple(shape) for shape in shapes]
         self.rows, self.columns = self.shapes[0][1] // 4, self.shapes[0][2] // 4  # of blocks
         self.blocks = self.rows * self.columns
@@ -83,14 +85,28 @@ class SimdLayout:
         return len(self.fine)
 
     @classmethod
-    def held(cls, shapes: Sequence[tuple[int, ...]], tiles: Mapping[str, np.ndarray]) -> SimdLayout:
-        """Wrap existing `tiles`, without a copy."""
+    def held(
+        cls,
+        shapes: Sequence[tuple[int, ...]],
+        tiles: Mapping[str, np.ndarray],
+        check: Callable[[int, Sequence[np.ndarray]], None] | None = None,
+    ) -> SimdLayout:
+        """Wrap existing `tiles`, without a copy; ``check`` gets an image and its tiles before they are first read."""
         layout = cls(0, shapes)
         for name, room in layout.tiles.items():
             if tiles[name].shape[1:] != room.shape[1:] or tiles[name].dtype != room.dtype:
                 raise ValueError(f"{name} must have shape {room.shape[1:]} per image; got {tiles[name].shape}.")
             setattr(layout, name, tiles[name])
+        if check is not None:
+            layout._check, layout._unread = check, set(range(len(layout)))
         return layout
+
+    def verify(self, images: np.ndarray) -> SimdLayout:
+        """Check those of the images that have not been read before."""
+        for image in self._unread.intersection(images.tolist()) if self._unread else ():
+            self._check(image, [tiles[image] for tiles in self.tiles.values()])
+            self._unread.discard(image)
+        return self
 
     @property
     def tiles(self) -> dict[str, np.ndarray]:
@@ -98,6 +114,9 @@ class SimdLayout:
 
     def take(self, images: np.ndarray, more: SimdLayout | None = None) -> SimdLayout:
         """A copy of some images, followed by all images of another layout."""
+        self.verify(images)
+        if more:
+            more.verify(np.arange(len(more)))
         taken = SimdLayout(0, self.shapes)
         for name, tiles in self.tiles.items():
             room = _room(len(images) + (len(more) if more else 0), *tiles.shape[1:3])
@@ -129,6 +148,7 @@ class SimdLayout:
 
     def level(self, number: int, images: np.ndarray) -> Tensor:
         """Read one level (n, c, h, w) of some images back."""
+        self.verify(images)
         c, h, w = self.shapes[number]
         if number > 1:
             step, (first, last) = 2 ** (number - 2), self.spans[number]
@@ -190,7 +210,7 @@ def nest(level: np.ndarray, times: int) -> np.ndarray:
 
 def _room(n: int, tiles: int, channels: int) -> np.ndarray:
     """Zeros aligned to a cache line, as torch's arrays are and NumPy's need not be: a row of lanes is then one line."""
-    room = torch.empty(n, tiles, channels, SIMD_WIDTH).numpy()
+    room = torch.empty(n, tiles, channels, SIMD_WIDTH, dtype=torch.float32, device="cpu").numpy()
     room.fill(0)
     return room
 

@@ -11,7 +11,19 @@ import numpy as np
 import torch
 
 from spade_kit.search.layout import CHUNK, SIMD_WIDTH, lay_out, prepare, put_on_grid, slack, stretch_for
-from spade_kit.search.runtime import FAR, NOWHERE, borrow, compare, compiled, in_threads, insert, may_enter, measure
+from spade_kit.search.runtime import (
+    FAR,
+    NOWHERE,
+    borrow,
+    check_images,
+    check_places,
+    compare,
+    compiled,
+    in_threads,
+    insert,
+    may_enter,
+    measure,
+)
 
 _SEEDS = 4  # images in which the same place is tried first, to get tight limits early
 _BATCH = 8  # gallery tiles that fit into the L1 cache
@@ -56,7 +68,7 @@ def search_projection(
     log = np.empty((len(images) if history else 0, tiles, SIMD_WIDTH, kappa), np.int64)
     one = np.ones(1, np.float32)
     arguments = (
-        np.ascontiguousarray(images, np.int64),
+        check_images(images, len(gallery)),
         min(1 if history else _SEEDS, len(images)),
         stretch_for(channels),
         (*_directions(axes), 1 - slack(len(axes)), error),
@@ -75,6 +87,7 @@ def measure_cells(
     query: np.ndarray, gallery: np.ndarray, order: np.ndarray, images: np.ndarray, place: np.ndarray
 ) -> np.ndarray:
     """(kappa, h, w) float64: the squared distances to the cells that `search_projection` found."""
+    check_places(place, len(check_images(images, len(gallery))) * len(order))
     position = np.argsort(order)  # grid cell -> position in the tiles
     there, here = position[place % len(order)], position.reshape(place.shape[1:])
     cells = gallery[images[place // len(order)], there // SIMD_WIDTH, :-1, there % SIMD_WIDTH]  # (kappa, h, w, c)

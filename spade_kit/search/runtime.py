@@ -1,10 +1,12 @@
-"""Shared code of the compiled searches: numba and the SIMD loops, if available, threads, and lists of the nearest."""
+"""Shared code of the searches: numba and the SIMD loops, if available, threads, settings, lists of the nearest."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -66,6 +68,82 @@ def in_threads(work: Callable[[int, int], None], pieces: int) -> None:
         work(0, threads)
         for other in others:
             other.result()
+
+
+def check_images(images: np.ndarray, count: int) -> np.ndarray:
+    """Indices into ``count`` images; the kernels check nothing."""
+    if len(images) and not 0 <= images.min() <= images.max() < count:
+        raise ValueError(
+            f"images must be indices into a gallery of {count} images, from 0; got {images.min()} to {images.max()}."
+        )
+    return np.ascontiguousarray(images, np.int64)
+
+
+def check_places(place: np.ndarray, candidates: int) -> np.ndarray:
+    """Places among ``candidates`` pixels: the last step of a search reads there, and is not checked by its kernel."""
+    if not 0 <= place.min() <= place.max() < candidates:
+        missing = np.count_nonzero((place < 0) | (place >= candidates))
+        raise ValueError(
+            f"Every pixel must have a match at a distance that fits into float32; got none for {missing} of "
+            f"{place.size}. Check the features for NaN and very large numbers, or lower the weights."
+        )
+    return np.ascontiguousarray(place)
+
+
+class _ProcessSettings:
+    """torch's process-wide settings, as they are in a new process, while any thread is inside."""
+
+    _USUAL = (torch.float32, "highest", 0)
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = Lock(), 0, self._USUAL
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = self._read()
+                self._write(self._USUAL)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._write(self._before)
+
+    def _read(self) -> tuple[torch.dtype, str, int]:
+        return (
+            torch.get_default_dtype(),
+            torch.get_float32_matmul_precision(),
+            torch.get_deterministic_debug_mode(),
+        )
+
+    def _write(self, settings: tuple[torch.dtype, str, int]) -> None:
+        for setting, value, now in zip(
+            (torch.set_default_dtype, torch.set_float32_matmul_precision, torch.set_deterministic_debug_mode),
+            settings,
+            self._read(),
+        ):
+            if value != now:
+                setting(value)  # type: ignore[operator]
+
+
+_process_settings = _ProcessSettings()
+
+
+@contextmanager
+def usual_settings(device: torch.device) -> Iterator[None]:
+    """Compute as a new process does, whatever defaults, autocast or modes the user has set in torch.
+
+    Bounds need it: they do not hold in bfloat16 or TF32. Default dtypes also change networks and their weights.
+    """
+    with (
+        _process_settings,
+        torch.device("cpu"),
+        torch.autocast("cpu", enabled=False),
+        torch.autocast(device.type, enabled=False),
+    ):
+        yield
 
 
 @compiled(forceinline=True)
