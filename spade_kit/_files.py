@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
+import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -21,7 +24,34 @@ from PIL import Image
 
 MANIFEST = "run.json"
 _UNFINISHED = ".writing"  # the suffix of incomplete files
+_LONGEST_NAME = 255 - len(".tiff")  # bytes, on nearly every file system
+_FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20'")  # begins what a spreadsheet runs; it hides a leading quote
+_CURES = {  # error of the system -> what to do
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Allow writing there, or use another folder"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some space or use another folder"),
+    errno.ENAMETOOLONG: "Use a folder with a shorter path",
+}
 Row: TypeAlias = "dict[str, Any]"  # an empty cell is None, or missing
+
+
+STATE: dict[str, Callable[[str], Any]] = {"bytes": int, "modified": int, "sha256": str}  # of an image: name -> parser
+
+
+def describe_state(sources: Sequence[Path]) -> Row | None:
+    """Size, time of the last change in seconds since 1970, and a hash of the content of files, or of those in folders.
+
+    None if one of them cannot be read.
+    """
+    size, changed, content = 0, 0, hashlib.sha256()
+    try:
+        for file in (file for one in sources for file in (sorted(one.iterdir()) if one.is_dir() else [one])):
+            if not file.is_file():  # reading a pipe would wait for ever
+                return None
+            content.update(hashlib.sha256(file.read_bytes()).digest())
+            size, changed = size + file.stat().st_size, max(changed, int(file.stat().st_mtime))
+    except OSError:
+        return None
+    return {"bytes": size, "modified": changed, "sha256": content.hexdigest()} if sources else {}
 
 
 @dataclass(frozen=True)
@@ -32,18 +62,18 @@ class Item:
     sources: Sequence[Path]
     files: Sequence[Path]
 
-    def is_done(self) -> bool:
-        """Whether its output files exist, and no source has changed since."""
-        if not all(file.is_file() for file in self.files):
-            return False
-        states = [source.stat() for source in self.sources if source.exists()]
-        changed = max((max(state.st_mtime, state.st_ctime) for state in states), default=0)  # copying keeps st_mtime
-        return changed <= min(file.stat().st_mtime for file in self.files)
+    def is_done(self, row: Row) -> bool:
+        """Whether all output files exist, and the sources have the content that the row was made from."""
+        state = describe_state(self.sources) if all(file.is_file() for file in self.files) else None
+        return state is not None and state.get("sha256") == row.get("sha256")
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run: the run manifest ``run.json``, and a table that gets a row per image, after its files."""
+    """The folder of one run: the run manifest ``run.json``, and a table that gets a row per image, after its files.
+
+    Each row ends with the state of the image, so that a later run never takes it for another image.
+    """
 
     folder: Path
     table: str
@@ -52,18 +82,18 @@ class RunFolder:
     @contextmanager
     def claim(self, run: dict[str, Any]) -> Iterator[None]:
         """Lock the folder for a run; raise if it holds another run or is being written."""
-        folder = self.folder
+        folder, name = self.folder, as_text(self.folder)
         check_is_no_file(folder)
         with explain_failure(folder, self._lock):  # an OS lock: released when the process ends, even if killed
             before = read_manifest(folder)
             if not before and (folder / self.table).exists():
                 raise ValueError(
-                    f"{folder} holds a {self.table} but no {MANIFEST}, so its run is unknown. Use another folder."
+                    f"{name} holds a {self.table} but no {MANIFEST}, so its run is unknown. Use another folder."
                 )
-            changed = [name for name in run if before and before.get(name) != run[name]]
+            changed = [key for key in run if before and before.get(key) != run[key]]
             if changed:
-                told = ", ".join(f"{name} was {before.get(name)!r} and is now {run[name]!r}" for name in changed)
-                raise ValueError(f"{folder} holds results of another run: {told}. Use another folder.")
+                told = ", ".join(f"{key} was {before.get(key)!r} and is now {run[key]!r}" for key in changed)
+                raise ValueError(f"{name} holds results of another run: {told}. Use another folder.")
             write_whole(folder / MANIFEST, json.dumps(run, indent=1).encode())
             yield
 
@@ -73,7 +103,8 @@ class RunFolder:
             return FileLock(self.folder / ".lock").acquire(timeout=0)
         except Timeout as held:
             raise ValueError(
-                f"{self.folder} is being written by another run. Wait until it ends, or use another folder."
+                f"{as_text(self.folder)} is in use: another run is writing to it. Wait until it ends, or use another "
+                "folder."
             ) from held
 
     def resume(self, items: Sequence[Item], judge: Callable[[Item], Row]) -> Iterator[Row]:
@@ -85,17 +116,20 @@ class RunFolder:
             for left in place.glob(f".*{_UNFINISHED}"):
                 left.unlink(missing_ok=True)
         known = {tuple(map(row.get, items[0].name)): row for row in self._read() if "reason" not in row}
-        rows = [known.get(tuple(item.name.values())) if item.is_done() else None for item in items]
+        found = [known.get(tuple(item.name.values())) for item in items]
+        rows = [row if row is not None and item.is_done(row) else None for item, row in zip(items, found)]
         self.write(filter(None, rows))  # an old row must not stay beside new files of its image
-        for item, found in zip(items, rows):
-            row = item.name | (judge(item) if found is None else found)
-            if found is None:
+        for item, row in zip(items, rows):
+            if row is None:
+                state = describe_state(item.sources)  # before judging: a file replaced meanwhile is judged again
+                row = item.name | judge(item) | (state or {})
                 self._append(row)
-            yield row
+            yield item.name | row
 
     def write(self, rows: Iterable[Row]) -> None:
         """Rewrite the table with these rows."""
-        write_whole(self.folder / self.table, b"".join(map(self._line, [dict(zip(self.columns, self.columns)), *rows])))
+        head = dict(zip(self._parsers, self._parsers))
+        write_whole(self.folder / self.table, b"".join(map(self._line, [head, *rows])))
 
     def _append(self, row: Row) -> None:
         table = self.folder / self.table
@@ -108,8 +142,8 @@ class RunFolder:
 
     def _line(self, row: Row) -> bytes:
         line = StringIO()
-        csv.writer(line).writerow(map(row.get, self.columns))  # floats round-trip exactly
-        return line.getvalue().removesuffix("\r\n").encode() + b"\n"
+        csv.writer(line).writerow(_guard(row.get(name)) for name in self._parsers)  # floats round-trip exactly
+        return line.getvalue().removesuffix("\r\n").encode(errors="backslashreplace") + b"\n"
 
     def _read(self) -> Iterator[Row]:
         """Yield complete rows; the last one may be cut off anywhere."""
@@ -118,8 +152,21 @@ class RunFolder:
         with suppress(csv.Error, ValueError):
             lines = StringIO(content[: content.rfind(b"\n") + 1].decode())
             for cells in islice(csv.reader(lines, strict=True), 1, None):
-                read = zip(self.columns.items(), cells, strict=True)
+                read = zip(self._parsers.items(), map(_unguard, cells), strict=True)
                 yield {name: kind(cell) for (name, kind), cell in read if cell}
+
+    @property
+    def _parsers(self) -> dict[str, Callable[[str], Any]]:
+        return {**self.columns, **STATE}
+
+
+def _guard(cell: Any) -> Any:
+    """Text that a spreadsheet shows instead of running it; `_unguard` is the inverse."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+
+
+def _unguard(cell: str) -> str:
+    return cell.removeprefix("'")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -130,12 +177,40 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(manifest.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as problem:
-        raise ValueError(f"{manifest} is damaged ({problem}). Use another folder.") from problem
+        raise ValueError(f"{as_text(manifest)} is damaged ({problem}). Use another folder.") from problem
+
+
+def as_text(path: Path | str) -> str:
+    """A path as text that can be printed, sent and stored anywhere; `as_path` is its inverse.
+
+    It is `printable`, and a name that a spreadsheet would run as a formula gets a leading ``./``.
+    """
+    text = printable(Path(path).as_posix())
+    return f"./{text}" if text.startswith(_FORMULA) else text
+
+
+def printable(name: str) -> str:
+    """A name without undecodable bytes, line breaks and the like: they become escapes as in Python, a backslash two."""
+    return "".join(c if c.isprintable() and c != "\\" else c.encode("unicode_escape").decode() for c in name)
+
+
+def as_path(text: str) -> Path:
+    """The path that `as_text` turned into text."""
+    escape = r"\\(?:[\\nrt]|x..|u.{4}|U.{8})"
+    return Path(re.sub(escape, lambda found: found[0].encode().decode("unicode_escape"), text))
+
+
+def shorten(name: str, marked: bool = False) -> str:
+    """A name for a file with room for ``.tiff``; if it is too long or to be marked, a hash of it becomes its end."""
+    content = os.fsencode(name)
+    if len(content) <= _LONGEST_NAME and not marked:
+        return name
+    return content[: _LONGEST_NAME - 9].decode("utf-8", "ignore") + f"-{hashlib.sha256(content).hexdigest()[:8]}"
 
 
 def check_is_no_file(folder: Path, what: str = "Results are written") -> None:
     if folder.is_file():
-        raise ValueError(f"{what} to a folder, but {folder} is a file. Use another name.")
+        raise ValueError(f"{what} to a folder, but {as_text(folder)} is a file. Use another name.")
 
 
 def encode_tiff(values: Float[np.ndarray, "H W"]) -> bytes:
@@ -172,7 +247,8 @@ def explain_failure(path: Path, write: Callable[[], Any]) -> Any:
     try:
         return write()
     except OSError as problem:
+        cure = _CURES.get(problem.errno or 0, "Use another folder")
         raise OSError(
-            f"{path} could not be written ({problem.strerror or problem}). Files written before are intact. "
-            "Free some space or use another folder, then call again."
+            f"{as_text(path)} could not be written ({problem.strerror or problem}). Files written before are intact. "
+            f"{cure}, then call again."
         ) from problem

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
+import unicodedata
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,23 +13,37 @@ from typing import Any
 import numpy as np
 import pandas
 
-from spade_kit._files import MANIFEST, Item, Row, RunFolder, check_is_no_file, encode_png, encode_tiff, write_whole
+from spade_kit._files import (
+    MANIFEST,
+    STATE,
+    Item,
+    Row,
+    RunFolder,
+    as_text,
+    check_is_no_file,
+    encode_png,
+    encode_tiff,
+    shorten,
+    write_whole,
+)
 from spade_kit._progress import track
 from spade_kit.datasets.images import FORMATS, is_picture, natural_order
 from spade_kit.datasets.layouts import check_folder
 from spade_kit.features.crops import describe_coverage
 
 FPR = 0.05  # default rate, unless there are too few normal images to estimate it
-_LONGEST_NAME = 255  # bytes, on nearly every file system
-COLUMNS = {  # name -> parser of its cells
+COLUMNS: dict[str, Callable[[str], Any]] = {  # name -> parser of its cells
     **{"path": str, "verdict": str, "image_score": float, "retrieval_score": float, "threshold": float},
     **{"nearest_normal": str, "row": int, "col": int},
     **{"judged": float, "squash": float, "reason": str},
+    **STATE,
 }
 NOT_JUDGED = "not judged"
 
 
-def predict_folder(spade: Any, folder: str | Path, out: str | Path, fpr: float | None = None) -> pandas.DataFrame:
+def predict_folder(
+    spade: Any, folder: str | Path, out: str | Path, fpr: float | None = None, *, maps: bool = True
+) -> pandas.DataFrame:
     """See `SPADE.predict_folder`; ``spade`` is a SPADE, which imports this module."""
     for name, given in (("folder", folder), ("out", out)):
         if not isinstance(given, (str, Path)):
@@ -39,36 +54,41 @@ def predict_folder(spade: Any, folder: str | Path, out: str | Path, fpr: float |
     smallest = 1 / (len(spade) + 1)  # rate that this many normal images can estimate
     rate = max(FPR, smallest) if fpr is None else fpr
     threshold = spade.threshold(rate, of="image")
+    kinds = {"segmentations": ".png"} | ({"maps": ".tiff"} if maps else {})
     items = [
         Item(
-            {"path": photo.as_posix()}, [folder / photo], [out / f"segmentations/{name}.png", out / f"maps/{name}.tiff"]
+            {"path": as_text(photo)},
+            [folder / photo],
+            [out / kind / f"{name}{suffix}" for kind, suffix in kinds.items()],
         )
         for photo, name in zip(photos, _name_outputs(photos))
     ]
     run = RunFolder(out, "results.csv", COLUMNS)
-    with run.claim(spade.describe_run() | {"rate": rate, "threshold": threshold}):
+    manifest = spade.describe_run() | {"input": as_text(folder.resolve()), "rate": rate, "threshold": threshold}
+    with run.claim(manifest):
         judged = run.resume(items, partial(_judge, spade, threshold))
         rows = list(track(judged, total=len(items), desc="images"))
         run.write(rows)
-    unsaid = {"nearest_normal": "", "reason": ""}
+    unsaid = {"nearest_normal": "", "reason": "", "sha256": ""}
     frame = pandas.DataFrame([unsaid | row for row in rows], columns=list(COLUMNS))
     doubt = spade.calibration.doubt(spade.options, rate, "image")
     done = frame.dropna(subset="judged")
     covered = describe_coverage(done["path"].tolist(), done["judged"].tolist(), done["squash"].tolist())
     print(*filter(None, [_conclude(frame, max(rate, smallest), threshold, len(spade)), covered, doubt]))
-    return frame.astype({"row": "Int64", "col": "Int64"})  # may be missing
+    return frame.astype(dict.fromkeys(("row", "col", "bytes", "modified"), "Int64"))  # may be missing
 
 
 def _judge(spade: Any, threshold: float, item: Item) -> Row:
     """Judge an image and write its pictures; if it cannot be judged, return only the reason."""
-    (photo,), (segmentation, raw) = item.sources, item.files
+    (photo,), (segmentation, *raw) = item.sources, item.files
     try:
         result = spade.judge(photo)
     except (ValueError, OSError) as problem:
         return {"verdict": NOT_JUDGED, "reason": str(problem)}
     on_photo = result.on_photo()
     write_whole(segmentation, encode_png(on_photo >= threshold))
-    write_whole(raw, encode_tiff(on_photo))
+    for file in raw:
+        write_whole(file, encode_tiff(on_photo))
     row, col = np.unravel_index(np.nanargmax(on_photo), on_photo.shape)
     nearest = int(result.neighbours.index[0])
     sample = spade.gallery.normals[nearest].sample
@@ -77,7 +97,7 @@ def _judge(spade: Any, threshold: float, item: Item) -> Row:
         "image_score": _six_digits(result.image_score),
         "retrieval_score": _six_digits(result.retrieval_score),
         "threshold": _six_digits(threshold),
-        "nearest_normal": str(nearest) if sample is None else sample.path.name,
+        "nearest_normal": str(nearest) if sample is None else as_text(sample.path.name),
         "row": int(row),
         "col": int(col),
         "judged": round(result.crop.judged, 4),
@@ -100,19 +120,19 @@ def _list_photos(folder: Path) -> list[Path]:
 
 
 def _name_outputs(photos: list[Path]) -> list[Path]:
-    """Names of outputs: without the suffix where that is unique, and short enough to append .tiff."""
-    stems = Counter(photo.with_suffix("") for photo in photos)
-    names = [photo.with_suffix("") if stems[photo.with_suffix("")] == 1 else photo for photo in photos]
-    return [name.with_name(_shorten(name.name)) for name in names]
+    """Names of outputs without their suffix: the image's name without its own suffix, with it, or with a hash.
+
+    Each image gets the first that no other image and no folder can have, even where upper and lower case are the same.
+    """
+    choices = [[photo.with_name(shorten(name)) for name in (photo.stem, photo.name)] for photo in photos]
+    wanted = Counter(name for both in choices for name in {_fold(name) for name in both})
+    taken = {_fold(folder.with_suffix("")) for photo in photos for folder in photo.parents if folder.suffix}
+    free = [[name for name in both if wanted[_fold(name)] == 1 and _fold(name) not in taken] for both in choices]
+    return [first[0] if first else photo.with_name(shorten(photo.name, True)) for photo, first in zip(photos, free)]
 
 
-def _shorten(name: str) -> str:
-    room = _LONGEST_NAME - len(".tiff")
-    content = os.fsencode(name)
-    if len(content) <= room:
-        return name
-    mark = hashlib.sha256(content).hexdigest()[:8]
-    return content[: room - 9].decode("utf-8", "ignore") + f"-{mark}"
+def _fold(name: Path) -> str:
+    return unicodedata.normalize("NFC", str(name)).casefold()
 
 
 def _six_digits(value: float) -> float:

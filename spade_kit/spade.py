@@ -367,35 +367,40 @@ class SPADE:
         anomaly_map = make_map(found.distance, query.crop.size, now.options.sigma)
         return Result(anomaly_map, neighbours, found, query, among, now)
 
-    def predict_folder(self, folder: str | Path, out: str | Path, fpr: float | None = None) -> pandas.DataFrame:
+    def predict_folder(
+        self, folder: str | Path, out: str | Path, fpr: float | None = None, *, maps: bool = True
+    ) -> pandas.DataFrame:
         """Judge every image in a folder and its subfolders; no labels needed.
 
         The folder ``out`` gets ``results.csv``, one row per image; ``segmentations`` as PNG, white where the map
         reaches the threshold; and ``maps``, raw distances as float32 TIFF. Both have the size of the original image and
         are 0 where it was not judged (``load_backbone(..., crop=None)`` judges all of it). A second call resumes an
-        interrupted run. An image that cannot be read gets a row with the reason. Fitted images are judged against the
-        others.
+        interrupted run; an image whose content changed, or whose outputs were deleted, is judged again. An image that
+        cannot be read gets a row with the reason. Fitted images are judged against the others.
 
         Parameters
         ----------
         fpr
             The fraction of normal images that may reach the threshold: 0.05 unless there are too few of them.
+        maps
+            Whether to write the raw maps, 4 bytes per pixel of the original image.
 
         Returns
         -------
         pandas.DataFrame
             The table: ``path``, ``verdict``, ``image_score``, ``retrieval_score``, ``threshold``, ``nearest_normal``,
             ``row`` and ``col`` of the most anomalous pixel of the original image, ``judged``, the fraction of the image
-            that was judged, ``squash``, the factor by which its aspect ratio was changed, ``reason``.
+            that was judged, ``squash``, the factor by which its aspect ratio was changed, ``reason``; size, time of
+            change and hash of the file: ``bytes``, ``modified``, ``sha256``.
 
         Raises
         ------
         ValueError
-            If ``out`` holds results of another fit or other options, or is being written.
+            If ``out`` holds results of another fit, other options or another input folder, or is in use.
         OSError
             If something cannot be written; files written before are intact.
         """
-        return predict_folder(self._freeze(), folder, out, fpr)
+        return predict_folder(self._freeze(), folder, out, fpr, maps=maps)
 
     # ---- thresholds and the reference level --------------------------------------------------------------------------
 

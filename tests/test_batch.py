@@ -1,5 +1,6 @@
 """A folder judged without labels: the table, the pictures, and the errors."""
 
+import csv
 import errno
 import json
 import os
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from spade_kit import SPADE
-from spade_kit._files import Item, RunFolder, write_whole
+from spade_kit._files import Item, RunFolder, as_path, write_whole
 from spade_kit.batch import COLUMNS
 
 
@@ -158,6 +159,55 @@ def test_names_are_kept_apart_and_short_enough(spade, demo, tmp_path):
     pandas.testing.assert_frame_equal(again, frame)
 
 
+NAMES_ON_DISK = [
+    *(
+        b"a.jpg",
+        b"a.png",
+        b"a.jpg.png",
+        b"a-pi\xe8ce.png",
+        b"a-pi\xe9ce.png",
+        b"=cmd('x').png",
+        b"a\rb.png",
+        b"a\nb.png",
+    ),
+    *(
+        b"a\\rb.png",
+        b'say "$9" $.png',
+        b"n" * 251 + b".png",
+        b"n" * 251 + b".jpg",
+        b"A.bmp",
+        b"-1.png",
+        b"sub.png/x.png",
+    ),
+    *(b"sub.bmp", b"sub.tiff/x.png", b"@b.png", b"'c.png", b"./ d.png", "\u202ee.png".encode()),
+]
+
+
+def test_any_name_gives_a_row_and_two_pictures_of_its_own(spade, demo, tmp_path, capsys):
+    folder = tmp_path / "line"
+    for number, name in enumerate(NAMES_ON_DISK):
+        path = Path(os.fsdecode(os.fsencode(folder) + b"/" + name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(demo.test[number].image).save(path, "PNG")
+    frame = spade.predict_folder(folder, tmp_path / "out", fpr=0.2)
+    assert (frame["verdict"] != "not judged").all()
+    capsys.readouterr().out.encode()
+    assert sorted(os.fsencode(as_path(text)) for text in frame["path"]) == sorted(
+        os.fsencode(Path(os.fsdecode(name))) for name in NAMES_ON_DISK
+    )
+    with open(tmp_path / "out/results.csv", newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    assert [row["path"] for row in rows] == frame["path"].tolist()
+    assert not [cell for row in rows for cell in row.values() if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
+    results = [spade.predict(folder / as_path(text)) for text in frame["path"]]
+    np.testing.assert_allclose(frame["image_score"], [result.image_score for result in results], rtol=1e-5)
+    maps = [np.asarray(Image.open(file)).max() for file in (tmp_path / "out/maps").rglob("*.tiff") if file.is_file()]
+    assert sorted(maps) == sorted(np.nanmax(result.on_photo()) for result in results)
+    assert sum(file.is_file() for file in (tmp_path / "out/segmentations").rglob("*")) == len(NAMES_ON_DISK)
+    again = spade.predict_folder(folder, tmp_path / "out", fpr=0.2)
+    pandas.testing.assert_frame_equal(again, frame)
+
+
 def test_a_fitted_photo_is_judged_against_the_others(spade, demo, tmp_path):
     (tmp_path / "line").mkdir()
     shutil.copy(demo.train[3].path, tmp_path / "line")
@@ -189,12 +239,61 @@ def test_failed_photos_are_tried_again_even_if_outputs_exist(spade, line, tmp_pa
     for name in ("maps/broken.tiff", "segmentations/broken.png"):  # of an earlier run, and newer than the photo
         (tmp_path / "out" / name).touch()
     rows = spade.predict_folder(line, tmp_path / "out", fpr=0.2).set_index("path")
-    assert rows.loc["broken.png"].equals(rows.loc["x.png"])
+    assert rows.loc["broken.png"].drop("modified").equals(rows.loc["x.png"].drop("modified"))
 
 
 def test_results_are_not_read_as_photos_even_in_the_same_folder(spade, line):
     first = spade.predict_folder(line, line, fpr=0.2)
     assert first["path"].tolist() == spade.predict_folder(line, line, fpr=0.2)["path"].tolist() == NAMES
+
+
+def test_a_second_batch_in_the_same_folder_gets_no_verdicts_of_the_first(spade, demo, tmp_path):
+    """The same names, sizes and times; one batch is all good, the other all defects."""
+    kinds = {"first": "good", "second": "thread"}
+    for name, kind in kinds.items():
+        (tmp_path / name).mkdir()
+        chosen = [sample for sample in demo.test if sample.label == kind][:2]
+        for at, sample in enumerate(chosen):
+            Image.fromarray(sample.image).save(tmp_path / name / f"{at}.bmp")
+            os.utime(tmp_path / name / f"{at}.bmp", (1, 1))
+    spade.predict_folder(tmp_path / "first", tmp_path / "out", fpr=0.2)
+    alone = spade.predict_folder(tmp_path / "second", tmp_path / "alone", fpr=0.2)
+    with pytest.raises(
+        ValueError, match=r"out holds results of another run: input was '.*/first' and is now '.*/second'"
+    ):
+        spade.predict_folder(tmp_path / "second", tmp_path / "out", fpr=0.2)
+    shutil.rmtree(tmp_path / "first")
+    shutil.move(tmp_path / "second", tmp_path / "first")  # a folder that is filled again every day
+    again = spade.predict_folder(tmp_path / "first", tmp_path / "out", fpr=0.2)
+    pandas.testing.assert_frame_equal(again, alone)
+    for kind in ("maps", "segmentations"):
+        for file in (tmp_path / "out" / kind).iterdir():
+            assert file.read_bytes() == (tmp_path / "alone" / kind / file.name).read_bytes()
+
+
+def test_maps_are_optional_and_made_when_asked_for(spade, line, tmp_path):
+    without = spade.predict_folder(line, tmp_path / "out", fpr=0.2, maps=False)
+    assert not (tmp_path / "out/maps").exists()
+    assert len(list((tmp_path / "out/segmentations").rglob("*.png"))) == 6
+    pandas.testing.assert_frame_equal(spade.predict_folder(line, tmp_path / "out", fpr=0.2), without)
+    assert len(list((tmp_path / "out/maps").rglob("*.tiff"))) == 6
+
+
+def test_a_file_that_the_system_cannot_read_is_named_and_the_others_are_judged(spade, line, demo, tmp_path):
+    (line / "memory.png").symlink_to("/proc/self/mem")  # opens, but reading fails
+    (line / "gone.png").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(line / "pipe.png")
+    rows = spade.predict_folder(line, tmp_path / "out", fpr=0.2).set_index("path")
+    lost = rows[rows["verdict"] == "not judged"]["reason"]
+    assert list(lost.index) == ["broken.png", "gone.png", "memory.png", "pipe.png"]
+    assert lost["memory.png"] == (
+        f"Cannot read {line}/memory.png as an image: Input/output error. Check that you may read it, or leave it out."
+    )
+    for name in ("gone.png", "pipe.png"):
+        assert lost[name] == f"Expected an image at {line}/{name}, but there is no such file. Check the path."
+    with pytest.warns(UserWarning, match=r"Skipped 3 of 5 images\. .*gone\.png.*memory\.png.*pipe\.png"):
+        fitted = SPADE(k=1).fit([*demo.train[:2], *(line / name for name in ("gone.png", "memory.png", "pipe.png"))])
+    assert len(fitted) == 2
 
 
 # ---- a run folder ----------------------------------------------------------------------------------------------------
@@ -247,7 +346,9 @@ def test_two_runs_cannot_write_one_folder_and_a_killed_one_does_not_block_it(spa
     with subprocess.Popen([sys.executable, "-c", script, out], stdout=subprocess.PIPE, text=True) as other:
         try:
             assert other.stdout.readline() == "held\n"
-            with pytest.raises(ValueError, match=r"out is being written by another run\. Wait until it ends, or use"):
+            with pytest.raises(
+                ValueError, match=r"out is in use: another run is writing to it\. Wait until it ends, or use"
+            ):
                 spade.predict_folder(line, out, fpr=0.2)
             assert (out / "results.csv").read_bytes() == before
         finally:

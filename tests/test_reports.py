@@ -70,9 +70,9 @@ def test_maps_of_a_report_of_version_0_1_are_read(spade, samples, report, tmp_pa
 
 def test_a_folder_that_is_being_written_is_refused(spade, samples, report, tmp_path):
     with RunFolder(tmp_path, "photos.csv", {}).claim(report.run):
-        with pytest.raises(ValueError, match=r"is being written by another run\. Wait until it ends"):
+        with pytest.raises(ValueError, match=r"is in use: another run is writing to it\. Wait until it ends"):
             evaluate(spade, samples, folder=tmp_path)
-        with pytest.raises(ValueError, match=r"is being written by another run\. Wait until it ends"):
+        with pytest.raises(ValueError, match=r"is in use: another run is writing to it\. Wait until it ends"):
             report.save(tmp_path)
     assert not list(tmp_path.glob("photos*"))
     report.save(tmp_path)

@@ -12,6 +12,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from spade_kit._arguments import warn
+from spade_kit._files import as_text
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
@@ -35,14 +36,14 @@ def read_image(path: Path | str) -> UInt8[np.ndarray, "H W 3"]:
         If it is not an image, is truncated, or is damaged in a way that its format can detect: PNG has checksums, and
         JPEG's entropy-coded data must decode cleanly. BMP, TIFF and GIF do not detect a changed pixel byte.
     """
-    return as_rgb(decode(_existing(path).read_bytes(), path))
+    return as_rgb(decode(_read_bytes(path), path))
 
 
 def read_mask(path: Path | str) -> Bool[np.ndarray, "H W"]:
     """True where a mask is not 0; if the path is a folder, the union of all masks in it."""
     if Path(path).is_dir():
         return np.logical_or.reduce([read_mask(part) for part in pictures_in(Path(path))])
-    mask = decode(_existing(path).read_bytes(), path)
+    mask = decode(_read_bytes(path), path)
     grey = mask if len(mask.getbands()) == 1 and mask.mode != "P" else mask.convert("L")
     return np.array(grey) > 0
 
@@ -112,19 +113,30 @@ def decode(content: bytes, name: Path | str) -> Image.Image:
     return picture
 
 
+def _read_bytes(path: Path | str) -> bytes:
+    file = _existing(path)
+    try:
+        return file.read_bytes()
+    except OSError as problem:
+        raise _unreadable(path, 1, problem) from problem
+
+
 def _existing(path: Path | str) -> Path:
     if Path(path).is_dir():
         raise FileNotFoundError(
-            f"Expected an image at {path}, but it is a folder. List its images with "
+            f"Expected an image at {as_text(path)}, but it is a folder. List its images with "
             'sorted(Path(folder).glob("*.png")), or use load_dataset(folder).'
         )
     if not Path(path).is_file():
-        raise FileNotFoundError(f"Expected an image at {path}, but there is no such file. Check the path.")
+        raise FileNotFoundError(f"Expected an image at {as_text(path)}, but there is no such file. Check the path.")
     return Path(path)
 
 
 def _unreadable(name: Path | str, length: int, problem: Exception) -> UnreadablePhotoError:
-    if length == 0:
+    cure = "Remove or replace it."
+    if isinstance(problem, OSError) and problem.errno:
+        why, cure = problem.strerror, "Check that you may read it, or leave it out."
+    elif length == 0:
         why = "it is empty"
     elif isinstance(problem, UnidentifiedImageError):
         why = f"its format is none of {', '.join(FORMATS)}"
@@ -132,4 +144,4 @@ def _unreadable(name: Path | str, length: int, problem: Exception) -> Unreadable
         why = f"it claims more than {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} megapixels"
     else:
         why = str(problem) or type(problem).__name__
-    return UnreadablePhotoError(f"Cannot read {name} as an image: {why}. Remove or replace it.")
+    return UnreadablePhotoError(f"Cannot read {as_text(name)} as an image: {why}. {cure}")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas
 
 from spade_kit._arguments import warn
-from spade_kit._files import Item, Row, RunFolder, encode_tiff, write_whole
+from spade_kit._files import Item, Row, RunFolder, as_text, encode_tiff, write_whole
 from spade_kit._progress import track
 from spade_kit.datasets.samples import GOOD, Dataset, Sample
 from spade_kit.evaluation.map_store import Judged, MapStore, name_maps
@@ -64,7 +64,7 @@ def evaluate(spade: SPADE, dataset: Dataset | Sequence[Sample], folder: str | Pa
     run = RunFolder(Path(folder).expanduser(), "photos.csv", {"photo": int, **columns})
     with run.claim(manifest):
         (run.folder / TABLE).unlink(missing_ok=True)  # left by a complete run, which is now incomplete
-        store = MapStore(run.folder, [str(sample.path) for sample in samples])
+        store = MapStore(run.folder, [as_text(sample.path) for sample in samples])
         frame = pandas.DataFrame(_judge_into(run, store, spade, name, samples), columns=list(columns))
         report = _conclude(Report(name, manifest, frame, store), samples)
         write_table(run.folder, frame)
@@ -78,7 +78,7 @@ def _judge_into(run: RunFolder, store: MapStore, spade: SPADE, dataset: str, sam
         files = [store.file(at), run.folder / "maps" / place]
         store.drop_damaged(at, files[1])
         sources = [path for path in (sample.path, sample.mask_path) if path is not None]
-        items.append(Item({"photo": at, "path": str(sample.path), "label": sample.label or None}, sources, files))
+        items.append(Item({"photo": at, "path": as_text(sample.path), "label": sample.label or None}, sources, files))
 
     def judge(item: Item) -> Row:
         row, judged = _judge(spade, samples[item.name["photo"]])
@@ -92,7 +92,7 @@ def _judge_into(run: RunFolder, store: MapStore, spade: SPADE, dataset: str, sam
 
 def _judge(spade: SPADE, sample: Sample) -> tuple[Row, Judged | None]:
     start = time.perf_counter()
-    row: Row = {"path": str(sample.path), "label": sample.label}
+    row: Row = {"path": as_text(sample.path), "label": sample.label}
     try:
         result = spade.judge(sample)
         with warnings.catch_warnings():

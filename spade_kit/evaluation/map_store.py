@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
+from itertools import chain, count
 from math import prod
 from pathlib import Path
 from zipfile import BadZipFile
@@ -16,7 +17,7 @@ from zipfile import BadZipFile
 import numpy as np
 from jaxtyping import Bool, Float
 
-from spade_kit._files import write_whole
+from spade_kit._files import shorten, write_whole
 from spade_kit.datasets.samples import Sample
 from spade_kit.features.crops import Crop
 from spade_kit.scores import make_map
@@ -96,19 +97,20 @@ class MapStore(Sequence[Judged]):
 def name_maps(dataset: str, samples: Sequence[Sample]) -> list[Path]:
     """``<dataset>/test/<kind>/<stem>.tiff``, where MVTec AD's evaluation script expects an image's map.
 
-    If two images share a name, the index of the second is appended.
+    If two images share a name, the index of the second, or the next free number, is appended.
     """
-    taken: set[Path] = set()
+    taken: set[str] = set()  # in one case: some file systems ignore it
     names = []
     for index, sample in enumerate(samples):
         folder = Path(_plain(dataset), "test", _plain(sample.label or "unknown"))
-        name = folder / f"{sample.path.stem}.tiff"
-        name = folder / f"{sample.path.stem}_{index}.tiff" if name in taken else name
-        taken.add(name)
+        stems = chain([sample.path.stem], (f"{sample.path.stem}_{at}" for at in count(index)))
+        places = (folder / f"{shorten(stem)}.tiff" for stem in stems)
+        name = next(place for place in places if str(place).casefold() not in taken)
+        taken.add(str(name).casefold())
         names.append(name)
     return names
 
 
 def _plain(name: str) -> str:
     """A folder name with only letters, digits, spaces and other safe characters."""
-    return re.sub(r"[^\w .+-]", "_", name).strip(" .") or "_"
+    return shorten(re.sub(r"[^\w .+-]", "_", name).strip(" .") or "_")

@@ -14,6 +14,7 @@ import pandas
 from jaxtyping import Int
 
 from spade_kit._arguments import check_count, choose
+from spade_kit._files import as_text
 from spade_kit._progress import track
 from spade_kit.datasets.samples import Dataset, Sample
 from spade_kit.evaluation.evaluate import describe_scores
@@ -179,7 +180,7 @@ def _judge_all(
     searching = 0.0
     for query in queries:
         assert query.sample is not None  # queries come from a dataset
-        photo = {"path": str(query.sample.path), "label": query.sample.label}
+        photo = {"path": as_text(query.sample.path), "label": query.sample.label}
         start = time.perf_counter()
         known = spade.gallery.places.get(query.digest)
         others = among if known is None else np.intersect1d(among, spade.gallery.others(known))

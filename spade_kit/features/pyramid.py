@@ -181,7 +181,7 @@ def _read(
     try:
         photo = as_array(image)
         return image, photo, backbone.find_crop(photo)
-    except (UnreadablePhotoError, FileNotFoundError, SmallPhotoError) as problem:
+    except (UnreadablePhotoError, OSError, SmallPhotoError) as problem:
         if skipped is None:
             raise
         skipped.append(problem)

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from spade_kit._arguments import check_count, choose
+from spade_kit._files import as_path
 from spade_kit.datasets.images import read_image
 from spade_kit.datasets.samples import GOOD
 from spade_kit.evaluation.report import METRICS, Report
@@ -266,7 +267,7 @@ def draw_hardest(report: Report, n: int = 4) -> Figure:
 def _read_picture(path: str, judged: Judged) -> np.ndarray:
     """The evaluated crop of an image; plain grey if the file can no longer be read."""
     try:
-        return judged.crop.cut(read_image(path))
+        return judged.crop.cut(read_image(as_path(path)))
     except (OSError, ValueError):
         return np.full((*judged.crop.size, 3), 128, np.uint8)
 

@@ -47,7 +47,7 @@ def show_picture(panel: Axes, picture: np.ndarray, title: str) -> None:
 
 
 def name_panel(panel: Axes, title: str) -> None:
-    panel.set_title(title, fontsize=9)
+    panel.set_title(title, fontsize=9, parse_math=False)  # names may hold $
     panel.set(xticks=[], yticks=[])
 
 

@@ -10,6 +10,7 @@ import pandas
 from jaxtyping import Float
 
 from spade_kit._arguments import choose, warn
+from spade_kit._files import as_text
 from spade_kit._progress import track
 from spade_kit.gallery.gallery import Gallery
 from spade_kit.options import Options
@@ -140,7 +141,7 @@ class Calibration:
         rows = []
         for normal, values in zip(self.gallery.normals, self.maps(options, groups=groups)):
             row, col = np.unravel_index(values.argmax(), values.shape)
-            path = str(normal.sample.path) if normal.sample else ""
+            path = as_text(normal.sample.path) if normal.sample else ""
             rows.append({"path": path, "score": float(values.max()), "row": int(row), "col": int(col)})
         return pandas.DataFrame(rows).sort_values("score", ascending=False, kind="stable")
 

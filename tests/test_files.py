@@ -1,0 +1,146 @@
+"""Files of a run: paths as text, safe tables, what counts as done, and errors that name the cure."""
+
+import csv
+import errno
+import hashlib
+import os
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spade_kit._files import Item, RunFolder, as_path, as_text, describe_state, explain_failure, shorten, write_whole
+
+NAMES = st.binary(min_size=1, max_size=255).map(os.fsdecode) | st.text("=+-@\t\r\n'\\./xné\u2028\u202e", min_size=1)
+PATHS = NAMES.map(lambda name: name.replace("\0", "0")).map(Path)
+FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+@given(PATHS)
+def test_a_path_becomes_printable_text_and_comes_back(path):
+    text = as_text(path)
+    assert text.isprintable()
+    assert text.encode("utf-8").decode() == text
+    assert not text.startswith(FORMULAS)
+    assert os.fsencode(as_path(text)) == os.fsencode(path)
+
+
+def test_an_ordinary_name_stays_as_it_is():
+    for name in ("9.png", "monday/a b.png", "/home/x/ß 日本 (1) 'q' \"r\" $5 #.png"):
+        assert as_text(name) == name
+    assert as_text("=cmd('x').png") == "./=cmd('x').png"
+    assert as_text("a\rb\\c.png") == "a\\rb\\\\c.png"
+    assert as_text(os.fsdecode(b"pi\xe8ce.png")) == "pi\\udce8ce.png"
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1), min_size=1))
+def test_no_cell_of_a_table_begins_as_a_formula(labels):
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunFolder(Path(folder), "table.csv", {"at": int, "label": str})
+        items = [Item({"at": at}, [], []) for at in range(len(labels))]
+        list(run.resume(items, lambda item: {"label": labels[item.name["at"]]}))
+        with open(Path(folder, "table.csv"), newline="", encoding="utf-8") as lines:
+            cells = [cell for row in csv.reader(lines) for cell in row]
+        again = list(run.resume(items, lambda item: pytest.fail("was judged again")))
+    assert not [cell for cell in cells if cell.startswith(FORMULAS)]
+    assert [row["label"] for row in again] == labels
+
+
+@given(PATHS.map(lambda path: path.name or "x"))
+def test_a_shortened_name_leaves_room_for_a_suffix(name):
+    for marked in (False, True):
+        assert len(os.fsencode(f"{shorten(name, marked)}.tiff")) <= 255
+    assert len(os.fsencode(name)) > 250 or shorten(name) == name
+    assert shorten("n" * 251) != shorten("n" * 252)
+
+
+# ---- what counts as done ---------------------------------------------------------------------------------------------
+
+
+def test_the_state_of_an_image_is_its_size_time_and_content(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    os.utime(tmp_path / "a", (1000, 2000))
+    assert describe_state([tmp_path / "a"]) == {
+        "bytes": 3,
+        "modified": 2000,
+        "sha256": hashlib.sha256(hashlib.sha256(b"abc").digest()).hexdigest(),
+    }
+    (tmp_path / "b").write_bytes(b"abc")
+    assert describe_state([tmp_path])["bytes"] == 6  # a folder of masks stands for its files
+    for unreadable in ("nowhere", "pipe", "memory"):
+        if unreadable == "pipe":
+            os.mkfifo(tmp_path / unreadable)
+        if unreadable == "memory":
+            (tmp_path / unreadable).symlink_to("/proc/self/mem")
+        assert describe_state([tmp_path / "a", tmp_path / unreadable]) is None
+
+
+@pytest.mark.parametrize("change", ["content of the same size and time", "output", "nothing", "time"])
+def test_an_image_is_judged_again_if_its_content_or_its_outputs_changed(tmp_path, change):
+    photo, output = tmp_path / "a.bmp", tmp_path / "out/a.tiff"
+    photo.write_bytes(b"first")
+    os.utime(photo, (1000, 1000))
+    asked = []
+
+    def judge(item):
+        asked.append(photo.read_bytes())
+        write_whole(output, b"map")
+        return {"score": float(len(asked))}
+
+    run, items = (
+        RunFolder(tmp_path / "out", "table.csv", {"path": str, "score": float}),
+        [Item({"path": "a.bmp"}, [photo], [output])],
+    )
+    (tmp_path / "out").mkdir()
+    list(run.resume(items, judge))
+    if "content" in change:
+        photo.write_bytes(b"other")
+        os.utime(photo, (1000, 1000))
+    elif change == "output":
+        output.unlink()
+    elif change == "time":
+        photo.touch()
+    (row,) = run.resume(items, judge)
+    judged_again = change not in ("nothing", "time")
+    assert len(asked) == 1 + judged_again
+    assert row["score"] == 1 + judged_again
+    assert output.read_bytes() == b"map"
+
+
+def test_many_writers_never_swap_their_files(tmp_path):
+    def write(mark: str) -> None:
+        for index in range(100):
+            write_whole(tmp_path / f"{mark}{index}", mark.encode() * 5000)
+
+    threads = [threading.Thread(target=write, args=(mark,)) for mark in "ABC"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    files = list(tmp_path.iterdir())
+    assert len(files) == 300
+    assert all(file.read_bytes() == file.name[:1].encode() * 5000 for file in files)
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "cure"),
+    [
+        (errno.ENOSPC, r"Free some space or use another folder, then call again\."),
+        (errno.EROFS, r"Allow writing there, or use another folder, then call again\."),
+        (errno.EACCES, r"Allow writing there, or use another folder, then call again\."),
+        (errno.ENAMETOOLONG, r"Use a folder with a shorter path, then call again\."),
+        (errno.EIO, r"Use another folder, then call again\."),
+    ],
+)
+def test_a_file_that_cannot_be_written_raises_an_error_with_the_right_cure(number, cure):
+    def write():
+        raise OSError(number, os.strerror(number), "inside.png")
+
+    with pytest.raises(OSError, match=rf"a\\nb could not be written \({os.strerror(number)}\)\. .* intact\. {cure}"):
+        explain_failure(Path("a\nb"), write)
