@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
@@ -13,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas
 
+from spade_kit._arguments import warn
 from spade_kit._files import (
-    MANIFEST,
     STATE,
     Item,
     Row,
@@ -27,8 +26,8 @@ from spade_kit._files import (
     write_whole,
 )
 from spade_kit._progress import track
-from spade_kit.datasets.images import FORMATS, is_picture, natural_order
-from spade_kit.datasets.layouts import check_folder
+from spade_kit.datasets.images import FORMATS, UNSUPPORTED, pictures_below, walk
+from spade_kit.datasets.layouts import check_folder, count, name_some
 from spade_kit.features.crops import describe_coverage
 
 FPR = 0.05  # default rate, unless there are too few normal images to estimate it
@@ -106,17 +105,16 @@ def _judge(spade: Any, threshold: float, item: Item) -> Row:
 
 
 def _list_photos(folder: Path) -> list[Path]:
-    """Relative paths of all images in a folder and below, except results; links to folders are not followed."""
-    photos = []
-    for place, folders, files in os.walk(folder):
-        if MANIFEST in files:
-            folders[:] = [name for name in folders if name not in ("maps", "segmentations")]
-        photos += [(Path(place) / name).relative_to(folder) for name in files if is_picture(Path(name))]
+    """Relative paths of all images in a folder and below, except results; warns about unsupported formats."""
+    photos = pictures_below(folder)
     if not photos:
         raise FileNotFoundError(
-            f"No images found in {folder}. Convert files to a supported format: {', '.join(FORMATS)}."
+            f"No images found in {as_text(folder)}. Convert files to a supported format: {', '.join(FORMATS)}."
         )
-    return sorted(photos, key=natural_order)
+    others = [path for listing in walk(folder) for path in listing.others if path.suffix.lower() in UNSUPPORTED]
+    if others:
+        warn(f"{count(others, 'image')} of unsupported formats not judged: {name_some(others)}. Convert them to PNG.")
+    return [photo.relative_to(folder) for photo in photos]
 
 
 def _name_outputs(photos: list[Path]) -> list[Path]:

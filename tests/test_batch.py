@@ -208,6 +208,13 @@ def test_any_name_gives_a_row_and_two_pictures_of_its_own(spade, demo, tmp_path,
     pandas.testing.assert_frame_equal(again, frame)
 
 
+def test_images_of_unsupported_formats_are_named(spade, line, tmp_path):
+    (line / "monday/a.HEIC").write_bytes(b"heic")
+    told = r"1 image of unsupported formats not judged: monday/a\.HEIC\. Convert them to PNG\."
+    with pytest.warns(UserWarning, match=told):
+        assert spade.predict_folder(line, tmp_path / "out", fpr=0.2)["path"].tolist() == NAMES
+
+
 def test_a_fitted_photo_is_judged_against_the_others(spade, demo, tmp_path):
     (tmp_path / "line").mkdir()
     shutil.copy(demo.train[3].path, tmp_path / "line")

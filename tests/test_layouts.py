@@ -1,5 +1,7 @@
 """Folder layouts in practice: which files are found, and that every guess is reported."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from PIL import Image
 
 from spade_kit import SPADE, load_dataset
+from spade_kit.datasets.images import pictures_below, pictures_in
 
 
 @pytest.fixture
@@ -143,6 +146,169 @@ def test_the_guess_can_be_overridden(put):
     assert found(load_dataset(folder, layout="plain").train) == [("good", "0.png", None)]
 
 
+# ---- deeper down, side by side, and folders of the system ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        ("normal", "abnormal"),
+        ("OK", "NOK"),
+        ("good", "bad"),
+        ("ok", "ng"),
+        ("Pass", "Fail"),
+        ("defect-free", "Defective"),
+    ],
+)
+def test_normal_and_defective_folders_side_by_side_are_understood(put, good, bad):
+    folder = put(f"{good}/0.png", f"{good}/1.png", f"{bad}/2.png", f"{bad}/cam 1/3.png", "dent/4.png", "new/5.png")
+    put("masks/dent/4_mask.png")
+    dataset = load_dataset(folder)
+    assert found(dataset.train) == [("good", "0.png", None), ("good", "1.png", None)]
+    assert sorted(found(dataset.test), key=lambda one: one[1]) == [
+        (bad, "2.png", None),
+        (bad, "3.png", None),
+        ("dent", "4.png", "4_mask.png"),
+        (None, "5.png", None),
+    ]
+    assert f"normal images in {good}, each other folder is a kind of defect; 1 masks" in str(dataset)
+    assert f"2 defect images without a mask: {bad}/2.png" in str(dataset)
+
+
+def test_a_good_folder_beside_folders_of_unknown_kinds_is_not_guessed_at(put):
+    with pytest.raises(FileNotFoundError, match=r"contains good, scratch\. .*train=.*good', test=.*scratch'\)"):
+        load_dataset(put("good/0.png", "scratch/1.png"))
+
+
+def test_images_deeper_down_are_used_with_the_label_of_their_kind(put):
+    folder = put("train/good/cam1/0.png", "train/good/1.png", "test/good/a/b/2.png", "test/bent/cam1/3.png")
+    put("test/bent/cam2/3.png", "ground_truth/bent/cam1/3_mask.png", "ground_truth/bent/cam2/3/0.png")
+    dataset = load_dataset(folder)
+    assert found(dataset.train) == [("good", "1.png", None), ("good", "0.png", None)]
+    assert found(dataset.test) == [("bent", "3.png", "3_mask.png"), ("bent", "3.png", "3"), ("good", "2.png", None)]
+    assert dataset.test[1].mask_path == folder / "ground_truth/bent/cam2/3"
+    assert dataset.remarks == ()
+
+
+def test_images_that_no_layout_has_a_place_for_are_counted(put):
+    folder = put("train/good/0.png", "1.png", "train/2.png", "test/bent/ground truth/3.png", "test/bent/4.png")
+    put("train/cam/deep/5.png")
+    assert load_dataset(folder).remarks == (
+        "train/cam: 1 images not used.",
+        "3 images not used: set/1.png, ground truth/3.png, train/2.png.",
+    )
+    assert load_dataset(put("other/deep/6.png"), layout="plain").remarks[0].startswith("3 folders of images not used")
+
+
+def test_folders_of_the_system_are_left_out_everywhere(put, spade, tmp_path):
+    places = [".ipynb_checkpoints", "@eaDir/1.png", ".Trash-1000/files", "$RECYCLE.BIN", "__MACOSX", "#recycle"]
+    folder = put("train/good/0.png", "test/bent/1.png", *(f"{place}/x.png" for place in places), size=(64, 64))
+    put(*(f"{part}/{place}/y.png" for part in ("train", "train/good", "test", "test/bent") for place in places))
+    put("test/bent/._1.png")
+    dataset = load_dataset(folder)
+    assert found(dataset.train + dataset.test) == [("good", "0.png", None), ("bent", "1.png", None)]
+    assert dataset.remarks == ()
+    rows = spade.predict_folder(folder, tmp_path / "out", fpr=0.2)
+    assert rows["path"].tolist() == ["test/bent/1.png", "train/good/0.png"]
+
+
+def test_a_folder_that_is_named_like_an_image_is_a_folder(put):
+    folder = put("train/good/0.png", "train/good/1.png/2.png", "test/bent.png/3.png")
+    dataset = load_dataset(folder)
+    assert found(dataset.train) == [("good", "0.png", None), ("good", "2.png", None)]
+    assert found(dataset.test) == [("bent.png", "3.png", None)]
+    assert pictures_in(folder / "train/good") == [folder / "train/good/0.png"]
+
+
+def test_linked_folders_are_read_once_and_never_in_circles(put, tmp_path):
+    folder = put("train/good/0.png")
+    (tmp_path / "elsewhere").mkdir()
+    Image.new("RGB", (8, 6)).save(tmp_path / "elsewhere/1.png")
+    for name, target in (("cam", tmp_path / "elsewhere"), ("loop", folder), ("up", tmp_path), ("self", "self")):
+        (folder / "train/good" / name).symlink_to(target)
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "elsewhere")
+    assert pictures_below(folder) == [folder / "train/good/0.png", folder / "train/good/cam/1.png"]
+    assert len(load_dataset(folder).train) == 2
+
+
+def test_a_folder_that_cannot_be_listed_is_named(put, monkeypatch):
+    folder = put("train/good/0.png", "train/good/locked/1.png")
+    iterdir = Path.iterdir
+
+    def refuse(self):
+        if self.name == "locked":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return iterdir(self)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    told = r"Folder .*locked cannot be read: Permission denied\. Its images are not used\."
+    with pytest.warns(UserWarning, match=told):
+        assert len(load_dataset(folder).train) == 1
+
+
+def test_lists_of_folders_are_joined_and_their_names_are_labels_where_they_say_one(put):
+    folder = put("a/0.png", "b/good/1.png", "sorted/good/2.png", "sorted/scratch/3.png", "nok/4.png", "line/5.png")
+    put("sorted/new/6.png", "nok/cam/7.png", "line/dent/8.png")
+    test = [folder / name for name in ("sorted/good", "sorted/scratch", "sorted/new", "nok", "line")]
+    dataset = load_dataset(train=[folder / "a", str(folder / "b")], test=test)
+    assert found(dataset.train) == [("good", "0.png", None), ("good", "1.png", None)]
+    assert found(dataset.test) == [
+        ("good", "2.png", None),
+        ("scratch", "3.png", None),
+        (None, "6.png", None),
+        ("nok", "4.png", None),
+        ("nok", "7.png", None),
+        (None, "5.png", None),
+        ("dent", "8.png", None),
+    ]
+    assert dataset.layout == "2 + 5 folders"
+    one = load_dataset(train=folder / "a", test=folder / "nok")
+    assert [sample.label for sample in one.test] == ["nok", "nok"]
+    for wrong in ([], [folder / "a", ""], [folder / "a", 7]):
+        with pytest.raises(ValueError, match=r"given by a name or one path; got|takes either a name or path"):
+            load_dataset(train=wrong)
+
+
+def test_names_that_are_no_text_can_be_printed(put):
+    folder = put("train/good/0.png", os.fsdecode(b"test/b\xe4d\n/1.png"), "ground_truth/other/=1.png")
+    (folder / os.fsdecode(b"train/good/\xff.heic")).write_bytes(b"")
+    dataset = load_dataset(folder)
+    str(dataset).encode()
+    assert [sample.label for sample in dataset.test] == ["b\\udce4d\\n"]
+    assert dataset.test[0].image.shape == (6, 8, 3)
+    assert dataset.remarks == (
+        "1 mask without an image: other/=1.png.",
+        "1 defect image without a mask: b\\udce4d\\n/1.png; expected mask: ground_truth/b\\udce4d\\n/1_mask.png.",
+        "1 file with an unknown extension not used: good/\\udcff.heic.",
+    )
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_table_may_separate_folders_with_backslashes(put):
+    folder = put("a/b/0.png", "a/1.png", "back\\slash.png")
+    (folder / "list.csv").write_text("path,split\na\\b\\0.png,train\nback\\slash.png,train\na\\1.png,test\n")
+    dataset = load_dataset(folder / "list.csv")
+    assert [sample.path for sample in dataset.train] == [folder / "a/b/0.png", folder / "back\\slash.png"]
+    assert [sample.path for sample in dataset.test] == [folder / "a/1.png"]
+
+
+@pytest.mark.parametrize(("good", "bad"), [("0", "1"), ("1", "0"), ("0.0", "1.0"), ("1", "-1"), ("False", "True")])
+def test_the_number_of_the_training_images_counts_as_good(put, good, bad):
+    folder = put("0.png", "1.png", "2.png")
+    (folder / "list.csv").write_text(f"path,label,split\n0.png,{good},train\n1.png,{good},test\n2.png,{bad},test\n")
+    dataset = load_dataset(folder / "list.csv")
+    assert [sample.label for sample in dataset.train + dataset.test] == ["good", "good", bad]
+    assert dataset.remarks == (f"Labels of list.csv are numbers: {good} counts as good.",)
+
+
+def test_a_cell_of_a_table_may_hold_a_line_break(put):
+    folder = put("a\nb.png", "c\u2028d.png")
+    (folder / "list.csv").write_text('path\n"a\nb.png"\n"c\u2028d.png"\n', encoding="utf-8")
+    assert [sample.path.name for sample in load_dataset(folder / "list.csv").train] == ["a\nb.png", "c\u2028d.png"]
+
+
 # ---- remarks ---------------------------------------------------------------------------------------------------------
 
 
@@ -204,11 +370,18 @@ def test_images_of_several_sizes_are_reported(put):
 def test_mistakes_raise_a_clear_error(put, tmp_path):
     folder = put("good/0.png", "scratch/1.png")
     (tmp_path / "empty").mkdir()
-    (tmp_path / "file.txt").write_text("")
+    for name in ("file.txt", "set.ZIP"):
+        (tmp_path / name).write_text("")
     mistakes = [
         (tmp_path / "empty", {}, r"Expected images in .*empty, but it contains nothing\. Pass the folder of images"),
         (folder, {"layout": "mvtec"}, r"contains good, scratch\. .*train=.*good', test=.*scratch'\)"),
         (tmp_path / "nowhere", {}, r"Expected a folder of images at .*nowhere, but there is none\. Check the path"),
+        (
+            tmp_path / "set.ZIP",
+            {},
+            r"Expected a folder of images at .*set\.ZIP, but it is an archive\. Unpack it, and pass",
+        ),
+        (None, {"train": tmp_path / "set.ZIP"}, r"set\.ZIP, but it is an archive\. Unpack it, and pass the folder"),
         (tmp_path / "file.txt", {}, r"or a CSV table, but .*file\.txt is another kind of file"),
         (
             None,
@@ -252,6 +425,11 @@ def test_a_dataset_without_any_readable_image_is_an_error(tmp_path):
         ),
         ("path,split\n0.png,trian\n", "split in row 2 of list.csv must be one of 'train', 'test'; got 'trian'"),
         ("path,label,split\n0.png,dent,train\n", "Row 2 of list.csv puts a 'dent' image among the normal ones"),
+        ("path,label\n0.png,0\n0.png,1\n", "lists defects, such as '1', so it needs a column split"),
+        (
+            "path,label,split\n0.png,0,train\n0.png,1,train\n",
+            "Row 3 of list.csv puts a '1' image among the normal ones",
+        ),
         ("path,split\n0.png,test\n", "lists no normal image for training"),
     ],
 )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -12,10 +15,35 @@ from jaxtyping import Bool, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from spade_kit._arguments import warn
-from spade_kit._files import as_text
+from spade_kit._files import MANIFEST, as_text
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
+UNSUPPORTED = {
+    *(
+        ".heic",
+        ".heif",
+        ".avif",
+        ".jxl",
+        ".jp2",
+        ".j2k",
+        ".svg",
+        ".psd",
+        ".tga",
+        ".pgm",
+        ".ppm",
+        ".pnm",
+        ".exr",
+        ".hdr",
+    ),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".raw", ".jfif", ".apng"),
+}
+RESULTS = ("maps", "segmentations")  # folders of images that a run writes beside its manifest
+_SYSTEM = {  # thumbnails, recycle bins and the like; hidden ones begin with a dot
+    *("@eadir", "@recycle", "@recently-snapshot", "@sharebin", "#recycle", "#snapshot"),
+    *("$recycle.bin", "recycler", "system volume information", "lost+found", "found.000"),
+    *("__macosx", "network trash folder", "temporary items", "__pycache__", "thumbs.db", "desktop.ini"),
+}
 
 
 class UnreadablePhotoError(ValueError):
@@ -81,9 +109,56 @@ def _scale(values: np.ndarray) -> UInt8[np.ndarray, "H W"]:
     return ((values - low) * (255 / max(high - low, 1e-300))).round().astype(np.uint8)
 
 
+@dataclass(frozen=True)
+class Listing:
+    """The contents of one folder in natural order: images, folders and other files, without those of the system."""
+
+    images: list[Path]
+    folders: list[Path]
+    others: list[Path]
+
+
+def list_folder(folder: Path) -> Listing:
+    """List a folder; folders below are not entered. A folder is a folder, whatever its name ends in."""
+    entries = sorted((path for path in folder.iterdir() if not _is_of_system(path.name)), key=natural_order)
+    folders = [path for path in entries if os.path.isdir(path)]
+    if MANIFEST in {path.name for path in entries}:
+        folders = [path for path in folders if path.name not in RESULTS]
+    files = [path for path in entries if not os.path.isdir(path)]
+    images = [path for path in files if is_picture(path)]
+    return Listing(images, folders, [path for path in files if not is_picture(path)])
+
+
+def walk(folder: Path) -> Iterator[Listing]:
+    """List a folder and all folders below; each is entered once, and links that lead back are not followed.
+
+    A folder that cannot be listed is named in a warning.
+    """
+    entered = {*folder.resolve().parents}
+
+    def enter(place: Path) -> Iterator[Listing]:
+        try:
+            real, listing = place.resolve(), list_folder(place)
+        except OSError as problem:
+            warn(f"Folder {as_text(place)} cannot be read: {problem.strerror or problem}. Its images are not used.")
+            return
+        if real not in entered:
+            entered.add(real)
+            yield listing
+            for below in listing.folders:
+                yield from enter(below)
+
+    return enter(folder)
+
+
 def pictures_in(folder: Path) -> list[Path]:
     """Image files directly in a folder, in natural order: 9 before 10."""
-    return sorted((path for path in folder.glob("*") if is_picture(path)), key=natural_order)
+    return list_folder(folder).images
+
+
+def pictures_below(folder: Path) -> list[Path]:
+    """Image files in a folder and all folders below."""
+    return sorted((path for listing in walk(folder) for path in listing.images), key=natural_order)
 
 
 def is_picture(path: Path) -> bool:
@@ -91,10 +166,14 @@ def is_picture(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
-def natural_order(path: Path) -> list[tuple[int, int, str]]:
+def _is_of_system(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _SYSTEM
+
+
+def natural_order(path: Path) -> tuple[list[tuple[int, int, str]], str]:
     """A sort key that compares numbers within names by value."""
     parts = re.split(r"(\d+)", str(path))
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], str(path)
 
 
 def decode(content: bytes, name: Path | str) -> Image.Image:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from spade_kit._arguments import choose, warn
-from spade_kit.datasets.images import UnreadablePhotoError, is_picture, natural_order, pictures_in, read_size
-from spade_kit.datasets.layouts import LAYOUTS, Found, check_folder, count, guess, name_some, read_splits, read_two
+from spade_kit._files import printable
+from spade_kit.datasets.images import UnreadablePhotoError, list_folder, natural_order, pictures_in, read_size
+from spade_kit.datasets.layouts import LAYOUTS, Found, check_folder, count, guess, name_some, read_folders, read_splits
 from spade_kit.datasets.samples import GOOD, Dataset, Sample
 
 _NAMED = 3  # at most this many skipped files are named with their reason
@@ -20,8 +24,8 @@ _NAMED = 3  # at most this many skipped files are named with their reason
 def load_dataset(
     name_or_path: str | Path | None = None,
     *,
-    train: str | Path | None = None,
-    test: str | Path | None = None,
+    train: str | Path | Sequence[str | Path] | None = None,
+    test: str | Path | Sequence[str | Path] | None = None,
     layout: str | None = None,
 ) -> Dataset:
     """Find the images of a dataset. ``print(dataset)`` shows how the folder was interpreted.
@@ -33,7 +37,8 @@ def load_dataset(
         electroluminescence images [1]_ from the package elpv-dataset. Otherwise a path, see *Notes*.
     train, test
         Instead of a path: a folder of normal images, and one of test images, directly in it or in one subfolder per
-        kind.
+        kind; or lists of such folders. A test folder's name is the label if it is a word such as ``ok`` or ``defect``,
+        or if the folder is beside one of good images.
     layout
         One of ``LAYOUTS``, if the guess is wrong.
 
@@ -50,7 +55,10 @@ def load_dataset(
 
     - ``"mvtec"``: ``train/good``, ``test/<kind>``, and masks ``ground_truth/<kind>/<stem>_mask.png``, with or without
       ``_mask``; ``good`` may be called ``ok`` or ``normal``, and ``ground_truth`` may be called ``masks``. BTAD and
-      MVTec LOCO also use this layout; several masks in a folder ``ground_truth/<kind>/<stem>/`` are joined.
+      MVTec LOCO also use this layout; several masks in a folder ``ground_truth/<kind>/<stem>/`` are joined. Folders
+      inside ``good`` and a kind are read, too.
+    - ``"good_bad"``: folders such as ``good`` and ``bad``, ``ok`` and ``nok``, ``normal`` and ``abnormal`` side by
+      side. Normal images are for training, every other folder is a kind of defect.
     - ``"visa"``: the VisA folder of one object, with the official split in ``split_csv/1cls.csv``.
     - ``"csv"``: a table with the columns ``path``, ``label``, ``mask`` and ``split``; all but ``path`` are optional,
       and paths are relative to the table's folder.
@@ -61,10 +69,11 @@ def load_dataset(
     .. [1] S. Deitsch et al., "Segmentation of photovoltaic module cells in uncalibrated electroluminescence images",
        Machine Vision and Applications 32, 2021, doi:10.1007/s00138-021-01191-9. Licence CC BY-NC-SA 4.0.
     """
-    for given in (name_or_path, train, test):
+    folders = {"train": _as_folders(train), "test": _as_folders(test)}
+    for given in [name_or_path, *folders["train"], *folders["test"]]:
         if given is not None and (not isinstance(given, (str, Path)) or str(given) == ""):
             raise ValueError(f"A dataset must be given by a name or one path; got {given!r}.")
-    if (name_or_path is None) == (train is None) or (test is not None and train is None):
+    if (name_or_path is None) != bool(folders["train"]) or (folders["test"] and not folders["train"]):
         raise ValueError(
             "load_dataset takes either a name or path, or the folder of normal images as train=..., with test=... "
             "if there are test images."
@@ -75,8 +84,9 @@ def load_dataset(
         return _assemble(read_splits(next(filter(Path.is_dir, places))), "demo")
     if name_or_path == "solar_cells":
         return _solar_cells()
-    if train is not None:
-        return _assemble(read_two(check_folder(train), None if test is None else check_folder(test)), Path(train).name)
+    if folders["train"]:
+        normal, judged = (list(map(check_folder, given)) for given in folders.values())
+        return _assemble(read_folders(normal, judged), normal[0].resolve().name)
     path = Path(str(name_or_path)).expanduser()
     if layout is not None:
         choose("layout", layout, LAYOUTS)
@@ -84,8 +94,14 @@ def load_dataset(
     return _assemble(LAYOUTS[guessed](path), path.resolve().stem if path.is_file() else path.resolve().name)
 
 
+def _as_folders(given: Any) -> list:
+    """One folder, several or none, as a list."""
+    return [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
+
+
 def _assemble(found: Found, name: str) -> Dataset:
     """Drop unreadable files, and collect remarks on anything unexpected."""
+    name = printable(name)
     skipped: dict[Path, str] = {}
     sizes: dict[Path, tuple[int, int]] = {}
     photos = [sample.path for sample in found.train + found.test]
@@ -114,9 +130,8 @@ def _assemble(found: Found, name: str) -> Dataset:
 
 def _find_others(folders: set[Path]) -> list[Path]:
     """Files in the image folders that have an unsupported extension, such as HEIC."""
-    there = (file for folder in folders if folder.is_dir() for file in folder.iterdir())
-    files = (file for file in there if file.is_file() and file.name[0] != "." and file.suffix.lower() != ".csv")
-    return sorted((file for file in files if not is_picture(file)), key=natural_order)
+    others = (file for folder in folders if folder.is_dir() for file in list_folder(folder).others)
+    return sorted((file for file in others if file.suffix.lower() != ".csv"), key=natural_order)
 
 
 def _check_masks(test: list[Sample], sizes: dict[Path, tuple[int, int]]) -> tuple[list[Sample], list[str]]:
@@ -154,7 +169,9 @@ def _in_both(train: list[Sample], test: list[Sample]) -> list[Path]:
 
     @cache
     def digest(path: Path) -> bytes:
-        return hashlib.sha256(path.read_bytes()).digest()
+        with suppress(OSError):
+            return hashlib.sha256(path.read_bytes()).digest()
+        return bytes(path)  # unreadable: like no other
 
     alike = ((sample.path, by_length.get(sample.path.stat().st_size, [])) for sample in test)
     return [path for path, others in alike if any(digest(path) == digest(other) for other in others)]
