@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from spade_kit._arguments import check_count, warn
+from spade_kit._files import as_text
 from spade_kit.correspondence import Breakpoints, Correspondence, ResultsPerK, match_level, spread
 from spade_kit.datasets.samples import Sample
 from spade_kit.features.backbones import Backbone
@@ -112,7 +113,7 @@ class Result:
         return self.source.sample
 
     def __repr__(self) -> str:
-        name = self.sample.path.name if self.sample else "image"
+        name = as_text(self.sample.path.name) if self.sample else "image"
         return f"Result({name}: image score {self.image_score:.3f}, retrieval score {self.retrieval_score:.3f})"
 
     @property
@@ -142,8 +143,8 @@ class Result:
         cut = self.crop.cut_mask(mask)
         if mask.any() and not cut.any():
             warn(
-                f"The defect of {self.sample.path.name} is not visible on the evaluated crop: it lies outside, or is "
-                "smaller than a pixel there. Use load_backbone(..., crop=None), or a larger resize."
+                f"The defect of {as_text(self.sample.path.name)} is not visible on the evaluated crop: it lies "
+                "outside, or is smaller than a pixel there. Use load_backbone(..., crop=None), or a larger resize."
             )
         return cut
 

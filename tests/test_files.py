@@ -6,13 +6,18 @@ import hashlib
 import os
 import tempfile
 import threading
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spade_kit import SPADE, Report, Sample, draw_hardest, draw_result, evaluate
 from spade_kit._files import Item, RunFolder, as_path, as_text, describe_state, explain_failure, shorten, write_whole
+from spade_kit.widgets._shared.images import ImageList
 
 NAMES = st.binary(min_size=1, max_size=255).map(os.fsdecode) | st.text("=+-@\t\r\n'\\./xné\u2028\u202e", min_size=1)
 PATHS = NAMES.map(lambda name: name.replace("\0", "0")).map(Path)
@@ -55,6 +60,54 @@ def test_a_shortened_name_leaves_room_for_a_suffix(name):
         assert len(os.fsencode(f"{shorten(name, marked)}.tiff")) <= 255
     assert len(os.fsencode(name)) > 250 or shorten(name) == name
     assert shorten("n" * 251) != shorten("n" * 252)
+
+
+ODD = [os.fsdecode(name) for name in (b"p\xe8.png", b"a\rb\nc.png", b"$x_{$.png", b"=1.png", b"n" * 251 + b".png")]
+
+
+@pytest.fixture
+def odd(demo, tmp_path) -> list[Sample]:
+    """Images whose names are no text, two by two good and with a defect, all with the same content as in the demo."""
+    samples = []
+    for number, name in enumerate(ODD):
+        path = tmp_path / os.fsdecode(b"f\xff") / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(demo.test[9 * number].path.read_bytes())
+        samples.append(Sample(path, "chip" if number % 2 else "good"))
+    return samples
+
+
+def test_results_figures_and_widgets_name_an_image_in_text(spade, demo, odd):
+    fitted = SPADE(k=1).fit([odd[0], odd[2], demo.train[0]])
+    for sample in odd:
+        result = spade.predict(sample)
+        assert repr(result).isprintable()
+        draw_result(result, 1.0).savefig(BytesIO())
+    names = ImageList(spade, [*odd, *(sample.path for sample in odd)])
+    assert all(names.name(index).isprintable() for index in range(len(names)))
+    assert [as_path(text) for text in fitted.suspects().sort_index()["path"]][:2] == [odd[0].path, odd[2].path]
+    assert all(text.isprintable() for text in fitted.suspects()["path"])
+
+
+def test_an_evaluation_of_any_names_is_kept_and_read_again(spade, odd, tmp_path):
+    twice = [*odd, *(replace(sample, label="good") for sample in odd), Sample(odd[0].path.with_name("n_2.png"), "good")]
+    for name in ("n.png", "n.jpg"):
+        twice.append(Sample(odd[0].path.with_name(name), "good"))
+    for sample in twice[-3:]:
+        sample.path.write_bytes(odd[0].path.read_bytes())
+    out = tmp_path / os.fsdecode(b"out\xff")
+    report = evaluate(spade, twice, folder=out)
+    again = Report.load(out)
+    assert [as_path(text) for text in again.to_frame()["path"]] == [sample.path for sample in twice]
+    assert all(text.isprintable() for text in again.to_frame()["path"])
+    np.testing.assert_array_equal(again.to_frame()["image_score"], report.to_frame()["image_score"])
+    assert len(list((out / "maps").rglob("*.tiff"))) == len(twice)
+    draw_hardest(again, 2).savefig(BytesIO())
+    (out / "photos/00000.npz").unlink()
+    with pytest.raises(ValueError, match=r"out\\udcff/photos/00000\.npz is damaged or missing"):
+        Report.load(out).judged(0)
+    with pytest.raises(FileNotFoundError, match=r"Expected a report in .*f\\udcff, but there is none"):
+        Report.load(odd[0].path.parent)
 
 
 # ---- what counts as done ---------------------------------------------------------------------------------------------

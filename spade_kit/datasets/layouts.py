@@ -284,28 +284,28 @@ def _read_visa(folder: Path) -> Found:
 
 def _read_csv(path: Path) -> Found:
     parts: dict[str, list[Sample]] = {"train": [], "test": []}
-    remarks = []
+    remarks, table = [], printable(path.name)
     rows = list(_read_table(path, ("path",)))
     columns = set(rows[0] if rows else ())
     if unknown := sorted(columns - {"path", "label", "mask", "split"}):
-        told = f"{path.name} has unknown columns {', '.join(unknown)}; known columns are path, label, mask and split"
+        told = f"{table} has unknown columns {', '.join(unknown)}; known columns are path, label, mask and split"
         if not columns & {"label", "split"}:
             raise ValueError(f"{told}. Rename them.")
         remarks.append(f"{told}. The others are not used.")
     if rows and not columns & {"label", "split"}:
-        remarks.append(f"{path.name} has no labels: all images count as normal.")
-    remarks += _name_numbered_labels(rows, path.name)
+        remarks.append(f"{table} has no labels: all images count as normal.")
+    remarks += _name_numbered_labels(rows, table)
     defects = [row["label"] for row in rows if row.get("label") and _label(row["label"]) != GOOD]
     if defects and "split" not in columns:
         needed = "a column split with 'train' or 'test' in each row"
         raise ValueError(f"{as_text(path)} lists defects, such as {defects[0]!r}, so it needs {needed}.")
     for number, row in enumerate(rows, 2):
         split = (row.get("split") or "train").lower()
-        choose(f"split in row {number} of {path.name}", split, parts)
+        choose(f"split in row {number} of {table}", split, parts)
         label = _label(row["label"]) if row.get("label") else GOOD if split == "train" else None
         if split == "train" and label != GOOD:
             wrong = f"puts a {label!r} image among the normal ones"
-            raise ValueError(f"Row {number} of {path.name} {wrong}. Set its split to 'test'.")
+            raise ValueError(f"Row {number} of {table} {wrong}. Set its split to 'test'.")
         mask = _find_file(path.parent, row["mask"]) if row.get("mask") else None
         parts[split].append(Sample(_find_file(path.parent, row["path"]), label, mask))
     if not parts["train"]:
@@ -313,7 +313,7 @@ def _read_csv(path: Path) -> Found:
             f"{as_text(path)} lists no normal image for training. Give some rows the split 'train'."
         )
     masked = any(sample.mask_path for sample in parts["test"])
-    return Found(parts["train"], parts["test"], f"table {path.name}", masked, tuple(remarks))
+    return Found(parts["train"], parts["test"], f"table {table}", masked, tuple(remarks))
 
 
 def _name_numbered_labels(rows: list[dict[str, str]], table: str) -> list[str]:
@@ -325,7 +325,7 @@ def _name_numbered_labels(rows: list[dict[str, str]], table: str) -> list[str]:
         return []
     for row in rows:
         row["label"] = GOOD if row["label"] == good else row["label"]
-    return [f"Labels of {printable(table)} are numbers: {good} counts as {GOOD}."]
+    return [f"Labels of {table} are numbers: {good} counts as {GOOD}."]
 
 
 def _find_file(folder: Path, cell: str) -> Path:

@@ -17,7 +17,7 @@ from zipfile import BadZipFile
 import numpy as np
 from jaxtyping import Bool, Float
 
-from spade_kit._files import shorten, write_whole
+from spade_kit._files import as_text, shorten, write_whole
 from spade_kit.datasets.samples import Sample
 from spade_kit.features.crops import Crop
 from spade_kit.scores import make_map
@@ -67,7 +67,8 @@ class MapStore(Sequence[Judged]):
                 return Judged(arrays["distance"], float(arrays["sigma"]), mask, crop)
         except _DAMAGED as problem:
             raise ValueError(
-                f"{file} is damaged or missing ({problem}). Call evaluate(..., folder=...) again to recreate it."
+                f"{as_text(file)} is damaged or missing ({problem}). Call evaluate(..., folder=...) again to recreate "
+                "it."
             ) from problem
 
     def file(self, index: int) -> Path:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas
 
 from spade_kit._arguments import check_count, check_index, choose
-from spade_kit._files import RunFolder, read_manifest, write_whole
+from spade_kit._files import RunFolder, as_text, read_manifest, write_whole
 from spade_kit.datasets.samples import GOOD
 from spade_kit.evaluation import metrics
 from spade_kit.evaluation.bootstrap import BINNED, PixelCounts, bootstrap
@@ -272,23 +272,23 @@ class Report:
     def load(cls, folder: str | Path) -> Report:
         """Read a report written by `save` or by `evaluate` with a folder."""
         folder = Path(folder).expanduser()
-        run = read_manifest(folder)
+        run, name = read_manifest(folder), as_text(folder)
         if "report" not in run:
-            raise FileNotFoundError(f"Expected a report in {folder}, but there is none. Pass a folder written by save.")
+            raise FileNotFoundError(f"Expected a report in {name}, but there is none. Pass a folder written by save.")
         if run["report"] != FORMAT:
             raise ValueError(
-                f"Expected a report of format {FORMAT}, but {folder} holds format {run['report']}, written by "
+                f"Expected a report of format {FORMAT}, but {name} holds format {run['report']}, written by "
                 f"spade_kit {run.get('spade_kit')}. Read it with that version, or evaluate again."
             )
         if not (folder / TABLE).is_file():
             raise FileNotFoundError(
-                f"{folder} holds an evaluation that was interrupted. Call evaluate(..., folder=...) again to resume it."
+                f"{name} holds an evaluation that was interrupted. Call evaluate(..., folder=...) again to resume it."
             )
         try:
-            frame = pandas.read_parquet(folder / TABLE)
+            frame = pandas.read_parquet(BytesIO((folder / TABLE).read_bytes()))  # any path
         except (OSError, ValueError) as problem:  # pyarrow's errors are ValueErrors
             raise ValueError(
-                f"{folder / TABLE} is damaged ({problem}). Call evaluate(..., folder=...) again to rewrite it."
+                f"{name}/{TABLE} is damaged ({problem}). Call evaluate(..., folder=...) again to rewrite it."
             ) from problem
         return cls(run["dataset"], run, frame, MapStore(folder, frame["path"].tolist()))
 

@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from spade_kit._arguments import check_count
+from spade_kit._files import printable
 from spade_kit.figures.style import (
     COLOURS,
     RING,
@@ -182,7 +183,7 @@ def _title(result: Result) -> str:
     if result.sample is None:
         return "image"
     label = "" if result.label is None else f"{result.label}/"
-    return f"{label}{result.sample.path.stem}"
+    return f"{label}{printable(result.sample.path.stem)}"
 
 
 def _heat(panel: Axes, values: np.ndarray, result: Result, title: str, bar: bool = False) -> None:

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from PIL import ImageColor
 
 from spade_kit._arguments import check_number, choose
-from spade_kit._files import encode_png, write_whole
+from spade_kit._files import encode_png, printable, write_whole
 from spade_kit.datasets.layouts import GOOD_NAMES
 from spade_kit.datasets.samples import Dataset, Photo, Sample, as_array
 from spade_kit.datasets.synthetic import TOOLS, Stroke, changed, paint
@@ -118,7 +118,7 @@ class Painting(Live):
             "colours": colour_table(),
             "scale": SCALE,
             "tools": [[tool, *_STARTS[tool]] for tool in TOOLS],
-            "folder": self.folder.name,
+            "folder": printable(self.folder.name),
         }
         self.photos = self.images.listed
         self._open()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, replace
 
+from spade_kit._files import printable
 from spade_kit.datasets.samples import Photo
 from spade_kit.spade import SPADE
 
@@ -37,7 +38,11 @@ class Corrections:
         """Remove a training image, as a refit would; later ones move up."""
         sample = self.spade.gallery.normals[self.spade.gallery.check_index(image)].sample
         corrected = copy.copy(self.spade).remove(image)
-        self._take(corrected, f"normal {image}{f' ({sample.path.stem})' if sample else ''} removed", f"remove({image})")
+        self._take(
+            corrected,
+            f"normal {image}{f' ({printable(sample.path.stem)})' if sample else ''} removed",
+            f"remove({image})",
+        )
 
     def undo(self) -> None:
         before = self._steps[-1].before if self._steps else None

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from spade_kit._arguments import check_index
+from spade_kit._files import printable
 from spade_kit.datasets.images import decode
 from spade_kit.datasets.samples import Dataset, Photo, Sample, as_array, as_list
 from spade_kit.result import Result
@@ -82,11 +83,12 @@ class ImageList:
         """``scratch/003``; a number if there is no file."""
         photo = self._sample(index)
         if isinstance(photo, Sample):
-            return photo.path.stem if photo.label is None else f"{photo.label}/{photo.path.stem}"
+            stem = printable(photo.path.stem)
+            return stem if photo.label is None else f"{photo.label}/{stem}"
         if isinstance(photo, (str, Path)):
-            return Path(photo).stem
+            return printable(Path(photo).stem)
         named = getattr(photo, "filename", "")
-        return Path(named).stem if named else f"photo {index}"
+        return printable(Path(named).stem) if named else f"photo {index}"
 
     def label(self, index: int) -> str | None:
         photo = self._sample(index)
