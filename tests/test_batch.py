@@ -294,7 +294,7 @@ def test_a_file_that_the_system_cannot_read_is_named_and_the_others_are_judged(s
     lost = rows[rows["verdict"] == "not judged"]["reason"]
     assert list(lost.index) == ["broken.png", "gone.png", "memory.png", "pipe.png"]
     assert lost["memory.png"] == (
-        f"Cannot read {line}/memory.png as an image: Input/output error. Check that you may read it, or leave it out."
+        f"Cannot read {line}/memory.png as an image: Input/output error. Check that it can be read, or leave it out."
     )
     for name in ("gone.png", "pipe.png"):
         assert lost[name] == f"Expected an image at {line}/{name}, but there is no such file. Check the path."

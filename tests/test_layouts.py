@@ -233,14 +233,14 @@ def test_linked_folders_are_read_once_and_never_in_circles(put, tmp_path):
 
 def test_a_folder_that_cannot_be_listed_is_named(put, monkeypatch):
     folder = put("train/good/0.png", "train/good/locked/1.png")
-    iterdir = Path.iterdir
+    scandir = os.scandir
 
-    def refuse(self):
-        if self.name == "locked":
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
-        return iterdir(self)
+    def refuse(place):
+        if Path(place).name == "locked":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+        return scandir(place)
 
-    monkeypatch.setattr(Path, "iterdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     told = r"Folder .*locked cannot be read: Permission denied\. Its images are not used\."
     with pytest.warns(UserWarning, match=told):
         assert len(load_dataset(folder).train) == 1

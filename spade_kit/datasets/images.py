@@ -120,13 +120,16 @@ class Listing:
 
 def list_folder(folder: Path) -> Listing:
     """List a folder; folders below are not entered. A folder is a folder, whatever its name ends in."""
-    entries = sorted((path for path in folder.iterdir() if not _is_of_system(path.name)), key=natural_order)
-    folders = [path for path in entries if os.path.isdir(path)]
-    if MANIFEST in {path.name for path in entries}:
-        folders = [path for path in folders if path.name not in RESULTS]
-    files = [path for path in entries if not os.path.isdir(path)]
-    images = [path for path in files if is_picture(path)]
-    return Listing(images, folders, [path for path in files if not is_picture(path)])
+    with os.scandir(folder) as found:
+        entries = {Path(entry.path): _is_folder(entry) for entry in found if not _is_of_system(entry.name)}
+    left_out = RESULTS if folder / MANIFEST in entries else ()
+    listing = Listing([], [], [])
+    for path in sorted(entries, key=natural_order):
+        if not entries[path]:
+            (listing.images if is_picture(path) else listing.others).append(path)
+        elif path.name not in left_out:
+            listing.folders.append(path)
+    return listing
 
 
 def walk(folder: Path) -> Iterator[Listing]:
@@ -164,6 +167,11 @@ def pictures_below(folder: Path) -> list[Path]:
 def is_picture(path: Path) -> bool:
     """Whether a file has an image extension; names that begin with a dot are system files."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    """Without a call to the system for each entry, which takes long over a network, except for links."""
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
 def _is_of_system(name: str) -> bool:
@@ -214,7 +222,7 @@ def _existing(path: Path | str) -> Path:
 def _unreadable(name: Path | str, length: int, problem: Exception) -> UnreadablePhotoError:
     cure = "Remove or replace it."
     if isinstance(problem, OSError) and problem.errno:
-        why, cure = problem.strerror, "Check that you may read it, or leave it out."
+        why, cure = problem.strerror, "Check that it can be read, or leave it out."
     elif length == 0:
         why = "it is empty"
     elif isinstance(problem, UnidentifiedImageError):
