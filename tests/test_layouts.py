@@ -374,7 +374,12 @@ def test_mistakes_raise_a_clear_error(put, tmp_path):
         (tmp_path / name).write_text("")
     mistakes = [
         (tmp_path / "empty", {}, r"Expected images in .*empty, but it contains nothing\. Pass the folder of images"),
-        (folder, {"layout": "mvtec"}, r"contains good, scratch\. .*train=.*good', test=.*scratch'\)"),
+        (folder, {"layout": "mvtec"}, r"contains deep, good, scratch\. .*train=.*good', test=.*scratch'\)"),
+        (
+            put("deep/a/b/2.png") / "deep",
+            {},
+            r"deep, but it contains a\. Its images are deeper down, such as in .*/deep/a/b\. Pass the folder of normal",
+        ),
         (tmp_path / "nowhere", {}, r"Expected a folder of images at .*nowhere, but there is none\. Check the path"),
         (
             tmp_path / "set.ZIP",

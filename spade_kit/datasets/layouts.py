@@ -106,6 +106,8 @@ def _describe_contents(folder: Path) -> str:
         cure = f"Specify the folder of normal images: load_dataset(train={str(good[0])!r}{judged})."
     elif kinds:
         cure = "Specify the folder of normal images: load_dataset(train=<that folder>, test=<another>)."
+    elif below := pictures_below(folder):
+        cure = f"Its images are deeper down, such as in {as_text(below[0].parent)}. Pass the folder of normal images."
     elif tables:
         cure = f"Load its table: load_dataset({str(tables[0])!r})."
     return f"Expected images in {as_text(folder)}, but it contains {holds}. {cure}"
