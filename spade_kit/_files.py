@@ -209,7 +209,7 @@ def shorten(name: str, marked: bool = False) -> str:
 
 
 def check_is_no_file(folder: Path, what: str = "Results are written") -> None:
-    if folder.is_file():
+    if os.path.isfile(folder):  # False where Path.is_file may raise, such as for a name that is too long
         raise ValueError(f"{what} to a folder, but {as_text(folder)} is a file. Use another name.")
 
 

@@ -397,7 +397,8 @@ def test_a_replaced_photo_does_not_keep_its_old_row(spade, demo, line, tmp_path,
 # ---- errors ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_without_photos_raises_an_error(spade, tmp_path):
+def test_a_folder_without_photos_raises_an_error(spade, demo, tmp_path):
+    line = tmp_path / "one"
     with pytest.raises(FileNotFoundError, match=r"Expected a folder of images at .*nowhere, but there is none"):
         spade.predict_folder(tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "iphone").mkdir()
@@ -406,6 +407,14 @@ def test_a_folder_without_photos_raises_an_error(spade, tmp_path):
         spade.predict_folder(tmp_path / "iphone", tmp_path / "out")
     with pytest.raises(FileNotFoundError, match=r"Expected a folder of images at .*a\.heic, but it is a file"):
         spade.predict_folder(tmp_path / "iphone/a.heic", tmp_path / "out")
+    line.mkdir()
+    shutil.copy(demo.test[0].path, line / "0.png")
+    with pytest.raises(
+        OSError, match=r"n could not be written \(File name too long\)\. .* Use a folder with a shorter path"
+    ):
+        spade.predict_folder(line, tmp_path / ("n" * 256))
+    with pytest.raises(FileNotFoundError, match=r"Expected a folder of images at .*n, but there is none"):
+        spade.predict_folder(tmp_path / ("n" * 256), tmp_path / "out")
     with pytest.raises(ValueError, match=r"written to a folder, but .*a\.heic is a file"):
         spade.predict_folder(tmp_path / "iphone", tmp_path / "iphone/a.heic")
 

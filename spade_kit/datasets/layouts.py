@@ -58,11 +58,11 @@ class Found:
 def check_folder(path: str | Path) -> Path:
     """The folder at a path; FileNotFoundError if there is none."""
     folder = Path(path).expanduser()
-    if folder.is_dir():
+    if os.path.isdir(folder):
         return folder
-    got = "it is a file" if folder.is_file() else "there is none"
+    got = "it is a file" if os.path.isfile(folder) else "there is none"
     cure = 'Check the path, or use load_dataset("demo").'
-    if folder.is_file() and folder.suffix.lower() in ARCHIVES:
+    if os.path.isfile(folder) and folder.suffix.lower() in ARCHIVES:
         got, cure = "it is an archive", "Unpack it, and pass the folder."
     raise FileNotFoundError(f"Expected a folder of images at {as_text(path)}, but {got}. {cure}")
 

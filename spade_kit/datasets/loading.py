@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -90,7 +91,7 @@ def load_dataset(
     path = Path(str(name_or_path)).expanduser()
     if layout is not None:
         choose("layout", layout, LAYOUTS)
-    guessed = layout or guess(path if path.is_file() else check_folder(path))
+    guessed = layout or guess(path if os.path.isfile(path) else check_folder(path))
     return _assemble(LAYOUTS[guessed](path), path.resolve().stem if path.is_file() else path.resolve().name)
 
 
