@@ -19,6 +19,7 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from spade_kit._arguments import cut_count, warn
+from spade_kit._files import as_text
 from spade_kit.batch import predict_folder
 from spade_kit.correspondence import warn_about_clipping
 from spade_kit.datasets.samples import GOOD, Photo, Sample, as_array, as_list
@@ -482,9 +483,8 @@ class SPADE:
 
 def _name(image: Photo) -> str:
     """The file name of an image, if it has one."""
-    if isinstance(image, Sample):
-        return image.path.name
-    return Path(image).name if isinstance(image, (str, Path)) else "The image"
+    path = image.path if isinstance(image, Sample) else image
+    return as_text(Path(path).name) if isinstance(path, (str, Path)) else "The image"
 
 
 def _refuse(gone: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """How much of each image was judged, and which images were squashed, is said wherever results are shown."""
 
+import os
 import re
 import warnings
 
@@ -147,3 +148,13 @@ def test_the_explorer_says_how_much_was_judged(spade, scratched, tmp_path):
     assert explorer.photo["judged"] == "77 % of the image judged"
     explorer.save_html(tmp_path / "page.html")
     assert "77 % of the image judged" in (tmp_path / "page.html").read_text()
+
+
+def test_a_name_that_cannot_be_printed_is_printed_in_another_form(wide, tmp_path):
+    images, square = wide
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/pi\xe8ce\n.png")
+    Image.fromarray(images[0]).save(path)
+    with pytest.warns(UserWarning, match="was squashed by 1.5 : 1") as said:
+        SPADE(k=2).fit(square).predict(path)
+    str(said[0].message).encode("utf-8")
+    assert "\n" not in str(said[0].message)

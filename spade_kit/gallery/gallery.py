@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from spade_kit._arguments import check_index, warn
+from spade_kit._files import as_text
 from spade_kit.correspondence import Correspondence, search_pixels
 from spade_kit.datasets.samples import Photo, Sample
 from spade_kit.features.backbones import Backbone
@@ -102,7 +103,7 @@ class Gallery:
     def name(self, index: int) -> str:
         """The file name of an image, or its number if it has none."""
         sample = self.normals[index].sample
-        return f"normal image {index}" if sample is None else sample.path.name
+        return f"normal image {index}" if sample is None else as_text(sample.path.name)
 
     @cached_property
     def squashed(self) -> str:
