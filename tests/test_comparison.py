@@ -440,7 +440,7 @@ def test_a_figure_shows_the_maps_on_the_scale_that_was_set(quick, quick_spade, d
         "own": "colour scale of each view: 0 to 2 x its 99th percentile of normal pixels",
         "one": f"one colour scale: 0 to {2 * max(levels):.1f} (raw distance)",
     }
-    assert figure.get_supxlabel() == told[scale]
+    assert figure.get_supxlabel() == f"{told[scale]}; 79 % of the image judged"
 
 
 @pytest.mark.parametrize("scale", ["own", "one"])
