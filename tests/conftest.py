@@ -1,5 +1,6 @@
 """Fixtures and settings shared by all tests: no network, no progress bars, no window; the demo fitted once."""
 
+import contextlib
 import os
 import runpy
 from pathlib import Path
@@ -103,6 +104,32 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def torch_settings():
+    """A function that changes one of torch's global settings within a ``with`` block."""
+
+    @contextlib.contextmanager
+    def changed(name):
+        if name in ("float64", "float16"):
+            torch.set_default_dtype(getattr(torch, name))
+        elif name == "meta":
+            torch.set_default_device("meta")  # tensors without numbers: a mistake raises an error
+        elif name == "deterministic":
+            torch.set_deterministic_debug_mode("error")
+        elif name == "medium":
+            torch.set_float32_matmul_precision("medium")
+        try:
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=name == "autocast"):
+                yield
+        finally:
+            torch.set_default_dtype(torch.float32)
+            torch.set_default_device(None)
+            torch.set_deterministic_debug_mode("default")
+            torch.set_float32_matmul_precision("highest")
+
+    return changed
 
 
 @pytest.fixture

@@ -1,12 +1,15 @@
 """Pretrained networks: levels equal those of the full network run in another way; weights match their names."""
 
 import copy
+import hashlib
+from functools import partial
 
 import numpy as np
 import pytest
 import timm
 import torch
 import torchvision
+from safetensors.torch import save_file
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from spade_kit import load_backbone
@@ -349,3 +352,98 @@ def test_an_even_average_raises_an_error():
         load_backbone(average=2)
     with pytest.raises(ValueError, match=r"average must be a whole number of at least 1; got 0\."):
         load_backbone(average=0)
+
+
+# ---- torch's settings and downloaded files ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("setting", ["float64", "float16", "meta", "autocast", "deterministic", "medium"])
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18", "swin_tiny_patch4_window7_224"])
+def test_torchs_settings_change_neither_weights_nor_features(rng, torch_settings, name, setting):
+    crops = rng.integers(0, 256, (1, 224, 224, 3), np.uint8)
+    load = partial(load_backbone, name, pretrained=name == "efficientnet_lite0", average=3)
+    usual = load()
+    expected, pooled = usual(crops)
+    with torch_settings(setting):
+        loaded = load()
+        for backbone in (usual, loaded):
+            levels, vector = backbone(crops)
+            for ours, theirs in zip([*levels, vector], [*expected, pooled]):
+                assert torch.equal(ours, theirs)
+        assert loaded.sha256 == usual.sha256
+
+
+@pytest.mark.parametrize("setting", ["float64", "meta"])
+def test_a_custom_module_may_make_tensors_of_its_own(rng, torch_settings, setting):
+    class Shifted(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.part = torch.nn.Conv2d(3, 4, 4, 4)
+
+        def forward(self, x):
+            return self.part(x + torch.linspace(0, 1, 3)[:, None, None])
+
+    backbone = load_backbone(Shifted(), layers=["part"])
+    crops = rng.integers(0, 256, (1, 32, 32, 3), np.uint8)
+    (expected,), _ = backbone(crops)
+    with torch_settings(setting):
+        (level,), _ = backbone(crops)
+    assert torch.equal(level, expected)
+
+
+def cached_file(folder, name):
+    """Where torchvision or timm keep a downloaded file, with random weights in it, under the name of their hash."""
+    weights = folder / "weights"
+    save_file(timm.create_model(name).state_dict(), weights)
+    blob = folder / "blobs" / hashlib.sha256(weights.read_bytes()).hexdigest()
+    repository = folder / f"models--{timm.get_pretrained_cfg(name).hf_hub_id.replace('/', '--')}"
+    for part in (folder / "blobs", repository / "refs", repository / "snapshots/1"):
+        part.mkdir(parents=True)
+    weights.rename(blob)
+    (repository / "refs/main").write_text("1")
+    (repository / "snapshots/1/model.safetensors").symlink_to(blob)
+    return blob
+
+
+@pytest.mark.usefixtures("offline")
+def test_downloaded_weights_are_found_without_the_network_and_damage_is_named(tmp_path, monkeypatch):
+    name = "convnext_atto.d2_in1k"
+    assert backbones.must_download(name)
+    blob = cached_file(tmp_path, name)
+    assert not backbones.must_download(name)
+    monkeypatch.setattr("huggingface_hub.file_download.hf_hub_download", None)
+    assert load_backbone(name).weights == f"timm {name}"
+    whole = blob.read_bytes()
+    for damaged in (whole[:-7], whole[:-7] + b"?" + whole[-6:], b""):
+        blob.write_bytes(damaged)
+        with pytest.raises(ValueError, match=rf"weights of '{name}' are damaged \(its SHA-256 .*{blob.name}\. Delete"):
+            load_backbone(name)
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_damaged_file_of_torchvision_is_not_a_failed_download(tmp_path):
+    file = tmp_path / "hub/checkpoints/resnet18-f37072fd.pth"
+    file.parent.mkdir(parents=True)
+    assert backbones.must_download("resnet18")
+    for content in (b"", b"not found", b"PK" * 500):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"damaged \(its SHA-256 .* instead of f37072fd.*f37072fd\.pth\. Delete"):
+            load_backbone("resnet18")
+    assert not backbones.must_download("resnet18")
+
+
+def test_a_file_without_a_hash_that_cannot_be_read_is_damaged_too(tmp_path):
+    file = tmp_path / "weights.pth"
+    file.write_bytes(b"garbage")
+    with pytest.raises(ValueError, match=r"damaged \(UnpicklingError\): .*weights\.pth\. Delete") as refused:
+        backbones._fetch("x", lambda: torch.load(file, weights_only=True), file)
+    assert "weights_only" not in str(refused.value)  # torch's advice would run code from the file
+
+
+def test_only_names_that_are_downloaded_need_the_network():
+    assert not backbones.must_download("efficientnet_lite0")
+
+
+def test_sizes_have_limits(tiny):
+    with pytest.raises(ValueError, match=r"resize must be at most 16384 px; got 1000000000\. Use resize=256"):
+        load_backbone(tiny.module.network, layers=("early",), resize=10**9)

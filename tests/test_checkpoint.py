@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import TinyNet
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 
 from spade_kit import SPADE, load_backbone
 from spade_kit.search.layout import SimdLayout
@@ -287,3 +290,217 @@ def test_invalid_folders_raise_a_clear_error(fitted, tmp_path):
     (tmp_path / "spade.json").write_text(json.dumps(record))
     with pytest.raises(ValueError, match="is damaged or incomplete"):
         SPADE.load(tmp_path)
+
+
+# ---- damage and hostile folders --------------------------------------------------------------------------------------
+
+
+class Saved:
+    """A small saved gallery, its result for one image, and its files, to be damaged and restored."""
+
+    def __init__(self, folder, demo, image, crop):
+        self.folder, self.image, self.backbone = folder, image, load_backbone(crop=crop)
+        SPADE(self.backbone, k=3, weights="equal").fit(demo.train[:4]).save(folder)
+        self.files = {file: file.read_bytes() for file in sorted(folder.iterdir())}
+        self.features, self.manifest = self.files
+        self.record = json.loads(self.files[self.manifest])
+        self.expected = self.predict()
+
+    def predict(self):
+        return SPADE.load(self.folder, self.backbone).predict(self.image)
+
+    def outcome(self, backbone):
+        """The result, or the sentence with which it is refused."""
+        try:
+            return SPADE.load(self.folder, backbone).predict(self.image), ""
+        except (ValueError, ConnectionError) as problem:
+            return None, str(problem)
+
+    def write(self, file, content):
+        """Restore everything, then write one file anew: a loaded gallery may still read the old one."""
+        for path, whole in {**self.files, file: content}.items():
+            path.unlink(missing_ok=True)
+            path.write_bytes(whole)
+
+    def change(self, **changes):
+        """Write a manifest with some entries changed, and without checksums, as a forger could."""
+        record = {name: value for name, value in self.record.items() if name != "checksum"}
+        normals = [
+            {name: one[name] for name in one if name not in ("checksum", "features")} for one in record["normals"]
+        ]
+        self.write(self.manifest, json.dumps(record | {"normals": normals} | changes).encode())
+
+
+@pytest.fixture(scope="module", params=[224, 200], ids=["SIMD layout", "plain levels"])
+def saved(request, tmp_path_factory, demo, scratched):
+    return Saved(tmp_path_factory.mktemp("saved"), demo, scratched, request.param)
+
+
+@given(st.data())
+def test_damaged_files_are_refused_or_give_the_same_answer(saved, data):
+    file = data.draw(st.sampled_from([saved.features, saved.manifest]))
+    whole = saved.files[file]
+    start = data.draw(st.integers(0, len(whole) - 1) | st.integers(0, min(len(whole) - 1, 2000)))
+    end = data.draw(st.sampled_from([start, start + 1, start + 9, len(whole)]))
+    saved.write(file, whole[:start] + data.draw(st.binary(max_size=9)) + whole[end:])
+    result, refused = saved.outcome(saved.backbone)
+    if result is None:
+        assert "Fit again" in refused
+    else:
+        np.testing.assert_array_equal(result.anomaly_map, saved.expected.anomaly_map)
+        np.testing.assert_array_equal(result.neighbours.distance, saved.expected.neighbours.distance)
+
+
+def places_of(node, path=()):
+    """The paths to all entries of a manifest."""
+    inside = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    return [path] * bool(path) + [deeper for key, value in inside for deeper in places_of(value, (*path, key))]
+
+
+def replaced(node, path, value):
+    if not path:
+        return value
+    copy = node.copy()
+    copy[path[0]] = replaced(node[path[0]], path[1:], value)
+    return copy
+
+
+values = st.sampled_from(
+    [None, True, -1, 0, 1, 2.5, float("nan"), 1e308, 10**9, 10**400, "", "x", "..", [], [[[]]], {}]
+)
+
+
+@given(st.data())
+def test_any_entry_of_a_forged_manifest_is_refused_or_harmless(saved, data):
+    saved.change()
+    forged = json.loads(saved.manifest.read_bytes())
+    forged = replaced(forged, data.draw(st.sampled_from(places_of(forged))), data.draw(values))
+    saved.write(saved.manifest, json.dumps(forged).encode())
+    result, refused = saved.outcome(saved.backbone if data.draw(st.booleans()) else None)
+    assert refused.endswith((".", "?")) if result is None else np.isfinite(result.anomaly_map).all()
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"extra": 1}, "it has the unknown entries 'extra'"),
+    ({"shards": ["../gallery.safetensors"]}, r"plain names of safetensors files; got '\.\./gallery"),
+    ({"shards": ["/etc/passwd"]}, "plain names of safetensors files; got '/etc/passwd'"),
+    ({"shards": ["pipe.safetensors"]}, r"pipe\.safetensors is damaged or incomplete \(there is no such file\)"),
+    ({"shards": []}, "damaged or incomplete"),
+    ({"layers": ["layer1"] * 3}, "a shape for each of its layers"),
+    ({"shapes": [[24, 2**40, 1]] * 3}, "a shape must have 3 sides of at most 65536"),
+])  # fmt: skip
+def test_a_forged_manifest_is_refused_in_a_sentence(saved, changes, said):
+    saved.change(**changes)
+    pipe = saved.folder / "pipe.safetensors"
+    os.mkfifo(pipe)
+    try:
+        with pytest.raises(ValueError, match=said):
+            saved.predict()
+    finally:
+        pipe.unlink()
+
+
+@pytest.mark.parametrize(("inside", "changes", "said"), [
+    ("options", {"kappa": 10**9}, r"out of range \(kappa must be at most 10000; got 1000000000\.\)\. Fit again"),
+    ("options", {"sigma": 1e6}, "sigma must be at most 1000"),
+    ("options", {"k": -3}, "k must be a whole number of at least 1; got -3"),
+    ("backbone", {"recipe": {"name": "resnet18", "url": "http://x"}}, "its recipe has the unknown entries 'url'"),
+    ("backbone", {"recipe": {"name": ["resnet18"]}}, "its backbone must be described by names and numbers"),
+])  # fmt: skip
+def test_forged_settings_are_refused_in_a_sentence(saved, inside, changes, said):
+    saved.change(**{inside: saved.record[inside] | changes})
+    with pytest.raises(ValueError, match=said):
+        saved.predict()
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"crop": [[240, 320], [256, 256], [0, 0], [10**9, 10**9]]}, "a crop must have 2 sides of at most 65536"),
+    ({"crop": [[240, 320], [256, 256], [17, 16], [224, 224]]}, "a crop must be that of the backbone"),
+    ({"path": ["x"]}, "path, label, added and why of an image must be text"),
+    ({"code": "import os"}, "an image has the unknown entries 'code'"),
+])  # fmt: skip
+def test_a_forged_image_is_refused_in_a_sentence(saved, changes, said):
+    saved.change()
+    normals = json.loads(saved.manifest.read_bytes())["normals"]
+    saved.change(normals=[normals[0] | changes, *normals[1:]])
+    with pytest.raises(ValueError, match=said):
+        saved.predict()
+
+
+def test_a_deeply_nested_manifest_is_refused(saved):
+    saved.write(saved.manifest, b"[" * 100_000)
+    with pytest.raises(ValueError, match=r"spade\.json is damaged"):
+        saved.predict()
+
+
+def test_a_folder_without_checksums_loads(saved):
+    """As version 0.1 wrote it."""
+    saved.change()
+    np.testing.assert_array_equal(saved.predict().anomaly_map, saved.expected.anomaly_map)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
+@pytest.mark.parametrize("which", ["pooled", "features", "means0"])
+def test_numbers_that_no_search_can_use_are_refused(saved, which, value):
+    tensors = load_file(saved.features)
+    name = which if which in tensors else "fine" if "fine" in tensors else "level0"
+    tensors[name][-1] = value if which != "means0" else np.nan
+    saved.change()
+    saved.features.unlink()
+    save_file(tensors, saved.features)
+    with pytest.raises(ValueError, match=r"Features must be finite|are not finite|moments must be finite"):
+        SPADE.load(saved.folder, saved.backbone).threshold(0.3)
+
+
+def test_features_are_checked_image_by_image_when_they_are_first_read(demo, tmp_path):
+    SPADE(k=2).fit(demo.train[:4]).save(tmp_path / "saved")
+    (file,) = (tmp_path / "saved").glob("gallery-*")
+    tensors = load_file(file)
+    tensors["middle"][2, 0, 0, 0] += 1
+    save_file(tensors, file)
+    loaded = SPADE.load(tmp_path / "saved")
+    for index in (0, 1, 3):
+        assert len(loaded.gallery.pyramid(index)) == 1
+    for read in (
+        lambda: loaded.gallery.pyramid(2),
+        lambda: loaded.with_options(k=4).predict(demo.test[0]),
+        lambda: loaded.remove(0),
+        lambda: loaded.save(tmp_path / "again"),
+    ):
+        with pytest.raises(
+            ValueError, match=r"saved is damaged: the features of image 2 .* another checksum\. Fit again"
+        ):
+            read()
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_download_is_announced(saved, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    recipe = {"name": "resnet18", "pretrained": True}
+    saved.change(backbone=saved.record["backbone"] | {"recipe": recipe, "name": "resnet18"})
+    with (
+        pytest.warns(UserWarning, match=r"fitted with resnet18; its weights .* will be downloaded"),
+        pytest.raises(ConnectionError, match="could not be downloaded"),
+    ):
+        SPADE.load(saved.folder)
+
+
+# ---- torch's settings ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["float64", "float16", "meta", "autocast", "deterministic", "medium"])
+def test_torchs_settings_change_no_answer_from_fit_to_loaded_gallery(demo, scratched, tmp_path, torch_settings, name):
+    def run(folder):
+        spade = SPADE(load_backbone(), k=3, weights="equal").fit(demo.train[:4])
+        spade.save(folder)
+        again = SPADE.load(folder)
+        brute = again.with_options(search="brute_force", k=1, radius=1)
+        return [judge.predict(scratched).anomaly_map for judge in (spade, again, brute)], again.threshold(0.3)
+
+    expected = run(tmp_path / "usual")
+    with torch_settings(name):
+        changed = run(tmp_path / "changed")
+        loaded = SPADE.load(tmp_path / "usual").predict(scratched).anomaly_map
+    np.testing.assert_array_equal(expected[0], changed[0])
+    np.testing.assert_array_equal(expected[0][0], loaded)
+    assert expected[1] == changed[1]

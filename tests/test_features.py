@@ -1,13 +1,15 @@
 """Stage 1: preprocessing by hand; the same numbers for every batch size and every kind of input."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import TinyNet
 from PIL import Image
 
-from spade_kit import Pyramid, Sample, extract_features, load_backbone
+from spade_kit import SPADE, Pyramid, Sample, extract_features, load_backbone
 
 
 def level(n, c, h, w):
@@ -187,3 +189,17 @@ def test_a_pyramid_built_by_hand_is_float32_for_any_input(rng):
         assert pyramid.levels[0].dtype == torch.float32
         np.testing.assert_array_equal(pyramid.levels[0], numbers)
     assert repr(pyramid) == "Pyramid(layer1 (2, 3, 4, 4), pooled (2, 1))"
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf"), 1e19, 1e30])
+@pytest.mark.parametrize("layer", ["early", "late"])
+def test_features_that_no_search_can_use_are_refused(photos, factor, layer):
+    """NaN, infinite, or with squares beyond float32: in a fit, in a query and on their own."""
+    backbone = load_backbone(TinyNet(), layers=("early", "middle", "late"), pooled="late", resize=72, crop=64)
+    fitted = SPADE(backbone).fit(photos[:2])
+    with torch.no_grad():
+        getattr(backbone.module.network, layer).weight *= factor
+    name = {"early": "layer1", "late": "layer3"}[layer]
+    for use in (partial(extract_features, backbone=backbone), SPADE(backbone).fit, lambda x: fitted.predict(x[0])):
+        with pytest.raises(ValueError, match=rf"Features must be finite, .* at {name}, .* Check the images and the"):
+            use(photos[2:])

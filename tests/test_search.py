@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import threading
 import warnings
+from functools import partial
 
 import numba
 import numba.core.caching
@@ -20,7 +22,7 @@ from spade_kit.search.branch_and_bound import search_branch_and_bound
 from spade_kit.search.dispatch import PixelSearch, least_candidates
 from spade_kit.search.layout import SIMD_WIDTH, SimdLayout, lay_out, nested_order, prepare, slack, stretch_for, within
 from spade_kit.search.projection import _find_axes, search_projection
-from spade_kit.search.runtime import compiled, in_threads
+from spade_kit.search.runtime import compiled, in_threads, usual_settings
 from spade_kit.search.simd import compare, measure
 
 seeds = st.integers(0, 2**32 - 1)
@@ -285,6 +287,107 @@ def test_brute_force_calls_nothing_compiled_and_gives_no_warning(rng, monkeypatc
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         PixelSearch(query, gallery, np.arange(3), "brute_force")
+
+
+# ---- memory safety ---------------------------------------------------------------------------------------------------
+
+
+def nested_pair(rng, n=3):
+    shapes = [(3, 8, 4), (4, 4, 2), (5, 2, 1)]
+    return make_levels(rng, 1, shapes), make_levels(rng, n, shapes)
+
+
+@pytest.mark.parametrize("wrong", [runtime.NOWHERE, -1, 3 * 32, 10**15])
+def test_the_last_step_refuses_places_that_do_not_exist(rng, wrong):
+    query, gallery = nested_pair(rng)
+    for held in (gallery, SimdLayout.of(gallery)):
+        for search in SEARCH:
+            pixels = PixelSearch(query, held, np.arange(3), search)
+            place = pixels.find(np.ones(3, np.float32), 2, None)
+            place[1, 5, 2] = wrong
+            said = r"must have a match .*; got none for 1 of 64\. Check the features"
+            with pytest.raises(ValueError, match=said):
+                pixels.measure(place)
+            with pytest.raises(ValueError, match=said):
+                pixels.measure_in_level(0, place)
+
+
+@pytest.mark.parametrize("images", [[0, 3], [-1, 1], [2**40]])
+def test_images_outside_the_gallery_are_refused(rng, images):
+    query, gallery = nested_pair(rng)
+    pixels = PixelSearch(query, SimdLayout.of(gallery), np.array(images))
+    for search in (lambda: pixels.find(np.ones(3, np.float32), 1, None), lambda: pixels.find_in_level(1, 1, None)):
+        with pytest.raises(ValueError, match="images must be indices into a gallery of 3 images, from 0; got"):
+            search()
+
+
+def test_a_query_with_other_channels_is_refused(rng):
+    query, gallery = nested_pair(rng)
+    other = [*query[:2], query[2][:, :4]]
+    for held in (gallery, SimdLayout.of(gallery)):
+        with pytest.raises(
+            ValueError, match=r"must have the same levels \(c, h, w\); got .*Compute both with the same"
+        ):
+            PixelSearch(other, held, np.arange(3))
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
+@pytest.mark.parametrize("search", SEARCH)
+@pytest.mark.parametrize("level", [None, 0])
+def test_features_without_a_finite_distance_end_no_process(rng, value, search, level):
+    query, gallery = nested_pair(rng)
+    pixels = PixelSearch(query, [torch.full_like(held, value) for held in gallery], np.arange(3), search)
+
+    def find_and_measure():
+        if level is None:
+            return pixels.measure(pixels.find(np.ones(3, np.float32), 1, None))
+        return pixels.measure_in_level(level, pixels.find_in_level(level, 1, None))
+
+    with pytest.raises(ValueError, match=r"Every pixel must have a match at a distance that fits into float32"):
+        find_and_measure()
+
+
+@pytest.mark.parametrize("first", [-1, -(10**15), 10**15, runtime.NOWHERE])
+def test_places_to_try_first_may_be_anything(rng, first):
+    query, gallery = nested_pair(rng)
+    asked, held, one = SimdLayout.of(query), SimdLayout.of(gallery), np.ones(3, np.float32)
+    expected = search_branch_and_bound(asked, held, np.arange(3), one, 1, None)
+    tried = search_branch_and_bound(asked, held, np.arange(3), one, 1, None, first=np.full((1, 8, 4), first))
+    np.testing.assert_array_equal(tried, expected)
+
+
+def test_a_radius_of_any_size_is_everywhere(rng):
+    query, gallery = nested_pair(rng)
+    for search in SEARCH:
+        pixels = PixelSearch(query, gallery, np.arange(3), search)
+        for find in (partial(pixels.find, np.ones(3, np.float32), 1), partial(pixels.find_in_level, 1, 1)):
+            np.testing.assert_array_equal(find(10**30), find(None))
+
+
+def test_weights_too_large_for_the_features_are_refused(spade, scratched):
+    with pytest.raises(ValueError, match=r"squares must fit into float32; got up to .* at layer1, with weight"):
+        spade.with_options(weights={"layer1": 1e37}).predict(scratched)
+
+
+def test_settings_of_torch_are_restored_when_the_last_thread_leaves(torch_settings):
+    entered, leave = threading.Event(), threading.Event()
+
+    def stay():
+        with usual_settings(torch.device("cpu")):
+            entered.set()
+            leave.wait(10)
+
+    with torch_settings("float64"):
+        thread = threading.Thread(target=stay)
+        thread.start()
+        entered.wait(10)
+        with usual_settings(torch.device("cpu")):
+            assert torch.get_default_dtype() == torch.float32
+        assert torch.get_default_dtype() == torch.float32  # the other thread still needs it
+        leave.set()
+        thread.join()
+        assert torch.get_default_dtype() == torch.float64
 
 
 # ---- smaller k and other options -------------------------------------------------------------------------------------

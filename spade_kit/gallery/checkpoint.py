@@ -192,7 +192,7 @@ def _check_parts(manifest: dict[str, Any]) -> None:
         if not re.fullmatch(r"[\w-]+\.safetensors", name):
             raise ValueError(f"shards must be plain names of safetensors files; got {name!r}")
     wrong = [name for name, value in (recipe or {}).items() if not isinstance(value, _RECIPE[name])]
-    if recipe is not None and ("name" not in recipe or not all(isinstance(x, str) for x in recipe["layers"] or ())):
+    if recipe is not None and ("name" not in recipe or not all(isinstance(x, str) for x in recipe.get("layers") or ())):
         wrong.append("layers")
     if wrong or not all(isinstance(backbone[name], str) for name in ("name", "sha256")):
         raise ValueError(f"its backbone must be described by names and numbers; got {backbone}")
@@ -212,7 +212,7 @@ def _find_backbone(
             f"{folder} was fitted with a custom module, {wanted['name']}, which is not saved. Pass it: "
             "SPADE.load(folder, backbone=...)."
         )
-    if given is None and wanted["recipe"]["pretrained"] and must_download(wanted["recipe"]["name"]):
+    if given is None and wanted["recipe"].get("pretrained", True) and must_download(wanted["recipe"]["name"]):
         warn(f"{folder} was fitted with {wanted['name']}; its weights are not on this machine and will be downloaded.")
     backbone = load_backbone(**wanted["recipe"]) if given is None else load_backbone(given)
     backbone = backbone if device is None else backbone.to(device)
