@@ -317,7 +317,7 @@ class Saved:
             return None, str(problem)
 
     def write(self, file, content):
-        """Restore everything, then write one file anew: a loaded gallery may still read the old one."""
+        """Restore everything, then write one file again: a loaded gallery may still read the old one."""
         for path, whole in {**self.files, file: content}.items():
             path.unlink(missing_ok=True)
             path.write_bytes(whole)

@@ -201,7 +201,8 @@ def check_size(levels: Sequence[Tensor], names: Sequence[str], weights: Float[np
     A search of other features could return places that do not exist.
     """
     for level, name, weight in zip(levels, names, weights.tolist()):
-        largest = float(level.abs().max())  # NaN if any value is
+        least, most = level.aminmax()
+        largest = float(torch.maximum(most, -least))  # NaN if any value is
         if not 4 * max(weight, 1) * level.shape[1] * largest**2 * len(weights) < LARGEST:
             raise ValueError(
                 f"Features must be finite, and their weighted squares must fit into float32; got up to {largest:g} at "

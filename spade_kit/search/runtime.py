@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from threading import Lock
 from typing import Any
@@ -137,9 +137,10 @@ def usual_settings(device: torch.device) -> Iterator[None]:
 
     Bounds need it: they do not hold in bfloat16 or TF32. Default dtypes also change networks and their weights.
     """
+    is_usual = torch.empty(0).device.type == "cpu"  # then without torch's mode, which would slow every call
     with (
         _process_settings,
-        torch.device("cpu"),
+        nullcontext() if is_usual else torch.device("cpu"),
         torch.autocast("cpu", enabled=False),
         torch.autocast(device.type, enabled=False),
     ):
