@@ -1,11 +1,13 @@
 """Datasets on disk: which files are found, their labels, and that every format becomes the same kind of array."""
 
 import csv
+import re
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from spade_kit import Sample, load_dataset
@@ -103,7 +105,7 @@ def test_images_are_read_on_access_only(bottles, picture):
 def test_a_dataset_prints_its_contents(bottles):
     assert str(load_dataset(bottles)).splitlines() == [
         "bottles: 3 normal images, 5 test images (2 good, 1 bent, 2 broken)",
-        "MVTec AD layout; 2 masks; 5 x 7 px",
+        "MVTec AD layout; 2 masks (defect where not 0); 5 x 7 px",
         "1 defect image without a mask: bent/0.png; expected mask: ground_truth/bent/0_mask.png.",
         "1 file with an unknown extension not used: good/notes.txt.",
         "4 test images also among the training images: bent/0.png, broken/0.png, broken/1.png and 1 more.",
@@ -237,3 +239,20 @@ def test_a_value_that_is_not_an_image_raises_an_error(picture):
     with pytest.raises(ValueError, match=r"an array of shape \(5, 7\) and type uint8\."):
         [as_array(photo) for photo in as_list(picture[..., 0])]
     np.testing.assert_array_equal(as_array(picture / 255), picture)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_tensor_is_refused_with_the_conversion_of_its_shape(picture):
+    tensor = torch.from_numpy(picture)
+    for given, conversion in (
+        (tensor, "image"),
+        (tensor.permute(2, 0, 1), "image.permute(1, 2, 0)"),
+        (tensor.permute(2, 0, 1)[None], "images[0].permute(1, 2, 0)"),
+    ):
+        shape = re.escape(f"a torch tensor of shape {tuple(given.shape)}. Pass {conversion}.cpu().numpy(), ")
+        with pytest.raises(ValueError, match=shape):
+            as_array(given)
+        converted = eval(f"{conversion}.cpu().numpy()", {"image": given, "images": given})
+        np.testing.assert_array_equal(as_array(converted), picture)
+    with pytest.raises(ValueError, match=r"a torch tensor of shape \(3, 5, 7\)"):
+        [as_array(photo) for photo in as_list(tensor.permute(2, 0, 1))]

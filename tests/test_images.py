@@ -1,14 +1,16 @@
 """Image files: every format becomes the same kind of array, and damaged files raise an error."""
 
+import struct
 from io import BytesIO
 
 import numpy as np
 import pytest
+from deep_images import chunk, deep_png, deep_tiff
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from spade_kit.datasets.images import UnreadablePhotoError, pictures_in, read_image, read_mask, read_size
+from spade_kit.datasets.images import UnreadablePhotoError, as_rgb, pictures_in, read_image, read_mask, read_size
 
 LOSSLESS = {"PNG": {}, "BMP": {}, "TIFF": {}, "WEBP": {"lossless": True}}
 WAYS = {
@@ -74,6 +76,99 @@ def test_more_than_eight_bits_are_scaled_from_their_own_range_with_a_warning(tmp
     assert np.abs(read - expected[..., None]).max() <= 0.5
 
 
+@st.composite
+def deep_colours(draw) -> np.ndarray:
+    """(5, 7, 3) uint16 within any range, such as that of a camera with 12 bits."""
+    low = draw(st.integers(0, 65_000))
+    high = draw(st.integers(low + 1, 65_535))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    values = rng.integers(low, high + 1, (5, 7, 3)).astype(np.uint16)
+    values[0, 0], values[0, 1] = low, high
+    return values
+
+
+def scaled(values: np.ndarray) -> np.ndarray:
+    low, high = int(values.min()), int(values.max())
+    return np.array([round((int(value) - low) * 255 / (high - low)) for value in values.flat]).reshape(values.shape)
+
+
+WRITTEN = {
+    "png": deep_png,
+    "png with alpha": lambda values: deep_png(np.dstack([values, np.full((5, 7), 65_535, np.uint16)])),
+    "tiff": deep_tiff,
+    "tiff, other byte order": lambda values: deep_tiff(values, ">"),
+    "packed tiff": lambda values: deep_tiff(values, packed=True),
+    "packed tiff, other byte order": lambda values: deep_tiff(values, ">", packed=True),
+    "tiff with alpha": lambda values: deep_tiff(np.dstack([values, np.full((5, 7), 65_535, np.uint16)])),
+}
+
+
+@pytest.mark.parametrize("way", WRITTEN)
+@given(values=deep_colours())
+@pytest.mark.filterwarnings("ignore:An image has more than 8 bits")
+def test_colours_of_sixteen_bits_are_scaled_from_their_own_range(tmp_path_factory, way, values):
+    path = tmp_path_factory.getbasetemp() / "deep"
+    path.write_bytes(WRITTEN[way](values))
+    assert np.abs(read_image(path) - scaled(values)).max() <= 1  # two ways to round a half
+    assert read_size(path) == (5, 7)
+
+
+@pytest.mark.parametrize("way", WRITTEN)
+def test_scaled_colours_are_reported(tmp_path, way):
+    values = np.arange(105, dtype=np.uint16).reshape(5, 7, 3) * 40
+    (tmp_path / "deep").write_bytes(WRITTEN[way](values))
+    with pytest.warns(UserWarning, match=r"more than 8 bits per channel\. Each such image is scaled"):
+        np.testing.assert_allclose(read_image(tmp_path / "deep"), scaled(values), atol=1)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.filterwarnings("ignore:An image has more than 8 bits")
+def test_deep_colours_are_turned_upright(tmp_path, order, packed):
+    values = np.arange(105, dtype=np.uint16).reshape(5, 7, 3) * 600
+    (tmp_path / "0.tif").write_bytes(deep_tiff(values, order, packed=packed, orientation=6))
+    (tmp_path / "0.png").write_bytes(deep_png(values, after=chunk(b"eXIf", turned(6))))
+    for name in ("0.tif", "0.png"):
+        np.testing.assert_allclose(read_image(tmp_path / name), np.rot90(scaled(values), -1), atol=1)
+        assert read_size(tmp_path / name) == (7, 5)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (deep_png(np.ones((5, 7, 2), np.uint16)), "its 16-bit channels would be cut to 8 bits. Save it as 16-bit grey"),
+        (deep_tiff(np.ones((5, 7, 4), np.uint16), meaning=5), "its 16-bit channels would be cut to 8 bits"),
+        (deep_tiff(np.ones((5, 7, 4), np.uint16), extra=1), "its 16-bit channels would be cut to 8 bits"),
+        (deep_tiff(np.ones((5, 7, 3), np.float32)), "this kind of TIFF is not supported. Save it as 8-bit RGB or 16"),
+    ],
+    ids=["grey and alpha", "cmyk", "colour times alpha", "float"],
+)
+def test_deep_colours_are_never_cut_silently(tmp_path, content, why):
+    (tmp_path / "deep").write_bytes(content)
+    for read in (read_image, read_mask):
+        with pytest.raises(UnreadablePhotoError, match=rf"Cannot read .*deep as an image: {why}"):
+            read(tmp_path / "deep")
+
+
+def test_an_opened_image_of_sixteen_bit_colours_is_refused(tmp_path):
+    (tmp_path / "deep.png").write_bytes(deep_png(np.ones((5, 7, 3), np.uint16)))
+    with (
+        Image.open(tmp_path / "deep.png") as photo,
+        pytest.raises(ValueError, match=r"has 16 bits per channel, and Pillow keeps 8 of them\. Pass the path"),
+    ):
+        as_rgb(photo)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_an_alpha_channel_of_zero_everywhere_is_ignored_with_a_warning(tmp_path, kind):
+    clear = np.dstack([PICTURE, np.zeros(PICTURE.shape[:2], np.uint8)])
+    Image.fromarray(clear).save(
+        tmp_path / "clear", kind, **LOSSLESS[kind] | ({"exact": True} if kind == "WEBP" else {})
+    )
+    with pytest.warns(UserWarning, match=r"clear is transparent everywhere\. Its alpha channel is ignored\."):
+        np.testing.assert_array_equal(read_image(tmp_path / "clear"), PICTURE)
+
+
 def test_a_mask_is_true_where_not_zero_and_several_are_joined(tmp_path):
     one, two = np.zeros((2, 6, 5), np.uint8)
     one[1, 1], two[4, 3] = 1, 255
@@ -102,6 +197,109 @@ def test_names_are_sorted_by_the_numbers_in_them(tmp_path):
     assert names == ["a b ä.png", "loop.png", "photo1.png", "photo9.PNG", "photo10.png", "x" * 251 + ".png"]
 
 
+# ---- heads -----------------------------------------------------------------------------------------------------------
+
+
+def turned(orientation: int) -> bytes:
+    """EXIF data with an orientation, as a chunk of a PNG holds it."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif.tobytes().removeprefix(b"Exif\0\0")
+
+
+@given(length=st.integers(1, 400), orientation=st.integers(1, 8), after=st.booleans())
+def test_the_head_of_a_png_is_found_whatever_the_length_of_its_chunks(tmp_path_factory, length, orientation, after):
+    path = tmp_path_factory.getbasetemp() / "chunks.png"
+    content = deep_png(np.arange(105, dtype=np.uint16).reshape(5, 7, 3), pixels_in=length)
+    at = len(content) - 12 if after else 33  # before the end, or behind the head
+    path.write_bytes(content[:at] + chunk(b"eXIf", turned(orientation)) + content[at:])
+    assert read_size(path) == ((7, 5) if orientation >= 5 else (5, 7))
+    path.write_bytes(content[:-12])
+    with pytest.raises(UnreadablePhotoError, match="truncated"):
+        read_size(path)
+
+
+def test_the_size_of_a_png_is_read_without_its_pixels(tmp_path, monkeypatch):
+    (tmp_path / "0.png").write_bytes(encode("png"))
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", None)
+    assert read_size(tmp_path / "0.png") == (40, 48)
+
+
+# ---- what a decoder complains about ----------------------------------------------------------------------------------
+
+
+def put_before(content: bytes, marker: bytes, stray: bytes) -> bytes:
+    at = content.rfind(marker)
+    return content[:at] + stray + content[at:]
+
+
+def encode_rows() -> bytes:
+    """A JPEG with restart markers."""
+    stream = BytesIO()
+    Image.fromarray(PICTURE).save(stream, "JPEG", quality=90, restart_marker_rows=1)
+    return stream.getvalue()
+
+
+def change_scan(content: bytes) -> bytes:
+    """A JPEG whose scan claims other frequencies than all."""
+    at = content.find(b"\xff\xda")
+    return content[: at + 12] + b"\x3e" + content[at + 13 :]
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (put_before(encode_rows(), b"\xff\xd1", b"\0" * 12), "12 extraneous bytes"),
+        (put_before(encode("jpeg"), b"\xff\xd9", b"\1\2\3\4"), "extraneous bytes before marker 0xd9"),
+        (put_before(encode("jpeg"), b"\xff\xd9", b"\0" * 500), "extraneous bytes before marker 0xd9"),
+        (put_before(encode("jpeg"), b"\xff\xda", bytes(range(100))), "100 extraneous bytes before marker 0xda"),
+        (change_scan(encode("jpeg")), "Invalid SOS parameters"),
+        (encode("jpeg").replace(b"JFIF\0\1\1", b"JFIF\0\3\1"), "unknown JFIF revision number 3.01"),
+    ],
+    ids=["before a restart", "before the end", "padding", "in the header", "scan", "revision"],
+)
+def test_what_libjpeg_complains_about_is_read_with_a_warning(tmp_path, undamaged, content, complaint):
+    (tmp_path / "cam.jpg").write_bytes(content)
+    with pytest.warns(
+        UserWarning, match=rf"cam\.jpg is read, but its decoder complains: .*{complaint}.*\. If the image"
+    ):
+        read = read_image(tmp_path / "cam.jpg")
+    if complaint.startswith("12 "):
+        (tmp_path / "sound.jpg").write_bytes(encode_rows())
+        np.testing.assert_array_equal(read, read_image(tmp_path / "sound.jpg"))
+    else:
+        np.testing.assert_array_equal(read, undamaged["jpeg"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        encode("jpeg")[:-200] + b"\xff\xd9",
+        put_before(encode("jpeg"), b"\xff\xd9", encode("jpeg")[-300:-200].replace(b"\xff", b"\1")),
+        encode_rows()[: encode_rows().find(b"\xff\xd0")] + encode_rows()[encode_rows().find(b"\xff\xd2") :],
+    ],
+    ids=["ends early", "lost its place", "rows missing"],
+)
+def test_a_jpeg_without_all_its_pixels_is_refused(tmp_path, content):
+    (tmp_path / "cam.jpg").write_bytes(content)
+    with pytest.raises(UnreadablePhotoError, match=r"cam\.jpg as an image: (Corrupt JPEG data|.* truncated)"):
+        read_image(tmp_path / "cam.jpg")
+
+
+@pytest.mark.parametrize(
+    ("tag", "turns"), [(0x0112, False), (0x011A, True), (0x0101, True)], ids=["orientation", "resolution", "height"]
+)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_text_where_exif_needs_a_number_is_reported(tmp_path, tag, turns, kind):
+    entries = [struct.pack("<HHI4s", tag, 2, 3, b"ab")]
+    entries += [struct.pack("<HHIHxx", 0x0112, 3, 1, 6)] if turns else []
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(sorted(entries)) + bytes(4)
+    Image.fromarray(PICTURE).save(tmp_path / "cam", kind, exif=exif)
+    with pytest.warns(UserWarning, match=r"cam is read, but its decoder complains: .*EXIF"):
+        read = read_image(tmp_path / "cam")
+    assert read.shape[:2] == read_size(tmp_path / "cam") == ((48, 40) if turns else (40, 48))
+
+
 # ---- errors ----------------------------------------------------------------------------------------------------------
 
 
@@ -115,6 +313,15 @@ def bomb() -> bytes:
     return bytes(good)
 
 
+def with_text() -> bytes:
+    """A PNG with 2 MB of text, such as the recipe of an image generator."""
+    text = PngImagePlugin.PngInfo()
+    text.add_text("prompt", "x" * 2_000_000, zip=True)
+    stream = BytesIO()
+    Image.fromarray(PICTURE).save(stream, "PNG", pnginfo=text)
+    return stream.getvalue()
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [
@@ -122,9 +329,10 @@ def bomb() -> bytes:
         (b"no picture at all", "its format is none of PNG, JPEG, BMP, TIFF, WEBP, GIF"),
         (encode("png")[:300], "Truncated|truncated|broken"),
         (encode("jpeg")[:-100], "truncated"),
-        (bomb(), "it claims more than 179 megapixels"),
+        (bomb(), r"it claims more than 179 megapixels, the limit of Pillow\. .*PIL\.Image\.MAX_IMAGE_PIXELS = "),
+        (with_text(), r"it contains text of more than 1 MB .*raise PIL\.PngImagePlugin\.MAX_TEXT_CHUNK\."),
     ],
-    ids=["empty", "text", "half a png", "most of a jpeg", "bomb"],
+    ids=["empty", "text", "half a png", "most of a jpeg", "bomb", "much text"],
 )
 def test_what_cannot_be_read_is_named_with_the_reason(tmp_path, content, why):
     path = tmp_path / "photo.png"

@@ -334,7 +334,8 @@ def test_masks_that_fit_no_image_are_reported(put):
     assert [sample.mask_path is not None for sample in dataset.test] == [True, True, False, False]
     assert dataset.remarks == (
         "1 mask without an image: bent/9_mask.png.",
-        "2 masks unreadable or of the wrong aspect ratio, not used: bent/2_mask.png, bent/3_mask.png.",
+        "1 mask unreadable, not used: bent/3_mask.png.",
+        "1 mask of another orientation than the image, not used: bent/2_mask.png.",
         "1 mask of a different size from the image, resized: bent/1_mask.png.",
     )
 

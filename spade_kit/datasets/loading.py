@@ -15,7 +15,15 @@ from typing import Any
 
 from spade_kit._arguments import choose, warn
 from spade_kit._files import printable
-from spade_kit.datasets.images import UnreadablePhotoError, list_folder, natural_order, pictures_in, read_size
+from spade_kit._progress import track
+from spade_kit.datasets.images import (
+    UnreadablePhotoError,
+    list_folder,
+    natural_order,
+    pictures_in,
+    read_head,
+    read_size,
+)
 from spade_kit.datasets.layouts import LAYOUTS, Found, check_folder, count, guess, name_some, read_folders, read_splits
 from spade_kit.datasets.samples import GOOD, Dataset, Sample
 
@@ -106,7 +114,7 @@ def _assemble(found: Found, name: str) -> Dataset:
     skipped: dict[Path, str] = {}
     sizes: dict[Path, tuple[int, int]] = {}
     photos = [sample.path for sample in found.train + found.test]
-    for path in photos:
+    for path in track(photos, desc="sizes"):
         try:
             sizes[path] = read_size(path)
         except (OSError, UnreadablePhotoError) as problem:
@@ -136,30 +144,50 @@ def _find_others(folders: set[Path]) -> list[Path]:
 
 
 def _check_masks(test: list[Sample], sizes: dict[Path, tuple[int, int]]) -> tuple[list[Sample], list[str]]:
-    """Drop masks that are unreadable or have the wrong aspect ratio; the truth of their images is then unknown."""
-    wrong, resized, checked = [], [], []
+    """Drop masks that do not fit their image, whose truth is then unknown, and report what is odd about others."""
+    told = defaultdict(list)
+    checked = []
     for sample in test:
         if (mask := sample.mask_path) is not None:
-            size, (height, width) = _size_of_mask(mask), sizes[sample.path]
-            if size is None or abs(size[0] * width - size[1] * height) > max(size[0] * width, size[1] * height) / 50:
-                wrong.append(mask)
+            odd = _find_oddity(mask, sample.path, sizes[sample.path])
+            told[odd].append(mask)
+            if odd is not None and odd.endswith("not used"):
                 sample = replace(sample, mask_path=None)
-            elif size != (height, width):
-                resized.append(mask)
         checked.append(sample)
-    told = {
-        "unreadable or of the wrong aspect ratio, not used": wrong,
-        "of a different size from the image, resized": resized,
-    }
-    return checked, [f"{count(some, 'mask')} {what}: {name_some(some)}." for what, some in told.items() if some]
+    remarks = [f"{count(told[odd], 'mask')} {odd}: {name_some(told[odd])}." for odd in _ODDITIES if told[odd]]
+    return checked, remarks
 
 
-def _size_of_mask(path: Path) -> tuple[int, int] | None:
+_ODDITIES = _MISSING, _UNREADABLE, _TURNED, _UNFIT, _RESIZED, _UNSURE = (
+    "missing on disk, not used",
+    "unreadable, not used",
+    "of another orientation than the image, not used",
+    "of the wrong aspect ratio, not used",
+    "of a different size from the image, resized",
+    "of another EXIF orientation than the image (check that the defects are in the right place)",
+)
+
+
+def _find_oddity(mask: Path, photo: Path, size: tuple[int, int]) -> str | None:
+    """Which of ``_ODDITIES`` a mask has; only file headers are read."""
+    if not mask.exists():
+        return _MISSING
     try:
-        sizes = {read_size(part) for part in (pictures_in(path) if path.is_dir() else [path])}
+        heads = [read_head(part) for part in (pictures_in(mask) if mask.is_dir() else [mask])]
     except (OSError, UnreadablePhotoError):
-        return None
-    return sizes.pop() if len(sizes) == 1 else None
+        return _UNREADABLE
+    if len({height for height, _ in heads}) != 1:
+        return _UNREADABLE
+    (height, width), orientation = heads[0]
+    if (height, width) == size[::-1] != size:
+        return _TURNED
+    if abs(height * size[1] - width * size[0]) > max(height * size[1], width * size[0]) / 50:
+        return _UNFIT
+    if (height, width) != size:
+        return _RESIZED
+    of_photo = read_head(photo)[1]
+    proven = height != width and (of_photo >= 5) != (orientation >= 5)  # by the shape
+    return _UNSURE if of_photo != orientation and not proven else None
 
 
 def _in_both(train: list[Sample], test: list[Sample]) -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +13,13 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
-from spade_kit.datasets.images import as_rgb, read_image, read_mask, read_size
+from spade_kit._files import as_text
+from spade_kit._progress import track
+from spade_kit.datasets.images import as_rgb, interpret_mask, read_image, read_mask, read_size
 
 GOOD = "good"
+_MASKS = 200  # at most so many masks are read to describe all
+_NAMED = 3  # at most this many of them are named in a remark
 
 
 @dataclass(frozen=True)
@@ -63,15 +67,16 @@ class Dataset:
         kinds = Counter(sample.label or "unknown" for sample in self.test)
         tested = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items(), key=lambda item: item[0] != GOOD))
         told = f"{self.name}: {len(self.train)} normal images, {len(self.test)} test images"
-        masks = sum(sample.mask_path is not None for sample in self.test)
-        details = [self.layout, f"{masks or 'no'} masks", _describe_sizes(self.train + self.test)]
-        return "\n".join([f"{told} ({tested})" if tested else told, "; ".join(filter(None, details)), *self.remarks])
+        masks, strange = _describe_masks([sample.mask_path for sample in self.test if sample.mask_path is not None])
+        details = [self.layout, masks, _describe_sizes(self.train + self.test)]
+        first = f"{told} ({tested})" if tested else told
+        return "\n".join([first, "; ".join(filter(None, details)), *self.remarks, *strange])
 
 
 def _describe_sizes(samples: list[Sample]) -> str:
     """Rows x columns, from the file headers."""
     sizes: Counter[tuple[int, int]] = Counter()
-    for sample in samples:
+    for sample in track(samples, desc="sizes"):
         with suppress(OSError, ValueError):
             sizes[read_size(sample.path)] += 1
     lost = len(samples) - sizes.total()
@@ -80,6 +85,40 @@ def _describe_sizes(samples: list[Sample]) -> str:
     (h, w), (H, W) = min(sizes, key=np.prod), max(sizes, key=np.prod)
     told = f"{h} x {w} px" if len(sizes) == 1 else f"{len(sizes)} sizes from {h} x {w} to {H} x {W} px"
     return f"{told}, {lost} unreadable" if lost else told
+
+
+def _describe_masks(paths: Sequence[Path]) -> tuple[str, list[str]]:
+    """How masks were understood, and remarks on those that are probably wrong; of many masks, some are read."""
+    read = paths[:: -(-len(paths) // _MASKS) or 1]
+    reasons: Counter[str] = Counter()
+    empty, inverted, unreadable = [], [], []
+    for path in track(read, desc="masks"):
+        try:
+            mask, reason = interpret_mask(path)
+        except (OSError, ValueError):
+            unreadable.append(path)
+            continue
+        reasons[reason] += 1
+        if not mask.any():
+            empty.append(path)
+        elif mask.mean() > 0.5:
+            inverted.append(path)
+    how = [reason if number == len(read) else f"{number} {reason}" for reason, number in reasons.most_common()]
+    told = f"{len(paths) or 'no'} masks"
+    if how:
+        some = f"; {len(read)} of them read" if len(read) < len(paths) else ""
+        told += f" (defect {', '.join(how)}{some})"
+    wrong = {
+        "Empty masks ({}): {}. Check that their defects were saved.": empty,
+        "Masks of more than half of the image ({}): {}. Check that they are not inverted.": inverted,
+        "Unreadable masks ({}): {}. Replace them.": unreadable,
+    }
+    return told, [remark.format(f"{len(at)} of {len(read)}", _name(at)) for remark, at in wrong.items() if at]
+
+
+def _name(paths: Sequence[Path]) -> str:
+    named = ", ".join(as_text(Path(path.parent.name, path.name)) for path in paths[:_NAMED])
+    return f"{named} and {len(paths) - _NAMED} more" if len(paths) > _NAMED else named
 
 
 Photo: TypeAlias = "Sample | Path | str | Image.Image | np.ndarray"
@@ -92,8 +131,8 @@ def as_array(photo: Photo) -> UInt8[np.ndarray, "H W 3"]:
     if isinstance(photo, (str, Path)):
         return read_image(photo)
     if isinstance(photo, Image.Image):
-        return as_rgb(photo)
-    got, cure = f"a value of type {type(photo).__name__}", "Pass one image at a time."
+        return as_rgb(photo, getattr(photo, "filename", "") or "An opened image")
+    got, cure = _describe_value(photo)
     if isinstance(photo, np.ndarray):
         got, cure = f"an array of shape {photo.shape} and type {photo.dtype}", _conversion_hint(photo)
         if photo.ndim == 3 and photo.shape[2] == 3:
@@ -107,6 +146,17 @@ def as_array(photo: Photo) -> UInt8[np.ndarray, "H W 3"]:
         "An image must be a Sample, a path, a PIL image or an (H, W, 3) array, uint8 or float from 0 to 1; "
         f"got {got}. {cure}"
     )
+
+
+def _describe_value(value: object) -> tuple[str, str]:
+    """What a value is that is no image, and what to pass instead; torch is not imported for that."""
+    shape = tuple(getattr(value, "shape", ()))
+    if not shape or type(value).__module__.partition(".")[0] != "torch":
+        return f"a value of type {type(value).__name__}", "Pass one image at a time."
+    one = "images[0]" if len(shape) == 4 else "image"
+    channels_first = len(shape) >= 3 and shape[-1] != 3
+    cure = f"Pass {one}{'.permute(1, 2, 0)' if channels_first else ''}.cpu().numpy(), with values from 0 to 1 or uint8."
+    return f"a torch tensor of shape {shape}", cure
 
 
 def _conversion_hint(values: np.ndarray) -> str:
@@ -123,8 +173,8 @@ def _conversion_hint(values: np.ndarray) -> str:
 
 def as_list(photos: Iterable[Photo] | Photo) -> list[Photo]:
     """One image or many, as a list."""
-    if isinstance(photos, np.ndarray) and photos.ndim in (2, 3):  # 2 is wrong, and `as_array` raises
-        return [photos]
+    if getattr(photos, "ndim", None) in (2, 3):  # 2 is wrong, as is a tensor, and `as_array` raises
+        return [photos]  # type: ignore[list-item]
     if isinstance(photos, (Sample, str, Path, Image.Image)):
         return [photos]
     if isinstance(photos, Dataset) or not isinstance(photos, Iterable):

@@ -105,6 +105,15 @@ def _judge(spade: SPADE, sample: Sample) -> tuple[Row, Judged | None]:
     return row | {"seconds": time.perf_counter() - start}, judged
 
 
+def _has_no_defect(judged: Judged | None) -> bool:
+    return judged is not None and judged.mask is not None and not judged.mask.any()
+
+
+def _is_blank(sample: Sample) -> bool:
+    mask = sample.mask
+    return mask is not None and not mask.any()
+
+
 def _conclude(report: Report, samples: Sequence[Sample]) -> Report:
     """Warn about images that could not be judged and defects outside the crop, and return the report."""
     scores = report.to_frame()["image_score"]
@@ -112,12 +121,18 @@ def _conclude(report: Report, samples: Sequence[Sample]) -> Report:
     if lost == len(scores):
         reason = report.to_frame()["reason"][0]
         raise ValueError(f"None of the {lost} images of {report.name} could be judged. {reason}")
-    defects = (report.judged(at) for at, sample in enumerate(samples) if sample.label not in (GOOD, None))
-    emptied = sum(judged is not None and judged.mask is not None and not judged.mask.any() for judged in defects)
-    if emptied:
+    defects = [at for at, sample in enumerate(samples) if sample.label not in (GOOD, None)]
+    emptied = [samples[at] for at in defects if _has_no_defect(report.judged(at))]
+    blank = [sample.path.name for sample in emptied if _is_blank(sample)]
+    if blank:
         warn(
-            f"{emptied} defects of {report.name} lie outside the evaluated crop: all pixels of their maps count as "
-            "normal. Use load_backbone(..., crop=None), or a larger resize."
+            f"{len(blank)} defects of {report.name} have an empty mask, such as that of {blank[0]}: all pixels of "
+            "their maps count as normal. Check these masks, or remove them."
+        )
+    if len(emptied) > len(blank):
+        warn(
+            f"{len(emptied) - len(blank)} defects of {report.name} lie outside the evaluated crop: all pixels of their "
+            "maps count as normal. Use load_backbone(..., crop=None), or a larger resize."
         )
     if lost:
         warn(f"{report.name}: {lost} of {len(scores)} were not judged. See the column reason of report.to_frame().")
