@@ -196,10 +196,11 @@ def test_a_pyramid_built_by_hand_is_float32_for_any_input(rng):
 def test_features_that_no_search_can_use_are_refused(photos, factor, layer):
     """NaN, infinite, or with squares beyond float32: in a fit, in a query and on their own."""
     backbone = load_backbone(TinyNet(), layers=("early", "middle", "late"), pooled="late", resize=72, crop=64)
-    fitted = SPADE(backbone).fit(photos[:2])
+    square = [photos[2], photos[2][::-1], photos[2][:, ::-1]]
+    fitted = SPADE(backbone).fit(square[:2])
     with torch.no_grad():
         getattr(backbone.module.network, layer).weight *= factor
     name = {"early": "layer1", "late": "layer3"}[layer]
     for use in (partial(extract_features, backbone=backbone), SPADE(backbone).fit, lambda x: fitted.predict(x[0])):
         with pytest.raises(ValueError, match=rf"Features must be finite, .* at {name}, .* Check the images and the"):
-            use(photos[2:])
+            use(square[2:])
