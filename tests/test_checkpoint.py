@@ -370,6 +370,7 @@ values = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_any_entry_of_a_forged_manifest_is_refused_or_harmless(saved, data):
     saved.change()
