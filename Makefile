@@ -42,7 +42,7 @@ test: $(TEST)
 	$(PYTEST) $(ARGS)
 
 quick: $(TEST)
-	HYPOTHESIS_PROFILE=quick $(PYTEST) -m "not browser and not notebook and not slow" $(ARGS)
+	HYPOTHESIS_PROFILE=quick $(PYTEST) -m "not browser and not notebook and not slow" $(or $(ARGS),tests spade_kit)
 
 check: $(TEST)
 	$(BIN)/ruff format --check

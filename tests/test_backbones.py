@@ -123,6 +123,7 @@ def test_a_resnet_is_read_where_torchvisions_own_extractor_reads_it(rng, name, c
     all_close([*levels, pooled], [*(expected[layer] for layer in THREE), expected["layer4"].mean((2, 3))])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["efficientnet_lite0", "wide_resnet50_2", "densenet121", "vgg11_bn", "vit_tiny_patch16_224"]
 )

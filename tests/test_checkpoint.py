@@ -58,6 +58,7 @@ def test_removing_is_as_if_they_had_never_been_fitted(fitted, demo, scratched, g
     assert len(before) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"weights": "equal"}, {"backbone": 200}, {"combine": "ensemble"}])
 def test_adding_is_as_if_all_had_been_fitted_at_once(demo, scratched, options):
     options = with_backbone(options)

@@ -37,6 +37,7 @@ def test_each_image_has_a_row(report, results, demo):
     assert (frame["seconds"] > 0).all()
 
 
+@pytest.mark.slow
 def test_metrics_are_computed_over_all_images_together(report, results, demo):
     maps, masks = (np.stack([getattr(result, name) for result in results]) for name in ("anomaly_map", "mask"))
     bad = np.array([sample.label != "good" for sample in demo.test])

@@ -157,6 +157,7 @@ def test_each_way_to_preprocess_does_what_its_name_says(backbone, demo):
     assert (320 / height, 320 / width) == pytest.approx((1.05, 1.05), abs=0.005)
 
 
+@pytest.mark.slow
 def test_the_cost_of_mistakes_equals_the_one_computed_by_hand(backbone, demo, monkeypatch):
     ways = dict(list(lesson.list_ways(backbone).items())[:2])
     monkeypatch.setattr(lesson, "list_ways", lambda _: ways)

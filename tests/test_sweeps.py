@@ -49,6 +49,7 @@ def test_duplicate_values_count_once(small):
     assert frame["aupro"][0] == pytest.approx(evaluated(small, k=1).metric("aupro"), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_radius_and_ensemble_equal_separate_evaluations(small):
     frame = sweep(small, {"combine": ["concat", "ensemble"], "radius": [0, None]}, metrics=["pixel_average_precision"])
     assert list(frame.columns) == ["combine", "radius", "pixel_average_precision", "seconds"]
@@ -81,6 +82,7 @@ def test_layers_are_used_as_if_there_were_no_others(small, layers):
     assert frame["image_average_precision"][0] == pytest.approx(average_precision_score(bad, expected), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_fewer_normals_are_drawn_several_times_as_nested_subsets(small):
     frame = sweep(small, {"normals": [1, 3, None]}, draws=2, seed=5)
     assert frame[["normals", "draw"]].to_numpy().tolist() == [[1, 0], [1, 1], [3, 0], [3, 1], [None, 0]]
