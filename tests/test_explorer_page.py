@@ -589,6 +589,7 @@ def test_the_copied_code_reproduces_the_view(notebook, shown):
     shown.slide("kappa", 2)
     shown.slide("sigma", 3)
     shown.settle()
+    notebook.until("ex.sigma", 3)  # the code comes from Python, which the page does not wait for
     shown.press("copy as Python")
     code = shown.page.evaluate("navigator.clipboard.readText()")
     assert "spade.with_options(kappa=2, sigma=3.0).predict(parts.test[0])" in code
