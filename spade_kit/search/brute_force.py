@@ -44,31 +44,21 @@ def search_brute_force(
         (kappa, h, w) int64: image * h * w + row * w + column, nearest first; ties go to the first place.
     """
     with usual_settings(gallery[0].device):
-        return _search(query, gallery, weights, kappa, window)
-
-
-def _search(
-    query: Sequence[Tensor],
-    gallery: Sequence[Tensor],
-    weights: np.ndarray,
-    kappa: int,
-    window: tuple[np.ndarray, np.ndarray] | None,
-) -> np.ndarray:
-    n, _, h, w = gallery[0].shape
-    levels = [_Level(asked, held, weight, (h, w)) for asked, held, weight in zip(query, gallery, weights.tolist())]
-    step = max(1, _TABLE.get(gallery[0].device.type, 2**26) // (4 * w * h * w))
-    chunks = [slice(start, min(start + step, n)) for start in range(0, n, step)]
-    found = np.empty((kappa, h, w), np.int64)
-    for row in range(h):
-        allowed = None if window is None else torch.from_numpy(window[0][row][:, None] & window[1][:, None, :])
-        pixel, place = _find_candidates(levels, row, chunks, kappa, allowed)
-        pixels, places = pixel.cpu().numpy(), place.cpu().numpy()
-        check_places(np.where(np.bincount(pixels, minlength=w) < kappa, NOWHERE, 0), 1)
-        distance = _measure(levels, row, pixel, place)
-        order = np.lexsort((places, distance, pixels))
-        first = np.searchsorted(pixels[order], np.arange(w))  # where each pixel's candidates begin
-        found[:, row] = places[order][first + np.arange(kappa)[:, None]]
-    return found
+        n, _, h, w = gallery[0].shape
+        levels = [_Level(asked, held, weight, (h, w)) for asked, held, weight in zip(query, gallery, weights.tolist())]
+        step = max(1, _TABLE.get(gallery[0].device.type, 2**26) // (4 * w * h * w))
+        chunks = [slice(start, min(start + step, n)) for start in range(0, n, step)]
+        found = np.empty((kappa, h, w), np.int64)
+        for row in range(h):
+            allowed = None if window is None else torch.from_numpy(window[0][row][:, None] & window[1][:, None, :])
+            pixel, place = _find_candidates(levels, row, chunks, kappa, allowed)
+            pixels, places = pixel.cpu().numpy(), place.cpu().numpy()
+            check_places(np.where(np.bincount(pixels, minlength=w) < kappa, NOWHERE, 0), 1)
+            distance = _measure(levels, row, pixel, place)
+            order = np.lexsort((places, distance, pixels))
+            first = np.searchsorted(pixels[order], np.arange(w))  # where each pixel's candidates begin
+            found[:, row] = places[order][first + np.arange(kappa)[:, None]]
+        return found
 
 
 def measure_brute_force(query: Tensor, gallery: Tensor, place: np.ndarray) -> np.ndarray:
