@@ -52,7 +52,7 @@ def predict_folder(
     photos = _list_photos(folder)
     smallest = 1 / (len(spade) + 1)  # rate that this many normal images can estimate
     rate = max(FPR, smallest) if fpr is None else fpr
-    threshold = spade.threshold(rate, of="image")
+    threshold, doubt = spade.calibration.examine_threshold(spade.options, rate, "image")
     kinds = {"segmentations": ".png"} | ({"maps": ".tiff"} if maps else {})
     items = [
         Item(
@@ -70,7 +70,6 @@ def predict_folder(
         run.write(rows)
     unsaid = {"nearest_normal": "", "reason": "", "sha256": ""}
     frame = pandas.DataFrame([unsaid | row for row in rows], columns=list(COLUMNS))
-    doubt = spade.calibration.doubt(spade.options, rate, "image")
     done = frame.dropna(subset="judged")
     covered = describe_coverage(done["path"].tolist(), done["judged"].tolist(), done["squash"].tolist())
     print(*filter(None, [_conclude(frame, max(rate, smallest), threshold, len(spade)), covered, doubt]))

@@ -106,19 +106,19 @@ class Calibration:
 
     def threshold(self, options: Options, fpr: float, of: str, groups: Iterable[Hashable] | None) -> float:
         """See `SPADE.threshold`."""
+        return self.examine_threshold(options, fpr, of, groups)[0]
+
+    def examine_threshold(
+        self, options: Options, fpr: float, of: str, groups: Iterable[Hashable] | None = None
+    ) -> tuple[float, str]:
+        """A threshold, and a remark if it rests on one image, which is also a warning; see `doubt_threshold`."""
         labels = self._check_groups(groups)
         scores = self._scores_of(options, fpr, of, labels)
         threshold = find_threshold(np.concatenate(scores), fpr)
-        if doubt := self._doubt(scores, labels, fpr):
+        doubt = doubt_threshold(scores, labels or self.gallery.contents.tolist(), fpr, self.gallery.name)
+        if doubt:
             warn(doubt)
-        return threshold
-
-    def doubt(self, options: Options, fpr: float, of: str) -> str:
-        """A remark on a threshold that rests on one image, otherwise empty; see `doubt_threshold`."""
-        return self._doubt(self._scores_of(options, fpr, of, None), None, fpr)
-
-    def _doubt(self, scores: list[np.ndarray], labels: tuple[Hashable, ...] | None, fpr: float) -> str:
-        return doubt_threshold(scores, labels or self.gallery.contents.tolist(), fpr, self.gallery.name)
+        return threshold, doubt
 
     def threshold_interval(
         self,
