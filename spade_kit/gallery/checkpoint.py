@@ -346,7 +346,7 @@ def _sum_normal(
 def _rows(pixels: SimdLayout | list[Tensor], index: int) -> list[np.ndarray]:
     """The features of one image, as they lie in the file."""
     if isinstance(pixels, SimdLayout):
-        return [tiles[index] for tiles in pixels.tiles.values()]
+        return pixels.tiles_of(index)
     return [level[index].cpu().contiguous().numpy() for level in pixels]
 
 

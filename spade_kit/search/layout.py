@@ -104,13 +104,17 @@ class SimdLayout:
     def verify(self, images: np.ndarray) -> SimdLayout:
         """Check those of the images that have not been read before."""
         for image in self._unread.intersection(images.tolist()) if self._unread else ():
-            self._check(image, [tiles[image] for tiles in self.tiles.values()])
+            self._check(image, self.tiles_of(image))
             self._unread.discard(image)
         return self
 
     @property
     def tiles(self) -> dict[str, np.ndarray]:
         return {"coarse": self.coarse, "middle": self.middle, "fine": self.fine}
+
+    def tiles_of(self, image: int) -> list[np.ndarray]:
+        """The tiles of one image, coarse to fine, not checked."""
+        return [tiles[image] for tiles in self.tiles.values()]
 
     def take(self, images: np.ndarray, more: SimdLayout | None = None) -> SimdLayout:
         """A copy of some images, followed by all images of another layout."""
