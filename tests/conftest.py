@@ -3,6 +3,7 @@
 import contextlib
 import os
 import runpy
+import sys
 from pathlib import Path
 
 OFFLINE = Path(__file__).parent / "offline"
@@ -131,6 +132,15 @@ def torch_settings():
             torch.set_float32_matmul_precision("highest")
 
     return changed
+
+
+@pytest.fixture
+def restless():
+    """Switch threads as often as possible, to provoke race conditions."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
 
 
 @pytest.fixture

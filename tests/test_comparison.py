@@ -1,7 +1,6 @@
 """Views side by side without a browser: results, page data and errors."""
 
 import re
-import sys
 from dataclasses import replace
 from io import BytesIO
 from threading import Thread
@@ -577,15 +576,6 @@ def test_a_sample_whose_mask_lies_outside_the_crop_is_not_ranked(quick_spade, de
         comparison = compare_layers(quick_spade, corner)
     assert comparison.ranking["photo"] is None
     assert comparison.readout()["aupro"].isna().all()
-
-
-@pytest.fixture
-def restless():
-    """Switch threads often, to provoke race conditions."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(before)
 
 
 def test_cells_and_the_page_may_send_changes_at_the_same_time(quick, restless):

@@ -54,7 +54,7 @@ def test_sentences_are_plain(path):
 
 
 def test_words_are_spelled_right_and_are_ours():
-    """Notebooks are read here, since their outputs hold pictures; all other files by the same command in make check."""
+    """Of notebooks only the cells are read, since their outputs hold pictures; then all other files."""
     cells = "\n".join(sentences(path) for path in TEXTS if path.suffix == ".ipynb")
     codespell = [sys.executable, "-m", "codespell_lib"]
     for checked, given in ((["-"], cells), ([], None)):

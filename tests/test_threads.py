@@ -1,6 +1,5 @@
 """Judging in one thread while another changes the gallery or the options."""
 
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,15 +7,6 @@ import numpy as np
 import pytest
 
 from spade_kit import SPADE, choose_threshold, explore
-
-
-@pytest.fixture
-def busy():
-    """Threads take turns as often as possible."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 @pytest.fixture
@@ -53,7 +43,7 @@ def swap(small, demo):
     return change
 
 
-def test_predictions_come_from_the_gallery_before_or_after(busy, small, swap, scratched):
+def test_predictions_come_from_the_gallery_before_or_after(restless, small, swap, scratched):
     few, many = (SPADE(k=3).fit(small.gallery.normals[at].sample for at in range(n)) for n in (3, 6))
     expected = {len(spade): spade.predict(scratched).anomaly_map for spade in (few, many)}
     for result in judge_while(swap, lambda: small.predict(scratched)):
@@ -78,16 +68,16 @@ def test_predictions_come_from_the_gallery_before_or_after(busy, small, swap, sc
     ],
     ids=["judge", "left out", "read", "threshold", "suspects", "level", "repr", "run"],
 )
-def test_no_question_fails_while_the_gallery_changes(busy, small, swap, scratched, judge):
+def test_no_question_fails_while_the_gallery_changes(restless, small, swap, scratched, judge):
     assert len(judge_while(swap, lambda: judge(small, scratched), least=8)) == 8
 
 
-def test_a_fitted_image_is_judged_against_the_others_or_as_a_new_one(busy, small, swap, demo):
+def test_a_fitted_image_is_judged_against_the_others_or_as_a_new_one(restless, small, swap, demo):
     for result in judge_while(swap, lambda: small.judge(demo.train[5]), least=10):
         assert result.among.tolist() in ([0, 1, 2], [0, 1, 2, 3, 4])
 
 
-def test_a_result_keeps_the_options_it_was_judged_with(busy, small, scratched):
+def test_a_result_keeps_the_options_it_was_judged_with(restless, small, scratched):
     def change():
         small.k, small.sigma = 1, 0
         small.k, small.sigma = 3, 4
@@ -99,7 +89,7 @@ def test_a_result_keeps_the_options_it_was_judged_with(busy, small, scratched):
         assert np.array_equal(again.anomaly_map, result.anomaly_map)
 
 
-def test_a_folder_is_judged_by_one_gallery(busy, small, swap, demo, tmp_path):
+def test_a_folder_is_judged_by_one_gallery(restless, small, swap, demo, tmp_path):
     from PIL import Image
 
     (tmp_path / "in").mkdir()
@@ -113,7 +103,7 @@ def test_a_folder_is_judged_by_one_gallery(busy, small, swap, demo, tmp_path):
     assert any(np.allclose(table["image_score"], expected, rtol=1e-4) for expected in (scores, many))
 
 
-def test_images_added_in_two_threads_are_all_kept(busy, small, demo):
+def test_images_added_in_two_threads_are_all_kept(restless, small, demo):
     with ThreadPoolExecutor(4) as pool:
         for added in [pool.submit(small.add, sample) for sample in demo.train[6:14]]:
             added.result()
