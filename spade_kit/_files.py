@@ -22,6 +22,8 @@ from filelock import FileLock, Timeout
 from jaxtyping import Float
 from PIL import Image
 
+from spade_kit._arguments import warn
+
 MANIFEST = "run.json"
 _UNFINISHED = ".writing"  # the suffix of incomplete files
 _LONGEST_NAME = 255 - len(".tiff")  # bytes, on nearly every file system
@@ -116,6 +118,11 @@ class RunFolder:
             for left in place.glob(f".*{_UNFINISHED}"):
                 left.unlink(missing_ok=True)
         known = {tuple(map(row.get, items[0].name)): row for row in self._read() if "reason" not in row}
+        if gone := known.keys() - {tuple(item.name.values()) for item in items}:
+            warn(
+                f"Images of an earlier run that are gone: {len(gone)}, such as {known[min(gone, key=str)]['path']}. "
+                f"Their rows are removed; delete their other files in {as_text(self.folder)} if you do not need them."
+            )
         found = [known.get(tuple(item.name.values())) for item in items]
         rows = [row if row is not None and item.is_done(row) else None for item, row in zip(items, found)]
         self.write(filter(None, rows))  # an old row must not stay beside new files of its image

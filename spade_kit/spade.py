@@ -19,10 +19,9 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from spade_kit._arguments import cut_count, warn
-from spade_kit._files import as_text
 from spade_kit.batch import predict_folder
 from spade_kit.correspondence import warn_about_clipping
-from spade_kit.datasets.samples import GOOD, Photo, Sample, as_array, as_list
+from spade_kit.datasets.samples import GOOD, Photo, Sample, as_array, as_list, name_of
 from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.features.crops import describe_squash
 from spade_kit.features.pyramid import compute_features
@@ -320,7 +319,7 @@ class SPADE:
         query = now.read(image)
         if query.digest in now.gallery.places:
             warn(_ITSELF)
-        if (told := describe_squash([_name(image)], [query.crop.squash])) and not now.gallery.squashed:
+        if (told := describe_squash([name_of(image) or "The image"], [query.crop.squash])) and not now.gallery.squashed:
             warn(told)
         return now.judge(query, np.arange(len(now)))
 
@@ -479,12 +478,6 @@ class SPADE:
         there is only one normal image.
         """
         return self.calibration.level(self.options)
-
-
-def _name(image: Photo) -> str:
-    """The file name of an image, if it has one."""
-    path = image.path if isinstance(image, Sample) else image
-    return as_text(Path(path).name) if isinstance(path, (str, Path)) else "The image"
 
 
 def _refuse(gone: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from spade_kit import SPADE, draw_result, explore, load_backbone
+from spade_kit import SPADE, Sample, draw_result, evaluate, explore, load_backbone
 from spade_kit.features.crops import describe_coverage, find_crop
 
 SIDES = st.integers(32, 3000)
@@ -136,6 +136,18 @@ def test_a_folder_of_unreadable_files_says_nothing_of_a_crop(spade, tmp_path, ca
     (tmp_path / "in/d.png").write_bytes(b"no image")
     spade.predict_folder(tmp_path / "in", tmp_path / "out", fpr=0.2)
     assert "% of each image" not in capsys.readouterr().out
+
+
+def test_an_evaluation_says_which_images_were_squashed(spade, wide, tmp_path):
+    images, square = wide
+    for name, image in {"a": square[0], "b": images[0]}.items():
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    samples = [Sample(tmp_path / "a.png", "good"), Sample(tmp_path / "b.png", "good")]
+    for _ in range(2):  # judged, then resumed
+        with pytest.warns(UserWarning, match=r"1 of 2 images were squashed, such as b\.png by 1\.5 : 1"):
+            table = evaluate(spade, samples, folder=tmp_path / "out").to_frame()
+        np.testing.assert_allclose(table["squash"], [1, 1.5], rtol=1e-3)
+        np.testing.assert_allclose(table["judged"], spade.predict(samples[0]).crop.judged, atol=0.01)
 
 
 def test_the_caption_of_a_figure_says_how_much_was_judged(spade, scratched):

@@ -110,6 +110,31 @@ def test_an_evaluation_of_any_names_is_kept_and_read_again(spade, odd, tmp_path)
         Report.load(odd[0].path.parent)
 
 
+def test_a_fit_in_a_folder_of_any_name_is_loaded_again(spade, demo, tmp_path):
+    folder = tmp_path / os.fsdecode(b"fit\xff") / "a\nb"
+    spade.save(folder)
+    again = SPADE.load(folder)
+    np.testing.assert_array_equal(again.predict(demo.test[0]).anomaly_map, spade.predict(demo.test[0]).anomaly_map)
+    next(folder.glob("*.safetensors")).write_bytes(b"cut")
+    with pytest.raises(ValueError, match=r"fit\\udcff/a\\nb/gallery-.* is damaged or incomplete"):
+        SPADE.load(folder)
+
+
+def test_images_that_are_gone_are_named(spade, demo, tmp_path):
+    (tmp_path / "in").mkdir()
+    for at in range(3):
+        (tmp_path / f"in/{at}.png").write_bytes(demo.test[at].path.read_bytes())
+    spade.predict_folder(tmp_path / "in", tmp_path / "out", fpr=0.2)
+    (tmp_path / "in/1.png").unlink()
+    with pytest.warns(
+        UserWarning, match=r"Images of an earlier run that are gone: 1, such as 1\.png.*rows are removed"
+    ):
+        table = spade.predict_folder(tmp_path / "in", tmp_path / "out", fpr=0.2)
+    assert table["path"].tolist() == ["0.png", "2.png"]
+    assert (tmp_path / "out/maps/1.tiff").is_file()
+    spade.predict_folder(tmp_path / "in", tmp_path / "out", fpr=0.2)  # said once
+
+
 # ---- what counts as done ---------------------------------------------------------------------------------------------
 
 

@@ -456,7 +456,8 @@ def test_a_fit_leaves_out_what_cannot_be_read_and_names_it(put, demo):
     (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
     names = ["cut.png", "large.png", "small.png", "missing.png", "other.png"]
     with pytest.warns(
-        UserWarning, match=r"Skipped 3 of 5 images\. .*cut\.png.*; An image must have at least 32.*missing\.png"
+        UserWarning,
+        match=r"Skipped 3 of 5 images\. .*cut\.png.*; small\.png: An image must have at least 32.*missing\.png",
     ):
         spade = SPADE(k=1).fit([folder / name for name in names])
     alone = SPADE(k=1).fit([folder / "large.png", folder / "other.png"])

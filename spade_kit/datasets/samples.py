@@ -148,6 +148,12 @@ def as_array(photo: Photo) -> UInt8[np.ndarray, "H W 3"]:
     )
 
 
+def name_of(photo: Photo) -> str:
+    """The file name of an image as text, empty if it has none."""
+    path = photo.path if isinstance(photo, Sample) else photo
+    return as_text(Path(path).name) if isinstance(path, (str, Path)) else ""
+
+
 def _describe_value(value: object) -> tuple[str, str]:
     """What a value is that is no image, and what to pass instead; torch is not imported for that."""
     shape = tuple(getattr(value, "shape", ()))

@@ -15,6 +15,7 @@ from spade_kit._progress import track
 from spade_kit.datasets.samples import GOOD, Dataset, Sample
 from spade_kit.evaluation.map_store import Judged, MapStore, name_maps
 from spade_kit.evaluation.report import FORMAT, TABLE, Report, write_table
+from spade_kit.features.crops import describe_squash
 from spade_kit.result import Result
 from spade_kit.scores import mean_of_top, share_out
 from spade_kit.spade import SPADE
@@ -56,17 +57,17 @@ def evaluate(spade: SPADE, dataset: Dataset | Sequence[Sample], folder: str | Pa
     name = dataset.name if isinstance(dataset, Dataset) else f"{len(samples)} photos"
     manifest = spade.describe_run() | {"dataset": name, "report": FORMAT}
     shares = [f"share_{layer}" for layer in spade.backbone.layers]
-    scores = ["image_score", "top_score", "retrieval_score", *shares, "seconds"]
+    scores = ["image_score", "top_score", "retrieval_score", *shares, "judged", "squash", "seconds"]
     columns = {"path": str, "label": str, **dict.fromkeys(scores, float), "reason": str}
     if folder is None:
         rows, kept = zip(*(_judge(spade, sample) for sample in track(samples, desc="images")))
-        return _conclude(Report(name, manifest, pandas.DataFrame(rows, columns=list(columns)), kept), samples)
+        return _conclude(Report(name, manifest, pandas.DataFrame(rows, columns=list(columns)), kept), samples, spade)
     run = RunFolder(Path(folder).expanduser(), "photos.csv", {"photo": int, **columns})
     with run.claim(manifest):
         (run.folder / TABLE).unlink(missing_ok=True)  # left by a complete run, which is now incomplete
         store = MapStore(run.folder, [as_text(sample.path) for sample in samples])
         frame = pandas.DataFrame(_judge_into(run, store, spade, name, samples), columns=list(columns))
-        report = _conclude(Report(name, manifest, frame, store), samples)
+        report = _conclude(Report(name, manifest, frame, store), samples, spade)
         write_table(run.folder, frame)
     return report
 
@@ -100,7 +101,7 @@ def _judge(spade: SPADE, sample: Sample) -> tuple[Row, Judged | None]:
             mask = result.mask
     except (ValueError, OSError) as problem:
         return row | {"seconds": time.perf_counter() - start, "reason": str(problem)}, None
-    row |= describe_scores(result)
+    row |= describe_scores(result) | {"judged": round(result.crop.judged, 4), "squash": round(result.crop.squash, 4)}
     judged = Judged(result.correspondence.distance, spade.options.sigma, mask, result.crop)
     return row | {"seconds": time.perf_counter() - start}, judged
 
@@ -114,8 +115,8 @@ def _is_blank(sample: Sample) -> bool:
     return mask is not None and not mask.any()
 
 
-def _conclude(report: Report, samples: Sequence[Sample]) -> Report:
-    """Warn about images that could not be judged and defects outside the crop, and return the report."""
+def _conclude(report: Report, samples: Sequence[Sample], spade: SPADE) -> Report:
+    """Warn about images that were not judged or were squashed and defects outside the crop; return the report."""
     scores = report.to_frame()["image_score"]
     lost = int(scores.isna().sum())
     if lost == len(scores):
@@ -134,6 +135,9 @@ def _conclude(report: Report, samples: Sequence[Sample]) -> Report:
             f"{len(emptied) - len(blank)} defects of {report.name} lie outside the evaluated crop: all pixels of their "
             "maps count as normal. Use load_backbone(..., crop=None), or a larger resize."
         )
+    told = describe_squash([as_text(sample.path.name) for sample in samples], report.to_frame()["squash"].tolist())
+    if told and not spade.gallery.squashed:  # else fit has said so
+        warn(told)
     if lost:
         warn(f"{report.name}: {lost} of {len(scores)} were not judged. See the column reason of report.to_frame().")
     return report

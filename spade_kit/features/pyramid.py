@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from spade_kit._arguments import check_count, choose, warn
 from spade_kit._progress import track
 from spade_kit.datasets.images import UnreadablePhotoError
-from spade_kit.datasets.samples import Photo, as_array, as_list
+from spade_kit.datasets.samples import Photo, as_array, as_list, name_of
 from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.features.crops import Crop, SmallPhotoError
 from spade_kit.options import LARGEST
@@ -182,8 +182,10 @@ def _read(
         photo = as_array(image)
         return image, photo, backbone.find_crop(photo)
     except (UnreadablePhotoError, OSError, SmallPhotoError) as problem:
+        if isinstance(problem, SmallPhotoError) and (name := name_of(image)):
+            problem = SmallPhotoError(f"{name}: {problem}")
         if skipped is None:
-            raise
+            raise problem
         skipped.append(problem)
         return None
 

@@ -106,19 +106,20 @@ class Calibration:
 
     def threshold(self, options: Options, fpr: float, of: str, groups: Iterable[Hashable] | None) -> float:
         """See `SPADE.threshold`."""
-        return self.examine_threshold(options, fpr, of, groups)[0]
+        threshold, doubt = self.examine_threshold(options, fpr, of, groups)
+        if doubt:
+            warn(doubt)
+        return threshold
 
     def examine_threshold(
         self, options: Options, fpr: float, of: str, groups: Iterable[Hashable] | None = None
     ) -> tuple[float, str]:
-        """A threshold, and a remark if it rests on one image, which is also a warning; see `doubt_threshold`."""
+        """A threshold, and a remark if it rests on one image; see `doubt_threshold`."""
         labels = self._check_groups(groups)
         scores = self._scores_of(options, fpr, of, labels)
         threshold = find_threshold(np.concatenate(scores), fpr)
-        doubt = doubt_threshold(scores, labels or self.gallery.contents.tolist(), fpr, self.gallery.name)
-        if doubt:
-            warn(doubt)
-        return threshold, doubt
+        groups = labels or self.gallery.contents.tolist()
+        return threshold, doubt_threshold(scores, groups, fpr, self.gallery.name)
 
     def threshold_interval(
         self,

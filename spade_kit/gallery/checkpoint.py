@@ -7,7 +7,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from io import BytesIO
@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from spade_kit._arguments import check_count, warn
-from spade_kit._files import check_is_no_file, explain_failure, write_whole
+from spade_kit._files import as_text, check_is_no_file, explain_failure, write_whole
 from spade_kit.datasets.samples import Sample
 from spade_kit.features.backbones import Backbone, load_backbone, must_download
 from spade_kit.features.crops import Crop, find_crop
@@ -125,31 +125,45 @@ def load_gallery(folder: Path, backbone: str | Backbone | None, device: str | to
             file = folder / name
             if not file.is_file():
                 raise FileNotFoundError("there is no such file")
-            with usual_settings(network.device), safe_open(file, framework="pt") as arrays:
+            with usual_settings(network.device), _open_shard(file) as arrays:
                 shards.append({name: arrays.get_tensor(name) for name in arrays.keys()})  # noqa: SIM118
         gallery = _unpack(folder, manifest, shards, network)
     except (OSError, SafetensorError, *_WRONG) as problem:
-        raise ValueError(f"{file} is damaged or incomplete ({problem}). Fit again, or restore a copy.") from problem
+        raise ValueError(
+            f"{as_text(file)} is damaged or incomplete ({problem}). Fit again, or restore a copy."
+        ) from problem
     return Stored(gallery, network, options)
+
+
+@contextmanager
+def _open_shard(file: Path) -> Iterator[Any]:
+    """Open a file of features. safetensors refuses a path that is not UTF-8; only Unix has such paths."""
+    with ExitStack() as opened:
+        name = str(file)
+        if name.encode(errors="ignore").decode() != name:
+            name = f"/dev/fd/{opened.enter_context(open(file, 'rb')).fileno()}"
+        yield opened.enter_context(safe_open(name, framework="pt"))
 
 
 def _read_options(folder: Path, options: dict[str, Any]) -> Options:
     if not set(OPTIONS) - {"search"} <= set(options) <= set(OPTIONS):  # version 0.1 had only one search
-        raise ValueError(f"{folder} must hold the options {sorted(OPTIONS)}; got {sorted(options)}. Fit again.")
+        raise ValueError(
+            f"{as_text(folder)} must hold the options {sorted(OPTIONS)}; got {sorted(options)}. Fit again."
+        )
     try:
         for name, most in _MOST.items():
             if options[name] is not None and options[name] > most:
                 raise ValueError(f"{name} must be at most {most}; got {options[name]}.")
         return Options(**options)
     except _WRONG as problem:
-        raise ValueError(f"{folder} holds an option that is out of range ({problem}). Fit again.") from problem
+        raise ValueError(f"{as_text(folder)} holds an option that is out of range ({problem}). Fit again.") from problem
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     file = folder / MANIFEST
     if not file.is_file():
         raise FileNotFoundError(
-            f"{folder} holds no fitted SPADE: there is no {MANIFEST}. Create it with spade.save(folder)."
+            f"{as_text(folder)} holds no fitted SPADE: there is no {MANIFEST}. Create it with spade.save(folder)."
         )
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
@@ -159,21 +173,22 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         if found in _READ:
             _check_parts(manifest)
     except _WRONG as problem:
-        raise ValueError(f"{file} is damaged ({problem}). Fit again, or restore a copy.") from problem
+        raise ValueError(f"{as_text(file)} is damaged ({problem}). Fit again, or restore a copy.") from problem
     if found not in _READ:
         raise ValueError(
-            f"The format of {folder} must be {_READ[0]} or {_READ[1]}; got {found}, written by "
+            f"The format of {as_text(folder)} must be {_READ[0]} or {_READ[1]}; got {found}, written by "
             f"spade_kit {manifest.get('spade_kit')}. Load it with that version, or fit again."
         )
     if manifest.get("precision", "float32") != "float32":
         raise ValueError(
-            f"{folder} holds features as {manifest['precision']}, which disabled the fast search and is no longer "
-            "supported. Fit again."
+            f"{as_text(folder)} holds features as {manifest['precision']}, which disabled the fast search and is no "
+            "longer supported. Fit again."
         )
     summed = found == FORMAT and "checksum" in manifest and manifest["options"]
     if summed and manifest["checksum"] != _sum_settings(manifest):
         raise ValueError(
-            f"{file} is damaged or incomplete (its settings have another checksum). Fit again, or restore a copy."
+            f"{as_text(file)} is damaged or incomplete (its settings have another checksum). Fit again, or restore a "
+            "copy."
         )
     return manifest
 
@@ -209,11 +224,14 @@ def _find_backbone(
     """The network that computed the features: loaded again, or the one given if it is the same."""
     if given is None and wanted["recipe"] is None:
         raise ValueError(
-            f"{folder} was fitted with a custom module, {wanted['name']}, which is not saved. Pass it: "
+            f"{as_text(folder)} was fitted with a custom module, {wanted['name']}, which is not saved. Pass it: "
             "SPADE.load(folder, backbone=...)."
         )
     if given is None and wanted["recipe"].get("pretrained", True) and must_download(wanted["recipe"]["name"]):
-        warn(f"{folder} was fitted with {wanted['name']}; its weights are not on this machine and will be downloaded.")
+        warn(
+            f"{as_text(folder)} was fitted with {wanted['name']}; its weights are not on this machine and will be "
+            "downloaded."
+        )
     backbone = load_backbone(**wanted["recipe"]) if given is None else load_backbone(given)
     backbone = backbone if device is None else backbone.to(device)
     if backbone.sha256 != wanted["sha256"] or (wanted["recipe"] and backbone.recipe != wanted["recipe"]):
@@ -224,7 +242,7 @@ def _find_backbone(
                 (wanted["name"], wanted["sha256"], wanted["recipe"]),
             )
         )
-        raise ValueError(f"{folder} was fitted with {needed}; got {got}. Use the same backbone, or fit again.")
+        raise ValueError(f"{as_text(folder)} was fitted with {needed}; got {got}. Use the same backbone, or fit again.")
     return backbone
 
 
@@ -274,7 +292,7 @@ def _unpack(folder: Path, manifest: dict[str, Any], shards: Sequence[dict[str, T
             problem = "they are not finite, or too large for float32"
         if problem:
             raise ValueError(
-                f"{folder} is damaged: the features of image {index} cannot be used, {problem}. "
+                f"{as_text(folder)} is damaged: the features of image {index} cannot be used, {problem}. "
                 "Fit again, or restore a copy."
             )
 
