@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -53,6 +54,9 @@ def predict_folder(
     smallest = 1 / (len(spade) + 1)  # rate that this many normal images can estimate
     rate = max(FPR, smallest) if fpr is None else fpr
     threshold, doubt = spade.calibration.examine_threshold(spade.options, rate, "image")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the doubt is said above
+        outline = spade.threshold()
     kinds = {"segmentations": ".png"} | ({"maps": ".tiff"} if maps else {})
     items = [
         Item(
@@ -64,8 +68,9 @@ def predict_folder(
     ]
     run = RunFolder(out, "results.csv", COLUMNS)
     manifest = spade.describe_run() | {"input": as_text(folder.resolve()), "rate": rate, "threshold": threshold}
+    manifest["pixel_threshold"] = outline
     with run.claim(manifest):
-        judged = run.resume(items, partial(_judge, spade, threshold))
+        judged = run.resume(items, partial(_judge, spade, threshold, outline))
         rows = list(track(judged, total=len(items), desc="images"))
         run.write(rows)
     unsaid = {"nearest_normal": "", "reason": "", "sha256": ""}
@@ -76,18 +81,21 @@ def predict_folder(
     return frame.astype(dict.fromkeys(("row", "col", "bytes", "modified"), "Int64"))  # may be missing
 
 
-def _judge(spade: Any, threshold: float, item: Item) -> Row:
-    """Judge an image and write its pictures; if it cannot be judged, return only the reason."""
+def _judge(spade: Any, threshold: float, outline: float, item: Item) -> Row:
+    """Judge an image and write its pictures; if it cannot be judged, return only the reason.
+
+    Images are judged by ``threshold``, their pixels by ``outline``.
+    """
     (photo,), (segmentation, *raw) = item.sources, item.files
     try:
         result = spade.judge(photo)
     except (ValueError, OSError) as problem:
         return {"verdict": NOT_JUDGED, "reason": str(problem)}
-    on_photo = result.on_photo()
-    write_whole(segmentation, encode_png(on_photo >= threshold))
+    judged = result.crop.put_back(result.judged_map)
+    write_whole(segmentation, encode_png(judged >= outline))
     for file in raw:
-        write_whole(file, encode_tiff(on_photo))
-    row, col = np.unravel_index(np.nanargmax(on_photo), on_photo.shape)
+        write_whole(file, encode_tiff(result.on_photo()))
+    row, col = np.unravel_index(np.nanargmax(judged), judged.shape)
     nearest = int(result.neighbours.index[0])
     sample = spade.gallery.normals[nearest].sample
     return {

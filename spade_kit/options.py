@@ -13,6 +13,8 @@ from spade_kit._arguments import check_count, check_number, choose
 DEFAULT_K = 50
 COMBINE = ("concat", "ensemble")
 SEARCH = ("auto", "brute_force")
+SCORE = ("max", "top", "excess")
+JUDGED = ("map", "excess")
 LARGEST = 1e37  # limit of a weight and of a sum of weighted squares: close to the float32 maximum
 Weights: TypeAlias = "Mapping[str, float] | tuple[tuple[str, float], ...] | str | None"
 
@@ -32,6 +34,8 @@ class Options:
     combine: str = "concat"
     sigma: float = 4
     search: str = "auto"
+    score: str = "max"
+    judged: str = "map"
 
     def __post_init__(self) -> None:
         checked = {
@@ -42,6 +46,8 @@ class Options:
             "weights": _freeze(self.weights),
             "sigma": check_sigma(self.sigma),
             "search": choose("search", self.search, SEARCH),
+            "score": choose("score", self.score, SCORE),
+            "judged": choose("judged", self.judged, JUDGED),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -62,8 +68,18 @@ class Options:
         return min(self.k or DEFAULT_K, available)
 
     def of_search(self, available: int) -> Options:
-        """The options that determine matches among ``available`` images, without sigma, which only smooths the map."""
-        return replace(self, k=max(1, self.retrieved(available)), sigma=0)
+        """The options that determine matches among ``available`` images, without those that only read the distances."""
+        return replace(self.of_map, k=max(1, self.retrieved(available)), sigma=0)
+
+    @property
+    def of_map(self) -> Options:
+        """The options that determine the anomaly map, without how images are scored and which map is judged."""
+        return replace(self, score="max", judged="map")
+
+    @property
+    def need_level(self) -> bool:
+        """Whether the level that normal images reach at each place is needed to score an image or to judge a pixel."""
+        return "excess" in (self.score, self.judged)
 
     def factors(self, layers: Sequence[str], variance: Callable[[], Sequence[float]]) -> np.ndarray:
         """(L,) float32: the weight of each level's squared distance; ``variance`` returns the variances for "equal"."""
@@ -83,8 +99,8 @@ class Options:
 
     def describe(self) -> str:
         """All options in one line, for captions."""
-        usual = {"weights": None, "search": "auto"}  # omitted
-        order = ("k", "kappa", "radius", "combine", "weights", "sigma", "search")
+        usual = {"weights": None, "search": "auto", "score": "max", "judged": "map"}  # omitted
+        order = ("k", "kappa", "radius", "combine", "weights", "sigma", "search", "score", "judged")
         return self.format([name for name in order if name not in usual or getattr(self, name) != usual[name]], "=")
 
     def format(self, names: Collection[str], sign: str = " ") -> str:
@@ -103,6 +119,8 @@ class Options:
             return "weights " + (between.join(f"{layer} x {factor:g}" for layer, factor in pairs) or value or "none")
         if name in ("combine", "search"):
             return str(value)
+        if name == "judged":
+            return f"{value} judged"
         return f"{name}{sign}{value:g}" if isinstance(value, float) else f"{name}{sign}{value}"
 
 

@@ -21,7 +21,7 @@ from spade_kit.gallery.calibration import Calibration
 from spade_kit.gallery.gallery import Gallery, QueryImage
 from spade_kit.options import Options
 from spade_kit.retrieval import Neighbours
-from spade_kit.scores import check_threshold, make_map, share_out, split
+from spade_kit.scores import check_threshold, choose_map, make_map, score_image, share_out, split, take_level
 
 
 @runtime_checkable
@@ -118,8 +118,37 @@ class Result:
 
     @property
     def image_score(self) -> float:
-        """The maximum of the map."""
-        return float(self.anomaly_map.max())
+        """The maximum of the map or, under ``score="top"`` or ``"excess"``, the mean of the highest 1 % of a map."""
+        options = self.spade.options
+        return score_image(self.anomaly_map, self.place_level if options.score == "excess" else None, options.score)
+
+    @cached_property
+    def place_level(self) -> Float[np.ndarray, "H W"] | None:
+        """What normal images reach at each place of the map, under the same options; None if there is only one.
+
+        The 95th percentile over the maps of at most 200 of the normal images in ``among``, each judged against all
+        others, smoothed with 2 % of the width. Computed for the first result, then kept.
+        """
+        return self.spade.calibration.place_level(self.spade.options, self.among)
+
+    @property
+    def excess_map(self) -> Float[np.ndarray, "H W"]:
+        """How far the map exceeds what normal images reach at each place: the map less `place_level`.
+
+        Raises
+        ------
+        ValueError
+            If there are no two different normal images.
+        """
+        if self.place_level is None:
+            raise ValueError("The excess needs at least two different normal images; got one. Fit more normal images.")
+        return take_level(self.anomaly_map, self.place_level)
+
+    @property
+    def judged_map(self) -> Float[np.ndarray, "H W"]:
+        """The map from which pixel thresholds are taken: `excess_map` under ``judged="excess"``, else `anomaly_map`."""
+        judged = self.spade.options.judged
+        return choose_map(self.anomaly_map, self.place_level if judged == "excess" else None, judged)
 
     @property
     def retrieval_score(self) -> float:
@@ -129,6 +158,11 @@ class Result:
     @property
     def normal_level(self) -> float | None:
         """The reference level, the 99th percentile of the maps of normal images: `SPADE.normal_level`."""
+        return self.spade.calibration.level(self.spade.options.of_map)
+
+    @property
+    def judged_level(self) -> float | None:
+        """The 99th percentile of the judged maps of normal images."""
         return self.spade.calibration.level(self.spade.options)
 
     @property
@@ -167,8 +201,8 @@ class Result:
         return self.crop.put_back(self.anomaly_map)
 
     def segmentation(self, threshold: float) -> Bool[np.ndarray, "H W"]:
-        """The anomalous pixels: those where the map reaches the threshold."""
-        return self.anomaly_map >= check_threshold(threshold)
+        """The anomalous pixels: those where `judged_map` reaches the threshold."""
+        return self.judged_map >= check_threshold(threshold)
 
     # ---- the same image under other options --------------------------------------------------------------------------
 

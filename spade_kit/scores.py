@@ -14,7 +14,7 @@ from spade_kit.correspondence import Correspondence, resize
 from spade_kit.evaluation.bootstrap import bootstrap
 
 _TAIL_BINS = 1024
-_RESTS = 0.8  # a threshold that falls below this fraction without one image rests on it
+_RESTS = 0.2  # a threshold that falls by this fraction without one image rests on it
 
 
 def make_map(distance: Float[np.ndarray, "h w"], size: tuple[int, int], sigma: float) -> Float[np.ndarray, "H W"]:
@@ -22,10 +22,32 @@ def make_map(distance: Float[np.ndarray, "h w"], size: tuple[int, int], sigma: f
     return gaussian_filter(resize(distance, size), sigma, mode="reflect", truncate=4)
 
 
-def mean_of_top(anomaly_map: Float[np.ndarray, "H W"], part: float = 0.01) -> float:
+def mean_of_top(values: Float[np.ndarray, "H W"], part: float = 0.01) -> float:
     """The mean of the highest values of a map (1 % by default): less sensitive to single pixels than the maximum."""
-    count = max(1, round(part * anomaly_map.size))
-    return float(np.partition(anomaly_map, -count, axis=None)[-count:].mean())
+    count = max(1, int(part * values.size))
+    return float(np.partition(values, -count, axis=None)[-count:].mean())
+
+
+def take_level(anomaly_map: Float[np.ndarray, "H W"], level: Float[np.ndarray, "H W"] | None) -> np.ndarray:
+    """The excess: a map less what normal images reach at each place; the map itself if that is unknown."""
+    return anomaly_map if level is None else anomaly_map - level
+
+
+def score_image(anomaly_map: Float[np.ndarray, "H W"], level: Float[np.ndarray, "H W"] | None, score: str) -> float:
+    """The image score: the maximum of the map, or the mean of the highest 1 % of the map or of its excess.
+
+    Without a level, ``"excess"`` is the same as ``"top"``.
+    """
+    if score == "max":
+        return float(anomaly_map.max())
+    return mean_of_top(take_level(anomaly_map, level if score == "excess" else None))
+
+
+def choose_map(
+    anomaly_map: Float[np.ndarray, "H W"], level: Float[np.ndarray, "H W"] | None, judged: str
+) -> Float[np.ndarray, "H W"]:
+    """The map from which pixel thresholds are taken: the anomaly map, or its excess."""
+    return take_level(anomaly_map, level if judged == "excess" else None)
 
 
 def share_out(found: Correspondence) -> Float[np.ndarray, "L h w"]:
@@ -77,7 +99,11 @@ def _take_ranked(scores: Float[np.ndarray, "n"], fpr: float) -> float:
 
 
 def doubt_threshold(
-    scores: Sequence[Float[np.ndarray, "_"]], groups: Sequence[Hashable], fpr: float, name: Callable[[int], str]
+    scores: Sequence[Float[np.ndarray, "_"]],
+    groups: Sequence[Hashable],
+    fpr: float,
+    name: Callable[[int], str],
+    scale: float | None = None,
 ) -> str:
     """A remark if the result of `find_threshold` rests on one image: without it, it would be a fifth lower or more.
 
@@ -90,6 +116,8 @@ def doubt_threshold(
         As in `threshold_interval`.
     name
         Returns the name of an image, given its place in ``scores``.
+    scale
+        Of what a fifth counts: by default the threshold; for an excess, which may be about 0, the reference level.
     """
     threshold = _take_ranked(np.concatenate(scores), fpr)
     members: dict[Hashable, list[int]] = {}
@@ -106,7 +134,7 @@ def doubt_threshold(
     heaviest = max(members, key=weigh)
     first, *more = members[heaviest]
     without = _take_ranked(np.concatenate([own for own, group in zip(scores, groups) if group != heaviest]), fpr)
-    if without > _RESTS * threshold or threshold == 0:
+    if threshold - without < _RESTS * (scale or threshold) or threshold == 0:
         return ""
     also = f" (and {len(more)} left out with it)" if more else ""
     return (

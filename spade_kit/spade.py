@@ -70,13 +70,18 @@ class SPADE:
         See `match_pixels`. With ``weights="equal"`` variances are computed over all fitted images.
     sigma
         Standard deviation of the Gaussian that smooths the map, in map pixels; 0 for none.
+    score
+        How an image is scored: ``"max"``, the maximum of the map; ``"top"``, the mean of its highest 1 %;
+        ``"excess"``, the mean of the highest 1 % of `Result.excess_map`.
+    judged
+        The map from which pixel thresholds and segmentations are taken: ``"map"`` or ``"excess"``.
     device
         Where to compute, by default where the backbone is.
 
     Notes
     -----
-    The image score is the maximum of the map. The paper's own score, the mean distance to the retrieved images, is
-    ``Result.retrieval_score``; small defects hardly change it.
+    By default the image score is the maximum of the map. The paper's own score, the mean distance to the retrieved
+    images, is ``Result.retrieval_score``; small defects hardly change it.
 
     References
     ----------
@@ -95,15 +100,17 @@ class SPADE:
         combine: str = "concat",
         sigma: float = 4,
         search: str = "auto",
+        score: str = "max",
+        judged: str = "map",
         device: str | torch.device | None = None,
         **gone: Any,
     ) -> None:
         _refuse(gone)
         self.backbone = load_backbone(backbone, device=device)
-        self.options = self._check(Options(k, kappa, radius, weights, combine, sigma, search))
+        self.options = self._check(Options(k, kappa, radius, weights, combine, sigma, search, score, judged))
         self._fitted: Calibration | None = None  # of the gallery, which it holds: both are replaced at once
 
-    k, kappa, radius, weights, combine, sigma, search = (_Option() for _ in OPTIONS)
+    k, kappa, radius, weights, combine, sigma, search, score, judged = (_Option() for _ in OPTIONS)
 
     @classmethod
     def recommended(cls, backbone: str = EMBEDDED, *, device: str | torch.device | None = None) -> SPADE:
@@ -127,6 +134,11 @@ class SPADE:
         gallery, options = self.gallery, self.options
         if "k" in given and options.k is not None:
             cut_count("k", options.k, len(gallery), "normal images")
+        if options.need_level and not gallery.comparable and {"score", "judged"} & set(given):
+            warn(
+                "The excess needs at least two different normal images; got one. The highest 1 % of the map scores an "
+                "image, and the map itself is judged."
+            )
         if {"k", "kappa", "radius", "combine"} & set(given):
             warn_about_clipping(options, gallery.shapes, options.retrieved(len(gallery)))
 
@@ -184,7 +196,7 @@ class SPADE:
         self._warn_about_training_images()
         if told := self.gallery.squashed:
             warn(told)
-        self._warn_about_clipping({"k", "kappa"})
+        self._warn_about_clipping({"k", "kappa", "score", "judged"})
         return self
 
     def add(self, images: Iterable[Photo] | Photo, why: str = "added") -> SPADE:
@@ -281,7 +293,7 @@ class SPADE:
         return self.gallery.normals[self.gallery.check_index(index)].image
 
     def with_options(self, **options: Any) -> SPADE:
-        """The same gallery under other options (k, kappa, radius, weights, combine, sigma, search); no new fit."""
+        """The same gallery under other options (k, kappa, radius, ...: see `SPADE`); no new fit."""
         other = self.under(self.options.replace(**options))
         if self._fitted is not None:
             other._warn_about_clipping(options)
@@ -372,11 +384,12 @@ class SPADE:
     ) -> pandas.DataFrame:
         """Judge every image in a folder and its subfolders; no labels needed.
 
-        The folder ``out`` gets ``results.csv``, one row per image; ``segmentations`` as PNG, white where the map
-        reaches the threshold; and ``maps``, raw distances as float32 TIFF. Both have the size of the original image and
-        are 0 where it was not judged (``load_backbone(..., crop=None)`` judges all of it). A second call resumes an
-        interrupted run; an image whose content changed, or whose outputs were deleted, is judged again. An image that
-        cannot be read gets a row with the reason. Fitted images are judged against the others.
+        The folder ``out`` gets ``results.csv``, one row per image; ``segmentations`` as PNG, white where the judged map
+        reaches ``threshold()``, the threshold for pixels; and ``maps``, raw distances as float32 TIFF. Both have the
+        size of the original image and are 0 where it was not judged (``load_backbone(..., crop=None)`` judges all of
+        it). A second call resumes an interrupted run; an image whose content changed, or whose outputs were deleted, is
+        judged again. An image that cannot be read gets a row with the reason. Fitted images are judged against the
+        others.
 
         Parameters
         ----------
@@ -423,7 +436,7 @@ class SPADE:
         Returns
         -------
         float
-            The ceil((N + 1)(1 - fpr))-th smallest of N scores. A segmentation is ``map >= threshold``.
+            The ceil((N + 1)(1 - fpr))-th smallest of N scores. A segmentation is ``judged_map >= threshold``.
         """
         return self.calibration.threshold(self.options, fpr, of, groups)
 
@@ -465,8 +478,8 @@ class SPADE:
         Returns
         -------
         pandas.DataFrame
-            Indexed by training image, the most anomalous first: its ``path``, if known, its ``score``, the maximum of
-            its map, and the position of that as map ``row`` and ``col``.
+            Indexed by training image, the most anomalous first: its ``path``, if known, its image ``score``, and the
+            position of the maximum of its judged map as map ``row`` and ``col``.
         """
         return self.calibration.suspects(self.options, groups)
 
@@ -477,7 +490,7 @@ class SPADE:
         99 % of the pixels of normal images stay below this mark on every colour bar. Computed on first use; None if
         there is only one normal image.
         """
-        return self.calibration.level(self.options)
+        return self.calibration.level(self.options.of_map)
 
 
 def _refuse(gone: dict[str, Any]) -> None:

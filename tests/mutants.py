@@ -206,8 +206,8 @@ FAULTS = [
     Fault(
         "segmentation excludes the threshold itself",
         "result.py",
-        "return self.anomaly_map >= check_threshold(threshold)",
-        "return self.anomaly_map > check_threshold(threshold)",
+        "return self.judged_map >= check_threshold(threshold)",
+        "return self.judged_map > check_threshold(threshold)",
         "spade",
         "00_quickstart",
     ),
@@ -222,8 +222,8 @@ FAULTS = [
     Fault(
         "another percentile for the reference level",
         "gallery/calibration.py",
-        "float(np.percentile(np.stack(list(self.maps(options, self.sample))), 99))",
-        "float(np.percentile(np.stack(list(self.maps(options, self.sample))), 95))",
+        "float(np.percentile(np.stack(maps), 99))",
+        "float(np.percentile(np.stack(maps), 95))",
         "spade",
         "00_quickstart",
     ),

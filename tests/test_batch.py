@@ -59,7 +59,7 @@ def test_every_photo_gets_a_row_and_two_pictures(spade, demo, line, tmp_path, ca
             assert values.mode == "F"
             np.testing.assert_array_equal(np.asarray(values), np.nan_to_num(on_photo))
         with Image.open(tmp_path / "out/segmentations" / row.path) as marked:
-            np.testing.assert_array_equal(np.asarray(marked) > 0, np.nan_to_num(on_photo) >= threshold)
+            np.testing.assert_array_equal(np.asarray(marked) > 0, np.nan_to_num(on_photo) >= spade.threshold())
     beyond = (frame["verdict"] == "anomalous").sum()
     assert 0 < beyond < 6
     said = capsys.readouterr().out

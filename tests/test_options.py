@@ -50,11 +50,11 @@ def test_an_attribute_of_spade_is_checked_when_it_is_set():
 
 @pytest.mark.usefixtures("unchecked")
 def test_removed_and_unknown_parameters_raise_an_error():
-    assert set(OPTIONS) == {"k", "kappa", "radius", "weights", "combine", "sigma", "search"}
+    assert set(OPTIONS) == {"k", "kappa", "radius", "weights", "combine", "sigma", "search", "score", "judged"}
     for given in ("float16", "float32", None):
         with pytest.raises(ValueError, match="precision is no longer an option: features are stored as float32"):
             SPADE(precision=given)
     with pytest.raises(TypeError, match=r"SPADE.__init__\(\) got an unexpected keyword argument 'sigmas'"):
         SPADE(sigmas=3)
-    with pytest.raises(ValueError, match=r"An option must be one of .*'search'; got 'precision'."):
+    with pytest.raises(ValueError, match=r"An option must be one of .*'judged'; got 'precision'."):
         SPADE().with_options(precision="float16")

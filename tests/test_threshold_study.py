@@ -381,13 +381,20 @@ def test_each_test_image_needs_a_label_and_a_mask(counts):
         collect("image", [], iter([np.ones((2, 2))] * maps), ["good"] * labels, [None] * masks)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("of", ["image", "pixel"])
-def test_maps_are_finite_distances(of, bad):
+def test_maps_are_finite(of, bad):
     broken = np.array([[0.0, bad, 2.0]])
     for normals, test in (([broken], []), ([], [broken])):
-        with pytest.raises(ValueError, match=r"finite distances of at least 0; got values from .*\. Use result"):
+        with pytest.raises(ValueError, match=r"finite values; got values from .*\. Use result"):
             collect(of, normals, test, [None] * len(test), [None] * len(test))
+
+
+def test_an_excess_may_lie_below_0():
+    study = collect("pixel", [np.array([[-2.0, 1.0]]), np.array([[-1.0, 3.0]])], [], [], [])
+    assert study.edges[0] == -2
+    assert study.normal.sum() == 4
+    assert [study.at(threshold).reached for threshold in (-2, -1, 0, 3)] == [4, 3, 2, 1]
 
 
 @pytest.mark.parametrize("shape", [(3,), (0, 3), (1, 2, 2)])

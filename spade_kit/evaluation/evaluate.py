@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -96,13 +95,10 @@ def _judge(spade: SPADE, sample: Sample) -> tuple[Row, Judged | None]:
     row: Row = {"path": as_text(sample.path), "label": sample.label}
     try:
         result = spade.judge(sample)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about masks that are empty after cropping: they are counted later
-            mask = result.mask
+        judged = Judged.of(result)
     except (ValueError, OSError) as problem:
         return row | {"seconds": time.perf_counter() - start, "reason": str(problem)}, None
     row |= describe_scores(result) | {"judged": round(result.crop.judged, 4), "squash": round(result.crop.squash, 4)}
-    judged = Judged(result.correspondence.distance, spade.options.sigma, mask, result.crop)
     return row | {"seconds": time.perf_counter() - start}, judged
 
 

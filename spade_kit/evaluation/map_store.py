@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from io import BytesIO
 from itertools import chain, count
 from math import prod
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -20,27 +22,43 @@ from jaxtyping import Bool, Float
 from spade_kit._files import as_text, shorten, write_whole
 from spade_kit.datasets.samples import Sample
 from spade_kit.features.crops import Crop
-from spade_kit.scores import make_map
+from spade_kit.result import Result
+from spade_kit.scores import make_map, take_level
 
 _DAMAGED = (BadZipFile, EOFError, KeyError, OSError, TypeError, ValueError)  # raised when reading a damaged file
 
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """Result of judging one image, sufficient to compute its map: distances on the grid, and the smoothing sigma.
+    """Result of judging one image, sufficient to compute its maps: distances on the grid, and the smoothing sigma.
 
-    ``mask`` is the ground truth on the evaluated crop, if known.
+    ``mask`` is the ground truth on the evaluated crop, if known; ``level`` is taken off to get the judged map, if that
+    is the excess.
     """
 
     distance: Float[np.ndarray, "h w"]
     sigma: float
     mask: Bool[np.ndarray, "H W"] | None
     crop: Crop
+    level: Float[np.ndarray, "H W"] | None = None
+
+    @classmethod
+    def of(cls, result: Result) -> Judged:
+        options = result.spade.options
+        level = result.place_level if options.judged == "excess" else None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about masks that are empty after cropping: they are counted later
+            return cls(result.correspondence.distance, options.sigma, result.mask, result.crop, level)
 
     @cached_property
     def anomaly_map(self) -> Float[np.ndarray, "H W"]:
         """The same map as `Result.anomaly_map`, bit for bit."""
         return make_map(self.distance, self.crop.size, self.sigma)
+
+    @property
+    def judged_map(self) -> Float[np.ndarray, "H W"]:
+        """The same map as `Result.judged_map`."""
+        return take_level(self.anomaly_map, self.level)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +82,8 @@ class MapStore(Sequence[Judged]):
                 mask = arrays["mask"] if arrays["mask"].size else None
                 if "map" in arrays:  # written by version 0.1, which stored the map itself
                     return Judged(arrays["map"], 0, mask, crop)
-                return Judged(arrays["distance"], float(arrays["sigma"]), mask, crop)
+                level = arrays.get("level")
+                return Judged(arrays["distance"], float(arrays["sigma"]), mask, crop, level)
         except _DAMAGED as problem:
             raise ValueError(
                 f"{as_text(file)} is damaged or missing ({problem}). Call evaluate(..., folder=...) again to recreate "
@@ -77,14 +96,14 @@ class MapStore(Sequence[Judged]):
     def put(self, index: int, judged: Judged) -> None:
         crop = judged.crop
         stream = BytesIO()
-        np.savez(
-            stream,
-            row=np.array(json.dumps({"path": self.paths[index]})),  # this name dates from 0.1, which stored a full row
-            distance=judged.distance,
-            sigma=np.array(judged.sigma),
-            mask=np.empty(0, bool) if judged.mask is None else judged.mask,
-            crop=np.array([crop.photo, crop.scaled, crop.offset, crop.size]),
-        )
+        arrays: dict[str, Any] = {
+            "row": np.array(json.dumps({"path": self.paths[index]})),  # this name dates from 0.1, which stored a row
+            "distance": judged.distance,
+            "sigma": np.array(judged.sigma),
+            "mask": np.empty(0, bool) if judged.mask is None else judged.mask,
+            "crop": np.array([crop.photo, crop.scaled, crop.offset, crop.size]),
+        }
+        np.savez(stream, **arrays | ({} if judged.level is None else {"level": judged.level}))
         write_whole(self.file(index), stream.getvalue())
 
     def drop_damaged(self, index: int, raw: Path) -> None:

@@ -66,8 +66,8 @@ class Report:
     def to_frame(self) -> pandas.DataFrame:
         """One row per image: path, label, scores, each layer's share of all distances, seconds, and why it failed.
 
-        ``image_score`` is the maximum of the map, ``top_score`` the mean of its highest 1 %, and ``retrieval_score``
-        the paper's score, the mean distance to the retrieved normal images.
+        ``image_score`` is `Result.image_score`, ``top_score`` the mean of the highest 1 % of the map, and
+        ``retrieval_score`` the paper's score, the mean distance to the retrieved normal images.
         """
         return self._frame.copy()
 
@@ -85,7 +85,7 @@ class Report:
         """Compute a metric: ``image_roc_auc, image_average_precision, image_f1_max`` from the image scores;
         ``top_roc_auc`` and ``retrieval_roc_auc`` from the other two scores; ``pixel_roc_auc,
         pixel_average_precision, pixel_f1_max, aupro, aupro_05`` (AUPRO up to a false-positive rate of 0.3 and 0.05)
-        from the maps of images with known ground truth.
+        from the judged maps of images with known ground truth.
 
         Parameters
         ----------
@@ -153,7 +153,7 @@ class Report:
         """Maps, masks and labels of images with known ground truth."""
         rows = self._rows(kinds)
         known = [
-            (judged.anomaly_map, judged.mask, label)
+            (judged.judged_map, judged.mask, label)
             for at, label in zip(rows.index, rows["label"])
             if (judged := self._judged[at]) is not None and judged.mask is not None
         ]

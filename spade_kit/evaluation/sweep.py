@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pandas
-from jaxtyping import Int
 
 from spade_kit._arguments import check_count, choose
 from spade_kit._files import as_text
@@ -27,8 +26,9 @@ from spade_kit.spade import SPADE
 
 MEASURED = ("image_roc_auc", "retrieval_roc_auc", "pixel_roc_auc", "aupro")
 # ordered from slow to fast to change: later options reuse results computed for earlier ones
-OPTIONS = ("backbone", "crop", "layers", "normals", "weights", "combine", "radius", "kappa", "k", "sigma")
-_SEARCH = OPTIONS[4:8]
+_SEARCH = ("weights", "combine", "radius", "kappa")
+_READ = ("sigma", "score", "judged")
+OPTIONS = ("backbone", "crop", "layers", "normals", *_SEARCH, "k", *_READ)
 _MARGIN = 256 / 224  # default ratio of the resized image to its crop
 
 Setting: TypeAlias = "dict[str, Any]"
@@ -55,7 +55,7 @@ def sweep(
         Lists of values by option: ``backbone``, ``layers`` (names to use, such as ``("layer2",)``, as if the backbone
         had no others; None for all), ``k``, ``kappa``, ``radius``, ``weights``, ``combine``, ``sigma``, ``crop``
         (the image is resized in proportion, 256 to 224; None for the whole image), ``normals`` (the number of fitted
-        images, None for all).
+        images, None for all), ``score``, ``judged``.
     metrics
         Names of metrics, as in `Report.metric`.
     intervals
@@ -87,9 +87,9 @@ def sweep(
         plan = list(_plan(values, check_count("draws", draws), len(galleries.spade)))
         with track(total=len(plan) * len(galleries.queries), desc=f"{backbone}: settings x images") as progress:
             for fitted, searched in plan:
-                spade, among, queries = galleries.take(fitted["layers"], fitted["normals"], fitted["draw"], seed)
+                spade, queries = galleries.take(fitted["layers"], fitted["normals"], fitted["draw"], seed)
                 spade = spade.with_options(**searched)
-                for quick, report, seconds in _judge_all(spade, among, queries, values, progress.update):
+                for quick, report, seconds in _judge_all(spade, queries, values, progress.update):
                     setting = {"backbone": name, "crop": crop} | fitted | searched | quick
                     measured = _measure(report, metrics, intervals)
                     rows.append(setting | measured | {"seconds": galleries.seconds + seconds})
@@ -155,49 +155,49 @@ class _Galleries:
 
     def take(
         self, layers: Sequence[str] | None, count: int | None, draw: int, seed: int
-    ) -> tuple[SPADE, Int[np.ndarray, "m"], list[QueryImage]]:
-        """A fitted SPADE, the indices of its normals to use, and the queries."""
-        among = np.arange(len(self.spade))
-        if count is not None:
-            among = np.sort(np.random.default_rng([seed, draw]).permutation(among)[:count])
+    ) -> tuple[SPADE, list[QueryImage]]:
+        """A SPADE fitted with some of the images, and the queries."""
+        spade, queries = self._take_layers(layers)
+        if count is not None and count < len(spade):
+            among = np.sort(np.random.default_rng([seed, draw]).permutation(len(spade))[:count])
+            spade = spade.with_gallery(spade.gallery.take(among))
+        return spade, queries
+
+    def _take_layers(self, layers: Sequence[str] | None) -> tuple[SPADE, list[QueryImage]]:
         if layers is None:
-            return self.spade, among, self.queries
+            return self.spade, self.queries
         key = tuple(layers)
         if key not in self._by_layers:
             queries = [replace(query, pyramid=query.pyramid.only(layers)) for query in self.queries]
             self._by_layers[key] = self.spade.with_gallery(self.spade.gallery.only(layers)), queries
-        spade, queries = self._by_layers[key]
-        return spade, among, queries
+        return self._by_layers[key]
 
 
 def _judge_all(
-    spade: SPADE, among: Int[np.ndarray, "m"], queries: list[QueryImage], values: dict[str, list], advance: Callable
+    spade: SPADE, queries: list[QueryImage], values: dict[str, list], advance: Callable
 ) -> Iterator[tuple[Setting, Report, float]]:
-    """Judge all images with one search, and derive every smaller K and other sigma from it without a search."""
-    ks, sigmas = values.get("k", [spade.k]), values.get("sigma", [spade.sigma])
-    spade = spade.under(spade.options.replace(k=max(ks), sigma=sigmas[0]))
-    kept: dict[tuple, list[tuple[Setting, Judged]]] = {pair: [] for pair in product(ks, sigmas)}
+    """Judge all images with one search, and derive every smaller K and what only reads distances without a search."""
+    ks = values.get("k", [spade.k])
+    reads = [dict(zip(_READ, read)) for read in product(*(values.get(name, [getattr(spade, name)]) for name in _READ))]
+    spade = spade.under(spade.options.replace(k=max(ks), **reads[0]))
+    kept: list[tuple[Setting, list[tuple[Setting, Judged]]]] = [({"k": k} | read, []) for k in ks for read in reads]
     searching = 0.0
     for query in queries:
         assert query.sample is not None  # queries come from a dataset
         photo = {"path": as_text(query.sample.path), "label": query.sample.label}
         start = time.perf_counter()
-        known = spade.gallery.places.get(query.digest)
-        others = among if known is None else np.intersect1d(among, spade.gallery.others(known))
-        result = spade.judge(query, others)
+        result = spade.judge(query)
         searching += time.perf_counter() - start
-        for k in ks:
-            fewer = result if k >= len(result.neighbours) else result.with_k(k)
-            for sigma in sigmas:
-                other = fewer if sigma == spade.sigma else fewer.with_options(sigma=sigma)
-                judged = Judged(other.correspondence.distance, sigma, result.mask, result.crop)
-                kept[k, sigma].append((photo | describe_scores(other), judged))
+        fewer = {k: result if k >= len(result.neighbours) else result.with_k(k) for k in ks}
+        for setting, judged in kept:
+            other = fewer[setting["k"]].with_options(**{name: setting[name] for name in _READ})
+            judged.append((photo | describe_scores(other), Judged.of(other)))
         advance()
     run = spade.describe_run()
-    for k, sigma in kept:
-        rows, maps = zip(*kept[k, sigma])
-        seconds = searching / len(queries) if k == max(ks) and sigma == sigmas[0] else nan
-        yield {"k": k, "sigma": sigma}, Report("the dataset", run, pandas.DataFrame(rows), maps), seconds
+    for setting, judged in kept:
+        rows, maps = zip(*judged)
+        seconds = searching / len(queries) if setting == {"k": max(ks)} | reads[0] else nan
+        yield setting, Report("the dataset", run, pandas.DataFrame(rows), maps), seconds
 
 
 def _measure(report: Report, metrics: Sequence[str], intervals: bool) -> dict[str, float]:

@@ -28,10 +28,11 @@ class ThresholdStudy:
     Attributes
     ----------
     of
-        ``"image"``: an image's score is the maximum of its map. ``"pixel"``: each value of a map is a score.
+        ``"image"``: an image's score is the maximum of its map, or a map of one value is its score. ``"pixel"``: each
+        value of a map is a score.
     edges
-        (b + 1,) thresholds from 0 to just above the highest score, so that no score reaches the last one. The lower
-        edge of a bin is inclusive.
+        (b + 1,) thresholds from 0, or the lowest score if that is below 0, to just above the highest score, so that no
+        score reaches the last one. The lower edge of a bin is inclusive.
     normal, good, defect, unknown
         Number of scores in each bin, per normal image; and for all test images together, by their ground truth.
     """
@@ -143,7 +144,8 @@ def collect(
     highest = [float(scores[-1]) for scores in [*normals, *test] if len(scores)]
     if not highest:
         raise ValueError("A threshold study needs maps of normal or test images; got none. Judge some images first.")
-    edges = np.linspace(0, np.nextafter(max(highest) or 1.0, np.inf), BINS + 1)
+    lowest = min(float(scores[0]) for scores in [*normals, *test] if len(scores))  # below 0 for an excess
+    edges = np.linspace(min(lowest, 0), np.nextafter(max(highest) or 1.0, np.inf), BINS + 1)
     *binned, good, defect, unknown = (np.diff(np.searchsorted(scores, edges)) for scores in [*normals, *test])
     counts = np.array(binned, int).reshape(-1, BINS)  # (n, b), with n = 0, too
     return ThresholdStudy(of, edges, counts, good, defect, unknown, normals, test)
@@ -185,10 +187,10 @@ def _take_scores(of: str, values: np.ndarray) -> Real[np.ndarray, "_"]:
     if values.ndim != 2 or not values.size:
         raise ValueError(f"A map must have shape (H, W); got {values.shape}. Use result.anomaly_map.")
     least, most = values.min(), values.max()
-    if not (least >= 0 and most < np.inf):  # NaN is neither
+    if not np.isfinite([least, most]).all():
         raise ValueError(
-            f"A map must hold finite distances of at least 0; got values from {least:g} to {most:g}. "
-            "Use result.anomaly_map, not on_photo()."
+            f"A map must hold finite values; got values from {least:g} to {most:g}. Use result.judged_map, not "
+            "on_photo()."
         )
     return np.array([most]) if of == "image" else values.ravel()
 

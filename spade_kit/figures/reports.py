@@ -246,7 +246,7 @@ def draw_hardest(report: Report, n: int = 4) -> Figure:
     columns = max(map(len, shown.values()))
     figure, panels = make_panels(None, 2 * columns * len(shown), columns, bars=1)
     found = (report.judged(at) for at in (frame if good.empty else good).index)
-    end = SCALE * float(np.mean([np.percentile(judged.anomaly_map, 99) for judged in found if judged]))
+    end = SCALE * float(np.mean([np.percentile(judged.judged_map, 99) for judged in found if judged]))
     for (name, rows), (above, below) in zip(shown.items(), np.array(panels, object).reshape(-1, 2, columns)):
         for panel in [*above[len(rows) :], *below[len(rows) :]]:
             panel.axis("off")
@@ -254,7 +254,7 @@ def draw_hardest(report: Report, n: int = 4) -> Figure:
             judged = report.judged(row.Index)
             assert judged is not None  # it has a score
             show_picture(photo, _read_picture(row.path, judged), f"{row.label}/{Path(row.path).stem}")
-            image = show_map(heat, judged.anomaly_map, end, _rank(row, bad if name == "false alarms" else good))
+            image = show_map(heat, judged.judged_map, end, _rank(row, bad if name == "false alarms" else good))
             for panel in (photo, heat):
                 if judged.mask is not None:
                     draw_contour(panel, judged.mask, "white", "dashed")

@@ -43,21 +43,23 @@ def draw_result(result: Result, threshold: float | None = None, *, axes: Sequenc
     Parameters
     ----------
     threshold
-        The level of the contour; by default the reference level (with a single normal image it is unknown, and no
-        contour is drawn).
+        The level of the contour; by default the 99th percentile of the judged maps of normal images (with a single
+        normal image it is unknown, and no contour is drawn).
     axes
         Three axes to draw into.
     """
     figure, (photo, heat, outline) = make_panels(axes, 3, bars=1)
-    level = result.normal_level if threshold is None and len(result.among) > 1 else threshold
+    level = result.judged_level if threshold is None and len(result.among) > 1 else threshold
+    name = "excess" if result.spade.options.judged == "excess" else "map"
     show_picture(photo, result.image, _title(result))
-    _heat(heat, result.anomaly_map, result, f"anomaly map, max {result.image_score:.2f}", bar=True)
+    title = f"{'excess over normal' if name == 'excess' else 'anomaly map'}, {_describe_score(result)}"
+    _heat(heat, result.judged_map, result, title, bar=True, reference=result.judged_level)
     lines = []
     if level is None:
         few = "one normal image" if len(result.among) == 1 else "identical normal images"
         show_picture(outline, result.image, f"no threshold: {few}")
     else:
-        show_picture(outline, result.image, f"map ≥ {level:.2f}")
+        show_picture(outline, result.image, f"{name} ≥ {level:.2f}")
         draw_contour(outline, result.segmentation(level), RING, "solid")
         lines.append(Line2D([], [], color=RING, label="detected"))
     if result.mask is not None and result.mask.any():
@@ -186,10 +188,17 @@ def _title(result: Result) -> str:
     return f"{label}{printable(result.sample.path.stem)}"
 
 
-def _heat(panel: Axes, values: np.ndarray, result: Result, title: str, bar: bool = False) -> None:
-    """Draw a map up to twice the reference level, the same for every image, or up to the score if there is no level."""
-    level = result.normal_level
-    end = SCALE * level if level else max(result.image_score, 1e-9)
+def _describe_score(result: Result) -> str:
+    score = result.spade.options.score
+    return f"{'max' if score == 'max' else f'image score ({score})'} {result.image_score:.2f}"
+
+
+def _heat(
+    panel: Axes, values: np.ndarray, result: Result, title: str, bar: bool = False, reference: float | None = None
+) -> None:
+    """Draw a map up to twice the reference level, the same for every image, or up to its maximum without a level."""
+    level = reference or result.normal_level
+    end = SCALE * level if level else max(float(result.anomaly_map.max()), 1e-9)
     image = show_map(panel, values, end, title)
     if bar:
         add_scale(panel, image, end, level)

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from spade_kit._arguments import choose, warn
 from spade_kit._files import as_text
 from spade_kit._progress import track
 from spade_kit.gallery.gallery import Gallery
+from spade_kit.gallery.place_level import HighestValues, smooth
 from spade_kit.options import Options
-from spade_kit.scores import check_fpr, doubt_threshold, find_threshold, make_map, threshold_interval
+from spade_kit.scores import (
+    check_fpr,
+    choose_map,
+    doubt_threshold,
+    find_threshold,
+    make_map,
+    score_image,
+    threshold_interval,
+)
 
 _SAMPLED = 64  # images from which the reference level is taken
+_LEVEL_SAMPLED = 200  # images from which the level at each place is taken
 _FEW = 4
 _KEPT = 8  # number of options with cached leave-one-out distances
 
@@ -28,9 +39,9 @@ class NormalScores:
     Attributes
     ----------
     level
-        The reference level: the 99th percentile of their maps.
+        The reference level: the 99th percentile of their judged maps.
     pixels, scores
-        All values of their maps, and the maximum of each map, ascending.
+        All values of their judged maps, and their image scores, ascending.
     """
 
     level: float
@@ -54,6 +65,7 @@ class Calibration:
         self.gallery = gallery
         self._distances: dict[tuple, dict[int, np.ndarray]] = {}  # options of a search -> image -> its distances
         self._levels: dict[Options, float] = {}
+        self._highest: dict[tuple, HighestValues] = {}  # options of a map, groups -> the highest values at each place
 
     @property
     def sample(self) -> list[int]:
@@ -67,8 +79,56 @@ class Calibration:
         images = self.sample
         return images[:: -(-len(images) // _FEW)]
 
+    @property
+    def level_sample(self) -> Int[np.ndarray, "m"]:
+        """The images from which the level at each place is taken: at most 200, evenly spaced."""
+        count = len(self.gallery)
+        return np.linspace(0, count - 1, min(count, _LEVEL_SAMPLED)).round().astype(int)
+
+    def place_level(
+        self, options: Options, among: Int[np.ndarray, "m"], labels: tuple[Hashable, ...] | None = None
+    ) -> Float[np.ndarray, "H W"] | None:
+        """What some normal images reach at each place, each judged against all others: see `Result.excess_map`.
+
+        None if there are no different images to be judged against.
+        """
+        if not self.gallery.comparable:
+            return None
+        images = self.level_sample if np.isin(self.level_sample, among).any() else among
+        inside, highest = np.isin(images, among), self._collect_highest(options, images, labels)
+        if inside.all():
+            return highest.level
+        if (~inside).sum() <= highest.spare:
+            return smooth(highest.percentile(self.maps(options, images[~inside].tolist(), labels)))
+        few = images[inside].tolist()
+        return smooth(HighestValues.of(self.maps(options, few, labels), len(few)).percentile())
+
+    def _collect_highest(
+        self, options: Options, images: Int[np.ndarray, "m"], labels: tuple[Hashable, ...] | None
+    ) -> HighestValues:
+        """The highest values over the maps of these images; as many can be taken out as are left out together."""
+        key = options.of_map, labels, images.tobytes()
+        if key not in self._highest:
+            for oldest in list(self._highest)[: 1 - _KEPT]:
+                self._highest.pop(oldest, None)
+            kinds = Counter((labels or self.gallery.contents)[image] for image in images)
+            maps = self.maps(options, images.tolist(), labels)
+            self._highest[key] = HighestValues.of(maps, len(images), max(kinds.values()))
+        return self._highest[key]
+
+    def judge(
+        self, options: Options, images: Iterable[int], labels: tuple[Hashable, ...] | None = None
+    ) -> Iterator[tuple[Float[np.ndarray, "H W"], float]]:
+        """Yield the judged map and the image score of some images, each judged against the others."""
+        images = list(images)
+        for image, anomaly_map in zip(images, self.maps(options, images, labels)):
+            level = None
+            if options.need_level:
+                level = self.place_level(options, self.gallery.others(image, labels), labels)
+            yield choose_map(anomaly_map, level, options.judged), score_image(anomaly_map, level, options.score)
+
     def maps(
-        self, options: Options, images: Sequence[int] | None = None, groups: Iterable[Hashable] | None = None
+        self, options: Options, images: Iterable[int] | None = None, groups: Iterable[Hashable] | None = None
     ) -> Iterator[Float[np.ndarray, "H W"]]:
         """Yield the maps of some or all images; with groups, no image is judged against its own group."""
         labels = self._check_groups(groups)
@@ -76,7 +136,7 @@ class Calibration:
         for oldest in list(self._distances)[:-_KEPT]:
             self._distances.pop(oldest, None)
         gallery = self.gallery
-        images = range(len(gallery)) if images is None else images
+        images = list(range(len(gallery)) if images is None else images)
         missing = [index for index in images if index not in kept]
         for index in track(missing, desc="normal images, each left out in turn"):
             _, found = gallery.search(gallery.pyramid(index), options, gallery.others(index, labels))
@@ -84,24 +144,27 @@ class Calibration:
         for index in images:
             yield make_map(kept[index], gallery.normals[index].crop.size, options.sigma)
 
-    def knows(self, options: Options, images: Iterable[int]) -> bool:
-        """Whether these images were already judged under these options."""
-        return self._kept(options, None).keys() >= set(images)
+    def required(self, options: Options, images: Iterable[int]) -> list[int]:
+        """The images to be judged first, so that `scores` of some images are known at once."""
+        also = self.level_sample.tolist() if options.need_level else []
+        return [image for image in {*images, *also} if image not in self._kept(options, None)]
 
     def _kept(self, options: Options, labels: tuple[Hashable, ...] | None) -> dict[int, np.ndarray]:
         return self._distances.setdefault((options.of_search(len(self.gallery) - 1), labels), {})
 
     def scores(self, options: Options, images: Sequence[int]) -> NormalScores:
         """The scores of some of the images; the gallery must hold others."""
-        maps = np.stack(list(self.maps(options, images)))
-        return NormalScores(float(np.percentile(maps, 99)), np.sort(maps, axis=None), np.sort(maps.max((1, 2))))
+        maps, scores = map(np.array, zip(*self.judge(options, images)))
+        return NormalScores(float(np.percentile(maps, 99)), np.sort(maps, axis=None), np.sort(scores))
 
     def level(self, options: Options) -> float | None:
-        """The reference level; None if there are no different images to be judged against."""
+        """The reference level of the judged maps; None if there are no different images to be judged against."""
         if not self.gallery.comparable:
             return None
+        options = options.replace(score="max")
         if options not in self._levels:
-            self._levels[options] = float(np.percentile(np.stack(list(self.maps(options, self.sample))), 99))
+            maps = [judged for judged, _ in self.judge(options, self.sample)]
+            self._levels[options] = float(np.percentile(np.stack(maps), 99))
         return self._levels[options]
 
     def threshold(self, options: Options, fpr: float, of: str, groups: Iterable[Hashable] | None) -> float:
@@ -118,8 +181,13 @@ class Calibration:
         labels = self._check_groups(groups)
         scores = self._scores_of(options, fpr, of, labels)
         threshold = find_threshold(np.concatenate(scores), fpr)
-        groups = labels or self.gallery.contents.tolist()
-        return threshold, doubt_threshold(scores, groups, fpr, self.gallery.name)
+        groups, scale = labels or self.gallery.contents.tolist(), self.scale(options, of)
+        return threshold, doubt_threshold(scores, groups, fpr, self.gallery.name, scale)
+
+    def scale(self, options: Options, of: str) -> float | None:
+        """What a change of an excess is compared with: the reference level. None for raw distances."""
+        excess = "excess" in (options.judged if of == "pixel" else options.score)
+        return self.level(options.of_map) if excess else None
 
     def threshold_interval(
         self,
@@ -140,20 +208,24 @@ class Calibration:
     def suspects(self, options: Options, groups: Iterable[Hashable] | None) -> pandas.DataFrame:
         """See `SPADE.suspects`."""
         rows = []
-        for normal, values in zip(self.gallery.normals, self.maps(options, groups=groups)):
+        judged = self.judge(options, range(len(self.gallery)), self._check_groups(groups))
+        for normal, (values, score) in zip(self.gallery.normals, judged):
             row, col = np.unravel_index(values.argmax(), values.shape)
             path = as_text(normal.sample.path) if normal.sample else ""
-            rows.append({"path": path, "score": float(values.max()), "row": int(row), "col": int(col)})
+            rows.append({"path": path, "score": score, "row": int(row), "col": int(col)})
         return pandas.DataFrame(rows).sort_values("score", ascending=False, kind="stable")
 
     def _scores_of(
-        self, options: Options, fpr: float, of: str, groups: Iterable[Hashable] | None
+        self, options: Options, fpr: float, of: str, labels: tuple[Hashable, ...] | None
     ) -> list[Float[np.ndarray, "_"]]:
         """For each image its score, or the scores of all its pixels."""
         check_fpr(fpr)
         choose("of", of, ("pixel", "image"))
-        maps = self.maps(options, groups=groups)
-        return [values.max(keepdims=True).ravel() if of == "image" else values.ravel() for values in maps]
+        options = options.replace(
+            **({"score": "max"} if of == "pixel" else {"judged": "map"})
+        )  # spare what is not read
+        judged = self.judge(options, range(len(self.gallery)), labels)
+        return [np.array([score], np.float32) if of == "image" else values.ravel() for values, score in judged]
 
     def _check_groups(self, groups: Iterable[Hashable] | None) -> tuple[Hashable, ...] | None:
         if groups is None:

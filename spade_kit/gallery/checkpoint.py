@@ -146,7 +146,7 @@ def _open_shard(file: Path) -> Iterator[Any]:
 
 
 def _read_options(folder: Path, options: dict[str, Any]) -> Options:
-    if not set(OPTIONS) - {"search"} <= set(options) <= set(OPTIONS):  # version 0.1 had only one search
+    if not set(OPTIONS) - {"search", "score", "judged"} <= set(options) <= set(OPTIONS):  # version 0.1 had seven
         raise ValueError(
             f"{as_text(folder)} must hold the options {sorted(OPTIONS)}; got {sorted(options)}. Fit again."
         )

@@ -124,7 +124,8 @@ class Chooser(Live):
         gallery, images = self.spade.gallery, [-1 - judged.index for judged in normals]
         scores = [self._make_map(judged).ravel() for judged in normals]
         groups = gallery.contents[images].tolist()
-        return doubt_threshold(scores, groups, float(self.rule), lambda at: gallery.name(images[at]))
+        scale = self.spade.calibration.scale(self.spade.options, self.of)
+        return doubt_threshold(scores, groups, float(self.rule), lambda at: gallery.name(images[at]), scale)
 
     @property
     def sentence(self) -> str:

@@ -432,7 +432,7 @@ class Explorer(Live):
         if self._known_of == wanted:
             return
         calibration, options = self.spade.calibration, wanted.options
-        if calibration.knows(options, calibration.sample) or calibration.few == calibration.sample:
+        if not calibration.required(options, calibration.sample) or calibration.few == calibration.sample:
             self._send_normals(wanted, calibration.scores(options, calibration.sample))
         elif self._known_of is None or self._known_of.options.replace(**_FINE) != options.replace(**_FINE):
             self._send_normals(wanted, calibration.scores(options, calibration.few), stale=True)

@@ -16,7 +16,7 @@ from spade_kit.gallery.calibration import Calibration, NormalScores
 from spade_kit.gallery.gallery import Normal
 from spade_kit.options import Options
 from spade_kit.result import Result
-from spade_kit.scores import make_map
+from spade_kit.scores import make_map, score_image, take_level
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.encoding import jpeg
 from spade_kit.widgets._shared.images import ImageList
@@ -114,21 +114,27 @@ def _same_network(one: SPADE, other: SPADE) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Score:
-    """The score and distances of one image; both are None if it cannot be read."""
+    """The score and distances of one image; both are None if it cannot be read.
+
+    ``level`` is taken off its map to get the judged map, if that is the excess.
+    """
 
     index: int
     score: float | None = None
     distance: np.ndarray | None = None  # on the feature grid
     size: tuple[int, int] = (0, 0)
     mask: np.ndarray | None = None
+    level: np.ndarray | None = None
 
     @classmethod
     def of(cls, index: int, result: Result) -> Score:
-        return cls(index, result.image_score, result.correspondence.distance, result.crop.size, result.mask)
+        level = result.place_level if result.spade.options.judged == "excess" else None
+        return cls(index, result.image_score, result.correspondence.distance, result.crop.size, result.mask, level)
 
     def make_map(self, sigma: float) -> np.ndarray:
+        """The judged map; sigma must be that of the level, if there is one."""
         assert self.distance is not None
-        return make_map(self.distance, self.size, sigma)
+        return take_level(make_map(self.distance, self.size, sigma), self.level)
 
 
 class Scores:
@@ -151,7 +157,8 @@ class Scores:
         """Scores taken from now on belong to these options."""
         if self._request == request:
             return
-        if self._request is not None and self._request.replace(sigma=0) != request.replace(sigma=0):
+        before = self._request
+        if before is not None and (request.options.need_level or before.replace(sigma=0) != request.replace(sigma=0)):
             self.known = {index: Score(index, known.score) for index, known in self.known.items()}
         self._request, self.fresh, self._best_f1 = request, set(), None
 
@@ -166,7 +173,9 @@ class Scores:
                 known = Score.of(index, self._images.judge(index, judge))
             except (ValueError, OSError):
                 return Score(index)
-        return replace(known, score=float(known.make_map(judge.options.sigma).max()))
+        if judge.options.need_level:  # judged just now: a level depends on all options
+            return known
+        return replace(known, score=score_image(known.make_map(judge.options.sigma), None, judge.options.score))
 
     def take(self, score: Score) -> None:
         self.known[score.index] = score
@@ -195,9 +204,8 @@ class Scores:
 
 def judge_normals(calibration: Calibration, options: Options, tell: Callable[[NormalScores], None]) -> Iterator[Step]:
     """Judge the normal images, one per step, so that the page stays responsive."""
-    for image in calibration.sample:
-        if not calibration.knows(options, [image]):
-            yield partial(list, calibration.maps(options, [image])), no_op
+    for image in calibration.required(options, calibration.sample):
+        yield partial(list, calibration.maps(options, [image])), no_op
     yield partial(calibration.scores, options, calibration.sample), tell
 
 

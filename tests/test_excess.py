@@ -1,0 +1,222 @@
+"""The excess: what normal images reach at each place is taken off a map, exactly and without looking at itself."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.ndimage import gaussian_filter
+
+from spade_kit import SPADE, evaluate, load_backbone, sweep
+from spade_kit.gallery.place_level import HighestValues
+from spade_kit.scores import doubt_threshold, find_threshold, mean_of_top
+
+MAPS = st.integers(2, 40).flatmap(lambda n: arrays(np.float32, (n, 2, 3), elements=st.integers(0, 9).map(float)))
+
+
+@pytest.fixture(scope="module")
+def small(demo):
+    """Fitted on eight images at 64 px: a left-out map takes a millisecond."""
+    return SPADE(load_backbone(resize=72, crop=64), k=3, sigma=2).fit(demo.train[:8])
+
+
+def take_off(maps, anomaly_map):
+    """The definition, by loops over pixels."""
+    level = np.array([[np.percentile([m[r, c] for m in maps], 95) for c in range(64)] for r in range(64)])
+    return anomaly_map - gaussian_filter(level.astype(np.float32), 0.02 * 64, mode="reflect", truncate=4)
+
+
+def left_out_maps(spade):
+    return [spade.predict_left_out(index).anomaly_map for index in range(len(spade))]
+
+
+# ---- the percentile of the highest values ----------------------------------------------------------------------------
+
+
+@given(MAPS, st.data())
+def test_the_percentile_is_numpys_over_all_maps_but_some(maps, data):
+    count = len(maps)
+    gone = data.draw(st.sets(st.integers(0, count - 1), max_size=min(4, count - 1)))
+    highest = HighestValues.of(iter(maps), count, spare=4)
+    kept = np.delete(maps, sorted(gone), 0)
+    expected = np.percentile(kept.astype(np.float64), 95, axis=0)
+    np.testing.assert_allclose(highest.percentile(maps[at] for at in gone), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_few_of_many_maps_are_kept():
+    maps = np.random.default_rng(0).random((200, 4, 4), np.float32)
+    assert HighestValues.of(maps, 200, spare=1).values.shape == (12, 4, 4)
+
+
+# ---- results ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_excess_is_the_map_less_the_level_of_the_left_out_maps(small, demo):
+    result = small.predict(demo.test[0])
+    expected = take_off(left_out_maps(small), result.anomaly_map)
+    np.testing.assert_allclose(result.excess_map, expected, atol=1e-4)
+    np.testing.assert_array_equal(result.judged_map, result.anomaly_map)
+    judged = result.with_options(judged="excess")
+    np.testing.assert_array_equal(judged.judged_map, result.excess_map)
+    np.testing.assert_array_equal(judged.anomaly_map, result.anomaly_map)  # stays raw
+    np.testing.assert_array_equal(judged.segmentation(1), result.excess_map >= 1)
+
+
+def test_the_level_of_a_left_out_image_comes_from_the_others(small):
+    maps = left_out_maps(small)
+    for index in (0, 5):
+        expected = take_off(maps[:index] + maps[index + 1 :], maps[index])
+        np.testing.assert_allclose(small.predict_left_out(index).excess_map, expected, atol=1e-4)
+
+
+def test_duplicates_of_a_left_out_image_give_no_level(small, demo):
+    with pytest.warns(UserWarning, match="duplicates"):
+        twice = SPADE(small.backbone, k=3, sigma=2).fit([*demo.train[:5], demo.train[0], demo.train[1], demo.train[0]])
+    maps = left_out_maps(twice)
+    others = [values for at, values in enumerate(maps) if at not in (0, 5, 7)]
+    np.testing.assert_allclose(twice.predict_left_out(5).excess_map, take_off(others, maps[5]), atol=1e-4)
+
+
+def test_a_subset_of_the_normal_images_gives_the_level_of_their_maps(small, demo):
+    result = small.predict(demo.test[0]).with_normals([1, 2, 6])
+    maps = [small.predict_left_out(index).anomaly_map for index in (1, 2, 6)]
+    np.testing.assert_allclose(result.excess_map, take_off(maps, result.anomaly_map), atol=1e-4)
+
+
+def test_of_many_images_two_hundred_give_the_level(small, demo, monkeypatch):
+    monkeypatch.setattr("spade_kit.gallery.calibration._LEVEL_SAMPLED", 3)
+    many = small.with_gallery(small.gallery)
+    maps = left_out_maps(small)
+    sampled = [maps[at] for at in (0, 4, 7)]  # 3.5 rounds to the even number
+    result = many.predict(demo.test[0])
+    np.testing.assert_allclose(result.excess_map, take_off(sampled, result.anomaly_map), atol=1e-4)
+    np.testing.assert_allclose(many.predict_left_out(3).excess_map, take_off(sampled, maps[3]), atol=1e-4)
+    np.testing.assert_allclose(many.predict_left_out(4).excess_map, take_off(sampled[::2], maps[4]), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"score": "max"}, lambda result: result.anomaly_map.max()),
+        ({"score": "top"}, lambda result: np.sort(result.anomaly_map, axis=None)[-40:].mean()),  # of 4,096 pixels
+        ({"score": "excess"}, lambda result: np.sort(result.excess_map, axis=None)[-40:].mean()),
+        ({"score": "excess", "sigma": 1}, lambda result: np.sort(result.excess_map, axis=None)[-40:].mean()),
+        ({"score": "max", "judged": "excess"}, lambda result: result.anomaly_map.max()),
+    ],
+)
+def test_the_score_of_an_image_is_that_of_the_option(small, demo, options, expected):
+    result = small.with_options(**options).predict(demo.test[0])
+    assert result.image_score == pytest.approx(expected(result), rel=1e-5)
+    assert small.predict(demo.test[0]).with_options(**options).image_score == result.image_score
+
+
+def test_the_highest_hundredth_is_rounded_down():
+    assert mean_of_top(np.arange(199.0).reshape(1, -1)) == 198
+    assert mean_of_top(np.arange(200.0).reshape(1, -1)) == 198.5
+    assert mean_of_top(np.array([[3.0]])) == 3
+
+
+# ---- thresholds, suspects, evaluations -------------------------------------------------------------------------------
+
+
+def test_thresholds_follow_the_score_and_the_judged_map(small):
+    spade = small.with_options(score="excess", judged="excess")
+    results = [spade.predict_left_out(index) for index in range(len(spade))]
+    scores = np.array([result.image_score for result in results])
+    assert spade.threshold(0.3, of="image") == pytest.approx(find_threshold(scores, 0.3))
+    pixels = np.concatenate([result.excess_map.ravel() for result in results])
+    assert spade.threshold(0.01) == pytest.approx(find_threshold(pixels, 0.01), rel=1e-5)
+    assert spade.calibration.level(spade.options) == pytest.approx(np.percentile(pixels, 99), rel=1e-5)
+    assert spade.normal_level == small.normal_level  # of the raw maps
+    suspects = spade.suspects()
+    np.testing.assert_allclose(suspects["score"], np.sort(scores)[::-1], rtol=1e-6)
+    first = results[suspects.index[0]].excess_map
+    assert first[suspects["row"].iloc[0], suspects["col"].iloc[0]] == first.max()
+
+
+def test_images_of_a_group_give_no_level_for_each_other(small):
+    spade, groups = small.with_options(judged="excess"), [0, 0, 1, 1, 2, 2, 3, 3]
+    maps = list(small.calibration.maps(small.options, groups=groups))
+    excess = [
+        take_off([other for at, other in enumerate(maps) if groups[at] != groups[index]], maps[index])
+        for index in range(8)
+    ]
+    expected = find_threshold(np.concatenate([values.ravel() for values in excess]), 0.01)
+    assert spade.threshold(0.01, groups=groups) == pytest.approx(expected, rel=1e-4)
+
+
+def test_an_evaluation_measures_the_judged_map_and_keeps_the_raw_one(small, demo, tmp_path):
+    spade = small.with_options(score="excess", judged="excess")
+    tests = [*demo.test[:2], demo.test[-1], demo.train[3]]
+    report = evaluate(spade, tests, folder=tmp_path)
+    for row, sample in enumerate(tests):
+        result = spade.judge(sample)
+        np.testing.assert_allclose(report.judged(row).judged_map, result.excess_map, rtol=1e-6)
+        np.testing.assert_array_equal(report.judged(row).anomaly_map, result.anomaly_map)
+        assert report.to_frame()["image_score"][row] == pytest.approx(result.image_score)
+
+
+def test_a_sweep_over_score_and_judged_equals_evaluations(small, demo):
+    parts = replace(demo, train=demo.train[:6], test=demo.test[::6])
+    over = {"crop": [64], "score": ["max", "excess"], "judged": ["map", "excess"], "normals": [4]}
+    table = sweep(parts, over, metrics=["image_roc_auc", "aupro"], draws=1)
+    chosen = np.sort(np.random.default_rng([0, 0]).permutation(6)[:4])
+    fitted = SPADE(load_backbone(resize=73, crop=64)).fit([parts.train[at] for at in chosen])
+    assert len(table) == 4
+    for row in table.itertuples():
+        report = evaluate(fitted.with_options(score=row.score, judged=row.judged), parts)
+        assert report.metric("image_roc_auc") == pytest.approx(row.image_roc_auc, abs=1e-6)
+        assert report.metric("aupro") == pytest.approx(row.aupro, abs=1e-4)
+
+
+def test_a_folder_is_judged_by_the_excess(small, demo, tmp_path):
+    (tmp_path / "in").mkdir()
+    for at in range(3):
+        (tmp_path / f"in/{at}.png").write_bytes(demo.test[-1 - at].path.read_bytes())
+    spade = small.with_options(score="excess", judged="excess")
+    table = spade.predict_folder(tmp_path / "in", tmp_path / "out", fpr=0.2)
+    for row in table.itertuples():
+        result = spade.predict(tmp_path / "in" / row.path)
+        assert row.image_score == pytest.approx(result.image_score, rel=1e-5)
+        excess = result.crop.put_back(result.excess_map)
+        assert excess[row.row, row.col] == np.nanmax(excess)
+
+
+# ---- too few images --------------------------------------------------------------------------------------------------
+
+
+def test_one_normal_image_gives_no_excess(small, demo):
+    spade = SPADE(small.backbone, k=1, score="excess", judged="excess")
+    with pytest.warns(UserWarning, match="excess needs at least two different normal images; got one. The highest 1 %"):
+        spade.fit(demo.train[:1])
+    result = spade.predict(demo.test[0])
+    assert result.image_score == mean_of_top(result.anomaly_map)
+    np.testing.assert_array_equal(result.judged_map, result.anomaly_map)
+    with pytest.raises(ValueError, match="needs at least two different normal images; got one"):
+        _ = result.excess_map
+    with pytest.warns(UserWarning, match="excess needs at least two"):
+        spade.with_options(score="max").with_options(judged="excess")
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_few_normal_images_give_an_excess(small, demo, count):
+    spade = SPADE(small.backbone, k=2, sigma=2).fit(demo.train[:count])
+    result = spade.predict(demo.test[0])
+    np.testing.assert_allclose(result.excess_map, take_off(left_out_maps(spade), result.anomaly_map), atol=1e-4)
+    assert np.isfinite(spade.with_options(score="excess").predict_left_out(1).image_score)
+
+
+def test_a_doubt_compares_an_excess_with_the_reference_level():
+    scores = [np.array([value], np.float32) for value in (-2, -1, 0, 1)]  # without the last, 0 instead of 1
+    assert doubt_threshold(scores, range(4), 0.2, str, scale=10) == ""
+    assert "without 3 it would be 0 instead of 1" in doubt_threshold(scores, range(4), 0.2, str, scale=5)
+    below = [values - 5 for values in scores]
+    assert "without 3 it would be -5 instead of -4" in doubt_threshold(below, range(4), 0.2, str, scale=5)
+
+
+@pytest.mark.parametrize("name", ["score", "judged"])
+def test_other_values_are_refused(name):
+    with pytest.raises(ValueError, match=rf"{name} must be one of .*'excess'; got 'exces'\. Did you mean 'excess'"):
+        SPADE(**{name: "exces"})
