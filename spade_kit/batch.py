@@ -29,7 +29,6 @@ from spade_kit._files import (
 from spade_kit._progress import track
 from spade_kit.datasets.images import FORMATS, UNSUPPORTED, pictures_below, walk
 from spade_kit.datasets.layouts import check_folder, count, name_some
-from spade_kit.features.crops import describe_coverage
 
 FPR = 0.05  # default rate, unless there are too few normal images to estimate it
 COLUMNS: dict[str, Callable[[str], Any]] = {  # name -> parser of its cells
@@ -76,7 +75,8 @@ def predict_folder(
     unsaid = {"nearest_normal": "", "reason": "", "sha256": ""}
     frame = pandas.DataFrame([unsaid | row for row in rows], columns=list(COLUMNS))
     done = frame.dropna(subset="judged")
-    covered = describe_coverage(done["path"].tolist(), done["judged"].tolist(), done["squash"].tolist())
+    cropping = spade.gallery.cropping
+    covered = cropping.describe_coverage(done["path"].tolist(), done["judged"].tolist(), done["squash"].tolist())
     print(*filter(None, [_conclude(frame, max(rate, smallest), threshold, len(spade)), covered, doubt]))
     return frame.astype(dict.fromkeys(("row", "col", "bytes", "modified"), "Int64"))  # may be missing
 

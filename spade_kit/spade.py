@@ -23,7 +23,6 @@ from spade_kit.batch import predict_folder
 from spade_kit.correspondence import warn_about_clipping
 from spade_kit.datasets.samples import GOOD, Photo, Sample, as_array, as_list, name_of
 from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
-from spade_kit.features.crops import describe_squash
 from spade_kit.features.pyramid import compute_features
 from spade_kit.gallery.calibration import Calibration
 from spade_kit.gallery.checkpoint import load_gallery, save_gallery
@@ -34,7 +33,6 @@ from spade_kit.scores import make_map
 
 _RUNS_DEPEND_ON = ("spade_kit", "torch", "numpy")
 _correcting = Lock()  # corrections in two threads follow each other, and none is lost
-_ONE_ASPECT = "With crop=None all images need the same aspect ratio; use a backbone with crop=224 otherwise."
 _ITSELF = (
     "This image is one of the fitted images and matches itself at distance 0. "
     "Call predict_left_out(index) to judge it against the others."
@@ -210,18 +208,17 @@ class SPADE:
         why
             A note on where they come from, saved with them.
         """
-        shapes, photos = self.gallery.shapes, as_list(images)
+        gallery, photos = self.gallery, as_list(images)
         if not photos:
             raise ValueError("add needs at least one normal image; got none.")
-        more = build_gallery(photos, self.backbone, why)
-        if more.shapes != shapes:
-            raise ValueError(
-                f"Added images must have the grids of the fitted ones, {shapes}; got {more.shapes}. {_ONE_ASPECT}"
-            )
-        if more.squashed and not self.gallery.squashed:  # said only once
-            warn(more.squashed)
+        more = build_gallery(photos, self.backbone, why, gallery.cropping)
         with _correcting:
             self._replace(self.gallery.take(np.arange(len(self)), more))
+        added = range(len(self) - len(more), len(self))
+        if told := gallery.describe_squash(
+            list(map(self.gallery.name, added)), [one.crop.squash for one in more.normals]
+        ):
+            warn(told)
         self._warn_about_training_images()
         return self
 
@@ -325,13 +322,14 @@ class SPADE:
         """Judge one image.
 
         Warns if the image is one of the fitted ones: it matches itself at distance 0. Also if it was squashed by more
-        than 1.2 : 1 to fit the crop, unless `fit` warned about that.
+        than 1.2 : 1 to fit a square crop, unless `fit` warned about that; or, with ``crop=None``, by more than 1.15 : 1
+        to fit the size of the normal images.
         """
         now = self._freeze()
         query = now.read(image)
         if query.digest in now.gallery.places:
             warn(_ITSELF)
-        if (told := describe_squash([name_of(image) or "The image"], [query.crop.squash])) and not now.gallery.squashed:
+        if told := now.gallery.describe_squash([name_of(image) or "The image"], [query.crop.squash]):
             warn(told)
         return now.judge(query, np.arange(len(now)))
 
@@ -341,19 +339,19 @@ class SPADE:
         index = now.gallery.check_index(index)
         return now.judge(now.gallery.query(index), now.gallery.others(index))
 
+    def reads_like(self, other: SPADE) -> bool:
+        """Whether both have the same backbone and crop images alike, so that an image read by one suits the other."""
+        return self.backbone is other.backbone and self.gallery.cropping == other.gallery.cropping
+
     def read(self, image: Photo) -> QueryImage:
-        """Prepare an image to be judged: crop it, and pass it through the network once."""
+        """Prepare an image to be judged: crop it like the fitted ones, and pass it through the network once."""
         gallery, photo = self.gallery, as_array(image)
-        crop = self.backbone.find_crop(photo)
+        height, width, _ = photo.shape
+        crop = gallery.cropping.find((height, width))
         pixels = crop.cut(photo)
         mark = digest(pixels)
         known = gallery.places.get(mark)  # reuse its features: another batch gives other rounding
         pyramid = compute_features([pixels], self.backbone) if known is None else gallery.pyramid(known)
-        needed = tuple(gallery.shapes[0][1:])
-        if pyramid.grid != needed:
-            raise ValueError(
-                f"The image must have the grid of the fitted images, {needed}; got {pyramid.grid}. {_ONE_ASPECT}"
-            )
         return QueryImage(pyramid, pixels, crop, image if isinstance(image, Sample) else None, mark)
 
     def judge(
@@ -361,7 +359,7 @@ class SPADE:
     ) -> Result:
         """Judge an image against some of the normal images; by default against all except itself, if it is one of them.
 
-        The image may have been read before, by any SPADE of the same backbone. ``before``, its result under other
+        The image may have been read before, by any SPADE that `reads_like` this one. ``before``, its result under other
         options, saves time: its matches are tried first, or reused if they still hold.
         """
         now = self._freeze()

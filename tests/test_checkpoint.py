@@ -104,7 +104,7 @@ def test_invalid_corrections_raise_an_error(fitted, demo, tmp_path, scratched):
         fitted.remove(8).add(scratched)
     assert len(fitted) == 9
     whole = SPADE(load_backbone(crop=None, resize=128)).fit(demo.train[:2])
-    with pytest.raises(ValueError, match="Added images must have the grids of the fitted ones"):
+    with pytest.warns(UserWarning, match="normal image 2 was squashed by 1.6 : 1 to the 128 x 128 px of the fit"):
         whole.add(demo.train[2].image[:200, :320])
 
 

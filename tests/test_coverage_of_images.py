@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from spade_kit import SPADE, Sample, draw_result, evaluate, explore, load_backbone
-from spade_kit.features.crops import describe_coverage, find_crop
+from spade_kit.features.crops import Cropping, find_crop
 
 SIDES = st.integers(32, 3000)
 
@@ -56,12 +56,13 @@ def test_captions_say_how_much_was_judged():
 
 
 def test_the_coverage_of_several_images_is_one_sentence_or_two():
-    assert describe_coverage([], [], []) == ""
-    assert describe_coverage(["a", "b"], [1, 1], [1, 1.2]) == "100 % of each image was judged."
-    assert describe_coverage(["a"], [0.766], [1]) == (
+    square = Cropping(256, 224)
+    assert square.describe_coverage([], [], []) == ""
+    assert square.describe_coverage(["a", "b"], [1, 1], [1, 1.2]) == "100 % of each image was judged."
+    assert square.describe_coverage(["a"], [0.766], [1]) == (
         "77 % of each image was judged; load_backbone(..., crop=None) judges all of it."
     )
-    assert describe_coverage(["a", "b", "c"], [0.7, 0.8, 0.7], [1, 1.5, 2]) == (
+    assert square.describe_coverage(["a", "b", "c"], [0.7, 0.8, 0.7], [1, 1.5, 2]) == (
         "70 to 80 % of each image was judged; load_backbone(..., crop=None) judges all of it. "
         "2 of 3 images were squashed, such as b by 1.5 : 1. Use load_backbone(..., crop=None) to keep the aspect ratio."
     )

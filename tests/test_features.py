@@ -154,12 +154,11 @@ def test_an_invalid_pyramid_raises_an_error():
 
 
 @pytest.mark.parametrize("batch_size", [1, 16])
-def test_whole_photos_of_several_aspect_ratios_raise_an_error(tiny, photos, batch_size):
+def test_whole_photos_of_several_aspect_ratios_get_one_size(tiny, photos, batch_size):
     """Even if they are in different batches."""
     whole = load_backbone(tiny.module.network, layers=tiny.sources, resize=64, crop=None)
-    sizes = r"crops of one size; got \[\(64, 96\), \(96, 64\)\] \(rows, columns\). Use a backbone with crop=224"
-    with pytest.raises(ValueError, match=sizes):
-        extract_features(photos[:2], whole, batch_size=batch_size)
+    pyramid = extract_features([photos[0], photos[1], photos[0]], whole, batch_size=batch_size)
+    assert [tuple(level.shape[2:]) for level in pyramid.levels] == [(16, 24), (8, 12), (4, 6)]
 
 
 @pytest.mark.usefixtures("unchecked")

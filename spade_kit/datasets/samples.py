@@ -15,9 +15,11 @@ from PIL import Image
 
 from spade_kit._files import as_text
 from spade_kit._progress import track
+from spade_kit.datasets.decoding import turn_upright
 from spade_kit.datasets.images import as_rgb, interpret_mask, read_image, read_mask, read_size
 
 GOOD = "good"
+SQUASHED = 1.2  # a larger change of the aspect ratio is remarked on: round parts become ovals
 _MASKS = 200  # at most so many masks are read to describe all
 _NAMED = 3  # at most this many of them are named in a remark
 
@@ -68,18 +70,27 @@ class Dataset:
         tested = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items(), key=lambda item: item[0] != GOOD))
         told = f"{self.name}: {len(self.train)} normal images, {len(self.test)} test images"
         masks, strange = _describe_masks([sample.mask_path for sample in self.test if sample.mask_path is not None])
-        details = [self.layout, masks, _describe_sizes(self.train + self.test)]
+        samples = self.train + self.test
+        sizes = Counter(filter(None, map(shape_of, track(samples, desc="sizes"))))
+        details = [self.layout, masks, _describe_sizes(sizes, len(samples) - sizes.total())]
         first = f"{told} ({tested})" if tested else told
-        return "\n".join([first, "; ".join(filter(None, details)), *self.remarks, *strange])
+        remarks = [*self.remarks, *strange, _describe_shape(sizes)]
+        return "\n".join(filter(None, [first, "; ".join(filter(None, details)), *remarks]))
 
 
-def _describe_sizes(samples: list[Sample]) -> str:
-    """Rows x columns, from the file headers."""
-    sizes: Counter[tuple[int, int]] = Counter()
-    for sample in track(samples, desc="sizes"):
-        with suppress(OSError, ValueError):
-            sizes[read_size(sample.path)] += 1
-    lost = len(samples) - sizes.total()
+def _describe_shape(sizes: Counter[tuple[int, int]]) -> str:
+    """How to keep the shape of images, if most would be squashed to a square."""
+    long = [size for size in sizes if max(size) > SQUASHED * min(size)]
+    count = sum(sizes[size] for size in long)
+    if 2 * count <= sizes.total():
+        return ""
+    height, width = max(long, key=sizes.__getitem__)
+    which = "The images are" if count == sizes.total() else f"{count} of {sizes.total()} images are"
+    return f"{which} not square, such as {height} x {width} px: SPADE(load_backbone(crop=None)) keeps their shape."
+
+
+def _describe_sizes(sizes: Counter[tuple[int, int]], lost: int) -> str:
+    """Rows x columns."""
     if not sizes:
         return f"{lost} unreadable"
     (h, w), (H, W) = min(sizes, key=np.prod), max(sizes, key=np.prod)
@@ -146,6 +157,19 @@ def as_array(photo: Photo) -> UInt8[np.ndarray, "H W 3"]:
         "An image must be a Sample, a path, a PIL image or an (H, W, 3) array, uint8 or float from 0 to 1; "
         f"got {got}. {cure}"
     )
+
+
+def shape_of(photo: Photo) -> tuple[int, int] | None:
+    """(rows, columns) of the array that `as_array` returns, without decoding a file; None if it cannot be read."""
+    path = photo.path if isinstance(photo, Sample) else photo
+    with suppress(OSError, ValueError):
+        if isinstance(path, (str, Path)):
+            return read_size(path)
+        if isinstance(path, Image.Image):
+            return turn_upright(path).size[::-1]
+        if isinstance(path, np.ndarray) and path.ndim == 3:
+            return path.shape[0], path.shape[1]
+    return None
 
 
 def name_of(photo: Photo) -> str:

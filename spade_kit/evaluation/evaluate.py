@@ -14,7 +14,6 @@ from spade_kit._progress import track
 from spade_kit.datasets.samples import GOOD, Dataset, Sample
 from spade_kit.evaluation.map_store import Judged, MapStore, name_maps
 from spade_kit.evaluation.report import FORMAT, TABLE, Report, write_table
-from spade_kit.features.crops import describe_squash
 from spade_kit.result import Result
 from spade_kit.scores import mean_of_top, share_out
 from spade_kit.spade import SPADE
@@ -131,8 +130,8 @@ def _conclude(report: Report, samples: Sequence[Sample], spade: SPADE) -> Report
             f"{len(emptied) - len(blank)} defects of {report.name} lie outside the evaluated crop: all pixels of their "
             "maps count as normal. Use load_backbone(..., crop=None), or a larger resize."
         )
-    told = describe_squash([as_text(sample.path.name) for sample in samples], report.to_frame()["squash"].tolist())
-    if told and not spade.gallery.squashed:  # else fit has said so
+    names, squash = [as_text(sample.path.name) for sample in samples], report.to_frame()["squash"].tolist()
+    if told := spade.gallery.describe_squash(names, squash):
         warn(told)
     if lost:
         warn(f"{report.name}: {lost} of {len(scores)} were not judged. See the column reason of report.to_frame().")

@@ -146,7 +146,9 @@ class _Galleries:
         start = time.perf_counter()
         self.queries = [
             QueryImage(pyramid.select(at), picture, place, photo, digest(picture))
-            for photos, places, pictures, pyramid in iterate_features(dataset.test, backbone, skip=True)
+            for photos, places, pictures, pyramid in iterate_features(
+                dataset.test, backbone, self.spade.gallery.cropping, skip=True
+            )
             for at, (photo, place, picture) in enumerate(zip(photos, places, pictures))
             if isinstance(photo, Sample)
         ]

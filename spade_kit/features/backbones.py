@@ -19,7 +19,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from spade_kit._arguments import check_count
-from spade_kit.features.crops import Crop, find_crop
+from spade_kit.features.crops import Crop, Cropping
 from spade_kit.features.folding import fold_norms
 from spade_kit.search.runtime import usual_settings
 
@@ -82,9 +82,14 @@ class Backbone:
         device = find_device(device)
         return replace(self, module=self.module.to(device), device=device)
 
+    @property
+    def cropping(self) -> Cropping:
+        """How a single image is cropped; whole images of a fit share one size: `Cropping.fit`."""
+        return Cropping(self.resize, self.crop)
+
     def find_crop(self, photo: UInt8[np.ndarray, "H W 3"]) -> Crop:
         height, width, _ = photo.shape
-        return find_crop((height, width), self.resize, self.crop)
+        return self.cropping.find((height, width))
 
     def __call__(self, crops: UInt8[np.ndarray, "n H W 3"]) -> tuple[list[Tensor], Tensor]:
         """Compute levels ``(n, c, h, w)``, fine to coarse, and pooled vectors ``(n, d)`` of evaluated crops."""

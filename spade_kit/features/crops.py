@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from scipy.ndimage import map_coordinates
 
+from spade_kit.datasets.samples import SQUASHED
+
 GRID = 32  # sides that are multiples of this make the grids of strides 4, 8, 16 and 32 nest
-SQUASHED = 1.2  # a larger change of the aspect ratio is remarked on: round parts become ovals
+RESHAPED = 1.15  # like `SQUASHED`, where the whole image is judged, which is to keep its shape
 SMALLEST = 32  # px: a smaller image has no detail that strides 4 to 16 could describe
 
 
@@ -55,7 +57,8 @@ class Crop:
 
     def describe(self) -> str:
         """How much of the image was judged, for captions."""
-        squashed = f", squashed by {self.squash:.2g} : 1" if self.squash > SQUASHED else ""
+        limit = RESHAPED if self.size == self.scaled else SQUASHED
+        squashed = f", squashed by {_ratio(self.squash)}" if self.squash > limit else ""
         return f"{100 * self.judged:.0f} % of the image judged{squashed}"
 
     def _limits(self, axis: int) -> tuple[int, int]:
@@ -97,44 +100,84 @@ class Crop:
         return (pixels + 0.5) * self.scaled[axis] / self.photo[axis] - 0.5 - self.offset[axis]
 
 
-def describe_coverage(names: Sequence[str], judged: Sequence[float], squash: Sequence[float]) -> str:
-    """How much of each image was judged, and which were squashed: `Crop.judged` and `Crop.squash` of each, by name."""
-    if not len(names):
-        return ""
-    least, most = (f"{100 * end:.0f}" for end in (min(judged), max(judged)))
-    told = f"{least if least == most else f'{least} to {most}'} % of each image was judged"
-    told += "." if least == "100" else "; load_backbone(..., crop=None) judges all of it."
-    return " ".join(filter(None, [told, describe_squash(names, squash)]))
+@dataclass(frozen=True)
+class Cropping:
+    """How images are cropped; ``resize`` and ``crop`` are those of `load_backbone`.
+
+    Where whole images are judged, ``size`` is the (rows, columns) that all images of a fit are resized to; None if each
+    keeps its own shape.
+    """
+
+    resize: int
+    crop: int | None
+    size: tuple[int, int] | None = None
+
+    def fit(self, photos: Iterable[tuple[int, int]], multiple: int = GRID) -> Cropping:
+        """One size for whole images of these (rows, columns): the median aspect ratio, sides in multiples of a number.
+
+        The short side is the multiple nearest ``resize``, the long one that which brings the aspect ratio nearest the
+        median. Images that are too small to be fitted do not count.
+        """
+        aspects = [rows / columns for rows, columns in photos if min(rows, columns) >= SMALLEST]
+        if self.crop is not None or not aspects:
+            return self
+        aspect = float(np.exp(np.median(np.log(aspects))))
+        cells = max(round(self.resize / multiple), 1)
+        short, long = cells * multiple, round(cells * max(aspect, 1 / aspect)) * multiple
+        return replace(self, size=(long, short) if aspect > 1 else (short, long))
+
+    def find(self, photo: tuple[int, int]) -> Crop:
+        """The evaluated crop of an image of (rows, columns); see `find_crop`."""
+        if min(photo) < SMALLEST:
+            raise SmallPhotoError(
+                f"An image must have at least {SMALLEST} pixels on each side; got {photo[0]} x {photo[1]} "
+                "(rows x columns). Use a larger image."
+            )
+        if self.crop is not None:
+            margin = (self.resize - self.crop) // 2
+            return Crop(photo, (self.resize, self.resize), (margin, margin), (self.crop, self.crop))
+        scale = self.resize / min(photo)
+        height, width = self.size or (max(GRID, round(side * scale / GRID) * GRID) for side in photo)
+        return Crop(photo, (height, width), (0, 0), (height, width))
+
+    def describe_coverage(self, names: Sequence[str], judged: Sequence[float], squash: Sequence[float]) -> str:
+        """How much of each image was judged, and which were squashed: `Crop.judged`, `Crop.squash` of each, by name."""
+        if not len(names):
+            return ""
+        least, most = (f"{100 * end:.0f}" for end in (min(judged), max(judged)))
+        told = f"{least if least == most else f'{least} to {most}'} % of each image was judged"
+        told += "." if least == "100" else "; load_backbone(..., crop=None) judges all of it."
+        return " ".join(filter(None, [told, self.describe_squash(names, squash)]))
+
+    def describe_squash(self, names: Sequence[str], squash: Sequence[float]) -> str:
+        """A remark on images that were squashed by more than the limit, naming the first; empty if none were."""
+        whole = self.crop is None
+        squashed = [at for at, change in enumerate(squash) if change > (RESHAPED if whole else SQUASHED)]
+        if not squashed:
+            return ""
+        name, change = names[squashed[0]], _ratio(squash[squashed[0]])
+        size = " to the {} x {} px of the fit".format(*self.size) if self.size else ""
+        told = f"{len(squashed)} of {len(names)} images were squashed{size}, such as {name} by {change}"
+        told = f"{name} was squashed by {change}{size}" if len(names) == 1 else told
+        cure = "Fit images of another shape separately." if whole else _KEEP_ASPECT
+        return f"{told}. {cure}"
 
 
-def describe_squash(names: Sequence[str], squash: Sequence[float]) -> str:
-    """A remark on images that were squashed by more than `SQUASHED`, naming the first; empty if none were."""
-    squashed = [at for at, change in enumerate(squash) if change > SQUASHED]
-    if not squashed:
-        return ""
-    name, change = names[squashed[0]], f"{squash[squashed[0]]:.2g} : 1"
-    told = f"{len(squashed)} of {len(names)} images were squashed, such as {name} by {change}"
-    told = f"{name} was squashed by {change}" if len(names) == 1 else told
-    return f"{told}. Use load_backbone(..., crop=None) to keep the aspect ratio."
+_KEEP_ASPECT = "Use load_backbone(..., crop=None) to keep the aspect ratio."
 
 
 def find_crop(photo: tuple[int, int], resize: int, crop: int | None) -> Crop:
-    """The evaluated crop of an image of (rows, columns).
+    """The evaluated crop of a single image of (rows, columns).
 
     Notes
     -----
     With ``crop`` given the image is resized to a ``resize`` px square, whatever its aspect ratio, as benchmark code
     does: most of a long image would be lost otherwise. With ``crop=None`` the whole image keeps its aspect ratio, its
-    short side near ``resize``, both sides rounded to multiples of 32 so that the grids nest.
+    short side near ``resize``, both sides rounded to multiples of 32 so that the grids nest. The images of a fit share
+    one such size: `Cropping.fit`.
     """
-    if min(photo) < SMALLEST:
-        raise SmallPhotoError(
-            f"An image must have at least {SMALLEST} pixels on each side; got {photo[0]} x {photo[1]} "
-            "(rows x columns). Use a larger image."
-        )
-    if crop is None:
-        scale = resize / min(photo)
-        height, width = (max(GRID, round(side * scale / GRID) * GRID) for side in photo)
-        return Crop(photo, (height, width), (0, 0), (height, width))
-    margin = (resize - crop) // 2
-    return Crop(photo, (resize, resize), (margin, margin), (crop, crop))
+    return Cropping(resize, crop).find(photo)
+
+
+def _ratio(squash: float) -> str:
+    return f"{squash:.3g} : 1" if squash < SQUASHED else f"{squash:.2g} : 1"

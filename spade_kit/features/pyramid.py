@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import prod
 
 import numpy as np
 import torch
@@ -15,12 +16,13 @@ from torch import Tensor, nn
 from spade_kit._arguments import check_count, choose, warn
 from spade_kit._progress import track
 from spade_kit.datasets.images import UnreadablePhotoError
-from spade_kit.datasets.samples import Photo, as_array, as_list, name_of
+from spade_kit.datasets.samples import Photo, as_array, as_list, name_of, shape_of
 from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
-from spade_kit.features.crops import Crop, SmallPhotoError
+from spade_kit.features.crops import Crop, Cropping, SmallPhotoError
 from spade_kit.options import LARGEST
 
 _BATCH = {"cpu": 4}
+_SIDE = 320  # px: of larger crops, fewer are passed at once
 _NAMED = 3  # how many skipped images a warning lists with their reason
 
 
@@ -108,6 +110,7 @@ def extract_features(
     """Compute the feature pyramid of one or more images.
 
     Each image is resized and cropped for the backbone (see `load_backbone`), then passed through the network once.
+    Whole images (``crop=None``) are resized to one size, which follows from their median aspect ratio.
 
     Parameters
     ----------
@@ -116,8 +119,8 @@ def extract_features(
     backbone
         A name, or a `Backbone` from `load_backbone`.
     batch_size
-        Images per forward pass, by default 4 on the CPU, which fits its caches, and 16 elsewhere. It affects speed and
-        memory; values change only by rounding.
+        Images per forward pass, by default 4 on the CPU, which fits its caches, and 16 elsewhere; fewer if the crop is
+        larger than 320 px. It affects speed and memory; values change only by rounding.
     device
         Where to compute; by default where the backbone is.
 
@@ -129,8 +132,9 @@ def extract_features(
     """
     if batch_size is not None:
         check_count("batch_size", batch_size)
-    network = load_backbone(backbone, device=device)
-    batches = [pyramid for *_, pyramid in iterate_features(as_list(images), network, batch_size)]
+    network, photos = load_backbone(backbone, device=device), as_list(images)
+    cropping = fit_cropping(photos, network)
+    batches = [pyramid for *_, pyramid in iterate_features(photos, network, cropping, batch_size)]
     if not batches:
         raise ValueError("extract_features needs at least one image; got none.")
     return Pyramid(
@@ -140,31 +144,36 @@ def extract_features(
     )
 
 
+def fit_cropping(images: Sequence[Photo], backbone: Backbone) -> Cropping:
+    """How the backbone crops these images together; whole ones need their sizes, which the heads of files tell."""
+    if backbone.crop is not None:
+        return backbone.cropping
+    return backbone.cropping.fit(filter(None, map(shape_of, track(images, desc="sizes"))))
+
+
 def iterate_features(
-    images: Sequence[Photo], backbone: Backbone, batch_size: int | None = None, *, skip: bool = False
+    images: Sequence[Photo],
+    backbone: Backbone,
+    cropping: Cropping,
+    batch_size: int | None = None,
+    *,
+    skip: bool = False,
 ) -> Iterator[tuple[list[Photo], list[Crop], list[UInt8[np.ndarray, "H W 3"]], Pyramid]]:
     """Yield batches: images, the positions of their evaluated crops, the pixels of the crops, and their pyramid.
 
     With ``skip``, files that cannot be read and images that are too small are left out and listed in one warning; if
     none remain, the error of the first is raised.
     """
-    sizes: set[tuple[int, int]] = set()
     skipped: list[Exception] = []
-    batch_size = batch_size or _BATCH.get(backbone.device.type, 16)
+    batch_size = batch_size or _choose_batch(cropping, backbone)
     with track(total=len(images), desc="features") as progress:
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
-            read = [_read(image, backbone, skipped if skip else None) for image in batch]
+            read = [_read(image, cropping, skipped if skip else None) for image in batch]
             progress.update(len(batch))
             if not any(read):
                 continue
             kept, photos, places = zip(*filter(None, read))
-            sizes.update(place.size for place in places)
-            if len(sizes) > 1:
-                raise ValueError(
-                    f"Images in one pyramid must have crops of one size; got {sorted(sizes)} (rows, columns). "
-                    "Use a backbone with crop=224, or images of one aspect ratio."
-                )
             crops = [place.cut(photo) for place, photo in zip(places, photos)]
             yield list(kept), list(places), crops, compute_features(crops, backbone)
     if skipped:
@@ -174,13 +183,21 @@ def iterate_features(
         warn(f"Skipped {len(skipped)} of {len(images)} images. {named}{'; ...' if len(skipped) > _NAMED else ''}")
 
 
+def _choose_batch(cropping: Cropping, backbone: Backbone) -> int:
+    """Images per forward pass, whose memory is in proportion to their pixels."""
+    side = cropping.crop or cropping.resize
+    area = prod(cropping.size or (side, side))
+    return max(int(_BATCH.get(backbone.device.type, 16) * min(_SIDE**2 / area, 1)), 1)
+
+
 def _read(
-    image: Photo, backbone: Backbone, skipped: list[Exception] | None
+    image: Photo, cropping: Cropping, skipped: list[Exception] | None
 ) -> tuple[Photo, UInt8[np.ndarray, "H W 3"], Crop] | None:
     """An image with its pixels and its crop; if it cannot be used, None, with the reason added to ``skipped``."""
     try:
         photo = as_array(image)
-        return image, photo, backbone.find_crop(photo)
+        height, width, _ = photo.shape
+        return image, photo, cropping.find((height, width))
     except (UnreadablePhotoError, OSError, SmallPhotoError) as problem:
         if isinstance(problem, SmallPhotoError) and (name := name_of(image)):
             problem = SmallPhotoError(f"{name}: {problem}")

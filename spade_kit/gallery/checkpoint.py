@@ -26,7 +26,7 @@ from spade_kit._arguments import check_count, warn
 from spade_kit._files import as_text, check_is_no_file, explain_failure, write_whole
 from spade_kit.datasets.samples import Sample
 from spade_kit.features.backbones import Backbone, load_backbone, must_download
-from spade_kit.features.crops import Crop, find_crop
+from spade_kit.features.crops import GRID, Crop, Cropping
 from spade_kit.features.pyramid import check_size
 from spade_kit.gallery.gallery import Gallery, Normal
 from spade_kit.options import LARGEST, OPTIONS, Options
@@ -279,7 +279,8 @@ def _unpack(folder: Path, manifest: dict[str, Any], shards: Sequence[dict[str, T
     layers, shapes, told = manifest["layers"], _check_shapes(manifest, backbone), manifest["normals"]
     arrays = {name: _join([shard[name] for shard in shards]) for name in shards[0] if "jpeg" not in name}
     jpegs = [jpeg for shard in shards for jpeg in _cut_jpegs(shard["jpegs"].numpy(), shard["jpeg_ends"].tolist())]
-    normals = tuple(_normals(told, jpegs, backbone))
+    cropping = _find_cropping(told, backbone)
+    normals = tuple(_normals(told, jpegs, cropping))
     pooled, moments = arrays["pooled"], [(arrays[f"means{at}"], arrays[f"squares{at}"]) for at in range(len(shapes))]
     check_size([pooled], ["pooled"], np.ones(1))
     for (channels, _, _), pair in zip(shapes, moments):
@@ -307,7 +308,7 @@ def _unpack(folder: Path, manifest: dict[str, Any], shards: Sequence[dict[str, T
     lengths = {len(normals), len(pooled), *map(len, [pixels] if isinstance(pixels, SimdLayout) else pixels)}
     if len(lengths) != 1:
         raise ValueError(f"its arrays hold {sorted(lengths)} images")
-    gallery = Gallery(layers, normals, pooled, pixels, [(x.numpy(), y.numpy()) for x, y in moments])
+    gallery = Gallery(layers, normals, pooled, pixels, [(x.numpy(), y.numpy()) for x, y in moments], cropping)
     for index, (one, normal) in enumerate(zip(told, normals)):
         if isinstance(pixels, list):
             check(index, _rows(pixels, index))
@@ -377,7 +378,7 @@ def _cut_jpegs(jpegs: np.ndarray, ends: Sequence[int]) -> Iterator[bytes]:
         yield jpegs[start:end].tobytes()
 
 
-def _normals(told: Sequence[dict[str, Any]], jpegs: Sequence[bytes], backbone: Backbone) -> Iterator[Normal]:
+def _normals(told: Sequence[dict[str, Any]], jpegs: Sequence[bytes], cropping: Cropping) -> Iterator[Normal]:
     if len(jpegs) != len(told):
         raise ValueError(f"it holds {len(jpegs)} pictures for {len(told)} images")
     for one, jpeg in zip(told, jpegs):
@@ -386,7 +387,7 @@ def _normals(told: Sequence[dict[str, Any]], jpegs: Sequence[bytes], backbone: B
             one.get("label"), str | None
         ):
             raise ValueError("path, label, added and why of an image must be text")
-        crop = _read_crop(one["crop"], backbone)
+        crop = _read_crop(one["crop"], cropping)
         width, height = Image.open(BytesIO(jpeg), formats=["JPEG"]).size
         if crop.size != (height, width):
             raise ValueError(f"a crop must have the size of its picture, {(height, width)}; got {crop.size}")
@@ -394,11 +395,24 @@ def _normals(told: Sequence[dict[str, Any]], jpegs: Sequence[bytes], backbone: B
         yield Normal(jpeg, bytes.fromhex(one["sha"]), crop, sample, one["added"], one["why"])
 
 
-def _read_crop(told: Sequence[Sequence[int]], backbone: Backbone) -> Crop:
+def _find_cropping(told: Sequence[dict[str, Any]], backbone: Backbone) -> Cropping:
+    """The cropping of the backbone; whole images have the size of the first, which must suit the backbone."""
+    if backbone.crop is not None or not told:
+        return backbone.cropping
+    height, width = size = told[0]["crop"][3]
+    _check_sides("a crop", size, 2)
+    if height % GRID or width % GRID or abs(min(size) - backbone.resize) > GRID / 2:
+        raise ValueError(
+            f"a crop must have sides in multiples of {GRID}, the short one near {backbone.resize} px; got {size}"
+        )
+    return replace(backbone.cropping, size=(height, width))
+
+
+def _read_crop(told: Sequence[Sequence[int]], cropping: Cropping) -> Crop:
     """A crop follows from the size of its photo; other numbers are refused."""
     for pair in told:
         _check_sides("a crop", pair, 2)
     crop = Crop(*((rows, columns) for rows, columns in told))
-    if crop != find_crop(crop.photo, backbone.resize, backbone.crop):
+    if crop != cropping.find(crop.photo):
         raise ValueError(f"a crop must be that of the backbone; got {told}")
     return crop

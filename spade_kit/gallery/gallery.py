@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import cached_property, partial
 from io import BytesIO
+from math import prod
 from pathlib import Path
 from typing import SupportsIndex
 
 import numpy as np
+import psutil
 import torch
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
@@ -22,8 +24,8 @@ from spade_kit._files import as_text
 from spade_kit.correspondence import Correspondence, search_pixels
 from spade_kit.datasets.samples import Photo, Sample
 from spade_kit.features.backbones import Backbone
-from spade_kit.features.crops import Crop, describe_squash
-from spade_kit.features.pyramid import Pyramid, chosen_layers, iterate_features
+from spade_kit.features.crops import Crop, Cropping
+from spade_kit.features.pyramid import Pyramid, chosen_layers, fit_cropping, iterate_features
 from spade_kit.options import Options
 from spade_kit.retrieval import Neighbours, find_nearest
 from spade_kit.search.branch_and_bound import supports_branch_and_bound
@@ -74,6 +76,8 @@ class Gallery:
     moments
         Per level and image, the channels' means and mean squares: (n, c) float64 each. They give the variance over any
         subset of the gallery, such as all images but one.
+    cropping
+        How they, and all images compared with them, are cropped.
     """
 
     layers: Sequence[str]
@@ -81,6 +85,7 @@ class Gallery:
     pooled: Float[Tensor, "n d"]
     pixels: SimdLayout | list[Tensor]
     moments: list[tuple[np.ndarray, np.ndarray]]
+    cropping: Cropping
 
     def __len__(self) -> int:
         return len(self.normals)
@@ -109,7 +114,12 @@ class Gallery:
     def squashed(self) -> str:
         """A remark if images were squashed to the crop, otherwise empty."""
         names = [self.name(index) for index in range(len(self))]
-        return describe_squash(names, [normal.crop.squash for normal in self.normals])
+        return self.cropping.describe_squash(names, [normal.crop.squash for normal in self.normals])
+
+    def describe_squash(self, names: Sequence[str], squash: Sequence[float]) -> str:
+        """A remark on other images that were squashed; none if `squashed` says it of a square, which squashes alike."""
+        said = self.cropping.crop is not None and self.squashed
+        return "" if said else self.cropping.describe_squash(names, squash)
 
     def check_index(self, index: SupportsIndex) -> int:
         return check_index("index", index, len(self), "training image")
@@ -213,13 +223,19 @@ def digest(crop: UInt8[np.ndarray, "H W 3"]) -> bytes:
     return hashlib.blake2b(crop.tobytes(), digest_size=16).digest()
 
 
-def build_gallery(images: Sequence[Photo], backbone: Backbone, why: str = "fit") -> Gallery:
-    """Compute the features of all images, batch by batch, directly into the layout of the search."""
+def build_gallery(
+    images: Sequence[Photo], backbone: Backbone, why: str = "fit", cropping: Cropping | None = None
+) -> Gallery:
+    """Compute the features of all images, batch by batch, directly into the layout of the search.
+
+    They are cropped like those of a gallery that they will be added to, or else in the way that suits them best.
+    """
+    cropping = cropping or fit_cropping(images, backbone)
     normals: list[Normal] = []
     pooled: list[Tensor] = []
     moments: list[list[tuple[np.ndarray, np.ndarray]]] = []
     pixels: SimdLayout | list[Tensor] | None = None
-    for photos, places, crops, batch in iterate_features(images, backbone, skip=True):
+    for photos, places, crops, batch in iterate_features(images, backbone, cropping, skip=True):
         if pixels is None:
             pixels = _make_room(len(images), batch)
         start = len(normals)
@@ -236,7 +252,7 @@ def build_gallery(images: Sequence[Photo], backbone: Backbone, why: str = "fit")
     if len(normals) < len(images):
         pixels = pixels.first(len(normals)) if isinstance(pixels, SimdLayout) else [x[: len(normals)] for x in pixels]
     joined = [_join(level) for level in zip(*moments)]
-    return Gallery(batch.layers, tuple(normals), torch.cat(pooled), pixels, joined)
+    return Gallery(batch.layers, tuple(normals), torch.cat(pooled), pixels, joined, cropping)
 
 
 def _join(batches: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
@@ -245,25 +261,29 @@ def _join(batches: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray,
 
 
 def _make_room(n: int, batch: Pyramid) -> SimdLayout | list[Tensor]:
+    """Memory for the features of n images like those of the first batch; MemoryError if that many will not fit."""
     shapes = [tuple(level.shape[1:]) for level in batch.levels]
     device = batch.levels[0].device
     uses_branch_and_bound = device.type == "cpu" and supports_branch_and_bound(shapes)
-    size = (
-        n
-        * (SimdLayout(1, shapes).nbytes if uses_branch_and_bound else 4 * sum(int(np.prod(shape)) for shape in shapes))
-        / 2**30
-    )
-    cure = "use fewer images, or a smaller crop (load_backbone(..., crop=...))."
+    one = SimdLayout(1, shapes).nbytes if uses_branch_and_bound else 4 * sum(map(prod, shapes))
+    size, free = n * one / 2**30, _free_memory(device) / 2**30
+    cure = "Use fewer images, or a smaller crop: load_backbone(..., resize=..., crop=...)."
+    problem = f"The features of {n} images need {size:.1f} GB of memory, and {free:.1f} GB are available. {cure}"
+    if size > free:  # the system would end the process later, when the memory is written
+        raise MemoryError(problem)
     if size > _WORTH_SAYING:
-        warn(f"The features of {n} images will take {size:.1f} GB of memory. If that is too much, {cure}")
+        warn(f"The features of {n} images will take {size:.1f} GB of memory. If that is too much: {cure}")
     try:
         if uses_branch_and_bound:
             return SimdLayout(n, shapes)
         return [torch.empty((n, *shape), dtype=torch.float32, device=device) for shape in shapes]
-    except (MemoryError, RuntimeError) as problem:  # numpy's and torch's
-        raise MemoryError(
-            f"The features of {n} images need {size:.1f} GB of memory, which is not available: {cure}"
-        ) from problem
+    except (MemoryError, RuntimeError) as refused:  # numpy's and torch's
+        raise MemoryError(problem) from refused
+
+
+def _free_memory(device: torch.device) -> int:
+    """Bytes that can be allocated."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
 def _keep(why: str, image: Photo, place: Crop, crop: UInt8[np.ndarray, "H W 3"]) -> Normal:

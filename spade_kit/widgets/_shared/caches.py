@@ -102,14 +102,10 @@ class Results:
             result = self.find(index, request.of_all)
             return result.with_normals(np.setdiff1d(result.among, request.without))
         judge = request.judge
-        before = self._recent.last(lambda key: key == (index, key[1].of_all) and _same_network(key[1].spade, judge))
+        before = self._recent.last(lambda key: key == (index, key[1].of_all) and judge.reads_like(key[1].spade))
         if before is not None and before.spade.gallery is judge.gallery:
             return judge.judge(before.source, before.among, before)
         return self._images.judge(index, judge, before)
-
-
-def _same_network(one: SPADE, other: SPADE) -> bool:
-    return one.backbone is other.backbone
 
 
 @dataclass(frozen=True, eq=False)

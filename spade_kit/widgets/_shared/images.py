@@ -115,7 +115,7 @@ class ImageList:
         With its result ``before`` from another gallery, the image is not read again.
         """
         photo = self._listed[index].photo
-        if isinstance(photo, int) and spade.backbone is self._spade.backbone:
+        if isinstance(photo, int) and spade.reads_like(self._spade):
             return spade.judge(self._spade.gallery.query(photo))
         return spade.judge(self.photo(index)[0] if before is None else before.source)
 
@@ -142,7 +142,8 @@ class ImageList:
             return jpeg(self._spade.normal_image(photo), _THUMB)
         try:
             pixels = as_array(photo)
-            return jpeg(self._spade.backbone.find_crop(pixels).cut(pixels), _THUMB)
+            height, width, _ = pixels.shape
+            return jpeg(self._spade.gallery.cropping.find((height, width)).cut(pixels), _THUMB)
         except (OSError, ValueError):
             return b""
 
