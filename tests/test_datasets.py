@@ -109,6 +109,7 @@ def test_a_dataset_prints_its_contents(bottles):
         "1 defect image without a mask: bent/0.png; expected mask: ground_truth/bent/0_mask.png.",
         "1 file with an unknown extension not used: good/notes.txt.",
         "4 test images also among the training images: bent/0.png, broken/0.png, broken/1.png and 1 more.",
+        "The images are not square, such as 5 x 7 px: SPADE(load_backbone(crop=None)) keeps their shape.",
     ]
 
 

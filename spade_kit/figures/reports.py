@@ -244,7 +244,9 @@ def draw_hardest(report: Report, n: int = 4) -> Figure:
     if not shown:
         raise ValueError(f"draw_hardest needs labels, but no image of {report.name} has one. Label them first.")
     columns = max(map(len, shown.values()))
-    figure, panels = make_panels(None, 2 * columns * len(shown), columns, bars=1)
+    first = report.judged(frame.index[0])
+    assert first is not None  # it has a score
+    figure, panels = make_panels(None, 2 * columns * len(shown), columns, bars=1, shape=first.crop.size)
     found = (report.judged(at) for at in (frame if good.empty else good).index)
     end = SCALE * float(np.mean([np.percentile(judged.judged_map, 99) for judged in found if judged]))
     for (name, rows), (above, below) in zip(shown.items(), np.array(panels, object).reshape(-1, 2, columns)):

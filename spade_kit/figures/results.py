@@ -28,6 +28,7 @@ from spade_kit.figures.style import (
     draw_contour,
     make_panels,
     open_up,
+    panel_height,
     show_map,
     show_picture,
     small_print,
@@ -48,7 +49,7 @@ def draw_result(result: Result, threshold: float | None = None, *, axes: Sequenc
     axes
         Three axes to draw into.
     """
-    figure, (photo, heat, outline) = make_panels(axes, 3, bars=1)
+    figure, (photo, heat, outline) = make_panels(axes, 3, bars=1, shape=result.crop.size)
     level = result.judged_level if threshold is None and len(result.among) > 1 else threshold
     name = "excess" if result.spade.options.judged == "excess" else "map"
     show_picture(photo, result.image, _title(result))
@@ -93,7 +94,7 @@ def draw_views(
     """
     differences = differences or {}
     count = 1 + len(maps) + len(differences)
-    figure, panels = make_panels(None, count, count if count <= 5 else -(-count // 2))
+    figure, panels = make_panels(None, count, count if count <= 5 else -(-count // 2), shape=result.crop.size)
     show_picture(panels[0], result.image, _title(result))
     for panel, (name, values) in zip(panels[1:], maps.items()):
         show_map(panel, values, 1, name)
@@ -109,7 +110,7 @@ def draw_views(
 def draw_neighbours(result: Result, count: int = 7, *, axes: Sequence[Axes] | None = None) -> Figure:
     """The query and its nearest neighbours among the normal images, with the distances of their pooled features."""
     count = min(check_count("count", count), len(result.neighbours))
-    figure, panels = make_panels(axes, count + 1, min(count + 1, 4))
+    figure, panels = make_panels(axes, count + 1, min(count + 1, 4), shape=result.crop.size)
     show_picture(panels[0], result.image, "query")
     panels[0].spines[:].set(visible=True, color=RING, linewidth=2)
     for rank, panel in enumerate(panels[1:]):
@@ -126,7 +127,7 @@ def draw_layers(result: Result, *, axes: Sequence[Axes] | None = None) -> Figure
     hardly any pixel of a single layer exceeds the map; an ensemble is a mean, which single layers do exceed.
     """
     names = list(result.layer_maps)
-    figure, panels = make_panels(axes, 2 * len(names), len(names), bars=1)
+    figure, panels = make_panels(axes, 2 * len(names), len(names), bars=1, shape=result.crop.size)
     for above, below, name in zip(panels, panels[len(names) :], names):
         last = name == names[-1]
         _heat(above, result.layer_maps[name], result, f"{name}: share of the map", bar=last)
@@ -157,7 +158,7 @@ def draw_match(result: Result, row: int, col: int, *, axes: Sequence[Axes] | Non
 
 def draw_reconstruction(result: Result, *, axes: Sequence[Axes] | None = None) -> Figure:
     """The query, its reconstruction from the matched normal patches, and the anomaly map."""
-    figure, (query, rebuilt, heat) = make_panels(axes, 3, bars=1)
+    figure, (query, rebuilt, heat) = make_panels(axes, 3, bars=1, shape=result.crop.size)
     show_picture(query, result.image, _title(result))
     show_picture(rebuilt, result.reconstruction, "reconstruction from normal patches")
     _heat(heat, result.anomaly_map, result, "feature distance", bar=True)
@@ -166,8 +167,9 @@ def draw_reconstruction(result: Result, *, axes: Sequence[Axes] | None = None) -
 
 def draw_explanation(result: Result, row: int, col: int, threshold: float | None = None) -> Figure:
     """The result, and below it the normal pixel that one pixel matches: `draw_result` above `draw_match`."""
-    figure = plt.figure(figsize=(WIDTH, 6.4), layout="constrained")
-    grid = figure.add_gridspec(2, 1, height_ratios=(3.6, 2.8))
+    heights = (1 + 2.6 * panel_height(result.crop.size), 2.8)
+    figure = plt.figure(figsize=(WIDTH, sum(heights)), layout="constrained")
+    grid = figure.add_gridspec(2, 1, height_ratios=heights)
     above, below = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
     draw_result(result, threshold, axes=above.subplots(1, 3))
     above.supxlabel("")  # `draw_match` prints the provenance once for both

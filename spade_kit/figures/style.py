@@ -16,15 +16,24 @@ BLUE, GREEN, GREY = "#0072B2", "#009E73", "#8A8A8A"  # two Okabe-Ito colours and
 RING = "#D55E00"  # vermilion of the Okabe-Ito colours, visible on cividis and on images
 SCALE = 2.0  # the colour bar ends at this multiple of the reference level
 WIDTH = 10.4  # inches, the width of a notebook
-_INCH = 2.6  # inches, side of one image if there is enough room
+_INCH = 2.6  # inches, width of one image if there is enough room
+_FLAT, _TALL = 0.65, 1.6  # limits of a panel's height, as a multiple of its width
 _BAR = 0.7  # inches, width of a colour bar with its labels
 _SMALL = 7.5  # pt, for provenance
 
 
 def make_panels(
-    axes: Sequence[Axes] | None, count: int, columns: int | None = None, bars: int = 0, side: float = _INCH
+    axes: Sequence[Axes] | None,
+    count: int,
+    columns: int | None = None,
+    bars: int = 0,
+    side: float = _INCH,
+    shape: tuple[int, int] = (1, 1),
 ) -> tuple[Figure, list[Axes]]:
-    """The given axes, or a new figure with one panel per image, closed so that a notebook does not show it twice."""
+    """The given axes, or a new figure with one panel per image, closed so that a notebook does not show it twice.
+
+    ``shape`` is the (rows, columns) of the images: tall ones get taller panels, wide ones flatter panels.
+    """
     if axes is not None:
         given = list(np.ravel(np.asarray(axes, dtype=object)))
         if len(given) != count:
@@ -33,12 +42,18 @@ def make_panels(
     columns = columns or count
     rows = -(-count // columns)
     side = min(side, (WIDTH - _BAR * bars) / columns)
-    figure = plt.figure(figsize=(side * columns + _BAR * bars, (side + 0.2) * rows + 0.3), layout="constrained")
+    height = side * panel_height(shape)
+    figure = plt.figure(figsize=(side * columns + _BAR * bars, (height + 0.2) * rows + 0.3), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for unused in panels[count:]:
         unused.remove()
     plt.close(figure)
     return figure, panels[:count]
+
+
+def panel_height(shape: tuple[int, int]) -> float:
+    """The height of a panel for images of (rows, columns), as a multiple of its width."""
+    return min(max(shape[0] / shape[1], _FLAT), _TALL)
 
 
 def show_picture(panel: Axes, picture: np.ndarray, title: str) -> None:
@@ -64,7 +79,9 @@ def add_scale(panel: Axes, image: AxesImage, end: float, level: float | None = N
     ticks = [0, end / 4, end / 2, end]
     bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
     bar.ax.tick_params(labelsize=8)
-    bar.set_label("distance (raw)" if level is None else "distance (raw); line: reference level", fontsize=8)
+    rows, columns = image.get_size()
+    line = "" if level is None else "\nline: reference level" if rows < columns else "; line: reference level"
+    bar.set_label(f"distance (raw){line}", fontsize=8)
     if level is not None:
         bar.ax.axhline(level, color=RING, linewidth=2)
 

@@ -111,7 +111,9 @@ def as_pixels(photos: Iterable[Photo], backbone: str | Backbone = EMBEDDED) -> F
     """The evaluated crop of each image as one long vector of pixel values, 0 to 255."""
     network = load_backbone(backbone)
     arrays = [as_array(photo) for photo in photos]
-    return np.stack([network.find_crop(array).cut(array).ravel() for array in arrays]).astype(np.float32)
+    shapes = [(array.shape[0], array.shape[1]) for array in arrays]
+    crops = map(network.cropping.fit(shapes).find, shapes)
+    return np.stack([crop.cut(array).ravel() for crop, array in zip(crops, arrays)]).astype(np.float32)
 
 
 def as_pooled(photos: Iterable[Photo], backbone: str | Backbone = EMBEDDED) -> Float[np.ndarray, "n d"]:

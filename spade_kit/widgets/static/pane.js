@@ -42,6 +42,8 @@ export class Pane {
     for (const canvas of [this.canvas, this.over, this.veil]) [canvas.width, canvas.height] = [W, H];
     this.marks.setAttribute("viewBox", `0 0 ${W} ${H}`);
     this.stage.style.aspectRatio = `${W} / ${H}`;
+    const width = H > W ? `calc(${W / H} * max(420px, 62vh))` : ""; // a tall picture leaves room for the controls
+    [this.stage.style.maxWidth, this.figure.style.maxWidth] = [width, width && `max(240px, ${width})`];
   }
 
   draw(bitmap) {
