@@ -415,7 +415,14 @@ class SPADE:
 
     # ---- thresholds and the reference level --------------------------------------------------------------------------
 
-    def threshold(self, fpr: float = 0.01, *, of: str = "pixel", groups: Iterable[Hashable] | None = None) -> float:
+    def threshold(
+        self,
+        fpr: float = 0.01,
+        *,
+        of: str = "pixel",
+        groups: Iterable[Hashable] | None = None,
+        confidence: float | None = None,
+    ) -> float:
         """The threshold for a given false-alarm rate, from normal images alone.
 
         Each training image is judged against all the others, with the same smoothing as in `predict`. Distances are
@@ -430,13 +437,31 @@ class SPADE:
             images that may have an image score at or above the threshold.
         groups
             One label per training image: images of the same part share a label and are left out together.
+        confidence
+            None: the rate is ``fpr`` on average. A probability such as 0.95, only with ``of="image"``: the lowest
+            threshold whose true rate is at most ``fpr`` with this confidence. It needs more images, 299 for 1 % and
+            0.95. Duplicates count once. With ``groups`` a group counts once, with its highest score: ``fpr`` is then
+            the fraction of groups with an image that reaches the threshold.
 
         Returns
         -------
         float
-            The ceil((N + 1)(1 - fpr))-th smallest of N scores. A segmentation is ``judged_map >= threshold``.
+            The ceil((N + 1)(1 - fpr))-th smallest of N scores. A segmentation is ``judged_map >= threshold``. With
+            ``confidence`` the next float above a higher one, from the binomial distribution; see
+            `find_certain_threshold`.
+
+        Raises
+        ------
+        ValueError
+            If there are too few images for ``fpr`` and ``confidence``; the message gives the number needed.
+
+        Notes
+        -----
+        ``confidence`` holds for independent images that come from the same process as the training images. Left-out
+        scores are independent only approximately, since they share the other training images; with one training image
+        fewer to be matched to, they are usually a little higher than those of new images, which is the safe side.
         """
-        return self.calibration.threshold(self.options, fpr, of, groups)
+        return self.calibration.threshold(self.options, fpr, of, groups, confidence)
 
     def threshold_interval(
         self,

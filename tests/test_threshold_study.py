@@ -1,5 +1,7 @@
 """Counts compared with loops, intervals with scipy and plain draws, and the wording of sentences and remarks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -277,6 +279,14 @@ def test_a_sentence_of_pixels_gives_the_number_of_images():
 )
 def test_a_sentence_omits_unknown_values(counts, told):
     assert judge(photos=0, normals=0, reached=0, **counts).sentence == f"Threshold 41.23 for whole images.{told}"
+
+
+def test_a_sentence_gives_the_bound_of_the_rate_and_its_confidence():
+    told = replace(judge(passed=2), fpr=0.005, confidence=0.95).sentence
+    assert told.endswith(
+        "8.9 %). With 95 % confidence (one-sided), at most 0.5 % of new normal images from the same process reach it. "
+        "None of 2 good test images reaches it."
+    )
 
 
 def test_the_sentence_omits_each_for_one_normal_image():

@@ -35,6 +35,8 @@ class OperatingPoint:
         Number of test images or pixels of unknown truth that reach it, and that do not.
     doubt
         A remark if the threshold rests on one normal image, otherwise empty; see `doubt_threshold`.
+    fpr, confidence
+        The bound on the true rate and its confidence, if the threshold has one; see `find_certain_threshold`.
     """
 
     of: str
@@ -51,6 +53,8 @@ class OperatingPoint:
     unknown_above: int
     unknown_below: int
     doubt: str = ""
+    fpr: float | None = None
+    confidence: float | None = None
 
     @property
     def rate(self) -> float:
@@ -70,7 +74,7 @@ class OperatingPoint:
 
     @property
     def sentence(self) -> str:
-        """The rate and the test results at the threshold, in one or two sentences."""
+        """The rate, its bound if there is one, and the test results at the threshold, in one to three sentences."""
         told = f"Threshold {self.threshold:.4g} for {'whole images' if self.of == 'image' else 'pixels'}"
         if self.photos:
             pixels = f"{_many(self.normals, 'pixel')} in " if self.of == "pixel" else ""
@@ -79,6 +83,11 @@ class OperatingPoint:
                 f"{'each ' * (self.photos > 1)}judged against the others, {_reach(self.reached)} "
                 f"({_percent(self.rate)} %; {_percent(LEVEL)} % confidence interval "
                 f"{_percent(self.low)} to {_percent(self.high)} %)"
+            )
+        if self.confidence is not None and self.fpr is not None:
+            told += (
+                f". With {100 * self.confidence:g} % confidence (one-sided), at most {100 * self.fpr:g} % of new "
+                "normal images from the same process reach it"
             )
         noun = f"test {self.of}"
         parts = (

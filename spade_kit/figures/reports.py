@@ -121,8 +121,8 @@ def draw_curves(report: Report, threshold: float | None = None, image_threshold:
     return figure
 
 
-def draw_threshold_study(study: ThresholdStudy, threshold: float) -> Figure:
-    """Histograms of the scores of normal and test images, with a threshold and its operating point."""
+def draw_threshold_study(study: ThresholdStudy, threshold: float, sentence: str | None = None) -> Figure:
+    """Histograms of the scores of normal and test images, with a threshold and its operating point in one sentence."""
     kinds = {"normal": (study.normal.sum(0), BLUE), "test: good": (study.good, GREEN)}
     kinds |= {"test: defects": (study.defect, RING), "test: unknown": (study.unknown, GREY)}
     shown = {kind: (counts, colour) for kind, (counts, colour) in kinds.items() if counts.sum()}
@@ -140,7 +140,7 @@ def draw_threshold_study(study: ThresholdStudy, threshold: float) -> Figure:
         panel.tick_params(labelsize=8)
     scores = "maximum of each image's map" if study.of == "image" else "each pixel"
     panels[-1].set_xlabel(f"distance (raw), {scores}", fontsize=8)
-    return small_print(figure, study.at(threshold).sentence.replace("%).", "%).\n"))
+    return small_print(figure, (sentence or study.at(threshold).sentence).replace(". ", ".\n "))
 
 
 def draw_sweep(frame: pandas.DataFrame, metrics: Sequence[str] | None = None) -> Figure:

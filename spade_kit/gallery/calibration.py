@@ -17,13 +17,16 @@ from spade_kit.gallery.gallery import Gallery
 from spade_kit.gallery.place_level import HighestValues, smooth
 from spade_kit.options import Options
 from spade_kit.scores import (
+    check_confidence,
     check_fpr,
     choose_map,
     doubt_threshold,
+    examine_certain_threshold,
     find_threshold,
     make_map,
     score_image,
     threshold_interval,
+    tighten_fpr,
 )
 
 _SAMPLED = 64  # images from which the reference level is taken
@@ -167,22 +170,40 @@ class Calibration:
             self._levels[options] = float(np.percentile(np.stack(maps), 99))
         return self._levels[options]
 
-    def threshold(self, options: Options, fpr: float, of: str, groups: Iterable[Hashable] | None) -> float:
+    def threshold(
+        self,
+        options: Options,
+        fpr: float,
+        of: str,
+        groups: Iterable[Hashable] | None,
+        confidence: float | None = None,
+    ) -> float:
         """See `SPADE.threshold`."""
-        threshold, doubt = self.examine_threshold(options, fpr, of, groups)
+        threshold, doubt = self.examine_threshold(options, fpr, of, groups, confidence)
         if doubt:
             warn(doubt)
         return threshold
 
     def examine_threshold(
-        self, options: Options, fpr: float, of: str, groups: Iterable[Hashable] | None = None
+        self,
+        options: Options,
+        fpr: float,
+        of: str,
+        groups: Iterable[Hashable] | None = None,
+        confidence: float | None = None,
     ) -> tuple[float, str]:
         """A threshold, and a remark if it rests on one image; see `doubt_threshold`."""
         labels = self._check_groups(groups)
+        contents, name = self.gallery.contents.tolist(), self.gallery.name
+        if confidence is not None:
+            check_confidence(confidence, of)
+            units = [labels[image] for image in contents] if labels else contents  # a duplicate is in its twin's group
+            tighten_fpr(len(set(units)), check_fpr(fpr), confidence)  # too few are an error before the search
+            scores = self._scores_of(options, fpr, of, labels)
+            return examine_certain_threshold(scores, units, fpr, confidence, name, self.scale(options, of))
         scores = self._scores_of(options, fpr, of, labels)
         threshold = find_threshold(np.concatenate(scores), fpr)
-        groups, scale = labels or self.gallery.contents.tolist(), self.scale(options, of)
-        return threshold, doubt_threshold(scores, groups, fpr, self.gallery.name, scale)
+        return threshold, doubt_threshold(scores, labels or contents, fpr, name, self.scale(options, of))
 
     def scale(self, options: Options, of: str) -> float | None:
         """What a change of an excess is compared with: the reference level. None for raw distances."""

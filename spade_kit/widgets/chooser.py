@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from math import ceil
@@ -21,7 +21,14 @@ from spade_kit.evaluation.metrics import f1_threshold
 from spade_kit.evaluation.operating_point import OperatingPoint
 from spade_kit.evaluation.threshold_study import OF, ThresholdStudy, collect
 from spade_kit.figures.reports import draw_threshold_study
-from spade_kit.scores import doubt_threshold, find_threshold
+from spade_kit.scores import (
+    check_confidence,
+    count_needed,
+    doubt_threshold,
+    examine_certain_threshold,
+    find_threshold,
+    tighten_fpr,
+)
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.base import MISTAKES, Checked, Live, check_distance, check_rate
 from spade_kit.widgets._shared.caches import Recent, Score
@@ -32,6 +39,7 @@ from spade_kit.widgets._shared.scheduler import Step, do_nothing
 
 _RATES = {"image": (0.2, 0.1, 0.05, 0.02, 0.01), "pixel": (0.05, 0.01, 0.001)}
 _USUAL = {"image": 0.05, "pixel": 0.01}
+_CONFIDENCES = (0.9, 0.95, 0.99)
 _MANY = 10_000  # pixels per image, roughly: one image is enough to estimate any of these rates
 _BATCH = 12  # images per message to the page
 _THUMB = 144  # px
@@ -69,9 +77,12 @@ class Chooser(Live):
     rule
         A false-alarm rate such as ``"0.05"``; ``"f1"``, the best F1 on the test images, which uses their labels; or
         ``"hand"``, set manually.
+    confidence
+        With a false-alarm rate for images as rule: None, or the confidence with which the true rate is at most that
+        rate, such as 0.95; see `SPADE.threshold`. Any other rule, and pixels, set it to None.
     """
 
-    MOVABLE = ("of", "threshold", "rule")
+    MOVABLE = ("of", "threshold", "rule", "confidence")
     TOLD = ("photos", "study", "told")
     MESSAGES = Live.MESSAGES | {"photos": "photos"}
 
@@ -80,6 +91,7 @@ class Chooser(Live):
     of = Checked("image", lambda _, value: choose("of", value, OF))
     threshold = Checked(0.0, lambda _, value: check_distance("threshold", value))
     rule = Checked("hand", lambda _, value: _check_rule(str(value)))
+    confidence = Checked(None, lambda widget, value: value if value is None else check_confidence(value, widget.of))
 
     photos: traitlets.List = traitlets.List().tag(sync=True)
     study = traitlets.Dict().tag(sync=True)
@@ -114,18 +126,38 @@ class Chooser(Live):
     @property
     def judgement(self) -> OperatingPoint:
         """The exact counts, rates and confidence interval at the threshold."""
-        return replace(self._study.at(self.threshold), doubt=self._doubt())
+        certain, study = self._certify(), self._study
+        if certain is None or self.threshold < certain[0]:  # lower while images are pending
+            return replace(study.at(self.threshold), doubt=self._doubt())
+        bound = {"fpr": float(self.rule), "confidence": self.confidence}
+        return replace(study.at(self.threshold), doubt=certain[1], **bound)
 
     def _doubt(self) -> str:
         """A remark if the rule's threshold rests on one normal image."""
-        normals = self._known(normal=True)
-        if self.rule in ("hand", "f1") or not normals:
+        scores, contents, name = self._judged_normals()
+        if not self._has_rate or not scores:
             return ""
-        gallery, images = self.spade.gallery, [-1 - judged.index for judged in normals]
+        return doubt_threshold(scores, contents, float(self.rule), name, self._scale)
+
+    def _certify(self) -> tuple[float, str] | None:
+        """The threshold with confidence, and a remark if it rests on one normal image; None if too few are judged."""
+        if self.confidence is None:
+            return None
+        (scores, contents, name), fpr = self._judged_normals(), float(self.rule)
+        if len(set(contents)) < count_needed(fpr, self.confidence):
+            return None
+        return examine_certain_threshold(scores, contents, fpr, self.confidence, name, self._scale)
+
+    @property
+    def _scale(self) -> float | None:
+        return self.spade.calibration.scale(self.spade.options, self.of)
+
+    def _judged_normals(self) -> tuple[list[np.ndarray], list[int], Callable[[int], str]]:
+        """For each judged normal image its scores and its content, and the function that names it."""
+        gallery, normals = self.spade.gallery, self._known(normal=True)
+        images = [-1 - judged.index for judged in normals]
         scores = [self._make_map(judged).ravel() for judged in normals]
-        groups = gallery.contents[images].tolist()
-        scale = self.spade.calibration.scale(self.spade.options, self.of)
-        return doubt_threshold(scores, groups, float(self.rule), lambda at: gallery.name(images[at]), scale)
+        return scores, gallery.contents[images].tolist(), lambda at: gallery.name(images[at])
 
     @property
     def sentence(self) -> str:
@@ -134,13 +166,23 @@ class Chooser(Live):
 
     def draw(self) -> Figure:
         """The current view as a Matplotlib figure."""
-        return draw_threshold_study(self._study, self.threshold)
+        return draw_threshold_study(self._study, self.threshold, self.sentence)
 
     def _reconcile(self, changed: set[str], by_page: bool) -> None:
         if "of" in changed:
             self.rule = f"{_USUAL[self.of]:g}"
         elif "threshold" in changed:
             self.rule = "hand"
+        if self.of == "pixel" or not self._has_rate:
+            if changed == {"confidence"} and self.confidence is not None:
+                raise ValueError(
+                    f"confidence needs a false-alarm rate as the rule; got rule={self.rule!r}. Set a rate, like '0.05'."
+                )
+            self.confidence = None
+
+    @property
+    def _has_rate(self) -> bool:
+        return self.rule not in ("hand", "f1")
 
     # ---- judged images -----------------------------------------------------------------------------------------------
 
@@ -186,7 +228,8 @@ class Chooser(Live):
             self._set_threshold()
             judgement = self.judgement
             told = {"sentence": judgement.sentence, "remarks": list(judgement.remarks)}
-            self.told = {"threshold": self.threshold, "of": self.of, **told}
+            offered = {"confidences": self._confidences()}
+            self.told = {"threshold": self.threshold, "of": self.of, **told, **offered}
 
     def _send_study(self) -> None:
         if self._said == (self.of, len(self._judged)):
@@ -225,16 +268,30 @@ class Chooser(Live):
         known = self._study.defect.sum() and self._study.good.sum()
         return told + ([["f1", "best F1 (uses test labels)"]] if known else []) + [["hand", "manual"]]
 
+    def _confidences(self) -> list[tuple[float | str, str]]:
+        """The confidences on offer with the rule, and what they lack; empty for pixels and for rules without a rate."""
+        if self.of == "pixel" or not self._has_rate:
+            return []
+        told: list[tuple[float | str, str]] = [("", "none")]
+        for confidence in sorted({*_CONFIDENCES, self.confidence or _CONFIDENCES[0]}):
+            lack = max(0, count_needed(float(self.rule), confidence) - len(self.spade.gallery.places))
+            needs = f": needs {lack:,} more normal photo{'s' * (lack != 1)}" if lack else ""
+            told.append((confidence, f"{100 * confidence:g} %{needs}"))
+        return told
+
     def _set_threshold(self) -> None:
         """Apply the rule; a rate too low for the number of normal images becomes the lowest possible one."""
         if self.rule == "f1":
             best = self._best_f1()
             self.threshold = self.threshold if best is None else best
-        elif self.rule != "hand" and (normals := self._known(normal=True)):
-            scores = np.concatenate([self._make_map(judged).ravel() for judged in normals])
+        elif (certain := self._certify()) is not None:
+            self.threshold = certain[0]
+        elif self._has_rate and (scores := self._judged_normals()[0]):
+            if self.confidence is not None:  # an error if all normal images together are too few
+                tighten_fpr(len(self.spade.gallery.places), float(self.rule), self.confidence)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the remarks contain it
-                self.threshold = find_threshold(scores, float(self.rule))
+                self.threshold = find_threshold(np.concatenate(scores), float(self.rule))
         elif self.rule != "hand":
             self.rule, self.threshold = "hand", self._study.edges[-1] / 2
 

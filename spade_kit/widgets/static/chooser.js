@@ -27,7 +27,9 @@ class Chooser extends Page {
     this.ofs = [["image", "whole photos", "Threshold for the maximum of each photo's map"], ["pixel", "pixels", "Threshold for each pixel of a map"]].map(([of, text, help]) =>
       [of, button(text, help, () => this.put({ of }), { class: "python" })]);
     this.rule = new Choice({ name: "threshold rule", help: "How the threshold is set; it is updated as more photos are judged", pick: (rule) => this.put({ rule }) });
-    this.rule.select.classList.add("python");
+    this.confidence = new Choice({ name: "confidence", help: "Probability that the true rate of false alarms is at most the selected one", pick: (value) => this.put({ confidence: value ? +value : null }) });
+    this.confidence.node.classList.add("brief");
+    for (const { select } of [this.rule, this.confidence]) select.classList.add("python");
     this.spinner = el("span", { class: "sk-spinner", role: "img", "aria-label": "computing" });
     this.waitingText = el("span", { class: "sk-remark", role: "status" });
     this.line = el("input", { type: "range", min: 0, step: "any", "aria-label": "threshold", title: "Drag to set the threshold (raw distance)", oninput: () => this.move(+this.line.value) });
@@ -50,7 +52,7 @@ class Chooser extends Page {
     });
     this.copy = button("copy justification", "Copy the justification of the threshold", () => this.copyText(this.copy, this.get("told").sentence));
     this.root.append(
-      el("div", { class: "sk-head" }, el("span", { class: "sk-group", role: "group", "aria-label": "threshold for" }, ...this.ofs.map(([, one]) => one)), this.rule.node, this.spinner, this.waitingText),
+      el("div", { class: "sk-head" }, el("span", { class: "sk-group", role: "group", "aria-label": "threshold for" }, ...this.ofs.map(([, one]) => one)), this.rule.node, this.confidence.node, this.spinner, this.waitingText),
       this.problem,
       el("div", { class: "sk-choosing" }, el("div", {}, this.plot, this.axis), el("div", { class: "sk-follows" }, this.facts, this.sentence, this.remarks)),
       el("div", { class: "sk-sides" }, ...this.sides.map(({ node }) => node)),
@@ -69,9 +71,11 @@ class Chooser extends Page {
       "change:told": () => {
         this.onAnswer();
         this.paintSentence();
+        this.paintConfidence();
       },
       "change:study change:photos": () => (this.coming ??= queueMicrotask(() => { this.coming = null; this.paint(); }) ?? true),
       "change:threshold change:rule": () => this.paintLine(),
+      "change:confidence": () => this.paintConfidence(),
       "change:of": () => this.paintBusy(),
     });
   }
@@ -127,6 +131,7 @@ class Chooser extends Page {
     this.paintBars();
     this.paintLine();
     this.paintSentence();
+    this.paintConfidence();
     this.paintBusy();
     this.root.dataset.shown = study.of;
   }
@@ -243,6 +248,14 @@ class Chooser extends Page {
     setText(this.sentence, sentence ?? "");
     this.remarks.replaceChildren(...(remarks ?? []).map((remark) => el("li", {}, remark)));
     this.stale();
+  }
+
+  /** Only rates of photos have a confidence. */
+  paintConfidence() {
+    const { confidences = [] } = this.get("told");
+    this.confidence.node.hidden = !confidences.length;
+    this.confidence.offer(confidences);
+    this.confidence.show(this.get("confidence") ?? "");
   }
 
   /** Mark the sentence from Python as stale if it belongs to another threshold. */
