@@ -43,7 +43,7 @@ def finished(spade, few):
 
 @pytest.fixture
 def chooser(finished):
-    finished.of, finished.rule = "image", "0.05"
+    finished.confidence, finished.of, finished.rule = None, "image", "0.05"
     finished.problem = ""
     return finished
 
@@ -173,6 +173,112 @@ def test_a_page_may_set_the_threshold_the_rule_and_the_unit(chooser, spade):
     assert (chooser.threshold, chooser.rule) == (spade.threshold(0.01), "0.01")
     chooser.set_state({"rule": "0.05"})
     assert (chooser.threshold, chooser.told["threshold"]) == (spade.threshold(0.05),) * 2
+
+
+# ---- confidence ------------------------------------------------------------------------------------------------------
+
+
+def test_with_a_confidence_the_threshold_is_spades_own_and_the_sentence_gives_the_bound(chooser, spade):
+    chooser.rule = "0.2"
+    usual = chooser.threshold
+    chooser.confidence = 0.9
+    assert (chooser.rule, chooser.confidence) == ("0.2", 0.9)
+    assert chooser.threshold == spade.threshold(0.2, of="image", confidence=0.9) > usual
+    assert "With 90 % confidence (one-sided), at most 20 % of new normal images from the same" in chooser.sentence
+    assert (chooser.judgement.fpr, chooser.judgement.confidence) == (0.2, 0.9)
+    assert chooser.told["sentence"] == chooser.draw().get_supxlabel().replace("\n", "") == chooser.sentence
+    chooser.rule = "0.3"
+    assert chooser.threshold == spade.threshold(0.3, of="image", confidence=0.9)
+    chooser.confidence = None
+    assert chooser.threshold == spade.threshold(0.3, of="image")
+    assert "confidence (one-sided)" not in chooser.sentence
+
+
+def test_the_page_offers_confidences_with_what_they_lack(chooser):
+    chooser.rule = "0.2"
+    assert chooser.told["confidences"] == [
+        ("", "none"),
+        (0.9, "90 %"),
+        (0.95, "95 %: needs 2 more normal photos"),
+        (0.99, "99 %: needs 9 more normal photos"),
+    ]
+    chooser.confidence = 0.925
+    assert chooser.told["confidences"][2] == (0.925, "92.5 %")
+    chooser.confidence, chooser.rule = None, "0.206"
+    assert chooser.told["confidences"][2] == (0.95, "95 %: needs 1 more normal photo")
+    for rule in ("f1", "hand"):
+        chooser.rule = rule
+        assert chooser.told["confidences"] == []
+    chooser.of = "pixel"
+    assert chooser.told["confidences"] == []
+
+
+@pytest.mark.parametrize("change", [{"rule": "hand"}, {"rule": "f1"}, {"threshold": 70.0}, {"of": "pixel"}])
+@pytest.mark.parametrize("by_page", [False, True])
+def test_other_rules_and_pixels_end_the_confidence(chooser, change, by_page):
+    chooser.set_state({"rule": "0.2"})
+    chooser.set_state({"confidence": 0.9})
+    assert (chooser.confidence, chooser.problem) == (0.9, "")
+    if by_page:
+        chooser.set_state(change)
+    else:
+        [(name, value)] = change.items()
+        setattr(chooser, name, value)
+    assert (chooser.confidence, chooser.problem) == (None, "")
+    assert "confidence (one-sided)" not in chooser.sentence
+
+
+def test_while_images_are_pending_nothing_is_claimed(spade, few, judged):
+    chooser = choose_threshold(spade, few)
+    assert chooser.judgement.photos == 6
+    chooser.rule = "0.2"
+    chooser.confidence = 0.9
+    assert (chooser.confidence, chooser.threshold) == (0.9, scores_of(judged[0])[:6].max())
+    assert "confidence (one-sided)" not in chooser.sentence
+    for at in chooser._to_judge():  # the threshold still belongs to the images judged before
+        chooser._take(chooser._judge(at))
+    if chooser.threshold < spade.threshold(0.2, of="image", confidence=0.9):
+        assert "confidence (one-sided)" not in chooser.sentence
+    chooser.finish()
+    assert chooser.threshold == spade.threshold(0.2, of="image", confidence=0.9)
+    assert "With 90 % confidence (one-sided)" in chooser.sentence
+
+
+def test_duplicates_count_once_for_a_confidence(demo):
+    with pytest.warns(UserWarning, match="4 of 12 fitted images are duplicates"):
+        spade = SPADE().fit([*demo.train[:8], *[demo.train[0]] * 4])
+    chooser = choose_threshold(spade)
+    chooser.finish()
+    chooser.rule = "0.2"
+    assert chooser.told["confidences"][1] == (0.9, "90 %: needs 3 more normal photos")
+    chooser.rule = "0.3"
+    chooser.confidence = 0.9
+    assert chooser.threshold == spade.threshold(0.3, of="image", confidence=0.9)
+
+
+def test_too_few_normal_photos_for_a_confidence_are_an_error_that_changes_nothing(chooser):
+    chooser.rule = "0.2"
+    before = chooser.rule, chooser.confidence, chooser.threshold, chooser.told
+    with pytest.raises(ValueError, match=r"of 0\.2 with 95 % confidence needs at least 14 different normal images"):
+        chooser.confidence = 0.95
+    assert (chooser.rule, chooser.confidence, chooser.threshold, chooser.told) == before
+    chooser.set_state({"confidence": 0.95})
+    assert "got 12. Fit more, allow a rate of 0.221 or more, or leave confidence out." in chooser.problem
+    assert (chooser.rule, chooser.confidence, chooser.threshold, chooser.told) == before
+    chooser.confidence = 0.9
+    with pytest.raises(ValueError, match="needs at least 22 different normal images"):
+        chooser.rule = "0.1"
+    assert (chooser.rule, chooser.confidence) == ("0.2", 0.9)
+
+
+def test_a_confidence_needs_a_rate_of_images(chooser):
+    chooser.rule = "hand"
+    with pytest.raises(ValueError, match="confidence needs a false-alarm rate as the rule; got rule='hand'"):
+        chooser.confidence = 0.9
+    chooser.of = "pixel"
+    with pytest.raises(ValueError, match="confidence must be None for pixels"):
+        chooser.confidence = 0.9
+    assert chooser.confidence is None
 
 
 # ---- image lists -----------------------------------------------------------------------------------------------------
@@ -421,6 +527,8 @@ MISTAKES = [
     ("of", "photo", "of must be one of 'image', 'pixel'; got 'photo'"),
     ("threshold", -1, "threshold must be a raw distance, 0 or more; got -1"),
     ("threshold", "high", "threshold must be a raw distance, 0 or more; got 'high'"),
+    ("confidence", 95, "confidence must be a probability between 0 and 1, like 0.95; got 95"),
+    ("confidence", float("nan"), "like 0.95; got nan"),
 ]
 
 

@@ -21,7 +21,7 @@ parts = replace(parts, test=parts.test[::4])
 ch = spade_kit.choose_threshold(spade_kit.SPADE.load("fitted"), parts)
 ch.finish()
 def reset():
-    ch.of, ch.rule, ch.problem = "image", "0.05", ""
+    ch.confidence, ch.of, ch.rule, ch.problem = None, "image", "0.05", ""
 """
 CELLS = (START, "ch")
 ROWS = {
@@ -317,6 +317,42 @@ def test_the_line_follows_its_rule(notebook, shown, spade, scores):
     assert notebook.ask("ch.threshold") == pytest.approx(threshold, rel=1e-6)
 
 
+def test_a_confidence_is_chosen_with_the_keyboard_and_ends_with_the_rate(notebook, shown, spade, scores):
+    shown.choose("threshold rule", "0.2")
+    settle(notebook, shown)
+    choice = shown.root.get_by_label("confidence", exact=True)
+    assert choice.locator("option").all_inner_texts() == [
+        "none",
+        "90 %",
+        "95 %: needs 2 more normal photos",
+        "99 %: needs 9 more normal photos",
+    ]
+    shown.root.get_by_label("threshold rule").focus()
+    shown.page.keyboard.press("Tab")
+    assert choice.evaluate("select => select === document.activeElement")
+    shown.page.keyboard.press("ArrowDown")
+    notebook.until("ch.confidence", 0.9)
+    settle(notebook, shown)
+    assert_tells(shown.root.evaluate(NOW), scores, spade.threshold(0.2, of="image", confidence=0.9))
+    assert "With 90 % confidence (one-sided), at most 20 %" in shown.root.locator(".sk-sentence").inner_text()
+    shown.page.keyboard.press("ArrowDown")  # too few normal photos
+    shown.root.get_by_role("alert").filter(has_text="needs at least 14 different normal images").wait_for()
+    shown.page.wait_for_function("select => select.value === '0.9'", arg=choice.element_handle())
+    assert notebook.ask("ch.confidence") == 0.9
+    shown.press("close this message")
+    shown.root.evaluate(MOVE, between(scores, 3))
+    settle(notebook, shown)
+    assert notebook.ask("[ch.rule, ch.confidence]") == ["hand", None]
+    assert not choice.is_visible()
+    shown.choose("threshold rule", "0.2")
+    settle(notebook, shown)
+    assert choice.is_visible()
+    assert choice.input_value() == ""
+    shown.press("pixels")
+    shown.root.locator(":scope[data-shown=pixel]").wait_for()
+    assert not choice.is_visible()
+
+
 def test_values_set_from_python_are_shown(notebook, shown, scores):
     notebook.execute("ch.threshold = 70.25")
     settle(notebook, shown)
@@ -401,6 +437,7 @@ def saved(spade, demo, tmp_path_factory):
     chooser = choose_threshold(spade, replace(demo, test=demo.test[::4]))
     chooser.finish()
     chooser.rule = "0.2"
+    chooser.confidence = 0.9
     path = tmp_path_factory.mktemp("saved") / "page.html"
     chooser.save_html(path)
     return path
@@ -409,9 +446,14 @@ def saved(spade, demo, tmp_path_factory):
 def test_a_saved_page_still_moves_the_line_offline(browser, saved, spade, results, scores):
     with open_offline(browser, saved) as page:
         shown = Shown(page)
-        assert_tells(shown.root.evaluate(NOW), scores, spade.threshold(0.2, of="image"))
-        assert "Threshold 76.79 for whole images" in shown.root.locator(".sk-sentence").inner_text()
-        assert_near(shown, results, scores, spade.threshold(0.2, of="image"))
+        saved_at = spade.threshold(0.2, of="image", confidence=0.9)
+        assert_tells(shown.root.evaluate(NOW), scores, saved_at)
+        sentence = shown.root.locator(".sk-sentence").inner_text()
+        assert f"Threshold {saved_at:.4g} for whole images" in sentence
+        assert "With 90 % confidence (one-sided)" in sentence
+        choice = shown.root.get_by_label("confidence", exact=True)
+        assert (choice.input_value(), choice.is_disabled()) == ("0.9", True)
+        assert_near(shown, results, scores, saved_at)
         threshold = between(scores, 8)
         now = shown.root.evaluate(MOVE, threshold)
         assert_tells(now, scores, threshold)
@@ -420,6 +462,7 @@ def test_a_saved_page_still_moves_the_line_offline(browser, saved, spade, result
         for name in (*OFS, "save page", "PNG"):
             assert shown.root.get_by_role("button", name=name).is_disabled()
         assert shown.root.get_by_label("threshold rule").is_disabled()
+        assert not choice.is_visible()
         assert shown.root.get_by_role("alert").count() == 0
 
 

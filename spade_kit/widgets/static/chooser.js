@@ -75,7 +75,7 @@ class Chooser extends Page {
       },
       "change:study change:photos": () => (this.coming ??= queueMicrotask(() => { this.coming = null; this.paint(); }) ?? true),
       "change:threshold change:rule": () => this.paintLine(),
-      "change:confidence": () => this.paintConfidence(),
+      "change:rule change:confidence": () => this.paintConfidence(),
       "change:of": () => this.paintBusy(),
     });
   }
@@ -98,7 +98,7 @@ class Chooser extends Page {
 
   move(threshold) {
     const { end } = this.get("study"); // despite rounding in the browser, the far end stays above the highest score
-    this.put({ threshold: threshold > end * (1 - 1e-9) ? end : threshold, rule: "hand" });
+    this.put({ threshold: threshold > end * (1 - 1e-9) ? end : threshold, rule: "hand", confidence: null });
   }
 
   // ---- painting -----------------------------------------------------------------------------------------------------
@@ -250,10 +250,10 @@ class Chooser extends Page {
     this.stale();
   }
 
-  /** Only rates of photos have a confidence. */
+  /** Only rates of photos have a confidence: a manual threshold has none. */
   paintConfidence() {
     const { confidences = [] } = this.get("told");
-    this.confidence.node.hidden = !confidences.length;
+    this.confidence.node.hidden = !confidences.length || !(this.get("rule") > 0);
     this.confidence.offer(confidences);
     this.confidence.show(this.get("confidence") ?? "");
   }
