@@ -518,6 +518,18 @@ def test_a_saved_page_is_small_and_self_contained(chooser, tmp_path):
     assert "http" not in (tmp_path / "page.html").read_text().replace("http://www.w3.org/2000/svg", "")
 
 
+def test_a_saved_page_has_the_photos_next_to_the_line_on_both_sides(spade, few, monkeypatch):
+    """At a high threshold the photos above it may be further away than many below."""
+    monkeypatch.setattr("spade_kit.widgets.chooser._SAVED", 10)
+    chooser = choose_threshold(spade, few)
+    chooser.finish()
+    ranked = sorted((score, at) for at, _, _, score in chooser.photos)
+    chooser.threshold = ranked[20][0]
+    saved = {picture["at"] for picture in chooser._saved()["pictures"]}
+    assert len(saved) == 10
+    assert saved >= {at for _, at in ranked[16:24]}
+
+
 # ---- errors ----------------------------------------------------------------------------------------------------------
 
 MISTAKES = [

@@ -208,6 +208,15 @@ def test_the_threshold_of_images_is_above_the_left_out_score_of_that_rank(spade,
     assert spade.threshold(0.2, of="image", confidence=None) == spade.threshold(0.2, of="image")
 
 
+@pytest.mark.parametrize("score", ["top", "excess"])
+def test_the_threshold_is_that_of_the_score_in_use(spade, score):
+    judge = spade.with_options(score=score)
+    scores = np.sort([judge.predict_left_out(index).image_score for index in range(12)])
+    threshold = judge.threshold(0.3, of="image", confidence=0.9)
+    assert threshold == pytest.approx(scores[rank_by_hand(12, Fraction(3, 10), Fraction(9, 10)) - 1], rel=1e-5)
+    assert (scores >= threshold).sum() == 12 - rank_by_hand(12, Fraction(3, 10), Fraction(9, 10))
+
+
 def test_duplicates_count_once_also_across_groups(demo):
     photos = demo.train[:6]
     once = SPADE().fit(photos)

@@ -44,6 +44,7 @@ _MANY = 10_000  # pixels per image, roughly: one image is enough to estimate any
 _BATCH = 12  # images per message to the page
 _THUMB = 144  # px
 _SAVED = 24  # images nearest to the threshold stored in a saved page
+_NEAR = 4  # images shown on each side of the threshold
 
 
 def choose_threshold(spade: SPADE, dataset: Dataset | Iterable[Photo] | None = None, *, of: str = "image") -> Chooser:
@@ -363,7 +364,9 @@ class Chooser(Live):
 
     def _saved(self) -> dict[str, Any]:
         known = [*self._known(normal=True), *self._known(normal=False)]
-        nearest = sorted(known, key=lambda one: abs((one.score or 0) - self.threshold))[:_SAVED]
+        nearest = sorted(known, key=lambda one: abs((one.score or 0) - self.threshold))
+        sides = ([one for one in nearest if ((one.score or 0) >= self.threshold) == above] for above in (False, True))
+        nearest = list(dict.fromkeys([*(one for side in sides for one in side[:_NEAR]), *nearest]))[:_SAVED]
         return super()._saved() | {"pictures": [self._pack_photo(score) for score in nearest]}
 
 
