@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +27,8 @@ from spade_kit.features.pyramid import compute_features
 from spade_kit.gallery.calibration import Calibration
 from spade_kit.gallery.checkpoint import load_gallery, save_gallery
 from spade_kit.gallery.gallery import Gallery, QueryImage, build_gallery, digest
+from spade_kit.gallery.placement import Placement
+from spade_kit.gallery.recommendation import AVERAGE, SIZE, UNDECIDED, Row, choose, describe_fixed, sigma_at
 from spade_kit.options import OPTIONS, Options, Weights
 from spade_kit.result import Result
 from spade_kit.scores import make_map
@@ -49,7 +51,7 @@ class _Option:
         return self if spade is None else spade.options.as_given()[self.name]
 
     def __set__(self, spade: SPADE, value: Any) -> None:
-        spade.options = spade._check(spade.options.replace(**{self.name: value}))
+        spade._decide({self.name: value})
 
 
 class SPADE:
@@ -107,20 +109,58 @@ class SPADE:
         self.backbone = load_backbone(backbone, device=device)
         self.options = self._check(Options(k, kappa, radius, weights, combine, sigma, search, score, judged))
         self._fitted: Calibration | None = None  # of the gallery, which it holds: both are replaced at once
+        self._undecided: frozenset[str] = frozenset()  # options that a fit chooses
+        self._choices = _tabulate([])
 
     k, kappa, radius, weights, combine, sigma, search, score, judged = (_Option() for _ in OPTIONS)
 
     @classmethod
-    def recommended(cls, backbone: str = EMBEDDED, *, device: str | torch.device | None = None) -> SPADE:
+    def recommended(
+        cls, backbone: str = EMBEDDED, *, size: int = SIZE, device: str | torch.device | None = None
+    ) -> SPADE:
         """The settings that performed best over all our datasets, for images about which nothing else is known.
 
-        Features averaged over 3 x 3 cells, so that a cell includes its surroundings; 320 px instead of 224, to make up
-        for the resolution that averaging loses; ``weights="equal"``; a radius of 12 cells on a grid of 80, since most
-        parts lie in about the same position; sigma 2.5. It takes 1.6 to 2.1 times as long as
-        the defaults. ``benchmarks/results`` shows the effect of each setting on each dataset.
+        The whole image at its own aspect ratio, its short side 320 px; features averaged over 3 x 3 cells, so that a
+        cell includes its surroundings; ``weights="equal"``; sigma 2.5. The radius, how images are scored and which map
+        is judged are chosen by `fit`, from the normal images alone: `choices` says what and why. What you set yourself
+        stays.
+
+        Parameters
+        ----------
+        size
+            The short side in px; sigma grows with it. Small defects gain from 512, at three times the time.
+
+        Notes
+        -----
+        ``benchmarks/results`` shows the effect of each setting on each dataset, and where they do not help.
         """
-        network = load_backbone(backbone, resize=366, crop=320, average=3, device=device)
-        return cls(network, radius=12, weights="equal", sigma=2.5)
+        network = load_backbone(backbone, resize=size, crop=None, average=AVERAGE, device=device)
+        spade = cls(network, weights="equal", sigma=sigma_at(size))
+        spade._undecided = frozenset(UNDECIDED)
+        return spade
+
+    @property
+    def choices(self) -> pandas.DataFrame:
+        """What `recommended` has set, and why: ``value``, ``why`` and the figure it ``rests_on``, by option.
+
+        Empty for any other SPADE. Options that you set yourself are not in it.
+        """
+        return self._choices
+
+    @property
+    def placement(self) -> Placement | None:
+        """How much place explains of the normal images, from these alone; None if there are no two different ones.
+
+        Computed on first use, from left-out maps of at most 200 images. Where place explains much, ``score="excess"``
+        and a ``radius`` help; where the level is about the same everywhere, ``judged="excess"`` does.
+        """
+        return self.calibration.placement(self.options)
+
+    def _decide(self, options: Mapping[str, Any]) -> None:
+        """Set options for good: no fit chooses them again."""
+        self.options = self._check(self.options.replace(**options))
+        self._undecided -= options.keys()
+        self._choices = self._choices.drop(index=list(options), errors="ignore")
 
     def _check(self, options: Options) -> Options:
         """Check that the weights name layers of the backbone."""
@@ -144,6 +184,11 @@ class SPADE:
         fitted = self._fitted
         normals = f"{len(fitted.gallery)} normal images" if fitted is not None else "not fitted"
         return f"SPADE({self.backbone.name}, {self.describe_options()}; {normals})"
+
+    def __str__(self) -> str:
+        """With what the normal images say about place, once that is known: see `placement`."""
+        known = None if self._fitted is None else self._fitted.known_placement(self.options)
+        return repr(self) if known is None else f"{self!r}\n{known}"
 
     def __len__(self) -> int:
         """The number of fitted normal images."""
@@ -194,8 +239,17 @@ class SPADE:
         self._warn_about_training_images()
         if told := self.gallery.squashed:
             warn(told)
+        if self._undecided:
+            self._choose()
         self._warn_about_clipping({"k", "kappa", "score", "judged"})
         return self
+
+    def _choose(self) -> None:
+        """Set what `recommended` leaves to the normal images."""
+        chosen = choose(self.calibration, self.options.of_map, self._undecided)
+        self.options = self.options.replace(**{name: value for name, value, *_ in chosen})
+        fixed = [row for row in describe_fixed(self.backbone.resize) if getattr(self.options, row[0], row[1]) == row[1]]
+        self._choices = _tabulate([*fixed, *chosen])
 
     def add(self, images: Iterable[Photo] | Photo, why: str = "added") -> SPADE:
         """Append normal images to the fitted ones, as if all had been fitted at once.
@@ -291,7 +345,8 @@ class SPADE:
 
     def with_options(self, **options: Any) -> SPADE:
         """The same gallery under other options (k, kappa, radius, ...: see `SPADE`); no new fit."""
-        other = self.under(self.options.replace(**options))
+        other = copy.copy(self)
+        other._decide(options)
         if self._fitted is not None:
             other._warn_about_clipping(options)
         return other
@@ -514,6 +569,10 @@ class SPADE:
         there is only one normal image.
         """
         return self.calibration.level(self.options.of_map)
+
+
+def _tabulate(choices: list[Row]) -> pandas.DataFrame:
+    return pandas.DataFrame(choices, columns=["option", "value", "why", "rests_on"]).set_index("option")
 
 
 def _refuse(gone: dict[str, Any]) -> None:

@@ -22,7 +22,8 @@ ROOMS = {  # from the ground up: a module may import modules listed before it, i
     "search.dispatch",
     "features": "features.crops features.folding features.backbones backbones features.pyramid",
     "stages": "retrieval correspondence scores",
-    "gallery": "gallery.gallery gallery.place_level gallery.calibration gallery.checkpoint",
+    "gallery": "gallery.gallery gallery.place_level gallery.placement gallery.calibration gallery.recommendation "
+    "gallery.checkpoint",
     "result": "result",
     "batch": "batch",
     "spade": "spade",

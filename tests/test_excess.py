@@ -218,5 +218,5 @@ def test_a_doubt_compares_an_excess_with_the_reference_level():
 
 @pytest.mark.parametrize("name", ["score", "judged"])
 def test_other_values_are_refused(name):
-    with pytest.raises(ValueError, match=rf"{name} must be one of .*'excess'; got 'exces'\. Did you mean 'excess'"):
-        SPADE(**{name: "exces"})
+    with pytest.raises(ValueError, match=rf"{name} must be one of .*'excess'; got 'exess'\. Did you mean 'excess'"):
+        SPADE(**{name: "exess"})

@@ -78,12 +78,24 @@ def test_equal_weights_reach_the_measured_accuracy_on_real_images(toothbrush):
 def test_the_recommended_settings_do_better_on_the_demo(demo):
     report = evaluate(SPADE.recommended().fit(demo.train), demo)
     kinds = sorted({sample.label for sample in demo.test} - {"good", "misplaced"})
-    assert report.metric("aupro", kinds) > 0.92
-    assert report.metric("image_roc_auc", kinds) > 0.95
+    assert report.metric("aupro", kinds) >= 0.94
+    assert report.metric("image_roc_auc", kinds) >= 0.99
+    assert report.metric("image_roc_auc", ["misplaced"]) >= 0.95  # without setting a radius
 
 
-def test_the_recommended_settings_do_better_on_real_images(real_images):
-    dataset = load_dataset(real_images / "toothbrush")
+@pytest.mark.parametrize(("name", "least", "of_images"), [("toothbrush", 0.935, 0.99), ("transistor", 0.86, 0.8)])
+def test_the_recommended_settings_reach_the_measured_accuracy(real_images, name, least, of_images):
+    dataset = load_dataset(real_images / name)
     report = evaluate(SPADE.recommended().fit(dataset.train), dataset)
-    assert report.metric("aupro") > 0.93
-    assert report.metric("image_roc_auc") > 0.985
+    assert report.metric("aupro") >= least
+    assert report.metric("image_roc_auc") >= of_images
+
+
+def test_the_recommended_settings_judge_tall_images_whole(real_images):
+    bottles = real_images.parent / "mvtec_loco/juice_bottle"
+    if not bottles.is_dir():
+        pytest.skip("mvtec_loco/juice_bottle must lie beside the folder in SPADE_KIT_MVTEC to test tall images")
+    dataset = load_dataset(bottles)
+    spade = SPADE.recommended().fit(dataset.train)
+    assert spade.gallery.normals[0].crop.size == (640, 320)
+    assert evaluate(spade, dataset).metric("image_roc_auc") >= 0.94

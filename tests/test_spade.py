@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from sklearn.exceptions import NotFittedError
 
 import spade_kit
-from spade_kit import SPADE, Sample, extract_features, load_backbone, match_pixels, nearest_images
+from spade_kit import SPADE, Sample, extract_features, match_pixels, nearest_images
 from spade_kit.scores import find_threshold
 from spade_kit.search.layout import SimdLayout
 
@@ -452,16 +452,3 @@ def test_a_defect_lost_by_the_crop_gives_a_warning(spade, demo, tmp_path):
     result = spade.predict(Sample(tmp_path / "photo.png", "dot", tmp_path / "mask.png"))
     with pytest.warns(UserWarning, match=r"The defect of photo\.png is not visible on the evaluated crop"):
         assert not result.mask.any()
-
-
-def test_the_recommended_settings_are_regular_options(demo):
-    spade = SPADE.recommended()
-    assert spade.describe_options() == "K=50, kappa=1, radius 12, concat, weights equal, sigma=2.5"
-    assert spade.backbone.name == "efficientnet_lite0, averaged 3 x 3"
-    spade.fit(demo.train[:3])
-    result = spade.predict(demo.test[0])
-    assert result.anomaly_map.shape == (320, 320)
-    by_hand = SPADE(
-        load_backbone(resize=366, crop=320, average=3), radius=12, weights="equal", sigma=2.5
-    ).fit(demo.train[:3])  # fmt: skip
-    np.testing.assert_array_equal(result.anomaly_map, by_hand.predict(demo.test[0]).anomaly_map)

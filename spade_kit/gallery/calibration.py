@@ -15,6 +15,7 @@ from spade_kit._files import as_text
 from spade_kit._progress import track
 from spade_kit.gallery.gallery import Gallery
 from spade_kit.gallery.place_level import HighestValues, smooth
+from spade_kit.gallery.placement import PASSED, Placement
 from spade_kit.options import Options
 from spade_kit.scores import (
     check_confidence,
@@ -25,12 +26,14 @@ from spade_kit.scores import (
     find_threshold,
     make_map,
     score_image,
+    take_level,
     threshold_interval,
     tighten_fpr,
 )
 
 _SAMPLED = 64  # images from which the reference level is taken
 _LEVEL_SAMPLED = 200  # images from which the level at each place is taken
+_SEARCHED = 16  # images searched without a radius, to see where their matches lie
 _FEW = 4
 _KEPT = 8  # number of options with cached leave-one-out distances
 
@@ -68,6 +71,8 @@ class Calibration:
         self.gallery = gallery
         self._distances: dict[tuple, dict[int, np.ndarray]] = {}  # options of a search -> image -> its distances
         self._levels: dict[Options, float] = {}
+        self._placements: dict[Options, Placement] = {}
+        self._reaches: dict[Options, float] = {}
         self._highest: dict[tuple, HighestValues] = {}  # options of a map, groups -> the highest values at each place
 
     @property
@@ -123,12 +128,50 @@ class Calibration:
         self, options: Options, images: Iterable[int], labels: tuple[Hashable, ...] | None = None
     ) -> Iterator[tuple[Float[np.ndarray, "H W"], float]]:
         """Yield the judged map and the image score of some images, each judged against the others."""
+        for anomaly_map, level in self._maps_and_levels(options, images, labels):
+            yield choose_map(anomaly_map, level, options.judged), score_image(anomaly_map, level, options.score)
+
+    def _maps_and_levels(
+        self, options: Options, images: Iterable[int], labels: tuple[Hashable, ...] | None
+    ) -> Iterator[tuple[Float[np.ndarray, "H W"], Float[np.ndarray, "H W"] | None]]:
+        """The map of each image and, if the options need it, the level over the maps of the others."""
         images = list(images)
         for image, anomaly_map in zip(images, self.maps(options, images, labels)):
-            level = None
-            if options.need_level:
-                level = self.place_level(options, self.gallery.others(image, labels), labels)
-            yield choose_map(anomaly_map, level, options.judged), score_image(anomaly_map, level, options.score)
+            others = self.gallery.others(image, labels)
+            yield anomaly_map, self.place_level(options, others, labels) if options.need_level else None
+
+    def placement(self, options: Options) -> Placement | None:
+        """How much place explains of the normal images; None if there are no different ones."""
+        if not self.gallery.comparable:
+            return None
+        options = options.of_map.replace(judged="excess")  # so that levels are made
+        if options not in self._placements:
+            images = self.level_sample
+            level = self.place_level(options, images)
+            assert level is not None
+            pairs = self._maps_and_levels(options, images.tolist(), None)
+            excess = ((anomaly_map, take_level(anomaly_map, own)) for anomaly_map, own in pairs)
+            self._placements[options] = Placement.of(excess, level, self.reach(options))
+        return self._placements[options]
+
+    def known_placement(self, options: Options) -> Placement | None:
+        """The result of `placement` if it has been computed."""
+        return self._placements.get(options.of_map.replace(judged="excess"))
+
+    def reach(self, options: Options) -> float:
+        """The distance within which 9 of 10 pixels find their best match, searched anywhere; see `Placement`."""
+        options = options.of_map.replace(radius=None, kappa=1)
+        if options not in self._reaches:
+            gallery = self.gallery
+            images = np.unique(np.linspace(0, len(gallery) - 1, min(len(gallery), _SEARCHED)).astype(int))
+            away = []
+            for image in track(images.tolist(), desc="where matches lie"):
+                _, found = gallery.search(gallery.pyramid(image), options, gallery.others(image))
+                h, w = found.distance.shape
+                rows, cols = np.indices((h, w))
+                away.append(np.hypot(found.row[0] - rows, found.col[0] - cols) / min(h, w))
+            self._reaches[options] = float(np.quantile(away, PASSED))
+        return self._reaches[options]
 
     def maps(
         self, options: Options, images: Iterable[int] | None = None, groups: Iterable[Hashable] | None = None

@@ -1,0 +1,74 @@
+"""What `SPADE.recommended` sets: what is the same for all images, and what follows from the normal ones."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from math import ceil
+from typing import Any, TypeAlias
+
+from spade_kit.gallery.calibration import Calibration
+from spade_kit.options import Options
+
+SIZE = 320  # px of the short side
+AVERAGE = 3
+UNDECIDED = ("radius", "score", "judged")  # options that a fit chooses
+_NEAREST, _FARTHEST = 0.05, 0.15  # limits of the radius, relative to the short side
+_EASIER = 0.95  # of the hurdle of the map: an excess that makes defects less easier than that is not worth it
+_EVEN = 0.2  # relief of a level that is about the same everywhere
+_FEW = 5  # normal images: with fewer, what is normal where is unknown
+
+Row: TypeAlias = "tuple[str, Any, str, str]"  # option, value, why, the figure that it rests on
+
+
+def sigma_at(size: int) -> float:
+    """The sigma for a short side of ``size`` px."""
+    return round(2.5 * size / SIZE, 2)
+
+
+def choose(calibration: Calibration, options: Options, undecided: Container[str]) -> list[Row]:
+    """The undecided options that a fit chooses, from its normal images alone."""
+    count = len(calibration.gallery.places)
+    if count < _FEW:
+        few = f"fewer than {_FEW} different normal images", f"{count}"
+        return [row for row in (("score", "top", *few), ("judged", "map", *few)) if row[0] in undecided]
+    radius = _choose_radius(calibration, options)
+    if "radius" in undecided:
+        options = options.replace(radius=radius[1])
+    return [row for row in (radius, *_choose_score(calibration, options)) if row[0] in undecided]
+
+
+def _choose_radius(calibration: Calibration, options: Options) -> Row:
+    reach = calibration.reach(options)
+    near = min(max(reach, _NEAREST), _FARTHEST)
+    alike = "parts lie alike" if reach < _FARTHEST else "parts do not lie alike"
+    radius = ceil(near * min(calibration.gallery.shapes[0][1:]))
+    return "radius", radius, f"{alike}: look within {100 * near:.0f} % of the short side", f"reach {reach:.2f}"
+
+
+def _choose_score(calibration: Calibration, options: Options) -> list[Row]:
+    found = calibration.placement(options)
+    assert found is not None  # there are several images
+    easier, even = found.hurdle < _EASIER, found.relief < _EVEN
+    hurdle, relief = f"hurdle {found.hurdle:.2f}", f"relief {found.relief:.2f}"
+    why_judged = "the excess does not make defects easier to see"
+    if easier:
+        why_judged = "about the same is normal everywhere" if even else "taking off an uneven level would blur outlines"
+    return [
+        (
+            *("score", "excess" if easier else "top"),
+            f"by the excess, defects are {'easier' if easier else 'not easier'} to tell from normal images",
+            hurdle,
+        ),
+        ("judged", "excess" if easier and even else "map", why_judged, f"{hurdle}, {relief}"),
+    ]
+
+
+def describe_fixed(size: int) -> list[Row]:
+    """The options that are the same for all images."""
+    return [
+        ("crop", None, "a defect may lie anywhere, and squashing hides thin ones", "whole image, own aspect"),
+        ("resize", size, "small defects need pixels", "short side in px"),
+        ("average", AVERAGE, "a cell with its surroundings is told apart more easily", f"{AVERAGE} x {AVERAGE} cells"),
+        ("weights", "equal", "layers with large values would outvote the others", "variance of each layer"),
+        ("sigma", sigma_at(size), "as fine as the detail of the map", f"2.5 px at {SIZE} px"),
+    ]

@@ -1,0 +1,169 @@
+"""The recommended settings: chosen from the normal images alone, explained, and overridden by whoever knows better."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.ndimage import rotate
+
+from spade_kit import SPADE, load_backbone
+from spade_kit.gallery.placement import Placement
+from spade_kit.gallery.recommendation import choose
+from spade_kit.options import Options
+
+UNDECIDED = ("radius", "score", "judged")
+MAPS = arrays(np.float32, (4, 6, 80), elements=st.integers(1, 50).map(float))
+
+
+@pytest.fixture(scope="module")
+def fitted(demo):
+    """Fitted on sixteen images of the demo at 160 px."""
+    return SPADE.recommended(size=160).fit(demo.train[:16])
+
+
+def ask(undecided=UNDECIDED, count=20, **said):
+    """What is chosen if the normal images say this."""
+    said = {"share": 0.5, "reach": 0.1, "hurdle": 0.5, "relief": 0.1} | said
+    calibration = SimpleNamespace(
+        gallery=SimpleNamespace(places=range(count), shapes=[(24, 80, 160)]),
+        reach=lambda options: said["reach"],
+        placement=lambda options: Placement(**said),
+    )
+    return {option: value for option, value, *_ in choose(calibration, Options(), undecided)}
+
+
+# ---- what the normal images say --------------------------------------------------------------------------------------
+
+
+@given(MAPS)
+def test_the_share_of_place_is_that_of_a_loop(maps):
+    placement = Placement.of(zip(maps, maps), maps[0], reach=0.5)
+    left = [((values - np.delete(maps, at, 0).mean(0, dtype=float)) ** 2).sum() for at, values in enumerate(maps)]
+    whole = ((maps - maps.mean(dtype=float)) ** 2).sum()
+    assert placement.share == pytest.approx(1 - sum(left) / max(whole, 1e-30), rel=1e-4, abs=1e-4)
+    assert placement.hurdle == 1  # the excess is the same here
+    assert placement.relief == pytest.approx(maps[0].std() / maps[0].mean(), rel=1e-4)
+    assert placement.reach == 0.5
+
+
+def test_place_explains_all_of_maps_that_are_alike_and_nothing_of_noise():
+    rng = np.random.default_rng(0)
+    alike = [np.outer(np.arange(1, 41), np.arange(1, 81)).astype(np.float32)] * 8
+    assert Placement.of(zip(alike, alike), alike[0], 0).share == pytest.approx(1)
+    noise = rng.random((8, 40, 80), np.float32)
+    assert Placement.of(zip(noise, noise), noise[0], 0).share < 0
+
+
+def test_the_hurdle_compares_how_far_a_defect_must_rise():
+    values = np.arange(1, 5, dtype=np.float32)[:, None, None] * np.ones((4, 10, 80), np.float32)
+    values[:, :, 40:] += 10  # parts are on the right
+    halved = Placement.of(zip(values, values / 2), values[0], 0)
+    tops = np.array([11, 12, 13, 14])
+    assert halved.hurdle == pytest.approx(0.5)
+    shifted = Placement.of(zip(values, np.where(np.arange(80) < 40, values, values - 5)), values[0], 0)
+    high = np.quantile(tops, 0.9) - 12.5
+    assert shifted.hurdle == pytest.approx((np.quantile(tops - 5, 0.9) - 7.5) / high, rel=1e-3)
+
+
+def test_the_reach_is_how_far_matches_lie(fitted):
+    spade = SPADE(fitted.backbone, weights="equal").fit([normal.image for normal in fitted.gallery.normals])
+    away = []
+    for index in range(len(spade)):
+        found = spade.predict_left_out(index).correspondence
+        rows, cols = np.indices(found.distance.shape)
+        away.append(np.hypot(found.row[0] - rows, found.col[0] - cols) / min(found.distance.shape))
+    assert spade.placement.reach == pytest.approx(np.quantile(away, 0.9))
+    assert spade.with_options(radius=2).placement.reach == spade.placement.reach
+
+
+def test_what_is_known_of_place_is_printed(fitted, demo):
+    assert "9 of 10 pixels match within" in str(fitted)
+    assert "\n" not in repr(fitted)
+    plain = SPADE(fitted.backbone).fit(demo.train[:3])
+    assert str(plain) == repr(plain)  # not yet asked for
+    assert str(plain.placement) in str(plain)
+    with pytest.warns(UserWarning, match="duplicates"):
+        assert SPADE(fitted.backbone).fit([demo.train[0]] * 2).placement is None
+    assert "not fitted" in str(SPADE.recommended())
+
+
+# ---- what follows ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("reach", "radius"), [(0, 4), (0.05, 4), (0.051, 5), (0.1, 8), (0.15, 12), (0.4, 12)])
+def test_the_radius_holds_nine_of_ten_matches_within_limits(reach, radius):
+    assert ask(reach=reach)["radius"] == radius
+
+
+@pytest.mark.parametrize(
+    ("hurdle", "relief", "score", "judged"),
+    [
+        *((0.6, 0.1, "excess", "excess"), (0.6, 0.5, "excess", "map")),
+        *((0.95, 0.1, "top", "map"), (1.1, 0.5, "top", "map")),
+    ],
+)
+def test_the_excess_is_used_where_it_makes_defects_easier(hurdle, relief, score, judged):
+    assert ask(hurdle=hurdle, relief=relief) == {"radius": 8, "score": score, "judged": judged}
+
+
+def test_few_images_decide_nothing_about_place():
+    assert ask(count=4) == {"score": "top", "judged": "map"}
+
+
+@pytest.mark.parametrize("undecided", [(), ("score",), ("radius", "judged")])
+def test_only_what_is_undecided_is_chosen(undecided):
+    assert tuple(ask(undecided)) == undecided
+
+
+# ---- from outside ----------------------------------------------------------------------------------------------------
+
+
+def test_the_choices_are_explained(fitted):
+    choices = fitted.choices
+    assert list(choices.columns) == ["value", "why", "rests_on"]
+    assert list(choices.index) == ["crop", "resize", "average", "weights", "sigma", *UNDECIDED]
+    for name in ("weights", "sigma", *UNDECIDED):
+        assert choices["value"][name] == getattr(fitted, name)
+    assert f"reach {fitted.placement.reach:.2f}" == choices["rests_on"]["radius"]
+    assert fitted.backbone.resize == 160
+    assert fitted.sigma == 1.25
+    assert fitted.radius in (2, 3, 4)  # of 40 cells: the demo's parts lie alike
+    assert fitted.score == "excess"
+    assert len(SPADE().choices) == 0
+
+
+def test_parts_that_do_not_lie_alike_get_a_larger_radius(fitted, demo):
+    turned = [rotate(sample.image, 30 * at, reshape=False, mode="nearest") for at, sample in enumerate(demo.train[:12])]
+    spade = SPADE.recommended(size=160).fit(turned)
+    assert spade.radius == 6
+    assert spade.placement.reach > fitted.placement.reach
+    assert spade.placement.share < fitted.placement.share
+
+
+def test_what_a_user_sets_stays(fitted, demo):
+    spade = SPADE.recommended(size=160).with_options(score="max")
+    spade.radius = None
+    spade.fit(demo.train[:6])
+    assert (spade.score, spade.radius) == ("max", None)
+    assert "radius" not in spade.choices.index
+    assert "judged" in spade.choices.index
+    other = fitted.with_options(sigma=3)
+    assert "sigma" not in other.choices.index
+    assert "sigma" in fitted.choices.index
+    spade.fit(demo.train[:3])  # chooses again
+    assert spade.choices["value"]["judged"] == "map"
+    assert spade.radius is None
+
+
+def test_the_recommended_settings_are_regular_options(fitted, demo, tmp_path):
+    by_hand = SPADE(load_backbone(resize=160, crop=None, average=3)).under(fitted.options).fit(demo.train[:16])
+    result, expected = fitted.predict(demo.test[0]), by_hand.predict(demo.test[0])
+    np.testing.assert_array_equal(result.judged_map, expected.judged_map)
+    assert result.image_score == expected.image_score
+    fitted.save(tmp_path)
+    again = SPADE.load(tmp_path)
+    assert again.options == fitted.options
+    assert again.predict(demo.test[0]).image_score == result.image_score
