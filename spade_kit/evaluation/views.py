@@ -145,9 +145,10 @@ def look(bases: Sequence[Result], view: View) -> Seen:
 def check_crops(first: SPADE, here: Result, other: SPADE, there: Result) -> None:
     """Raise if two results have different crops; maps can only be compared on the same part of an image."""
     if here.crop != there.crop:
+        fits = ", and fit both on the same images" if first.backbone.crop is None else ""
         raise ValueError(
             f"Views must use the same part of an image, but {first.backbone.name} uses {_describe_crop(here)} and "
-            f"{other.backbone.name} {_describe_crop(there)}. Load both backbones with the same resize= and crop=."
+            f"{other.backbone.name} {_describe_crop(there)}. Load both backbones with the same resize= and crop={fits}."
         )
 
 
