@@ -284,7 +284,7 @@ def test_a_forged_size_is_refused(whole, landscape, tmp_path, change, said):
 
 
 TO_FIT = "to the 64 x 96 px of the fit"
-CURE = "Fit images of another shape separately."
+CURE = "Fit images of another shape separately, or use a larger resize."
 
 
 def test_images_of_another_shape_are_named_in_a_fit(whole):
@@ -309,6 +309,20 @@ def test_a_change_of_more_than_15_percent_is_said(landscape, height, told):
         [f"The image was squashed by {told} {TO_FIT}. {CURE}"] if told else []
     )
     assert ("squashed" in result.crop.describe()) == bool(told)
+
+
+@given(side, side, st.integers(112, 1600))
+def test_a_single_shape_is_never_squashed_beyond_the_limit_by_rounding(height, width, resize):
+    assert Cropping(resize, None).fit([(height, width)]).find((height, width)).squash < 1.15
+
+
+def test_a_larger_resize_is_no_cure_where_rounding_is_not_the_cause():
+    told = Cropping(128, None, (128, 192)).describe_squash(["a.png", "b.png"], [1.14, 1.3])
+    assert told == (
+        "1 of 2 images were squashed to the 128 x 192 px of the fit, such as b.png by 1.3 : 1. "
+        "Fit images of another shape separately."
+    )
+    assert Cropping(128, None, (128, 192)).describe_squash(["a.png"], [1.14]) == ""
 
 
 def test_added_images_of_another_shape_are_named(landscape):

@@ -159,8 +159,9 @@ class Cropping:
         size = " to the {} x {} px of the fit".format(*self.size) if self.size else ""
         told = f"{len(squashed)} of {len(names)} images were squashed{size}, such as {name} by {change}"
         told = f"{name} was squashed by {change}{size}" if len(names) == 1 else told
-        cure = "Fit images of another shape separately." if whole else _KEEP_ASPECT
-        return f"{told}. {cure}"
+        rounded = self.size is not None and min(self.size) < 4 * GRID  # then rounding alone may exceed the limit
+        cure = f"Fit images of another shape separately{', or use a larger resize' if rounded else ''}."
+        return f"{told}. {cure if whole else _KEEP_ASPECT}"
 
 
 _KEEP_ASPECT = "Use load_backbone(..., crop=None) to keep the aspect ratio."
