@@ -27,8 +27,9 @@ from spade_kit._files import (
     write_whole,
 )
 from spade_kit._progress import track
-from spade_kit.datasets.images import FORMATS, UNSUPPORTED, pictures_below, walk
+from spade_kit.datasets.images import FORMATS, UNSUPPORTED, find_locked, pictures_below, walk
 from spade_kit.datasets.layouts import check_folder, count, name_some
+from spade_kit.datasets.pairing import pair
 
 FPR = 0.05  # default rate, unless there are too few normal images to estimate it
 COLUMNS: dict[str, Callable[[str], Any]] = {  # name -> parser of its cells
@@ -113,11 +114,15 @@ def _judge(spade: Any, threshold: float, outline: float, item: Item) -> Row:
 
 def _list_photos(folder: Path) -> list[Path]:
     """Relative paths of all images in a folder and below, except results; warns about unsupported formats."""
-    photos = pictures_below(folder)
+    found = pictures_below(folder)
+    photos = pair(found, folder)[0] or found
+    find_locked([folder])
     if not photos:
         raise FileNotFoundError(
             f"No images found in {as_text(folder)}. Convert files to a supported format: {', '.join(FORMATS)}."
         )
+    if masks := sorted({*found} - {*photos}):
+        warn(f"{count(masks, 'mask')} not judged: {name_some(masks)}. If they are images, change their names.")
     others = [path for listing in walk(folder) for path in listing.others if path.suffix.lower() in UNSUPPORTED]
     if others:
         warn(f"{count(others, 'image')} of unsupported formats not judged: {name_some(others)}. Convert them to PNG.")

@@ -29,19 +29,20 @@ def deep_tiff(
     meaning: int = 2,
     extra: int = 2,
 ) -> bytes:
-    """A TIFF of (H, W, C) values of 16 bits or float32, in one strip, in a byte order.
+    """A TIFF of (H, W, C) integers or float32, in one strip, in a byte order.
 
-    ``meaning`` is the photometric interpretation (2 is RGB, 5 is CMYK), ``extra`` that of a fourth channel.
+    ``meaning`` is the photometric interpretation (0 and 1 are grey, 2 is RGB, 5 is CMYK), ``extra`` that of a fourth
+    channel.
     """
     height, width, channels = values.shape
     pixels = values.astype(order + values.dtype.str[1:]).tobytes()
     pixels = zlib.compress(pixels) if packed else pixels
     arrays = 8 + len(pixels)  # two arrays that are too long for their entries
-    bits, kinds = [8 * values.dtype.itemsize] * channels, [3 if values.dtype.kind == "f" else 1] * channels
+    bits, kinds = [8 * values.dtype.itemsize] * channels, ["_uif".index(values.dtype.kind)] * channels
     entries = [
         (256, 3, 1, width),
         (257, 3, 1, height),
-        (258, 3, channels, arrays),
+        (258, 3, channels, arrays if channels > 1 else bits[0]),
         (259, 3, 1, 8 if packed else 1),
         (262, 3, 1, meaning),
         (273, 4, 1, 8),
@@ -51,7 +52,7 @@ def deep_tiff(
         (279, 4, 1, len(pixels)),
         (284, 3, 1, 1),
         *([(338, 3, 1, extra)] if channels == 4 and meaning == 2 else []),
-        (339, 3, channels, arrays + 2 * channels),
+        (339, 3, channels, arrays + 2 * channels if channels > 1 else kinds[0]),
     ]
     directory = struct.pack(order + "H", len(entries))
     for tag, kind, count, value in entries:

@@ -296,8 +296,10 @@ def test_a_file_that_the_system_cannot_read_is_named_and_the_others_are_judged(s
     assert lost["memory.png"] == (
         f"Cannot read {line}/memory.png as an image: Input/output error. Check that it can be read, or leave it out."
     )
-    for name in ("gone.png", "pipe.png"):
-        assert lost[name] == f"Expected an image at {line}/{name}, but there is no such file. Check the path."
+    assert lost["gone.png"] == f"Expected an image at {line}/gone.png, but there is no such file. Check the path."
+    assert lost["pipe.png"] == (
+        f"Cannot read {line}/pipe.png as an image: it is a pipe, a socket or a device. Save the image as a file."
+    )
     with pytest.warns(UserWarning, match=r"Skipped 3 of 5 images\. .*gone\.png.*memory\.png.*pipe\.png"):
         fitted = SPADE(k=1).fit([*demo.train[:2], *(line / name for name in ("gone.png", "memory.png", "pipe.png"))])
     assert len(fitted) == 2

@@ -1,6 +1,7 @@
 """Datasets on disk: which files are found, their labels, and that every format becomes the same kind of array."""
 
 import csv
+import io
 import re
 from collections import Counter
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from spade_kit import Sample, load_dataset
+from spade_kit import SPADE, Sample, load_dataset
 from spade_kit.datasets.samples import as_array, as_list
 
 UPRIGHT = {1: lambda a: a, 3: lambda a: a[::-1, ::-1], 6: lambda a: np.rot90(a, -1), 8: np.rot90}  # EXIF orientation
@@ -111,6 +112,39 @@ def test_a_dataset_prints_its_contents(bottles):
         "4 test images also among the training images: bent/0.png, broken/0.png, broken/1.png and 1 more.",
         "The images are not square, such as 5 x 7 px: SPADE(load_backbone(crop=None)) keeps their shape.",
     ]
+
+
+# ---- samples ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_sample_takes_paths_as_text(tmp_path, picture):
+    path = write(tmp_path / "0.png", picture)
+    mask = write(tmp_path / "1.png", np.uint8(picture[..., 0] > 99))
+    sample = Sample(str(path), "dent", str(mask))
+    assert sample == Sample(path, "dent", mask)
+    np.testing.assert_array_equal(sample.image, picture)
+    np.testing.assert_array_equal(sample.mask, picture[..., 0] > 99)
+    assert Sample(path, "dent", [mask]) == sample
+    assert Sample(path, "dent", [str(mask), path]).mask_path == (mask, path)
+    large = [write(tmp_path / f"{at}.png", np.full((64, 64, 3), 40 * at, np.uint8)) for at in (2, 3)]
+    assert len(SPADE(k=1).fit([Sample(str(one), "good") for one in large])) == 2
+
+
+def test_all_words_for_good_parts_mean_good_in_a_sample():
+    for word in ("good", "ok", "OK", "Good", "normal", "good ", "defect-free"):
+        assert Sample(Path("0.png"), word).label == "good"
+    for word in (None, "", "  "):
+        assert Sample(Path("0.png"), word).label is None
+    assert Sample(Path("0.png"), "NOK").label == "NOK"
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("label", [0, 1, True, np.int64(1), float("nan"), b"good"])
+def test_a_label_that_is_no_text_is_refused(label):
+    told = r'label must be "good", the name of a type of defect, or None if unknown; got .*\. Pass a name\.'
+    with pytest.raises(ValueError, match=told):
+        Sample(Path("0.png"), label)
 
 
 # ---- every kind of image ---------------------------------------------------------------------------------------------
@@ -232,11 +266,23 @@ def test_a_value_that_is_not_an_image_raises_an_error(picture):
         (np.full((5, 7, 3), np.nan), r"an array of shape \(5, 7, 3\) and type float64 with values from nan to nan\."),
         (picture[..., :2], r"an array of shape \(5, 7, 2\) and type uint8\."),
         (picture.astype(np.int64), r"an array of shape \(5, 7, 3\) and type int64\."),
-        (7, r"a value of type int\."),
+        (7, r"a value of type int\. Pass one of these\."),
+        (None, r"a value of type NoneType\. Pass one of these\."),
+        ([picture], r"a value of type list\. Pass one image at a time\."),
+        (b"png", r"a value of type bytes\. Open it first: PIL\.Image\.open\(io\.BytesIO\(image\)\)\."),
+        (io.BytesIO(b"png"), r"a value of type BytesIO\. Open it first: PIL\.Image\.open\(image\)\."),
+        (picture[..., :1], r"an array of shape \(5, 7, 1\) .*np\.dstack\(\[image\] \* 3\)\."),
+        (
+            picture[..., [0, 1, 2, 0, 1]],
+            r"an array .* Give it the shape \(rows, columns, 3\), with red",
+        ),
+        (picture.ravel(), r"an array .* Give it the shape \(rows, columns, 3\), with red"),
     ]
     for wrong, sentence in mistakes:
         with pytest.raises(ValueError, match=r"an \(H, W, 3\) array, uint8 or float from 0 to 1; got " + sentence):
             as_array(wrong)
+    for content in (b"png", io.BytesIO(b"png")):
+        assert as_list(content) == [content]  # not the bytes or lines in it
     with pytest.raises(ValueError, match=r"an array of shape \(5, 7\) and type uint8\."):
         [as_array(photo) for photo in as_list(picture[..., 0])]
     np.testing.assert_array_equal(as_array(picture / 255), picture)
@@ -249,11 +295,13 @@ def test_a_tensor_is_refused_with_the_conversion_of_its_shape(picture):
         (tensor, "image"),
         (tensor.permute(2, 0, 1), "image.permute(1, 2, 0)"),
         (tensor.permute(2, 0, 1)[None], "images[0].permute(1, 2, 0)"),
+        ((tensor / 255).requires_grad_(), "image.detach()"),
+        ((tensor / 255).permute(2, 0, 1).bfloat16().requires_grad_(), "image.permute(1, 2, 0).detach().float()"),
     ):
         shape = re.escape(f"a torch tensor of shape {tuple(given.shape)}. Pass {conversion}.cpu().numpy(), ")
         with pytest.raises(ValueError, match=shape):
             as_array(given)
         converted = eval(f"{conversion}.cpu().numpy()", {"image": given, "images": given})
-        np.testing.assert_array_equal(as_array(converted), picture)
+        np.testing.assert_allclose(as_array(converted), picture, atol=0 if given.dtype == torch.uint8 else 1)
     with pytest.raises(ValueError, match=r"a torch tensor of shape \(3, 5, 7\)"):
         [as_array(photo) for photo in as_list(tensor.permute(2, 0, 1))]

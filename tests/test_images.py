@@ -1,5 +1,6 @@
 """Image files: every format becomes the same kind of array, and damaged files raise an error."""
 
+import os
 import struct
 from io import BytesIO
 
@@ -10,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from spade_kit.datasets.images import UnreadablePhotoError, as_rgb, pictures_in, read_image, read_mask, read_size
+from spade_kit.datasets.images import (
+    UnreadablePhotoError,
+    pictures_in,
+    read_image,
+    read_mask,
+    read_opened,
+    read_size,
+)
 
 LOSSLESS = {"PNG": {}, "BMP": {}, "TIFF": {}, "WEBP": {"lossless": True}}
 WAYS = {
@@ -53,10 +61,14 @@ def test_lossless_formats_keep_every_pixel(tmp_path, kind):
     assert read_size(tmp_path / "photo") == (40, 48)
 
 
-def test_the_first_frame_of_an_animation_is_read(tmp_path):
-    frames = [Image.fromarray(np.full((8, 9, 3), value, np.uint8)) for value in (50, 200)]
-    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
-    assert (read_image(tmp_path / "moving.gif") == 50).all()
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP", "PNG"])
+def test_the_first_frame_of_several_is_read_with_a_warning(tmp_path, kind):
+    frames = [Image.fromarray(np.full((8, 9, 3), value, np.uint8)) for value in (50, 200, 90)]
+    options = {"save_all": True, "append_images": frames[1:]} | LOSSLESS.get(kind, {})
+    frames[0].save(tmp_path / "moving", kind, **options)
+    told = r"moving holds 3 pages or frames, and only the first is used\. Save each as a file\."
+    with pytest.warns(UserWarning, match=told):
+        assert (read_image(tmp_path / "moving") == 50).all()
 
 
 def test_cmyk_becomes_rgb(tmp_path):
@@ -152,11 +164,44 @@ def test_deep_colours_are_never_cut_silently(tmp_path, content, why):
 
 def test_an_opened_image_of_sixteen_bit_colours_is_refused(tmp_path):
     (tmp_path / "deep.png").write_bytes(deep_png(np.ones((5, 7, 3), np.uint16)))
-    with (
-        Image.open(tmp_path / "deep.png") as photo,
-        pytest.raises(ValueError, match=r"has 16 bits per channel, and Pillow keeps 8 of them\. Pass the path"),
-    ):
-        as_rgb(photo)
+    told = r"deep\.png as an image: it has 16 bits per channel, and Pillow keeps 8 of them\. Pass the path"
+    with Image.open(tmp_path / "deep.png") as photo, pytest.raises(UnreadablePhotoError, match=told):
+        read_opened(photo)
+
+
+GREYS = {  # how levels are stored: type of the values, meaning of 0, and the stored values from those that are meant
+    "signed 8 bits": (np.int8, 1, lambda meant: meant),
+    "unsigned 32 bits": (np.uint32, 1, lambda meant: meant),
+    "16 bits, 0 is white": (np.uint16, 0, lambda meant: 65_535 - meant),
+    "8 bits, 0 is white": (np.uint8, 0, lambda meant: 255 - meant),
+    "1 bit a byte": (np.uint8, 1, lambda meant: meant),
+}
+
+
+@pytest.mark.parametrize("way", GREYS)
+@pytest.mark.filterwarnings("ignore:An image has more than 8 bits")
+def test_grey_levels_of_a_tiff_keep_their_order(tmp_path, way):
+    """Whatever their sign, and whether 0 is black or white; in a mask, what is more than 0 is a defect."""
+    kind, meaning, store = GREYS[way]
+    limits = np.iinfo(kind)
+    meant = np.linspace(limits.min, limits.max, 35).round().astype(np.int64).reshape(5, 7, 1)
+    meant[0, :2, 0] = max(limits.min, 0), limits.min
+    stored = store(meant).astype(kind)
+    (tmp_path / "grey.tif").write_bytes(deep_tiff(stored, meaning=meaning))
+    with Image.open(tmp_path / "grey.tif") as opened:
+        opened_pixels = read_opened(opened)
+    for read in (read_image(tmp_path / "grey.tif"), opened_pixels):
+        expected = (meant - meant.min()) / np.ptp(meant) * 255
+        np.testing.assert_allclose(read, np.broadcast_to(expected, (5, 7, 3)), atol=1)
+    labels = np.where(meant > np.median(meant), limits.max, max(limits.min, 0))
+    (tmp_path / "mask.tif").write_bytes(deep_tiff(store(labels).astype(kind), meaning=meaning))
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.tif"), labels[..., 0] > 0)
+
+
+def test_floats_whose_zero_is_white_are_refused(tmp_path):
+    (tmp_path / "grey.tif").write_bytes(deep_tiff(np.ones((5, 7, 1), np.float32), meaning=0))
+    with pytest.raises(UnreadablePhotoError, match=r"grey\.tif as an image: its 0 is white, .* Save it with 0"):
+        read_image(tmp_path / "grey.tif")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
@@ -322,6 +367,13 @@ def with_text() -> bytes:
     return stream.getvalue()
 
 
+def with_profile() -> bytes:
+    """A PNG with a colour profile of 2 MB."""
+    stream = BytesIO()
+    Image.fromarray(PICTURE).save(stream, "PNG", icc_profile=bytes(2_000_000))
+    return stream.getvalue()
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [
@@ -330,9 +382,13 @@ def with_text() -> bytes:
         (encode("png")[:300], "Truncated|truncated|broken"),
         (encode("jpeg")[:-100], "truncated"),
         (bomb(), r"it claims more than 179 megapixels, the limit of Pillow\. .*PIL\.Image\.MAX_IMAGE_PIXELS = "),
-        (with_text(), r"it contains text of more than 1 MB .*raise PIL\.PngImagePlugin\.MAX_TEXT_CHUNK\."),
+        (with_profile(), "it contains text or a colour profile of more than 1 MB"),
+        (
+            with_text(),
+            r"it contains text or .* of more than 1 MB .*raise PIL\.PngImagePlugin\.MAX_TEXT_CHUNK\.",
+        ),
     ],
-    ids=["empty", "text", "half a png", "most of a jpeg", "bomb", "much text"],
+    ids=["empty", "text", "half a png", "most of a jpeg", "bomb", "large profile", "much text"],
 )
 def test_what_cannot_be_read_is_named_with_the_reason(tmp_path, content, why):
     path = tmp_path / "photo.png"
@@ -341,11 +397,47 @@ def test_what_cannot_be_read_is_named_with_the_reason(tmp_path, content, why):
         read_image(path)
 
 
-def test_a_loop_of_links_is_not_a_file(tmp_path):
+def test_what_exists_but_is_no_file_is_named_as_what_it_is(tmp_path):
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
-    for read in (read_image, read_size):
-        with pytest.raises(FileNotFoundError, match=r"loop\.png, but there is no such file"):
-            read(tmp_path / "loop.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "null.png").symlink_to(os.devnull)
+    for name, why in (
+        ("loop.png", r"Too many levels of symbolic links\. Check that it can be read, or leave it out\."),
+        ("pipe.png", r"it is a pipe, a socket or a device\. Save the image as a file\."),
+        ("null.png", r"it is a pipe, a socket or a device\. Save the image as a file\."),
+        ("x" * 5000, r"File name too long\. Check that it can be read, or leave it out\."),
+    ):
+        for read in (read_image, read_size, read_mask):
+            with pytest.raises(UnreadablePhotoError, match=rf"Cannot read .*{name} as an image: {why}"):
+                read(tmp_path / name)
+
+
+def test_what_does_not_exist_is_said_to_be_missing(tmp_path):
+    (tmp_path / "dangling.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "file").touch()
+    for name in ("gone.png", "dangling.png", "file/0.png", "a\0b.png"):
+        for read in (read_image, read_size, read_mask):
+            with pytest.raises(FileNotFoundError, match=r"Expected an image at .*, but there is no such file\. Check"):
+                read(tmp_path / name)
+
+
+def test_an_opened_image_that_cannot_be_read_is_refused_with_the_reason(tmp_path):
+    path = tmp_path / "0.png"
+    path.write_bytes(encode("png"))
+    closed = Image.open(path)
+    closed.close()
+    cut = Image.open(BytesIO(encode("png")[:-200]))
+    odd = Image.fromarray(PICTURE).convert("LA").convert("La")
+    for photo, why in (
+        (closed, r"Cannot read .*0\.png as an image: .*closed.*\. Open it again, or convert it to RGB\."),
+        (cut, r"Cannot read an opened image as an image: .*truncated.*\. Open it again, or convert it to RGB\."),
+        (
+            odd,
+            r"Cannot read an opened image as an image: conversion from La .*\. Open it again, or convert it to RGB\.",
+        ),
+    ):
+        with pytest.raises(UnreadablePhotoError, match=why):
+            read_opened(photo)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,9 @@
 
 import errno
 import os
+import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -195,7 +197,8 @@ def test_images_that_no_layout_has_a_place_for_are_counted(put):
     put("train/cam/deep/5.png")
     assert load_dataset(folder).remarks == (
         "train/cam: 1 images not used.",
-        "3 images not used: set/1.png, ground truth/3.png, train/2.png.",
+        "2 images not used: set/1.png, train/2.png.",
+        "1 mask not used: ground truth/3.png.",
     )
     assert load_dataset(put("other/deep/6.png"), layout="plain").remarks[0].startswith("3 folders of images not used")
 
@@ -241,9 +244,55 @@ def test_a_folder_that_cannot_be_listed_is_named(put, monkeypatch):
         return scandir(place)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    told = r"Folder .*locked cannot be read: Permission denied\. Its images are not used\."
+    told = r"Folder \S*locked cannot be read: Permission denied\. Its images are not used\."
     with pytest.warns(UserWarning, match=told):
-        assert len(load_dataset(folder).train) == 1
+        dataset = load_dataset(folder)
+    assert len(dataset.train) == 1
+    assert re.fullmatch(told, dataset.remarks[-1])
+
+
+@pytest.fixture
+def nobody(spade, demo):
+    """Give up the rights of root, which may read everything, in a folder that everyone may enter."""
+    spade.predict(demo.test[0])  # imports all that is needed
+    with TemporaryDirectory(dir="/tmp") as folder:
+        os.chmod(folder, 0o777)
+        rights = os.geteuid()
+        os.seteuid(65534)
+        (Path(folder) / "set").mkdir()
+        yield Path(folder) / "set"
+        os.seteuid(rights)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user")
+def test_what_may_not_be_read_is_named_with_the_reason(nobody, spade):
+    for name in ("train/good/0.png", "train/good/1.png", "test/bent/0.png", "ground_truth/bent/0_mask.png"):
+        (nobody / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (64, 64), len(name)).save(nobody / name)
+
+    def locked(name: str, mode: int = 0):
+        os.chmod(nobody / name, mode)
+        with pytest.warns(UserWarning, match="Permission denied") as said:
+            dataset = load_dataset(nobody)
+        os.chmod(nobody / name, 0o777)
+        assert len(said) == 1  # said once
+        assert "Permission denied" in str(dataset)
+        return len(dataset.train), len(dataset.test), sum(one.mask_path is not None for one in dataset.test)
+
+    assert locked("test/bent") == (2, 0, 0)
+    assert locked("ground_truth") == (2, 1, 0)
+    assert locked("train/good/0.png") == (1, 1, 1)
+    os.chmod(nobody / "ground_truth/bent", 0o444)
+    assert load_dataset(nobody).remarks == ("1 mask unreadable, not used: bent/0_mask.png.",)
+    os.chmod(nobody / "train/good", 0o444)
+    with pytest.raises(FileNotFoundError, match=r"No normal image .*0\.png as an image: Permission denied\."):
+        load_dataset(nobody)
+    os.chmod(nobody / "train/good", 0o777)
+    os.chmod(nobody, 0)
+    for use in (load_dataset, lambda folder: spade.predict_folder(folder, "/tmp/unused")):
+        with pytest.raises(PermissionError, match=r"Cannot list the folder .*: Permission denied\. Check"):
+            use(nobody)
+    os.chmod(nobody, 0o777)
 
 
 def test_lists_of_folders_are_joined_and_their_names_are_labels_where_they_say_one(put):
@@ -283,6 +332,84 @@ def test_names_that_are_no_text_can_be_printed(put):
     )
 
 
+# ---- masks among images ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        "test/bent/0_mask",
+        "test/bent/0_GT",
+        "test/bent/masks/0",
+        "test/ground_truth/bent/0_mask",
+        "test/bent_masks/0",
+        "masks/bent/mask_0",
+    ],
+)
+def test_masks_among_test_images_are_masks(put, mask):
+    folder = put("train/good/0.png", "test/good/0.png", "test/bent/0.jpg", f"{mask}.png")
+    dataset = load_dataset(folder)
+    assert found(dataset.train) == [("good", "0.png", None)]
+    assert sorted(found(dataset.test)) == [("bent", "0.jpg", Path(f"{mask}.png").name), ("good", "0.png", None)]
+    assert all(sample.masked for sample in dataset.test)
+    assert dataset.remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("images", "mask"),
+    [
+        (["train/good/0.png"], "train/good/0_mask.png"),
+        (["train/good/0.png"], "train/good/masks/0.png"),
+        (["train/0.png"], "train/gt_0.png"),
+        (["good/0.png", "bad/1.png"], "good/0_gt.png"),
+        (["good/0.png", "bad/1.png"], "good_masks/0.png"),
+        (["0.png"], "0_mask (1).png"),
+        (["train/good/0.png", "test/bent/1.png"], "test/masks/1_mask.png"),
+    ],
+)
+def test_masks_are_never_normal_images_nor_defects(put, images, mask):
+    dataset = load_dataset(put(*images, mask))
+    assert {sample.path.name for sample in dataset.train + dataset.test} == {Path(image).name for image in images}
+    named = "/".join(Path("set", mask).parts[-2:])
+    assert f"1 mask not used: {named}." in dataset.remarks
+
+
+def test_defects_beside_good_images_have_their_masks_beside_them(put):
+    folder = put("good/0.png", "bad/1.png", "bad/1_mask.png", "bad/2.png", "bad_masks/2.png", "bad/3.png")
+    dataset = load_dataset(folder)
+    assert found(dataset.train) == [("good", "0.png", None)]
+    assert found(dataset.test) == [("bad", "1.png", "1_mask.png"), ("bad", "2.png", "2.png"), ("bad", "3.png", None)]
+    assert dataset.remarks == ("1 defect image without a mask: bad/3.png; expected mask: 3_mask.png.",)
+    listed = load_dataset(train=folder / "good", test=folder / "bad")
+    assert found(listed.test) == [("bad", "1.png", "1_mask.png"), ("bad", "2.png", None), ("bad", "3.png", None)]
+
+
+def test_kinds_whose_names_differ_in_case_keep_their_own_masks(put):
+    kinds = ("Bent", "bent", "a b", "A_B")
+    folder = put("train/good/0.png", *(f"{part}/{kind}/0.png" for part in ("test", "ground_truth") for kind in kinds))
+    dataset = load_dataset(folder)
+    assert [sample.mask_path.parent.name for sample in dataset.test] == [sample.label for sample in dataset.test]
+    assert dataset.remarks == ()
+
+
+def test_a_mask_of_several_images_is_reported(put):
+    dataset = load_dataset(
+        put("train/good/0.png", "test/bent/0.png", "test/bent/0.jpg", "ground_truth/bent/0_mask.png")
+    )
+    assert [sample.mask_path.name for sample in dataset.test] == ["0_mask.png"] * 2
+    assert dataset.remarks == ("1 mask used for several images: bent/0_mask.png.",)
+
+
+def test_masks_in_a_folder_to_predict_are_left_out_with_a_warning(put, spade, tmp_path):
+    folder = put("test/bent/1.png", "test/bent/1_mask.png", "ground_truth/bent/2_mask.png", size=(64, 64))
+    told = r"2 masks not judged: bent/2_mask\.png, bent/1_mask\.png\. If they are images, change their names\."
+    with pytest.warns(UserWarning, match=told):
+        rows = spade.predict_folder(folder, tmp_path / "out", fpr=0.2)
+    assert rows["path"].tolist() == ["test/bent/1.png"]
+    rows = spade.predict_folder(folder / "ground_truth", tmp_path / "masks", fpr=0.2)
+    assert rows["path"].tolist() == ["bent/2_mask.png"]
+
+
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
 
@@ -307,6 +434,30 @@ def test_a_cell_of_a_table_may_hold_a_line_break(put):
     folder = put("a\nb.png", "c\u2028d.png")
     (folder / "list.csv").write_text('path\n"a\nb.png"\n"c\u2028d.png"\n', encoding="utf-8")
     assert [sample.path.name for sample in load_dataset(folder / "list.csv").train] == ["a\nb.png", "c\u2028d.png"]
+
+
+def test_rows_of_one_image_are_joined(put, tmp_path):
+    folder = put("0.png", "1.png", "2.png")
+    masks = np.zeros((2, 6, 8), np.uint8)
+    masks[0, 1, 1], masks[1, 4, 5] = 9, 200
+    for number, mask in enumerate(masks):
+        Image.fromarray(mask).save(folder / f"m{number}.png")
+    rows = ["0.png,good,,train", "1.png,dent,m0.png,test", "1.png,dent,m1.png,test", "./1.png,dent,m1.png,test"]
+    rows += ["2.png,,,test", "2.png,dent,m1.png,test"]
+    (folder / "list.csv").write_text("\n".join(["path,label,mask,split", *rows]))
+    one, two = load_dataset(folder / "list.csv").test
+    np.testing.assert_array_equal(one.mask, masks.any(0))
+    np.testing.assert_array_equal(two.mask, masks[1] > 0)
+    assert [one.label, two.label] == ["dent", "dent"]
+    assert load_dataset(folder / "list.csv").remarks[0] == (
+        "3 rows of list.csv for an image again, joined: set/1.png, set/1.png, set/2.png."
+    )
+
+
+def test_a_table_without_names_for_its_first_and_last_column_is_read(put):
+    folder = put("0.png")
+    (folder / "list.csv").write_text(",path,split,\n0,0.png,train,\n")
+    assert load_dataset(folder / "list.csv").remarks == ()
 
 
 # ---- remarks ---------------------------------------------------------------------------------------------------------
@@ -437,6 +588,11 @@ def test_a_dataset_without_any_readable_image_is_an_error(tmp_path):
             "Row 3 of list.csv puts a '1' image among the normal ones",
         ),
         ("path,split\n0.png,test\n", "lists no normal image for training"),
+        (
+            "path,label,split\n0.png,good,train\n0.png,dent,test\n",
+            "list.csv must give each image one label; got 'good' and 'dent' for .*0.png. Correct its rows",
+        ),
+        (f"path,split\n{'0' * 200_000},train\n", "list.csv is not a CSV table: field larger .*. Check its quotes"),
     ],
 )
 def test_an_invalid_table_raises_an_error(put, text, sentence):

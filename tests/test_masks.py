@@ -215,6 +215,50 @@ def test_a_dataset_tells_how_masks_were_understood_and_which_are_odd(put):
     ]
 
 
+def test_a_mask_that_contradicts_a_good_image_is_reported(put, tmp_path):
+    put(DEFECT)
+    for name, mask in (("0", DEFECT), ("1", 0 * DEFECT)):
+        for folder, pixels in (("test", DEFECT), ("ground_truth", mask)):
+            (tmp_path / folder / "ok").mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / folder / "ok" / f"{name}.png")
+    lines = str(load_dataset(tmp_path)).splitlines()
+    assert "3 masks" in lines[1]
+    assert lines[2:] == ["Masks that mark a defect in a good image (1 of 3): ok/0.png. Correct the label or the mask."]
+
+
+def test_masks_of_one_image_must_have_one_size(tmp_path):
+    for name, size in (("a", (5, 7)), ("b", (7, 5))):
+        Image.new("L", size).save(tmp_path / f"{name}.png")
+    told = r"Masks of one image must have one size; .*a\.png has another\. Replace it\."
+    for several in (tmp_path, (tmp_path / "a.png", tmp_path / "b.png")):
+        with pytest.raises(ValueError, match=told):
+            read_mask(several)
+
+
+def test_a_mask_of_another_shape_than_its_image_is_not_used(tmp_path, spade, demo):
+    """As in a dataset: the truth is unknown, and the image is judged all the same."""
+    photo = demo.test[0].path
+    for name, size in (("wide", (640, 320)), ("small", (80, 80))):
+        Image.new("L", size, 255).save(tmp_path / f"{name}.png")
+    told = r"The mask of .* is not used: it must have the aspect ratio of its image; got 320 x 640 px for 320 x 320 px"
+    with pytest.warns(UserWarning, match=told):
+        assert Sample(photo, "dot", tmp_path / "wide.png").mask is None
+    assert Sample(photo, "dot", tmp_path / "small.png").mask.all()
+    with pytest.warns(UserWarning, match=told):
+        report = evaluate(spade, [demo.test[0], Sample(photo, "dot", tmp_path / "wide.png")])
+    assert report.to_frame()["image_score"].notna().all()
+    assert report.judged(1).mask is None
+
+
+def test_only_the_first_page_of_a_mask_is_used_and_it_is_said(tmp_path):
+    pages = [Image.fromarray(np.roll(DEFECT, 5 * at, 1)) for at in range(3)]
+    for name in ("mask.tif", "mask.gif"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+        told = rf"{name} holds 3 pages or frames, and only the first is used\. Save each as a file\."
+        with pytest.warns(UserWarning, match=told):
+            np.testing.assert_array_equal(read_mask(tmp_path / name), DEFECT > 0)
+
+
 def test_of_many_masks_some_are_read_and_it_is_told(put, monkeypatch):
     monkeypatch.setattr("spade_kit.datasets.samples._MASKS", 3)
     dataset = put(*[DEFECT] * 7)

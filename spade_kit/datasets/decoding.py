@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 import struct
 import sys
 from bisect import bisect_left
@@ -24,7 +26,8 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _HEAD_CHUNKS = {b"IHDR", b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"IEND"}  # what gives the size and orientation of a PNG
-_WIDTH, _HEIGHT, _BITS, _ORIENTATION, _PLANES = 256, 257, 258, 274, 284  # tags of EXIF and TIFF
+_WIDTH, _HEIGHT, _BITS, _MEANING, _ORIENTATION, _PLANES, _KIND = 256, 257, 258, 262, 274, 284, 339  # tags of EXIF, TIFF
+_WHITE_IS_0, _UNSIGNED, _SIGNED = 0, 1, 2  # values of _MEANING and _KIND
 _TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE",
           8: "ROTATE_90"}  # fmt: skip
 _METADATA = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # where Pillow looks for an orientation
@@ -37,7 +40,7 @@ class UnreadablePhotoError(ValueError):
     """A file is not an image, or is damaged."""
 
 
-class _UnsupportedError(Exception):
+class UnsupportedError(Exception):
     """The reason why an image cannot be read, and what to do."""
 
 
@@ -55,7 +58,7 @@ def read_head(path: Path | str) -> tuple[tuple[int, int], int]:
                     width, height = picture.tag_v2[_WIDTH], picture.tag_v2[_HEIGHT]  # type: ignore[attr-defined]
                 return (width, height) if orientation >= 5 else (height, width), orientation
     except Exception as problem:
-        raise _unreadable(path, start, problem) from problem
+        raise explain_unreadable(path, start, problem) from problem
 
 
 def _read_head_chunks(stream: IO[bytes]) -> bytes:
@@ -94,6 +97,8 @@ def _find_orientation(picture: Image.Image) -> int:
 
 
 def scale(values: np.ndarray) -> UInt8[np.ndarray, "*shape"]:
+    if values.dtype == np.int8:  # -128..127
+        return (values.astype(np.int16) + 128).astype(np.uint8)
     low, high = float(values.min()), float(values.max())
     if not np.isfinite([low, high]).all():
         raise UnreadablePhotoError("Pixel values must be finite; got NaN or infinity. Replace them and save again.")
@@ -113,6 +118,7 @@ def decode(
     """
     try:
         with Image.open(BytesIO(content), formats=FORMATS) as picture:
+            frames = _count_frames(picture)
             if picture.format == "PNG":
                 picture.verify()  # checksums, which loading does not check
         picture = Image.open(BytesIO(content), formats=FORMATS)
@@ -120,22 +126,55 @@ def decode(
         picture.load()
         complaints = [*_check_metadata(picture), *_check_jpeg(content, picture)]
         upright = turn_upright(picture)
+        deep = deep_values(picture, upright)
         if low is not None:
             values = np.array(upright, np.uint16) << 8 | np.array(turn_upright(low), np.uint16)
     except Exception as problem:  # Pillow raises many kinds of exception for damaged files
-        raise _unreadable(name, content, problem) from problem
+        raise explain_unreadable(name, content, problem) from problem
+    if frames > 1:
+        warn(f"{as_text(name)} holds {frames} pages or frames, and only the first is used. Save each as a file.")
     for complaint in complaints:
         warn(
             f"{as_text(name)} is read, but its decoder complains: {complaint}. If the image looks damaged, replace it."
         )
-    if upright.mode[0] in "IF":
-        return Image.fromarray(narrow(np.array(upright)))
+    if deep is not None:
+        return Image.fromarray(narrow(deep))
     if low is None:
         return upright
     narrowed = Image.fromarray(narrow(values[..., :3]))
     if upright.mode == "RGBA":
         narrowed.putalpha(upright.getchannel("A"))
     return narrowed
+
+
+def _count_frames(picture: Image.Image) -> int:
+    """Pages or frames of an image that is not loaded; of a JPEG 1, whose others are thumbnails and depth maps."""
+    try:
+        return 1 if picture.format in ("JPEG", "MPO") else getattr(picture, "n_frames", 1)
+    except Exception:  # damage behind the first
+        return 1
+
+
+def deep_values(picture: Image.Image, upright: Image.Image) -> np.ndarray | None:
+    """Grey levels that do not fit into 0..255, as the file means them; None for other images.
+
+    Of a TIFF, Pillow reads signed 8-bit levels as unsigned, unsigned 32-bit ones as signed, and 16-bit ones as they are
+    stored, even if 0 is white.
+    """
+    tags = getattr(picture, "tag_v2", {})
+    bits, kind = count_bits(picture), tags.get(_KIND, (_UNSIGNED,))[0]
+    if upright.mode == "L" and kind == _SIGNED:
+        return np.array(upright).view(np.int8)
+    if upright.mode[0] not in "IF":
+        return None
+    values = np.array(upright)
+    if bits == 32 and kind == _UNSIGNED and values.dtype == np.int32:
+        values = values.view(np.uint32)
+    if tags.get(_MEANING) != _WHITE_IS_0:
+        return values
+    if values.dtype != np.uint16:
+        raise UnsupportedError("its 0 is white, and it has more than 16 bits", "Save it with 0 as black.")
+    return np.iinfo(np.uint16).max - values
 
 
 def turn_upright(picture: Image.Image) -> Image.Image:
@@ -213,7 +252,7 @@ def _open_low_bytes(content: bytes, picture: Any) -> Image.Image | None:
         codec, box, offset, given = tile
         mode, *others = (given,) if isinstance(given, str) else given
         if mode[:-1] not in ("RGB;16", "RGBA;16", "RGBX;16") or getattr(low, "tag_v2", {}).get(_PLANES, 1) != 1:
-            raise _UnsupportedError(
+            raise UnsupportedError(
                 f"its {count_bits(picture)}-bit channels would be cut to 8 bits", "Save it as 16-bit grey or RGB."
             )
         mode = mode[:-1] + swapped[mode[-1]]
@@ -229,26 +268,39 @@ def read_bytes(path: Path | str) -> bytes:
     try:
         return file.read_bytes()
     except OSError as problem:
-        raise _unreadable(path, b"", problem) from problem
+        raise explain_unreadable(path, b"", problem) from problem
 
 
 def _existing(path: Path | str) -> Path:
-    if Path(path).is_dir():
+    """The path of a file that exists; FileNotFoundError if there is none, or if it is a folder."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError) as problem:  # ValueError: no file can have this name
+        raise FileNotFoundError(
+            f"Expected an image at {as_text(path)}, but there is no such file. Check the path."
+        ) from problem
+    except OSError as problem:
+        raise explain_unreadable(path, b"", problem) from problem
+    if stat.S_ISDIR(mode):
         raise FileNotFoundError(
             f"Expected an image at {as_text(path)}, but it is a folder. List its images with "
             'sorted(Path(folder).glob("*.png")), or use load_dataset(folder).'
         )
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"Expected an image at {as_text(path)}, but there is no such file. Check the path.")
+    if not stat.S_ISREG(mode):  # reading a pipe would wait for ever
+        why = UnsupportedError("it is a pipe, a socket or a device", "Save the image as a file.")
+        raise explain_unreadable(path, b"", why)
     return Path(path)
 
 
-def _unreadable(name: Path | str, content: bytes, problem: Exception) -> UnreadablePhotoError:
+def explain_unreadable(name: Path | str, content: bytes | None, problem: Exception) -> UnreadablePhotoError:
+    """The error for a file with some content, or for an opened image, whose content is None."""
     cure = "Remove or replace it."
     if isinstance(problem, OSError) and problem.errno:
         why, cure = problem.strerror, "Check that it can be read, or leave it out."
-    elif isinstance(problem, _UnsupportedError):
+    elif isinstance(problem, UnsupportedError):
         why, cure = problem.args
+    elif content is None:
+        why, cure = str(problem) or type(problem).__name__, "Open it again, or convert it to RGB."
     elif not content:
         why = "it is empty"
     elif isinstance(problem, UnidentifiedImageError) and content.startswith(_TIFF):
@@ -259,7 +311,7 @@ def _unreadable(name: Path | str, content: bytes, problem: Exception) -> Unreada
         why = f"it claims more than {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} megapixels, the limit of Pillow"
         cure = "Make it smaller; or, if you trust the file, raise the limit: PIL.Image.MAX_IMAGE_PIXELS = 500_000_000."
     elif "MAX_TEXT" in str(problem):
-        why = "it contains text of more than 1 MB (64 MB in all), the limit of Pillow"
+        why = "it contains text or a colour profile of more than 1 MB (64 MB in all), the limit of Pillow"
         cure = "Save it without metadata; or, if you trust the file, raise PIL.PngImagePlugin.MAX_TEXT_CHUNK."
     else:
         why = str(problem) or type(problem).__name__

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -17,7 +18,17 @@ from spade_kit._arguments import warn
 from spade_kit._files import MANIFEST, as_text
 from spade_kit.datasets.decoding import FORMATS as FORMATS
 from spade_kit.datasets.decoding import UnreadablePhotoError as UnreadablePhotoError
-from spade_kit.datasets.decoding import count_bits, decode, read_bytes, read_head, scale, turn_upright
+from spade_kit.datasets.decoding import (
+    UnsupportedError,
+    count_bits,
+    decode,
+    deep_values,
+    explain_unreadable,
+    read_bytes,
+    read_head,
+    scale,
+    turn_upright,
+)
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
 UNSUPPORTED = {
@@ -45,6 +56,7 @@ _SYSTEM = {  # thumbnails, recycle bins and the like; hidden ones begin with a d
     *("$recycle.bin", "recycler", "system volume information", "lost+found", "found.000"),
     *("__macosx", "network trash folder", "temporary items", "__pycache__", "thumbs.db", "desktop.ini"),
 }
+MaskPath: TypeAlias = "Path | tuple[Path, ...]"  # a file, a folder of several, or several
 _FEW, _NOISE = 4, 32  # so many grey levels are labels, unless they are that close to black and white
 
 
@@ -66,22 +78,35 @@ def read_image(path: Path | str) -> UInt8[np.ndarray, "H W 3"]:
     return as_rgb(decode(read_bytes(path), path), path)
 
 
-def read_mask(path: Path | str) -> Bool[np.ndarray, "H W"]:
+def read_mask(path: MaskPath | str) -> Bool[np.ndarray, "H W"]:
     """True where a mask marks a defect (see `interpret_mask`), rotated upright like an image."""
     return interpret_mask(path)[0]
 
 
-def interpret_mask(path: Path | str) -> tuple[Bool[np.ndarray, "H W"], str]:
-    """Where a mask marks a defect, and what decided it; if the path is a folder, the union of all masks in it.
+def list_masks(path: MaskPath | str) -> list[Path]:
+    """The files that a mask consists of."""
+    parts = [Path(part) for part in (path if isinstance(path, tuple) else [path])]
+    return [file for part in parts for file in (pictures_in(part) if os.path.isdir(part) else [part])]
+
+
+def interpret_mask(path: MaskPath | str) -> tuple[Bool[np.ndarray, "H W"], str]:
+    """Where a mask marks a defect, and what decided it; of a folder or several files, the union of all masks.
 
     The alpha channel decides if it varies, else the index of a palette, else the grey level: see `_cut`.
     """
-    if Path(path).is_dir():
-        parts = pictures_in(Path(path))
-        if not parts:
-            raise FileNotFoundError(f"Expected masks in {as_text(path)}, but there are none. Check the folder.")
-        masks, reasons = zip(*map(interpret_mask, parts))
-        return np.logical_or.reduce(masks), max(reasons, key=reasons.count)
+    files = list_masks(path)
+    if not files:
+        folder = path[0] if isinstance(path, tuple) else path
+        raise FileNotFoundError(f"Expected masks in {as_text(folder)}, but there are none. Check the folder.")
+    masks, reasons = zip(*map(_interpret_file, files))
+    if len({mask.shape for mask in masks}) > 1:
+        raise UnreadablePhotoError(
+            f"Masks of one image must have one size; {as_text(files[0])} has another. Replace it."
+        )
+    return np.logical_or.reduce(masks), max(reasons, key=reasons.count)
+
+
+def _interpret_file(path: Path) -> tuple[Bool[np.ndarray, "H W"], str]:
     content = read_bytes(path)
     mask = decode(content, path, narrow=_keep_labels)
     if mask.has_transparency_data:
@@ -126,15 +151,21 @@ def read_size(path: Path | str) -> tuple[int, int]:
     return read_head(path)[0]
 
 
-def as_rgb(picture: Image.Image, name: Path | str = "An opened image") -> UInt8[np.ndarray, "H W 3"]:
+def fits(mask: tuple[int, ...], image: tuple[int, int]) -> bool:
+    """Whether a mask has the aspect ratio of its image, to 2 %; both are (rows, columns)."""
+    across, along = mask[0] * image[1], mask[1] * image[0]
+    return abs(across - along) <= max(across, along) / 50 and (mask == image or mask != image[::-1])
+
+
+def as_rgb(picture: Image.Image, name: Path | str) -> UInt8[np.ndarray, "H W 3"]:
     """Convert a Pillow image to the array that `read_image` returns."""
     bits = count_bits(picture)
     upright = turn_upright(picture)
-    if upright.mode[0] in "IF":  # Pillow would clip at 255
-        upright = Image.fromarray(scale(np.array(upright)))
+    if (values := deep_values(picture, upright)) is not None:  # Pillow would clip at 255
+        upright = Image.fromarray(scale(values))
     elif bits > 8:
-        raise ValueError(
-            f"{as_text(name)} has {bits} bits per channel, and Pillow keeps 8 of them. Pass the path of the file."
+        raise UnsupportedError(
+            f"it has {bits} bits per channel, and Pillow keeps 8 of them", "Pass the path of the file."
         )
     if upright.has_transparency_data:
         upright = upright.convert("RGBA")
@@ -143,6 +174,17 @@ def as_rgb(picture: Image.Image, name: Path | str = "An opened image") -> UInt8[
         else:
             upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
     return np.array(upright.convert("RGB"))
+
+
+def read_opened(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
+    """Like `read_image`, for an image that was opened with Pillow, at its current frame."""
+    name = getattr(picture, "filename", "")
+    try:
+        return as_rgb(picture, name or "An opened image")
+    except UnreadablePhotoError:
+        raise
+    except Exception as problem:  # Pillow raises many kinds of exception, also for a closed image
+        raise explain_unreadable(name or "an opened image", None, problem) from problem
 
 
 def _keep_labels(values: np.ndarray) -> UInt8[np.ndarray, "*shape"]:
@@ -155,17 +197,26 @@ def _keep_labels(values: np.ndarray) -> UInt8[np.ndarray, "*shape"]:
 
 @dataclass(frozen=True)
 class Listing:
-    """The contents of one folder in natural order: images, folders and other files, without those of the system."""
+    """The contents of one folder in natural order: images, folders and other files, without those of the system.
+
+    ``problem`` says why a folder cannot be listed, which then seems empty.
+    """
 
     images: list[Path]
     folders: list[Path]
     others: list[Path]
+    problem: str = ""
 
 
 def list_folder(folder: Path) -> Listing:
     """List a folder; folders below are not entered. A folder is a folder, whatever its name ends in."""
-    with os.scandir(folder) as found:
-        entries = {Path(entry.path): _is_folder(entry) for entry in found if not _is_of_system(entry.name)}
+    try:
+        with os.scandir(folder) as found:
+            entries = {Path(entry.path): _is_folder(entry) for entry in found if not _is_of_system(entry.name)}
+    except OSError as problem:
+        return Listing(
+            [], [], [], f"Folder {as_text(folder)} cannot be read: {problem.strerror}. Its images are not used."
+        )
     left_out = RESULTS if folder / MANIFEST in entries else ()
     listing = Listing([], [], [])
     for path in sorted(entries, key=natural_order):
@@ -177,25 +228,27 @@ def list_folder(folder: Path) -> Listing:
 
 
 def walk(folder: Path) -> Iterator[Listing]:
-    """List a folder and all folders below; each is entered once, and links that lead back are not followed.
-
-    A folder that cannot be listed is named in a warning.
-    """
+    """List a folder and all folders below; each is entered once, and links that lead back are not followed."""
     entered = {*folder.resolve().parents}
 
     def enter(place: Path) -> Iterator[Listing]:
-        try:
-            real, listing = place.resolve(), list_folder(place)
-        except OSError as problem:
-            warn(f"Folder {as_text(place)} cannot be read: {problem.strerror or problem}. Its images are not used.")
-            return
+        real = place.resolve()
         if real not in entered:
             entered.add(real)
+            listing = list_folder(place)
             yield listing
             for below in listing.folders:
                 yield from enter(below)
 
     return enter(folder)
+
+
+def find_locked(folders: Iterable[Path]) -> list[str]:
+    """Sentences about folders, and those below, that cannot be listed; also as a warning."""
+    locked = list(dict.fromkeys(listing.problem for folder in folders for listing in walk(folder) if listing.problem))
+    for problem in locked:
+        warn(problem)
+    return locked
 
 
 def pictures_in(folder: Path) -> list[Path]:

@@ -5,40 +5,29 @@ from __future__ import annotations
 import csv
 import os
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 
 from spade_kit._arguments import choose
 from spade_kit._files import as_text, printable
-from spade_kit.datasets.images import FORMATS, list_folder, pictures_below, pictures_in, walk
-from spade_kit.datasets.samples import GOOD, Sample
+from spade_kit.datasets.images import FORMATS, list_folder, list_masks, pictures_below, pictures_in
+from spade_kit.datasets.naming import (
+    BAD_NAMES,
+    GOOD,
+    GOOD_NAMES,
+    MASK_NAMES,
+    TEST_NAMES,
+    TRAIN_NAMES,
+    UNSORTED_NAMES,
+    as_label,
+    plain,
+)
+from spade_kit.datasets.pairing import pair
+from spade_kit.datasets.samples import Sample
 
-GOOD_NAMES = {
-    *("good", "ok", "okay", "io", "normal", "normals", "pass", "passed", "intact", "healthy", "undamaged"),
-    *("defect_free", "no_defect", "no_defects", "non_defective", "not_defective"),
-}
-BAD_NAMES = {
-    *("bad", "nok", "not_ok", "ng", "ko", "nio", "not_good", "abnormal", "abnormals", "anomaly", "anomalies"),
-    *(
-        "anomalous",
-        "defect",
-        "defects",
-        "defective",
-        "fault",
-        "faults",
-        "faulty",
-        "damaged",
-        "fail",
-        "failed",
-    ),
-    *("reject", "rejects", "rejected", "scrap", "outlier", "outliers"),
-}
-UNSORTED_NAMES = {"test", "testing", "images", "all", "new", "unknown", "unsorted", "unlabelled", "unlabeled"}
-TRAIN_NAMES = {"train", "training"}
-TEST_NAMES = {"test", "testing"}
-MASK_NAMES = {"ground_truth", "groundtruth", "masks", "mask"}
 ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
 VISA_SPLIT = Path("split_csv", "1cls.csv")
 _NAMED = 3  # at most this many files are named in a remark
@@ -58,8 +47,15 @@ class Found:
 def check_folder(path: str | Path) -> Path:
     """The folder at a path; FileNotFoundError if there is none."""
     folder = Path(path).expanduser()
-    if os.path.isdir(folder):
+    try:
+        os.scandir(folder).close()
         return folder
+    except PermissionError as problem:
+        raise PermissionError(
+            f"Cannot list the folder {as_text(path)}: {problem.strerror}. Check that it can be read."
+        ) from problem
+    except (OSError, ValueError):  # it is no folder, or no path
+        pass
     got = "it is a file" if os.path.isfile(folder) else "there is none"
     cure = 'Check the path, or use load_dataset("demo").'
     if os.path.isfile(folder) and folder.suffix.lower() in ARCHIVES:
@@ -113,18 +109,13 @@ def _describe_contents(folder: Path) -> str:
     return f"Expected images in {as_text(folder)}, but it contains {holds}. {cure}"
 
 
-def _child(folder: Path, names: Iterable[str]) -> Path | None:
+def _child(folder: Path, names: Collection[str]) -> Path | None:
     """The subfolder with one of these names, ignoring case."""
-    names = {_plain(name) for name in names}
-    return next((entry for entry in list_folder(folder).folders if _plain(entry.name) in names), None)
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[ -]", "_", name.lower())
+    return next((entry for entry in list_folder(folder).folders if plain(entry.name) in names), None)
 
 
 def _label(name: str) -> str:
-    return GOOD if _plain(name) in GOOD_NAMES else printable(name)
+    return printable(as_label(name))
 
 
 def read_splits(folder: Path) -> Found:
@@ -133,7 +124,7 @@ def read_splits(folder: Path) -> Found:
     if train_folder is None:
         raise FileNotFoundError(_describe_contents(folder))
     good = _child(train_folder, GOOD_NAMES)
-    train = [Sample(path, GOOD) for path in (pictures_below(good) if good else pictures_in(train_folder))]
+    train = _read_good(good, pictures_below(good)) if good else _read_good(train_folder, pictures_in(train_folder))
     if not train:
         raise FileNotFoundError(
             f"Expected images of good parts in {as_text(good or train_folder / GOOD)}, but found none. "
@@ -147,80 +138,70 @@ def read_splits(folder: Path) -> Found:
     hint = "test images belong in test, masks in ground_truth or masks"
     remarks += [f"{printable(other.name)}: not used; {hint}." for other in unused]
     test = [] if test_folder is None else _read_kinds(test_folder, mask_folder)
-    if mask_folder is not None:
-        remarks += _find_what_has_no_partner(mask_folder, test_folder or folder, test)
+    remarks += _find_what_has_no_partner(mask_folder, test_folder or folder, test)
     remarks += _find_unused(folder, train + test, {*told, *unused, mask_folder})
-    return Found(train, test, "MVTec AD layout", mask_folder is not None, tuple(remarks))
+    return Found(train, test, "MVTec AD layout", _has_masks(mask_folder, test), tuple(remarks))
 
 
 def _read_good_and_bad(folder: Path) -> Found:
     """Folders of normal and of defective images side by side."""
     good, masks = _child(folder, GOOD_NAMES), _child(folder, MASK_NAMES)
-    if good is None or not (train := [Sample(path, GOOD) for path in pictures_below(good)]):
+    if good is None or not (train := _read_good(good, pictures_below(good))):
         raise FileNotFoundError(_describe_contents(good or folder))
-    test = _read_kinds(folder, masks, {good, masks})
-    remarks = [] if masks is None else _find_what_has_no_partner(masks, folder, test)
-    remarks += _find_unused(folder, train + test, {masks})
+    test = [sample for sample in _read_kinds(folder, masks) if good not in sample.path.parents]
+    remarks = _find_what_has_no_partner(masks, folder, test) + _find_unused(folder, train + test, {masks})
     layout = f"normal images in {printable(good.name)}, each other folder is a kind of defect"
-    return Found(train, test, layout, masks is not None, tuple(remarks))
+    return Found(train, test, layout, _has_masks(masks, test), tuple(remarks))
 
 
-def _read_kinds(folder: Path, masks: Path | None, without: Collection[Path | None] = ()) -> list[Sample]:
+def _read_good(folder: Path, photos: list[Path]) -> list[Sample]:
+    """Normal images, without files that are masks of them."""
+    return [Sample(path, GOOD) for path in pair(photos, folder)[0]]
+
+
+def _read_kinds(folder: Path, masks: Path | None = None) -> list[Sample]:
     """Images directly in a folder, without a label, and images in and below one subfolder per kind."""
-    samples = [Sample(path) for path in pictures_in(folder)]
-    for kind in list_folder(folder).folders:
-        if kind not in without:
-            label = None if _plain(kind.name) in UNSORTED_NAMES else _label(kind.name)
-            photos = _images_below(kind)
-            truth = _find_masks(masks, kind, photos) if masks is not None and label != GOOD else {}
-            samples += [Sample(path, label, truth.get(_key(path, kind))) for path in photos]
+    photos, truth = pair([path for path in pictures_below(folder) if masks not in path.parents], folder, masks)
+    of_kind = defaultdict(list)
+    for path in photos:
+        of_kind[folder.joinpath(*path.relative_to(folder).parts[:-1][:1])].append(path)
+    samples = []
+    for kind in (folder, *list_folder(folder).folders):
+        label = None if kind == folder or plain(kind.name) in UNSORTED_NAMES else _label(kind.name)
+        samples += [Sample(path, label, truth.get(path)) for path in of_kind[kind]]
     return samples
 
 
-def _images_below(folder: Path) -> list[Path]:
-    """Images in and below a folder, except masks in a folder of their own."""
-
-    def is_mask(path: Path) -> bool:
-        return any(_plain(part) in MASK_NAMES for part in path.relative_to(folder).parts[:-1])
-
-    return [path for path in pictures_below(folder) if not is_mask(path)]
+def _has_masks(folder: Path | None, samples: list[Sample]) -> bool:
+    return folder is not None or any(sample.mask_path for sample in samples)
 
 
-def _key(path: Path, folder: Path) -> str:
-    """What an image and its mask have in common: the path below the folder of their kind, without the suffix."""
-    below = path.relative_to(folder)
-    return re.sub(r"[ _-]mask$", "", below.with_name(below.stem).as_posix().lower())
-
-
-def _find_masks(masks: Path, kind: Path, photos: list[Path]) -> dict[str, Path]:
-    """Map the key of each image to its mask: a file with or without ``_mask``, or a folder of masks."""
-    folder = _child(masks, {kind.name})
-    if folder is None:
-        return {}
-    keys = {_key(path, kind) for path in photos}
-    found = list(walk(folder))
-    several = {_key(below, folder): below for listing in found for below in listing.folders if pictures_in(below)}
-    single = {_key(path, folder): path for listing in found for path in listing.images}
-    return {key: mask for key, mask in (several | single).items() if key in keys}
-
-
-def _find_what_has_no_partner(masks: Path, folder: Path, test: list[Sample]) -> list[str]:
-    of_good = {kind for kind in list_folder(masks).folders if _label(kind.name) == GOOD}
-    used = {sample.mask_path for sample in test} | of_good
-    lost = [mask for mask in pictures_below(masks) if not used & {mask, *mask.parents}]
+def _find_what_has_no_partner(masks: Path | None, folder: Path, test: list[Sample]) -> list[str]:
+    """Remarks on masks without an image, and on defects without a mask if others have one."""
+    used = _list_used(test)
+    lost = [] if masks is None else [mask for mask in pictures_below(masks) if mask not in used]
     remarks = [f"{count(lost, 'mask')} without an image: {name_some(lost)}."] if lost else []
     bare = [sample.path for sample in test if sample.label not in (GOOD, None) and sample.mask_path is None]
-    if bare:
-        wanted = as_text(Path(masks.name, bare[0].relative_to(folder).with_name(f"{bare[0].stem}_mask.png")))
+    if bare and _has_masks(masks, test):
+        place = bare[0].relative_to(folder).with_name(f"{bare[0].stem}_mask.png")
+        wanted = as_text(place.name if masks is None else Path(masks.name, place))
         remarks.append(f"{count(bare, 'defect image')} without a mask: {name_some(bare)}; expected mask: {wanted}.")
     return remarks
 
 
+def _list_used(samples: list[Sample]) -> set[Path]:
+    """The files of images and masks."""
+    masks = [sample.mask_path for sample in samples if sample.mask_path is not None]
+    return {sample.path for sample in samples}.union(*map(list_masks, masks))
+
+
 def _find_unused(folder: Path, samples: list[Sample], told: Collection[Path | None]) -> list[str]:
-    """A remark on images that no sample refers to, except those in folders that other remarks are about."""
-    used = {sample.path for sample in samples}
+    """Remarks on images and masks that no sample refers to, except those in folders that other remarks are about."""
+    used = _list_used(samples)
     lost = [path for path in pictures_below(folder) if path not in used and not {*path.parents} & {*told}]
-    return [f"{count(lost, 'image')} not used: {name_some(lost)}."] if lost else []
+    images = {*pair(pictures_below(folder), folder)[0]}
+    kinds = {"image": [path for path in lost if path in images], "mask": [path for path in lost if path not in images]}
+    return [f"{count(paths, kind)} not used: {name_some(paths)}." for kind, paths in kinds.items() if paths]
 
 
 def read_folders(train: list[Path], test: list[Path]) -> Found:
@@ -228,41 +209,39 @@ def read_folders(train: list[Path], test: list[Path]) -> Found:
     normal, remarks = [], []
     for folder in train:
         good = folder if pictures_in(folder) else _child(folder, GOOD_NAMES)
-        photos = [] if good is None else pictures_in(folder) or pictures_below(good)
-        if not photos:
+        samples = [] if good is None else _read_good(good, pictures_in(folder) or pictures_below(good))
+        if not samples:
             raise FileNotFoundError(_describe_contents(folder))
-        samples = [Sample(path, GOOD) for path in photos]
         normal += samples
         remarks += _find_unused(folder, samples, test)
     judged = []
     for folder in test:
         label = _label_of(folder)
-        samples = (
-            _read_kinds(folder, None) if label is None else [Sample(path, label) for path in _images_below(folder)]
-        )
+        photos, truth = pair(pictures_below(folder), folder)
+        samples = [Sample(path, label, truth.get(path)) for path in photos] if label else _read_kinds(folder)
         if not samples:
             raise FileNotFoundError(_describe_contents(folder))
         judged += samples
-        remarks += _find_unused(folder, samples, train)
+        remarks += _find_what_has_no_partner(None, folder, samples) + _find_unused(folder, samples, train)
     several = "two folders" if len(train) == len(test) == 1 else f"{len(train)} + {len(test)} folders"
-    return Found(normal, judged, several if test else _PLAIN, remarks=tuple(remarks))
+    return Found(normal, judged, several if test else _PLAIN, _has_masks(None, judged), tuple(remarks))
 
 
 def _label_of(folder: Path) -> str | None:
     """The label that a folder's name gives its images: of a known kind, or of one beside a folder of good images."""
     place = folder.absolute()
-    name = _plain(place.name)
+    name = plain(place.name)
     beside = name not in UNSORTED_NAMES and _child(place.parent, GOOD_NAMES) is not None
     return _label(place.name) if beside or name in GOOD_NAMES | BAD_NAMES else None
 
 
 def _read_plain(folder: Path) -> Found:
-    photos = [Sample(path, GOOD) for path in pictures_in(check_folder(folder))]
+    photos = _read_good(folder, pictures_in(check_folder(folder)))
     if not photos:
         raise FileNotFoundError(_describe_contents(folder))
     ignored = [entry for entry in list_folder(folder).folders if pictures_below(entry)]
     remarks = [f"{count(ignored, 'folder')} of images not used: {name_some(ignored)}."] if ignored else []
-    return Found(photos, [], _PLAIN, remarks=tuple(remarks))
+    return Found(photos, [], _PLAIN, remarks=(*remarks, *_find_unused(folder, photos, ignored)))
 
 
 def _read_visa(folder: Path) -> Found:
@@ -288,7 +267,7 @@ def _read_csv(path: Path) -> Found:
     parts: dict[str, list[Sample]] = {"train": [], "test": []}
     remarks, table = [], printable(path.name)
     rows = list(_read_table(path, ("path",)))
-    columns = set(rows[0] if rows else ())
+    columns = set(rows[0] if rows else ()) - {""}
     if unknown := sorted(columns - {"path", "label", "mask", "split"}):
         told = f"{table} has unknown columns {', '.join(unknown)}; known columns are path, label, mask and split"
         if not columns & {"label", "split"}:
@@ -314,8 +293,33 @@ def _read_csv(path: Path) -> Found:
         raise FileNotFoundError(
             f"{as_text(path)} lists no normal image for training. Give some rows the split 'train'."
         )
-    masked = any(sample.mask_path for sample in parts["test"])
-    return Found(parts["train"], parts["test"], f"table {table}", masked, tuple(remarks))
+    remarks += _join_rows(parts, table)
+    return Found(parts["train"], parts["test"], f"table {table}", _has_masks(None, parts["test"]), tuple(remarks))
+
+
+def _join_rows(parts: dict[str, list[Sample]], table: str) -> list[str]:
+    """Leave one sample per image and split, with the masks of all its rows; return a remark on images in several."""
+    labels: dict[Path, str | None] = {}
+    repeated = []
+    for split, samples in parts.items():
+        joined: dict[Path, Sample] = {}
+        for sample in samples:
+            known = labels.setdefault(sample.path, sample.label)
+            if None not in (known, sample.label) and known != sample.label:
+                raise ValueError(
+                    f"{table} must give each image one label; got {known!r} and {sample.label!r} for "
+                    f"{as_text(sample.path)}. Correct its rows."
+                )
+            if before := joined.get(sample.path):
+                repeated.append(sample.path)
+                masks = tuple(dict.fromkeys(before.mask_parts + sample.mask_parts))
+                sample = replace(sample, label=before.label or sample.label, mask_path=masks)
+            labels[sample.path] = known or sample.label
+            joined[sample.path] = sample
+        parts[split] = list(joined.values())
+    if not repeated:
+        return []
+    return [f"{count(repeated, 'row')} of {table} for an image again, joined: {name_some(repeated)}."]
 
 
 def _name_numbered_labels(rows: list[dict[str, str]], table: str) -> list[str]:
@@ -341,17 +345,20 @@ def _read_table(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
         raise FileNotFoundError(f"Expected a CSV table at {as_text(path)}, but there is no such file. Check the path.")
     try:
         lines = StringIO(path.read_text(encoding="utf-8-sig"), newline="")
+        head = lines.readline()
+        separator = max(",;\t", key=head.count)
+        names = [name.strip().lower() for name in next(csv.reader([head], delimiter=separator), [])]
+        rows = list(csv.DictReader(lines, names, delimiter=separator, restval=""))
     except UnicodeDecodeError as problem:
         raise ValueError(f"{as_text(path)} is not UTF-8 text. Save it as CSV in UTF-8.") from problem
-    head = lines.readline()
-    separator = max(",;\t", key=head.count)
-    names = [name.strip().lower() for name in next(csv.reader([head], delimiter=separator), [])]
+    except csv.Error as problem:
+        raise ValueError(f"{as_text(path)} is not a CSV table: {problem}. Check its quotes.") from problem
     if not set(columns) <= set(names):
         raise ValueError(
             f"The first line of {as_text(path)} must name the columns {', '.join(columns)}, separated by commas, "
             f"semicolons or tabs; got {head.strip()!r}."
         )
-    for row in csv.DictReader(lines, names, delimiter=separator, restval=""):
+    for row in rows:
         cells = {name: cell.strip() for name, cell in row.items() if name is not None}
         if any(cells.values()):
             yield cells

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -17,10 +17,13 @@ from spade_kit._arguments import choose, warn
 from spade_kit._files import printable
 from spade_kit._progress import track
 from spade_kit.datasets.images import (
+    MaskPath,
     UnreadablePhotoError,
+    find_locked,
+    fits,
     list_folder,
+    list_masks,
     natural_order,
-    pictures_in,
     read_head,
     read_size,
 )
@@ -65,12 +68,13 @@ def load_dataset(
     - ``"mvtec"``: ``train/good``, ``test/<kind>``, and masks ``ground_truth/<kind>/<stem>_mask.png``, with or without
       ``_mask``; ``good`` may be called ``ok`` or ``normal``, and ``ground_truth`` may be called ``masks``. BTAD and
       MVTec LOCO also use this layout; several masks in a folder ``ground_truth/<kind>/<stem>/`` are joined. Folders
-      inside ``good`` and a kind are read, too.
+      inside ``good`` and a kind are read, too. Masks may also be beside their image, as ``<stem>_mask.png`` or in a
+      folder ``masks``.
     - ``"good_bad"``: folders such as ``good`` and ``bad``, ``ok`` and ``nok``, ``normal`` and ``abnormal`` side by
       side. Normal images are for training, every other folder is a kind of defect.
     - ``"visa"``: the VisA folder of one object, with the official split in ``split_csv/1cls.csv``.
     - ``"csv"``: a table with the columns ``path``, ``label``, ``mask`` and ``split``; all but ``path`` are optional,
-      and paths are relative to the table's folder.
+      and paths are relative to the table's folder. An image with several masks has a row for each.
     - ``"plain"``: a folder of normal images. `explore` then judges each against the others.
 
     References
@@ -95,12 +99,15 @@ def load_dataset(
         return _solar_cells()
     if folders["train"]:
         normal, judged = (list(map(check_folder, given)) for given in folders.values())
-        return _assemble(read_folders(normal, judged), normal[0].resolve().name)
+        locked = find_locked(normal + judged)
+        return _assemble(read_folders(normal, judged), normal[0].resolve().name, locked)
     path = Path(str(name_or_path)).expanduser()
     if layout is not None:
         choose("layout", layout, LAYOUTS)
-    guessed = layout or guess(path if os.path.isfile(path) else check_folder(path))
-    return _assemble(LAYOUTS[guessed](path), path.resolve().stem if path.is_file() else path.resolve().name)
+    is_file = os.path.isfile(path)
+    locked = find_locked([check_folder(path)]) if os.path.isdir(path) else []
+    found = LAYOUTS[layout or guess(path if is_file else check_folder(path))](path)
+    return _assemble(found, path.resolve().stem if is_file else path.resolve().name, locked)
 
 
 def _as_folders(given: Any) -> list:
@@ -108,7 +115,7 @@ def _as_folders(given: Any) -> list:
     return [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
 
 
-def _assemble(found: Found, name: str) -> Dataset:
+def _assemble(found: Found, name: str, locked: Sequence[str] = ()) -> Dataset:
     """Drop unreadable files, and collect remarks on anything unexpected."""
     name = printable(name)
     skipped: dict[Path, str] = {}
@@ -123,7 +130,7 @@ def _assemble(found: Found, name: str) -> Dataset:
     train, test = ([replace(one, masked=found.masked) for one in part if one.path in sizes] for part in parts)
     if not train:
         raise FileNotFoundError(f"No normal image of {name} can be read. {next(iter(skipped.values()))}")
-    remarks = list(found.remarks)
+    remarks = [*found.remarks, *locked]
     if skipped:
         reasons = "; ".join(list(skipped.values())[:_NAMED])
         remarks.append(f"{len(skipped)} of {len(photos)} images are skipped. {reasons}")
@@ -132,6 +139,9 @@ def _assemble(found: Found, name: str) -> Dataset:
         remarks.append(f"{count(others, 'file')} with an unknown extension not used: {name_some(others)}.")
     test, lost = _check_masks(test, sizes)
     remarks += lost
+    uses = Counter(part for sample in test for part in sample.mask_parts)
+    if shared := [part for part, number in uses.items() if number > 1]:
+        remarks.append(f"{count(shared, 'mask')} used for several images: {name_some(shared)}.")
     if twice := _in_both(train, test):
         remarks.append(f"{count(twice, 'test image')} also among the training images: {name_some(twice)}.")
     return Dataset(name, train, test, found.layout, tuple(remarks))
@@ -139,7 +149,7 @@ def _assemble(found: Found, name: str) -> Dataset:
 
 def _find_others(folders: set[Path]) -> list[Path]:
     """Files in the image folders that have an unsupported extension, such as HEIC."""
-    others = (file for folder in folders if folder.is_dir() for file in list_folder(folder).others)
+    others = (file for folder in folders if os.path.isdir(folder) for file in list_folder(folder).others)
     return sorted((file for file in others if file.suffix.lower() != ".csv"), key=natural_order)
 
 
@@ -150,7 +160,7 @@ def _check_masks(test: list[Sample], sizes: dict[Path, tuple[int, int]]) -> tupl
     for sample in test:
         if (mask := sample.mask_path) is not None:
             odd = _find_oddity(mask, sample.path, sizes[sample.path])
-            told[odd].append(mask)
+            told[odd].append(sample.mask_parts[0])
             if odd is not None and odd.endswith("not used"):
                 sample = replace(sample, mask_path=None)
         checked.append(sample)
@@ -168,12 +178,13 @@ _ODDITIES = _MISSING, _UNREADABLE, _TURNED, _UNFIT, _RESIZED, _UNSURE = (
 )
 
 
-def _find_oddity(mask: Path, photo: Path, size: tuple[int, int]) -> str | None:
+def _find_oddity(mask: MaskPath, photo: Path, size: tuple[int, int]) -> str | None:
     """Which of ``_ODDITIES`` a mask has; only file headers are read."""
-    if not mask.exists():
-        return _MISSING
+    files = list_masks(mask)
     try:
-        heads = [read_head(part) for part in (pictures_in(mask) if mask.is_dir() else [mask])]
+        heads = [read_head(file) for file in files]
+    except FileNotFoundError:
+        return _MISSING
     except (OSError, UnreadablePhotoError):
         return _UNREADABLE
     if len({height for height, _ in heads}) != 1:
@@ -181,7 +192,7 @@ def _find_oddity(mask: Path, photo: Path, size: tuple[int, int]) -> str | None:
     (height, width), orientation = heads[0]
     if (height, width) == size[::-1] != size:
         return _TURNED
-    if abs(height * size[1] - width * size[0]) > max(height * size[1], width * size[0]) / 50:
+    if not fits((height, width), size):
         return _UNFIT
     if (height, width) != size:
         return _RESIZED

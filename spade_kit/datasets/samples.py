@@ -13,12 +13,22 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
+from spade_kit._arguments import warn
 from spade_kit._files import as_text
 from spade_kit._progress import track
 from spade_kit.datasets.decoding import turn_upright
-from spade_kit.datasets.images import as_rgb, interpret_mask, read_image, read_mask, read_size
+from spade_kit.datasets.images import (
+    MaskPath,
+    fits,
+    interpret_mask,
+    read_image,
+    read_mask,
+    read_opened,
+    read_size,
+)
+from spade_kit.datasets.naming import GOOD as GOOD
+from spade_kit.datasets.naming import as_label
 
-GOOD = "good"
 SQUASHED = 1.2  # a larger change of the aspect ratio is remarked on: round parts become ovals
 _MASKS = 200  # at most so many masks are read to describe all
 _NAMED = 3  # at most this many of them are named in a remark
@@ -28,15 +38,33 @@ _NAMED = 3  # at most this many of them are named in a remark
 class Sample:
     """One image file with its label and mask; pixels are read on access and never cached.
 
-    ``label`` is "good", the type of defect, or None if unknown. ``mask_path`` points to the ground truth of a defect,
-    an image or a folder of several. ``masked`` means that the dataset has such masks, so the mask of a good image is
-    empty rather than unknown.
+    ``label`` is "good" or another word for good parts such as "OK", which becomes "good"; the type of defect; or None
+    if unknown. ``mask_path`` points to the ground truth of a defect, an image, a folder of several, or a tuple of
+    these. ``masked`` means that the dataset has such masks, so the mask of a good image is empty rather than unknown.
     """
 
     path: Path
     label: str | None = None
-    mask_path: Path | None = None
+    mask_path: MaskPath | None = None
     masked: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.label, str | None):
+            raise ValueError(
+                f'label must be "good", the name of a type of defect, or None if unknown; got {self.label!r}. '
+                "Pass a name."
+            )
+        parts = self.mask_parts
+        label = None if self.label is None or not self.label.strip() else as_label(self.label)
+        object.__setattr__(self, "path", Path(self.path))
+        object.__setattr__(self, "label", label)
+        object.__setattr__(self, "mask_path", parts if len(parts) > 1 else next(iter(parts), None))
+
+    @property
+    def mask_parts(self) -> tuple[Path, ...]:
+        """The files and folders of the mask."""
+        given = self.mask_path
+        return () if given is None else tuple(map(Path, [given] if isinstance(given, (str, Path)) else given))
 
     @property
     def image(self) -> UInt8[np.ndarray, "H W 3"]:
@@ -46,7 +74,14 @@ class Sample:
     def mask(self) -> Bool[np.ndarray, "H W"] | None:
         """True where the defect is; all False for a good image of a dataset with masks; None if unknown."""
         if self.mask_path is not None:
-            return read_mask(self.mask_path)
+            mask = read_mask(self.mask_path)
+            if fits(mask.shape, size := read_size(self.path)):
+                return mask
+            warn(
+                f"The mask of {as_text(self.path)} is not used: it must have the aspect ratio of its image; "
+                f"got {mask.shape[0]} x {mask.shape[1]} px for {size[0]} x {size[1]} px. Replace it."
+            )
+            return None
         if self.masked and self.label == GOOD:
             return np.zeros(read_size(self.path), bool)
         return None
@@ -69,7 +104,7 @@ class Dataset:
         kinds = Counter(sample.label or "unknown" for sample in self.test)
         tested = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items(), key=lambda item: item[0] != GOOD))
         told = f"{self.name}: {len(self.train)} normal images, {len(self.test)} test images"
-        masks, strange = _describe_masks([sample.mask_path for sample in self.test if sample.mask_path is not None])
+        masks, strange = _describe_masks([sample for sample in self.test if sample.mask_path is not None])
         samples = self.train + self.test
         sizes = Counter(filter(None, map(shape_of, track(samples, desc="sizes"))))
         details = [self.layout, masks, _describe_sizes(sizes, len(samples) - sizes.total())]
@@ -98,30 +133,34 @@ def _describe_sizes(sizes: Counter[tuple[int, int]], lost: int) -> str:
     return f"{told}, {lost} unreadable" if lost else told
 
 
-def _describe_masks(paths: Sequence[Path]) -> tuple[str, list[str]]:
+def _describe_masks(masked: Sequence[Sample]) -> tuple[str, list[str]]:
     """How masks were understood, and remarks on those that are probably wrong; of many masks, some are read."""
-    read = paths[:: -(-len(paths) // _MASKS) or 1]
+    read = masked[:: -(-len(masked) // _MASKS) or 1]
     reasons: Counter[str] = Counter()
-    empty, inverted, unreadable = [], [], []
-    for path in track(read, desc="masks"):
+    empty, inverted, contradicted, unreadable = [], [], [], []
+    for sample in track(read, desc="masks"):
+        path = sample.mask_parts[0]
         try:
-            mask, reason = interpret_mask(path)
+            mask, reason = interpret_mask(sample.mask_path)
         except (OSError, ValueError):
             unreadable.append(path)
             continue
         reasons[reason] += 1
         if not mask.any():
-            empty.append(path)
+            empty += [path] if sample.label != GOOD else []
+        elif sample.label == GOOD:
+            contradicted.append(path)
         elif mask.mean() > 0.5:
             inverted.append(path)
     how = [reason if number == len(read) else f"{number} {reason}" for reason, number in reasons.most_common()]
-    told = f"{len(paths) or 'no'} masks"
+    told = f"{len(masked) or 'no'} masks"
     if how:
-        some = f"; {len(read)} of them read" if len(read) < len(paths) else ""
+        some = f"; {len(read)} of them read" if len(read) < len(masked) else ""
         told += f" (defect {', '.join(how)}{some})"
     wrong = {
         "Empty masks ({}): {}. Check that their defects were saved.": empty,
         "Masks of more than half of the image ({}): {}. Check that they are not inverted.": inverted,
+        "Masks that mark a defect in a good image ({}): {}. Correct the label or the mask.": contradicted,
         "Unreadable masks ({}): {}. Replace them.": unreadable,
     }
     return told, [remark.format(f"{len(at)} of {len(read)}", _name(at)) for remark, at in wrong.items() if at]
@@ -142,7 +181,7 @@ def as_array(photo: Photo) -> UInt8[np.ndarray, "H W 3"]:
     if isinstance(photo, (str, Path)):
         return read_image(photo)
     if isinstance(photo, Image.Image):
-        return as_rgb(photo, getattr(photo, "filename", "") or "An opened image")
+        return read_opened(photo)
     got, cure = _describe_value(photo)
     if isinstance(photo, np.ndarray):
         got, cure = f"an array of shape {photo.shape} and type {photo.dtype}", _conversion_hint(photo)
@@ -182,15 +221,26 @@ def _describe_value(value: object) -> tuple[str, str]:
     """What a value is that is no image, and what to pass instead; torch is not imported for that."""
     shape = tuple(getattr(value, "shape", ()))
     if not shape or type(value).__module__.partition(".")[0] != "torch":
-        return f"a value of type {type(value).__name__}", "Pass one image at a time."
+        cure = "Pass one image at a time." if isinstance(value, Iterable) else "Pass one of these."
+        if _is_stream(value):
+            opened = "io.BytesIO(image)" if isinstance(value, (bytes, bytearray, memoryview)) else "image"
+            cure = f"Open it first: PIL.Image.open({opened})."
+        return f"a value of type {type(value).__name__}", cure
     one = "images[0]" if len(shape) == 4 else "image"
-    channels_first = len(shape) >= 3 and shape[-1] != 3
-    cure = f"Pass {one}{'.permute(1, 2, 0)' if channels_first else ''}.cpu().numpy(), with values from 0 to 1 or uint8."
+    steps = ".permute(1, 2, 0)" if len(shape) >= 3 and shape[-1] != 3 else ""
+    steps += ".detach()" if getattr(value, "requires_grad", False) else ""
+    steps += ".float()" if "bfloat16" in str(getattr(value, "dtype", "")) else ""  # numpy has no such type
+    cure = f"Pass {one}{steps}.cpu().numpy(), with values from 0 to 1 or uint8."
     return f"a torch tensor of shape {shape}", cure
 
 
+def _is_stream(value: object) -> bool:
+    """Whether a value is the content of a file, or an open file."""
+    return isinstance(value, (bytes, bytearray, memoryview)) or hasattr(value, "read")
+
+
 def _conversion_hint(values: np.ndarray) -> str:
-    if values.ndim == 2:
+    if values.ndim == 2 or (values.ndim == 3 and values.shape[2] == 1):
         return "Convert a grey image with np.dstack([image] * 3)."
     if values.ndim == 3 and values.shape[2] == 4:
         return "Drop the alpha channel: image[..., :3]."
@@ -198,6 +248,8 @@ def _conversion_hint(values: np.ndarray) -> str:
         return "Put the channels last: image.transpose(1, 2, 0)."
     if values.ndim == 4:
         return "Pass one image at a time."
+    if values.ndim != 3 or values.shape[2] != 3:
+        return "Give it the shape (rows, columns, 3), with red, green and blue."
     return "Scale the values of all images alike to 0..255, and pass image.astype(np.uint8)."
 
 
@@ -205,8 +257,8 @@ def as_list(photos: Iterable[Photo] | Photo) -> list[Photo]:
     """One image or many, as a list."""
     if getattr(photos, "ndim", None) in (2, 3):  # 2 is wrong, as is a tensor, and `as_array` raises
         return [photos]  # type: ignore[list-item]
-    if isinstance(photos, (Sample, str, Path, Image.Image)):
-        return [photos]
+    if isinstance(photos, (Sample, str, Path, Image.Image)) or _is_stream(photos):
+        return [photos]  # type: ignore[list-item]  # `as_array` refuses a stream
     if isinstance(photos, Dataset) or not isinstance(photos, Iterable):
         raise ValueError(
             f"Images must be given as a list; got a value of type {type(photos).__name__}. "

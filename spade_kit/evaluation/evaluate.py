@@ -76,7 +76,7 @@ def _judge_into(run: RunFolder, store: MapStore, spade: SPADE, dataset: str, sam
     for at, (sample, place) in enumerate(zip(samples, name_maps(dataset, samples))):
         files = [store.file(at), run.folder / "maps" / place]
         store.drop_damaged(at, files[1])
-        sources = [path for path in (sample.path, sample.mask_path) if path is not None]
+        sources = [sample.path, *sample.mask_parts]
         items.append(Item({"photo": at, "path": as_text(sample.path), "label": sample.label or None}, sources, files))
 
     def judge(item: Item) -> Row:

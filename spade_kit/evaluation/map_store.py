@@ -47,7 +47,7 @@ class Judged:
         options = result.spade.options
         level = result.place_level if options.judged == "excess" else None
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about masks that are empty after cropping: they are counted later
+            warnings.filterwarnings("ignore", ".* not visible on the evaluated crop")  # these are counted later
             return cls(result.correspondence.distance, options.sigma, result.mask, result.crop, level)
 
     @cached_property

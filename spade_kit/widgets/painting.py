@@ -19,7 +19,7 @@ from PIL import ImageColor
 
 from spade_kit._arguments import check_number, choose
 from spade_kit._files import encode_png, printable, write_whole
-from spade_kit.datasets.layouts import GOOD_NAMES
+from spade_kit.datasets.naming import GOOD, as_label
 from spade_kit.datasets.samples import Dataset, Photo, Sample, as_array
 from spade_kit.datasets.synthetic import TOOLS, Stroke, changed, paint
 from spade_kit.figures.results import draw_explanation
@@ -214,7 +214,7 @@ class Painting(Live):
         label
             The defect type, used as a folder name.
         """
-        if not label or label != Path(label).name or label.startswith(".") or label.lower() in GOOD_NAMES:
+        if not label or label != Path(label).name or label.startswith(".") or as_label(label) == GOOD:
             raise ValueError(f"label must be a defect type that is a valid folder name, like 'scratch'; got {label!r}.")
         if not self.mask.any():
             raise ValueError("The strokes made no visible change, so there is no defect to keep. Paint a defect first.")

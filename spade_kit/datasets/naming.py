@@ -1,0 +1,43 @@
+"""What the names of folders, labels and files say: good or defective, train or test, image or mask."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+GOOD = "good"
+GOOD_NAMES = {
+    *("good", "ok", "okay", "io", "normal", "normals", "pass", "passed", "intact", "healthy", "undamaged"),
+    *("defect_free", "no_defect", "no_defects", "non_defective", "not_defective"),
+}
+BAD_NAMES = {
+    *("bad", "nok", "not_ok", "ng", "ko", "nio", "not_good", "abnormal", "abnormals", "anomaly", "anomalies"),
+    *("anomalous", "defect", "defects", "defective", "fault", "faults", "faulty", "damaged", "fail", "failed"),
+    *("reject", "rejects", "rejected", "scrap", "outlier", "outliers"),
+}
+UNSORTED_NAMES = {"test", "testing", "images", "all", "new", "unknown", "unsorted", "unlabelled", "unlabeled"}
+TRAIN_NAMES = {"train", "training"}
+TEST_NAMES = {"test", "testing"}
+MASK_NAMES = {"ground_truth", "groundtruth", "masks", "mask"}
+_MARK = "(?:masks?|gt|ground[ _-]?truth)"
+_MARKS = [re.compile(rf"(?<=.)[ ._-]{_MARK}(?:[ ._-]?\(?\d+\)?)?$", re.I), re.compile(rf"^{_MARK}[ ._-](?=.)", re.I)]
+
+
+def fold(name: str) -> str:
+    """A name without the differences that some file systems ignore: upper case, and two ways to store an accent."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def plain(name: str) -> str:
+    """A name in lower case, its words joined by one underscore."""
+    return re.sub(r"[ _-]+", "_", fold(name)).strip("_")
+
+
+def as_label(name: str) -> str:
+    """A label or the name of a folder; all names of good parts become ``good``."""
+    return GOOD if plain(name) in GOOD_NAMES else name
+
+
+def strip_mark(name: str) -> str:
+    """A name without what marks a mask, such as in 000_mask, GT-000, 000_mask_2 and 000 mask (2); else the name."""
+    return next((bare for mark in _MARKS if (bare := mark.sub("", name)) != name), name)
