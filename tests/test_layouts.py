@@ -85,6 +85,7 @@ def test_a_plain_folder_holds_normal_photos(put, given):
     assert str(dataset).splitlines() == [
         "set: 3 normal images, 0 test images",
         "plain folder: all images count as normal; no masks; 6 x 8 px",
+        "The images are not square, such as 6 x 8 px: SPADE(load_backbone(crop=None)) keeps their shape.",
     ]
 
 
