@@ -16,23 +16,25 @@ def pair(photos: Collection[Path], folder: Path, masks: Path | None = None) -> t
     Masks are in the folder ``masks`` under the names of the images; below ``folder`` in a folder called ``masks`` or,
     for the images in ``bad``, ``bad_masks``; or beside their image under its name and a mark, such as ``000_mask``.
     """
-    known = {fold(str(path)) for photo in photos for path in (photo.with_suffix(""), *photo.parents)}
+    below = {photo.parent for photo in photos}
+    known = {fold(str(path)) for parent in below for path in (parent, *parent.parents)}
+    known |= {fold(str(photo.with_suffix(""))) for photo in photos}
 
     def is_named_after(path: Path) -> bool:
         """Whether a name is that of an image or folder beside it, and a mark."""
         bare = strip_mark(path.name)
         return bare != path.name and fold(str(path.with_name(bare))) in known
 
-    def place_of(path: Path) -> PurePath:
-        """Where below the folder the image of a mask is; for an image, where it is itself."""
-        below = path.relative_to(folder)
-        entered = [folder / one for one in list(below.parents)[-2::-1]]
+    def leave_masks(parent: Path) -> PurePath:
+        """The folder of the images whose masks are in a folder, relative to the whole; of images, their own."""
+        entered = [folder / one for one in list((parent / "file").relative_to(folder).parents)[-2::-1]]
         left = [one for one in entered if plain(one.name) not in MASK_NAMES]
-        return PurePath(*(strip_mark(one.name) if is_named_after(one) else one.name for one in left), below.stem)
+        return PurePath(*(strip_mark(one.name) if is_named_after(one) else one.name for one in left))
 
-    places = {photo: place_of(photo) for photo in photos}
-    apart = {photo: at for photo, at in places.items() if at.parent != photo.relative_to(folder).parent}
-    images = {photo: at for photo, at in places.items() if photo not in apart}
+    own: dict[Path, PurePath] = {parent: parent.relative_to(folder) for parent in below}
+    homes = {parent: leave_masks(parent) for parent in below}
+    apart = {photo: homes[photo.parent] / photo.stem for photo in photos if homes[photo.parent] != own[photo.parent]}
+    images = {photo: own[photo.parent] / photo.stem for photo in photos if photo not in apart}
     truth = _match(images, apart | ({} if masks is None else _list_masks(masks)))
     beside = {photo: at for photo, at in images.items() if photo not in truth and is_named_after(photo.with_suffix(""))}
     bare = {photo: at for photo, at in images.items() if photo not in truth and photo not in beside}
@@ -68,5 +70,6 @@ def _match(images: dict[Path, PurePath], masks: dict[Path, PurePath]) -> dict[Pa
                 closest = sorted(held, key=lambda mask: mask.suffix == image.suffix)
                 chosen = tuple({mask.with_suffix(""): mask for mask in closest}.values())
                 truth[image] = chosen if len(chosen) > 1 else chosen[0]
-            free = {mask: at for mask, at in free.items() if not any(mask in held for held in found.values())}
+            taken = {mask for held in found.values() for mask in held}
+            free = {mask: at for mask, at in free.items() if mask not in taken}
     return truth

@@ -17,15 +17,7 @@ from spade_kit._arguments import warn
 from spade_kit._files import as_text
 from spade_kit._progress import track
 from spade_kit.datasets.decoding import turn_upright
-from spade_kit.datasets.images import (
-    MaskPath,
-    fits,
-    interpret_mask,
-    read_image,
-    read_mask,
-    read_opened,
-    read_size,
-)
+from spade_kit.datasets.images import MaskPath, fits, interpret_mask, read_image, read_mask, read_opened, read_size
 from spade_kit.datasets.naming import GOOD as GOOD
 from spade_kit.datasets.naming import as_label
 
