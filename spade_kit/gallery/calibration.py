@@ -15,7 +15,7 @@ from spade_kit._files import as_text
 from spade_kit._progress import track
 from spade_kit.gallery.gallery import Gallery
 from spade_kit.gallery.place_level import HighestValues, smooth
-from spade_kit.gallery.placement import PASSED, Placement
+from spade_kit.gallery.placement import FAR, NEAR, Placement
 from spade_kit.options import Options
 from spade_kit.scores import (
     check_confidence,
@@ -33,7 +33,7 @@ from spade_kit.scores import (
 
 _SAMPLED = 64  # images from which the reference level is taken
 _LEVEL_SAMPLED = 200  # images from which the level at each place is taken
-_SEARCHED = 16  # images searched without a radius, to see where their matches lie
+_COMPARED = 12  # images of which it is seen where their matches lie
 _FEW = 4
 _KEPT = 8  # number of options with cached leave-one-out distances
 
@@ -72,7 +72,7 @@ class Calibration:
         self._distances: dict[tuple, dict[int, np.ndarray]] = {}  # options of a search -> image -> its distances
         self._levels: dict[Options, float] = {}
         self._placements: dict[Options, Placement] = {}
-        self._reaches: dict[Options, float] = {}
+        self._alike: dict[Options, float] = {}
         self._highest: dict[tuple, HighestValues] = {}  # options of a map, groups -> the highest values at each place
 
     @property
@@ -151,27 +151,28 @@ class Calibration:
             assert level is not None
             pairs = self._maps_and_levels(options, images.tolist(), None)
             excess = ((anomaly_map, take_level(anomaly_map, own)) for anomaly_map, own in pairs)
-            self._placements[options] = Placement.of(excess, level, self.reach(options))
+            self._placements[options] = Placement.of(excess, level, self.alike(options))
         return self._placements[options]
 
     def known_placement(self, options: Options) -> Placement | None:
         """The result of `placement` if it has been computed."""
         return self._placements.get(options.of_map.replace(judged="excess"))
 
-    def reach(self, options: Options) -> float:
-        """The distance within which 9 of 10 pixels find their best match, searched anywhere; see `Placement`."""
-        options = options.of_map.replace(radius=None, kappa=1)
-        if options not in self._reaches:
-            gallery = self.gallery
-            images = np.unique(np.linspace(0, len(gallery) - 1, min(len(gallery), _SEARCHED)).astype(int))
-            away = []
+    def alike(self, options: Options) -> float:
+        """The fraction of pixels that match near their own place: see `Placement`."""
+        gallery = self.gallery
+        h, w = gallery.shapes[0][1:]
+        near, far = (max(1, round(part * min(h, w))) for part in (NEAR, FAR))
+        options = options.of_map.replace(radius=far, sigma=0)
+        if options not in self._alike:
+            rows, cols = np.indices((h, w))
+            images = np.unique(np.linspace(0, len(gallery) - 1, min(len(gallery), _COMPARED)).astype(int))
+            close = []
             for image in track(images.tolist(), desc="where matches lie"):
                 _, found = gallery.search(gallery.pyramid(image), options, gallery.others(image))
-                h, w = found.distance.shape
-                rows, cols = np.indices((h, w))
-                away.append(np.hypot(found.row[0] - rows, found.col[0] - cols) / min(h, w))
-            self._reaches[options] = float(np.quantile(away, PASSED))
-        return self._reaches[options]
+                close.append(np.maximum(abs(found.row[0] - rows), abs(found.col[0] - cols)) <= near)
+            self._alike[options] = float(np.mean(close))
+        return self._alike[options]
 
     def maps(
         self, options: Options, images: Iterable[int] | None = None, groups: Iterable[Hashable] | None = None

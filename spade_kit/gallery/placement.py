@@ -10,8 +10,9 @@ from jaxtyping import Float
 
 from spade_kit.scores import mean_of_top
 
+NEAR, FAR = 0.05, 0.15  # radius, relative to the short side: for parts that lie alike, and for all others
 _CELLS = 80  # of the width: maps are sampled on about as many places
-PASSED = 0.9  # of the normal images: a defect has to stand out from so many
+_PASSED = 0.9  # of the normal images: a defect has to stand out from so many
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,9 @@ class Placement:
     share
         The share of the variance of a map that the mean of the others' maps explains: 1 if all maps are alike, 0 or
         less if place says nothing.
-    reach
-        How far one has to look: the distance from their own place, relative to the short side, within which 9 of 10
-        pixels find their best match, searched anywhere. Small if parts lie alike.
+    alike
+        The fraction of pixels whose best match, searched within 15 % of the short side, lies within 5 %: high if parts
+        lie alike, a fourth or less by chance.
     hurdle
         How far a defect must raise the excess to pass 9 of 10 normal images, relative to the same for the map: below 1
         if the excess makes defects easier to see.
@@ -34,7 +35,7 @@ class Placement:
     """
 
     share: float
-    reach: float
+    alike: float
     hurdle: float
     relief: float
 
@@ -43,7 +44,7 @@ class Placement:
         cls,
         maps: Iterable[tuple[Float[np.ndarray, "H W"], Float[np.ndarray, "H W"]]],
         level: Float[np.ndarray, "H W"],
-        reach: float,
+        alike: float,
     ) -> Placement:
         """Measure the maps and excess maps of normal images, and the level over all of them.
 
@@ -64,10 +65,10 @@ class Placement:
         variance = ((raw - raw.mean()) ** 2).mean()
         parts = np.maximum(mean - np.percentile(mean, 1), 0) + 1e-12
         usual = [np.average(values.mean(0), weights=parts) for values in (raw, excess)]
-        high, low = np.quantile(tops, PASSED, axis=0) - usual
+        high, low = np.quantile(tops, _PASSED, axis=0) - usual
         return cls(
             share=float(1 - ((raw - others) ** 2).mean() / max(variance, 1e-30)),
-            reach=reach,
+            alike=alike,
             hurdle=float(low / high) if high > 0 else 1.0,
             relief=float(level.std() / max(level.mean(), 1e-30)),
         )
@@ -75,6 +76,7 @@ class Placement:
     def __str__(self) -> str:
         return (
             f"Place explains {100 * max(self.share, 0):.0f} % of what differs within and between normal maps; "
-            f"9 of 10 pixels match within {100 * self.reach:.0f} % of the short side. By the excess, a defect needs "
-            f"{self.hurdle:.2f} times the rise to stand out; the level varies by {100 * self.relief:.0f} % over places."
+            f"{100 * self.alike:.0f} % of the pixels match within {100 * NEAR:.0f} % of the short side. By the excess, "
+            f"a defect needs {self.hurdle:.2f} times the rise to stand out; the level varies by "
+            f"{100 * self.relief:.0f} % over places."
         )

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Container
-from math import ceil
 from typing import Any, TypeAlias
 
 from spade_kit.gallery.calibration import Calibration
+from spade_kit.gallery.placement import FAR, NEAR
 from spade_kit.options import Options
 
 SIZE = 320  # px of the short side
 AVERAGE = 3
 UNDECIDED = ("radius", "score", "judged")  # options that a fit chooses
-_NEAREST, _FARTHEST = 0.05, 0.15  # limits of the radius, relative to the short side
-_EASIER = 0.95  # of the hurdle of the map: an excess that makes defects less easier than that is not worth it
+_ALIKE = 2 / 3  # of the pixels match near their own place where parts lie alike
+_EASIER = 0.9  # hurdle below which the excess is worth it
 _EVEN = 0.2  # relief of a level that is about the same everywhere
 _FEW = 5  # normal images: with fewer, what is normal where is unknown
 
@@ -38,11 +38,10 @@ def choose(calibration: Calibration, options: Options, undecided: Container[str]
 
 
 def _choose_radius(calibration: Calibration, options: Options) -> Row:
-    reach = calibration.reach(options)
-    near = min(max(reach, _NEAREST), _FARTHEST)
-    alike = "parts lie alike" if reach < _FARTHEST else "parts do not lie alike"
-    radius = ceil(near * min(calibration.gallery.shapes[0][1:]))
-    return "radius", radius, f"{alike}: look within {100 * near:.0f} % of the short side", f"reach {reach:.2f}"
+    found = calibration.alike(options)
+    near, alike = (NEAR, "parts lie alike") if found >= _ALIKE else (FAR, "parts do not lie alike")
+    radius = max(1, round(near * min(calibration.gallery.shapes[0][1:])))
+    return "radius", radius, f"{alike}: look within {100 * near:.0f} % of the short side", f"alike {found:.2f}"
 
 
 def _choose_score(calibration: Calibration, options: Options) -> list[Row]:
