@@ -140,7 +140,8 @@ def load_backbone(
         map.
     resize, crop
         The image is resized to a ``resize`` px square, and its central ``crop`` px are judged. ``crop=None`` judges the
-        whole image at its own aspect ratio, with the short side near ``resize``.
+        whole image at its own aspect ratio, with the short side near ``resize``; all images of a fit get one size,
+        from their median aspect ratio.
     average
         Average the features of each level over ``average`` x ``average`` cells (odd; fewer at the border, 1 for none),
         so that a cell includes its surroundings. The backbone's name includes this setting.
@@ -159,6 +160,10 @@ def load_backbone(
     -----
     Weights of torchvision and timm are downloaded on first use, with a progress bar. From torchvision we take
     ``IMAGENET1K_V1`` if available, the only weights that the authors of the paper could have used.
+
+    A larger ``resize`` shows smaller defects: after resizing, a scratch must be about 3 px wide to be found, a spot of
+    good contrast 5 px. With ``crop=None`` and 320, 640, 1,024 and 1,536 px an image takes 0.14, 0.4, 1.3 and 4.8 s on
+    one core (20 normal images, radius 12, 24, 38 and 58), and each normal image 1, 4, 11 and 24 MB.
     """
     if isinstance(name, Backbone):
         return name if device is None else name.to(device)
