@@ -266,6 +266,7 @@ def test_a_value_that_is_not_an_image_raises_an_error(picture):
         (np.full((5, 7, 3), np.nan), r"an array of shape \(5, 7, 3\) and type float64 with values from nan to nan\."),
         (picture[..., :2], r"an array of shape \(5, 7, 2\) and type uint8\."),
         (picture.astype(np.int64), r"an array of shape \(5, 7, 3\) and type int64\."),
+        (np.ma.masked_array(picture, picture > 99), r"an array with masked values\. Fill them: image\.filled\(0\)\."),
         (7, r"a value of type int\. Pass one of these\."),
         (None, r"a value of type NoneType\. Pass one of these\."),
         ([picture], r"a value of type list\. Pass one image at a time\."),
@@ -286,6 +287,7 @@ def test_a_value_that_is_not_an_image_raises_an_error(picture):
     with pytest.raises(ValueError, match=r"an array of shape \(5, 7\) and type uint8\."):
         [as_array(photo) for photo in as_list(picture[..., 0])]
     np.testing.assert_array_equal(as_array(picture / 255), picture)
+    np.testing.assert_array_equal(as_array(np.ma.masked_array(picture)), picture)
 
 
 @pytest.mark.usefixtures("unchecked")

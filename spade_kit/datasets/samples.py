@@ -127,7 +127,7 @@ def _describe_sizes(sizes: Counter[tuple[int, int]], lost: int) -> str:
 
 def _describe_masks(masked: Sequence[Sample]) -> tuple[str, list[str]]:
     """How masks were understood, and remarks on those that are probably wrong; of many masks, some are read."""
-    read = masked[:: -(-len(masked) // _MASKS) or 1]
+    read = [masked[at] for at in np.linspace(0, len(masked) - 1, min(len(masked), _MASKS)).round().astype(int)]
     reasons: Counter[str] = Counter()
     empty, inverted, contradicted, unreadable = [], [], [], []
     for sample in track(read, desc="masks"):
@@ -177,7 +177,9 @@ def as_array(photo: Photo) -> UInt8[np.ndarray, "H W 3"]:
     got, cure = _describe_value(photo)
     if isinstance(photo, np.ndarray):
         got, cure = f"an array of shape {photo.shape} and type {photo.dtype}", _conversion_hint(photo)
-        if photo.ndim == 3 and photo.shape[2] == 3:
+        if np.ma.is_masked(photo):
+            got, cure = "an array with masked values", "Fill them: image.filled(0)."
+        elif photo.ndim == 3 and photo.shape[2] == 3:
             if photo.dtype == np.uint8:
                 return photo
             if photo.dtype.kind == "f" and photo.size:
