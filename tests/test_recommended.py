@@ -15,7 +15,7 @@ from spade_kit.gallery.recommendation import choose
 from spade_kit.options import Options
 
 UNDECIDED = ("radius", "score", "judged")
-MAPS = arrays(np.float32, (4, 6, 80), elements=st.integers(1, 50).map(float))
+MAPS = arrays(np.float32, (4, 3, 8), elements=st.integers(1, 50).map(float))
 
 
 @pytest.fixture(scope="module")
