@@ -53,6 +53,15 @@ def warn(message: str) -> None:
     warnings.warn(message, stacklevel=level)
 
 
+def check_attribute(thing: object, name: str) -> None:
+    """Refuse to set a public attribute that an object does not have: Python would accept any typing error."""
+    missing = object()
+    if not name.startswith("_") and inspect.getattr_static(thing, name, missing) is missing:
+        close = get_close_matches(name, [known for known in dir(thing) if known[0] != "_"], n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise AttributeError(f"A {type(thing).__name__} has no attribute {name!r}.{hint}")
+
+
 def choose(name: str, value: str, legal: Iterable[str]) -> str:
     """A value from a list; for any other value the error suggests the closest legal one."""
     legal = list(legal)

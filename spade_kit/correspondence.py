@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from spade_kit._arguments import cut_count
-from spade_kit.features.pyramid import Pyramid, check_size
+from spade_kit.features.pyramid import Pyramid, check_pyramids, check_size
 from spade_kit.options import Options, Weights
 from spade_kit.search.dispatch import PixelSearch, least_candidates
 from spade_kit.search.layout import SimdLayout
@@ -113,6 +113,7 @@ def match_pixels(
 
 
 def _check_pair(query: Pyramid, gallery: Pyramid) -> None:
+    check_pyramids(query=query, gallery=gallery)
     if len(query) != 1:
         raise ValueError(f"match_pixels takes one query image; got {len(query)}. Select one with query.select(i).")
     if len(gallery) == 0:

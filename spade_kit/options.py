@@ -91,7 +91,7 @@ class Options:
         weights = dict(self.weights)
         for name, value in weights.items():
             choose("A layer", name, layers)
-            check_number(f"The weight of {name}", value, "a finite number of at least 0", least=0, most=LARGEST)
+            check_number(f"The weight of {name}", value, f"a number from 0 to {LARGEST:g}", least=0, most=LARGEST)
         factors = np.array([weights.get(name, 1) for name in layers], np.float32)
         if not factors.any():
             raise ValueError("At least one layer must have a weight above 0; all are 0. Raise one of them.")
@@ -138,4 +138,4 @@ def _freeze(weights: Any) -> tuple[tuple[str, float], ...] | str | None:
 
 
 def check_sigma(sigma: float) -> float:
-    return check_number("sigma", sigma, "a finite number of map pixels, 0 (no smoothing) or more", least=0, most=1e6)
+    return check_number("sigma", sigma, "a number of map pixels from 0, no smoothing, to a million", least=0, most=1e6)

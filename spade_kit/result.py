@@ -41,7 +41,9 @@ class Judge(Protocol):
 
     def with_options(self, **options: Any) -> Judge: ...
 
-    def judge(self, image: QueryImage, among: np.ndarray | None = None, before: Any = None) -> Result: ...
+    def judge(
+        self, image: QueryImage, among: Sequence[int] | np.ndarray | None = None, before: Any = None
+    ) -> Result: ...
 
 
 @dataclass(frozen=True)
@@ -259,12 +261,13 @@ class Result:
 
     def with_normals(self, images: Iterable[SupportsIndex]) -> Result:
         """The result if only these of its training images, ``among``, had been fitted."""
-        chosen = np.unique([check_count("A training image", image, least=0) for image in images])
+        given = images if isinstance(images, Iterable) else [images]
+        chosen = np.unique([check_count("A training image", image, least=0) for image in given])
         if len(chosen) == 0 or not np.isin(chosen, self.among).all():
             unknown = [int(image) for image in chosen if image not in self.among]
             raise ValueError(
-                f"with_normals needs at least one of the {len(self.among)} training images that this image was judged "
-                f"against, and no others; got {unknown or 'none'}. Choose from result.among."
+                f"An image needs at least one of the {len(self.among)} training images that it was judged against, "
+                f"and no others; got {unknown or 'none'}. Choose from result.among."
             )
         return self.spade.judge(self.source, chosen)
 

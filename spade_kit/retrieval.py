@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from spade_kit._arguments import check_count, cut_count
-from spade_kit.features.pyramid import Pyramid
+from spade_kit.features.pyramid import Pyramid, check_pyramids
 from spade_kit.options import DEFAULT_K
 
 
@@ -45,6 +45,7 @@ def nearest_images(query: Pyramid, gallery: Pyramid, k: int | None = None) -> Ne
     Neighbours
         ``index`` and Euclidean ``distance``, each (q, k), nearest first; ties go to the first image in the gallery.
     """
+    check_pyramids(query=query, gallery=gallery)
     if query.pooled.shape[1] != gallery.pooled.shape[1]:
         raise ValueError(
             f"The pooled vectors of query and gallery must have the same length; got {query.pooled.shape[1]} and "

@@ -230,7 +230,7 @@ def doubt_threshold(
 
 
 def _rank(count: int, fpr: float) -> int:
-    return ceil(round((count + 1) * (1 - fpr), 9))  # rounded, since 150 * (1 - 0.18) is slightly above 123
+    return max(1, ceil(round((count + 1) * (1 - fpr), 9)))  # rounded, since 150 * (1 - 0.18) is slightly above 123
 
 
 def threshold_interval(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Hashable, Iterable, Mapping
+import inspect
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
 from threading import Lock
@@ -14,11 +16,11 @@ from typing import Any, SupportsIndex
 import numpy as np
 import pandas
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from spade_kit._arguments import cut_count, warn
+from spade_kit._arguments import check_attribute, cut_count, warn
 from spade_kit.batch import predict_folder
 from spade_kit.correspondence import warn_about_clipping
 from spade_kit.datasets.samples import GOOD, Photo, Sample, as_array, as_list, name_of
@@ -161,6 +163,11 @@ class SPADE:
         self.options = self._check(self.options.replace(**options))
         self._undecided -= options.keys()
         self._choices = self._choices.drop(index=list(options), errors="ignore")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "_fitted" in vars(self):  # construction is complete
+            check_attribute(self, name)
+        super().__setattr__(name, value)
 
     def _check(self, options: Options) -> Options:
         """Check that the weights name layers of the backbone."""
@@ -310,7 +317,10 @@ class SPADE:
     def load(
         cls, folder: str | Path, backbone: str | Backbone | None = None, *, device: str | torch.device | None = None
     ) -> SPADE:
-        """Read a folder written by `save`. Features stay in the file until a search needs them.
+        """Read a folder written by `save`. Features above 1 GB stay in the file until a search needs them.
+
+        Leave such a file as it is while it is in use: a search of a file that was cut ends the process. Saving to the
+        same folder is safe.
 
         Parameters
         ----------
@@ -410,12 +420,13 @@ class SPADE:
         return QueryImage(pyramid, pixels, crop, image if isinstance(image, Sample) else None, mark)
 
     def judge(
-        self, image: Photo | QueryImage, among: Int[np.ndarray, "m"] | None = None, before: Result | None = None
+        self, image: Photo | QueryImage, among: Sequence[int] | np.ndarray | None = None, before: Result | None = None
     ) -> Result:
         """Judge an image against some of the normal images; by default against all except itself, if it is one of them.
 
-        The image may have been read before, by any SPADE that `reads_like` this one. ``before``, its result under other
-        options, saves time: its matches are tried first, or reused if they still hold.
+        The image may have been read before, by any SPADE that `reads_like` this one. ``among`` holds indices of normal
+        images, or is True for those to use. ``before``, the result of this image under other options, saves time: its
+        matches are tried first, or reused if they still hold. A result of another image or gallery is not used.
         """
         now = self._freeze()
         query, gallery = image if isinstance(image, QueryImage) else now.read(image), now.gallery
@@ -424,6 +435,9 @@ class SPADE:
             if known is not None:
                 query = replace(query, pyramid=gallery.pyramid(known))
             among = np.arange(len(gallery)) if known is None else gallery.others(known)
+        among = gallery.check_among(among)
+        same = isinstance(before, Result) and before.source.digest == query.digest and before.spade.gallery is gallery
+        before = before if same else None
         if before is not None and before.is_matched_by(gallery, now.options, among):
             neighbours, found = before.neighbours, before.correspondence
         else:
@@ -480,8 +494,8 @@ class SPADE:
     ) -> float:
         """The threshold for a given false-alarm rate, from normal images alone.
 
-        Each training image is judged against all the others, with the same smoothing as in `predict`. Distances are
-        cached: another rate or sigma needs no new search.
+        Each training image is judged against all the others, with the same smoothing as in `predict`; duplicates count
+        as one image. Distances are cached: another rate or sigma needs no new search.
 
         Parameters
         ----------
@@ -583,4 +597,8 @@ def _refuse(gone: dict[str, Any]) -> None:
             "out; to save memory, use fewer normal images or a smaller crop."
         )
     for name in gone:
-        raise TypeError(f"SPADE.__init__() got an unexpected keyword argument {name!r}")
+        close = get_close_matches(name.lower(), [*OPTIONS, "backbone", "device"], n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        if name in inspect.signature(load_backbone).parameters:
+            hint = f" Pass load_backbone(..., {name}=...) as the backbone."
+        raise TypeError(f"SPADE.__init__() got an unexpected keyword argument {name!r}.{hint}")

@@ -174,8 +174,8 @@ FAULTS = [
     Fault(
         "layer order swapped",
         "features/pyramid.py",
-        "return Pyramid([level.contiguous() for level in levels], backbone.layers, pooled.float())",
-        "return Pyramid([level.contiguous() for level in levels], backbone.layers[::-1], pooled.float())",
+        "return Pyramid([level.contiguous() for level in levels], backbone.layers, pooled)",
+        "return Pyramid([level.contiguous() for level in levels], backbone.layers[::-1], pooled)",
         "features",
         "02_features",
     ),

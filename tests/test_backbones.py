@@ -12,7 +12,7 @@ import torchvision
 from safetensors.torch import save_file
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from spade_kit import load_backbone
+from spade_kit import SPADE, load_backbone
 from spade_kit.features import backbones
 from spade_kit.features.folding import fold_norms
 
@@ -311,6 +311,21 @@ def test_a_network_without_maps_raises_an_error():
 def test_invalid_sizes_raise_an_error(tiny, resize, crop):
     with pytest.raises(ValueError, match=f"32 <= crop <= resize; got resize={resize} and crop={crop}."):
         load_backbone(tiny.module.network, layers=("early",), resize=resize, crop=crop)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("device", ["meta", "", 3.5, "nope", [], 0 if not torch.cuda.is_available() else "xpu9"])
+def test_a_device_without_numbers_is_refused(tiny, device):
+    for load in (partial(load_backbone, "efficientnet_lite0"), tiny.to, SPADE):
+        with pytest.raises(ValueError, match="device must be 'cpu', 'cuda' or 'mps', and available here; got"):
+            load(device) if load == tiny.to else load(device=device)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("wrong", ["no", None, 1])
+def test_pretrained_is_true_or_false(wrong):
+    with pytest.raises(ValueError, match=f"pretrained must be True or False; got {wrong!r}"):
+        load_backbone(pretrained=wrong)
 
 
 def test_a_loaded_backbone_is_returned_unchanged(tiny):

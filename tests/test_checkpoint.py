@@ -181,12 +181,39 @@ def test_every_normal_records_where_it_came_from(fitted, demo, tmp_path):
     assert SPADE.load(tmp_path).gallery.normals[8].why == "looked at by hand"
 
 
-def test_features_stay_in_the_file_until_they_are_needed(fitted, tmp_path):
+@pytest.mark.parametrize("limit", [0, 2**30])
+def test_only_features_of_a_large_gallery_stay_in_the_file(fitted, tmp_path, monkeypatch, limit):
+    monkeypatch.setattr("spade_kit.gallery.checkpoint._READ_UP_TO", limit)
     fitted.save(tmp_path)
     pixels = SPADE.load(tmp_path).gallery.pixels
     assert isinstance(pixels, SimdLayout)
     with open("/proc/self/maps", encoding="utf-8") as maps:
-        assert any(str(tmp_path) in line for line in maps)
+        assert any(str(tmp_path) in line for line in maps) == (limit == 0)
+
+
+@pytest.mark.parametrize("change", ["cut", "emptied", "filled with zeros"])
+def test_a_file_that_changes_after_loading_changes_no_answer(saved, change):
+    saved.change()
+    loaded = SPADE.load(saved.folder, saved.backbone)
+    with open("/proc/self/maps", encoding="utf-8") as maps:  # a search of a mapped file would end this process
+        assert not any(str(saved.folder) in line for line in maps)
+    size = saved.features.stat().st_size
+    with open(saved.features, "r+b") as file:
+        file.truncate({"cut": size // 2, "emptied": 0}.get(change, size))
+        file.write(bytes(size) if change == "filled with zeros" else b"")
+    np.testing.assert_array_equal(loaded.predict(saved.image).anomaly_map, saved.expected.anomaly_map)
+
+
+@pytest.mark.parametrize("name", ["coarse", "middle", "fine"])
+@pytest.mark.parametrize("rows", [-1, 1])
+def test_levels_that_hold_other_numbers_of_images_are_refused(fitted, tmp_path, name, rows):
+    fitted.save(tmp_path)
+    (file,) = tmp_path.glob("gallery-*")
+    tensors = load_file(file)
+    tensors[name] = np.concatenate([tensors[name]] * 2)[: len(fitted) + rows]
+    save_file(tensors, file)
+    with pytest.raises(ValueError, match=r"is damaged or incomplete \(.* Fit again, or restore a copy"):
+        SPADE.load(tmp_path)
 
 
 def test_only_the_newest_features_stay(fitted, demo, scratched, tmp_path):

@@ -9,7 +9,7 @@ import torch
 from conftest import TinyNet
 from PIL import Image
 
-from spade_kit import SPADE, Pyramid, Sample, extract_features, load_backbone
+from spade_kit import SPADE, Pyramid, Sample, extract_features, load_backbone, match_pixels, nearest_images
 
 
 def level(n, c, h, w):
@@ -178,6 +178,76 @@ def test_a_mask_and_negative_numbers_select_as_in_numpy(rng):
         assert pyramid.select(index).levels[0].flatten().tolist() == [0, 3]
     with pytest.raises(IndexError):
         pyramid.select([0.5])
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_the_vector_is_float32_for_any_input(rng):
+    fine, numbers = level(3, 2, 4, 4), rng.integers(0, 9, (3, 5))
+    for pooled in (numbers, torch.tensor(numbers), torch.tensor(numbers).double(), torch.tensor(numbers).half()):
+        pyramid = Pyramid([fine], ["layer1"], pooled)
+        assert pyramid.pooled.dtype == torch.float32
+        near = nearest_images(pyramid.select(1), pyramid, k=1)
+        assert (near.index.tolist(), near.distance.tolist()) == ([[1]], [[0]])
+
+
+UNUSABLE = [
+    *(None, "x", {"x": torch.zeros(2)}, (torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)), torch.zeros(2, 0, 4, 4)),
+    *(torch.zeros(2, 3, 0, 4), torch.zeros(2, 3, 4, 4) + 0j, torch.zeros(2, 3, 4, 4).to_sparse()),
+    torch.zeros(2, 3, 4, 4, device="meta"),
+]
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("wrong", UNUSABLE, ids=range(len(UNUSABLE)))
+def test_what_is_no_tensor_of_numbers_is_refused_by_name(photos, wrong):
+    """In a pyramid made by hand, and as the output of a network."""
+    said = "Features must be real numbers in a dense tensor, at least one per image; got .* at "
+    with pytest.raises(ValueError, match=f"{said}a level"):
+        Pyramid([wrong], ["layer1"], torch.zeros(2, 1))
+    with pytest.raises(ValueError, match=f"{said}pooled"):
+        Pyramid([level(2, 3, 4, 4)], ["layer1"], wrong)
+
+    network = TinyNet()
+    network.late.register_forward_hook(lambda *_: "none" if wrong is None else wrong)  # None would keep the output
+    for layers, pooled in ((("early", "late"), "early"), (("early",), "late")):
+        backbone = load_backbone(network, layers=layers, pooled=pooled, resize=72, crop=64)
+        for use in (partial(extract_features, backbone=backbone), SPADE(backbone).fit):
+            with pytest.raises(ValueError, match=f"{said}late"):
+                use(photos[2:3])
+
+
+@pytest.mark.parametrize("convert", [torch.Tensor.int, lambda x: x > 0, torch.Tensor.half, torch.Tensor.double])
+def test_a_network_may_return_any_real_numbers(photos, convert):
+    network = TinyNet()
+    network.late.register_forward_hook(lambda _module, _inputs, output: convert(output * 9))
+    backbone = load_backbone(network, layers=("early", "late"), pooled="late", resize=72, crop=64)
+    pyramid = extract_features(photos[2:3], backbone)
+    with torch.inference_mode():
+        expected = network(next(_inputs_of(photos[2:3], backbone))).float()
+    torch.testing.assert_close(pyramid.levels[1], expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(pyramid.pooled, expected.mean((2, 3)), rtol=1e-3, atol=1e-3)
+
+
+def _inputs_of(photos, backbone):
+    for photo in photos:
+        crop = torch.tensor(backbone.find_crop(photo).cut(photo)).permute(2, 0, 1)[None] / 255
+        yield (crop - torch.tensor(backbone.mean).view(3, 1, 1)) / torch.tensor(backbone.std).view(3, 1, 1)
+
+
+def test_a_layer_that_never_runs_is_named(photos):
+    network = TinyNet()
+    network.idle = torch.nn.Identity()
+    with pytest.raises(ValueError, match="got a value of type NoneType at idle"):
+        extract_features(photos[2:3], load_backbone(network, layers=("early", "idle"), resize=72, crop=64))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_only_pyramids_are_compared():
+    pyramid = Pyramid([level(1, 3, 4, 4)], ["layer1"], torch.zeros(1, 2))
+    for compare in (match_pixels, nearest_images):
+        for pair, name in (((None, pyramid), "query"), ((pyramid, torch.zeros(1, 2)), "gallery")):
+            with pytest.raises(ValueError, match=rf"{name} must be a Pyramid; got .* Use extract_features\(images\)"):
+                compare(*pair)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -1,5 +1,8 @@
 """The options of a search and of a map: comparison, description and errors."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -48,6 +51,27 @@ def test_an_attribute_of_spade_is_checked_when_it_is_set():
     assert (spade.kappa, spade.weights) == (1, {"layer1": 2})
 
 
+def test_a_typing_error_in_an_attribute_raises_an_error():
+    spade = SPADE()
+    for name, close in {"kapa": "kappa", "sigmaa": "sigma", "option": "options", "backbne": "backbone"}.items():
+        with pytest.raises(AttributeError, match=rf"A SPADE has no attribute {name!r}\. Did you mean {close!r}\?"):
+            setattr(spade, name, 3)
+    with pytest.raises(AttributeError, match=r"A SPADE has no attribute 'zzzzzz'\.$"):
+        spade.zzzzzz = 3
+    copied = copy.copy(spade)
+    copied.kappa, copied._mine = 3, 1
+    assert (copied.kappa, copy.deepcopy(copied).kappa, pickle.loads(pickle.dumps(copied)).kappa) == (3, 3, 3)
+
+
+@pytest.mark.parametrize(("given", "said"), [
+    ({"weights": {"layer1": 1e38}}, r"The weight of layer1 must be a number from 0 to 1e\+37; got 1e\+38"),
+    ({"sigma": 1e9}, "sigma must be a number of map pixels from 0, no smoothing, to a million; got 1000000000.0"),
+])  # fmt: skip
+def test_the_limits_of_a_number_are_named(given, said):
+    with pytest.raises(ValueError, match=said):
+        SPADE(**given)
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_removed_and_unknown_parameters_raise_an_error():
     assert set(OPTIONS) == {"k", "kappa", "radius", "weights", "combine", "sigma", "search", "score", "judged"}
@@ -56,5 +80,11 @@ def test_removed_and_unknown_parameters_raise_an_error():
             SPADE(precision=given)
     with pytest.raises(TypeError, match=r"SPADE.__init__\(\) got an unexpected keyword argument 'sigmas'"):
         SPADE(sigmas=3)
+    for name, hint in {"K": "Did you mean 'k'", "sigmaa": "Did you mean 'sigma'"}.items():
+        with pytest.raises(TypeError, match=rf"unexpected keyword argument {name!r}\. {hint}\?$"):
+            SPADE(**{name: 5})
+    for name in ("crop", "resize", "layers", "average", "pretrained"):
+        with pytest.raises(TypeError, match=rf"Pass load_backbone\(\.\.\., {name}=\.\.\.\) as the backbone\.$"):
+            SPADE(**{name: None})
     with pytest.raises(ValueError, match=r"An option must be one of .*'judged'; got 'precision'."):
         SPADE().with_options(precision="float16")

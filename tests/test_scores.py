@@ -1,5 +1,8 @@
 """Maps, shares and thresholds against hand-worked cases."""
 
+from fractions import Fraction
+from math import ceil
+
 import numpy as np
 import pytest
 import torch
@@ -66,6 +69,15 @@ def test_shares_follow_the_squared_distances_and_add_up():
 def test_the_threshold_is_the_score_of_that_rank(rng, count, fpr, rank):
     scores = rng.permutation(np.arange(1, count + 1)).astype(np.float32)
     assert find_threshold(scores, fpr) == rank
+
+
+@given(st.integers(1, 40), st.integers(1, 12))
+def test_a_rate_near_1_takes_the_smallest_score(count, digits):
+    """Ranks in exact fractions."""
+    fpr = float(f"0.{'9' * digits}")
+    rank = max(1, ceil((count + 1) * (1 - Fraction(f"0.{'9' * digits}"))))
+    if rank <= count:
+        assert find_threshold(np.arange(1.0, count + 1), fpr) == rank
 
 
 def test_with_too_few_normals_the_largest_is_used_with_a_warning():

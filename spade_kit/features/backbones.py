@@ -31,6 +31,7 @@ _IMAGENET: _MeanStd = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _PROBE = 224  # px: side of the input that reveals a network's strides; a multiple of 32, so that they are exact
 _LARGEST_SIDE = 2**14  # px
 _SEED = 0  # of untrained weights
+_NEEDED = "Features must be real numbers in a dense tensor, at least one per image"
 _recording = threading.Lock()
 
 
@@ -168,6 +169,8 @@ def load_backbone(
     if isinstance(name, Backbone):
         return name if device is None else name.to(device)
     _check_crop(resize, crop)
+    if not isinstance(pretrained, (bool, np.bool_)):
+        raise ValueError(f"pretrained must be True or False; got {pretrained!r}.")
     if check_count("average", average) % 2 == 0 or average > _LARGEST_SIDE:
         raise ValueError(f"average must be an odd number of cells, 1 for none; got {average}. Use 3.")
     if layers is not None and (isinstance(layers, str) or not layers):
@@ -197,18 +200,31 @@ def load_backbone(
     sources = module.sources
     if average > 1:
         module, label = _Averaged(module, average), f"{label}, averaged {average} x {average}"
-    place = find_device(device or "cpu")
+    place = find_device("cpu" if device is None else device)
     module = module.eval().to(place)
     recipe = None if own else asked
     return Backbone(label, module, sources, weights, mean, std, resize, crop, place, recipe, folds=not own)
+
+
+def as_features(name: str, value: Any) -> Tensor:
+    """Features as a tensor of floating-point numbers; those that cannot be compared are refused by name."""
+    try:
+        found = torch.as_tensor(value, device=getattr(value, "device", "cpu"))
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{_NEEDED}; got a value of type {type(value).__name__} at {name}.") from None
+    unreal = found.is_complex() or found.is_quantized or found.is_meta or found.layout != torch.strided
+    if unreal or 0 in found.shape[1:]:
+        told = f"shape {tuple(found.shape)}, {found.dtype}, {found.layout} on {found.device}"
+        raise ValueError(f"{_NEEDED}; got {told} at {name}.")
+    return found if found.is_floating_point() else found.float()
 
 
 def find_device(device: str | torch.device) -> torch.device:
     """A device that torch knows and this machine has."""
     try:
         found = torch.device(device)
-        torch.empty(1, device=found)
-    except (RuntimeError, AssertionError) as problem:
+        torch.empty(1, device=found).tolist()  # "meta" holds no numbers
+    except (RuntimeError, AssertionError, TypeError) as problem:
         reason = str(problem).splitlines()[0]
         raise ValueError(
             f"device must be 'cpu', 'cuda' or 'mps', and available here; got {device!r}: {reason}"
@@ -442,8 +458,8 @@ class _Taps(nn.Module):
     def forward(self, x: Float[Tensor, "n 3 H W"]) -> tuple[list[Tensor], Tensor]:
         with _recording:  # concurrent calls would read each other's outputs
             outputs = _record(self.network, {*self.sources, self.pooled}, x)
-        vector = outputs[self.pooled]
-        return [outputs[layer] for layer in self.sources], vector if vector.ndim == 2 else vector.mean((2, 3))
+        *levels, vector = (as_features(layer, outputs.get(layer)) for layer in (*self.sources, self.pooled))
+        return levels, vector if vector.ndim < 3 else vector.mean(tuple(range(2, vector.ndim)))
 
 
 def _record(network: nn.Module, names: set[str], x: Tensor) -> dict[str, Tensor]:

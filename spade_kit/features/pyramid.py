@@ -17,7 +17,7 @@ from spade_kit._arguments import check_count, choose, warn
 from spade_kit._progress import track
 from spade_kit.datasets.images import UnreadablePhotoError
 from spade_kit.datasets.samples import Photo, as_array, as_list, name_of, shape_of
-from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
+from spade_kit.features.backbones import EMBEDDED, Backbone, as_features, load_backbone
 from spade_kit.features.crops import Crop, Cropping, SmallPhotoError
 from spade_kit.options import LARGEST
 
@@ -45,10 +45,9 @@ class Pyramid:
     pooled: Float[Tensor, "n d"]
 
     def __post_init__(self) -> None:
-        levels = (
-            torch.as_tensor(level, device=getattr(level, "device", "cpu")).detach().float() for level in self.levels
-        )
+        levels = (as_features("a level", level).detach().float() for level in self.levels)
         object.__setattr__(self, "levels", tuple(levels))
+        object.__setattr__(self, "pooled", as_features("pooled", self.pooled).detach().float())
         object.__setattr__(self, "layers", tuple(self.layers))
         shapes = [tuple(level.shape) for level in self.levels]
         sound = (
@@ -89,6 +88,13 @@ class Pyramid:
         """The same images with only some of the layers, fine to coarse."""
         kept = chosen_layers(layers, self.layers)
         return Pyramid([self.levels[at] for at in kept], [self.layers[at] for at in kept], self.pooled)
+
+
+def check_pyramids(**given: Pyramid) -> None:
+    for name, value in given.items():
+        if not isinstance(value, Pyramid):
+            kind = type(value).__name__
+            raise ValueError(f"{name} must be a Pyramid; got a value of type {kind}. Use extract_features(images).")
 
 
 def chosen_layers(layers: Sequence[str], known: Sequence[str]) -> list[int]:
@@ -211,7 +217,7 @@ def compute_features(crops: Sequence[UInt8[np.ndarray, "H W 3"]], backbone: Back
     """One forward pass over evaluated crops of one size."""
     levels, pooled = backbone(np.stack(crops))
     check_size([*levels, pooled], [*backbone.layers, "pooled"], np.ones(len(levels) + 1))
-    return Pyramid([level.contiguous() for level in levels], backbone.layers, pooled.float())
+    return Pyramid([level.contiguous() for level in levels], backbone.layers, pooled)
 
 
 def check_size(levels: Sequence[Tensor], names: Sequence[str], weights: Float[np.ndarray, "L"]) -> None:

@@ -77,9 +77,10 @@ class Calibration:
 
     @property
     def sample(self) -> list[int]:
-        """At most 64 of the images, evenly spaced: enough for the reference level."""
-        count = len(self.gallery)
-        return np.unique(np.linspace(0, count - 1, min(count, _SAMPLED)).astype(int)).tolist()
+        """At most 64 of the images, evenly spaced, without duplicates: enough for the reference level."""
+        images = self.gallery.distinct
+        places = np.linspace(0, len(images) - 1, min(len(images), _SAMPLED)).astype(int)
+        return [images[place] for place in np.unique(places)]
 
     @property
     def few(self) -> list[int]:
@@ -238,16 +239,17 @@ class Calibration:
     ) -> tuple[float, str]:
         """A threshold, and a remark if it rests on one image; see `doubt_threshold`."""
         labels = self._check_groups(groups)
-        contents, name = self.gallery.contents.tolist(), self.gallery.name
         if confidence is not None:
             check_confidence(confidence, of)
+            contents = self.gallery.contents.tolist()
             units = [labels[image] for image in contents] if labels else contents  # a duplicate is in its twin's group
             tighten_fpr(len(set(units)), check_fpr(fpr), confidence)  # too few are an error before the search
-            scores = self._scores_of(options, fpr, of, labels)
-            return examine_certain_threshold(scores, units, fpr, confidence, name, self.scale(options, of))
-        scores = self._scores_of(options, fpr, of, labels)
-        threshold = find_threshold(np.concatenate(scores), fpr)
-        return threshold, doubt_threshold(scores, labels or contents, fpr, name, self.scale(options, of))
+            every = self._scores_of(options, fpr, of, labels)
+            return examine_certain_threshold(every, units, fpr, confidence, self.gallery.name, self.scale(options, of))
+        scores, groups = self._once(self._scores_of(options, fpr, of, labels), labels)
+        threshold, once = find_threshold(np.concatenate(scores), fpr), self.gallery.distinct
+        name = lambda at: self.gallery.name(once[at])  # noqa: E731
+        return threshold, doubt_threshold(scores, groups, fpr, name, self.scale(options, of))
 
     def scale(self, options: Options, of: str) -> float | None:
         """What a change of an excess is compared with: the reference level. None for raw distances."""
@@ -266,9 +268,9 @@ class Calibration:
     ) -> tuple[float, float]:
         """See `SPADE.threshold_interval`."""
         labels = self._check_groups(groups)
-        scores = self._scores_of(options, fpr, of, labels)
+        scores, groups = self._once(self._scores_of(options, fpr, of, labels), labels)
         find_threshold(np.concatenate(scores), fpr)  # warns if there are too few
-        return threshold_interval(scores, labels or self.gallery.contents.tolist(), fpr, level, draws, seed)
+        return threshold_interval(scores, groups, fpr, level, draws, seed)
 
     def suspects(self, options: Options, groups: Iterable[Hashable] | None) -> pandas.DataFrame:
         """See `SPADE.suspects`."""
@@ -291,6 +293,13 @@ class Calibration:
         )  # spare what is not read
         judged = self.judge(options, range(len(self.gallery)), labels)
         return [np.array([score], np.float32) if of == "image" else values.ravel() for values, score in judged]
+
+    def _once(
+        self, scores: Sequence[Float[np.ndarray, "_"]], labels: Sequence[Hashable] | None
+    ) -> tuple[list[Float[np.ndarray, "_"]], list[Hashable]]:
+        """The scores of one image of each content, and their groups: an image without a label is a group of its own."""
+        images = self.gallery.distinct
+        return [scores[image] for image in images], [labels[image] if labels else image for image in images]
 
     def _check_groups(self, groups: Iterable[Hashable] | None) -> tuple[Hashable, ...] | None:
         if groups is None:

@@ -50,6 +50,7 @@ _RECIPE = {
 }
 _SETTINGS = ("backbone", "options", "layers", "shapes")  # what the checksum of the manifest covers
 _MOST = {"k": 2**31, "kappa": 10**4, "radius": 2**31, "sigma": 1000}  # beyond these a prediction would never end
+_READ_UP_TO = 2**30  # bytes: larger files are mapped
 _LARGEST_SIDE = 2**16  # of a level and of a photo
 
 
@@ -114,7 +115,11 @@ def save_gallery(folder: Path, gallery: Gallery, backbone: Backbone, options: Op
 
 
 def load_gallery(folder: Path, backbone: str | Backbone | None, device: str | torch.device | None) -> Stored:
-    """Read a folder written by `save_gallery`; features stay in the file, and are checked when first needed."""
+    """Read a folder written by `save_gallery`; features are checked when first needed.
+
+    Those of a large gallery stay in the file: while it is in use, the file must not be cut or changed in place, which
+    would end the process or change results. `save_gallery` never does: it writes a new file.
+    """
     manifest = _read_manifest(folder)
     options = _read_options(folder, manifest["options"])
     network = _find_backbone(folder, manifest["backbone"], backbone, device)
@@ -126,13 +131,18 @@ def load_gallery(folder: Path, backbone: str | Backbone | None, device: str | to
             if not file.is_file():
                 raise FileNotFoundError("there is no such file")
             with usual_settings(network.device), _open_shard(file) as arrays:
-                shards.append({name: arrays.get_tensor(name) for name in arrays.keys()})  # noqa: SIM118
+                shards.append({name: _keep(arrays.get_tensor(name), file) for name in arrays.keys()})  # noqa: SIM118
         gallery = _unpack(folder, manifest, shards, network)
     except (OSError, SafetensorError, *_WRONG) as problem:
         raise ValueError(
             f"{as_text(file)} is damaged or incomplete ({problem}). Fit again, or restore a copy."
         ) from problem
     return Stored(gallery, network, options)
+
+
+def _keep(array: Tensor, file: Path) -> Tensor:
+    """Read an array into memory, unless the file is large."""
+    return array.clone() if file.stat().st_size <= _READ_UP_TO else array
 
 
 @contextmanager

@@ -100,6 +100,11 @@ class Gallery:
         """A number for the content of each image, the same for duplicates."""
         return np.array([self.places[normal.digest] for normal in self.normals], np.int64)
 
+    @cached_property
+    def distinct(self) -> list[int]:
+        """One image of each content: duplicates are not independent, and count as one."""
+        return sorted(self.places.values())
+
     @property
     def comparable(self) -> bool:
         """Whether images can be left out and judged against others: at least two must differ."""
@@ -121,8 +126,24 @@ class Gallery:
         said = self.cropping.crop is not None and self.squashed
         return "" if said else self.cropping.describe_squash(names, squash)
 
-    def check_index(self, index: SupportsIndex) -> int:
-        return check_index("index", index, len(self), "training image")
+    def check_index(self, index: SupportsIndex, name: str = "index") -> int:
+        return check_index(name, index, len(self), "training image")
+
+    def check_among(self, images: Sequence[int] | np.ndarray) -> Int[np.ndarray, "m"]:
+        """Training images, ascending and each once, from indices in any order or from a boolean mask."""
+        try:
+            given = np.asarray(images)
+        except ValueError:  # lists of different lengths
+            given = np.empty(0)
+        if given.dtype == bool and given.shape == (len(self),):
+            given = np.flatnonzero(given)
+        known = given.ndim == 1 and given.dtype.kind in "iu" and np.isin(given, np.arange(len(self))).all()
+        if not known or not len(given):
+            raise ValueError(
+                f"among must hold at least one index of a training image, from 0 to {len(self) - 1}, and no others; "
+                f"got {images!r}."
+            )
+        return np.unique(given).astype(np.int64)
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:

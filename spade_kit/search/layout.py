@@ -94,8 +94,9 @@ class SimdLayout:
         """Wrap existing `tiles`, without a copy; ``check`` gets an image and its tiles before they are first read."""
         layout = cls(0, shapes)
         for name, room in layout.tiles.items():
-            if tiles[name].shape[1:] != room.shape[1:] or tiles[name].dtype != room.dtype:
-                raise ValueError(f"{name} must have shape {room.shape[1:]} per image; got {tiles[name].shape}.")
+            needed = (len(tiles["fine"]), *room.shape[1:])
+            if tiles[name].shape != needed or tiles[name].dtype != room.dtype:
+                raise ValueError(f"{name} must have shape {needed} and be {room.dtype}; got {tiles[name].shape}.")
             setattr(layout, name, tiles[name])
         if check is not None:
             layout._check, layout._unread = check, set(range(len(layout)))
