@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import re
+import struct
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -21,12 +23,14 @@ import numpy as np
 from filelock import FileLock, Timeout
 from jaxtyping import Float
 from PIL import Image
+from PIL.TiffImagePlugin import STRIPBYTECOUNTS, STRIPOFFSETS, ImageFileDirectory_v2
 
 from spade_kit._arguments import warn
 
 MANIFEST = "run.json"
 _UNFINISHED = ".writing"  # the suffix of incomplete files
 _LONGEST_NAME = 255 - len(".tiff")  # bytes, on nearly every file system
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20'")  # begins what a spreadsheet runs; it hides a leading quote
 _CURES = {  # error of the system -> what to do
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Allow writing there, or use another folder"),
@@ -65,8 +69,8 @@ class Item:
     files: Sequence[Path]
 
     def is_done(self, row: Row) -> bool:
-        """Whether all output files exist, and the sources have the content that the row was made from."""
-        state = describe_state(self.sources) if all(file.is_file() for file in self.files) else None
+        """Whether all output files are whole, and the sources have the content that the row was made from."""
+        state = describe_state(self.sources) if all(map(_is_whole, self.files)) else None
         return state is not None and state.get("sha256") == row.get("sha256")
 
 
@@ -80,12 +84,14 @@ class RunFolder:
     folder: Path
     table: str
     columns: Mapping[str, Callable[[str], Any]]  # name -> parser of its cells
+    places: Sequence[str] = ()  # names of the folders for the output files
 
     @contextmanager
     def claim(self, run: dict[str, Any]) -> Iterator[None]:
         """Lock the folder for a run; raise if it holds another run or is being written."""
         folder, name = self.folder, as_text(self.folder)
         check_is_no_file(folder)
+        self._check_is_free()
         with explain_failure(folder, self._lock):  # an OS lock: released when the process ends, even if killed
             before = read_manifest(folder)
             if not before and (folder / self.table).exists():
@@ -98,6 +104,19 @@ class RunFolder:
                 raise ValueError(f"{name} holds results of another run: {told}. Use another folder.")
             write_whole(folder / MANIFEST, json.dumps(run, indent=1).encode())
             yield
+
+    def _check_is_free(self) -> None:
+        """Refuse a new run where its output files could replace other files."""
+        for place in (self.folder / name for name in self.places):
+            try:
+                others = sorted(name for name in os.listdir(place) if not name.startswith("."))
+            except OSError:  # there is none, or writing there will fail
+                continue
+            if others and not (self.folder / MANIFEST).is_file():  # in this order: another run may just have begun
+                raise ValueError(
+                    f"{as_text(place)} must be empty before a new run; it holds {printable(others[0])}, which could be "
+                    "overwritten. Use another folder for the results."
+                )
 
     def _lock(self) -> AbstractContextManager:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -182,8 +201,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not manifest.is_file():
         return {}
     try:
-        return dict(json.loads(manifest.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as problem:
+        found = dict(json.loads(manifest.read_text(encoding="utf-8")))
+        if not found:
+            raise ValueError("it is empty")
+        return found
+    except (ValueError, TypeError, RecursionError) as problem:
         raise ValueError(f"{as_text(manifest)} is damaged ({problem}). Use another folder.") from problem
 
 
@@ -232,6 +254,24 @@ def encode_png(pixels: np.ndarray) -> bytes:
     stream = BytesIO()
     Image.fromarray(pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels).save(stream, "PNG")
     return stream.getvalue()
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a file exists and, if it came from the two functions above, has its end; its pixels are not read."""
+    try:
+        with open(file, "rb") as stream, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, about a head that is cut off
+            if file.suffix == ".png":
+                stream.seek(-len(_PNG_END), os.SEEK_END)
+                return stream.read() == _PNG_END
+            if file.suffix == ".tiff":  # the pixels come last
+                head = ImageFileDirectory_v2(stream.read(8))
+                stream.seek(head.next)
+                head.load(stream)
+                return os.fstat(stream.fileno()).st_size == head[STRIPOFFSETS][-1] + head[STRIPBYTECOUNTS][-1]
+            return True
+    except (OSError, SyntaxError, LookupError, ValueError, struct.error):
+        return False
 
 
 def write_whole(path: Path, content: bytes) -> None:

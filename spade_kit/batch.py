@@ -27,7 +27,7 @@ from spade_kit._files import (
     write_whole,
 )
 from spade_kit._progress import track
-from spade_kit.datasets.images import FORMATS, UNSUPPORTED, find_locked, pictures_below, walk
+from spade_kit.datasets.images import FORMATS, RESULTS, UNSUPPORTED, find_locked, pictures_below, walk
 from spade_kit.datasets.layouts import check_folder, count, name_some
 from spade_kit.datasets.pairing import pair
 
@@ -51,7 +51,8 @@ def predict_folder(
     folder, out = check_folder(folder), Path(out).expanduser()
     check_is_no_file(out)
     photos = _list_photos(folder)
-    smallest = 1 / (len(spade) + 1)  # rate that this many normal images can estimate
+    normals = len(spade.gallery.distinct)
+    smallest = 1 / (normals + 1)  # rate that this many normal images can estimate
     rate = max(FPR, smallest) if fpr is None else fpr
     threshold, doubt = spade.calibration.examine_threshold(spade.options, rate, "image")
     with warnings.catch_warnings():
@@ -66,7 +67,7 @@ def predict_folder(
         )
         for photo, name in zip(photos, _name_outputs(photos))
     ]
-    run = RunFolder(out, "results.csv", COLUMNS)
+    run = RunFolder(out, "results.csv", COLUMNS, RESULTS)
     manifest = spade.describe_run() | {"input": as_text(folder.resolve()), "rate": rate, "threshold": threshold}
     manifest["pixel_threshold"] = outline
     with run.claim(manifest):
@@ -78,7 +79,7 @@ def predict_folder(
     done = frame.dropna(subset="judged")
     cropping = spade.gallery.cropping
     covered = cropping.describe_coverage(done["path"].tolist(), done["judged"].tolist(), done["squash"].tolist())
-    print(*filter(None, [_conclude(frame, max(rate, smallest), threshold, len(spade)), covered, doubt]))
+    print(*filter(None, [_conclude(frame, max(rate, smallest), threshold, normals), covered, doubt]))
     return frame.astype(dict.fromkeys(("row", "col", "bytes", "modified"), "Int64"))  # may be missing
 
 

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from spade_kit import SPADE
-from spade_kit._files import Item, RunFolder, as_path, write_whole
+from spade_kit import SPADE, evaluate
+from spade_kit._files import Item, RunFolder, as_path, encode_png, encode_tiff, write_whole
 from spade_kit.batch import COLUMNS
 
 
@@ -252,6 +252,73 @@ def test_failed_photos_are_tried_again_even_if_outputs_exist(spade, line, tmp_pa
 def test_results_are_not_read_as_photos_even_in_the_same_folder(spade, line):
     first = spade.predict_folder(line, line, fpr=0.2)
     assert first["path"].tolist() == spade.predict_folder(line, line, fpr=0.2)["path"].tolist() == NAMES
+
+
+@pytest.mark.parametrize("foreign", ["segmentations/9.png", "segmentations/u.png", "maps/9.tiff", "maps/deep/m.txt"])
+@pytest.mark.parametrize("inside", [True, False], ids=["into the input folder", "into a new folder"])
+@pytest.mark.parametrize("maps", [True, False])
+def test_files_of_the_user_are_never_overwritten(spade, line, tmp_path, foreign, inside, maps):
+    out = line if inside else tmp_path / "out"
+    (out / foreign).parent.mkdir(parents=True)
+    (out / foreign).write_bytes(b"mine")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    said = rf"{foreign.split('/')[0]} must be empty before a new run; it holds .* Use another folder for the results\."
+    with pytest.raises(ValueError, match=said):
+        spade.predict_folder(line, out, fpr=0.2, maps=maps)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_an_evaluation_does_not_overwrite_files_of_the_user_either(spade, demo, tmp_path):
+    for name in ("maps", "photos"):
+        (tmp_path / name / name).mkdir(parents=True)
+        (tmp_path / name / name / "mine.txt").touch()
+        with pytest.raises(ValueError, match=rf"{name}/{name} must be empty before a new run; it holds mine\.txt"):
+            evaluate(spade, demo.test[:2], folder=tmp_path / name)
+
+
+def test_empty_folders_for_results_are_used(spade, line, tmp_path):
+    for name in ("maps", "segmentations"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+    (tmp_path / "out/maps/.DS_Store").touch()
+    assert spade.predict_folder(line, tmp_path / "out", fpr=0.2)["path"].tolist() == NAMES
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "without its last byte", "a folder"])
+@pytest.mark.parametrize("name", ["segmentations/9.png", "maps/9.tiff"])
+def test_outputs_that_were_cut_are_written_again(spade, line, tmp_path, name, damage):
+    rows, file = spade.predict_folder(line, tmp_path / "out", fpr=0.2), tmp_path / "out" / name
+    whole = file.read_bytes()
+    file.unlink()
+    if damage == "a folder":
+        file.mkdir()
+        with pytest.raises(OSError, match=f"{file.name} could not be written"):
+            spade.predict_folder(line, tmp_path / "out", fpr=0.2)
+        return
+    file.write_bytes(whole[: {"cut": len(whole) // 2, "empty": 0}.get(damage, -1)])
+    assert spade.predict_folder(line, tmp_path / "out", fpr=0.2).equals(rows)
+    assert file.read_bytes() == whole
+
+
+@given(st.tuples(st.integers(1, 90), st.integers(1, 90)), st.data())
+def test_a_picture_is_whole_only_with_its_last_byte(size, data):
+    values = np.random.default_rng(sum(size)).random(size, np.float32)
+    for suffix, content in ((".tiff", encode_tiff(values)), (".png", encode_png(values > 0.5))):
+        with tempfile.TemporaryDirectory() as folder:
+            item = Item({}, [], [Path(folder, f"x{suffix}")])
+            item.files[0].write_bytes(content)
+            assert item.is_done({})
+            item.files[0].write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
+            assert not item.is_done({})
+
+
+@pytest.mark.parametrize(("content", "said"), [
+    (b"[" * 100_000, "run.json is damaged"), (b"{}", r"run.json is damaged \(it is empty\)"), (b"[]", "it is empty"),
+])  # fmt: skip
+def test_a_damaged_manifest_is_refused_in_a_sentence(spade, line, tmp_path, content, said):
+    spade.predict_folder(line, tmp_path / "out", fpr=0.2)
+    (tmp_path / "out/run.json").write_bytes(content)
+    with pytest.raises(ValueError, match=said):
+        spade.predict_folder(line, tmp_path / "out", fpr=0.2)
 
 
 def test_a_second_batch_in_the_same_folder_gets_no_verdicts_of_the_first(spade, demo, tmp_path):

@@ -49,6 +49,28 @@ def test_duplicates_have_the_scores_of_a_fit_without_copies(twins, arrays):
     assert min(twins.suspects()["score"]) > 0
 
 
+def test_duplicates_count_as_one_image_in_all_thresholds(twins, arrays, demo, tmp_path, capsys):
+    """As a fit without copies: rates, thresholds, their intervals, and the sentences about them."""
+    once = SPADE(k=3).fit(arrays)
+    for of, fpr in (("image", 0.3), ("pixel", 0.05)):
+        for ask in (SPADE.threshold, SPADE.threshold_interval):
+            np.testing.assert_allclose(ask(twins, fpr, of=of), ask(once, fpr, of=of), rtol=1e-4)
+    assert twins.normal_level == pytest.approx(once.normal_level, rel=1e-4)
+    folder = _write(tmp_path / "in", [demo.test[0].image])
+    told = []
+    for spade, out in ((twins, "twins"), (once, "once")):
+        frame = spade.predict_folder(folder, tmp_path / out)
+        chooser = choose_threshold(spade)
+        chooser.finish()
+        told.append(
+            (capsys.readouterr().out, chooser.sentence, chooser.rule, [rule for rule, _ in chooser.study["rules"]])
+        )
+        assert "as about 17 % of normal images do (estimated from 5)" in told[-1][0]
+        assert "of 5 normal images" in chooser.sentence
+        assert float(chooser) == pytest.approx(frame["threshold"][0], rel=1e-4)
+    assert told[0] == told[1]
+
+
 def test_a_file_that_was_fitted_twice_is_judged_against_the_others(twins, arrays):
     assert twins.judge(arrays[0]).among.tolist() == [1, 3, 4, 6]
     assert twins.judge(arrays[1]).among.tolist() == [0, 2, 3, 4, 5, 6]
@@ -66,6 +88,8 @@ def test_identical_images_give_no_threshold(alike, arrays, tmp_path):
             ask()
     with pytest.raises(ValueError, match="all 4 images are identical"):
         alike.predict_folder(_write(tmp_path / "in", arrays), tmp_path / "out")
+    with pytest.raises(ValueError, match="at least one other normal image; all 4 images are identical"):
+        choose_threshold(alike)
     assert alike.normal_level is None
 
 

@@ -16,7 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spade_kit import SPADE, Report, Sample, draw_hardest, draw_result, evaluate
-from spade_kit._files import Item, RunFolder, as_path, as_text, describe_state, explain_failure, shorten, write_whole
+from spade_kit._files import (
+    Item,
+    RunFolder,
+    as_path,
+    as_text,
+    describe_state,
+    encode_tiff,
+    explain_failure,
+    shorten,
+    write_whole,
+)
 from spade_kit.widgets._shared.images import ImageList
 
 NAMES = st.binary(min_size=1, max_size=255).map(os.fsdecode) | st.text("=+-@\t\r\n'\\./xné\u2028\u202e", min_size=1)
@@ -165,7 +175,7 @@ def test_an_image_is_judged_again_if_its_content_or_its_outputs_changed(tmp_path
 
     def judge(item):
         asked.append(photo.read_bytes())
-        write_whole(output, b"map")
+        write_whole(output, encode_tiff(np.zeros((2, 3), np.float32)))
         return {"score": float(len(asked))}
 
     run, items = (
@@ -185,7 +195,7 @@ def test_an_image_is_judged_again_if_its_content_or_its_outputs_changed(tmp_path
     judged_again = change not in ("nothing", "time")
     assert len(asked) == 1 + judged_again
     assert row["score"] == 1 + judged_again
-    assert output.read_bytes() == b"map"
+    assert output.read_bytes() == encode_tiff(np.zeros((2, 3), np.float32))
 
 
 def test_many_writers_never_swap_their_files(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from scipy.ndimage import label
 from sklearn.metrics import auc, precision_recall_curve, roc_curve
 
-from spade_kit import SPADE, Report, Sample, evaluate
+from spade_kit import SPADE, Report, Sample, draw_curves, evaluate
 from spade_kit._files import RunFolder
 from spade_kit.evaluation.metrics import mean_up_to
 
@@ -242,6 +243,22 @@ def test_rates_at_a_threshold_are_counts(report):
     assert of_images["recall"] == marked[bad].mean()
     assert of_images["false_positive_rate"] == marked[~bad].mean()
     assert np.isnan(report.rates(1e9)["precision"])
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["all masks empty", "only good images of a set with masks"])
+def test_without_a_defective_pixel_only_the_curves_of_images_remain(spade, demo, tmp_path, whole):
+    Image.fromarray(np.zeros((240, 320), np.uint8)).save(tmp_path / "black.png")
+    samples = [replace(sample, mask_path=tmp_path / "black.png") for sample in demo.test[::12] if not whole]
+    samples = samples or [sample for sample in demo.test if sample.label == "good"][:2]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about empty masks
+        report = evaluate(spade, samples)
+    if whole:
+        with pytest.raises(ValueError, match="A curve needs good images and defects, but one of them is missing"):
+            report.curves()
+        return
+    assert set(report.curves()["of"]) == {"image"}
+    assert [trace.name[:6] for trace in draw_curves(report, 1.0, 1.0).data if trace.mode != "markers"] == ["images"] * 2
 
 
 def test_points_of_curves_are_exact_and_few(report):

@@ -60,7 +60,7 @@ def evaluate(spade: SPADE, dataset: Dataset | Sequence[Sample], folder: str | Pa
     if folder is None:
         rows, kept = zip(*(_judge(spade, sample) for sample in track(samples, desc="images")))
         return _conclude(Report(name, manifest, pandas.DataFrame(rows, columns=list(columns)), kept), samples, spade)
-    run = RunFolder(Path(folder).expanduser(), "photos.csv", {"photo": int, **columns})
+    run = RunFolder(Path(folder).expanduser(), "photos.csv", {"photo": int, **columns}, ("maps", "photos"))
     with run.claim(manifest):
         (run.folder / TABLE).unlink(missing_ok=True)  # left by a complete run, which is now incomplete
         store = MapStore(run.folder, [as_text(sample.path) for sample in samples])

@@ -248,6 +248,8 @@ class Report:
 
     def _trace_pixels(self) -> list[_Curve]:
         maps, masks, _ = self._pixels("A pixel curve", None)
+        if not any(mask.any() for mask in masks):
+            raise ValueError(f"A pixel curve needs defects, but all masks of {self.name} are empty.")
         counts = PixelCounts.of(maps, masks)
         false, true, overlap, _ = counts.curve(np.ones(len(maps), int))
         return _trace(false[1:], true[1:], counts.thresholds, overlap[1:])
