@@ -2,8 +2,11 @@
 
 from dataclasses import replace
 
+import nbformat
 import numpy as np
+import plotly.io
 import pytest
+from nbconvert import HTMLExporter
 
 from spade_kit import Sample, draw_curves, draw_hardest, evaluate
 
@@ -50,7 +53,37 @@ def test_thresholds_are_marked_on_the_curves(report):
 
 def test_without_masks_only_images_have_curves(spade, demo):
     report = evaluate(spade, [Sample(sample.path, sample.label) for sample in demo.test[::6]])
-    assert all(trace.name.startswith("images") for trace in draw_curves(report).data)
+    figure = draw_curves(report)
+    assert all(trace.name.startswith("images") for trace in figure.data)
+    assert [len(panel.lines) for panel in figure.draw_still().axes] == [1, 1, 0]
+
+
+def test_a_page_without_plotly_shows_the_same_curves_as_a_picture(report, monkeypatch):
+    figure, shown = draw_curves(report, 9.0, 20.0), []
+    monkeypatch.setattr("IPython.display.display", lambda bundle, raw: shown.append(bundle))
+    monkeypatch.setattr(plotly.io.renderers, "default", "plotly_mimetype")
+    figure._ipython_display_()
+    output = nbformat.v4.new_output("display_data", shown[0])
+    assert set(output.data) == {"application/vnd.plotly.v1+json", "image/png"}
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("draw_curves(report)", outputs=[output])])
+    assert f"data:image/png;base64,{output.data['image/png'][:60]}" in HTMLExporter().from_notebook_node(notebook)[0]
+
+    still = figure.draw_still()
+    lines = [(at, *line.get_data(), line.get_label()) for at, panel in enumerate(still.axes) for line in panel.lines]
+    assert len(lines) == len(figure.data) == 10
+    for (at, x, y, name), trace in zip(lines, figure.data):
+        assert (f"x{at + 1}".replace("x1", "x"), name) == (trace.xaxis, trace.name)
+        np.testing.assert_array_equal([x, y], [trace.x, trace.y])
+    assert [panel.get_title() for panel in still.axes] == [note.text for note in figure.layout.annotations[:3]]
+
+
+def test_outside_notebooks_plotly_shows_its_own_figure(report, monkeypatch):
+    shown = []
+    monkeypatch.setattr(plotly.io.renderers, "default", "browser")
+    monkeypatch.setattr("plotly.io.show", shown.append)
+    figure = draw_curves(report)
+    figure._ipython_display_()
+    assert shown == [figure]
 
 
 def test_the_hardest_are_low_defects_and_high_good_ones(report):

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import re
 from concurrent.futures import ThreadPoolExecutor as Apart  # a browser's event loop may run in this thread
 from dataclasses import replace
 from io import BytesIO
@@ -318,8 +319,11 @@ def test_a_fitted_test_photo_is_judged_against_the_others(spade, demo, judged):
 
 def test_an_unreadable_photo_is_counted_and_named_and_the_others_go_on(spade, few, tmp_path, judged):
     (tmp_path / "broken.png").write_bytes(b"nothing")
-    chooser = choose_threshold(spade, [few.test[0], tmp_path / "broken.png", few.test[2]])
+    said = r"Images that cannot be judged: 1\. First error: Cannot read .*broken\.png as an image"
+    with pytest.warns(UserWarning, match=said):
+        chooser = choose_threshold(spade, [few.test[0], tmp_path / "broken.png", few.test[2]])
     chooser.finish()
+    assert re.match(said, chooser.told["images"][0])
     scores = scores_of(judged[1])
     assert chooser.photos[-3:] == [
         [0, "chip/000", "chip", pytest.approx(scores[0])],
@@ -344,7 +348,7 @@ def test_one_normal_photo_gives_no_rate(demo, few):
     chooser.of = "pixel"
     assert chooser.threshold == pytest.approx(highest / 2)
     assert [rule for rule, _ in chooser.study["rules"]] == ["f1", "hand"]
-    with pytest.raises(ValueError, match="A threshold study needs maps of normal or test images; got none"):
+    with pytest.raises(ValueError, match="Leave-one-out needs at least one other normal image; there is none"):
         choose_threshold(spade)
 
 
@@ -492,7 +496,7 @@ def test_a_figure_has_the_histograms_the_line_and_the_justification(chooser, jud
     assert [panel.get_ylabel() for panel in figure.axes] == labels
     for panel in figure.axes:
         assert [line.get_xdata()[0] for line in panel.lines] == [72.5]
-    assert figure.get_supxlabel().replace("\n", "") == chooser.sentence
+    assert figure.get_supxlabel().replace("\n", "") == chooser.sentence + chooser.told["images"][0]
     left, right = figure.axes[0].get_xlim()
     lowest, *_, highest = sorted(np.concatenate([scores_of(some) for some in judged]))
     assert lowest - 0.2 * (highest - lowest) < left < lowest < highest < right  # all scores, filling the axis

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import spade_kit
-from spade_kit import SPADE, explore
+from spade_kit import SPADE, choose_threshold, compare_layers, explore, paint_defect, review_suspects
 from spade_kit.scores import share_out
 from spade_kit.widgets._shared.export import join_modules
 
@@ -264,6 +264,7 @@ def test_the_pages_code_is_one_module_without_imports():
 # ---- errors ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
@@ -274,13 +275,16 @@ def test_the_pages_code_is_one_module_without_imports():
         ("weights", {"layer9": 1}, "A layer must be one of 'layer1', 'layer2', 'layer3'; got 'layer9'."),
         ("weights", {"layer1": 0, "layer2": 0, "layer3": 0}, "At least one layer must have a weight above 0"),
         ("combine", "concatenate", "Did you mean 'concat'"),
-        ("sigma", -1, "sigma must be a finite number of map pixels"),
+        ("sigma", -1, "sigma must be a number of map pixels from 0"),
         ("threshold", float("nan"), "threshold must be a raw distance, 0 or more; got nan"),
         ("threshold_rule", "pixel", "as in 'pixel 0.01'; got 'pixel'"),
         ("threshold_rule", "photo 0.1", "A threshold rule must be one of"),
         ("probe", (0, 224), r"0 <= row < 224 and 0 <= col < 224; got \(0, 224\)"),
         ("without", [12], "must refer to one of the training images, from 0 to 11; got 12"),
-        ("only", -1, "index must be a whole number of at least 0"),
+        ("without", range(12), "without must leave at least one normal image; got all 12"),
+        ("without", "layer1", "without must be a whole number of at least 0; got 'l'"),
+        ("only", -1, "only must be a whole number of at least 0"),
+        ("only", "layer1", "only must be a whole number of at least 0; got 'layer1'"),
         ("opacity", 2, "opacity must be a number from 0 to 1; got 2."),
     ],
 )
@@ -307,9 +311,62 @@ def test_best_f1_needs_masks(spade, demo):
 
 
 def test_excluding_all_training_images_is_an_error(explorer):
-    with pytest.raises(ValueError, match="needs at least one of the 12 training images"):
+    with pytest.raises(ValueError, match="without must leave at least one normal image"):
         explorer.without = range(12)
     assert explorer.without == ()
+
+
+def test_a_fitted_image_needs_another_one_to_be_compared_with(spade):
+    explorer = explore(spade)
+    with pytest.raises(ValueError, match="An image needs at least one of the 11 training images that it was judged"):
+        explorer.without = [index for index in range(12) if index != explorer.photo["normal"]]
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("number", [5, 99, True, -1])
+def test_a_number_is_no_image(explorer, spade, number):
+    said = "An image must be a Sample, a path, .*; got a value of type (int|bool)"
+    with pytest.raises(ValueError, match=said):
+        explorer.show(number)
+    assert len(explorer.photos) == 48
+    with pytest.raises(ValueError, match=said):
+        explore(spade, [number])
+
+
+def test_an_empty_list_shows_no_other_images(spade):
+    with pytest.raises(ValueError, match=r"The list of images is empty\. Pass an image, or no list to see the fitted"):
+        explore(spade, [])
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("make", [
+    explore, choose_threshold, review_suspects, lambda spade: compare_layers(spade, "x"),
+    lambda spade: paint_defect(spade, "x"),
+])  # fmt: skip
+@pytest.mark.parametrize("wrong", [None, "efficientnet_lite0", []])
+def test_a_widget_needs_a_fitted_spade(make, wrong):
+    with pytest.raises(ValueError, match="A widget needs a fitted SPADE; got a value of type"):
+        make(wrong)
+
+
+def test_a_typing_error_in_an_attribute_raises_an_error(explorer, spade, demo, tmp_path):
+    others = [choose_threshold(spade, demo.test[:1]), compare_layers(spade, demo.test[0]), review_suspects(spade)]
+    names = {explorer: {"kapa": "kappa", "sigmaa": "sigma"}, others[0]: {"ruel": "rule"}}
+    names |= {others[1]: {"view": "views"}, others[2]: {"index1": "index"}}
+    for widget, pairs in names.items():
+        for name, close in pairs.items():
+            with pytest.raises(AttributeError, match=rf"has no attribute {name!r}\. Did you mean '{close}"):
+                setattr(widget, name, 3)
+            assert not hasattr(widget, name)
+    explorer._mine, explorer.kappa, explorer.layout.width = 1, 2, "90%"
+    assert explorer.kappa == 2
+
+
+def test_the_images_of_a_page_are_one_or_more_indexes(explorer, tmp_path):
+    with pytest.raises(ValueError, match="photos must hold the index of at least one image; got none"):
+        explorer.save_html(tmp_path / "page.html", photos=[])
+    explorer.save_html(tmp_path / "page.html", photos=5)
+    assert (tmp_path / "page.html").is_file()
 
 
 def test_cells_and_the_page_may_send_changes_at_the_same_time(explorer, spade, demo):

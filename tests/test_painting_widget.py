@@ -632,6 +632,8 @@ def test_without_a_photo_an_error_names_the_accepted_inputs(spade, demo, given):
         ({"points": [(1, 2, 3)]}, r"pairs? \(row, col\)"),
         ({"points": [(1, 2, 3), (4, 5, 6)]}, r"pairs? \(row, col\)"),  # not three pairs
         ({"points": (5, 5)}, r"pairs? \(row, col\)"),
+        ({"points": None}, r"pairs? \(row, col\) of map pixels; got \[None\]"),
+        ({"points": 5}, r"pairs? \(row, col\) of map pixels; got \[5\]"),
         ({"points": [("a", "b")]}, r"pairs? \(row, col\)"),
         ({"size": 0}, r"size must be a diameter from 0\.1 to 224 map pixels; got 0"),
         ({"size": 224.5}, r"size must be a diameter from 0\.1 to 224 map pixels; got 224\.5"),

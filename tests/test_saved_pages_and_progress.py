@@ -1,8 +1,10 @@
 """Saved pages are finished and whole, exported notebooks show pictures, and progress bars end at their end."""
 
 import io
+import json
 import re
 import shlex
+import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -10,12 +12,14 @@ from pathlib import Path
 import nbformat
 import pytest
 import tqdm.std
+from matplotlib.text import Text
+from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 from PIL import Image
 from traitlets.config import Config
 
 import spade_kit
-from spade_kit import SPADE, choose_threshold, compare_layers, evaluate, explore, paint_defect
+from spade_kit import SPADE, Sample, choose_threshold, compare_layers, evaluate, explore, paint_defect
 from spade_kit._progress import track
 
 README = Path(__file__).parents[1] / "README.md"
@@ -75,6 +79,53 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(opened, tmp_path, monk
     assert list(page.parent.iterdir()) == [page]
 
 
+@pytest.mark.parametrize("name", ["<!--<script>a", "z<script b", "<!--", "a]]>b", "<\u2028&amp;'\"`${x}"])
+def test_no_name_of_an_image_can_end_or_open_a_script(spade, demo, tmp_path, name):
+    """Inside a script, an HTML parser reacts only to a less-than sign."""
+    photos = [tmp_path / f"{name}{at}.png" for at in (0, 1)]
+    for at, photo in enumerate(photos):
+        shutil.copy(demo.test[at * 12].path, photo)
+    spade = spade.with_options().add([Sample(photos[0], "good")])
+    widgets = [explore(spade, photos), choose_threshold(spade, photos), compare_layers(spade, photos)]
+    widgets += [paint_defect(spade, photos, folder=tmp_path / name), spade_kit.review_suspects(spade)]
+    for widget in widgets:
+        widget.save_html(tmp_path / "page.html")
+        page = (tmp_path / "page.html").read_text(encoding="utf-8")
+        start = page.index("new SavedModel(", page.index("widget.render(")) + len("new SavedModel(")
+        state, end = json.JSONDecoder().raw_decode(page, start)
+        assert "<" not in page[start:end]
+        assert name in json.dumps(state, ensure_ascii=False).replace('\\"', '"')
+
+
+@pytest.mark.parametrize("wrong", [None, 5, "", ".", Path()])
+def test_a_page_needs_the_name_of_a_file(opened, wrong):
+    for widget in opened.values():
+        with pytest.raises(ValueError, match=r"path must be the name of a file; got"):
+            widget.save_html(wrong)
+
+
+def test_every_page_says_how_much_was_judged(demo, tmp_path):
+    wide = tmp_path / "wide.png"
+    Image.new("RGB", (400, 100), "grey").save(wide)
+    with pytest.warns(UserWarning, match="squashed"):
+        spade = SPADE(k=2).fit([sample.image[60:140] for sample in demo.train[:4]])
+    explorer, comparison = explore(spade, [wide]), compare_layers(spade, [wide])
+    painting, chooser = paint_defect(spade, [wide], folder=tmp_path), choose_threshold(spade, [wide])
+    for widget in (explorer, comparison, painting):
+        assert widget.photo["judged"] == "77 % of the image judged, squashed by 4 : 1"
+    (told,) = chooser.told["images"]
+    assert told.startswith(
+        "77 % of each image was judged; load_backbone(..., crop=None) judges all of it. 5 of 5 images"
+    )
+    for widget in (explorer, comparison, painting):
+        assert "77 % of the image judged, squashed by 4 : 1" in _texts(widget.draw())
+    assert told in _texts(chooser.draw()).replace("\n", " ")
+
+
+def _texts(figure):
+    return "\n".join(text.get_text() for text in figure.findobj(Text))
+
+
 def test_the_home_directory_is_understood(opened, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     opened["painting"].save_html("~/page.html")
@@ -120,7 +171,7 @@ def bars(monkeypatch):
             super().close()
 
     monkeypatch.setenv("TQDM_DISABLE", "0")
-    monkeypatch.setattr("spade_kit._progress.tqdm", Bar)
+    monkeypatch.setattr("spade_kit._progress._Bar", Bar)
     return closed
 
 
@@ -140,6 +191,20 @@ def test_every_bar_ends_at_its_end(bars, demo, tmp_path):
     assert len(bars) >= 7
     assert {total for _, total in bars} >= {2, 3, 5, 6}
     assert all(n == total for n, total in bars)
+
+
+def test_the_text_of_a_bar_in_a_notebook_ends_complete(monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "0")
+    code = (
+        "import time\nfrom spade_kit._progress import track\nfor _ in track(range(5), desc='images'): time.sleep(0.4)"
+    )
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Jupyter, about its own connection
+        NotebookClient(notebook, kernel_name="python3").execute()
+    (output,) = notebook.cells[0].outputs
+    assert output.data["text/plain"].startswith("images: 100%")
+    assert "5/5" in output.data["text/plain"]
 
 
 def test_there_is_no_bar_without_stderr(monkeypatch, demo):

@@ -86,8 +86,10 @@ def draw_curves(report: Report, threshold: float | None = None, image_threshold:
     """
     from plotly.subplots import make_subplots
 
+    from spade_kit.figures.curves import Curves
+
     curves, thresholds = report.curves(), {"pixel": threshold, "image": image_threshold}
-    figure: go.Figure = make_subplots(1, 3, subplot_titles=[title for title, *_ in _CURVES.values()])
+    figure: Curves = make_subplots(1, 3, figure=Curves(), subplot_titles=[title for title, *_ in _CURVES.values()])
     legends: dict[str, Any] = {}  # below the curves, because on some datasets the curves fill every corner
     for column, (curve, (_, x, y, areas)) in enumerate(_CURVES.items(), start=1):
         place: dict[str, Any] = {"legend": f"legend{column}", "row": 1, "col": column}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -96,6 +97,12 @@ def draw_contour(panel: Axes, mask: np.ndarray, colour: str, style: str) -> None
     if mask.any():
         panel.contour(mask, levels=[0.5], colors="#222222", linewidths=3)  # dark border, visible on any image
         panel.contour(mask, levels=[0.5], colors=colour, linewidths=1.6, linestyles=style)
+
+
+def as_png(figure: Figure, dpi: int = 80) -> bytes:
+    stream = BytesIO()
+    figure.savefig(stream, dpi=dpi)
+    return stream.getvalue()
 
 
 def small_print(figure: Figure, text: str) -> Figure:

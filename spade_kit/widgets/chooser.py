@@ -14,13 +14,15 @@ import numpy as np
 import traitlets
 from matplotlib.figure import Figure
 
-from spade_kit._arguments import choose
+from spade_kit._arguments import choose, warn
 from spade_kit.datasets.samples import GOOD, Dataset, Photo
 from spade_kit.evaluation.bootstrap import clopper_pearson
 from spade_kit.evaluation.metrics import f1_threshold
 from spade_kit.evaluation.operating_point import OperatingPoint
 from spade_kit.evaluation.threshold_study import OF, ThresholdStudy, collect
+from spade_kit.features.crops import Crop
 from spade_kit.figures.reports import draw_threshold_study
+from spade_kit.figures.style import small_print
 from spade_kit.scores import (
     check_confidence,
     count_needed,
@@ -102,18 +104,26 @@ class Chooser(Live):
         self.spade = copy.copy(spade)
         self.images = ImageList(self.spade, dataset)
         self._tested = range(self.images.given)
+        gallery = self.spade.gallery
+        self._normals = gallery.distinct if gallery.comparable else []
+        if not self._normals and not self._tested:
+            gallery.others(0)  # raises: there is nothing to judge
         self._judged: dict[int, Score] = {}  # test images by index, normal images by -1 - index
         self._thumbs: dict[int, bytes] = {}  # of the images that could be judged
+        self._crops: dict[int, Crop] = {}  # likewise
+        self._lost: dict[int, str] = {}  # why the others could not be judged
         self._collected: Recent[ThresholdStudy] = Recent(len(OF))  # by ``of`` and the number of judged images
         self._said: tuple = ()  # the state of the study last sent to the page
         super().__init__(of=of, rule=f"{_USUAL[choose('of', of, OF)]:g}")
         self.about = {
-            "normals": len(self.spade) if self.spade.gallery.comparable else 0,
+            "normals": len(self._normals),
             "tested": len(self._tested),
             "options": self.spade.describe_options(),
         }
         for index in self._to_judge()[:_BATCH]:
             self._take(self._judge(index))
+        if self._lost:
+            warn(self._name_lost())
         self._open()
 
     # ---- for Python --------------------------------------------------------------------------------------------------
@@ -167,7 +177,8 @@ class Chooser(Live):
 
     def draw(self) -> Figure:
         """The current view as a Matplotlib figure."""
-        return draw_threshold_study(self._study, self.threshold, self.sentence)
+        figure = draw_threshold_study(self._study, self.threshold, self.sentence)
+        return small_print(figure, f"{figure.get_supxlabel()}\n{self._describe_coverage()}")
 
     def _reconcile(self, changed: set[str], by_page: bool) -> None:
         if "of" in changed:
@@ -189,14 +200,16 @@ class Chooser(Live):
 
     def _to_judge(self) -> list[int]:
         """All pending images, normal and test interleaved, so that partial results cover both."""
-        normals = [-1 - image for image in range(self.about["normals"])]
+        normals = [-1 - image for image in self._normals]
         shares = {at: place / len(some) for some in (normals, self._tested) for place, at in enumerate(some)}
         return [at for at in sorted(shares, key=lambda at: (shares[at], at)) if at not in self._judged]
 
     def _judge(self, at: int) -> tuple[Score, bytes]:
         try:
             result = self.spade.predict_left_out(-1 - at) if at < 0 else self.images.judge(at, self.spade)
-        except MISTAKES:
+            self._crops[at] = result.crop
+        except MISTAKES as problem:
+            self._lost[at] = str(problem)
             return Score(at), b""
         return Score.of(at, result), jpeg(result.image, _THUMB)
 
@@ -229,8 +242,21 @@ class Chooser(Live):
             self._set_threshold()
             judgement = self.judgement
             told = {"sentence": judgement.sentence, "remarks": list(judgement.remarks)}
+            told |= {"images": list(filter(None, [self._name_lost(), self._describe_coverage()]))}
             offered = {"confidences": self._confidences()}
             self.told = {"threshold": self.threshold, "of": self.of, **told, **offered}
+
+    def _name_lost(self) -> str:
+        """A remark on images that could not be judged, if there are any."""
+        lost = list(self._lost.values())
+        return f"Images that cannot be judged: {len(lost)}. First error: {lost[0]}" if lost else ""
+
+    def _describe_coverage(self) -> str:
+        """How much of each image was judged, and which were squashed."""
+        crops = dict(self._crops)  # the background may add more
+        names = [self.spade.gallery.name(-1 - at) if at < 0 else self.images.name(at) for at in crops]
+        judged, squash = zip(*((crop.judged, crop.squash) for crop in crops.values())) if crops else ((), ())
+        return self.spade.gallery.cropping.describe_coverage(names, judged, squash)
 
     def _send_study(self) -> None:
         if self._said == (self.of, len(self._judged)):

@@ -106,8 +106,8 @@ class Comparison(Live):
         self, spade: SPADE, image: Photo | Dataset | Iterable[Photo], views: Sequence[Wanted] | None = None
     ) -> None:
         self._given, self._bases = [spade], [copy.copy(spade)]  # the user's objects, and copies of their current state
-        wanted = [*spade.backbone.layers, ALL] if views is None else views
         self.images = ImageList(self._bases[0], image if isinstance(image, Dataset) else as_list(image))
+        wanted = [*spade.backbone.layers, ALL] if views is None else views
         self._results = Results(self.images, _KEPT * MOST)
         self._views: dict[str, View] = {}  # each is made once, since the object caches its results
         self._looked: Recent[Seen] = Recent(_KEPT * MOST)

@@ -108,8 +108,8 @@ class Explorer(Live):
     threshold_rule = Checked("pixel 0.01", lambda self, value: self._check_rule(value))
     probe = Probe()
     pinned = traitlets.Bool(False).tag(sync=True)
-    without = Checked((), lambda self, images: tuple(sorted({self.spade.gallery.check_index(at) for at in images})))
-    only = Checked(None, lambda self, value: None if value is None else self.spade.gallery.check_index(value))
+    without = Checked((), lambda self, images: self._check_without(images))
+    only = Checked(None, lambda self, value: None if value is None else self.spade.gallery.check_index(value, "only"))
     opacity = Checked(0.35, lambda _, value: check_number("opacity", value, "a number from 0 to 1", least=0, most=1))
     alone = traitlets.Bool(False).tag(sync=True)
 
@@ -128,6 +128,8 @@ class Explorer(Live):
         self._named = find_name(spade)
         self._corrections = Corrections(spade)
         self.images = ImageList(self.spade, photos)
+        if not self.images.given and photos is not None and not isinstance(photos, Dataset):
+            raise ValueError("The list of images is empty. Pass an image, or no list to see the fitted images.")
         self._results = Results(self.images)
         self._pictures = NeighbourPictures()
         self._thumbs: dict[int, bytes] = {}
@@ -316,6 +318,13 @@ class Explorer(Live):
         self.spade.with_options(weights=value)  # raises on invalid weights
         return dict(value) if isinstance(value, Mapping) else value
 
+    def _check_without(self, images: Any) -> tuple[int, ...]:
+        given = images if isinstance(images, Iterable) else [images]
+        without = tuple(sorted({self.spade.gallery.check_index(at, "without") for at in given}))
+        if len(without) == len(self.spade):
+            raise ValueError(f"without must leave at least one normal image; got all {len(without)}.")
+        return without
+
     def _check_rule(self, value: str) -> str:
         of, _, rate = str(value).partition(" ")
         choose("A threshold rule", of, ("hand", "pixel", "image", "f1"))
@@ -391,7 +400,6 @@ class Explorer(Live):
         return {
             "index": index,
             "normal": self._normal_at(index),
-            "judged": full.crop.describe(),
             **pack_photo(full, full.mask),
         }
 
@@ -547,7 +555,10 @@ class Explorer(Live):
     # ---- saved pages -------------------------------------------------------------------------------------------------
 
     def _make_page(self, photos: Iterable[int] | None = None) -> str:
-        indexes = [self.index] if photos is None else [self.images.check(index) for index in photos]
+        chosen = [self.index] if photos is None else photos if isinstance(photos, Iterable) else [photos]
+        indexes = [self.images.check(index) for index in chosen]
+        if not indexes:
+            raise ValueError("photos must hold the index of at least one image; got none.")
         saved: dict[int, dict[str, Any]] = {}
         normals: dict[int, bytes] = {}
         for index in indexes:

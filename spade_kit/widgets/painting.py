@@ -27,7 +27,7 @@ from spade_kit.figures.style import SCALE
 from spade_kit.gallery.calibration import NormalScores
 from spade_kit.result import Result
 from spade_kit.spade import SPADE
-from spade_kit.widgets._shared.base import Index, Live, Probe
+from spade_kit.widgets._shared.base import Index, Live, Probe, check_path
 from spade_kit.widgets._shared.caches import NeighbourPictures, Recent, judge_normals
 from spade_kit.widgets._shared.encoding import colour_table, find_highest, pack_cells, pack_photo, rank_by_use
 from spade_kit.widgets._shared.export import load_module
@@ -200,7 +200,7 @@ class Painting(Live):
 
     def save(self, path: str | Path) -> None:
         """Write the painted image as PNG, and its mask next to it as ``<stem>_mask.png``."""
-        path = Path(path).expanduser()
+        path = check_path(path)
         if path.suffix.lower() != ".png":
             raise ValueError(f"path must end in .png, since PNG is lossless; got {path.name!r}.")
         for name, content in zip((path, path.with_name(f"{path.stem}_mask.png")), self._encode()):
@@ -357,7 +357,7 @@ class Painting(Live):
 
 def _read_places(points: Iterable) -> np.ndarray:
     """(n, 2): row and col of each point."""
-    points = list(points)
+    points = list(points) if isinstance(points, Iterable) else [points]
     try:
         places = np.array(points, float).reshape(len(points), -1)
     except (TypeError, ValueError):

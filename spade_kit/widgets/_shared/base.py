@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 from threading import RLock
 from typing import Any, ClassVar
 
 import anywidget
 import traitlets
-from matplotlib.figure import Figure
 
-from spade_kit._arguments import check_count, check_number, choose
+from spade_kit._arguments import check_attribute, check_count, check_number, choose
 from spade_kit._files import write_whole
+from spade_kit.figures.style import as_png
 from spade_kit.gallery.gallery import Normal
 from spade_kit.scores import check_fpr
 from spade_kit.widgets._shared.export import STYLE, fit_crops, frame_page
@@ -44,6 +43,12 @@ def check_place(value: Any, size: tuple[int, int] | None) -> tuple[int, int]:
     if row >= height or col >= width:
         raise ValueError(f"probe must satisfy 0 <= row < {height} and 0 <= col < {width}; got ({row}, {col}).")
     return row, col
+
+
+def check_path(path: str | Path) -> Path:
+    if not isinstance(path, (str, Path)) or not Path(path).name:
+        raise ValueError(f"path must be the name of a file; got {path!r}.")
+    return Path(path).expanduser()
 
 
 def check_distance(name: str, value: float) -> float:
@@ -106,6 +111,11 @@ class Live(anywidget.AnyWidget):
         self._quiet = False
         self._background.restart()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not vars(self).get("_quiet", True):
+            check_attribute(self, name)
+        super().__setattr__(name, value)
+
     def close(self) -> None:
         if hasattr(self, "_background"):  # ipywidgets also closes a widget that failed to construct
             self._background.stop()
@@ -125,9 +135,10 @@ class Live(anywidget.AnyWidget):
         self._save_page(path)
 
     def _save_page(self, path: str | Path, *photos: Any) -> None:
+        file = check_path(path)
         with self._lock:
             self.finish()
-            write_whole(Path(path).expanduser(), self._make_page(*photos).encode())
+            write_whole(file, self._make_page(*photos).encode())
 
     # ---- for subclasses ----------------------------------------------------------------------------------------------
 
@@ -139,7 +150,7 @@ class Live(anywidget.AnyWidget):
 
     def _preview(self) -> bytes:
         """A static PNG for places where the widget cannot run."""
-        return _as_png(self.draw(), 80)
+        return as_png(self.draw())
 
     def _title_and_stem(self) -> tuple[str, str]:
         """The page title and the file stem of the current view."""
@@ -251,7 +262,7 @@ class Live(anywidget.AnyWidget):
         self._send_file(".html", self._make_page().encode())
 
     def _on_png(self) -> None:
-        self._send_file(".png", _as_png(self.draw(), 150))
+        self._send_file(".png", as_png(self.draw(), 150))
 
     def _on_normals(self, images: list[int]) -> None:
         self.send({"kind": "normals", "images": images}, [self._normal(image).jpeg for image in images])
@@ -266,9 +277,3 @@ class Live(anywidget.AnyWidget):
 def _explain(mistake: Exception) -> str:
     """The message of a user error; any other exception is prefixed with its type."""
     return str(mistake) if isinstance(mistake, MISTAKES) else f"{type(mistake).__name__}: {mistake}"
-
-
-def _as_png(figure: Figure, dpi: int) -> bytes:
-    stream = BytesIO()
-    figure.savefig(stream, dpi=dpi)
-    return stream.getvalue()

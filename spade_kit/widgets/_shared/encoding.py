@@ -51,9 +51,9 @@ def rank_by_use(result: Result) -> list[int]:
 
 
 def pack_photo(result: Result, mask: np.ndarray | None, quality: int = 90) -> dict[str, Any]:
-    """The crop, its size and its defect mask."""
-    size = list(result.anomaly_map.shape)
-    return {"size": size, "jpeg": jpeg(result.image, quality=quality), "mask": pack_mask(mask)}
+    """The crop, its size, how much of the image it covers, and its defect mask."""
+    told = {"size": list(result.anomaly_map.shape), "judged": result.crop.describe()}
+    return told | {"jpeg": jpeg(result.image, quality=quality), "mask": pack_mask(mask)}
 
 
 def pack_mask(mask: np.ndarray | None) -> bytes | None:

@@ -64,7 +64,7 @@ def frame_page(code: str, style: str, title: str, data: dict[str, Any]) -> str:
     as ``thumbs``, and crops of normal images by number as ``normals``. All pictures are JPEGs.
     """
     code = join_modules("saved.js") + code.replace("export default", "const widget =")
-    saved = json.dumps(_without_bytes(data)).replace("</", "<\\/")
+    saved = json.dumps(_without_bytes(data)).replace("<", r"\u003c")  # a name may hold <!-- or <script
     return f"""<!doctype html>
 <html lang="en">
 <head>

@@ -44,13 +44,15 @@ class ImageList:
     """
 
     def __init__(self, spade: SPADE, photos: Dataset | Iterable[Photo] | None) -> None:
+        if not isinstance(spade, SPADE):
+            raise ValueError(f"A widget needs a fitted SPADE; got a value of type {type(spade).__name__}.")
         self._spade = spade
         given = photos.test if isinstance(photos, Dataset) else [] if photos is None else as_list(photos)
         name = find_name(photos) or ("dataset" if isinstance(photos, Dataset) else "photos")
         list_ = f"{name}.test" if isinstance(photos, Dataset) else name
         origin = "" if find_name(photos) else f"# {name} as in spade_kit.explore(spade, {name})"
         self.given = len(given)
-        self._listed = [_Listed(photo, f"{list_}[{place}]", origin) for place, photo in enumerate(given)]
+        self._listed = [_Listed(_check_photo(photo), f"{list_}[{place}]", origin) for place, photo in enumerate(given)]
         self._listed = self._listed or [_Listed(image) for image in range(len(spade))]
 
     def __len__(self) -> int:
@@ -58,6 +60,7 @@ class ImageList:
 
     def add(self, photo: Photo) -> int:
         """Append an image and return its index."""
+        _check_photo(photo)
         if isinstance(photo, (str, Path)):
             listed = _Listed(photo, repr(str(photo)))
         elif named := getattr(photo, "filename", ""):
@@ -88,7 +91,11 @@ class ImageList:
         if isinstance(photo, (str, Path)):
             return printable(Path(photo).stem)
         named = getattr(photo, "filename", "")
-        return printable(Path(named).stem) if named else f"photo {index}"
+        return (
+            printable(Path(named).stem)
+            if named
+            else f"{'normal' if isinstance(self._listed[index].photo, int) else 'photo'} {index}"
+        )
 
     def label(self, index: int) -> str | None:
         photo = self._sample(index)
@@ -161,6 +168,13 @@ class ImageList:
             return f"{name}.predict_left_out({normal})"
         photo = self._listed[index].photo
         return f"{name}.predict({'photo' if isinstance(photo, int) else self._listed[index].expression})"
+
+
+def _check_photo(photo: Photo) -> Photo:
+    """An image; a number is none, although it could be the index of a fitted image."""
+    if isinstance(photo, int):
+        as_array(photo)  # type: ignore[arg-type]  # raises
+    return photo
 
 
 def find_name(thing: object) -> str | None:

@@ -244,9 +244,9 @@ class Chooser extends Page {
   }
 
   paintSentence() {
-    const { sentence, remarks } = this.get("told");
+    const { sentence, remarks, images } = this.get("told");
     setText(this.sentence, sentence ?? "");
-    this.remarks.replaceChildren(...(remarks ?? []).map((remark) => el("li", {}, remark)));
+    this.remarks.replaceChildren(...[...(remarks ?? []), ...(images ?? [])].map((remark) => el("li", {}, remark)));
     this.stale();
   }
 

@@ -139,6 +139,7 @@ class Comparison extends MapPage {
     this.photo.resize(H, W);
     this.photo.draw(this.bitmap);
     setText(this.photo.title, this.about.photos[photo.index][0]);
+    setText(this.photo.remark, photo.judged);
     this.truth = photo.mask ? contour(unpack(bytes(photo.mask), H * W), H, W, 0.5) : "";
     this.name.show(photo.index);
     this.arrange();

@@ -325,7 +325,7 @@ class Painting extends MapPage {
     const rank = !scores.length ? "" : reached ? `: ${reached} of ${scores.length} normal photos score at least this` : `: above all ${among} normal photos`;
     setText(this.score, `score ${score.toFixed(2)} (before ${this.shown.before.toFixed(2)})${rank}`);
     setText(this.photo.title, `${this.get("photos")[this.shown.index][0]}, painted`);
-    setText(this.photo.remark, `${this.shown.strokes} ${this.shown.strokes === 1 ? "stroke" : "strokes"}`);
+    setText(this.photo.remark, `${this.shown.strokes} ${this.shown.strokes === 1 ? "stroke" : "strokes"}; ${this.shown.judged}`);
     setText(this.map.title, "Anomaly map");
     setText(this.ends[1], scores.length ? `reference level: ${level.toFixed(1)}` : "");
     setText(this.ends[2], `≥ ${end.toFixed(1)}`);
