@@ -28,7 +28,7 @@ from spade_kit.scores import make_map, mean_of_top
 
 RESULTS = Path(__file__).parent / "results"
 METRICS = {
-    "image_roc_auc": "image AUC: max",
+    "image_roc_auc": "image AUC",
     "top_roc_auc": "top 1 %",
     "retrieval_roc_auc": "kNN",
     "pixel_roc_auc": "pixel AUC",
@@ -89,7 +89,30 @@ def measure_settings(dataset: Dataset) -> Iterator[Entry]:
     ):
         backbone = load_backbone(resize=round(size * 256 / 224), crop=size, average=side)
         yield judge(name, SPADE(backbone, radius=radius, **equal).fit(dataset.train), dataset)
-    yield judge("**recommended**", SPADE.recommended().fit(dataset.train), dataset)
+    yield from measure_editions(dataset)
+
+
+def measure_editions(dataset: Dataset) -> Iterator[Entry]:
+    """The recommended settings of version 0.1 and of today, and today's without one ingredient each."""
+    equal = {"weights": "equal", "sigma": 2.5}
+    first = SPADE(load_backbone(resize=366, crop=320, average=3), radius=12, **equal).fit(dataset.train)
+    yield judge("first edition", first, dataset)
+    spade = SPADE.recommended().fit(dataset.train)
+    yield judge("**recommended**, second edition", spade, dataset)
+    others = {
+        "score": ("max", "top", "excess"),
+        "judged": ("map", "excess"),
+        "radius": (None, 4, 12),
+        "weights": (None,),
+    }
+    for name, values in others.items():
+        for value in values:
+            if getattr(spade, name) != value:
+                yield judge(f"second edition, but {name} {value}", spade.with_options(**{name: value}), dataset)
+    for name, sizes in {"square": {"resize": 320, "crop": 320}, "512 px": {"resize": 512, "crop": None}}.items():
+        other = SPADE.recommended(size=sizes["resize"])
+        other.backbone = load_backbone(average=3, **sizes)
+        yield judge(f"second edition, but {name}", other.fit(dataset.train), dataset)
 
 
 def judge(setting: str, spade: SPADE, dataset: Dataset) -> Entry:

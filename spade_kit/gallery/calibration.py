@@ -247,9 +247,8 @@ class Calibration:
             every = self._scores_of(options, fpr, of, labels)
             return examine_certain_threshold(every, units, fpr, confidence, self.gallery.name, self.scale(options, of))
         scores, groups = self._once(self._scores_of(options, fpr, of, labels), labels)
-        threshold, once = find_threshold(np.concatenate(scores), fpr), self.gallery.distinct
-        name = lambda at: self.gallery.name(once[at])  # noqa: E731
-        return threshold, doubt_threshold(scores, groups, fpr, name, self.scale(options, of))
+        threshold, names = find_threshold(np.concatenate(scores), fpr), map(self.gallery.name, self.gallery.distinct)
+        return threshold, doubt_threshold(scores, groups, fpr, list(names).__getitem__, self.scale(options, of))
 
     def scale(self, options: Options, of: str) -> float | None:
         """What a change of an excess is compared with: the reference level. None for raw distances."""
