@@ -132,7 +132,8 @@ def draw_threshold_study(study: ThresholdStudy, threshold: float, sentence: str 
     panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
     seen = study.edges[np.flatnonzero(sum(counts for counts, _ in shown.values()))]
     room = 0.05 * (study.edges[-1] - seen[0])
-    panels[0].set_xlim(max(0, min(seen[0], threshold) - room), max(study.edges[-1], threshold) + room)
+    least = min(seen[0], threshold) - room
+    panels[0].set_xlim(max(0, least) if study.edges[0] == 0 else least, max(study.edges[-1], threshold) + room)
     for panel, (kind, (counts, colour)) in zip(panels, shown.items()):
         coarser = counts.reshape(-1, 4).sum(1)  # bins four times as wide, so that bins with few images are visible
         panel.stairs(coarser, study.edges[::4], fill=True, color=colour)
@@ -140,7 +141,7 @@ def draw_threshold_study(study: ThresholdStudy, threshold: float, sentence: str 
         panel.set_yscale("symlog" if study.of == "pixel" else "linear")
         panel.set_ylabel(f"{kind}\n{counts.sum():,} {study.of}s", fontsize=8)
         panel.tick_params(labelsize=8)
-    scores = "maximum of each image's map" if study.of == "image" else "each pixel"
+    scores = "score of each image" if study.of == "image" else "each pixel"
     panels[-1].set_xlabel(f"distance (raw), {scores}", fontsize=8)
     return small_print(figure, (sentence or study.at(threshold).sentence).replace(". ", ".\n "))
 
@@ -234,8 +235,9 @@ def _format_option(option: str, value: Any) -> str:
 def draw_hardest(report: Report, n: int = 4) -> Figure:
     """Show the hardest cases: the defects with the lowest image scores, and the good images with the highest.
 
-    Each image is shown with its ground truth (dashed) if known, and with its map below. All maps share one scale, which
-    ends at twice the mean of the 99th percentiles of the good images' maps (of all maps if none is good).
+    Each image is shown with its ground truth (dashed) if known, and with its judged map below. All maps share one
+    scale, which ends at twice the mean of the 99th percentiles of the good images' maps (of all maps if none is good);
+    that of an excess, which is mostly below 0, at their highest value.
     """
     if check_count("n", n) > _MOST:
         raise ValueError(f"n must be at most {_MOST} images of a kind; got {n}. See to_frame() for all images.")
@@ -249,8 +251,7 @@ def draw_hardest(report: Report, n: int = 4) -> Figure:
     first = report.judged(frame.index[0])
     assert first is not None  # it has a score
     figure, panels = make_panels(None, 2 * columns * len(shown), columns, bars=1, shape=first.crop.size)
-    found = (report.judged(at) for at in (frame if good.empty else good).index)
-    end = SCALE * float(np.mean([np.percentile(judged.judged_map, 99) for judged in found if judged]))
+    end = _find_end(report, [good.index, frame.index], excess=first.level is not None)
     for (name, rows), (above, below) in zip(shown.items(), np.array(panels, object).reshape(-1, 2, columns)):
         for panel in [*above[len(rows) :], *below[len(rows) :]]:
             panel.axis("off")
@@ -266,6 +267,16 @@ def draw_hardest(report: Report, n: int = 4) -> Figure:
         add_scale(below[-1], image, end)
     said = f"{report.name}; {report.run['backbone']}, weights: {report.run['weights']}; {report.options}"
     return small_print(figure, said)
+
+
+def _find_end(report: Report, choices: Sequence[pandas.Index], excess: bool) -> float:
+    """The end of one scale for all maps, from the first choice of images that gives one above 0."""
+    for images in choices:
+        found = (judged.judged_map for at in images if (judged := report.judged(at)))
+        values = [float(values.max() if excess else np.percentile(values, 99)) for values in found]
+        if values and (end := max(values) if excess else SCALE * float(np.mean(values))) > 0:
+            return end
+    return 1.0
 
 
 def _read_picture(path: str, judged: Judged) -> np.ndarray:

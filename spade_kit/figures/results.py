@@ -198,9 +198,13 @@ def _describe_score(result: Result) -> str:
 def _heat(
     panel: Axes, values: np.ndarray, result: Result, title: str, bar: bool = False, reference: float | None = None
 ) -> None:
-    """Draw a map up to twice the reference level, the same for every image, or up to its maximum without a level."""
-    level = reference or result.normal_level
-    end = SCALE * level if level else max(float(result.anomaly_map.max()), 1e-9)
+    """Draw a map up to twice the reference level, the same for every image, or up to its maximum without a level.
+
+    The level of an excess may be below 0, which gives no scale.
+    """
+    level = result.normal_level if reference is None else reference
+    level = level if level is not None and level > 0 else None
+    end = SCALE * level if level else max(float((result.anomaly_map if reference is None else values).max()), 1e-9)
     image = show_map(panel, values, end, title)
     if bar:
         add_scale(panel, image, end, level)
