@@ -212,6 +212,139 @@ def test_best_f1_from_python_is_available_at_once(explorer, spade, demo):
     assert explorer.threshold == pytest.approx(spade_kit.metrics.f1_threshold(maps.ravel(), masks.ravel()), rel=1e-6)
 
 
+# ---- the excess ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def excess(explorer):
+    """An explorer of the excess; all that normal images are needed for is computed."""
+    explorer.judged = explorer.score = "excess"
+    explorer.finish()
+    return explorer
+
+
+def test_the_excess_can_be_judged_and_scored(excess, spade, demo):
+    judge = spade.with_options(score="excess", judged="excess")
+    result = judge.predict(demo.test[0])
+    np.testing.assert_array_equal(excess.result.judged_map, result.judged_map)
+    assert excess.result.image_score == result.image_score
+    assert excess.normals["level"] == result.judged_level
+    assert excess.threshold == judge.threshold(0.01)
+    for at in (0, 30):
+        assert excess.scores[at] == [pytest.approx(judge.predict(demo.test[at]).image_score, rel=1e-5), True]
+    normals = sorted(judge.predict_left_out(index).image_score for index in range(12))
+    np.testing.assert_allclose(excess.normals["scores"], normals, rtol=1e-5)
+    excess.probe = (100, 61)
+    assert excess.readout()["excess"].item() == round(float(result.excess_map[100, 61]), 3)
+    names = {"spade": spade, "dataset": demo, "spade_kit": spade_kit}
+    exec(excess.code(), names)
+    np.testing.assert_array_equal(names["result"].judged_map, result.judged_map)
+
+
+def test_the_probe_starts_where_the_excess_is_highest(excess, spade, demo):
+    for index in (30, 3):
+        excess.index = index
+        expected = spade.predict(demo.test[index]).excess_map
+        assert expected[excess.probe] == expected.max()
+
+
+def test_the_pages_place_level_is_that_of_the_shown_photo(spade, demo):
+    explorer = explore(spade, [demo.test[0].path, demo.train[2].path])
+    assert explorer.place_level == {}  # computed in the background, even if only the map is judged
+    explorer.finish()
+    for index, result in enumerate((spade.predict(demo.test[0]), spade.predict_left_out(2))):
+        explorer.index = index
+        pack = explorer.place_level
+        level = pack["low"] + (pack["high"] - pack["low"]) / 65535 * decode(pack, "values", "<u2")
+        assert (pack["index"], pack["k"], pack["sigma"]) == (index, 5, 4)
+        np.testing.assert_allclose(level.reshape(224, 224), result.place_level, atol=1e-3)
+
+
+def test_a_fitted_excess_is_shown_without_waiting_for_the_normal_images(demo):
+    spade = SPADE(k=3, score="excess", judged="excess").fit(demo.train[:7])
+    explorer = explore(spade, demo)
+    assert explorer.normals == {"stale": True}
+    assert explorer.place_level == {}
+    assert explorer.about["start"]["judged"] == explorer.judged == "excess"
+    plain = explore(spade.with_options(score="max", judged="map"), demo)
+    assert explorer._preview()[:4] == plain._preview()[:4] == b"\x89PNG"
+    assert explorer.result.anomaly_map[explorer.probe] == explorer.result.anomaly_map.max()
+    explorer.finish()
+    result = spade.predict(demo.test[0])
+    assert result.judged_map[explorer.probe] == result.judged_map.max()
+    assert explorer.threshold == spade.threshold()
+    explorer.sigma = 2  # the old statistics stay, marked as stale
+    assert explorer.normals["stale"]
+    assert explorer.normals["level"] == result.judged_level
+    assert explorer.place_level["sigma"] == 4
+    explorer.finish()
+    assert explorer.normals["level"] == spade.with_options(sigma=2).predict(demo.test[0]).judged_level
+    assert explorer.place_level["sigma"] == 2
+
+
+def test_a_switch_between_map_and_excess_brings_its_threshold(explorer, spade):
+    explorer.finish()
+    thresholds = {judged: spade.with_options(judged=judged).threshold(0.01) for judged in ("map", "excess")}
+    assert explorer.normals["other"]["threshold"] == thresholds["excess"]
+    explorer.threshold = 20.0
+    explorer.judged = "excess"
+    assert (explorer.threshold_rule, explorer.threshold) == ("pixel 0.01", thresholds["excess"])
+    assert not explorer.normals["stale"]
+    assert explorer.normals["other"]["threshold"] == thresholds["map"]
+    assert all(fresh for _, fresh in explorer.scores)  # they do not depend on the judged map
+    explorer.set_state({"judged": "map"})
+    assert explorer.threshold == thresholds["map"]
+
+
+def test_the_rates_of_an_excess_start_below_0(excess, spade):
+    curve = excess.normals["curve"]
+    judge = spade.with_options(judged="excess")
+    maps = np.stack([judge.predict_left_out(index).judged_map for index in range(12)])
+    assert curve["start"] == maps.min() < 0
+    for at in (0, 100, 255):
+        threshold = curve["start"] + at / 255 * (curve["end"] - curve["start"])
+        assert curve["marked"][at] == pytest.approx((maps >= threshold).mean(), abs=2e-5)
+
+
+def test_a_threshold_of_scores_is_none_of_another_map(excess):
+    excess.threshold_rule = "image 0.2"
+    assert f"threshold={excess.threshold:.6g})" in excess.code()
+    excess.judged = "map"
+    assert "threshold=" not in excess.code()
+
+
+def test_a_threshold_of_an_excess_may_be_below_0(excess):
+    excess.threshold = -1.5
+    assert excess.threshold == -1.5
+
+
+@pytest.mark.slow
+def test_best_f1_of_the_excess(excess, spade, demo):
+    excess.threshold_rule = "f1"
+    results = [spade.predict(sample) for sample in demo.test]
+    maps, masks = (np.stack([getattr(result, name) for result in results]) for name in ("excess_map", "mask"))
+    assert excess.threshold == pytest.approx(spade_kit.metrics.f1_threshold(maps.ravel(), masks.ravel()), rel=1e-5)
+
+
+def test_with_one_normal_photo_there_is_no_excess(demo):
+    explorer = explore(SPADE(k=1).fit(demo.train[:1]), demo)
+    with pytest.warns(UserWarning, match="The excess needs at least two different normal images"):
+        explorer.judged = "excess"
+    explorer.finish()
+    assert (explorer.normals, explorer.place_level) == ({}, {})
+    np.testing.assert_array_equal(explorer.result.judged_map, explorer.result.anomaly_map)
+    assert "excess" not in explorer.readout()
+
+
+def test_a_corrected_gallery_has_its_own_excess(excess, demo):
+    excess.remove(3)
+    excess.finish()
+    names = {"spade": excess.spade, "dataset": demo, "spade_kit": spade_kit}
+    expected = names["spade"].with_options(judged="excess").predict(demo.test[0])
+    np.testing.assert_array_equal(excess.result.judged_map, expected.judged_map)
+    assert excess.normals["level"] == expected.judged_level
+
+
 # ---- data for the page -----------------------------------------------------------------------------------------------
 
 
@@ -276,7 +409,7 @@ def test_the_pages_code_is_one_module_without_imports():
         ("weights", {"layer1": 0, "layer2": 0, "layer3": 0}, "At least one layer must have a weight above 0"),
         ("combine", "concatenate", "Did you mean 'concat'"),
         ("sigma", -1, "sigma must be a number of map pixels from 0"),
-        ("threshold", float("nan"), "threshold must be a raw distance, 0 or more; got nan"),
+        ("threshold", float("nan"), "threshold must be a finite raw distance; got nan"),
         ("threshold_rule", "pixel", "as in 'pixel 0.01'; got 'pixel'"),
         ("threshold_rule", "photo 0.1", "A threshold rule must be one of"),
         ("probe", (0, 224), r"0 <= row < 224 and 0 <= col < 224; got \(0, 224\)"),
@@ -285,6 +418,8 @@ def test_the_pages_code_is_one_module_without_imports():
         ("without", "layer1", "without must be a whole number of at least 0; got 'l'"),
         ("only", -1, "only must be a whole number of at least 0"),
         ("only", "layer1", "only must be a whole number of at least 0; got 'layer1'"),
+        ("score", "mean", "score must be one of 'max', 'top', 'excess'; got 'mean'"),
+        ("judged", "maps", "Did you mean 'map'"),
         ("opacity", 2, "opacity must be a number from 0 to 1; got 2."),
     ],
 )

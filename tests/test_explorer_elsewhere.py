@@ -81,6 +81,31 @@ def test_a_saved_page_follows_the_pointer_and_the_sliders_offline(offline, spade
     assert shown.root.get_by_role("alert").count() == 0
 
 
+def test_a_saved_page_switches_between_the_map_and_its_excess(offline, spade, demo):
+    shown, judge = Shown(offline), spade.with_options(judged="excess")
+    threshold = lambda: float(shown.root.get_by_label("threshold", exact=True).input_value())  # noqa: E731
+    before = threshold()
+    for index in SEEN:
+        shown.press("excess")
+        result = judge.predict(demo.test[index])
+        assert grey_of_map(shown, result.excess_map, 2 * result.judged_level) <= 4
+        assert threshold() == pytest.approx(judge.threshold(0.01), rel=1e-6)
+        share = (result.excess_map >= judge.threshold(0.01)).mean()
+        assert (
+            f"{100 * share:.1f} % of this photo, 1.0 % of normal pixels" in shown.map.locator("xpath=..").inner_text()
+        )
+        shown.slide("threshold", 3)
+        shown.press("map")
+        assert grey_of_map(shown, result.anomaly_map, 2 * spade.normal_level) <= 4
+        assert threshold() == pytest.approx(before)
+        shown.press("excess")
+        assert threshold() == pytest.approx(3, rel=1e-6)
+        shown.slide("threshold", judge.threshold(0.01))
+        shown.press("next photo")
+        shown.root.locator(f":scope[data-shown='{SEEN[1]}']").wait_for()
+        shown.press("map")
+
+
 def test_a_saved_page_offers_no_more_neighbours_than_it_has(browser, spade, demo, tmp_path, monkeypatch):
     monkeypatch.setattr("spade_kit.widgets.explorer._REACH", 7)
     path = tmp_path / "page.html"

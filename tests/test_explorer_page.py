@@ -223,6 +223,48 @@ def test_the_overlay_follows_its_slider(notebook, shown):
     np.testing.assert_array_equal(shown.pixels(shown.photo, "over"), shown.pixels(shown.map))
 
 
+def test_the_switch_shows_the_excess_and_the_score_follows_its_choice(notebook, shown, spade, demo):
+    notebook.execute("ex.index = 26")
+    shown.settle()
+    judge = spade.with_options(score="excess", judged="excess")
+    result = judge.predict(demo.test[26])
+    excess = shown.root.get_by_role("button", name="excess", exact=True)
+    excess.focus()
+    shown.page.keyboard.press("Enter")
+    assert excess.get_attribute("aria-pressed") == "true"
+    notebook.until("ex.judged", "excess")
+    assert_shows(shown, shown.map, result.excess_map, notebook)
+    assert notebook.ask("ex.threshold") == pytest.approx(judge.threshold(0.01), rel=1e-6)
+    np.testing.assert_array_equal(shown.pixels(shown.photo, "over"), shown.pixels(shown.map))
+    said = shown.map.locator("xpath=..").inner_text()
+    assert f"Excess ≥ {judge.threshold(0.01):.2f}" in said
+    share = (result.excess_map >= judge.threshold(0.01)).mean()
+    assert f"{100 * share:.1f} % of this photo, 1.0 % of normal pixels" in said
+    for stage, values in zip(shown.layers, result.layer_maps.values()):  # shares of the map itself
+        end = notebook.ask("ex.normals['other']['level'] / ex.normals['level']")
+        assert_shows(shown, stage, values, notebook, end)
+    shown.click(shown.map, 100, 61)
+    told = shown.root.locator(".sk-readout tr", has_text="excess").locator("td").first.inner_text()
+    assert float(told) == pytest.approx(result.excess_map[100, 61], abs=2e-3)
+    for score in ("top", "excess"):
+        shown.choose("image score", score)
+        notebook.until("ex.score", score)
+        notebook.execute("ex.finish()")
+        expected = judge.with_options(score=score).predict(demo.test[26]).image_score
+        shown.root.locator(".sk-score", has_text=f"score {expected:.2f}").wait_for(timeout=2000)
+    normals = [judge.predict_left_out(at).image_score for at in range(12)]
+    reached = sum(score >= expected for score in normals)
+    rank = f"{reached} of 12 normal photos score at least this" if reached else "above all 12 normal photos"
+    assert rank in shown.root.locator(".sk-score").inner_text()
+    shown.slide("sigma", 1.5)  # another level: the old one stays, marked as stale
+    assert shown.root.locator(".sk-title.waiting").count() == 1
+    other = spade.with_options(sigma=1.5, judged="excess").predict(demo.test[26])
+    assert_shows(shown, shown.map, other.excess_map, notebook)
+    assert shown.root.locator(".sk-title.waiting").count() == 0
+    shown.press("map")
+    assert_shows(shown, shown.map, other.anomaly_map, notebook)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "options"),
     [

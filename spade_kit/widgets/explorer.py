@@ -18,7 +18,7 @@ from spade_kit.datasets.samples import Dataset, Photo
 from spade_kit.figures.results import draw_explanation
 from spade_kit.figures.style import SCALE
 from spade_kit.gallery.calibration import NormalScores
-from spade_kit.options import COMBINE, Options, check_sigma
+from spade_kit.options import COMBINE, JUDGED, SCORE, Options, check_sigma
 from spade_kit.result import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.base import MISTAKES, Checked, Index, Live, Probe, check_distance, check_rate
@@ -33,6 +33,8 @@ from spade_kit.widgets._shared.encoding import (
     pack_matches,
     pack_normals,
     pack_photo,
+    pack_place_level,
+    pack_reference,
     rank_by_use,
 )
 from spade_kit.widgets._shared.export import fit_crops, load_module
@@ -44,7 +46,9 @@ _REACH = 50  # neighbours: the page follows K without the kernel at least up to 
 _BATCH = 8  # images per message to the page
 _PAGE_BYTES = 650_000  # budget of an image in a saved page before base64; full normal crops fill the rest
 _FINE: dict[str, Any] = {"k": None, "sigma": 0}  # options that hardly affect the reference level
+_RULE = "pixel 0.01"
 _OPTIONS = ("kappa", "radius", "weights", "combine", "without", "only")
+_READ = ("sigma", "score", "judged")  # options that only read the distances
 
 
 def explore(spade: SPADE, photos: Dataset | Iterable[Photo] | None = None) -> Explorer:
@@ -71,14 +75,15 @@ class Explorer(Live):
     ----------
     index
         Index of the image.
-    k, kappa, radius, weights, combine, sigma
-        As in `SPADE`.
+    k, kappa, radius, weights, combine, sigma, score, judged
+        As in `SPADE`. With another ``judged``, a threshold set manually returns to the rule ``"pixel 0.01"``.
     threshold
-        A raw distance; pixels at or above it are anomalous. Setting it sets the rule to ``"hand"``.
+        A raw distance; pixels of the judged map at or above it are anomalous. Setting it sets the rule to ``"hand"``.
     threshold_rule
         ``"pixel 0.01"``: 1 % of the pixels of normal images reach the threshold; ``"image 0.05"``: 5 % of the normal
         images do; ``"f1"``: best F1 over the pixels of all images with masks, which uses test labels; ``"hand"``:
-        set manually. With more than 64 normal images, 64 of them are judged.
+        set manually. With more than 64 normal images, 64 of them are judged. If only the score or only the map is an
+        excess, a threshold for images does not apply to pixels.
     probe, pinned
         (row, col) of the map, and whether it stays there. Setting the probe pins it.
     without, only
@@ -90,7 +95,8 @@ class Explorer(Live):
         Whether to show each layer searched alone instead of its share of the distance.
     """
 
-    MOVABLE = ("index", "k", *_OPTIONS, "sigma", "threshold", "threshold_rule", "probe", "pinned", "opacity", "alone")
+    MOVABLE = ("index", "k", *_OPTIONS, "sigma", "score", "judged", "threshold", "threshold_rule",
+               "probe", "pinned", "opacity", "alone")  # fmt: skip
     TOLD = ("gallery", "photos", "normals", "scores", "as_python")
     MESSAGES = Live.MESSAGES | {"normals": "images", "upload": "name part parts buffers",
                                 "add": "", "remove": "image", "undo": ""}  # fmt: skip
@@ -104,8 +110,10 @@ class Explorer(Live):
     weights = Checked(None, lambda self, value: self._check_weights(value))
     combine = Checked("concat", lambda _, value: choose("combine", value, COMBINE))
     sigma = Checked(4.0, lambda _, value: check_sigma(value))
+    score = Checked("max", lambda _, value: choose("score", value, SCORE))
+    judged = Checked("map", lambda _, value: choose("judged", value, JUDGED))
     threshold = Checked(0.0, lambda _, value: check_distance("threshold", value))
-    threshold_rule = Checked("pixel 0.01", lambda self, value: self._check_rule(value))
+    threshold_rule = Checked(_RULE, lambda self, value: self._check_rule(value))
     probe = Probe()
     pinned = traitlets.Bool(False).tag(sync=True)
     without = Checked((), lambda self, images: self._check_without(images))
@@ -120,6 +128,7 @@ class Explorer(Live):
     neighbours = traitlets.Dict().tag(sync=True)
     matches = traitlets.Dict().tag(sync=True)
     layers_alone = traitlets.Dict().tag(sync=True)
+    place_level = traitlets.Dict().tag(sync=True)
     normals = traitlets.Dict().tag(sync=True)
     scores: traitlets.List = traitlets.List().tag(sync=True)
     as_python = traitlets.Unicode().tag(sync=True)
@@ -136,6 +145,7 @@ class Explorer(Live):
         self._scores = Scores(self.images)
         self._known: NormalScores | None = None  # scores of normal images
         self._known_of: Request | None = None
+        self._statistics: Recent[NormalScores] = Recent(len(JUDGED))  # final scores of normal images, by request
         self._rule_before: str | None = None  # the rule to restore, since one normal image gives no threshold
         self._narrowed: Recent[Result] = Recent(1)
         self._seen: tuple = (None, None)  # the image and options last sent to the page
@@ -143,7 +153,7 @@ class Explorer(Live):
         self._upload: list[bytes] = []
         super().__init__(
             k=min(spade.k, len(self.spade)),
-            **{name: getattr(spade, name) for name in ("kappa", "radius", "weights", "combine", "sigma")},
+            **{name: getattr(spade, name) for name in ("kappa", "radius", "weights", "combine", *_READ)},
         )
         self.photos = self.images.listed
         self.about = {
@@ -152,7 +162,7 @@ class Explorer(Live):
             "backbone": f"{spade.backbone.name}, weights: {spade.backbone.weights}",
             "masks": self.images.has_masks,
             "scale": SCALE,
-            "start": {name: getattr(self, name) for name in ("k", *_OPTIONS, "sigma", "threshold_rule", "opacity")},
+            "start": {name: getattr(self, name) for name in ("k", *_OPTIONS, *_READ, "threshold_rule", "opacity")},
         }
         self.index = self._find_first()
         self._open()
@@ -178,8 +188,10 @@ class Explorer(Live):
         return f"Explorer({self.images.name(self.index)}; {options}; probe {self.probe})"
 
     def _preview(self) -> bytes:
-        end = SCALE * self._known.level if self._known else max(self.result.image_score, 1e-9)
-        return draw_preview(self.result, self.probe, self._verdict, end)
+        values = self._judged_map(self.result)
+        end = SCALE * self._known.level if self._known else 0
+        verdict = self._verdict if self._level_known else None
+        return draw_preview(self.result, values, self.probe, verdict, end if end > 0 else max(values.max(), 1e-9))
 
     @property
     def spade(self) -> SPADE:
@@ -189,29 +201,51 @@ class Explorer(Live):
     @property
     def result(self) -> Result:
         """The result of the current view."""
-        wanted = self.index, self._request(self.k), self.sigma
+        wanted = self.index, self._request(self.k), self._request_of_all
         return self._narrowed.find(wanted, lambda: self._narrow(self._find(self.index)))
 
     @property
     def _verdict(self) -> float | None:
-        """The threshold, or None in a comparison with one normal image: it applies only to comparisons with all."""
-        return self.threshold if self.only is None else None
+        """The threshold; None if it is not one for this map: it assumes a comparison with all normal images.
+
+        A threshold for image scores applies to pixels only if both are of the same map.
+        """
+        apart = self.threshold_rule.startswith("image") and (self.score == "excess") != (self.judged == "excess")
+        return None if apart or self.only is not None else self.threshold
 
     def _narrow(self, full: Result) -> Result:
-        """Apply the current K and sigma to the result of `_find`."""
+        """Apply the current K, sigma, score and judged map to the result of `_find`."""
         fewer = full.with_k(self.k) if self.k < len(full.neighbours) else full
-        return fewer.with_options(sigma=self.sigma)
+        return self._request_of_all.judge.judge(fewer.source, fewer.among, fewer)
+
+    def _judged_map(self, result: Result) -> np.ndarray:
+        """The judged map; the map itself until it is known what is taken off."""
+        return result.judged_map if self._level_known else result.anomaly_map
+
+    @property
+    def _level_known(self) -> bool:
+        """Whether the judged map is known without judging normal images."""
+        return self.judged == "map" or not self.spade.gallery.comparable or self._find_statistics("excess") is not None
+
+    def _find_statistics(self, judged: str) -> NormalScores | None:
+        """The scores of normal images under the current options, if they are final."""
+        wanted = self._request_of_all.replace(judged=judged)
+        return self._statistics.last(lambda key: key == wanted)
 
     def readout(self) -> pandas.DataFrame:
         """The probe in numbers: the normal pixel that explains it, the distance, and each layer's share of it.
 
         ``normal`` is the training image and ``neighbour`` its rank from 1, nearest first. Rows and columns are map
-        pixels. ``map`` is the smoothed anomaly map at the probe; distances are between the two pixels, unsmoothed.
+        pixels. ``map`` is the smoothed anomaly map at the probe, and ``excess`` the excess map, if that is judged;
+        distances are between the two pixels, unsmoothed.
         """
         (row, col), match = self.probe, self.result.match(*self.probe)
         cells = {"row": row, "col": col, "normal": match.image, "neighbour": match.neighbour + 1}
         cells |= {"normal row": match.row, "normal col": match.col}
-        cells |= {"map": round(float(self.result.anomaly_map[row, col]), 3), "distance": round(match.distance, 3)}
+        cells["map"] = round(float(self.result.anomaly_map[row, col]), 3)
+        if self.judged == "excess" and self.spade.gallery.comparable:
+            cells["excess"] = round(float(self.result.excess_map[row, col]), 3)
+        cells["distance"] = round(match.distance, 3)
         return pandas.DataFrame([cells | {n: round(d, 3) for n, d in match.layers.items()}], index=["probe"])
 
     def show(self, photo: Photo) -> None:
@@ -270,17 +304,17 @@ class Explorer(Live):
             self._seen = (None, None)
             with self.hold_sync():
                 if not self.spade.gallery.comparable:  # there is no reference level
-                    self._known, self._known_of, self.normals = None, None, {}
+                    self._known, self._known_of, self.normals, self.place_level = None, None, {}, {}
                 elif self._rule_before is not None:
                     self.threshold_rule, self._rule_before = self._rule_before, None
                 self._refresh()
-                self._scores.start(self._request_of_all)
+                self._scores.start(self._request_of_scores)
                 self.scores = self._scores.pack()
 
     def code(self) -> str:
         """Lines of Python that reproduce the current view, with the variable names at the time of creation."""
         start = self.about["start"]
-        names = ("k", "kappa", "radius", "weights", "combine", "sigma")
+        names = ("k", "kappa", "radius", "weights", "combine", *_READ)
         options = ", ".join(f"{name}={getattr(self, name)!r}" for name in names if getattr(self, name) != start[name])
         lines = ["import spade_kit", "" if self._named else "# spade as in spade_kit.explore(spade, ...)"]
         lines += [self.images.origin(self.index, self._normal_at(self.index))]
@@ -341,6 +375,10 @@ class Explorer(Live):
             self.pinned = True
         if "threshold" in changed and not by_page:
             self.threshold_rule = "hand"
+        elif "judged" in changed and self.threshold_rule == "hand" and self.spade.gallery.comparable:
+            self.threshold_rule = _RULE
+        if changed & {"score", "judged"} and not by_page:
+            self.spade.with_options(score=self.score, judged=self.judged)  # warns if there is no excess
         if changed & {"threshold", "threshold_rule"}:
             self._rule_before = None
 
@@ -352,7 +390,8 @@ class Explorer(Live):
     def _request(self, k: int | None = None) -> Request:
         """The current options with ``k`` neighbours, by default `_reach`."""
         changes = {name: getattr(self, name) for name in ("kappa", "radius", "weights", "combine")}
-        return Request(self.spade, self.spade.options.replace(k=k or self._reach, **changes), self.without, self.only)
+        options = self.spade.options.of_map.replace(k=k or self._reach, **changes)
+        return Request(self.spade, options, self.without, self.only)
 
     def _find(self, index: int) -> Result:
         """The result of an image with `_reach` neighbours."""
@@ -373,7 +412,7 @@ class Explorer(Live):
                 full = self._find(self.index)
                 if self._seen[0] != self.index:
                     self.photo = self._pack_photo(self.index, full)
-                    self.probe = self._place_probe(find_highest(self.result.anomaly_map))
+                    self.probe = self._place_probe(find_highest(self._judged_map(self.result)))
                 self.neighbours = self._pack_neighbours(full)
                 self.matches = self._pack_matches(self.index, full)
                 self._seen = (self.index, request)
@@ -390,7 +429,36 @@ class Explorer(Live):
     def _conclude(self) -> None:
         """Update the traits that depend on all others."""
         self._set_threshold()
+        if self._known is not None:
+            self.normals = self.normals | {"other": self._pack_other()}
+        self._send_place_level()
         self.as_python = self.code()
+
+    def _pack_other(self) -> dict[str, Any] | None:
+        """The reference level and the threshold for the other map, so that the page can switch to it at once."""
+        (other,) = {*JUDGED} - {self.judged}
+        if (known := self._find_statistics(other)) is None:
+            return None
+        of, _, rate = (self.threshold_rule if self.threshold_rule != "hand" else _RULE).partition(" ")
+        threshold = known.level if of == "f1" else known.threshold(of, float(rate))
+        rule = "hand" if of == "f1" else f"{of} {rate}"
+        return pack_reference(known) | {"threshold": threshold, "threshold_rule": rule}
+
+    def _send_place_level(self) -> None:
+        """Send what normal images reach at each place of this image, once it is known."""
+        about = self._describe_level(self.index)
+        if self._find_statistics("excess") is None or about == {name: self.place_level.get(name) for name in about}:
+            return
+        if not self.pinned and self.probe == find_highest(self.result.anomaly_map):
+            self.probe = find_highest(self.result.judged_map)
+        self.place_level = self._pack_place_level(self.index, self.result)
+
+    def _describe_level(self, index: int) -> dict[str, Any]:
+        return self._payload(index) | {"k": self.k, "sigma": self.sigma}
+
+    def _pack_place_level(self, index: int, result: Result) -> dict[str, Any]:
+        level = result.place_level
+        return {} if level is None else self._describe_level(index) | pack_place_level(level)
 
     def _payload(self, index: int) -> dict[str, Any]:
         """What a reply refers to, so that the page can match it to its request."""
@@ -440,31 +508,48 @@ class Explorer(Live):
         if self._known_of == wanted:
             return
         calibration, options = self.spade.calibration, wanted.options
-        if not calibration.required(options, calibration.sample) or calibration.few == calibration.sample:
-            self._send_normals(wanted, calibration.scores(options, calibration.sample))
-        elif self._known_of is None or self._known_of.options.replace(**_FINE) != options.replace(**_FINE):
-            self._send_normals(wanted, calibration.scores(options, calibration.few), stale=True)
-        else:  # K and sigma hardly change the scale: the old statistics serve until the new ones are ready
+        before = None if self._known_of is None else self._known_of.options
+        alike = before is not None and before.replace(**_FINE) == options.replace(**_FINE)
+        ready = calibration.few == calibration.sample or not calibration.required(options, calibration.sample)
+        if (known := self._find_statistics(self.judged)) is not None:
+            self._send_normals(wanted, known, self.score)
+        elif ready and not (alike and options.need_level):  # the levels of a slider's every step would take too long
+            self._send_normals(wanted, calibration.scores(options, calibration.sample), self.score)
+        elif alike:  # K and sigma hardly change the scale: the old statistics serve until the new ones are ready
             self.normals = self.normals | {"stale": True}
+        elif self.judged == "excess":  # what is taken off takes all images
+            self._known, self._known_of, self.normals = None, None, {"stale": True}
+        else:
+            options = options.of_map if options.need_level else options
+            self._send_normals(wanted, calibration.scores(options, calibration.few), options.score, stale=True)
 
     @property
     def _request_of_all(self) -> Request:
         """All options that affect the maps, with all normal images."""
-        return self._request(self.k).of_all.replace(sigma=self.sigma)
+        return self._request(self.k).of_all.replace(**{name: getattr(self, name) for name in _READ})
 
-    def _send_normals(self, request: Request, known: NormalScores, stale: bool = False) -> None:
+    @property
+    def _request_of_scores(self) -> Request:
+        """The options that affect the scores of images; best F1 needs their judged maps, too."""
+        return self._request_of_all if self.threshold_rule == "f1" else self._request_of_all.replace(judged="map")
+
+    def _send_normals(self, request: Request, known: NormalScores, score: str, stale: bool = False) -> None:
         self._known, self._known_of = known, request
-        self.normals = pack_normals(known, len(self.spade)) | {"stale": stale}
+        if not stale:
+            self._statistics.find(request, lambda: known)
+        told = {"score": score, "judged": request.options.judged, "stale": stale, "other": None}
+        self.normals = pack_normals(known, len(self.spade)) | told
 
     def _set_threshold(self) -> None:
         """Apply the threshold rule; missing statistics are computed in the background."""
         of, _, rate = self.threshold_rule.partition(" ")
         if of in ("pixel", "image") and self._known is not None:
-            self.threshold = self._known.threshold(of, float(rate))
-        elif of in ("pixel", "image"):  # without different normal images there is no reference level
+            if of == "pixel" or self.normals["score"] == self.score:
+                self.threshold = self._known.threshold(of, float(rate))
+        elif of in ("pixel", "image") and not self.spade.gallery.comparable:  # there is no reference level
             self._rule_before = self.threshold_rule
             self.threshold_rule, self.threshold = "hand", self.result.image_score / 2
-        elif of == "f1" and self._scores.complete(self._request_of_all):
+        elif of == "f1" and self._scores.complete(self._request_of_scores):
             self.threshold = self._scores.best_f1_threshold()
 
     # ---- background work ---------------------------------------------------------------------------------------------
@@ -475,6 +560,7 @@ class Explorer(Live):
         yield from self._prefetch()
         yield from self._judge_all_normals()
         yield from self._score_all_photos()
+        yield from self._judge_for_the_other_map()
 
     def _draw_thumbs(self) -> Iterator[Step]:
         missing = [index for index in range(len(self.images)) if index not in self._thumbs]
@@ -502,16 +588,25 @@ class Explorer(Live):
 
     def _judge_all_normals(self) -> Iterator[Step]:
         wanted = self._request_of_all
-        if self.spade.gallery.comparable and (self._known_of != wanted or self.normals["stale"]):
+        if self.spade.gallery.comparable and self._find_statistics(self.judged) is None:
             yield from judge_normals(self.spade.calibration, wanted.options, partial(self._receive_normals, wanted))
+
+    def _judge_for_the_other_map(self) -> Iterator[Step]:
+        """Let the page switch between the map and its excess without waiting."""
+        for judged in JUDGED:
+            if self.spade.gallery.comparable and self._find_statistics(judged) is None:
+                wanted = self._request_of_all.replace(judged=judged)
+                yield from judge_normals(self.spade.calibration, wanted.options, partial(self._receive_normals, wanted))
 
     def _receive_normals(self, request: Request, normals: NormalScores) -> None:
         with self._without_events(), self.hold_sync():
-            self._send_normals(request, normals)
+            self._statistics.find(request, lambda: normals)
+            if request == self._request_of_all:
+                self._send_normals(request, normals, self.score)
             self._conclude()
 
     def _score_all_photos(self) -> Iterator[Step]:
-        request = self._request_of_all
+        request = self._request_of_scores
         self._scores.start(request)
         judge, missing = request.judge, self._scores.missing()
         for index in missing:
@@ -569,7 +664,8 @@ class Explorer(Live):
                 "neighbours": self._pack_neighbours(full),
                 "matches": self._pack_matches(index, full),
                 "layers_alone": self._pack_alone(index, result),
-                "probe": self.probe if index == self.index else find_highest(result.anomaly_map),
+                "place_level": self._pack_place_level(index, result),
+                "probe": self.probe if index == self.index else find_highest(self._judged_map(result)),
             }
             room = _PAGE_BYTES - sum(map(_bytes_in, saved[index].values()))
             crops = ((image, self._normal(image).jpeg) for image in rank_by_use(full) if image not in normals)

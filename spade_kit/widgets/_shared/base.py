@@ -52,7 +52,8 @@ def check_path(path: str | Path) -> Path:
 
 
 def check_distance(name: str, value: float) -> float:
-    return check_number(name, value, "a raw distance, 0 or more", least=0, most=1e9)
+    """A raw distance, or an excess, which may be below 0."""
+    return check_number(name, value, "a finite raw distance", least=-1e9, most=1e9)
 
 
 def check_rate(rate: str, needed: str, got: str) -> None:

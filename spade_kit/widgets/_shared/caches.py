@@ -16,7 +16,7 @@ from spade_kit.gallery.calibration import Calibration, NormalScores
 from spade_kit.gallery.gallery import Normal
 from spade_kit.options import Options
 from spade_kit.result import Result
-from spade_kit.scores import make_map, score_image, take_level
+from spade_kit.scores import choose_map, make_map, score_image
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.encoding import jpeg
 from spade_kit.widgets._shared.images import ImageList
@@ -73,6 +73,11 @@ class Request:
         """This request with all training images."""
         return replace(self, without=(), only=None)
 
+    @property
+    def of_distances(self) -> Request:
+        """This request without the options that only read the distances."""
+        return replace(self, options=self.options.of_map.replace(sigma=0))
+
     def replace(self, **options: Any) -> Request:
         return replace(self, options=self.options.replace(**options))
 
@@ -112,7 +117,7 @@ class Results:
 class Score:
     """The score and distances of one image; both are None if it cannot be read.
 
-    ``level`` is taken off its map to get the judged map, if that is the excess.
+    ``level`` is what normal images reach at each place, if the options ask for an excess.
     """
 
     index: int
@@ -121,16 +126,20 @@ class Score:
     size: tuple[int, int] = (0, 0)
     mask: np.ndarray | None = None
     level: np.ndarray | None = None
+    judged: str = "map"
+    among: np.ndarray | None = None  # the normal images it was judged against
 
     @classmethod
     def of(cls, index: int, result: Result) -> Score:
-        level = result.place_level if result.spade.options.judged == "excess" else None
-        return cls(index, result.image_score, result.correspondence.distance, result.crop.size, result.mask, level)
+        options, distance = result.spade.options, result.correspondence.distance
+        level = result.place_level if options.need_level else None
+        about = result.crop.size, result.mask, level, options.judged, result.among
+        return cls(index, result.image_score, distance, *about)
 
     def make_map(self, sigma: float) -> np.ndarray:
         """The judged map; sigma must be that of the level, if there is one."""
         assert self.distance is not None
-        return take_level(make_map(self.distance, self.size, sigma), self.level)
+        return choose_map(make_map(self.distance, self.size, sigma), self.level, self.judged)
 
 
 class Scores:
@@ -153,8 +162,7 @@ class Scores:
         """Scores taken from now on belong to these options."""
         if self._request == request:
             return
-        before = self._request
-        if before is not None and (request.options.need_level or before.replace(sigma=0) != request.replace(sigma=0)):
+        if self._request is not None and self._request.of_distances != request.of_distances:
             self.known = {index: Score(index, known.score) for index, known in self.known.items()}
         self._request, self.fresh, self._best_f1 = request, set(), None
 
@@ -162,16 +170,21 @@ class Scores:
         return [index for index in range(len(self._images)) if index not in self.fresh]
 
     def score(self, index: int, judge: SPADE) -> Score:
-        """Judge an image; if only sigma has changed, reuse the known distances."""
+        """Judge an image; if only sigma, the score or the judged map has changed, reuse the known distances."""
         known = self.known.get(index)
         if known is None or known.distance is None:
             try:
                 known = Score.of(index, self._images.judge(index, judge))
             except (ValueError, OSError):
                 return Score(index)
-        if judge.options.need_level:  # judged just now: a level depends on all options
-            return known
-        return replace(known, score=score_image(known.make_map(judge.options.sigma), None, judge.options.score))
+        options, level = judge.options, None
+        if options.need_level and known.among is not None:
+            level = judge.calibration.place_level(options, known.among)
+        assert known.distance is not None
+        anomaly_map = make_map(known.distance, known.size, options.sigma)
+        score = score_image(anomaly_map, level, options.score)
+        level = level if options.judged == "excess" else None
+        return replace(known, score=score, level=level, judged=options.judged)
 
     def take(self, score: Score) -> None:
         self.known[score.index] = score

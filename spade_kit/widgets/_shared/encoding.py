@@ -138,15 +138,26 @@ def pack_alone(result: Result, weights: np.ndarray) -> dict[str, Any]:
     }
 
 
+def pack_place_level(level: np.ndarray) -> dict[str, Any]:
+    """What normal images reach at each place, as uint16 between its ends."""
+    low, high = float(level.min()), float(level.max())
+    values = (level - low) / ((high - low) or 1) * 65535
+    return {"low": low, "high": high, "values": values.round().astype("<u2").tobytes()}
+
+
 def pack_normals(normals: NormalScores, of: int) -> dict[str, Any]:
-    """The reference level, the scores, and the fraction of normal pixels marked at evenly spaced thresholds."""
-    thresholds = np.linspace(0, normals.pixels[-1], _CURVE)
-    marked = 1 - np.searchsorted(normals.pixels, thresholds) / len(normals.pixels)
+    """The scores, with the rates that they can support, and their `pack_reference`."""
     enough = [rate for rate in IMAGE_RATES if ceil(1 / rate) - 1 <= len(normals.scores)]
     return {
-        "level": normals.level,
         "scores": normals.scores.tolist(),
         "of": of,
-        "curve": {"end": float(normals.pixels[-1]), "marked": marked.round(6).tolist()},
         "rates": [*(f"pixel {rate:g}" for rate in PIXEL_RATES), *(f"image {rate:g}" for rate in enough)],
+        **pack_reference(normals),
     }
+
+
+def pack_reference(normals: NormalScores) -> dict[str, Any]:
+    """The reference level, and the fraction of normal pixels marked at evenly spaced thresholds."""
+    start, end = min(0.0, float(normals.pixels[0])), float(normals.pixels[-1])
+    marked = 1 - np.searchsorted(normals.pixels, np.linspace(start, end, _CURVE)) / len(normals.pixels)
+    return {"level": normals.level, "curve": {"start": start, "end": end, "marked": marked.round(6).tolist()}}

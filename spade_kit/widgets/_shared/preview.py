@@ -14,18 +14,20 @@ _SIDE = 300  # px of the longer side of each picture
 _GAP = 8
 
 
-def draw_preview(result: Result, probe: tuple[int, int], threshold: float | None, end: float) -> bytes:
-    """The image with its outlined detections, the map, and the normal image that explains the probe, as one PNG.
+def draw_preview(
+    result: Result, values: np.ndarray, probe: tuple[int, int], threshold: float | None, end: float
+) -> bytes:
+    """The image with its outlined detections, a map, and the normal image that explains the probe, as one PNG.
 
-    Without a ``threshold`` nothing is outlined; ``end`` is the distance at the end of the colour scale.
+    Without a ``threshold`` nothing is outlined; ``end`` is the value at the end of the colour scale.
     """
     match = result.match(*probe)
     photo = result.image.copy()
     if threshold is not None:
-        found = result.segmentation(threshold)
+        found = values >= threshold
         inside = np.roll(found, 1, 0) & np.roll(found, -1, 0) & np.roll(found, 1, 1) & np.roll(found, -1, 1)
         photo[found & ~inside] = [int(RING[at : at + 2], 16) for at in (1, 3, 5)]
-    heat = matplotlib.colormaps[COLOURS](result.anomaly_map / end, bytes=True)[..., :3]
+    heat = matplotlib.colormaps[COLOURS](values / end, bytes=True)[..., :3]
     normal = result.normal_image(match.image)
     pictures = [_draw(pixels, at) for pixels, at in ((photo, probe), (heat, probe), (normal, (match.row, match.col)))]
     width, height = pictures[0].size

@@ -1,7 +1,7 @@
 // The explorer's page: all state lives in the model, and every change of it triggers a repaint.
 
 import { bytes, clamp, el, setText, svg } from "./dom.js";
-import { Matches, cellOf, contour, decodeAlone, middleOf, paintMap, unpack } from "./maps.js";
+import { Matches, cellOf, contour, decodeAlone, decodeLevel, meanOfTop, middleOf, paintMap, unpack } from "./maps.js";
 import { Pane, Patch } from "./pane.js";
 import { Choice, Slider, button } from "./controls.js";
 import { MapPage } from "./map_page.js";
@@ -15,12 +15,14 @@ const SORTED_AFTER = 300; // ms
 const PART = 500000; // bytes of an upload in one message
 const SHAPES = ["M-7 0A7 7 0 1 0 7 0A7 7 0 1 0-7 0Z", "M-6-6H6V6H-6Z", "M0-9L9 0L0 9L-9 0Z"]; // one per layer, distinguishable without colour
 
+const EXCESS = "What normal photos reach at this place is taken off";
 const SIGNS = ["○", "□", "◇"]; // the same shapes as text
 const HELP = [
   ["K", "number of nearest normal photos to compare with"],
   ["kappa", "number of nearest pixels to average"],
   ["radius", "largest distance of a match from the pixel's own position"],
   ["sigma", "smoothing of the map; distances of single pixels stay unsmoothed"],
+  ["excess", "the map less what normal photos reach at each place"],
   ["← ↑ → ↓", "move the probe by one cell (Shift: four), or a second probe if it is pinned; click a picture first, or Tab to the photo"],
   ["Enter", "pin the probe"],
   ["Esc", "close this help; unpin the probe; deselect a neighbour; compare with all again"],
@@ -63,6 +65,8 @@ class Explorer extends MapPage {
     this.photo = new Pane("Photo", { ...pointed, key: (event) => this.key(event), letGo: () => this.retrieved.choose(null) });
     this.map = new Pane("Anomaly map", { ...pointed, letGo: () => this.put({ only: null, without: [] }) });
     this.map.chip.classList.add("python");
+    this.maps = [["map", "The distances themselves"], ["excess", EXCESS]].map(([judged, help]) => button(judged, help, () => this.judgeBy(judged)));
+    this.map.title.after(el("span", { class: "sk-group sk-judged", role: "group", "aria-label": "judged map" }, ...this.maps));
     this.normal = new Pane("Normal photo that explains the probe");
     this.own = layers.map((name, l) => {
       const mark = svg("g", { class: `sk-own own${l % 3}`, visibility: "hidden" }, ...["halo", "ink"].map((c) => svg("path", { class: c, d: SHAPES[l % 3] })));
@@ -90,7 +94,9 @@ class Explorer extends MapPage {
     this.order.offer([["listed", "as listed"], ["score", "highest score first"]]);
     this.file = el("input", { type: "file", accept: "image/*", hidden: true, "aria-label": "photo from disk", onchange: () => this.upload(this.file.files[0]) });
     this.judge = button("this is normal", "", () => this.correct(this.shown.photo.normal === null ? { kind: "add" } : { kind: "remove", image: this.shown.photo.normal }), { class: "python" });
-    this.score = el("div", { class: "sk-score", role: "status" });
+    this.scoring = new Choice({ name: "image score", help: "How a photo is scored", plain: true, pick: (score) => this.put({ score }) });
+    this.scoring.select.classList.add("python");
+    this.score = el("span", { class: "sk-score", role: "status" });
     this.spinner = el("span", { class: "sk-spinner", role: "img", "aria-label": "computing" });
     const head = el("div", { class: "sk-head" },
       el("span", { class: "sk-group" },
@@ -99,7 +105,7 @@ class Explorer extends MapPage {
         button("›", "Next photo  ]", () => this.step(1), { "aria-label": "next photo" })),
       this.filter.node, this.order.node,
       button("open a photo…", "Open your own photo, or drop it here", () => this.file.click(), { class: "python" }), this.file, this.judge,
-      this.spinner, this.score);
+      this.spinner, el("span", { class: "sk-scored" }, this.scoring.node, this.score));
     this.strip = new Strip("photos", (index) => this.put({ index }));
 
     // parameters
@@ -180,7 +186,8 @@ class Explorer extends MapPage {
       },
       "change:layers_alone change:alone": () => this.paintMaps(),
       "change:normals": () => this.paintMaps(),
-      "change:k change:sigma": () => this.paintMaps(),
+      "change:k change:sigma change:judged change:score": () => this.paintMaps(),
+      "change:place_level": () => this.get("matches") === this.shown?.matches && this.paintMaps(), // else they come together
       "change:threshold change:threshold_rule": () => this.paintThreshold(),
       "change:opacity": () => this.paintOpacity(),
       "change:probe change:pinned": () => this.paintProbe(),
@@ -262,6 +269,17 @@ class Explorer extends MapPage {
   pin(place) {
     const again = this.get("pinned") && this.see(place).cell === this.see(this.get("probe")).cell;
     this.put(again ? { pinned: false } : { probe: place, pinned: true });
+  }
+
+  /** Show and judge the map or its excess. A saved page keeps the threshold of each; otherwise Python sets it. */
+  judgeBy(judged) {
+    const [now, saved] = [this.judged(), this.model.saved];
+    if (judged === now) return;
+    const [threshold, threshold_rule] = [this.get("threshold"), this.get("threshold_rule")];
+    this.left = { ...this.left, [now]: { threshold, threshold_rule } };
+    const there = (saved && this.left[judged]) || this.reference(judged);
+    const rule = (saved || threshold_rule === "hand") && there.threshold_rule;
+    this.put({ judged, ...("threshold" in there ? { threshold: there.threshold } : {}), ...(rule ? { threshold_rule: rule } : {}) });
   }
 
   reset() {
@@ -349,17 +367,21 @@ class Explorer extends MapPage {
     const sigma = this.get("sigma");
     this.k = clamp(this.get("k"), least, most);
     this.steps = this.matches.at(this.k);
-    this.values = this.upsample(this.matches.grid(this.steps), h, w, sigma);
-    const level = this.get("normals").level;
-    let highest = 0;
-    for (const value of this.values) highest = Math.max(highest, value);
-    this.highest = highest;
-    this.end = level ? this.about.scale * level : highest || 1;
+    this.raw = this.upsample(this.matches.grid(this.steps), h, w, sigma);
+    this.taken = this.takenNow();
+    this.excess = this.taken && this.raw.map((value, i) => value - this.taken.values[i]);
+    this.values = (this.judged() === "excess" && this.excess) || this.raw;
+    const highest = (map) => map.reduce((most, value) => Math.max(most, value), 0);
+    const score = this.get("score");
+    this.imageScore = score === "max" ? highest(this.raw) : score === "excess" && this.comparable() ? this.excess && meanOfTop(this.excess) : meanOfTop(this.raw);
+    const endOf = (map, { level }) => (level > 0 ? this.about.scale * level : highest(map) || 1);
+    const whole = endOf(this.raw, this.reference("map"));
+    this.end = this.values === this.raw ? whole : endOf(this.values, this.reference());
     paintMap(this.map.canvas, this.values, this.table, this.end);
     this.photo.over.getContext("2d").drawImage(this.map.canvas, 0, 0);
 
     const alone = this.aloneNow();
-    const end = alone ? this.end : this.end / 2; // shares add up to the map, so each is small
+    const end = alone ? whole : whole / 2; // shares add up to the map, so each is small
     this.layers.forEach(({ name, pane }, l) => {
       const found = alone?.[l];
       const map = found ? this.upsample(found.distance, ...found.grid, sigma) : this.upsample(this.matches.grid(this.steps, l), h, w, sigma);
@@ -388,6 +410,31 @@ class Explorer extends MapPage {
     return this.upsampler.map(grid, [h, w], this.shown.photo.size, sigma);
   }
 
+  /** Whether normal photos differ, so that each can be judged against the others. */
+  comparable() {
+    return "stale" in this.get("normals");
+  }
+
+  /** Which map is judged. */
+  judged() {
+    return this.comparable() ? this.get("judged") : "map";
+  }
+
+  /** The reference level and the rates of normal pixels for a map, as far as they are known. */
+  reference(judged = this.judged()) {
+    const normals = this.get("normals");
+    return normals.judged === judged ? normals : normals.other ?? {};
+  }
+
+  /** What is taken off the map for its excess; ``stale`` under another K or sigma, null until it is known. */
+  takenNow() {
+    const pack = this.get("place_level");
+    const { index, options } = this.shown.matches;
+    if (pack.index !== index || !same(pack.options, options)) return null;
+    if (this.unpacked?.pack !== pack) this.unpacked = { pack, values: decodeLevel(pack) };
+    return { values: this.unpacked.values, stale: pack.k !== this.get("k") || pack.sigma !== this.get("sigma") };
+  }
+
   /** The matches of each layer alone, if they belong to the current view. */
   aloneNow() {
     const alone = this.get("layers_alone");
@@ -412,7 +459,9 @@ class Explorer extends MapPage {
 
   paintThreshold() {
     if (!this.shown) return;
-    const [threshold, normals] = [this.get("threshold"), this.get("normals")];
+    const [threshold, normals, { level }] = [this.get("threshold"), this.get("normals"), this.reference()];
+    const excess = this.values !== this.raw;
+    const stale = Boolean(normals.stale || (excess && this.taken.stale));
     const [H, W] = this.shown.photo.size;
     const why = this.unjudged();
     const judged = !why;
@@ -423,16 +472,22 @@ class Explorer extends MapPage {
     this.threshold.value = Math.min(threshold, this.end);
     this.threshold.setAttribute("aria-valuetext", threshold.toFixed(2));
     setText(this.ends[1], `≥ ${this.end.toFixed(1)}`);
-    this.level.hidden = !normals.level;
-    if (normals.level) {
-      this.level.style.left = `${(100 * normals.level) / this.end}%`;
-      setText(this.levelText, `level: ${normals.level.toFixed(1)}`);
+    this.level.hidden = !(level > 0);
+    if (level > 0) {
+      this.level.style.left = `${(100 * level) / this.end}%`;
+      setText(this.levelText, `level: ${level.toFixed(1)}`);
     }
-    this.bar.classList.toggle("stale", Boolean(normals.stale));
-    this.bar.title = normals.stale ? "The reference level for these options is still being computed" : "";
+    this.bar.classList.toggle("stale", stale);
+    this.bar.title = !stale ? "" : this.model.saved ? "Normal photos were judged under the K and sigma of the saved page" : "The reference level for these options is still being computed";
     this.bar.classList.toggle("unused", !judged);
     this.legend.classList.toggle("judged", judged);
-    setText(this.map.title, judged ? `Anomaly map ≥ ${threshold.toFixed(2)}` : "Anomaly map");
+    const name = excess ? "Excess" : "Anomaly map";
+    setText(this.map.title, judged ? `${name} ≥ ${threshold.toFixed(2)}` : name);
+    this.map.canvas.setAttribute("aria-label", name);
+    this.map.title.classList.toggle("waiting", excess && this.taken.stale);
+    this.maps.forEach((one, i) => one.setAttribute("aria-pressed", (this.judged() === "excess") === (i === 1)));
+    this.maps[1].disabled = !this.comparable() || Boolean(this.model.saved && !this.taken);
+    this.maps[1].title = this.comparable() ? EXCESS : "The excess needs at least two different normal photos";
     setText(this.map.remark, judged ? `${(100 * marked).toFixed(1)} % of this photo${this.rate(threshold)}` : why);
     const rules = (normals.rates ?? []).map((rule) => {
       const [of, rate] = rule.split(" ");
@@ -442,6 +497,8 @@ class Explorer extends MapPage {
     if (now !== "hand" && now !== "f1" && !rules.some(([rule]) => rule === now)) rules.push([now, now]);
     this.rule.offer([...rules, ...(this.rule.masks ? [["f1", "best F1 (uses test labels)"]] : []), ["hand", "manual"]]);
     this.rule.show(now);
+    this.scoring.offer([["max", "maximum of the map"], ["top", "highest 1 % of the map"], ...(this.comparable() ? [["excess", "highest 1 % of the excess"]] : [])]);
+    this.scoring.show(this.get("score") === "excess" && !this.comparable() ? "top" : this.get("score"));
     this.paintScore();
     this.paintFilter();
     if (this.filter.select.value === "misses" || this.filter.select.value === "alarms") this.paintPhotos();
@@ -449,16 +506,24 @@ class Explorer extends MapPage {
 
   /** Why the threshold, which assumes a comparison with all normal photos, does not apply to the map; "" if it does. */
   unjudged() {
+    if (this.judged() === "excess" && !this.excess) return "computing the excess…";
     if (this.shown.matches.options.only !== null) return "no threshold";
+    if (this.apart() && this.get("threshold_rule").startsWith("image")) return "the threshold is for image scores";
     const awaited = this.get("threshold_rule") === "f1" && this.get("scores").some(([, fresh]) => !fresh);
     return awaited && !this.model.saved ? "computing best F1…" : "";
   }
 
+  /** Whether image scores and pixels cannot share a threshold, since only one of them is an excess. */
+  apart() {
+    return (this.get("score") === "excess") !== (this.get("judged") === "excess") && this.comparable();
+  }
+
   /** The fraction of normal pixels at or above a threshold. */
   rate(threshold) {
-    const { curve } = this.get("normals");
+    const { curve } = this.reference();
     if (!curve) return "";
-    const at = clamp((threshold / curve.end) * (curve.marked.length - 1), 0, curve.marked.length - 1);
+    const part = (threshold - curve.start) / (curve.end - curve.start);
+    const at = clamp(part * (curve.marked.length - 1), 0, curve.marked.length - 1);
     const [low, high] = [curve.marked[Math.floor(at)], curve.marked[Math.ceil(at)]];
     const rate = threshold > curve.end ? 0 : low + (at % 1) * (high - low);
     return `, ${(100 * rate).toFixed(rate < 0.001 ? 2 : 1)} % of normal pixels`;
@@ -474,14 +539,15 @@ class Explorer extends MapPage {
   }
 
   paintScore() {
-    const { scores, of, stale } = this.get("normals");
+    const { scores, of, stale, score } = this.get("normals");
     const { index, options } = this.shown.matches;
     const [all, fresh] = this.get("scores")[index] ?? [null, false];
-    let text = `score ${this.highest.toFixed(2)}`;
+    const by = this.get("score");
+    let text = `score ${this.imageScore?.toFixed(2) ?? "…"}`;
     if (fresh && all !== null && (options.only !== null || options.without.length)) text += ` (${all.toFixed(2)} with all)`;
     if (options.only !== null) text += `, compared with normal ${options.only} only`;
-    else if (scores) {
-      const reached = scores.filter((score) => score >= this.highest).length;
+    else if (score === by && this.imageScore !== null) {
+      const reached = scores.filter((other) => other >= this.imageScore).length;
       const among = scores.length < of ? `${scores.length} (of ${of})` : `${of}`;
       text += reached ? `: ${reached} of ${scores.length} normal photos score at least this` : `: above all ${among} normal photos`;
       if (stale) text += " so far…";
@@ -541,14 +607,17 @@ class Explorer extends MapPage {
       (!covered && matches.asked_k !== k) ||
       (this.get("alone") && !this.aloneNow());
     this.awaitAnswer(awaited || this.asking);
+    const levelled = this.comparable() && [this.get("judged"), this.get("score")].includes("excess");
+    if (levelled && !(this.taken && !this.taken.stale) && !this.disconnected) this.root.classList.add("busy");
   }
 
   /** All photos with their scores; ``wrong`` marks those where threshold and label disagree. */
   known() {
     const [scores, threshold, saved] = [this.get("scores"), this.get("threshold"), this.model.saved];
+    const apart = this.apart() && !this.get("threshold_rule").startsWith("image");
     const photos = this.get("photos").map(([name, label], index) => {
       const [score, fresh] = scores[index] ?? [null, false];
-      const wrong = label === null || score === null ? "" : label === "good" ? (score >= threshold ? "alarms" : "") : score < threshold ? "misses" : "";
+      const wrong = apart || label === null || score === null ? "" : label === "good" ? (score >= threshold ? "alarms" : "") : score < threshold ? "misses" : "";
       return { index, name, label, score, fresh, wrong };
     });
     return saved ? photos.filter(({ index }) => saved.includes(index)) : photos;
@@ -563,7 +632,7 @@ class Explorer extends MapPage {
         key: index, name: `photo ${name}${score === null ? "" : `, score ${score.toFixed(2)}`}`, top: name.split("/").at(-1), kind: label ?? "",
         bottom: score === null ? (fresh ? "unreadable" : "…") : score.toFixed(1), score, state: fresh ? "" : "stale",
       }));
-    return this.order.select.value === "score" ? shown.sort((a, b) => (b.score ?? -1) - (a.score ?? -1)) : shown;
+    return this.order.select.value === "score" ? shown.sort((a, b) => (b.score ?? -Infinity) - (a.score ?? -Infinity)) : shown;
   }
 
   paintPhotos() {
@@ -589,7 +658,7 @@ class Explorer extends MapPage {
     const wanted = this.filter.select.value;
     const pixelwise = /^(pixel|f1)/.test(this.get("threshold_rule")) && ["misses", "alarms"].includes(wanted);
     const none = wrong.some(([value, text]) => value === wanted && text.endsWith("(0)")) ? "None at this threshold. " : "";
-    const hint = pixelwise ? "This threshold is for pixels: most photos have some above it. To judge whole photos, choose a threshold rule for photos." : "";
+    const hint = this.apart() && pixelwise ? "This threshold is for pixels of another map than the score. To judge whole photos, choose a threshold rule for photos." : pixelwise ? "This threshold is for pixels: most photos have some above it. To judge whole photos, choose a threshold rule for photos." : "";
     this.strip.node.dataset.remark = none + hint;
   }
 
@@ -618,7 +687,8 @@ class Explorer extends MapPage {
     const { there, ...match } = this.matches.describe(this.steps[cell]);
     match.image = this.matches.neighbours[match.neighbour][0];
     match.place = middleOf(there, size, grid);
-    return { place, cell, match, map: this.values[place[0] * size[1] + place[1]] };
+    const at = place[0] * size[1] + place[1];
+    return { place, cell, match, map: this.raw[at], excess: this.values === this.raw ? null : this.values[at] };
   }
 
   /** The match of a layer alone at a pixel. */

@@ -153,6 +153,17 @@ export class Upsampler {
   }
 }
 
+/** What normal photos reach at each place of a photo. */
+export function decodeLevel({ low, high, values }) {
+  return Float32Array.from(numbers(values, Uint16Array), (value) => low + ((high - low) * value) / 65535);
+}
+
+/** The mean of the highest 1 % of a map. */
+export function meanOfTop(map) {
+  const top = map.slice().sort().subarray(-Math.max(1, Math.floor(map.length / 100)));
+  return top.reduce((sum, value) => sum + value, 0) / top.length;
+}
+
 /** 256 RGB colours as canvas pixels. */
 export const colours = (table) =>
   Uint32Array.from({ length: 256 }, (_, i) => (255 << 24) | (table[3 * i + 2] << 16) | (table[3 * i + 1] << 8) | table[3 * i]);

@@ -27,6 +27,7 @@ export class Readout {
       ["neighbour", (s) => `${s.match.neighbour + 1}`],
       ["match at", (s) => pair(s.match.place)],
       ["map value", (s) => s.map.toFixed(3)],
+      ...(seen[0][1].excess === null ? [] : [["excess", (s) => s.excess.toFixed(3)]]),
       ["distance", (s) => s.match.distance.toFixed(3)],
       ...layers.map((name, l) => [name, (s) => `${s.match.parts[l].toFixed(3)} · ${percent(s.match.parts[l], s.match.distance)} %`]),
       ...(own ? layers.map((name, l) => [`${name} alone`, (s) => own(s, l)]) : []),

@@ -27,7 +27,7 @@ export class SavedModel {
     if (name === "index" && value in this.photos) {
       const { probe, ...photo } = this.photos[value];
       Object.assign(this.state, photo, this.state.pinned ? {} : { probe });
-      for (const changed of ["photo", "neighbours", "matches", "layers_alone", "probe"]) this.#fire(`change:${changed}`);
+      for (const changed of ["photo", "neighbours", "matches", "layers_alone", "place_level", "probe"]) this.#fire(`change:${changed}`);
     }
     this.#fire(`change:${name}`);
   }
