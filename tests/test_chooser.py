@@ -290,7 +290,7 @@ def test_without_test_photos_only_normal_ones_are_counted(spade, demo, given):
     photos = {"nothing": None, "a dataset of normals alone": replace(demo, test=[])}.get(given, [])
     chooser = choose_threshold(spade, photos)
     chooser.finish()
-    assert chooser.about | {"options": ""} == {"normals": 12, "tested": 0, "options": ""}
+    assert (chooser.about["normals"], chooser.about["tested"]) == (12, 0)
     assert [name for _, name, *_ in chooser.photos] == [f"normal {index}" for index in range(11, -1, -1)]
     assert "test" not in chooser.sentence
     assert chooser.told["remarks"][-1].startswith("There are no test images")
@@ -541,8 +541,8 @@ MISTAKES = [
     ("rule", "often", "rule must be 'hand', 'f1' or a false-alarm rate between 0 and 1"),
     ("rule", "nan", "like '0.05'; got 'nan'"),
     ("of", "photo", "of must be one of 'image', 'pixel'; got 'photo'"),
-    ("threshold", -1, "threshold must be a raw distance, 0 or more; got -1"),
-    ("threshold", "high", "threshold must be a raw distance, 0 or more; got 'high'"),
+    ("threshold", -1e99, "threshold must be a finite raw distance; got -1e"),
+    ("threshold", "high", "threshold must be a finite raw distance; got 'high'"),
     ("confidence", 95, "confidence must be a probability between 0 and 1, like 0.95; got 95"),
     ("confidence", float("nan"), "like 0.95; got nan"),
 ]

@@ -3,13 +3,26 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.ndimage import gaussian_filter
 
-from spade_kit import SPADE, evaluate, load_backbone, sweep
+from spade_kit import (
+    SPADE,
+    choose_threshold,
+    compare_layers,
+    draw_hardest,
+    draw_result,
+    evaluate,
+    load_backbone,
+    paint_defect,
+    review_suspects,
+    sweep,
+)
+from spade_kit.correspondence import resize
 from spade_kit.gallery.place_level import HighestValues
 from spade_kit.scores import doubt_threshold, find_threshold, mean_of_top
 
@@ -220,3 +233,114 @@ def test_a_doubt_compares_an_excess_with_the_reference_level():
 def test_other_values_are_refused(name):
     with pytest.raises(ValueError, match=rf"{name} must be one of .*'excess'; got 'exess'\. Did you mean 'excess'"):
         SPADE(**{name: "exess"})
+
+
+# ---- widgets and figures ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def judge(small):
+    return small.with_options(score="excess", judged="excess")
+
+
+@pytest.fixture
+def chooser(judge, demo):
+    chooser = choose_threshold(judge, replace(demo, test=demo.test[::6]))
+    chooser.finish()
+    yield chooser
+    chooser.close()
+
+
+def test_a_chooser_of_images_counts_excess_scores(chooser, judge, demo):
+    normals = [judge.predict_left_out(index).image_score for index in range(8)]
+    tested = np.array([judge.predict(sample).image_score for sample in demo.test[::6]])
+    truth = np.array([sample.label != "good" for sample in demo.test[::6]])
+    chooser.threshold = float(np.median(tested))
+    counts = chooser.judgement
+    assert counts.reached == (np.array(normals) >= chooser.threshold).sum()
+    assert (counts.found, counts.alarms) == tuple((tested[kind] >= chooser.threshold).sum() for kind in (truth, ~truth))
+    assert chooser.study["start"] == min(0, *normals, *tested)
+    np.testing.assert_allclose([score for at, _, _, score in chooser.photos if at >= 0], tested, rtol=1e-6)
+    assert chooser.about["axis"]["image"] == "image score (excess)"
+    assert chooser.draw().axes[-1].get_xlabel() == "distance (raw), score of each image"
+
+
+def test_a_chooser_of_pixels_judges_the_excess(chooser, judge, demo):
+    chooser.of = "pixel"
+    assert chooser.threshold == pytest.approx(judge.threshold(0.01), rel=1e-6)
+    chooser.threshold = -0.5
+    maps = np.stack([judge.predict_left_out(index).judged_map for index in range(8)])
+    assert chooser.judgement.reached == (maps >= -0.5).sum()
+    assert chooser.study["start"] < maps.min() + 1e-6 < 0
+    highest = judge.predict(demo.test[6]).judged_map.max()
+    assert next(score for at, _, _, score in chooser.photos if at == 1) == pytest.approx(highest, rel=1e-6)
+    least, _ = chooser.draw().axes[-1].get_xlim()
+    assert least < -0.5
+
+
+def test_a_chooser_sends_the_level_in_half_its_resolution(chooser, judge, demo):
+    packed = chooser._pack_photo(chooser._judged[0])
+    level = judge.predict(demo.test[0]).place_level
+    sent = np.frombuffer(packed["values"], "<u2").reshape(packed["level_size"])
+    sent = packed["low"] + (packed["high"] - packed["low"]) * sent / 65535
+    assert np.abs(resize(sent, level.shape) - level).max() < 0.02 * level.mean()
+    assert chooser.about["excess"] == {"image": True, "pixel": True}
+    plain = choose_threshold(judge.with_options(score="top", judged="map"), demo.test[:1])
+    assert plain.about["excess"] == {"image": False, "pixel": False}
+    assert "level_size" not in plain._pack_photo(plain._judged[0])
+
+
+def test_a_page_of_the_map_itself_has_its_own_reference_level(judge, demo, tmp_path):
+    result, raw = judge.predict(demo.test[0]), judge.normal_level
+    painting = paint_defect(judge, demo, folder=tmp_path)
+    painting.finish()
+    assert painting.photo["score"] == painting.photo["before"] == result.image_score
+    assert painting.normals["level"] == raw
+    normals = [judge.predict_left_out(index).image_score for index in range(8)]
+    np.testing.assert_allclose(painting.normals["scores"], sorted(normals), rtol=1e-6)
+    assert painting.readout().iloc[0, 1] == (np.array(normals) >= result.image_score).sum()
+    comparison = compare_layers(judge, demo.test[:2])
+    comparison.finish()
+    assert comparison.levels[-1]["level"] == raw
+    np.testing.assert_array_equal(comparison.maps["all layers"], result.anomaly_map)
+    with pytest.raises(ValueError, match=r"A key of a view must be one of .*; got 'judged'"):
+        comparison.views = ["layer1", {"judged": "excess"}]
+
+
+def test_a_review_ranks_normal_images_by_their_excess(judge):
+    review = review_suspects(judge)
+    ranked = judge.suspects()["score"]
+    assert [index for index, *_ in review.suspects] == ranked.index.tolist()
+    assert review.photo["level"] == judge.normal_level
+    assert review.photo["score"] == pytest.approx(ranked.iloc[0], rel=1e-6)
+    review.drop()
+    review.finish()
+    left = review.spade
+    scores = sorted((left.predict_left_out(index).image_score for index in range(7)), reverse=True)
+    np.testing.assert_allclose([score for _, score, _, decided in review.suspects if not decided], scores, atol=1e-3)
+    assert review.photo["level"] == left.normal_level
+
+
+def test_the_hardest_cases_show_the_judged_maps(judge, demo):
+    report = evaluate(judge, replace(demo, test=demo.test[::8]))
+    figure = draw_hardest(report, n=1)
+    frame = report.to_frame()
+    hardest = frame[frame["label"] != "good"].nsmallest(1, "image_score").index[0]
+    drawn = [np.asarray(image.get_array()) for axes in figure.axes for image in axes.images]
+    expected = judge.predict(demo.test[8 * hardest]).judged_map
+    assert any(np.array_equal(values, expected) for values in drawn if values.shape == expected.shape)
+    assert "excess judged" in report.options
+    (scale,) = {
+        image.get_clim() for axes in figure.axes for image in axes.images if image.get_array().shape == (64, 64)
+    }
+    highest = pandas.Series([judge.predict(sample).judged_map.max() for sample in demo.test[::8]])
+    good = highest[frame["label"] == "good"].max()
+    assert scale == (0, pytest.approx(good if good > 0 else highest.max(), rel=1e-6))
+
+
+def test_an_excess_below_0_everywhere_is_drawn(judge, demo, monkeypatch):
+    result = judge.predict(demo.test[30])
+    monkeypatch.setattr(type(result), "judged_level", -2.0)
+    figure = draw_result(result)
+    assert figure.axes[1].images[0].get_clim() == (0, pytest.approx(result.excess_map.max()))
+    assert result.excess_map.max() > 0

@@ -20,6 +20,7 @@ from spade_kit.scores import make_map
 from spade_kit.spade import SPADE
 
 ALL = "all layers"
+_OPTIONS = tuple(name for name in OPTIONS if name not in ("score", "judged"))  # a view shows the map itself
 Wanted: TypeAlias = "str | Sequence[str] | Mapping[str, Any] | SPADE | None"
 
 
@@ -83,7 +84,7 @@ def read_view(wanted: Any, bases: list[SPADE]) -> dict[str, Any]:
     elif not isinstance(wanted, Mapping):
         wanted = {"layers": list(wanted)}
     for name in wanted:
-        choose("A key of a view", name, ("name", "base", "layers", *OPTIONS))
+        choose("A key of a view", name, ("name", "base", "layers", *_OPTIONS))
     base = _find_base(wanted.get("base", 0), bases)
     layers, known = wanted.get("layers"), list(bases[base].backbone.layers)
     if layers is not None:

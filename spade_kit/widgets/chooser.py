@@ -15,6 +15,7 @@ import traitlets
 from matplotlib.figure import Figure
 
 from spade_kit._arguments import choose, warn
+from spade_kit.correspondence import resize
 from spade_kit.datasets.samples import GOOD, Dataset, Photo
 from spade_kit.evaluation.bootstrap import clopper_pearson
 from spade_kit.evaluation.metrics import f1_threshold
@@ -34,7 +35,7 @@ from spade_kit.scores import (
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.base import MISTAKES, Checked, Live, check_distance, check_rate
 from spade_kit.widgets._shared.caches import Recent, Score
-from spade_kit.widgets._shared.encoding import jpeg, pack_distance, pack_mask
+from spade_kit.widgets._shared.encoding import jpeg, pack_distance, pack_mask, pack_place_level
 from spade_kit.widgets._shared.export import load_module
 from spade_kit.widgets._shared.images import ImageList
 from spade_kit.widgets._shared.scheduler import Step, do_nothing
@@ -47,6 +48,7 @@ _BATCH = 12  # images per message to the page
 _THUMB = 144  # px
 _SAVED = 24  # images nearest to the threshold stored in a saved page
 _NEAR = 4  # images shown on each side of the threshold
+_SCORES = {"max": "maximum of the map", "top": "highest 1 % of the map", "excess": "excess"}
 
 
 def choose_threshold(spade: SPADE, dataset: Dataset | Iterable[Photo] | None = None, *, of: str = "image") -> Chooser:
@@ -109,6 +111,7 @@ class Chooser(Live):
         if not self._normals and not self._tested:
             gallery.others(0)  # raises: there is nothing to judge
         self._judged: dict[int, Score] = {}  # test images by index, normal images by -1 - index
+        self._peaks: dict[int, float] = {}  # the maxima of their judged maps
         self._thumbs: dict[int, bytes] = {}  # of the images that could be judged
         self._crops: dict[int, Crop] = {}  # likewise
         self._lost: dict[int, str] = {}  # why the others could not be judged
@@ -119,6 +122,11 @@ class Chooser(Live):
             "normals": len(self._normals),
             "tested": len(self._tested),
             "options": self.spade.describe_options(),
+            "axis": {
+                "image": f"image score ({_SCORES[self.spade.score]})",
+                "pixel": f"{self._judges[1]} at each pixel",
+            },
+            "excess": dict(zip(OF, (name == "excess" for name in self._judges))),
         }
         for index in self._to_judge()[:_BATCH]:
             self._take(self._judge(index))
@@ -217,14 +225,27 @@ class Chooser(Live):
         score, thumb = judged
         with self._lock:  # not while results are being counted
             self._judged[score.index], self._thumbs[score.index] = score, thumb
+            if score.score is not None:
+                self._peaks[score.index] = float(score.make_map(self.spade.sigma).max())
 
     def _known(self, normal: bool) -> list[Score]:
         """The scores of all judged images, normal or test."""
         judged = list(self._judged.values())  # the background may add more
         return [one for one in judged if one.score is not None and (one.index < 0) == normal]
 
+    @property
+    def _judges(self) -> tuple[str, str]:
+        """The map that image scores are taken from, and the one that pixels are taken from: a map or an excess."""
+        if not self.spade.gallery.comparable:
+            return "map", "map"
+        return "excess" if self.spade.score == "excess" else "map", self.spade.judged
+
+    def _place(self, score: Score) -> float | None:
+        """Where an image stands among the thresholds: its score or, for pixels, the maximum of its judged map."""
+        return score.score if self.of == "image" else self._peaks.get(score.index)
+
     def _make_map(self, score: Score) -> np.ndarray:
-        """The map; for whole images, only its maximum."""
+        """The judged map; for whole images, only the score."""
         return np.array([[score.score]], np.float32) if self.of == "image" else score.make_map(self.spade.sigma)
 
     @property
@@ -272,6 +293,7 @@ class Chooser(Live):
         kinds = {"normal": study.normal.sum(0), **kinds}
         self.study = {
             "of": self.of,
+            "start": float(study.edges[0]),
             "end": float(study.edges[-1]),
             "counts": {kind: counts.tolist() for kind, counts in kinds.items()},
             "band": {"low": low.round(6).tolist(), "high": high.round(6).tolist()},
@@ -280,7 +302,7 @@ class Chooser(Live):
         }
         listed = self.images.listed
         self.photos = [
-            [at, *([f"normal {-1 - at}", None] if at < 0 else listed[at]), score.score]
+            [at, *([f"normal {-1 - at}", None] if at < 0 else listed[at]), self._place(score)]
             for at, score in sorted(self._judged.items())
         ]
 
@@ -382,6 +404,9 @@ class Chooser(Live):
             "jpeg": self._thumbs[score.index],
             **pack_distance(distance),
         }
+        if score.level is not None:  # it is smooth: half its resolution outlines a small picture
+            level = resize(score.level, ((score.size[0] + 1) // 2, (score.size[1] + 1) // 2))
+            packed |= {"level_size": list(level.shape), **pack_place_level(level)}
         mask = pack_mask(score.mask)
         return packed if mask is None else packed | {"mask": mask}
 
@@ -390,8 +415,9 @@ class Chooser(Live):
 
     def _saved(self) -> dict[str, Any]:
         known = [*self._known(normal=True), *self._known(normal=False)]
-        nearest = sorted(known, key=lambda one: abs((one.score or 0) - self.threshold))
-        sides = ([one for one in nearest if ((one.score or 0) >= self.threshold) == above] for above in (False, True))
+        place = {one: (self._place(one) or 0) - self.threshold for one in known}
+        nearest = sorted(known, key=lambda one: abs(place[one]))
+        sides = ([one for one in nearest if (place[one] >= 0) == above] for above in (False, True))
         nearest = list(dict.fromkeys([*(one for side in sides for one in side[:_NEAR]), *nearest]))[:_SAVED]
         return super()._saved() | {"pictures": [self._pack_photo(score) for score in nearest]}
 

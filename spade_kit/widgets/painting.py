@@ -25,6 +25,7 @@ from spade_kit.datasets.synthetic import TOOLS, Stroke, changed, paint
 from spade_kit.figures.results import draw_explanation
 from spade_kit.figures.style import SCALE
 from spade_kit.gallery.calibration import NormalScores
+from spade_kit.options import Options
 from spade_kit.result import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.base import Index, Live, Probe, check_path
@@ -237,7 +238,7 @@ class Painting(Live):
         scores = np.empty(0)
         if self.spade.gallery.comparable:
             calibration = self.spade.calibration
-            scores = calibration.scores(self.spade.options, calibration.sample).scores
+            scores = calibration.scores(self._options, calibration.sample).scores
         table = {name: [round(score, 2), sum(normal >= score for normal in scores)] for name, score in rows.items()}
         return pandas.DataFrame.from_dict(table, "index", columns=["score", f"normals of {len(scores)} at or above"])
 
@@ -325,6 +326,7 @@ class Painting(Live):
                 "answer": next(self._answers),
                 "strokes": len(self.strokes),
                 "undone": len(self._undone[self.index]),
+                "score": result.image_score,
                 "before": self._before.image_score,
                 "seen": pack_cells(result.correspondence, self.spade.sigma, zip(numbers, numbers)),
             }
@@ -332,16 +334,21 @@ class Painting(Live):
             self.probe = find_highest(result.anomaly_map)
             calibration = self.spade.calibration
             if not self.spade.gallery.comparable:  # no reference level: scale the colours to the unpainted image
-                self.normals = {"level": self._before.image_score / SCALE, "scores": [], "of": 0}
+                self.normals = {"level": float(self._before.anomaly_map.max()) / SCALE, "scores": [], "of": 0}
             elif not self.normals:
-                self._send_normals(calibration.scores(self.spade.options, calibration.few))
+                self._send_normals(calibration.scores(self._options, calibration.few))
+
+    @property
+    def _options(self) -> Options:
+        """The page shows the map itself; the score is the SPADE's."""
+        return self.spade.options.replace(judged="map")
 
     def _send_normals(self, known: NormalScores) -> None:
         self.normals = {"level": known.level, "scores": known.scores.tolist(), "of": len(self.spade)}
 
     def _background_steps(self) -> Iterator[Step]:
         if self.spade.gallery.comparable:
-            yield from judge_normals(self.spade.calibration, self.spade.options, self._send_normals)
+            yield from judge_normals(self.spade.calibration, self._options, self._send_normals)
 
     def _on_pair(self) -> None:
         for ending, picture in zip((".png", "_mask.png"), self._encode()):

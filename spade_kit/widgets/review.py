@@ -189,7 +189,8 @@ class Review(Live):
                 "answer": next(self._answers),
                 "size": list(result.anomaly_map.shape),
                 "jpeg": jpeg(result.image, quality=90),
-                "level": self.spade.normal_level or result.image_score / SCALE,
+                "level": self.spade.normal_level or float(result.anomaly_map.max()) / SCALE,
+                "score": result.image_score,
                 "seen": pack_cells(result.correspondence, self.spade.sigma, zip(numbers, numbers)),
             }
             self._send_state()

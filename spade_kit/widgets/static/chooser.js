@@ -1,7 +1,7 @@
 // Choosing a threshold: histograms, a line to drag, and the resulting error rates.
 
 import { bytes, clamp, el, numbers, picture, setText, svg } from "./dom.js";
-import { Upsampler, contour, unpack } from "./maps.js";
+import { Upsampler, contour, decodeLevel, unpack } from "./maps.js";
 import { Choice, button } from "./controls.js";
 import { Page } from "./page.js";
 
@@ -24,7 +24,7 @@ class Chooser extends Page {
   }
 
   build() {
-    this.ofs = [["image", "whole photos", "Threshold for the maximum of each photo's map"], ["pixel", "pixels", "Threshold for each pixel of a map"]].map(([of, text, help]) =>
+    this.ofs = [["image", "whole photos", "Threshold for the score of each photo"], ["pixel", "pixels", "Threshold for each pixel of a map"]].map(([of, text, help]) =>
       [of, button(text, help, () => this.put({ of }), { class: "python" })]);
     this.rule = new Choice({ name: "threshold rule", help: "How the threshold is set; it is updated as more photos are judged", pick: (rule) => this.put({ rule }) });
     this.confidence = new Choice({ name: "confidence", help: "Probability that the true rate of false alarms is at most the selected one", pick: (value) => this.put({ confidence: value ? +value : null }) });
@@ -39,7 +39,7 @@ class Chooser extends Page {
       return { kind, bars, words, node: el("div", { class: "sk-histogram" }, el("div", { class: "name" }, el("span", {}, name), words), bars) };
     });
     this.mark = el("div", { class: "sk-line", "aria-hidden": "true" }, el("span"));
-    this.axis = el("div", { class: "ends" }, el("span", {}, "0"), el("span", {}, "raw distance"), el("span"));
+    this.axis = el("div", { class: "ends" }, el("span", {}, "0"), el("span"), el("span"));
     this.plot = el("div", { class: "sk-plot" }, ...this.rows.map(({ node }) => node), this.mark, this.line);
     this.fact = Object.fromEntries(["rate", "found", "alarms"].map((name) => [name, [el("span"), el("strong")]]));
     this.facts = el("div", { class: "sk-facts" }, ...Object.values(this.fact).map((both) => el("div", {}, ...both)));
@@ -91,14 +91,16 @@ class Chooser extends Page {
     const [H, W] = photo.size;
     const map = this.upsampler.map(numbers(photo.distance, Float32Array), photo.grid, photo.size, photo.sigma);
     const truth = photo.mask ? contour(unpack(bytes(photo.mask), H * W), H, W, 0.5) : "";
-    this.pictures.set(photo.at, { map, truth, size: photo.size, bitmap: await picture(photo.jpeg) });
+    const level = photo.level_size && this.upsampler.map(decodeLevel(photo), photo.level_size, photo.size, 0);
+    const excess = level && map.map((value, i) => value - level[i]);
+    this.pictures.set(photo.at, { map, excess, truth, size: photo.size, bitmap: await picture(photo.jpeg) });
     this.wanted.delete(photo.at);
     this.paintNear();
   }
 
   move(threshold) {
     const { end } = this.get("study"); // despite rounding in the browser, the far end stays above the highest score
-    this.put({ threshold: threshold > end * (1 - 1e-9) ? end : threshold, rule: "hand", confidence: null });
+    this.put({ threshold: threshold > end - 1e-9 * Math.abs(end) ? end : threshold, rule: "hand", confidence: null });
   }
 
   // ---- painting -----------------------------------------------------------------------------------------------------
@@ -120,9 +122,10 @@ class Chooser extends Page {
     // start the axis near the lowest score, to use the full width
     const least = Math.min(...this.rows.map(({ kind }) => study.counts[kind].findIndex((count) => count)).filter((bin) => bin >= 0));
     this.first = Math.max(0, Math.floor((least - 2) / 4) * 4);
-    this.begin = (this.first / study.counts.normal.length) * study.end;
+    this.begin = study.start + (this.first / study.counts.normal.length) * (study.end - study.start);
     [this.line.min, this.line.max] = [this.begin, study.end];
     setText(this.axis.firstChild, this.begin.toFixed(1));
+    setText(this.axis.children[1], `${this.get("about").axis[study.of]}, raw distance`);
     setText(this.axis.lastChild, study.end.toFixed(1));
     const { normals, tested } = this.get("about");
     const unread = this.get("photos").length - photos.length;
@@ -151,9 +154,9 @@ class Chooser extends Page {
 
   paintLine() {
     if (!this.above) return;
-    const { end, band, of } = this.get("study");
+    const { start, end, band, of } = this.get("study");
     const threshold = this.get("threshold");
-    const at = clamp(threshold / end, 0, 1); // as a fraction of the bins
+    const at = clamp((threshold - start) / (end - start), 0, 1); // as a fraction of the bins
     const across = clamp((threshold - this.begin) / (end - this.begin), 0, 1); // as a fraction of the plot
     this.line.value = clamp(threshold, this.begin, end);
     this.line.setAttribute("aria-valuetext", threshold.toFixed(2));
@@ -239,7 +242,8 @@ class Chooser extends Page {
       marks.setAttribute("viewBox", `0 0 ${W} ${H}`);
       for (const line of marks.children[0].children) line.setAttribute("d", seen.truth);
     }
-    const found = contour(seen.map, H, W, threshold);
+    const map = this.get("about").excess[this.get("study").of] ? seen.excess : seen.map;
+    const found = contour(map, H, W, threshold);
     for (const line of marks.children[1].children) line.setAttribute("d", found);
   }
 
@@ -261,7 +265,7 @@ class Chooser extends Page {
   /** Mark the sentence from Python as stale if it belongs to another threshold. */
   stale() {
     const told = this.get("told");
-    const stale = Math.abs(told.threshold - this.get("threshold")) > 1e-6 * this.get("threshold") || told.of !== this.get("of");
+    const stale = Math.abs(told.threshold - this.get("threshold")) > 1e-6 * Math.abs(this.get("threshold")) || told.of !== this.get("of");
     for (const node of [this.sentence, this.remarks]) node.classList.toggle("stale", stale);
   }
 

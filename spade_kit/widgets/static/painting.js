@@ -319,7 +319,7 @@ class Painting extends MapPage {
     const [H, W] = this.shown.size;
     paintMap(this.map.canvas, this.values, this.table, end);
     for (const pane of [this.photo, this.map]) pane.outline("found", contour(this.values, H, W, level));
-    const score = this.values.reduce((highest, value) => Math.max(highest, value), 0);
+    const { score } = this.shown;
     const reached = scores.filter((other) => other >= score).length;
     const among = scores.length < of ? `${scores.length} (of ${of})` : `${of}`;
     const rank = !scores.length ? "" : reached ? `: ${reached} of ${scores.length} normal photos score at least this` : `: above all ${among} normal photos`;

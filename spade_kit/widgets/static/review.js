@@ -76,7 +76,7 @@ class Review extends MapPage {
     this.highest = [Math.floor(at / W), at % W];
     setText(this.photo.title, `Normal ${photo.index}: ${this.about.names[photo.index]}`);
     setText(this.map.title, "Judged against the others");
-    setText(this.map.remark, `score ${this.values[at].toFixed(2)}; outline: 99th percentile of normal pixels`);
+    setText(this.map.remark, `score ${photo.score.toFixed(2)}; outline: 99th percentile of normal pixels`);
     this.paintStrip();
     this.paintProbe();
     this.paintBusy();
