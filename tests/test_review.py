@@ -216,7 +216,7 @@ def test_photos_fitted_as_arrays_are_kept_dropped_and_brought_back(demo):
     arrays = [sample.image for sample in demo.train[:4]]
     spade = SPADE(k=2).fit(arrays)
     review = review_suspects(spade)
-    assert review.about["names"] == [f"photo {index}" for index in range(4)]
+    assert review.about["names"] == [f"normal {index}" for index in range(4)]
     first = review.index
     review.drop()
     refitted = SPADE(k=2).fit([array for index, array in enumerate(arrays) if index != first])

@@ -20,6 +20,7 @@ from traitlets.config import Config
 
 import spade_kit
 from spade_kit import SPADE, Sample, choose_threshold, compare_layers, evaluate, explore, paint_defect
+from spade_kit._files import as_text
 from spade_kit._progress import track
 
 README = Path(__file__).parents[1] / "README.md"
@@ -94,7 +95,8 @@ def test_no_name_of_an_image_can_end_or_open_a_script(spade, demo, tmp_path, nam
         start = page.index("new SavedModel(", page.index("widget.render(")) + len("new SavedModel(")
         state, end = json.JSONDecoder().raw_decode(page, start)
         assert "<" not in page[start:end]
-        assert name in json.dumps(state, ensure_ascii=False).replace('\\"', '"')
+        shown = json.dumps(as_text(photos[0].stem), ensure_ascii=False)[1:-1]
+        assert shown in json.dumps(state, ensure_ascii=False)
 
 
 @pytest.mark.parametrize("wrong", [None, 5, "", ".", Path()])
