@@ -30,6 +30,7 @@ from spade_kit._progress import track
 from spade_kit.datasets.images import FORMATS, RESULTS, UNSUPPORTED, find_locked, pictures_below, walk
 from spade_kit.datasets.layouts import check_folder, count, name_some
 from spade_kit.datasets.pairing import pair
+from spade_kit.datasets.samples import NO_ROOM
 
 FPR = 0.05  # default rate, unless there are too few normal images to estimate it
 COLUMNS: dict[str, Callable[[str], Any]] = {  # name -> parser of its cells
@@ -84,10 +85,15 @@ def predict_folder(
 
 
 def _judge(spade: Any, threshold: float, outline: float, item: Item) -> Row:
-    """Judge an image and write its pictures; if it cannot be judged, return only the reason.
+    """Judge an image and write its pictures; if it cannot be judged, return only the reason."""
+    try:
+        return _judge_and_write(spade, threshold, outline, item)
+    except MemoryError:
+        return {"verdict": NOT_JUDGED, "reason": f"The image {NO_ROOM}"}
 
-    Images are judged by ``threshold``, their pixels by ``outline``.
-    """
+
+def _judge_and_write(spade: Any, threshold: float, outline: float, item: Item) -> Row:
+    """Images are judged by ``threshold``, their pixels by ``outline``."""
     (photo,), (segmentation, *raw) = item.sources, item.files
     try:
         result = spade.judge(photo)

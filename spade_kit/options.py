@@ -15,6 +15,7 @@ COMBINE = ("concat", "ensemble")
 SEARCH = ("auto", "brute_force")
 SCORE = ("max", "top", "excess")
 JUDGED = ("map", "excess")
+MOST_SIGMA = 1000  # map pixels; more would take minutes
 LARGEST = 1e37  # limit of a weight and of a sum of weighted squares: close to the float32 maximum
 Weights: TypeAlias = "Mapping[str, float] | tuple[tuple[str, float], ...] | str | None"
 
@@ -138,4 +139,5 @@ def _freeze(weights: Any) -> tuple[tuple[str, float], ...] | str | None:
 
 
 def check_sigma(sigma: float) -> float:
-    return check_number("sigma", sigma, "a number of map pixels from 0, no smoothing, to a million", least=0, most=1e6)
+    needed = f"a number of map pixels from 0, no smoothing, to {MOST_SIGMA:,}"
+    return check_number("sigma", sigma, needed, least=0, most=MOST_SIGMA)

@@ -262,7 +262,8 @@ class SPADE:
         """Append normal images to the fitted ones, as if all had been fitted at once.
 
         Only this object changes; results, and other objects with the same gallery, keep the old one. Cached values such
-        as thresholds are discarded, since they depend on all normal images.
+        as thresholds are discarded, since they depend on all normal images. Whole images (``crop=None``) keep the size
+        of the first fit.
 
         Parameters
         ----------

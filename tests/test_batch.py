@@ -492,3 +492,18 @@ def test_a_folder_without_photos_raises_an_error(spade, demo, tmp_path):
 def test_a_list_is_not_a_folder(spade, tmp_path):
     with pytest.raises(ValueError, match=r"folder must be the path of a folder; got \['a\.png'\]"):
         spade.predict_folder(["a.png"], tmp_path / "out")
+
+
+def test_an_image_that_does_not_fit_into_memory_gets_a_row(spade, line, tmp_path, monkeypatch):
+    cut = SPADE.judge
+
+    def judge(self, image, **options):
+        if Path(image).relative_to(line).as_posix() == NAMES[0]:
+            raise MemoryError
+        return cut(self, image, **options)
+
+    monkeypatch.setattr(SPADE, "judge", judge)
+    frame = spade.predict_folder(line, tmp_path / "out", fpr=0.2)
+    reasons = frame.set_index("path")["reason"]
+    assert reasons[NAMES[0]] == "The image does not fit into memory. Make it smaller."
+    assert (frame["verdict"] == "not judged").sum() == 2  # and the broken one

@@ -65,7 +65,7 @@ def test_a_typing_error_in_an_attribute_raises_an_error():
 
 @pytest.mark.parametrize(("given", "said"), [
     ({"weights": {"layer1": 1e38}}, r"The weight of layer1 must be a number from 0 to 1e\+37; got 1e\+38"),
-    ({"sigma": 1e9}, "sigma must be a number of map pixels from 0, no smoothing, to a million; got 1000000000.0"),
+    ({"sigma": 1e9}, "sigma must be a number of map pixels from 0, no smoothing, to 1,000; got 1000000000.0"),
 ])  # fmt: skip
 def test_the_limits_of_a_number_are_named(given, said):
     with pytest.raises(ValueError, match=said):

@@ -15,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.ndimage import map_coordinates
 from sklearn.metrics import roc_auc_score
 
 from spade_kit import (
@@ -42,7 +43,7 @@ from spade_kit.figures import (
 )
 from spade_kit.figures.results import draw_explanation
 
-side = st.integers(32, 4000)
+side = st.integers(32, 1200)  # longer images are refused at some sizes
 shapes = st.lists(st.tuples(side, side), min_size=1, max_size=9)
 MULTIPLES = st.sampled_from([8, 14, 16, 32])
 
@@ -495,3 +496,51 @@ def test_a_fit_that_exceeds_the_memory_is_refused_before_it_starts(whole, monkey
 def test_fewer_large_images_are_passed_at_once(tiny, sizes, batches):
     images = [noise(64, 64, at) for at in range(4)]
     assert [len(pyramid) for *_, pyramid in iterate_features(images, tiny, Cropping(*sizes))] == batches
+
+
+# ---- what would not fit ----------------------------------------------------------------------------------------------
+
+
+def test_a_pass_that_would_not_fit_into_memory_is_refused(monkeypatch):
+    monkeypatch.setattr("spade_kit.features.pyramid.free_memory", lambda device: 2**30)
+    network = load_backbone(crop=None, resize=2048)
+    with pytest.raises(
+        MemoryError, match=r"about 2\.0 GB of memory for a crop of 2048 x 2048 px, and 1\.0 GB are avail"
+    ):
+        SPADE(network, k=1).fit([np.zeros((100, 100, 3), np.uint8)])
+
+
+def test_a_file_that_does_not_fit_into_memory_is_skipped(demo, monkeypatch):
+    picture = demo.train[0].image
+
+    def read(path):
+        if path == demo.train[1].path:
+            raise MemoryError
+        return picture
+
+    monkeypatch.setattr("spade_kit.datasets.samples.read_image", read)
+    with pytest.warns(
+        UserWarning, match=r"Skipped 1 of 2 images\. 001\.jpg does not fit into memory\. Make it smaller"
+    ):
+        SPADE(k=1).fit([demo.train[0].path, demo.train[1].path])
+
+
+@pytest.mark.parametrize("shape", [(33, 40_000), (40_000, 33)])
+def test_images_that_are_too_long_are_refused(shape):
+    photo = np.zeros((*shape, 3), np.uint8)
+    for call in (SPADE(load_backbone(crop=None, resize=64)).fit, lambda one: load_backbone(crop=None).find_crop(one)):
+        with pytest.raises(ValueError, match=r"must be at most 65,500 px after resizing; got .*Use a smaller resize"):
+            call(photo)
+
+
+@given(st.integers(1, 900), st.integers(1, 40))
+def test_a_map_is_put_back_in_parts_as_in_one(rows, columns):
+    values = np.random.default_rng(rows).random((8, 8), np.float32)
+    crop = find_crop((max(rows, 32), max(columns, 32)), 8, 8)
+    expected = map_coordinates(
+        values,
+        np.meshgrid(*((np.arange(side) + 0.5) * 8 / side - 0.5 for side in crop.photo), indexing="ij"),
+        order=1,
+        mode="nearest",
+    )
+    np.testing.assert_array_equal(crop.put_back(values), expected)

@@ -55,6 +55,7 @@ _SYSTEM = {  # thumbnails, recycle bins and the like; hidden ones begin with a d
     *("@eadir", "@recycle", "@recently-snapshot", "@sharebin", "#recycle", "#snapshot"),
     *("$recycle.bin", "recycler", "system volume information", "lost+found", "found.000"),
     *("__macosx", "network trash folder", "temporary items", "__pycache__", "thumbs.db", "desktop.ini"),
+    *("~snapshot", "node_modules"),
 }
 MaskPath: TypeAlias = "Path | tuple[Path, ...]"  # a file, a folder of several, or several
 _FEW, _NOISE = 4, 32  # so many grey levels are labels, unless they are that close to black and white

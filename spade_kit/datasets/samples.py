@@ -17,7 +17,16 @@ from spade_kit._arguments import warn
 from spade_kit._files import as_text
 from spade_kit._progress import track
 from spade_kit.datasets.decoding import turn_upright
-from spade_kit.datasets.images import MaskPath, fits, interpret_mask, read_image, read_mask, read_opened, read_size
+from spade_kit.datasets.images import (
+    MaskPath,
+    UnreadablePhotoError,
+    fits,
+    interpret_mask,
+    read_image,
+    read_mask,
+    read_opened,
+    read_size,
+)
 from spade_kit.datasets.naming import GOOD as GOOD
 from spade_kit.datasets.naming import as_label
 
@@ -120,7 +129,7 @@ def _describe_sizes(sizes: Counter[tuple[int, int]], lost: int) -> str:
     """Rows x columns."""
     if not sizes:
         return f"{lost} unreadable"
-    (h, w), (H, W) = min(sizes, key=np.prod), max(sizes, key=np.prod)
+    (h, w), (H, W) = (end(sizes, key=lambda size: (np.prod(size), size)) for end in (min, max))  # also if turned
     told = f"{h} x {w} px" if len(sizes) == 1 else f"{len(sizes)} sizes from {h} x {w} to {H} x {W} px"
     return f"{told}, {lost} unreadable" if lost else told
 
@@ -163,11 +172,19 @@ def _name(paths: Sequence[Path]) -> str:
     return f"{named} and {len(paths) - _NAMED} more" if len(paths) > _NAMED else named
 
 
+NO_ROOM = "does not fit into memory. Make it smaller."
 Photo: TypeAlias = "Sample | Path | str | Image.Image | np.ndarray"
 
 
 def as_array(photo: Photo) -> UInt8[np.ndarray, "H W 3"]:
     """The pixels of a Sample, a path, a PIL image, or an (H, W, 3) array, uint8 or float from 0 to 1."""
+    try:
+        return _as_array(photo)
+    except MemoryError as problem:
+        raise UnreadablePhotoError(f"{name_of(photo) or 'The image'} {NO_ROOM}") from problem
+
+
+def _as_array(photo: Photo) -> UInt8[np.ndarray, "H W 3"]:
     if isinstance(photo, Sample):
         return photo.image
     if isinstance(photo, (str, Path)):

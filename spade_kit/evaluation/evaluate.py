@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas
 
 from spade_kit._arguments import warn
 from spade_kit._files import Item, Row, RunFolder, as_text, encode_tiff, write_whole
 from spade_kit._progress import track
-from spade_kit.datasets.samples import GOOD, Dataset, Sample
+from spade_kit.datasets.samples import GOOD, NO_ROOM, Dataset, Sample, as_list
 from spade_kit.evaluation.map_store import Judged, MapStore, name_maps
 from spade_kit.evaluation.report import FORMAT, TABLE, Report, write_table
 from spade_kit.result import Result
@@ -42,7 +43,7 @@ def evaluate(spade: SPADE, dataset: Dataset | Sequence[Sample], folder: str | Pa
         If a file cannot be written; the files written before are complete.
     """
     spade = spade.under(spade.options)  # a copy: other threads may change the gallery
-    samples = list(dataset.test if isinstance(dataset, Dataset) else dataset)
+    samples: list[Any] = list(dataset.test if isinstance(dataset, Dataset) else as_list(dataset))
     if not all(isinstance(sample, Sample) for sample in samples):
         raise ValueError(
             "evaluate takes a Dataset or a list of Samples, which hold an image's label; got other types. "
@@ -95,8 +96,9 @@ def _judge(spade: SPADE, sample: Sample) -> tuple[Row, Judged | None]:
     try:
         result = spade.judge(sample)
         judged = Judged.of(result)
-    except (ValueError, OSError) as problem:
-        return row | {"seconds": time.perf_counter() - start, "reason": str(problem)}, None
+    except (ValueError, OSError, MemoryError) as problem:
+        reason = f"The image {NO_ROOM}" if isinstance(problem, MemoryError) else str(problem)
+        return row | {"seconds": time.perf_counter() - start, "reason": reason}, None
     row |= describe_scores(result) | {"judged": round(result.crop.judged, 4), "squash": round(result.crop.squash, 4)}
     return row | {"seconds": time.perf_counter() - start}, judged
 

@@ -17,6 +17,10 @@ RESHAPED = 1.15  # like `SQUASHED`, where the whole image is judged, which is to
 SMALLEST = 32  # px: a smaller image has no detail that strides 4 to 16 could describe
 
 
+_LARGEST = 65_500  # px: side of a crop, the limit of JPEG
+_ROWS = 256  # of an image that are interpolated at once
+
+
 class SmallPhotoError(ValueError):
     """The image is too small to have detail to describe."""
 
@@ -87,8 +91,10 @@ class Crop:
         rows = self._places(np.arange(top, bottom), 0)
         columns = self._places(np.arange(left, right), 1)
         on_photo = np.full(self.photo, np.nan, np.float32)
-        places = np.meshgrid(rows, columns, indexing="ij")
-        on_photo[top:bottom, left:right] = map_coordinates(values, places, order=1, mode="nearest")
+        for start in range(0, len(rows), _ROWS):  # the positions of all pixels would take many times the map
+            places = np.meshgrid(rows[start : start + _ROWS], columns, indexing="ij")
+            part = on_photo[top + start : top + start + len(places[0]), left:right]
+            part[:] = map_coordinates(values, places, order=1, mode="nearest")
         return on_photo
 
     def on_photo(self, places: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
@@ -123,8 +129,9 @@ class Cropping:
             return self
         aspect = float(np.exp(np.median(np.log(aspects))))
         cells = max(round(self.resize / multiple), 1)
-        short, long = cells * multiple, round(cells * max(aspect, 1 / aspect)) * multiple
-        return replace(self, size=(long, short) if aspect > 1 else (short, long))
+        longer = round(cells * max(aspect, 1 / aspect), 6)  # a tie is rounded alike for tall and for wide images
+        short, long = cells * multiple, round(longer) * multiple
+        return replace(self, size=_check_sides(long, short) if aspect > 1 else _check_sides(short, long))
 
     def find(self, photo: tuple[int, int]) -> Crop:
         """The evaluated crop of an image of (rows, columns); see `find_crop`."""
@@ -137,7 +144,7 @@ class Cropping:
             margin = (self.resize - self.crop) // 2
             return Crop(photo, (self.resize, self.resize), (margin, margin), (self.crop, self.crop))
         scale = self.resize / min(photo)
-        height, width = self.size or (max(GRID, round(side * scale / GRID) * GRID) for side in photo)
+        height, width = self.size or _check_sides(*(max(GRID, round(side * scale / GRID) * GRID) for side in photo))
         return Crop(photo, (height, width), (0, 0), (height, width))
 
     def describe_coverage(self, names: Sequence[str], judged: Sequence[float], squash: Sequence[float]) -> str:
@@ -178,6 +185,15 @@ def find_crop(photo: tuple[int, int], resize: int, crop: int | None) -> Crop:
     one such size: `Cropping.fit`.
     """
     return Cropping(resize, crop).find(photo)
+
+
+def _check_sides(height: int, width: int) -> tuple[int, int]:
+    if max(height, width) > _LARGEST:
+        raise ValueError(
+            f"The sides of a whole image must be at most {_LARGEST:,} px after resizing; got {height} x {width}. Use a "
+            "smaller resize, or cut long images into parts."
+        )
+    return height, width
 
 
 def _ratio(squash: float) -> str:

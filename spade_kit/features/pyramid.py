@@ -8,6 +8,7 @@ from itertools import pairwise
 from math import prod
 
 import numpy as np
+import psutil
 import torch
 from jaxtyping import Float, UInt8
 from numpy.typing import ArrayLike
@@ -23,6 +24,8 @@ from spade_kit.options import LARGEST
 
 _BATCH = {"cpu": 4}
 _SIDE = 320  # px: of larger crops, fewer are passed at once
+_PASS = 500  # bytes per pixel that a pass of the embedded network takes; larger networks take more
+_WORTH_ASKING = 2**30  # bytes
 _NAMED = 3  # how many skipped images a warning lists with their reason
 
 
@@ -215,9 +218,26 @@ def _read(
 
 def compute_features(crops: Sequence[UInt8[np.ndarray, "H W 3"]], backbone: Backbone) -> Pyramid:
     """One forward pass over evaluated crops of one size."""
+    _check_room(crops, backbone.device)
     levels, pooled = backbone(np.stack(crops))
     check_size([*levels, pooled], [*backbone.layers, "pooled"], np.ones(len(levels) + 1))
     return Pyramid([level.contiguous() for level in levels], backbone.layers, pooled)
+
+
+def _check_room(crops: Sequence[UInt8[np.ndarray, "H W 3"]], device: torch.device) -> None:
+    """Check that a pass over large crops fits into memory: the system would end the process."""
+    height, width, _ = crops[0].shape
+    needed = _PASS * len(crops) * height * width
+    if needed > _WORTH_ASKING and needed > (free := free_memory(device)):
+        raise MemoryError(
+            f"The network needs about {needed / 2**30:.1f} GB of memory for a crop of {height} x {width} px, and "
+            f"{free / 2**30:.1f} GB are available. Use a smaller crop: load_backbone(resize=..., crop=...)."
+        )
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be allocated."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
 def check_size(levels: Sequence[Tensor], names: Sequence[str], weights: Float[np.ndarray, "L"]) -> None:

@@ -29,7 +29,7 @@ from spade_kit.features.backbones import Backbone, load_backbone, must_download
 from spade_kit.features.crops import GRID, Crop, Cropping
 from spade_kit.features.pyramid import check_size
 from spade_kit.gallery.gallery import Gallery, Normal
-from spade_kit.options import LARGEST, OPTIONS, Options
+from spade_kit.options import LARGEST, MOST_SIGMA, OPTIONS, Options
 from spade_kit.search.layout import SimdLayout, grids_nest
 from spade_kit.search.runtime import usual_settings
 
@@ -49,7 +49,7 @@ _RECIPE = {
     **{"resize": int, "crop": int | None, "average": int},
 }
 _SETTINGS = ("backbone", "options", "layers", "shapes")  # what the checksum of the manifest covers
-_MOST = {"k": 2**31, "kappa": 10**4, "radius": 2**31, "sigma": 1000}  # beyond these a prediction would never end
+_MOST = {"k": 2**31, "kappa": 10**4, "radius": 2**31, "sigma": MOST_SIGMA}  # beyond these a prediction would never end
 _READ_UP_TO = 2**30  # bytes: larger files are mapped
 _LARGEST_SIDE = 2**16  # of a level and of a photo
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import SupportsIndex
 
 import numpy as np
-import psutil
 import torch
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
@@ -25,7 +24,7 @@ from spade_kit.correspondence import Correspondence, search_pixels
 from spade_kit.datasets.samples import Photo, Sample
 from spade_kit.features.backbones import Backbone
 from spade_kit.features.crops import Crop, Cropping
-from spade_kit.features.pyramid import Pyramid, chosen_layers, fit_cropping, iterate_features
+from spade_kit.features.pyramid import Pyramid, chosen_layers, fit_cropping, free_memory, iterate_features
 from spade_kit.options import Options
 from spade_kit.retrieval import Neighbours, find_nearest
 from spade_kit.search.branch_and_bound import supports_branch_and_bound
@@ -287,7 +286,7 @@ def _make_room(n: int, batch: Pyramid) -> SimdLayout | list[Tensor]:
     device = batch.levels[0].device
     uses_branch_and_bound = device.type == "cpu" and supports_branch_and_bound(shapes)
     one = SimdLayout(1, shapes).nbytes if uses_branch_and_bound else 4 * sum(map(prod, shapes))
-    size, free = n * one / 2**30, _free_memory(device) / 2**30
+    size, free = n * one / 2**30, free_memory(device) / 2**30
     cure = "Use fewer images, or a smaller crop: load_backbone(..., resize=..., crop=...)."
     problem = f"The features of {n} images need {size:.1f} GB of memory, and {free:.1f} GB are available. {cure}"
     if size > free:  # the system would end the process later, when the memory is written
@@ -300,11 +299,6 @@ def _make_room(n: int, batch: Pyramid) -> SimdLayout | list[Tensor]:
         return [torch.empty((n, *shape), dtype=torch.float32, device=device) for shape in shapes]
     except (MemoryError, RuntimeError) as refused:  # numpy's and torch's
         raise MemoryError(problem) from refused
-
-
-def _free_memory(device: torch.device) -> int:
-    """Bytes that can be allocated."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
 def _keep(why: str, image: Photo, place: Crop, crop: UInt8[np.ndarray, "H W 3"]) -> Normal:

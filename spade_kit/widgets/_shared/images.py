@@ -34,8 +34,8 @@ class ImageList:
     spade
         The SPADE passed by the user, before any corrections.
     photos
-        A Dataset, to show its ``test``, or a list of images. For None, an empty list or a dataset without test images,
-        every fitted image is shown, judged against the others.
+        A Dataset, to show its ``test``, or a list of images. For None, or for a dataset without test images, every
+        fitted image is shown, judged against the others.
 
     Attributes
     ----------
@@ -53,6 +53,10 @@ class ImageList:
         origin = "" if find_name(photos) else f"# {name} as in spade_kit.explore(spade, {name})"
         self.given = len(given)
         self._listed = [_Listed(_check_photo(photo), f"{list_}[{place}]", origin) for place, photo in enumerate(given)]
+        if not given and photos is not None and not isinstance(photos, Dataset):
+            raise ValueError(
+                "A widget needs at least one image; got an empty list. Leave it out for the fitted images."
+            )
         self._listed = self._listed or [_Listed(image) for image in range(len(spade))]
 
     def __len__(self) -> int:
