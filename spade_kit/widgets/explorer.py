@@ -137,8 +137,6 @@ class Explorer(Live):
         self._named = find_name(spade)
         self._corrections = Corrections(spade)
         self.images = ImageList(self.spade, photos)
-        if not self.images.given and photos is not None and not isinstance(photos, Dataset):
-            raise ValueError("The list of images is empty. Pass an image, or no list to see the fitted images.")
         self._results = Results(self.images)
         self._pictures = NeighbourPictures()
         self._thumbs: dict[int, bytes] = {}

@@ -54,9 +54,7 @@ class ImageList:
         self.given = len(given)
         self._listed = [_Listed(_check_photo(photo), f"{list_}[{place}]", origin) for place, photo in enumerate(given)]
         if not given and photos is not None and not isinstance(photos, Dataset):
-            raise ValueError(
-                "A widget needs at least one image; got an empty list. Leave it out for the fitted images."
-            )
+            raise ValueError("The list of images is empty. Pass an image, or no list to see the fitted images.")
         self._listed = self._listed or [_Listed(image) for image in range(len(spade))]
 
     def __len__(self) -> int:
