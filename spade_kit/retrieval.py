@@ -53,6 +53,9 @@ def nearest_images(query: Pyramid, gallery: Pyramid, k: int | None = None) -> Ne
         )
     if len(gallery) == 0:
         raise ValueError("nearest_images needs at least one gallery image; got none.")
+    for name, pyramid in {"query": query, "gallery": gallery}.items():
+        if not torch.isfinite(pyramid.pooled).all():
+            raise ValueError(f"The pooled vectors of the {name} must be finite; got NaN or infinity. Check its images.")
     count = DEFAULT_K if k is None else cut_count("k", check_count("k", k), len(gallery), "gallery images")
     return find_nearest(query.pooled, gallery.pooled, count)
 

@@ -298,6 +298,7 @@ class SPADE:
                     f"At least one normal image must remain; got all {len(self)} to remove. Fit other images instead."
                 )
             self._replace(self.gallery.take(kept))
+        self._warn_about_clipping({"score", "judged"})
         return self
 
     def save(self, folder: str | Path) -> None:

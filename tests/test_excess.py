@@ -211,6 +211,8 @@ def test_one_normal_image_gives_no_excess(small, demo):
         _ = result.excess_map
     with pytest.warns(UserWarning, match="excess needs at least two"):
         spade.with_options(score="max").with_options(judged="excess")
+    with pytest.warns(UserWarning, match="excess needs at least two"):
+        SPADE(small.backbone, k=1, score="excess").fit(demo.train[:2]).remove(0)
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])

@@ -121,3 +121,12 @@ def test_by_default_fifty_are_found_or_as_many_as_there_are(rng):
 def test_an_empty_gallery_raises_an_error():
     with pytest.raises(ValueError, match="at least one gallery image; got none"):
         nearest_images(make_pyramid([[1.0]]), make_pyramid([[1.0]]).select([]))
+
+
+@pytest.mark.parametrize("at", ["query", "gallery"])
+def test_pooled_vectors_must_be_finite(at):
+    pooled = {"query": torch.zeros(1, 2), "gallery": torch.zeros(3, 2)}
+    pooled[at][0, 1] = torch.nan
+    pyramids = {name: Pyramid([torch.zeros(len(x), 1, 2, 2)], ["layer1"], x) for name, x in pooled.items()}
+    with pytest.raises(ValueError, match=rf"The pooled vectors of the {at} must be finite; got NaN or infinity"):
+        nearest_images(**pyramids)
