@@ -168,7 +168,9 @@ def test_the_line_updates_counts_at_once_and_python_confirms_them(notebook, show
         settle(notebook, shown)
         assert notebook.ask("[ch.threshold, ch.rule]") == [pytest.approx(threshold, rel=1e-6), "hand"]
         assert shown.root.evaluate(NOW) == now | {"stale": False}
-        assert shown.root.locator(".sk-remarks li").all_inner_texts() == notebook.ask("list(ch.judgement.remarks)")
+        assert shown.root.locator(".sk-remarks li").all_inner_texts() == notebook.ask(
+            "[*ch.told['remarks'], *ch.told['images']]"
+        )
         assert shown.root.get_by_label("threshold rule").input_value() == "hand"
 
 

@@ -612,7 +612,7 @@ def test_arrays_are_enough_to_fit_and_to_paint_on(demo, tmp_path):
 # ---- errors ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("given", [None, [], "a dataset of normals alone"])
+@pytest.mark.parametrize("given", [None, "a dataset of normals alone"])
 def test_without_a_photo_an_error_names_the_accepted_inputs(spade, demo, given):
     given = replace(demo, test=[]) if isinstance(given, str) else given
     with pytest.raises(ValueError, match=r"needs an image to paint on; got none\. Pass an image of dataset\.test"):
