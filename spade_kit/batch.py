@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import unicodedata
-import warnings
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -33,6 +32,7 @@ from spade_kit.datasets.pairing import pair
 from spade_kit.datasets.samples import NO_ROOM
 
 FPR = 0.05  # default rate, unless there are too few normal images to estimate it
+PIXEL_FPR = 0.01  # of the outlines: the default of `SPADE.threshold`
 COLUMNS: dict[str, Callable[[str], Any]] = {  # name -> parser of its cells
     **{"path": str, "verdict": str, "image_score": float, "retrieval_score": float, "threshold": float},
     **{"nearest_normal": str, "row": int, "col": int},
@@ -56,9 +56,7 @@ def predict_folder(
     smallest = 1 / (normals + 1)  # rate that this many normal images can estimate
     rate = max(FPR, smallest) if fpr is None else fpr
     threshold, doubt = spade.calibration.examine_threshold(spade.options, rate, "image")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the doubt is said above
-        outline = spade.threshold()
+    outline, _ = spade.calibration.examine_threshold(spade.options, PIXEL_FPR, "pixel")
     kinds = {"segmentations": ".png"} | ({"maps": ".tiff"} if maps else {})
     items = [
         Item(
@@ -102,7 +100,7 @@ def _judge_and_write(spade: Any, threshold: float, outline: float, item: Item) -
     judged = result.crop.put_back(result.judged_map)
     write_whole(segmentation, encode_png(judged >= outline))
     for file in raw:
-        write_whole(file, encode_tiff(result.on_photo()))
+        write_whole(file, encode_tiff(judged if result.judged_map is result.anomaly_map else result.on_photo()))
     row, col = np.unravel_index(np.nanargmax(judged), judged.shape)
     nearest = int(result.neighbours.index[0])
     sample = spade.gallery.normals[nearest].sample
