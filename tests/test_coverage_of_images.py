@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from spade_kit import SPADE, Sample, draw_result, evaluate, explore, load_backbone
-from spade_kit.features.crops import Cropping, find_crop
+from spade_kit.features.crops import Cropping
 
 SIDES = st.integers(32, 3000)
 
@@ -26,7 +26,7 @@ def wide(demo):
 
 @given(SIDES, SIDES, st.sampled_from([(256, 224), (366, 320), (256, 256), (64, None)]))
 def test_the_fraction_judged_is_that_of_the_pixels_with_a_value(height, width, sizes):
-    crop = find_crop((height, width), *sizes)
+    crop = Cropping(*sizes).find((height, width))
     if height * width < 10**5:
         on_photo = crop.put_back(np.zeros(crop.size, np.float32))
         assert crop.judged == pytest.approx(np.isfinite(on_photo).mean())
@@ -37,22 +37,24 @@ def test_the_fraction_judged_is_that_of_the_pixels_with_a_value(height, width, s
 
 @given(SIDES, SIDES)
 def test_a_square_crop_squashes_by_the_aspect_ratio(height, width):
-    squash = find_crop((height, width), 256, 224).squash
+    squash = Cropping(256, 224).find((height, width)).squash
     assert squash == pytest.approx(max(height, width) / min(height, width))
-    assert find_crop((width, height), 256, 224).squash == pytest.approx(squash)
+    assert Cropping(256, 224).find((width, height)).squash == pytest.approx(squash)
 
 
 @given(SIDES, SIDES)
 def test_a_whole_image_keeps_its_aspect_ratio_but_for_rounding(height, width):
-    crop = find_crop((height, width), 320, None)
+    crop = Cropping(320, None).find((height, width))
     assert crop.judged == 1
     assert crop.squash < 1.2
 
 
 def test_captions_say_how_much_was_judged():
-    assert find_crop((256, 256), 256, 224).describe() == "77 % of the image judged"
-    assert find_crop((300, 600), 256, None).describe() == "100 % of the image judged"
-    assert re.fullmatch(r"7\d % of the image judged, squashed by 1.5 : 1", find_crop((600, 400), 256, 224).describe())
+    assert Cropping(256, 224).find((256, 256)).describe() == "77 % of the image judged"
+    assert Cropping(256, None).find((300, 600)).describe() == "100 % of the image judged"
+    assert re.fullmatch(
+        r"7\d % of the image judged, squashed by 1.5 : 1", Cropping(256, 224).find((600, 400)).describe()
+    )
 
 
 def test_the_coverage_of_several_images_is_one_sentence_or_two():

@@ -30,7 +30,7 @@ from spade_kit import (
     load_dataset,
 )
 from spade_kit.evaluation.sweep import sweep
-from spade_kit.features.crops import Crop, Cropping, find_crop
+from spade_kit.features.crops import Crop, Cropping
 from spade_kit.features.pyramid import iterate_features
 from spade_kit.figures import (
     draw_hardest,
@@ -118,7 +118,7 @@ def test_turned_images_have_the_turned_size(photos, resize):
 
 @given(side, side, st.sampled_from([64, 256, 320, 1024]))
 def test_one_image_is_fitted_at_its_own_crop(height, width, resize):
-    own = find_crop((height, width), resize, None)
+    own = Cropping(resize, None).find((height, width))
     long, short = max(own.size), min(own.size)
     size = Cropping(resize, None).fit([(height, width)]).size
     tie = max(height, width) * short / min(height, width) % 32  # either of two sizes is as near
@@ -536,7 +536,7 @@ def test_images_that_are_too_long_are_refused(shape):
 @given(st.integers(1, 900), st.integers(1, 40))
 def test_a_map_is_put_back_in_parts_as_in_one(rows, columns):
     values = np.random.default_rng(rows).random((8, 8), np.float32)
-    crop = find_crop((max(rows, 32), max(columns, 32)), 8, 8)
+    crop = Cropping(8, 8).find((max(rows, 32), max(columns, 32)))
     expected = map_coordinates(
         values,
         np.meshgrid(*((np.arange(side) + 0.5) * 8 / side - 0.5 for side in crop.photo), indexing="ij"),

@@ -20,7 +20,7 @@ from PIL import Image
 import spade_kit
 from spade_kit import SPADE, paint_defect
 from spade_kit.datasets.synthetic import TOOLS, Stroke, paint
-from spade_kit.features.crops import find_crop
+from spade_kit.features.crops import Cropping
 from spade_kit.widgets._shared.export import join_modules
 
 LINE = [(60, 40), (80.5, 90), (70, 120.25)]  # map pixels
@@ -71,7 +71,7 @@ def files(folder):
 
 def test_crop_coordinates_on_a_long_photo_by_hand():
     """Rows: 100 become 50, 5 are cropped, so the first row covers 10 and 11. Columns: 300 become 50; 30 to 35."""
-    crop = find_crop((100, 300), 50, 40)
+    crop = Cropping(50, 40).find((100, 300))
     places = np.array([(0, 0), (0.5, 0), (0, 0.5), (39, 39), (-5.5, -5.5)])
     expected = [(10.5, 32.5), (11.5, 32.5), (10.5, 35.5), (88.5, 266.5), (-0.5, -0.5)]
     np.testing.assert_allclose(crop.on_photo(places), expected)
@@ -81,7 +81,7 @@ def test_crop_coordinates_on_a_long_photo_by_hand():
 @example(97, 131, 72, 51, [(3.25, 47.5)])
 def test_crop_to_photo_coordinates_are_invertible(height, width, resize, size, places):
     assume(size is None or size <= resize)
-    crop = find_crop((height, width), resize, size)
+    crop = Cropping(resize, size).find((height, width))
     on_photo = crop.on_photo(np.array(places, float))
     back = np.column_stack([crop._places(on_photo[:, axis], axis) for axis in (0, 1)])
     np.testing.assert_allclose(back, places, atol=1e-9)

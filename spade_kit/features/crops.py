@@ -134,7 +134,15 @@ class Cropping:
         return replace(self, size=_check_sides(long, short) if aspect > 1 else _check_sides(short, long))
 
     def find(self, photo: tuple[int, int]) -> Crop:
-        """The evaluated crop of an image of (rows, columns); see `find_crop`."""
+        """The evaluated crop of an image of (rows, columns).
+
+        Notes
+        -----
+        With ``crop`` given the image is resized to a ``resize`` px square, whatever its aspect ratio, as benchmark code
+        does: most of a long image would be lost otherwise. With ``crop=None`` the whole image keeps its aspect ratio,
+        its short side near ``resize``, both sides rounded to multiples of 32 so that the grids nest; the images of a
+        fit share one such size.
+        """
         if min(photo) < SMALLEST:
             raise SmallPhotoError(
                 f"An image must have at least {SMALLEST} pixels on each side; got {photo[0]} x {photo[1]} "
@@ -168,23 +176,7 @@ class Cropping:
         told = f"{name} was squashed by {change}{size}" if len(names) == 1 else told
         rounded = self.size is not None and min(self.size) < 4 * GRID  # then rounding alone may exceed the limit
         cure = f"Fit images of another shape separately{', or use a larger resize' if rounded else ''}."
-        return f"{told}. {cure if whole else _KEEP_ASPECT}"
-
-
-_KEEP_ASPECT = "Use load_backbone(..., crop=None) to keep the aspect ratio."
-
-
-def find_crop(photo: tuple[int, int], resize: int, crop: int | None) -> Crop:
-    """The evaluated crop of a single image of (rows, columns).
-
-    Notes
-    -----
-    With ``crop`` given the image is resized to a ``resize`` px square, whatever its aspect ratio, as benchmark code
-    does: most of a long image would be lost otherwise. With ``crop=None`` the whole image keeps its aspect ratio, its
-    short side near ``resize``, both sides rounded to multiples of 32 so that the grids nest. The images of a fit share
-    one such size: `Cropping.fit`.
-    """
-    return Cropping(resize, crop).find(photo)
+        return f"{told}. {cure if whole else 'Use load_backbone(..., crop=None) to keep the aspect ratio.'}"
 
 
 def _check_sides(height: int, width: int) -> tuple[int, int]:
