@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import operator
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from math import isfinite
 from numbers import Real
@@ -57,8 +57,7 @@ def check_attribute(thing: object, name: str) -> None:
     """Refuse to set a public attribute that an object does not have: Python would accept any typing error."""
     missing = object()
     if not name.startswith("_") and inspect.getattr_static(thing, name, missing) is missing:
-        close = get_close_matches(name, [known for known in dir(thing) if known[0] != "_"], n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        hint = suggest(name, [known for known in dir(thing) if known[0] != "_"])
         raise AttributeError(f"A {type(thing).__name__} has no attribute {name!r}.{hint}")
 
 
@@ -66,7 +65,13 @@ def choose(name: str, value: str, legal: Iterable[str]) -> str:
     """A value from a list; for any other value the error suggests the closest legal one."""
     legal = list(legal)
     if value not in legal:
-        close = get_close_matches(str(value), legal, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, legal))}; got {value!r}.{hint}")
+        raise ValueError(
+            f"{name} must be one of {', '.join(map(repr, legal))}; got {value!r}.{suggest(str(value), legal)}"
+        )
     return value
+
+
+def suggest(name: str, known: Sequence[str]) -> str:
+    """A question that names the most similar of the known names; empty if none is similar."""
+    close = get_close_matches(name, known, n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

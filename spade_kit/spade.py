@@ -7,7 +7,6 @@ import hashlib
 import inspect
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
 from threading import Lock
@@ -20,7 +19,7 @@ from jaxtyping import UInt8
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from spade_kit._arguments import check_attribute, cut_count, warn
+from spade_kit._arguments import check_attribute, cut_count, suggest, warn
 from spade_kit.batch import predict_folder
 from spade_kit.correspondence import warn_about_clipping
 from spade_kit.datasets.samples import GOOD, Photo, Sample, as_array, as_list, name_of
@@ -599,8 +598,7 @@ def _refuse(gone: dict[str, Any]) -> None:
             "out; to save memory, use fewer normal images or a smaller crop."
         )
     for name in gone:
-        close = get_close_matches(name.lower(), [*OPTIONS, "backbone", "device"], n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        hint = suggest(name.lower(), [*OPTIONS, "backbone", "device"])
         if name in inspect.signature(load_backbone).parameters:
             hint = f" Pass load_backbone(..., {name}=...) as the backbone."
         raise TypeError(f"SPADE.__init__() got an unexpected keyword argument {name!r}.{hint}")
