@@ -21,7 +21,7 @@ from spade_kit.gallery.calibration import Calibration
 from spade_kit.gallery.gallery import Gallery, QueryImage
 from spade_kit.options import Options
 from spade_kit.retrieval import Neighbours
-from spade_kit.scores import check_threshold, choose_map, make_map, score_image, share_out, split, take_level
+from spade_kit.scores import check_threshold, make_map, score_image, share_out, split, take_level
 
 
 @runtime_checkable
@@ -149,8 +149,7 @@ class Result:
     @property
     def judged_map(self) -> Float[np.ndarray, "H W"]:
         """The map from which pixel thresholds are taken: `excess_map` under ``judged="excess"``, else `anomaly_map`."""
-        judged = self.spade.options.judged
-        return choose_map(self.anomaly_map, self.place_level if judged == "excess" else None, judged)
+        return take_level(self.anomaly_map, self.place_level if self.spade.options.judged == "excess" else None)
 
     @property
     def retrieval_score(self) -> float:

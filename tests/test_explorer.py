@@ -204,12 +204,17 @@ def test_thresholds_are_those_of_left_out_normals(explorer, spade, left_out):
         assert marked == pytest.approx((maps >= at / 255 * curve["end"]).mean(), abs=2e-5)
 
 
+def find_best_f1(spade, demo, name):
+    """The threshold of the best F1 over the pixels of one kind of map of all test images."""
+    results = [spade.predict(sample) for sample in demo.test]
+    maps, masks = (np.stack([getattr(result, kind) for result in results]) for kind in (name, "mask"))
+    return spade_kit.metrics.f1_threshold(maps.ravel(), masks.ravel())
+
+
 @pytest.mark.slow
 def test_best_f1_from_python_is_available_at_once(explorer, spade, demo):
     explorer.threshold_rule = "f1"
-    results = [spade.predict(sample) for sample in demo.test]
-    maps, masks = (np.stack([getattr(result, name) for result in results]) for name in ("anomaly_map", "mask"))
-    assert explorer.threshold == pytest.approx(spade_kit.metrics.f1_threshold(maps.ravel(), masks.ravel()), rel=1e-6)
+    assert explorer.threshold == pytest.approx(find_best_f1(spade, demo, "anomaly_map"), rel=1e-6)
 
 
 # ---- the excess ------------------------------------------------------------------------------------------------------
@@ -321,9 +326,7 @@ def test_a_threshold_of_an_excess_may_be_below_0(excess):
 @pytest.mark.slow
 def test_best_f1_of_the_excess(excess, spade, demo):
     excess.threshold_rule = "f1"
-    results = [spade.predict(sample) for sample in demo.test]
-    maps, masks = (np.stack([getattr(result, name) for result in results]) for name in ("excess_map", "mask"))
-    assert excess.threshold == pytest.approx(spade_kit.metrics.f1_threshold(maps.ravel(), masks.ravel()), rel=1e-5)
+    assert excess.threshold == pytest.approx(find_best_f1(spade, demo, "excess_map"), rel=1e-5)
 
 
 def test_with_one_normal_photo_there_is_no_excess(demo):

@@ -51,7 +51,7 @@ def draw_result(result: Result, threshold: float | None = None, *, axes: Sequenc
     """
     figure, (photo, heat, outline) = make_panels(axes, 3, bars=1, shape=result.crop.size)
     level = result.judged_level if threshold is None and len(result.among) > 1 else threshold
-    name = "excess" if result.spade.options.judged == "excess" else "map"
+    name = result.spade.options.judged
     show_picture(photo, result.image, _title(result))
     title = f"{'excess over normal' if name == 'excess' else 'anomaly map'}, {_describe_score(result)}"
     _heat(heat, result.judged_map, result, title, bar=True, reference=result.judged_level)

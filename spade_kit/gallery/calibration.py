@@ -79,8 +79,7 @@ class Calibration:
     def sample(self) -> list[int]:
         """At most 64 of the images, evenly spaced, without duplicates: enough for the reference level."""
         images = self.gallery.distinct
-        places = np.linspace(0, len(images) - 1, min(len(images), _SAMPLED)).astype(int)
-        return [images[place] for place in np.unique(places)]
+        return [images[place] for place in _spread(len(images), _SAMPLED)]
 
     @property
     def few(self) -> list[int]:
@@ -103,8 +102,11 @@ class Calibration:
         """
         if not self.gallery.comparable:
             return None
-        images = self.level_sample if np.isin(self.level_sample, among).any() else among
-        inside, highest = np.isin(images, among), self._collect_highest(options, images, labels)
+        images = self.level_sample
+        inside = np.isin(images, among)
+        if not inside.any():
+            images, inside = among, np.ones(len(among), bool)
+        highest = self._collect_highest(options, images, labels)
         if inside.all():
             return highest.level
         if (~inside).sum() <= highest.spare:
@@ -138,8 +140,10 @@ class Calibration:
         """The map of each image and, if the options need it, the level over the maps of the others."""
         images = list(images)
         for image, anomaly_map in zip(images, self.maps(options, images, labels)):
-            others = self.gallery.others(image, labels)
-            yield anomaly_map, self.place_level(options, others, labels) if options.need_level else None
+            level = None
+            if options.need_level:
+                level = self.place_level(options, self.gallery.others(image, labels), labels)
+            yield anomaly_map, level
 
     def placement(self, options: Options) -> Placement | None:
         """How much place explains of the normal images; None if there are no different ones."""
@@ -167,9 +171,8 @@ class Calibration:
         options = options.of_map.replace(radius=far, sigma=0)
         if options not in self._alike:
             rows, cols = np.indices((h, w))
-            images = np.unique(np.linspace(0, len(gallery) - 1, min(len(gallery), _COMPARED)).astype(int))
             close = []
-            for image in track(images.tolist(), desc="where matches lie"):
+            for image in track(_spread(len(gallery), _COMPARED), desc="where matches lie"):
                 _, found = gallery.search(gallery.pyramid(image), options, gallery.others(image))
                 close.append(np.maximum(abs(found.row[0] - rows), abs(found.col[0] - cols)) <= near)
             self._alike[options] = float(np.mean(close))
@@ -315,3 +318,8 @@ class Calibration:
                 "of them NaN. Give every image a label."
             )
         return labels
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most so many of ``count`` indices, evenly spaced."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()

@@ -174,16 +174,13 @@ class Scores:
         known = self.known.get(index)
         if known is None or known.distance is None:
             try:
-                known = Score.of(index, self._images.judge(index, judge))
+                return Score.of(index, self._images.judge(index, judge))
             except (ValueError, OSError):
                 return Score(index)
         options, level = judge.options, None
         if options.need_level and known.among is not None:
             level = judge.calibration.place_level(options, known.among)
-        assert known.distance is not None
-        anomaly_map = make_map(known.distance, known.size, options.sigma)
-        score = score_image(anomaly_map, level, options.score)
-        level = level if options.judged == "excess" else None
+        score = score_image(make_map(known.distance, known.size, options.sigma), level, options.score)
         return replace(known, score=score, level=level, judged=options.judged)
 
     def take(self, score: Score) -> None:

@@ -92,12 +92,9 @@ class ImageList:
             return stem if photo.label is None else f"{photo.label}/{stem}"
         if isinstance(photo, (str, Path)):
             return printable(Path(photo).stem)
-        named = getattr(photo, "filename", "")
-        return (
-            printable(Path(named).stem)
-            if named
-            else f"{'normal' if isinstance(self._listed[index].photo, int) else 'photo'} {index}"
-        )
+        if named := getattr(photo, "filename", ""):
+            return printable(Path(named).stem)
+        return f"{'normal' if isinstance(self._listed[index].photo, int) else 'photo'} {index}"
 
     def label(self, index: int) -> str | None:
         photo = self._sample(index)
