@@ -16,7 +16,14 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # more threa
 import jaxtyping  # noqa: E402
 
 SHAPES_CHECKED = (  # not the search: its kernels must reach the compiler unchanged
-    *("datasets.samples", "datasets.synthetic", "features.backbones", "features.crops", "features.pyramid"),
+    *(
+        "datasets.samples",
+        "datasets.synthetic",
+        "features.backbones",
+        "features.crops",
+        "features.levels",
+        "features.pyramid",
+    ),
     *("retrieval", "correspondence", "scores", "gallery.gallery", "gallery.calibration", "result", "spade"),
     *("evaluation.metrics", "evaluation.map_store", "evaluation.threshold_study", "evaluation.views"),
 )

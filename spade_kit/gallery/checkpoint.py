@@ -25,9 +25,10 @@ from torch import Tensor
 from spade_kit._arguments import check_count, warn
 from spade_kit._files import as_text, check_is_no_file, explain_failure, write_whole
 from spade_kit.datasets.samples import Sample
-from spade_kit.features.backbones import Backbone, load_backbone, must_download
+from spade_kit.features.backbones import Backbone, load_backbone
 from spade_kit.features.crops import GRID, Crop, Cropping
 from spade_kit.features.pyramid import check_size
+from spade_kit.features.sources import must_download
 from spade_kit.gallery.gallery import Gallery, Normal
 from spade_kit.options import LARGEST, MOST_SIGMA, OPTIONS, Options
 from spade_kit.search.layout import SimdLayout, grids_nest
