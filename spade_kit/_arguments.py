@@ -11,6 +11,8 @@ from math import isfinite
 from numbers import Real
 from typing import SupportsIndex
 
+import numpy as np
+
 
 def check_count(name: str, value: SupportsIndex, least: int = 1) -> int:
     """An integer of at least ``least``; bool and float are rejected."""
@@ -21,6 +23,13 @@ def check_count(name: str, value: SupportsIndex, least: int = 1) -> int:
     if number is None or isinstance(value, bool) or number < least:
         raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}.")
     return number
+
+
+def check_switch(name: str, value: bool) -> bool:
+    """True or False, also NumPy's; other values are rejected, since any text is true."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} must be True or False; got {value!r}.")
+    return bool(value)
 
 
 def check_index(name: str, value: SupportsIndex, count: int, what: str) -> int:

@@ -15,7 +15,7 @@ from spade_kit._arguments import cut_count
 from spade_kit.features.pyramid import Pyramid, check_pyramids, check_size
 from spade_kit.options import Options, Weights
 from spade_kit.search.dispatch import PixelSearch, least_candidates
-from spade_kit.search.layout import SimdLayout
+from spade_kit.search.layout import Layout
 from spade_kit.search.runtime import NOWHERE
 
 
@@ -26,7 +26,7 @@ class Correspondence:
     Attributes
     ----------
     distance
-        (h, w) Euclidean distance, averaged over the kappa nearest.
+        (h, w) Euclidean distance, or its square under ``squared``, averaged over the kappa nearest.
     layer_distance
         (L, h, w) squared distance to the nearest pixel at each level, weights included.
     image, row, col
@@ -58,6 +58,7 @@ def match_pixels(
     radius: int | None = None,
     weights: Weights = None,
     combine: str = "concat",
+    squared: bool = False,
     search: str = "auto",
 ) -> Correspondence:
     """Match every query pixel to its closest pixels anywhere in the gallery.
@@ -82,14 +83,16 @@ def match_pixels(
     combine
         ``"concat"``: one match for all levels, the paper's pyramid. ``"ensemble"``: each level is matched on its own
         grid and the distances are averaged; positions are those of the finest level.
+    squared
+        Whether distances stay squared, as in the paper's formula.
     search
         ``"auto"``, or ``"brute_force"``: compare all pairs; the result is the same, about a hundred times slower.
 
     Notes
     -----
-    The paper's formulas average squared distances; its code averages Euclidean distances, and so do we. A window of
-    radius r around a coarse cell contains every coarse cell with a fine pixel within r of one of its own. Exact means
-    float32: differences below about 1e-19, where squares underflow, count as 0.
+    The paper's formulas average squared distances; its code averages Euclidean distances, as is the default here. A
+    window of radius r around a coarse cell contains every coarse cell with a fine pixel within r of one of its own.
+    Exact means float32: differences below about 1e-19, where squares underflow, count as 0.
 
     References
     ----------
@@ -105,7 +108,7 @@ def match_pixels(
     (0.0, 1)
     """
     _check_pair(query, gallery)
-    options = Options(None, kappa, radius, weights, combine, search=search)
+    options = Options(None, kappa, radius, weights, combine, search=search, squared=squared)
     factors = options.factors(gallery.layers, lambda: channel_variance(gallery))
     check_size(gallery.levels, gallery.layers, factors)
     warn_about_clipping(options, [tuple(level.shape[1:]) for level in gallery.levels], len(gallery))
@@ -143,13 +146,13 @@ def channel_variance(gallery: Pyramid) -> list[float]:
 
 def search_pixels(
     query: Pyramid,
-    gallery: SimdLayout | Sequence[Tensor],
+    gallery: Layout | Sequence[Tensor],
     images: Int[np.ndarray, "k"],
     factors: Float[np.ndarray, "L"],
     options: Options,
     first: Int[np.ndarray, "f h w"] | None = None,
 ) -> Correspondence:
-    """`match_pixels` among some images of a gallery, which is read in place if it has the SIMD layout.
+    """`match_pixels` among some images of a gallery, which is read in place if it is a layout.
 
     A kappa above the number of candidates is reduced silently. ``first`` holds places to try first, in the form of
     `Correspondence.place`: good ones save time, and the result does not depend on them.
@@ -200,7 +203,7 @@ class ResultsPerK:
     def __init__(
         self,
         query: Pyramid,
-        gallery: SimdLayout | Sequence[Tensor],
+        gallery: Layout | Sequence[Tensor],
         images: Int[np.ndarray, "k"],
         factors: Float[np.ndarray, "L"],
         options: Options,
@@ -214,7 +217,7 @@ class ResultsPerK:
     def _kept(self) -> list[np.ndarray] | None:
         """The nearest places after each image, one (k, kappa, h, w) array per search."""
         pixels = self._pixels
-        if not (pixels.uses_projection if _by_level(self._factors, self._options) else pixels.uses_branch_and_bound):
+        if not pixels.keeps_history(_by_level(self._factors, self._options)):
             return None
         return _find_all(pixels, self._factors, self._kappas[-1], self._options, history=True)
 
@@ -245,7 +248,7 @@ class ResultsPerK:
             * squared.reshape(len(squared), *places.shape)[:, slot, :, row, col]
         )  # (s, L, kappa)
         counts = np.arange(places.shape[1]) < kappas[at, None]
-        distance = (np.sqrt(weighted.sum(1)) * counts).sum(1) / counts.sum(1)
+        distance = (self._options.root(weighted.sum(1)) * counts).sum(1) / counts.sum(1)
         nearest, (h, w) = history[at, 0, row, col], count.shape
         return Breakpoints(
             count=count,
@@ -282,9 +285,9 @@ def _describe_all(
 ) -> Correspondence:
     """Measure the places found by `_find_all`."""
     if options.combine == "ensemble":
-        return _average(pixels, places, factors)
+        return _average(pixels, places, factors, options)
     measured = pixels.measure_in_level(0, places[0]) if len(factors) == 1 else pixels.measure(places[0])
-    return _describe(places[0], measured, factors)
+    return _describe(places[0], measured, factors, options)
 
 
 def _cut(pixels: PixelSearch, options: Options, k: int) -> list[int]:
@@ -305,33 +308,41 @@ def warn_about_clipping(options: Options, shapes: Sequence[tuple[int, ...]], ima
 
 
 def _describe(
-    place: Int[np.ndarray, "kappa h w"], squared: Float[np.ndarray, "L kappa h w"], weights: Float[np.ndarray, "L"]
+    place: Int[np.ndarray, "kappa h w"],
+    squared: Float[np.ndarray, "L kappa h w"],
+    weights: Float[np.ndarray, "L"],
+    options: Options,
 ) -> Correspondence:
     _, h, w = place.shape
     weighted = weights[:, None, None, None].astype(np.float64) * squared
-    distance = np.sqrt(weighted.sum(0)).mean(0).astype(np.float32)
+    distance = options.root(weighted.sum(0)).mean(0).astype(np.float32)
     return Correspondence(distance, weighted[:, 0].astype(np.float32), place // (h * w), place // w % h, place % w)
 
 
-def _average(pixels: PixelSearch, places: Sequence[np.ndarray], weights: Float[np.ndarray, "L"]) -> Correspondence:
+def _average(
+    pixels: PixelSearch, places: Sequence[np.ndarray], weights: Float[np.ndarray, "L"], options: Options
+) -> Correspondence:
     """The ensemble: each level matched on its own grid, and the mean of the distances."""
     one, fine = np.ones(1, np.float32), pixels.grids[0]
-    alone = [_describe(place, pixels.measure_in_level(level, place), one) for level, place in enumerate(places)]
+    alone = [
+        _describe(place, pixels.measure_in_level(level, place), one, options) for level, place in enumerate(places)
+    ]
     used = np.flatnonzero(weights > 0)
-    distance = np.mean([np.sqrt(weights[level]) * resize(alone[level].distance, fine) for level in used], axis=0)
+    scale = options.root(weights)
+    distance = np.mean([scale[level] * resize(alone[level].distance, fine) for level in used], axis=0)
     squared = [weight * spread(found.layer_distance[0], fine) for weight, found in zip(weights, alone)]
     finest = alone[0]
     return Correspondence(distance.astype(np.float32), np.stack(squared), finest.image, finest.row, finest.col)
 
 
 def match_level(
-    query: Pyramid, gallery: SimdLayout | Sequence[Tensor], images: Int[np.ndarray, "k"], level: int, options: Options
+    query: Pyramid, gallery: Layout | Sequence[Tensor], images: Int[np.ndarray, "k"], level: int, options: Options
 ) -> Correspondence:
     """Search one level separately, on its own grid, unweighted."""
     pixels = PixelSearch(query.levels, gallery, images, options.search)
     kappa = min(options.kappa, len(images) * least_candidates(pixels.grids[level], pixels.grids[0], options.radius))
     place = pixels.find_in_level(level, kappa, options.radius)
-    return _describe(place, pixels.measure_in_level(level, place), np.ones(1, np.float32))
+    return _describe(place, pixels.measure_in_level(level, place), np.ones(1, np.float32), options)
 
 
 def resize(grid: Float[np.ndarray, "h w"], size: tuple[int, int]) -> Float[np.ndarray, "H W"]:

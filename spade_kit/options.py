@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from spade_kit._arguments import check_count, check_number, choose
+from spade_kit._arguments import check_count, check_number, check_switch, choose
 
 DEFAULT_K = 50
 COMBINE = ("concat", "ensemble")
@@ -37,6 +37,7 @@ class Options:
     search: str = "auto"
     score: str = "max"
     judged: str = "map"
+    squared: bool = False
 
     def __post_init__(self) -> None:
         checked = {
@@ -49,6 +50,7 @@ class Options:
             "search": choose("search", self.search, SEARCH),
             "score": choose("score", self.score, SCORE),
             "judged": choose("judged", self.judged, JUDGED),
+            "squared": check_switch("squared", self.squared),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -82,6 +84,10 @@ class Options:
         """Whether the level that normal images reach at each place is needed to score an image or to judge a pixel."""
         return "excess" in (self.score, self.judged)
 
+    def root(self, squared: np.ndarray) -> np.ndarray:
+        """Squared distances in the form in which they enter a map: Euclidean, or as they are under ``squared``."""
+        return squared if self.squared else np.sqrt(squared)
+
     def factors(self, layers: Sequence[str], variance: Callable[[], Sequence[float]]) -> np.ndarray:
         """(L,) float32: the weight of each level's squared distance; ``variance`` returns the variances for "equal"."""
         if self.weights is None:
@@ -100,8 +106,8 @@ class Options:
 
     def describe(self) -> str:
         """All options in one line, for captions."""
-        usual = {"weights": None, "search": "auto", "score": "max", "judged": "map"}  # omitted
-        order = ("k", "kappa", "radius", "combine", "weights", "sigma", "search", "score", "judged")
+        usual = {"weights": None, "squared": False, "search": "auto", "score": "max", "judged": "map"}  # omitted
+        order = ("k", "kappa", "radius", "combine", "weights", "squared", "sigma", "search", "score", "judged")
         return self.format([name for name in order if name not in usual or getattr(self, name) != usual[name]], "=")
 
     def format(self, names: Collection[str], sign: str = " ") -> str:
@@ -118,6 +124,8 @@ class Options:
             pairs = value if isinstance(value, tuple) else ()
             between = ", " if sign == "=" else " "
             return "weights " + (between.join(f"{layer} x {factor:g}" for layer, factor in pairs) or value or "none")
+        if name == "squared":
+            return "squared distances" if value else "distances not squared"
         if name in ("combine", "search"):
             return str(value)
         if name == "judged":

@@ -77,7 +77,7 @@ class Result:
     Attributes
     ----------
     anomaly_map
-        Smoothed Euclidean distance to the nearest normal pixels.
+        Smoothed distance to the nearest normal pixels: Euclidean, or squared under ``squared``.
     neighbours
         The retrieved normal images, nearest first: ``index`` (K,) in ``train``, ``distance`` (K,).
     correspondence
@@ -274,7 +274,10 @@ class Result:
 
     @cached_property
     def layer_maps(self) -> dict[str, Float[np.ndarray, "H W"]]:
-        """The contribution of each layer, in proportion to its squared distance; the maps add up to ``anomaly_map``."""
+        """The contribution of each layer, in proportion to its squared distance; the maps add up to ``anomaly_map``.
+
+        With squared distances, ``concat`` and kappa 1 it is the layer's own term of the sum.
+        """
         shares = share_out(self.correspondence)
         return {name: self._map(share) for name, share in zip(self.query.layers, shares)}
 

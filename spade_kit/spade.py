@@ -67,7 +67,7 @@ class SPADE:
         A name, or a `Backbone` from `load_backbone`.
     k
         Number of normal images to retrieve, 50 by default; limited to the number fitted.
-    kappa, radius, weights, combine, search
+    kappa, radius, weights, combine, search, squared
         See `match_pixels`. With ``weights="equal"`` variances are computed over all fitted images.
     sigma
         Standard deviation of the Gaussian that smooths the map, in map pixels; 0 for none.
@@ -103,17 +103,18 @@ class SPADE:
         search: str = "auto",
         score: str = "max",
         judged: str = "map",
+        squared: bool = False,
         device: str | torch.device | None = None,
         **gone: Any,
     ) -> None:
         _refuse(gone)
         self.backbone = load_backbone(backbone, device=device)
-        self.options = self._check(Options(k, kappa, radius, weights, combine, sigma, search, score, judged))
+        self.options = self._check(Options(k, kappa, radius, weights, combine, sigma, search, score, judged, squared))
         self._fitted: Calibration | None = None  # of the gallery, which it holds: both are replaced at once
         self._undecided: frozenset[str] = frozenset()  # options that a fit chooses
         self._choices = _tabulate([])
 
-    k, kappa, radius, weights, combine, sigma, search, score, judged = (_Option() for _ in OPTIONS)
+    k, kappa, radius, weights, combine, sigma, search, score, judged, squared = (_Option() for _ in OPTIONS)
 
     @classmethod
     def recommended(

@@ -19,7 +19,7 @@ ROOMS = {  # from the ground up: a module may import modules listed before it, i
     "datasets.layouts datasets.loading datasets.synthetic",
     "metrics": "evaluation.metrics metrics evaluation.bootstrap",
     "search": "search.layout search.simd search.runtime search.branch_and_bound search.projection search.brute_force "
-    "search.dispatch",
+    "search.shared_grid search.dispatch",
     "features": "features.crops features.folding features.levels features.sources features.backbones "
     "backbones features.pyramid",
     "stages": "retrieval correspondence scores",

@@ -411,9 +411,7 @@ def test_with_k_gives_what_predict_gives_with_that_k(spade, scratched, options):
 def test_without_a_compiled_search_with_k_searches_again(spade, scratched, monkeypatch):
     expected = spade.with_options(k=2).predict(scratched)
     result = spade.predict(scratched)
-    monkeypatch.setattr(
-        dispatch.PixelSearch, "uses_branch_and_bound", property(lambda _: False, lambda *_: None), raising=False
-    )
+    monkeypatch.setattr(dispatch.PixelSearch, "keeps_history", lambda *_: False)
     np.testing.assert_array_equal(result.with_k(2).correspondence.place, expected.correspondence.place)
 
 

@@ -31,8 +31,10 @@ from spade_kit.features.pyramid import check_size
 from spade_kit.features.sources import must_download
 from spade_kit.gallery.gallery import Gallery, Normal
 from spade_kit.options import LARGEST, MOST_SIGMA, OPTIONS, Options
-from spade_kit.search.layout import SimdLayout, grids_nest
+from spade_kit.search.dispatch import layout_for
+from spade_kit.search.layout import Layout, SimdLayout, grids_nest
 from spade_kit.search.runtime import usual_settings
+from spade_kit.search.shared_grid import CellLayout
 
 FORMAT = 2
 _READ = (1, FORMAT)  # version 0.1 stored the name of its only shard as "features", and a precision
@@ -70,7 +72,7 @@ def save_gallery(folder: Path, gallery: Gallery, backbone: Backbone, options: Op
     At any moment, all files that the manifest lists are complete.
     """
     check_is_no_file(folder, "A SPADE is saved")
-    if isinstance(gallery.pixels, SimdLayout):
+    if isinstance(gallery.pixels, Layout):
         gallery.pixels.verify(np.arange(len(gallery)))
     before = set(folder.glob(_DATA))
     file = folder / _DATA.replace("*", uuid.uuid4().hex[:8])
@@ -157,7 +159,9 @@ def _open_shard(file: Path) -> Iterator[Any]:
 
 
 def _read_options(folder: Path, options: dict[str, Any]) -> Options:
-    if not set(OPTIONS) - {"search", "score", "judged"} <= set(options) <= set(OPTIONS):  # version 0.1 had seven
+    if (
+        not set(OPTIONS) - {"search", "score", "judged", "squared"} <= set(options) <= set(OPTIONS)
+    ):  # version 0.1 had seven
         raise ValueError(
             f"{as_text(folder)} must hold the options {sorted(OPTIONS)}; got {sorted(options)}. Fit again."
         )
@@ -279,8 +283,8 @@ def _pack(gallery: Gallery) -> dict[str, Tensor]:
     }
     for number, (means, squares) in enumerate(gallery.moments):
         arrays |= {f"means{number}": torch.from_numpy(means), f"squares{number}": torch.from_numpy(squares)}
-    if isinstance(gallery.pixels, SimdLayout):
-        arrays |= {name: torch.from_numpy(tiles) for name, tiles in gallery.pixels.tiles.items()}
+    if isinstance(gallery.pixels, Layout):
+        arrays |= {name: torch.from_numpy(tiles) for name, tiles in gallery.pixels.arrays.items()}
     else:
         arrays |= {f"level{number}": level.cpu().contiguous() for number, level in enumerate(gallery.pixels)}
     return arrays
@@ -308,15 +312,20 @@ def _unpack(folder: Path, manifest: dict[str, Any], shards: Sequence[dict[str, T
                 "Fit again, or restore a copy."
             )
 
-    pixels: SimdLayout | list[Tensor]
+    pixels: Layout | list[Tensor]
+    layout: type[Layout] | None = None
     if "fine" in arrays and grids_nest(shapes):
-        pixels = SimdLayout.held(shapes, {name: arrays[name].numpy() for name in ("coarse", "middle", "fine")}, check)
+        layout = SimdLayout
+    elif "cells" in arrays and len({shape[1:] for shape in shapes}) == 1:
+        layout = CellLayout
+    if layout:
+        pixels = layout.held(shapes, {name: arrays[name].numpy() for name in layout.names}, check)
     else:
         pixels = [arrays[f"level{number}"] for number in range(len(shapes))]
         if [(tuple(x.shape[1:]), x.dtype) for x in pixels] != [(shape, torch.float32) for shape in shapes]:
             raise ValueError(f"levels must have the shapes {shapes} per image; got {[tuple(x.shape) for x in pixels]}")
         check_size(pixels, layers, np.ones(len(pixels)))
-    lengths = {len(normals), len(pooled), *map(len, [pixels] if isinstance(pixels, SimdLayout) else pixels)}
+    lengths = {len(normals), len(pooled), *map(len, [pixels] if isinstance(pixels, Layout) else pixels)}
     if len(lengths) != 1:
         raise ValueError(f"its arrays hold {sorted(lengths)} images")
     gallery = Gallery(layers, normals, pooled, pixels, [(x.numpy(), y.numpy()) for x, y in moments], cropping)
@@ -328,7 +337,8 @@ def _unpack(folder: Path, manifest: dict[str, Any], shards: Sequence[dict[str, T
         ):
             raise ValueError(f"image {index} has another checksum")
     if isinstance(pixels, list):
-        pixels = [level.to(backbone.device) for level in pixels]
+        layout = layout_for(shapes) if backbone.device.type == "cpu" else None
+        pixels = layout.of(pixels) if layout else [level.to(backbone.device) for level in pixels]
     return replace(gallery, pooled=pooled.to(backbone.device), pixels=pixels)
 
 
@@ -373,10 +383,10 @@ def _sum_normal(
     return _sum(record.encode(), jpeg, pooled[index], *(x[index] for pair in moments for x in pair))
 
 
-def _rows(pixels: SimdLayout | list[Tensor], index: int) -> list[np.ndarray]:
+def _rows(pixels: Layout | list[Tensor], index: int) -> list[np.ndarray]:
     """The features of one image, as they lie in the file."""
-    if isinstance(pixels, SimdLayout):
-        return pixels.tiles_of(index)
+    if isinstance(pixels, Layout):
+        return pixels.arrays_of(index)
     return [level[index].cpu().contiguous().numpy() for level in pixels]
 
 

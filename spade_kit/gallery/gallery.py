@@ -27,9 +27,8 @@ from spade_kit.features.crops import Crop, Cropping
 from spade_kit.features.pyramid import Pyramid, chosen_layers, fit_cropping, free_memory, iterate_features
 from spade_kit.options import Options
 from spade_kit.retrieval import Neighbours, find_nearest
-from spade_kit.search.branch_and_bound import supports_branch_and_bound
-from spade_kit.search.dispatch import levels_of
-from spade_kit.search.layout import SimdLayout
+from spade_kit.search.dispatch import layout_for, levels_of
+from spade_kit.search.layout import Layout
 
 _WORTH_SAYING = 2.0  # GB
 _JPEG_QUALITY = 92
@@ -71,7 +70,7 @@ class Gallery:
     pooled
         (n, d).
     pixels
-        `SimdLayout` where branch and bound can search them in place, otherwise the pyramid's levels, each (n, c, h, w).
+        A layout where a compiled search reads them in place, otherwise the pyramid's levels, each (n, c, h, w).
     moments
         Per level and image, the channels' means and mean squares: (n, c) float64 each. They give the variance over any
         subset of the gallery, such as all images but one.
@@ -82,7 +81,7 @@ class Gallery:
     layers: Sequence[str]
     normals: tuple[Normal, ...]
     pooled: Float[Tensor, "n d"]
-    pixels: SimdLayout | list[Tensor]
+    pixels: Layout | list[Tensor]
     moments: list[tuple[np.ndarray, np.ndarray]]
     cropping: Cropping
 
@@ -147,12 +146,12 @@ class Gallery:
     @property
     def shapes(self) -> list[tuple[int, ...]]:
         """(c, h, w) of each level."""
-        return self.pixels.shapes if isinstance(self.pixels, SimdLayout) else [tuple(x.shape[1:]) for x in self.pixels]
+        return self.pixels.shapes if isinstance(self.pixels, Layout) else [tuple(x.shape[1:]) for x in self.pixels]
 
     @property
     def nbytes(self) -> int:
         """Size of the pixel features; everything else is small in comparison."""
-        return self.pixels.nbytes if isinstance(self.pixels, SimdLayout) else sum(level.nbytes for level in self.pixels)
+        return self.pixels.nbytes if isinstance(self.pixels, Layout) else sum(level.nbytes for level in self.pixels)
 
     def pyramid(self, index: int) -> Pyramid:
         """The features of one normal image, in the form of a query."""
@@ -207,18 +206,16 @@ class Gallery:
             return self
         held = levels_of(self.pixels, np.arange(len(self)))
         levels = [held[at] for at in kept]
-        uses_branch_and_bound = isinstance(self.pixels, SimdLayout) and supports_branch_and_bound(
-            [level.shape for level in levels]
-        )
-        pixels = SimdLayout.of(levels) if uses_branch_and_bound else levels
+        layout = layout_for([level.shape for level in levels]) if isinstance(self.pixels, Layout) else None
+        pixels = layout.of(levels) if layout else levels
         names, moments = [self.layers[at] for at in kept], [self.moments[at] for at in kept]
         return replace(self, layers=names, pixels=pixels, moments=moments)
 
     def take(self, images: Int[np.ndarray, "m"], more: Gallery | None = None) -> Gallery:
         """Some of the images, followed by all of another gallery: the same as a fit of these images."""
         others = [more] if more else []
-        if isinstance(self.pixels, SimdLayout):
-            pixels: SimdLayout | list[Tensor] = self.pixels.take(images, more and more.pixels)  # type: ignore[arg-type]
+        if isinstance(self.pixels, Layout):
+            pixels: Layout | list[Tensor] = self.pixels.take(images, more and more.pixels)  # type: ignore[arg-type]
         else:
             chosen = torch.from_numpy(images)
             held = [level[chosen.to(level.device)] for level in self.pixels]
@@ -254,12 +251,12 @@ def build_gallery(
     normals: list[Normal] = []
     pooled: list[Tensor] = []
     moments: list[list[tuple[np.ndarray, np.ndarray]]] = []
-    pixels: SimdLayout | list[Tensor] | None = None
+    pixels: Layout | list[Tensor] | None = None
     for photos, places, crops, batch in iterate_features(images, backbone, cropping, skip=True):
         if pixels is None:
             pixels = _make_room(len(images), batch)
         start = len(normals)
-        if isinstance(pixels, SimdLayout):
+        if isinstance(pixels, Layout):
             pixels.write(start, batch.levels)
         else:
             for room, level in zip(pixels, batch.levels):
@@ -270,7 +267,7 @@ def build_gallery(
     if pixels is None:
         raise ValueError("fit needs at least one normal image; got none.")
     if len(normals) < len(images):
-        pixels = pixels.first(len(normals)) if isinstance(pixels, SimdLayout) else [x[: len(normals)] for x in pixels]
+        pixels = pixels.first(len(normals)) if isinstance(pixels, Layout) else [x[: len(normals)] for x in pixels]
     joined = [_join(level) for level in zip(*moments)]
     return Gallery(batch.layers, tuple(normals), torch.cat(pooled), pixels, joined, cropping)
 
@@ -280,12 +277,12 @@ def _join(batches: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray,
     return np.concatenate(means), np.concatenate(squares)
 
 
-def _make_room(n: int, batch: Pyramid) -> SimdLayout | list[Tensor]:
+def _make_room(n: int, batch: Pyramid) -> Layout | list[Tensor]:
     """Memory for the features of n images like those of the first batch; MemoryError if that many will not fit."""
     shapes = [tuple(level.shape[1:]) for level in batch.levels]
     device = batch.levels[0].device
-    uses_branch_and_bound = device.type == "cpu" and supports_branch_and_bound(shapes)
-    one = SimdLayout(1, shapes).nbytes if uses_branch_and_bound else 4 * sum(map(prod, shapes))
+    layout = layout_for(shapes) if device.type == "cpu" else None
+    one = layout(1, shapes).nbytes if layout else 4 * sum(map(prod, shapes))
     size, free = n * one / 2**30, free_memory(device) / 2**30
     cure = "Use fewer images, or a smaller crop: load_backbone(..., resize=..., crop=...)."
     problem = f"The features of {n} images need {size:.1f} GB of memory, and {free:.1f} GB are available. {cure}"
@@ -294,8 +291,8 @@ def _make_room(n: int, batch: Pyramid) -> SimdLayout | list[Tensor]:
     if size > _WORTH_SAYING:
         warn(f"The features of {n} images will take {size:.1f} GB of memory. If that is too much: {cure}")
     try:
-        if uses_branch_and_bound:
-            return SimdLayout(n, shapes)
+        if layout:
+            return layout(n, shapes)
         return [torch.empty((n, *shape), dtype=torch.float32, device=device) for shape in shapes]
     except (MemoryError, RuntimeError) as refused:  # numpy's and torch's
         raise MemoryError(problem) from refused

@@ -1,9 +1,10 @@
-"""Selection of the search: branch and bound, projection bounds, or brute force for any grids and any device."""
+"""Selection of the search: for nested grids, for one grid, for one level, or brute force for any grids and devices."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +13,16 @@ from torch import Tensor
 from spade_kit.search import runtime
 from spade_kit.search.branch_and_bound import measure_places, search_branch_and_bound, supports_branch_and_bound
 from spade_kit.search.brute_force import measure_brute_force, search_brute_force
-from spade_kit.search.layout import SimdLayout, lay_out, nested_order, within
+from spade_kit.search.layout import Layout, SimdLayout, lay_out, nested_order, within
 from spade_kit.search.projection import measure_cells, search_projection
+from spade_kit.search.shared_grid import CellLayout, measure_shared_grid, search_shared_grid, supports_shared_grid
+
+
+def layout_for(shapes: Sequence[tuple[int, ...]]) -> type[Layout] | None:
+    """The layout in which levels (.., c, h, w) are searched in place; None if they are kept as they are."""
+    if supports_branch_and_bound(shapes):
+        return SimdLayout
+    return CellLayout if supports_shared_grid(shapes) else None
 
 
 class PixelSearch:
@@ -28,7 +37,7 @@ class PixelSearch:
     query
         Levels (1, c, h, w), fine to coarse.
     gallery
-        `SimdLayout`, read in place, or levels (n, c, h, w).
+        A layout, read in place, or levels (n, c, h, w).
     images
         (k,): indices into the gallery. Places refer to this selection.
     search
@@ -36,30 +45,34 @@ class PixelSearch:
 
     Attributes
     ----------
-    uses_branch_and_bound, uses_projection
-        Whether a compiled search is used for all levels together, and for one level. Only these support ``history``.
+    layout
+        That of a compiled search for all levels together; None for brute force.
     """
 
     def __init__(
         self,
         query: Sequence[Tensor],
-        gallery: SimdLayout | Sequence[Tensor],
+        gallery: Layout | Sequence[Tensor],
         images: np.ndarray,
         search: str = "auto",
     ) -> None:
         self.query, self.gallery, self.images = query, gallery, images
-        held = gallery.verify(images).shapes if isinstance(gallery, SimdLayout) else [x.shape[1:] for x in gallery]
+        held = gallery.verify(images).shapes if isinstance(gallery, Layout) else [x.shape[1:] for x in gallery]
         if [tuple(level.shape[1:]) for level in query] != [tuple(shape) for shape in held]:
             raise ValueError(
                 f"Query and gallery must have the same levels (c, h, w); got {[tuple(x.shape[1:]) for x in query]} and "
                 f"{[tuple(shape) for shape in held]}. Compute both with the same backbone."
             )
         self.grids = [(level.shape[2], level.shape[3]) for level in query]
-        wanted = search == "auto" and (isinstance(gallery, SimdLayout) or gallery[0].device.type == "cpu")
-        self.uses_projection = wanted and runtime.numba is not None
-        self.uses_branch_and_bound = wanted and supports_branch_and_bound([level.shape for level in query])
-        if wanted and not self.uses_projection:
+        wanted = search == "auto" and (isinstance(gallery, Layout) or gallery[0].device.type == "cpu")
+        self.layout = layout_for([level.shape for level in query]) if wanted else None
+        self._is_compiled = wanted and runtime.numba is not None
+        if wanted and not self._is_compiled:
             runtime.warn_without_numba()
+
+    def keeps_history(self, by_level: bool) -> bool:
+        """Whether ``history`` can be had, of one level or of all together."""
+        return self._is_compiled if by_level else self.layout is not None
 
     def find(
         self,
@@ -70,24 +83,29 @@ class PixelSearch:
         history: bool = False,
     ) -> np.ndarray:
         """The nearest places of each pixel, (kappa, h, w), as `search_branch_and_bound` returns them."""
-        if self.uses_branch_and_bound:
-            return search_branch_and_bound(
-                self._query_layout, *self._simd_layout, weights, kappa, radius, first, history
-            )
+        if self.layout is SimdLayout:
+            return search_branch_and_bound(*self._laid_out, weights, kappa, radius, first, history)
+        if self.layout is CellLayout:
+            return search_shared_grid(*self._laid_out, weights, kappa, radius, first, history)
         return search_brute_force(
             self.query, self._levels, weights, kappa, window_of(self.grids[0], self.grids[0], radius)
         )
 
     def measure(self, place: np.ndarray) -> np.ndarray:
         """(L, kappa, h, w) float64: each pair's squared distance at each level, from differences."""
-        if self.uses_branch_and_bound:
-            return measure_places(self._query_layout, *self._simd_layout, place)
+        if self.layout is SimdLayout:
+            return measure_places(*self._laid_out, place)
+        if self.layout is CellLayout:
+            return measure_shared_grid(*self._laid_out, place, range(len(self.grids)))
         return np.stack([measure_brute_force(here, there, place) for here, there in zip(self.query, self._levels)])
 
     def find_in_level(self, level: int, kappa: int, radius: int | None, history: bool = False) -> np.ndarray:
         """As `find`, on the level's own grid."""
+        if self.layout is CellLayout:
+            alone = np.eye(len(self.grids), dtype=np.float32)[level]
+            return search_shared_grid(*self._laid_out, alone, kappa, radius, history=history)
         window = window_of(self.grids[level], self.grids[0], radius)
-        if self.uses_projection:
+        if self._is_compiled:
             rows, cols = window or (np.ones((side, side), bool) for side in self.grids[level])
             return search_projection(*self._tiles(level), kappa, (rows, cols), history)
         one = np.ones(1, np.float32)
@@ -95,20 +113,22 @@ class PixelSearch:
 
     def measure_in_level(self, level: int, place: np.ndarray) -> np.ndarray:
         """(1, kappa, h, w) float64: each pair's squared distance."""
-        if self.uses_projection and isinstance(self.gallery, SimdLayout):
+        if self.layout is CellLayout:
+            return measure_shared_grid(*self._laid_out, place, [level])
+        if self._is_compiled and isinstance(self.gallery, SimdLayout):
             return measure_cells(*self._tiles(level), place)[None]
         return measure_brute_force(self.query[level], self._levels[level], place)[None]
 
     @cached_property
-    def _query_layout(self) -> SimdLayout:
-        return SimdLayout.of(self.query)
+    def _query_layout(self) -> Any:
+        return self.layout.of(self.query) if self.layout else None
 
     @cached_property
-    def _simd_layout(self) -> tuple[SimdLayout, np.ndarray]:
-        """The gallery in SIMD layout, and the indices of the images in it."""
-        if isinstance(self.gallery, SimdLayout):
-            return self.gallery, self.images
-        return SimdLayout.of(self._levels), np.arange(len(self.images))
+    def _laid_out(self) -> tuple[Any, Any, np.ndarray]:
+        """Query and gallery in the layout of the search, and the indices of the images in it."""
+        if isinstance(self.gallery, Layout):
+            return self._query_layout, self.gallery, self.images
+        return self._query_layout, self.layout.of(self._levels), np.arange(len(self.images))  # type: ignore[union-attr]
 
     @cached_property
     def _levels(self) -> Sequence[Tensor]:
@@ -127,9 +147,9 @@ class PixelSearch:
         return query[0], gallery, np.arange(h * w), np.arange(len(self.images))
 
 
-def levels_of(gallery: SimdLayout | Sequence[Tensor], images: np.ndarray) -> Sequence[Tensor]:
+def levels_of(gallery: Layout | Sequence[Tensor], images: np.ndarray) -> Sequence[Tensor]:
     """The levels of some images, on the gallery's device: (k, c, h, w) float32."""
-    if isinstance(gallery, SimdLayout):
+    if isinstance(gallery, Layout):
         return gallery.read(images)
     if len(images) == len(gallery[0]) and (images == np.arange(len(images))).all():
         return [level.float() for level in gallery]

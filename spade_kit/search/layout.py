@@ -1,17 +1,22 @@
-"""The SIMD layout of a gallery for branch and bound: sixteen nested cells side by side, channels outermost."""
+"""How a gallery lies in memory; for branch and bound, sixteen nested cells side by side, channels outermost."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 SIMD_WIDTH = 16
 CHUNK = 32  # channels summed at a time
+STEP = 64  # channels of `CellLayout` compared at a time: enough vectors to keep a processor busy
 
 
 def grids_nest(shapes: Sequence[tuple[int, ...]]) -> bool:
@@ -49,8 +54,102 @@ def stretch_for(channels: int) -> np.float32:
     return np.float32(1 + 2 * (channels + 16) * 2.0**-24)
 
 
-class SimdLayout:
-    """A gallery of n images in the layout of branch and bound; searched in place, image by image.
+class Layout:
+    """The features of n images in the arrays that a search reads in place, image by image.
+
+    A subclass names its arrays, (n, ...) each, makes them in ``__init__(n, shapes)``, and has `write` and `level`.
+    """
+
+    names: tuple[str, ...]
+
+    def __init__(self, n: int, shapes: Sequence[tuple[int, ...]]) -> None:
+        """``shapes`` are (c, h, w) of each level, fine to coarse."""
+        del n
+        self._unread: set[int] = set()  # images in a file that have not been checked
+        self._check: Callable[[int, Sequence[np.ndarray]], None] = lambda image, tiles: None
+        self.shapes = [tuple(shape) for shape in shapes]
+
+    def write(self, start: int, levels: Sequence[Tensor]) -> None:
+        """Write the (n, c, h, w) levels of some images from index ``start`` on."""
+        raise NotImplementedError
+
+    def level(self, number: int, images: np.ndarray) -> Tensor:
+        """Read one level (n, c, h, w) of some images back."""
+        raise NotImplementedError
+
+    @classmethod
+    def of(cls, levels: Sequence[Tensor]) -> Self:
+        """Lay out the levels (n, c, h, w) of a pyramid."""
+        layout = cls(len(levels[0]), [tuple(level.shape[1:]) for level in levels])
+        layout.write(0, levels)
+        return layout
+
+    @classmethod
+    def held(
+        cls,
+        shapes: Sequence[tuple[int, ...]],
+        arrays: Mapping[str, np.ndarray],
+        check: Callable[[int, Sequence[np.ndarray]], None] | None = None,
+    ) -> Self:
+        """Wrap existing `arrays`, without a copy; ``check`` gets an image and its arrays before they are first read."""
+        layout = cls(0, shapes)
+        for name, room in layout.arrays.items():
+            needed = (len(arrays[cls.names[0]]), *room.shape[1:])
+            if arrays[name].shape != needed or arrays[name].dtype != room.dtype:
+                raise ValueError(f"{name} must have shape {needed} and be {room.dtype}; got {arrays[name].shape}.")
+            setattr(layout, name, arrays[name])
+        if check is not None:
+            layout._check, layout._unread = check, set(range(len(layout)))
+        return layout
+
+    def __len__(self) -> int:
+        return len(self.arrays[self.names[0]])
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {name: getattr(self, name) for name in self.names}
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays.values())
+
+    def verify(self, images: np.ndarray) -> Self:
+        """Check those of the images that have not been read before."""
+        for image in self._unread.intersection(images.tolist()) if self._unread else ():
+            self._check(image, self.arrays_of(image))
+            self._unread.discard(image)
+        return self
+
+    def arrays_of(self, image: int) -> list[np.ndarray]:
+        """The arrays of one image, not checked."""
+        return [array[image] for array in self.arrays.values()]
+
+    def take(self, images: np.ndarray, more: Self | None = None) -> Self:
+        """A copy of some images, followed by all images of another layout."""
+        self.verify(images)
+        if more:
+            more.verify(np.arange(len(more)))
+        taken = type(self)(len(images) + (len(more) if more else 0), self.shapes)
+        for name, room in taken.arrays.items():
+            np.take(self.arrays[name], images, axis=0, out=room[: len(images)], mode="clip")  # other modes copy twice
+            if more:
+                room[len(images) :] = more.arrays[name]
+        return taken
+
+    def first(self, n: int) -> Self:
+        """The first n images, in the same memory."""
+        fewer = copy(self)
+        for name, array in self.arrays.items():
+            setattr(fewer, name, array[:n])
+        return fewer
+
+    def read(self, images: np.ndarray) -> tuple[Tensor, ...]:
+        """Read all levels of some images back."""
+        return tuple(self.level(number, images) for number in range(len(self.shapes)))
+
+
+class SimdLayout(Layout):
+    """The layout of branch and bound.
 
     Each level is a (n, tiles, c + 1, 16) array: ``coarse`` has 16 blocks of 4 x 4 pixels side by side, ``middle`` the
     16 cells of four blocks, ``fine`` the 16 pixels of a block. The channels of a level are followed by its squared
@@ -59,11 +158,10 @@ class SimdLayout:
     and excludes nothing.
     """
 
+    names = ("coarse", "middle", "fine")
+
     def __init__(self, n: int, shapes: Sequence[tuple[int, ...]]) -> None:
-        """``shapes`` are (c, h, w) of each level, fine to coarse."""
-        self._unread: set[int] = set()  # images in a file that have not been checked
-        self._check: Callable[[int, Sequence[np.ndarray]], None] = lambda image, tiles: None
-        self.shapes = [tuple(shape) for shape in shapes]
+        super().__init__(n, shapes)
         self.rows, self.columns = self.shapes[0][1] // 4, self.shapes[0][2] // 4  # of blocks
         self.blocks = self.rows * self.columns
         channels = [c for c, _, _ in self.shapes]
@@ -74,75 +172,7 @@ class SimdLayout:
         self.middle = _room(n, -(-self.blocks // 4), channels[1] + 1)
         self.fine = _room(n, self.blocks, channels[0] + 1)
 
-    @classmethod
-    def of(cls, levels: Sequence[Tensor]) -> SimdLayout:
-        """Lay out the levels (n, c, h, w) of a pyramid."""
-        layout = cls(len(levels[0]), [tuple(level.shape[1:]) for level in levels])
-        layout.write(0, levels)
-        return layout
-
-    def __len__(self) -> int:
-        return len(self.fine)
-
-    @classmethod
-    def held(
-        cls,
-        shapes: Sequence[tuple[int, ...]],
-        tiles: Mapping[str, np.ndarray],
-        check: Callable[[int, Sequence[np.ndarray]], None] | None = None,
-    ) -> SimdLayout:
-        """Wrap existing `tiles`, without a copy; ``check`` gets an image and its tiles before they are first read."""
-        layout = cls(0, shapes)
-        for name, room in layout.tiles.items():
-            needed = (len(tiles["fine"]), *room.shape[1:])
-            if tiles[name].shape != needed or tiles[name].dtype != room.dtype:
-                raise ValueError(f"{name} must have shape {needed} and be {room.dtype}; got {tiles[name].shape}.")
-            setattr(layout, name, tiles[name])
-        if check is not None:
-            layout._check, layout._unread = check, set(range(len(layout)))
-        return layout
-
-    def verify(self, images: np.ndarray) -> SimdLayout:
-        """Check those of the images that have not been read before."""
-        for image in self._unread.intersection(images.tolist()) if self._unread else ():
-            self._check(image, self.tiles_of(image))
-            self._unread.discard(image)
-        return self
-
-    @property
-    def tiles(self) -> dict[str, np.ndarray]:
-        return {"coarse": self.coarse, "middle": self.middle, "fine": self.fine}
-
-    def tiles_of(self, image: int) -> list[np.ndarray]:
-        """The tiles of one image, coarse to fine, not checked."""
-        return [tiles[image] for tiles in self.tiles.values()]
-
-    def take(self, images: np.ndarray, more: SimdLayout | None = None) -> SimdLayout:
-        """A copy of some images, followed by all images of another layout."""
-        self.verify(images)
-        if more:
-            more.verify(np.arange(len(more)))
-        taken = SimdLayout(0, self.shapes)
-        for name, tiles in self.tiles.items():
-            room = _room(len(images) + (len(more) if more else 0), *tiles.shape[1:3])
-            np.take(tiles, images, axis=0, out=room[: len(images)], mode="clip")  # other modes copy twice
-            if more:
-                room[len(images) :] = more.tiles[name]
-            setattr(taken, name, room)
-        return taken
-
-    def first(self, n: int) -> SimdLayout:
-        """The first n images, in the same memory."""
-        fewer = copy(self)
-        fewer.coarse, fewer.middle, fewer.fine = self.coarse[:n], self.middle[:n], self.fine[:n]
-        return fewer
-
-    @property
-    def nbytes(self) -> int:
-        return self.fine.nbytes + self.middle.nbytes + self.coarse.nbytes
-
     def write(self, start: int, levels: Sequence[Tensor]) -> None:
-        """Write the (n, c, h, w) levels of some images from index ``start`` on."""
         fine, middle, *coarse = (level.cpu().numpy() for level in levels)
         here = slice(start, start + len(fine))
         _fill(self.fine[here], nest(fine, 2))
@@ -152,7 +182,6 @@ class SimdLayout:
             _fill(self.coarse[here, :, first : last + 1], blocks)
 
     def level(self, number: int, images: np.ndarray) -> Tensor:
-        """Read one level (n, c, h, w) of some images back."""
         self.verify(images)
         c, h, w = self.shapes[number]
         if number > 1:
@@ -163,10 +192,6 @@ class SimdLayout:
         on_grid = np.empty((len(images), c, h * w), np.float32)
         on_grid[:, :, nested_order(h, w, times)] = _cells(tiles[images, :, :-1])[:, :, : h * w]
         return torch.from_numpy(on_grid.reshape(-1, c, h, w))
-
-    def read(self, images: np.ndarray) -> tuple[Tensor, ...]:
-        """Read all levels of some images back."""
-        return tuple(self.level(number, images) for number in range(len(self.shapes)))
 
 
 def lay_out(cells: np.ndarray) -> np.ndarray:

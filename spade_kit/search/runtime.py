@@ -18,9 +18,9 @@ _PROBLEM = ""
 try:
     import numba
 
-    from spade_kit.search.simd import borrow, compare, measure
+    from spade_kit.search.simd import borrow, compare, measure, sum_squares
 except Exception as problem:  # on any failure: brute force gives the same result, slower
-    numba = borrow = compare = measure = None  # type: ignore[assignment]
+    numba = borrow = compare = measure = sum_squares = None  # type: ignore[assignment]
     _PROBLEM = " ".join(f"{type(problem).__name__}: {problem}".split())
 
 FAR = np.float32(1e38)  # above any distance, and below inf, which is beyond the radius

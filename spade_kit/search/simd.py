@@ -1,4 +1,4 @@
-"""The two inner loops of the search, as vectors of sixteen lanes: products for bounds, differences for distances.
+"""The inner loops of the searches, as vectors of sixteen lanes: products for bounds, differences for distances.
 
 Written as explicit LLVM vectors, since a compiler on its own keeps the sums in memory: this is four to eight times as
 fast as the same loops over arrays. LLVM splits a vector of sixteen into the registers of the processor. Products are
@@ -15,7 +15,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from spade_kit.search.layout import CHUNK, SIMD_WIDTH
+from spade_kit.search.layout import CHUNK, SIMD_WIDTH, STEP
 
 _FLOAT, _BITS, _WORD, _INT32 = ir.FloatType(), ir.IntType(SIMD_WIDTH), ir.IntType(64), ir.IntType(32)
 _VECTOR = ir.VectorType(_FLOAT, SIMD_WIDTH)
@@ -103,6 +103,35 @@ def measure(context, query, tile, lane, gallery, index, first, last, sums, level
 
 
 @intrinsic
+def sum_squares(context, query, cell, gallery, index, first, last):
+    """The squared distance of two cells over some channels, ``first`` and ``last`` in multiples of `STEP`.
+
+    ``sum((query[cell, first:last] - gallery[index, first:last]) ** 2)``, for rows (.., c) with all axes of ``gallery``
+    but the last counted as one. Always in the same order; equal cells are at distance 0.
+    """
+    del context
+    signature = types.float32(query, cell, gallery, index, first, last)
+
+    def generate(context, builder, signature, arguments):
+        values = _Values(context, builder, signature, arguments)
+        asked, held = values.line(0, values.integer(1)), values.line(2, values.integer(3))
+        first, last = (builder.sdiv(values.integer(at), _word(SIMD_WIDTH)) for at in (4, 5))
+
+        def add_squares(row, totals):
+            sums = []
+            for lane, total in enumerate(totals):
+                one, other = (values.load(cell, row, _VECTOR, lane * SIMD_WIDTH) for cell in (asked, held))
+                difference = builder.fsub(one, other)
+                sums.append(builder.fadd(total, builder.fmul(difference, difference, _FUSED), _FUSED))
+            return sums
+
+        one, two, three, four = values.loop(first, last, [_ZERO] * 4, add_squares, STEP // SIMD_WIDTH)
+        return values.add_lanes(builder.fadd(builder.fadd(one, two), builder.fadd(three, four)))
+
+    return signature, generate
+
+
+@intrinsic
 def borrow(context, array):
     """The same array without its reference count, for which threads would contend at every call.
 
@@ -152,6 +181,10 @@ class _Values:
             offset = self.builder.mul(offset, length)
         return self._start(number, offset if lane is None else self.builder.add(offset, lane))
 
+    def line(self, number: int, at: Any) -> Any:
+        """The address of an array's row, with all axes but the last counted as one."""
+        return self._start(number, self.builder.mul(at, self._shape(number)[-1]))
+
     def _start(self, number: int, offset: Any) -> Any:
         return self.pointer(self.builder.bitcast(self._array(number).data, _FLOAT.as_pointer()), offset, _FLOAT)
 
@@ -171,6 +204,22 @@ class _Values:
         first = self.builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, ir.Constant(_INT32, 0))
         everywhere = ir.Constant(ir.VectorType(_INT32, SIMD_WIDTH), [0] * SIMD_WIDTH)
         return self.builder.shuffle_vector(first, ir.Constant(_VECTOR, ir.Undefined), everywhere)
+
+    def add_lanes(self, vector: Any) -> Any:
+        """The sum of all lanes: each half is added to the other."""
+        width = SIMD_WIDTH
+        while width > 1:
+            width //= 2
+            halves = (
+                self.builder.shuffle_vector(
+                    vector,
+                    ir.Constant(vector.type, ir.Undefined),
+                    ir.Constant(ir.VectorType(_INT32, width), list(range(start, start + width))),
+                )
+                for start in (0, width)
+            )
+            vector = self.builder.fadd(*halves)
+        return self.builder.extract_element(vector, ir.Constant(_INT32, 0))
 
     def least(self, one: Any, other: Any) -> Any:
         return self.builder.select(self.builder.icmp_signed("<", one, other), one, other)

@@ -132,7 +132,7 @@ def pack_alone(result: Result, weights: np.ndarray) -> dict[str, Any]:
     would all be 0, stay unweighted.
     """
     return {
-        name: _pack_grid(found, found.distance * np.sqrt(weight or 1))
+        name: _pack_grid(found, found.distance * result.spade.options.root(np.asarray(weight or 1)))
         | {"agrees": result.layer_agrees[name].astype(np.uint8).tobytes()}
         for (name, found), weight in zip(result.match_alone.items(), weights)
     }

@@ -1,0 +1,328 @@
+"""Exact search of levels that share one grid, such as the blocks of a vision transformer.
+
+No level is coarser than another, so none can bound the others, and cells have hundreds of channels. They lie in memory
+one after the other, each with all its levels. A pair of cells is measured from differences, and dropped as soon as its
+partial sum exceeds the worst of the query cell's best distances so far. In a small window (radius 1 leaves 9 cells per
+image) this is all: a search reads each feature once. Elsewhere, a *view* of each cell bounds the distance first: its
+coordinates along the principal axes of the level in the gallery, and the length of the rest. With orthonormal axes P,
+
+    |q - g|^2 = |P q - P g|^2 + |rest(q) - rest(g)|^2 >= |P q - P g|^2 + (|rest(q)| - |rest(g)|)^2
+
+which is the squared distance of two views: 64 numbers instead of 768 channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from scipy.linalg import eigh
+from torch import Tensor
+
+from spade_kit.search import runtime
+from spade_kit.search.layout import SIMD_WIDTH, STEP, Layout, lay_out, prepare, stretch_for
+from spade_kit.search.runtime import (
+    FAR,
+    NOWHERE,
+    borrow,
+    check_images,
+    check_places,
+    compare,
+    compiled,
+    in_threads,
+    insert,
+    sum_squares,
+)
+
+_VIEW = 64  # numbers in the view of a level
+_SAMPLED = 2048  # cells that determine the axes
+_WORTH_ROWS = 2 * STEP  # channels; with fewer, `search_projection` is faster
+_WORTH_VIEWING = 81  # cells in a window; fewer are measured directly
+_CHUNK = 4 * STEP  # channels that are summed before a pair may be dropped
+_BATCH = 8  # tiles of views that stay in cache
+_SEEDS = 4  # images in which the same place is tried first, to get tight limits early
+_EVERYWHERE = 1 << 30  # a radius that excludes nothing
+_VIEW_ERROR = 2.0**-20  # of a view, in units of the cell's length: rounding gives 2^-24, the root of a small rest more
+_ROUNDED = 1 + 2.0**-14  # for sums of a few hundred float32 numbers
+
+
+def supports_shared_grid(shapes: Sequence[tuple[int, ...]]) -> bool:
+    """Whether all levels have one grid, and enough channels in all, and there is a compiler for the kernels."""
+    grids, channels = {shape[-2:] for shape in shapes}, sum(shape[-3] for shape in shapes)
+    return runtime.numba is not None and len(grids) == 1 and channels >= _WORTH_ROWS
+
+
+class CellLayout(Layout):
+    """A gallery of n images as ``cells`` (n, h * w, C), the channels of all levels side by side.
+
+    Attributes
+    ----------
+    ends
+        Where each level begins, and the end of the last; each is filled with zeros to a multiple of `STEP`.
+    """
+
+    names = ("cells",)
+
+    def __init__(self, n: int, shapes: Sequence[tuple[int, ...]]) -> None:
+        super().__init__(n, shapes)
+        _, self.h, self.w = self.shapes[0]
+        self.ends = np.cumsum([0, *(-(-c // STEP) * STEP for c, _, _ in self.shapes)])
+        self.cells = torch.empty(n, self.h * self.w, int(self.ends[-1]), dtype=torch.float32, device="cpu").numpy()
+        self._viewed: tuple[list[np.ndarray], np.ndarray, np.ndarray] | None = None  # axes, views, greatest lengths
+
+    def write(self, start: int, levels: Sequence[Tensor]) -> None:
+        for level, (first, last) in zip(levels, pairwise(self.ends.tolist())):
+            room = self.cells[start : start + len(level), :, first:last]
+            room[:, :, : level.shape[1]] = level.cpu().flatten(2).transpose(1, 2).numpy()
+            room[:, :, level.shape[1] :] = 0
+
+    def level(self, number: int, images: np.ndarray) -> Tensor:
+        self.verify(images)
+        first, (c, h, w) = self.ends[number], self.shapes[number]
+        cells = self.cells[images, :, first : first + c].swapaxes(1, 2)
+        return torch.from_numpy(np.ascontiguousarray(cells).reshape(-1, c, h, w))
+
+    def views(self, query: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The views of a query's cells (h * w, C) and of some images as tiles, and the bound on their errors.
+
+        Returns (L, tiles, v + 1, 16); (L, n, tiles, v + 1, 16), in which those of ``images`` are filled; (L, h * w).
+        Threads may compute the same views at the same time, with the same result.
+        """
+        if self._viewed is None:
+            axes = [self._find_axes(*span) for span in pairwise(self.ends.tolist())]
+            tiles = -(-self.h * self.w // SIMD_WIDTH)
+            views = torch.empty(len(axes), len(self), tiles, _VIEW + 1, SIMD_WIDTH, device="cpu").numpy()
+            self._viewed = axes, views, np.full((len(self), len(axes)), np.nan)
+        axes, views, longest = self._viewed
+        for image in images[np.isnan(longest[images]).any(1)].tolist():
+            views[:, image], lengths = self._view(self.cells[image], axes)
+            longest[image] = lengths.max(1)
+        ours, lengths = self._view(query, axes)
+        return ours, views, _VIEW_ERROR * (lengths + longest[images].max(0)[:, None])
+
+    def _view(self, cells: np.ndarray, axes: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """The views of some cells (m, C), and the length of each level's vector, (L, m)."""
+        views, squares = np.zeros((len(axes), _VIEW, len(cells)), np.float32), []
+        for view, along, (first, last) in zip(views, axes, pairwise(self.ends.tolist())):
+            x = cells[:, first:last].astype(np.float64)
+            coordinates = x @ along
+            squares.append(np.einsum("mc,mc->m", x, x))
+            view[: along.shape[1]] = coordinates.T
+            view[-1] = np.sqrt((squares[-1] - np.einsum("mv,mv->m", coordinates, coordinates)).clip(min=0))
+        return lay_out(views), np.sqrt(squares)
+
+    def _find_axes(self, first: int, last: int) -> np.ndarray:
+        """(c, v - 1) float64, orthonormal: the first principal axes of a level in a sample of the gallery's cells."""
+        images = np.unique(np.linspace(0, len(self) - 1, 16).astype(int))
+        step = -(-len(images) * self.h * self.w // _SAMPLED)
+        sample = self.cells[images, ::step, first:last].reshape(-1, last - first).astype(np.float64)
+        sample = np.nan_to_num(sample, posinf=0, neginf=0)
+        sample -= sample.mean(0)
+        return eigh(sample.T @ sample, subset_by_index=(last - first - _VIEW + 1, last - first - 1))[1]
+
+
+def search_shared_grid(
+    query: CellLayout,
+    gallery: CellLayout,
+    images: np.ndarray,
+    weights: np.ndarray,
+    kappa: int,
+    radius: int | None,
+    first: np.ndarray | None = None,
+    history: bool = False,
+) -> np.ndarray:
+    """Find the kappa nearest cells in the gallery's ``images``; see `search_branch_and_bound`.
+
+    Levels of weight 0 are not compared.
+    """
+    h, w = gallery.h, gallery.w
+    images, levels = check_images(images, len(gallery)), np.flatnonzero(weights)
+    factors = weights[levels].astype(np.float32)
+    reach = _EVERYWHERE if radius is None else min(radius, _EVERYWHERE)
+    if first is None:
+        first = np.arange(min(_SEEDS, len(images)))[:, None] * h * w + np.arange(h * w)
+    best = np.full((1, h * w, kappa), FAR, np.float32)
+    found = np.full((1, h * w, kappa), NOWHERE, np.int64)
+    log = np.empty((len(images) if history else 0, h * w, kappa), np.int64)
+    spans = np.stack([gallery.ends[levels], gallery.ends[levels + 1]], 1)
+    arguments = (
+        images,
+        np.ascontiguousarray(first.reshape(-1, h * w))[: 0 if history else None],
+        (h, w, reach),
+        (query.cells[0], gallery.cells, spans, factors),
+        (best, found, log),
+    )
+    if min(2 * reach + 1, h) * min(2 * reach + 1, w) < _WORTH_VIEWING:
+        in_threads(lambda worker, workers: _search_windows(worker, workers, *arguments), h)
+    else:
+        views = _prepare_views(query, gallery, images, levels, factors)
+        in_threads(lambda worker, workers: _search_views(worker, workers, *arguments, *views), -(-h * w // SIMD_WIDTH))
+    nearest = np.ascontiguousarray((log if history else found).swapaxes(1, 2)).reshape(-1, kappa, h, w)
+    return nearest if history else nearest[0]
+
+
+def measure_shared_grid(
+    query: CellLayout, gallery: CellLayout, images: np.ndarray, place: np.ndarray, levels: Sequence[int]
+) -> np.ndarray:
+    """(L, kappa, h, w) float64: at some levels, the unweighted squared distance to the cells found."""
+    _, h, w = place.shape
+    check_places(place, len(check_images(images, len(gallery))) * h * w)
+    squared = np.empty((len(levels), *place.shape))
+    for row, level in zip(squared, levels):
+        first, last = gallery.ends[level : level + 2]
+        asked = query.cells[0, :, first:last].astype(np.float64)
+        for nearest, there in zip(row, place.reshape(-1, h * w)):
+            cells = gallery.cells[images[there // (h * w)], there % (h * w), first:last]  # (h * w, c)
+            nearest[:] = ((asked - cells) ** 2).sum(1).reshape(h, w)
+    return squared
+
+
+def _prepare_views(
+    query: CellLayout, gallery: CellLayout, images: np.ndarray, levels: np.ndarray, factors: np.ndarray
+) -> tuple:
+    """The views of some levels, ready for `compare`, and what turns the worst distance into limits."""
+    ours, theirs, errors = gallery.views(query.cells[0], images)
+    parts = [prepare(ours[level], [(0, _VIEW)], factor[None]) for level, factor in zip(levels, factors)]
+    terms, own = np.stack([terms for _, terms, _ in parts]), np.stack([own for *_, own in parts])
+    error = np.zeros(own[0].size)
+    error[: errors.shape[1]] = np.sqrt(factors @ errors[levels] ** 2)
+    limits = np.full((own.size // SIMD_WIDTH, SIMD_WIDTH), FAR, np.float32)  # over a level and those before it
+    owns = own.cumsum(0).reshape(limits.shape)
+    return terms, theirs, levels, (owns, error, stretch_for(int(gallery.ends[-1])), limits)
+
+
+@compiled(cache=True)
+def _search_windows(worker, workers, images, tries, grid, cells, nearest):
+    """Measure all pairs within the radius, for a part of the query's rows."""
+    h, w, reach = grid
+    start, stop = worker * h // workers, (worker + 1) * h // workers
+    best, found, log = borrow(nearest[0]), borrow(nearest[1]), nearest[2]
+    levels = (borrow(cells[0]), borrow(cells[1]), borrow(cells[2]), borrow(cells[3]))
+    for cell in range(start * w, stop * w):
+        _try_first(cell, images, tries, grid, levels, best, found)
+    for rank in range(len(images)):
+        for row in range(max(start - reach, 0), min(stop + reach, h)):
+            for asked in range(max(row - reach, start), min(row + reach + 1, stop)):
+                for middle in range(w):
+                    for col in range(max(middle - reach, 0), min(middle + reach + 1, w)):
+                        place = (rank * h + row) * w + col
+                        _try(asked * w + middle, images[rank], place, h * w, levels, best, found)
+        if len(log):
+            for cell in range(start * w, stop * w):
+                log[rank, cell] = found[0, cell]
+
+
+@compiled(cache=True)
+def _search_views(worker, workers, images, tries, grid, cells, nearest, terms, views, numbers, rules):
+    """Search for every ``workers``-th tile of query cells, with the views of a few gallery tiles at a time in cache."""
+    h, w, reach = grid
+    best, found, log = borrow(nearest[0]), borrow(nearest[1]), nearest[2]
+    levels = (borrow(cells[0]), borrow(cells[1]), borrow(cells[2]), borrow(cells[3]))
+    seen, limits = (borrow(terms), borrow(views), numbers), borrow(rules[3])
+    held = (
+        np.zeros((1, SIMD_WIDTH), np.float32),
+        np.empty((1, 4, SIMD_WIDTH), np.float32),
+        np.empty((4, SIMD_WIDTH), np.float32),
+    )
+    room = borrow(held[0]), borrow(held[1]), borrow(held[2])
+    tiles = terms.shape[1]
+    for own in range(worker, tiles, workers):
+        for cell in range(own * SIMD_WIDTH, min((own + 1) * SIMD_WIDTH, h * w)):
+            _try_first(cell, images, tries, grid, levels, best, found)
+            _tighten(cell, best, rules, limits)
+    for rank in range(len(images)):
+        for start in range(0, tiles, _BATCH):
+            for own in range(worker, tiles, workers):
+                for lane in range(0, SIMD_WIDTH, 4):
+                    for tile in range(start, min(start + _BATCH, tiles)):
+                        if not _are_near(own * SIMD_WIDTH, tile * SIMD_WIDTH, h, w, reach):
+                            continue
+                        hits = _bound(own, lane, images[rank], tile, seen, limits, room)
+                        for e in range(4 if hits else 0):
+                            cell, lanes = own * SIMD_WIDTH + lane + e, (hits >> (16 * e)) & 0xFFFF
+                            if lanes == 0 or cell >= h * w:
+                                continue
+                            for j in range(SIMD_WIDTH):
+                                there = tile * SIMD_WIDTH + j
+                                if (lanes >> j) & 1 and there < h * w and _is_inside(cell, there, w, reach):
+                                    _try(cell, images[rank], rank * h * w + there, h * w, levels, best, found)
+                            _tighten(cell, best, rules, limits)
+        if len(log):
+            for own in range(worker, tiles, workers):
+                for cell in range(own * SIMD_WIDTH, min((own + 1) * SIMD_WIDTH, h * w)):
+                    log[rank, cell] = found[0, cell]
+    return held  # borrowed above: keep alive until here
+
+
+@compiled(forceinline=True)
+def _is_inside(cell, there, w, reach):
+    return abs(cell // w - there // w) <= reach and abs(cell % w - there % w) <= reach
+
+
+@compiled(forceinline=True)
+def _are_near(cell, there, h, w, reach):
+    """Whether the rows of two tiles lie within the radius; they begin at these cells."""
+    last, end = (cell + SIMD_WIDTH - 1) // w, (there + SIMD_WIDTH - 1) // w
+    return there // w - last <= reach and cell // w - end <= reach
+
+
+@compiled(forceinline=True)
+def _bound(own, lane, image, tile, seen, limits, room):
+    """Which of four query cells and sixteen gallery cells may still win; level by level, while any may."""
+    terms, views, numbers = seen
+    nothing, sums, totals = room
+    tiles, n = terms.shape[1], views.shape[1]
+    hits = np.int64(0)
+    for number in range(len(numbers)):
+        index = (numbers[number] * n + image) * tiles + tile
+        some = compare(terms, number * tiles + own, lane, views, index, nothing, limits, sums, 0)
+        if number == 0:
+            hits = some
+        for e in range(4):
+            for j in range(SIMD_WIDTH):
+                totals[e, j] = sums[0, e, j] + (totals[e, j] if number else np.float32(0))
+        if number:
+            hits = np.int64(0)
+            for e in range(4):
+                for j in range(SIMD_WIDTH):
+                    hits |= np.int64(totals[e, j] <= limits[number * tiles + own, lane + e]) << (16 * e + j)
+        if hits == 0:
+            break
+    return hits
+
+
+@compiled(forceinline=True)
+def _tighten(cell, best, rules, limits):
+    """Update the limits of a query cell from its worst distance: a view may be wrong by the error."""
+    owns, errors, stretch, _ = rules
+    tile, lane, tiles = cell // SIMD_WIDTH, cell % SIMD_WIDTH, len(errors) // SIMD_WIDTH
+    farthest = (np.sqrt(best[0, cell, best.shape[2] - 1] * np.float64(stretch)) + errors[cell]) ** 2 * _ROUNDED
+    for at in range(tile, len(limits), tiles):
+        limits[at, lane] = np.float32(farthest) - owns[at, lane]
+
+
+@compiled(forceinline=True)
+def _try_first(cell, images, tries, grid, levels, best, found):
+    """Measure the places to try first, as if the search had found them."""
+    h, w, reach = grid
+    for number in range(len(tries)):
+        place = tries[number, cell]
+        rank = place // (h * w)
+        if 0 <= rank < len(images) and _is_inside(cell, place % (h * w), w, reach):
+            _try(cell, images[rank], place, h * w, levels, best, found)
+
+
+@compiled(forceinline=True)
+def _try(cell, image, place, size, levels, best, found):
+    """Measure two cells, unless a part of the sum shows that they are too far apart, and insert the place."""
+    query, gallery, spans, weights = levels
+    total, index = np.float32(0), image * size + place % size
+    for level in range(len(spans)):
+        for first in range(spans[level, 0], spans[level, 1], _CHUNK):
+            last = min(first + _CHUNK, spans[level, 1])
+            total += weights[level] * sum_squares(query, cell, gallery, index, first, last)
+            if not total <= best[0, cell, best.shape[2] - 1]:  # also where it is not a number
+                return
+    insert(0, cell, total, place, best, found)
