@@ -1,7 +1,6 @@
 """Pretrained networks: levels equal those of the full network run in another way; weights match their names."""
 
 import copy
-import hashlib
 from functools import partial
 
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 import timm
 import torch
 import torchvision
-from safetensors.torch import save_file
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from spade_kit import SPADE, load_backbone
@@ -39,14 +37,6 @@ def all_close(levels, expected):
 @pytest.fixture(scope="module")
 def embedded() -> backbones.Backbone:
     return load_backbone()
-
-
-@pytest.fixture
-def offline(monkeypatch, tmp_path):
-    """A machine that has downloaded nothing and does not wait between attempts."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
 
 
 # ---- the embedded one ------------------------------------------------------------------------------------------------
@@ -286,24 +276,6 @@ def test_a_loaded_backbone_keeps_its_module_and_settings(tiny):
 # ---- errors ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("offline")
-@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "convnext_atto.d2_in1k", "seresnet18"])
-def test_unavailable_weights_are_never_replaced_by_random_ones(name):
-    with pytest.raises(ConnectionError, match=f"weights of '{name}' are not .*backbone='efficientnet_lite0'"):
-        load_backbone(name)
-
-
-def test_any_error_of_a_hub_names_the_cure():
-    class HubError(Exception):
-        """Like the errors of some hubs: not derived from the usual built-in ones."""
-
-    def get():
-        raise HubError("418")
-
-    with pytest.raises(ConnectionError, match=r"could not be downloaded \(418\). Use backbone='efficientnet_lite0'"):
-        sources._fetch("x", get)
-
-
 def test_an_unknown_name_gets_suggestions():
     with pytest.raises(ValueError, match=r"got 'wide_resnet50'. Did you mean .*'wide_resnet50_2'"):
         load_backbone("wide_resnet50")
@@ -435,59 +407,6 @@ def test_a_custom_module_may_make_tensors_of_its_own(rng, torch_settings, settin
     with torch_settings(setting):
         (level,), _ = backbone(crops)
     assert torch.equal(level, expected)
-
-
-def cached_file(folder, name):
-    """Where torchvision or timm keep a downloaded file, with random weights in it, under the name of their hash."""
-    weights = folder / "weights"
-    save_file(timm.create_model(name).state_dict(), weights)
-    blob = folder / "blobs" / hashlib.sha256(weights.read_bytes()).hexdigest()
-    repository = folder / f"models--{timm.get_pretrained_cfg(name).hf_hub_id.replace('/', '--')}"
-    for part in (folder / "blobs", repository / "refs", repository / "snapshots/1"):
-        part.mkdir(parents=True)
-    weights.rename(blob)
-    (repository / "refs/main").write_text("1")
-    (repository / "snapshots/1/model.safetensors").symlink_to(blob)
-    return blob
-
-
-@pytest.mark.usefixtures("offline")
-def test_downloaded_weights_are_found_without_the_network_and_damage_is_named(tmp_path, monkeypatch):
-    name = "convnext_atto.d2_in1k"
-    assert sources.must_download(name)
-    blob = cached_file(tmp_path, name)
-    assert not sources.must_download(name)
-    monkeypatch.setattr("huggingface_hub.file_download.hf_hub_download", None)
-    assert load_backbone(name).weights == f"timm {name}"
-    whole = blob.read_bytes()
-    for damaged in (whole[:-7], whole[:-7] + b"?" + whole[-6:], b""):
-        blob.write_bytes(damaged)
-        with pytest.raises(ValueError, match=rf"weights of '{name}' are damaged \(its SHA-256 .*{blob.name}\. Delete"):
-            load_backbone(name)
-
-
-@pytest.mark.usefixtures("offline")
-def test_a_damaged_file_of_torchvision_is_not_a_failed_download(tmp_path):
-    file = tmp_path / "hub/checkpoints/resnet18-f37072fd.pth"
-    file.parent.mkdir(parents=True)
-    assert sources.must_download("resnet18")
-    for content in (b"", b"not found", b"PK" * 500):
-        file.write_bytes(content)
-        with pytest.raises(ValueError, match=r"damaged \(its SHA-256 .* instead of f37072fd.*f37072fd\.pth\. Delete"):
-            load_backbone("resnet18")
-    assert not sources.must_download("resnet18")
-
-
-def test_a_file_without_a_hash_that_cannot_be_read_is_damaged_too(tmp_path):
-    file = tmp_path / "weights.pth"
-    file.write_bytes(b"garbage")
-    with pytest.raises(ValueError, match=r"damaged \(UnpicklingError\): .*weights\.pth\. Delete") as refused:
-        sources._fetch("x", lambda: torch.load(file, weights_only=True), file)
-    assert "weights_only" not in str(refused.value)  # torch's advice would run code from the file
-
-
-def test_only_names_that_are_downloaded_need_the_network():
-    assert not sources.must_download("efficientnet_lite0")
 
 
 def test_sizes_have_limits(tiny):

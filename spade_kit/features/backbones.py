@@ -149,7 +149,7 @@ def load_backbone(
 
     Notes
     -----
-    Weights of torchvision and timm are downloaded on first use, with a progress bar. From torchvision we take
+    Weights of torchvision and timm are downloaded on first use; a line says from where. From torchvision we take
     ``IMAGENET1K_V1`` if available, the only weights that the authors of the paper could have used.
 
     A larger ``resize`` shows smaller defects: after resizing, a scratch must be about 3 px wide to be found, a spot of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from functools import partial
 from importlib.util import find_spec
@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from spade_kit.features.downloads import check_origin, fetch, find_origin, torchvision_names
 from spade_kit.features.levels import TimmFeatures
 
 EMBEDDED = "efficientnet_lite0"
@@ -66,7 +67,7 @@ def _find_similar(name: str) -> list[str]:
     import timm
 
     nearly = sorted(get_close_matches(name, WHEELS, cutoff=0.9))
-    close = get_close_matches(name, {*_torchvision_names(), *timm.list_models()} - WHEELS.keys(), n=3)
+    close = get_close_matches(name, {*torchvision_names(), *timm.list_models()} - WHEELS.keys(), n=3)
     return [*nearly, *close][:3]
 
 
@@ -101,15 +102,11 @@ def embedded_file(name: str = EMBEDDED) -> Path:
     return Path(package.origin).parent / "models" / wheel.file
 
 
-def _torchvision_names() -> list[str]:
-    import torchvision
-
-    return torchvision.models.list_models(module=torchvision.models)
-
-
 def _build_torchvision(name: str, pretrained: bool) -> Built:
     import torchvision
 
+    if pretrained:
+        origin = check_origin(name)
     module = torchvision.models.get_model(name, weights=None)
     if not pretrained:
         return module, "untrained", _IMAGENET
@@ -117,12 +114,22 @@ def _build_torchvision(name: str, pretrained: bool) -> Built:
     choice = getattr(offered, "IMAGENET1K_V1", offered.DEFAULT)
 
     def fill() -> nn.Module:
-        module.load_state_dict(choice.get_state_dict(progress=True, check_hash=True, weights_only=True))
+        state = choice.get_state_dict(progress=True, check_hash=True, weights_only=True)
+        module.load_state_dict(_rename_dense(state))
         return module
 
-    module = _fetch(name, fill, find_cached(name))
+    module = fetch(name, origin, fill, _count(module))
     preprocessing = choice.transforms()
     return module, f"torchvision {choice}", (tuple(preprocessing.mean), tuple(preprocessing.std))
+
+
+def _rename_dense(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state of a network of torchvision; its files of DenseNets have older names, such as ``norm.1``."""
+    return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", name): value for name, value in state.items()}
+
+
+def _count(module: nn.Module) -> int:
+    return sum(value.numel() for value in module.state_dict().values())
 
 
 def _is_timm(name: str) -> bool:
@@ -134,12 +141,14 @@ def _is_timm(name: str) -> bool:
 def _build_timm(name: str, pretrained: bool) -> Built:
     import timm
 
-    module = timm.create_model(name, features_only=True)  # first without weights: then only downloads can fail
     if pretrained:
-        cached = find_cached(name)
-        here: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(cached), "custom_load": False}}
-        get = partial(timm.create_model, name, features_only=True, pretrained=True, **(here if cached else {}))
-        module = _fetch(name, get, cached)
+        origin = check_origin(name)
+    create = partial(timm.create_model, name, features_only=True)
+    module = create()  # first without weights: then only downloads can fail
+    if pretrained:
+        here: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(origin.cached), "custom_load": False}}
+        get = partial(create, pretrained=True, **(here if origin.cached else {}))
+        module = fetch(name, origin, get, _count(module))
     config = timm.data.resolve_model_data_config(module)
     return TimmFeatures(module), f"timm {name}" if pretrained else "untrained", (config["mean"], config["std"])
 
@@ -147,63 +156,11 @@ def _build_timm(name: str, pretrained: bool) -> Built:
 SOURCES: tuple[tuple[Callable[[Any], bool], Callable[[Any, bool], Built]], ...] = (  # (matches, build)
     (lambda name: isinstance(name, nn.Module), lambda module, _: (module, "custom module", _IMAGENET)),
     (lambda name: name in WHEELS, _build_embedded),
-    (lambda name: name in _torchvision_names(), _build_torchvision),
+    (lambda name: name in torchvision_names(), _build_torchvision),
     (_is_timm, _build_timm),
 )
 
 
-def find_cached(name: str) -> Path | None:
-    """The file with the weights of a network of torchvision or timm, if it was downloaded before."""
-    import timm
-    from huggingface_hub import try_to_load_from_cache
-    from torchvision.models import get_model_weights
-
-    found: list[Any] = []
-    if name in _torchvision_names():
-        offered = get_model_weights(name)
-        url = getattr(offered, "IMAGENET1K_V1", offered.DEFAULT).url
-    else:
-        config: Any = timm.get_pretrained_cfg(name)
-        url = config.url
-        if config.hf_hub_id:
-            files = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
-            found = [try_to_load_from_cache(config.hf_hub_id, file) for file in files]
-    if url:
-        found.append(str(Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name))
-    return next((Path(file) for file in found if isinstance(file, str) and Path(file).is_file()), None)
-
-
 def must_download(name: str) -> bool:
     """Whether `load_backbone` needs the network for the weights of this name."""
-    return find_builder(name) in (_build_torchvision, _build_timm) and find_cached(name) is None
-
-
-def _fetch(name: str, get: Callable[[], Any], cached: Path | None = None) -> Any:
-    """Get weights, from a file or a download. A failure raises an error that names the cure; no random weights."""
-    if cached:
-        _check_hash(name, cached)
-    try:
-        return get()
-    except Exception as problem:  # every hub raises its own type
-        if cached:
-            raise _damaged(name, cached, type(problem).__name__) from problem
-        raise ConnectionError(
-            f"The weights of {name!r} are not on this machine and could not be downloaded ({problem}). "
-            f"Use backbone={EMBEDDED!r}, which is installed with the package, or connect to the internet once."
-        ) from problem
-
-
-def _check_hash(name: str, file: Path) -> None:
-    """Compare a downloaded file with the hash in its name: torchvision's and timm's begin with it, the hub's is one."""
-    named = re.fullmatch(r"(?:.*-)?([0-9a-f]{8,64})(?:\.\w+)?", file.resolve().name)
-    if named:
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        if not digest.startswith(named[1]):
-            raise _damaged(name, file, f"its SHA-256 is {digest[:8]}... instead of {named[1][:8]}...")
-
-
-def _damaged(name: str, file: Path, reason: str) -> ValueError:
-    return ValueError(
-        f"The downloaded weights of {name!r} are damaged ({reason}): {file.resolve()}. "
-        "Delete this file, then load them again."
-    )
+    return find_builder(name) in (_build_torchvision, _build_timm) and find_origin(name).cached is None
