@@ -14,14 +14,15 @@ from typing import SupportsIndex
 import numpy as np
 
 
-def check_count(name: str, value: SupportsIndex, least: int = 1) -> int:
-    """An integer of at least ``least``; bool and float are rejected."""
+def check_count(name: str, value: SupportsIndex, least: int = 1, most: int | None = None) -> int:
+    """An integer from ``least`` to ``most``; bool and float are rejected."""
     try:
         number = operator.index(value)
     except TypeError:
         number = None
-    if number is None or isinstance(value, bool) or number < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}.")
+    if number is None or isinstance(value, bool) or number < least or (most is not None and number > most):
+        needed = f"of at least {least}" if most is None else f"from {least} to {most:,}"
+        raise ValueError(f"{name} must be a whole number {needed}; got {value!r}.")
     return number
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeAlias
+from typing import Any, SupportsIndex, TypeAlias
 
 import numpy as np
 
@@ -16,6 +16,7 @@ SEARCH = ("auto", "brute_force")
 SCORE = ("max", "top", "excess")
 JUDGED = ("map", "excess")
 MOST_SIGMA = 1000  # map pixels; more would take minutes
+MOST_KAPPA = 300  # 2 s per image of 224 px; the time grows with the square
 LARGEST = 1e37  # limit of a weight and of a sum of weighted squares: close to the float32 maximum
 Weights: TypeAlias = "Mapping[str, float] | tuple[tuple[str, float], ...] | str | None"
 
@@ -42,7 +43,7 @@ class Options:
     def __post_init__(self) -> None:
         checked = {
             "k": None if self.k is None else check_count("k", self.k),
-            "kappa": 1 if self.kappa is None else check_count("kappa", self.kappa),
+            "kappa": 1 if self.kappa is None else check_kappa(self.kappa),
             "radius": None if self.radius is None else check_count("radius", self.radius, least=0),
             "combine": choose("combine", self.combine, COMBINE),
             "weights": _freeze(self.weights),
@@ -144,6 +145,10 @@ def _freeze(weights: Any) -> tuple[tuple[str, float], ...] | str | None:
     if weights is None or (isinstance(weights, tuple) and all(isinstance(pair, tuple) for pair in weights)):
         return weights
     raise ValueError(f'weights must be a mapping like {{"layer3": 0.5}}, "equal" or None; got {weights!r}.')
+
+
+def check_kappa(kappa: SupportsIndex) -> int:
+    return check_count("kappa", kappa, most=MOST_KAPPA)
 
 
 def check_sigma(sigma: float) -> float:

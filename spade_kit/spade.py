@@ -19,11 +19,11 @@ from jaxtyping import UInt8
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from spade_kit._arguments import check_attribute, cut_count, suggest, warn
+from spade_kit._arguments import check_attribute, check_count, cut_count, suggest, warn
 from spade_kit.batch import predict_folder
 from spade_kit.correspondence import warn_about_clipping
 from spade_kit.datasets.samples import GOOD, Photo, Sample, as_array, as_list, name_of
-from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
+from spade_kit.features.backbones import EMBEDDED, SIDES, Backbone, load_backbone
 from spade_kit.features.pyramid import compute_features
 from spade_kit.gallery.calibration import Calibration
 from spade_kit.gallery.checkpoint import load_gallery, save_gallery
@@ -136,6 +136,7 @@ class SPADE:
         -----
         ``benchmarks/results`` shows the effect of each setting on each dataset, and where they do not help.
         """
+        check_count("size", size, *SIDES)
         network = load_backbone(backbone, resize=size, crop=None, average=AVERAGE, device=device)
         spade = cls(network, weights="equal", sigma=sigma_at(size))
         spade._undecided = frozenset(UNDECIDED)

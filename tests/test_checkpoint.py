@@ -430,7 +430,7 @@ def test_a_forged_manifest_is_refused_in_a_sentence(saved, changes, said):
 
 
 @pytest.mark.parametrize(("inside", "changes", "said"), [
-    ("options", {"kappa": 10**9}, r"out of range \(kappa must be at most 10000; got 1000000000\.\)\. Fit again"),
+    ("options", {"kappa": 10**9}, r"out of range \(kappa must be at most 300; got 1000000000\.\)\. Fit again"),
     ("options", {"sigma": 1e6}, "sigma must be at most 1000"),
     ("options", {"k": -3}, "k must be a whole number of at least 1; got -3"),
     ("backbone", {"recipe": {"name": "resnet18", "url": "http://x"}}, "its recipe has the unknown entries 'url'"),
@@ -454,6 +454,14 @@ def test_a_forged_image_is_refused_in_a_sentence(saved, changes, said):
     saved.change(normals=[normals[0] | changes, *normals[1:]])
     with pytest.raises(ValueError, match=said):
         saved.predict()
+
+
+def test_a_recipe_that_no_backbone_has_is_refused_with_the_name_of_the_folder(saved):
+    for wrong in ({"average": -1}, {"resize": 10**9}, {"name": "resnet1800"}, {"layers": ["x"], "pooled": "y"}):
+        recipe = {"name": "efficientnet_lite0"} | wrong
+        saved.change(backbone=saved.record["backbone"] | {"recipe": recipe})
+        with pytest.raises(ValueError, match=rf"^The backbone of {saved.folder} cannot be loaded\. [A-Za-z]"):
+            SPADE.load(saved.folder)
 
 
 def test_a_deeply_nested_manifest_is_refused(saved):

@@ -399,7 +399,7 @@ def test_each_mistake_raises_a_clear_error(rng):
         ({"query": wide}, "the same number of channels at layer1; got 8 and 3"),
         ({"query": large}, r"the same grid at layer1; got \(8, 8\) and \(4, 4\)"),
         ({"query": deep}, "the same layers; got layer1, layer2, layer3 and layer1, layer2"),
-        ({"kappa": 0}, "kappa must be a whole number of at least 1; got 0."),
+        ({"kappa": 0}, "kappa must be a whole number from 1 to 300; got 0."),
         ({"kappa": 1.5}, "kappa must be a whole number"),
         ({"kappa": True}, "kappa must be a whole number"),
         ({"radius": -1}, "radius must be a whole number of at least 0; got -1."),

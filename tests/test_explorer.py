@@ -436,7 +436,7 @@ def test_an_invalid_value_raises_an_error_and_changes_nothing(explorer, name, va
 
 def test_an_error_from_the_page_is_shown_there(explorer):
     explorer.set_state({"kappa": 0, "k": 2})
-    assert explorer.problem == "kappa must be a whole number of at least 1; got 0."
+    assert explorer.problem == "kappa must be a whole number from 1 to 300; got 0."
     assert (explorer.kappa, explorer.k) == (1, 5)
     explorer.set_state({"kappa": 2})
     assert (explorer.kappa, explorer.problem) == (2, "")
@@ -503,6 +503,8 @@ def test_a_typing_error_in_an_attribute_raises_an_error(explorer, spade, demo, t
 def test_the_images_of_a_page_are_one_or_more_indexes(explorer, tmp_path):
     with pytest.raises(ValueError, match="photos must hold the index of at least one image; got none"):
         explorer.save_html(tmp_path / "page.html", photos=[])
+    with pytest.raises(ValueError, match="photos must refer to one of the images, from 0 to"):
+        explorer.save_html(tmp_path / "page.html", photos=5000)
     explorer.save_html(tmp_path / "page.html", photos=5)
     assert (tmp_path / "page.html").is_file()
 

@@ -46,7 +46,7 @@ def test_an_attribute_of_spade_is_checked_when_it_is_set():
     assert (spade.options.radius, spade.weights) == (3, {"layer1": 2})
     with pytest.raises(ValueError, match=r"A layer must be one of 'layer1', 'layer2', 'layer3'; got 'layer9'\."):
         spade.weights = {"layer9": 1}
-    with pytest.raises(ValueError, match=r"kappa must be a whole number of at least 1; got 0\."):
+    with pytest.raises(ValueError, match=r"kappa must be a whole number from 1 to 300; got 0\."):
         spade.kappa = 0
     assert (spade.kappa, spade.weights) == (1, {"layer1": 2})
 
@@ -66,6 +66,7 @@ def test_a_typing_error_in_an_attribute_raises_an_error():
 @pytest.mark.parametrize(("given", "said"), [
     ({"weights": {"layer1": 1e38}}, r"The weight of layer1 must be a number from 0 to 1e\+37; got 1e\+38"),
     ({"sigma": 1e9}, "sigma must be a number of map pixels from 0, no smoothing, to 1,000; got 1000000000.0"),
+    ({"kappa": 301}, r"kappa must be a whole number from 1 to 300; got 301\."),
 ])  # fmt: skip
 def test_the_limits_of_a_number_are_named(given, said):
     with pytest.raises(ValueError, match=said):

@@ -157,6 +157,13 @@ def test_what_a_user_sets_stays(fitted, demo):
     assert spade.radius is None
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("size", [0, -1, 31, 2**14 + 1, "320", 320.5, None, True])
+def test_a_size_that_is_no_side_of_an_image_is_refused_by_its_name(size):
+    with pytest.raises(ValueError, match=rf"size must be a whole number from 32 to 16,384; got {size!r}\."):
+        SPADE.recommended(size=size)
+
+
 def test_the_recommended_settings_are_regular_options(fitted, demo, tmp_path):
     by_hand = SPADE(load_backbone(resize=160, crop=None, average=3)).under(fitted.options).fit(demo.train[:16])
     result, expected = fitted.predict(demo.test[0]), by_hand.predict(demo.test[0])

@@ -22,7 +22,7 @@ from spade_kit.features.sources import EMBEDDED, find_builder
 from spade_kit.features.weights import read_weights
 from spade_kit.search.runtime import usual_settings
 
-_LARGEST_SIDE = 2**14  # px
+SIDES = 32, 2**14  # px: of the smallest and the largest image that a network gets
 _SEED = 0  # of untrained weights
 
 
@@ -172,7 +172,7 @@ def load_backbone(
     _check_crop(resize, crop)
     if not isinstance(pretrained, (bool, np.bool_)):
         raise ValueError(f"pretrained must be True or False; got {pretrained!r}.")
-    if check_count("average", average) % 2 == 0 or average > _LARGEST_SIDE:
+    if check_count("average", average) % 2 == 0 or average > SIDES[1]:
         raise ValueError(f"average must be an odd number of cells, 1 for none; got {average}. Use 3.")
     if layers is not None and (isinstance(layers, str) or not layers):
         raise ValueError(f"layers must be a list of names, fine to coarse; got {layers!r}.")
@@ -234,10 +234,10 @@ def find_device(device: str | torch.device) -> torch.device:
 
 def _check_crop(resize: int, crop: int | None) -> None:
     sides = (resize, resize if crop is None else crop)
-    if not all(isinstance(side, (int, np.integer)) for side in sides) or not 32 <= sides[1] <= resize:
+    if not all(isinstance(side, (int, np.integer)) for side in sides) or not SIDES[0] <= sides[1] <= resize:
         raise ValueError(
             f"resize and crop must be whole pixels with 32 <= crop <= resize; got resize={resize} and crop={crop}. "
             "Use resize=256, crop=224, or crop=None for the whole image."
         )
-    if resize > _LARGEST_SIDE:
-        raise ValueError(f"resize must be at most {_LARGEST_SIDE} px; got {resize}. Use resize=256.")
+    if resize > SIDES[1]:
+        raise ValueError(f"resize must be at most {SIDES[1]} px; got {resize}. Use resize=256.")

@@ -31,7 +31,7 @@ from spade_kit.features.pyramid import check_size
 from spade_kit.features.sources import must_download
 from spade_kit.features.weights import hash_file
 from spade_kit.gallery.gallery import Gallery, Normal
-from spade_kit.options import LARGEST, MOST_SIGMA, OPTIONS, Options
+from spade_kit.options import LARGEST, MOST_KAPPA, MOST_SIGMA, OPTIONS, Options
 from spade_kit.search.dispatch import layout_for
 from spade_kit.search.layout import Layout, SimdLayout, grids_nest
 from spade_kit.search.runtime import usual_settings
@@ -53,7 +53,12 @@ _RECIPE = {
     **{"resize": int, "crop": int | None, "average": int, "weights": str, "weights_sha256": str},
 }
 _SETTINGS = ("backbone", "options", "layers", "shapes")  # what the checksum of the manifest covers
-_MOST = {"k": 2**31, "kappa": 10**4, "radius": 2**31, "sigma": MOST_SIGMA}  # beyond these a prediction would never end
+_MOST = {
+    "k": 2**31,
+    "kappa": MOST_KAPPA,
+    "radius": 2**31,
+    "sigma": MOST_SIGMA,
+}  # beyond these a prediction would never end
 _READ_UP_TO = 2**30  # bytes: larger files are mapped
 _LARGEST_SIDE = 2**16  # of a level and of a photo
 
@@ -247,14 +252,17 @@ def _find_backbone(
         )
     recipe = dict(wanted["recipe"] or {})
     digest = recipe.pop("weights_sha256", None)
-    if given is None and digest:
-        _check_weights(folder, recipe, digest)
-    elif given is None and recipe.get("pretrained", True) and must_download(recipe["name"]):
-        warn(
-            f"{as_text(folder)} was fitted with {wanted['name']}; its weights are not on this machine and will be "
-            "downloaded."
-        )
-    backbone = load_backbone(**recipe) if given is None else load_backbone(given)
+    try:
+        if given is None and digest:
+            _check_weights(folder, recipe, digest)
+        elif given is None and recipe.get("pretrained", True) and must_download(recipe["name"]):
+            warn(
+                f"{as_text(folder)} was fitted with {wanted['name']}; its weights are not on this machine and will be "
+                "downloaded."
+            )
+        backbone = load_backbone(**recipe) if given is None else load_backbone(given)
+    except ValueError as problem:
+        raise ValueError(f"The backbone of {as_text(folder)} cannot be loaded. {problem}") from problem
     backbone = backbone if device is None else backbone.to(device)
     same = not recipe or _leave_place_out(backbone.recipe) == _leave_place_out(wanted["recipe"])
     if backbone.sha256 != wanted["sha256"] or not same:

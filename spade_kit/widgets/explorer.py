@@ -18,7 +18,7 @@ from spade_kit.datasets.samples import Dataset, Photo
 from spade_kit.figures.results import draw_explanation
 from spade_kit.figures.style import SCALE
 from spade_kit.gallery.calibration import NormalScores
-from spade_kit.options import COMBINE, JUDGED, SCORE, Options, check_sigma
+from spade_kit.options import COMBINE, JUDGED, SCORE, Options, check_kappa, check_sigma
 from spade_kit.result import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.base import MISTAKES, Checked, Index, Live, Probe, check_distance, check_rate
@@ -105,7 +105,7 @@ class Explorer(Live):
 
     index = Index()
     k = Checked(1, lambda self, value: min(check_count("k", value), len(self.spade)))
-    kappa = Checked(1, lambda _, value: check_count("kappa", value))
+    kappa = Checked(1, lambda _, value: check_kappa(value))
     radius = Checked(None, lambda _, value: None if value is None else check_count("radius", value, least=0))
     weights = Checked(None, lambda self, value: self._check_weights(value))
     combine = Checked("concat", lambda _, value: choose("combine", value, COMBINE))
@@ -649,7 +649,7 @@ class Explorer(Live):
 
     def _make_page(self, photos: Iterable[int] | None = None) -> str:
         chosen = [self.index] if photos is None else photos if isinstance(photos, Iterable) else [photos]
-        indexes = [self.images.check(index) for index in chosen]
+        indexes = [self.images.check(index, "photos") for index in chosen]
         if not indexes:
             raise ValueError("photos must hold the index of at least one image; got none.")
         saved: dict[int, dict[str, Any]] = {}

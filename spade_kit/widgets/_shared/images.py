@@ -77,8 +77,8 @@ class ImageList:
     def drop_last(self) -> None:
         self._listed.pop()
 
-    def check(self, index: int) -> int:
-        return check_index("index", index, len(self), "image")
+    def check(self, index: int, name: str = "index") -> int:
+        return check_index(name, index, len(self), "image")
 
     def _sample(self, index: int) -> Photo | None:
         photo = self._listed[index].photo
