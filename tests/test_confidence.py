@@ -253,6 +253,10 @@ def test_too_few_images_are_an_error_before_any_search(demo, monkeypatch):
     )
     with pytest.raises(ValueError, match=sentence):
         judge.threshold(0.01, of="image", confidence=0.95)
+    for alone, groups in ((judge.remove([1, 2, 3]), None), (SPADE(k=2).fit(demo.train[:2]), [0, 0])):
+        for rate in (0.01, 0.95):  # no rate is possible
+            with pytest.raises(ValueError, match=r"Leave-one-out needs at least one other (normal image|group); there"):
+                alone.threshold(rate, of="image", groups=groups, confidence=0.95)
 
 
 def test_a_confidence_needs_whole_images(spade):

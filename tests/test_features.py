@@ -176,8 +176,16 @@ def test_a_mask_and_negative_numbers_select_as_in_numpy(rng):
     pyramid = Pyramid([torch.arange(4.0).view(4, 1, 1, 1)], ["layer1"], torch.zeros(4, 1))
     for index in ([True, False, False, True], [0, -1], np.array([0, 3]), torch.tensor([0, 3]), range(0, 4, 3)):
         assert pyramid.select(index).levels[0].flatten().tolist() == [0, 3]
-    with pytest.raises(IndexError):
-        pyramid.select([0.5])
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_number_of_an_image_selects_nothing():
+    pyramid = Pyramid([torch.arange(4.0).view(4, 1, 1, 1)], ["layer1"], torch.zeros(4, 1))
+    for wrong in (99, -5, 1.5, "a", None, [0, 4], [0.5], [True], [[0], [1, 2]]):
+        with pytest.raises(
+            ValueError, match=r"index must hold numbers of images, from 0 to 3, or True for those to sel"
+        ):
+            pyramid.select(wrong)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -36,6 +36,12 @@ def test_anything_else_is_refused_in_a_sentence(spade, photo, wrong):
 
 
 @pytest.mark.usefixtures("unchecked")
+def test_a_set_of_training_images_is_taken(spade, photo):
+    for some in ({4, 0, 2}, frozenset([4, 0, 2]), {0: "a", 2: "b", 4: "c"}.keys()):
+        assert spade.judge(photo, among=some).among.tolist() == [0, 2, 4]
+
+
+@pytest.mark.usefixtures("unchecked")
 def test_one_training_image_may_be_given_without_a_list(spade, photo):
     result = spade.predict(photo)
     np.testing.assert_array_equal(result.with_normals(3).anomaly_map, result.with_normals([3]).anomaly_map)

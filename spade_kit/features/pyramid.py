@@ -81,7 +81,14 @@ class Pyramid:
 
     def select(self, index: ArrayLike) -> Pyramid:
         """The pyramid of some of the images, in the order given; a single index gives a pyramid of one image."""
-        rows = torch.from_numpy(np.arange(len(self))[np.asarray(index, None if np.size(index) else int)].reshape(-1))
+        try:
+            chosen = np.arange(len(self))[np.asarray(index, None if np.size(index) else int)]
+        except (IndexError, ValueError) as problem:  # ValueError: lists of different lengths
+            raise ValueError(
+                f"index must hold numbers of images, from 0 to {len(self) - 1}, or True for those to select; "
+                f"got {index!r}."
+            ) from problem
+        rows = torch.from_numpy(chosen.reshape(-1))
         return Pyramid(
             tuple(level[rows.to(level.device)] for level in self.levels),
             self.layers,

@@ -244,6 +244,7 @@ class Calibration:
         labels = self._check_groups(groups)
         if confidence is not None:
             check_confidence(confidence, of)
+            self.gallery.others(0, labels)  # an error if there is none, whatever the rate
             contents = self.gallery.contents.tolist()
             units = [labels[image] for image in contents] if labels else contents  # a duplicate is in its twin's group
             tighten_fpr(len(set(units)), check_fpr(fpr), confidence)  # too few are an error before the search

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import cached_property, partial
@@ -130,7 +130,7 @@ class Gallery:
     def check_among(self, images: Sequence[int] | np.ndarray) -> Int[np.ndarray, "m"]:
         """Training images, ascending and each once, from indices in any order or from a boolean mask."""
         try:
-            given = np.asarray(images)
+            given = np.asarray(list(images) if isinstance(images, Set) else images)
         except ValueError:  # lists of different lengths
             given = np.empty(0)
         if given.dtype == bool and given.shape == (len(self),):
