@@ -131,7 +131,7 @@ class RunFolder:
     def resume(self, items: Sequence[Item], judge: Callable[[Item], Row]) -> Iterator[Row]:
         """Yield the rows of all items: existing rows of finished items, rows from ``judge`` for the others.
 
-        Items that could not be judged are tried again. Incomplete files of a killed run are removed.
+        Items that could not be judged are tried again, and have no files. Incomplete files of a killed run are removed.
         """
         for place in {self.folder, *(file.parent for item in items for file in item.files)}:
             for left in place.glob(f".*{_UNFINISHED}"):
@@ -149,6 +149,9 @@ class RunFolder:
             if row is None:
                 state = describe_state(item.sources)  # before judging: a file replaced meanwhile is judged again
                 row = item.name | judge(item) | (state or {})
+                if "reason" in row:  # files of an earlier content would seem to be its result
+                    for file in item.files:
+                        file.unlink(missing_ok=True)
                 self._append(row)
             yield item.name | row
 

@@ -29,7 +29,7 @@ from spade_kit._progress import track
 from spade_kit.datasets.images import FORMATS, RESULTS, UNSUPPORTED, find_locked, pictures_below, walk
 from spade_kit.datasets.layouts import check_folder, count, name_some
 from spade_kit.datasets.pairing import pair
-from spade_kit.datasets.samples import NO_ROOM
+from spade_kit.datasets.samples import explain_memory
 
 FPR = 0.05  # default rate, unless there are too few normal images to estimate it
 PIXEL_FPR = 0.01  # of the outlines: the default of `SPADE.threshold`
@@ -86,8 +86,8 @@ def _judge(spade: Any, threshold: float, outline: float, item: Item) -> Row:
     """Judge an image and write its pictures; if it cannot be judged, return only the reason."""
     try:
         return _judge_and_write(spade, threshold, outline, item)
-    except MemoryError:
-        return {"verdict": NOT_JUDGED, "reason": f"The image {NO_ROOM}"}
+    except MemoryError as problem:
+        return {"verdict": NOT_JUDGED, "reason": explain_memory(problem)}
 
 
 def _judge_and_write(spade: Any, threshold: float, outline: float, item: Item) -> Row:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from spade_kit import SPADE, evaluate
+from spade_kit import SPADE, Sample, evaluate
 from spade_kit._files import Item, RunFolder, as_path, encode_png, encode_tiff, write_whole
 from spade_kit.batch import COLUMNS
 
@@ -500,10 +501,38 @@ def test_an_image_that_does_not_fit_into_memory_gets_a_row(spade, line, tmp_path
     def judge(self, image, **options):
         if Path(image).relative_to(line).as_posix() == NAMES[0]:
             raise MemoryError
+        if Path(image).name == "x.png":
+            raise MemoryError("The network needs 9 GB. Use a smaller crop.")
+        if Path(image).name == "y.png":
+            np.empty(2**60, np.uint8)
         return cut(self, image, **options)
 
     monkeypatch.setattr(SPADE, "judge", judge)
     frame = spade.predict_folder(line, tmp_path / "out", fpr=0.2)
     reasons = frame.set_index("path")["reason"]
-    assert reasons[NAMES[0]] == "The image does not fit into memory. Make it smaller."
-    assert (frame["verdict"] == "not judged").sum() == 2  # and the broken one
+    assert reasons[NAMES[0]] == reasons["y.png"] == "The image does not fit into memory. Make it smaller."
+    assert reasons["x.png"] == "The network needs 9 GB. Use a smaller crop."
+    assert (frame["verdict"] == "not judged").sum() == 4  # and the broken one
+
+
+@pytest.mark.parametrize("run", [SPADE.predict_folder, lambda spade, line, out: evaluate(spade, samples_of(line), out)])
+def test_an_image_that_is_broken_later_keeps_no_files_of_its_old_content(spade, line, tmp_path, run):
+    def list_files() -> set[Path]:
+        files = {file.relative_to(tmp_path) for file in (tmp_path / "out").rglob("*") if file.is_file()}
+        return {file for file in files if file.suffix in (".png", ".tiff", ".npz")}
+
+    (line / "broken.png").unlink()
+    run(spade, line, tmp_path / "out")
+    before = list_files()
+    (line / "x.png").write_bytes((line / "x.png").read_bytes()[:2000])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an evaluation says that an image was not judged
+        run(spade, line, tmp_path / "out")
+    gone = before - list_files()
+    assert len(gone) == 2
+    assert all("x" in file.stem or file.suffix == ".npz" for file in gone)
+    assert list_files() < before
+
+
+def samples_of(folder: Path) -> list[Sample]:
+    return [Sample(file, "kind") for file in sorted(folder.rglob("*.png"))]

@@ -172,7 +172,7 @@ def _name(paths: Sequence[Path]) -> str:
     return f"{named} and {len(paths) - _NAMED} more" if len(paths) > _NAMED else named
 
 
-NO_ROOM = "does not fit into memory. Make it smaller."
+_NO_ROOM = "does not fit into memory. Make it smaller."
 Photo: TypeAlias = "Sample | Path | str | Image.Image | np.ndarray"
 
 
@@ -181,7 +181,12 @@ def as_array(photo: Photo) -> UInt8[np.ndarray, "H W 3"]:
     try:
         return _as_array(photo)
     except MemoryError as problem:
-        raise UnreadablePhotoError(f"{name_of(photo) or 'The image'} {NO_ROOM}") from problem
+        raise UnreadablePhotoError(f"{name_of(photo) or 'The image'} {_NO_ROOM}") from problem
+
+
+def explain_memory(problem: MemoryError) -> str:
+    """What does not fit into memory: in the words of the package, or else the image."""
+    return str(problem) if type(problem) is MemoryError and problem.args else f"The image {_NO_ROOM}"
 
 
 def _as_array(photo: Photo) -> UInt8[np.ndarray, "H W 3"]:

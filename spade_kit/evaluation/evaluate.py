@@ -12,7 +12,7 @@ import pandas
 from spade_kit._arguments import warn
 from spade_kit._files import Item, Row, RunFolder, as_text, encode_tiff, write_whole
 from spade_kit._progress import track
-from spade_kit.datasets.samples import GOOD, NO_ROOM, Dataset, Sample, as_list
+from spade_kit.datasets.samples import GOOD, Dataset, Sample, as_list, explain_memory
 from spade_kit.evaluation.map_store import Judged, MapStore, name_maps
 from spade_kit.evaluation.report import FORMAT, TABLE, Report, write_table
 from spade_kit.result import Result
@@ -97,7 +97,7 @@ def _judge(spade: SPADE, sample: Sample) -> tuple[Row, Judged | None]:
         result = spade.judge(sample)
         judged = Judged.of(result)
     except (ValueError, OSError, MemoryError) as problem:
-        reason = f"The image {NO_ROOM}" if isinstance(problem, MemoryError) else str(problem)
+        reason = explain_memory(problem) if isinstance(problem, MemoryError) else str(problem)
         return row | {"seconds": time.perf_counter() - start, "reason": reason}, None
     row |= describe_scores(result) | {"judged": round(result.crop.judged, 4), "squash": round(result.crop.squash, 4)}
     return row | {"seconds": time.perf_counter() - start}, judged
