@@ -26,7 +26,7 @@ from spade_kit._files import (
     write_whole,
 )
 from spade_kit._progress import track
-from spade_kit.datasets.images import FORMATS, RESULTS, UNSUPPORTED, find_locked, pictures_below, walk
+from spade_kit.datasets.images import FORMATS, RESULTS, UNSUPPORTED, find_locked, list_once, pictures_below
 from spade_kit.datasets.layouts import check_folder, count, name_some
 from spade_kit.datasets.pairing import pair
 from spade_kit.datasets.samples import explain_memory
@@ -119,16 +119,17 @@ def _judge_and_write(spade: Any, threshold: float, outline: float, item: Item) -
 
 def _list_photos(folder: Path) -> list[Path]:
     """Relative paths of all images in a folder and below, except results; warns about unsupported formats."""
-    found = pictures_below(folder)
-    photos = pair(found, folder)[0] or found
-    find_locked([folder])
+    with list_once() as listed:
+        found = pictures_below(folder)
+        photos = pair(found, folder)[0] or found
+    find_locked(listed.values())
     if not photos:
         raise FileNotFoundError(
             f"No images found in {as_text(folder)}. Convert files to a supported format: {', '.join(FORMATS)}."
         )
     if masks := sorted({*found} - {*photos}):
         warn(f"{count(masks, 'mask')} not judged: {name_some(masks)}. If they are images, change their names.")
-    others = [path for listing in walk(folder) for path in listing.others if path.suffix.lower() in UNSUPPORTED]
+    others = [path for listing in listed.values() for path in listing.others if path.suffix.lower() in UNSUPPORTED]
     if others:
         warn(f"{count(others, 'image')} of unsupported formats not judged: {name_some(others)}. Convert them to PNG.")
     return [photo.relative_to(folder) for photo in photos]

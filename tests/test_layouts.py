@@ -190,7 +190,24 @@ def test_images_deeper_down_are_used_with_the_label_of_their_kind(put):
     assert found(dataset.train) == [("good", "1.png", None), ("good", "0.png", None)]
     assert found(dataset.test) == [("bent", "3.png", "3_mask.png"), ("bent", "3.png", "3"), ("good", "2.png", None)]
     assert dataset.test[1].mask_path == folder / "ground_truth/bent/cam2/3"
-    assert dataset.remarks == ()
+    assert dataset.remarks == ("1 image of train/good from folders below it: cam1.",)
+
+
+@pytest.mark.parametrize(("good", "as_train"), [("train/good", False), ("ok", False), ("ok", True)])
+def test_normal_images_from_folders_below_are_used_and_the_folders_named(put, good, as_train):
+    """A folder such as Trash may hold what is not normal."""
+    names = ["Trash/1.png", "Trash/2.png", "batch 1/old/3.png", *(f"more/{at}/x.png" for at in range(9))]
+    folder = put("nok/0.png", *(f"{good}/{name}" for name in names))
+    dataset = load_dataset(train=folder) if as_train else load_dataset(folder)
+    assert len(dataset.train) == 12
+    places = ", ".join(["Trash", "batch 1/old", *(f"more/{at}" for at in range(8))])
+    parent = "train" if good == "train/good" else "set"
+    assert f"12 images of {parent}/{Path(good).name} from folders below it: {places} and 1 more." in dataset.remarks
+
+
+def test_thumbnails_are_no_images_of_a_dataset(put):
+    folder = put("train/good/0.png", *(f"train/good/{name}/0.png" for name in ("thumbs", "_thumbs", "Thumbnails")))
+    assert found(load_dataset(folder).train) == [("good", "0.png", None)]
 
 
 def test_images_that_no_layout_has_a_place_for_are_counted(put):
@@ -250,6 +267,36 @@ def test_a_folder_that_cannot_be_listed_is_named(put, monkeypatch):
         dataset = load_dataset(folder)
     assert len(dataset.train) == 1
     assert re.fullmatch(told, dataset.remarks[-1])
+    (folder / "train/good/0.png").unlink()
+    for given in ({"name_or_path": folder}, {"train": folder / "train/good"}, {"train": folder / "train"}):
+        with pytest.raises(FileNotFoundError, match=rf"but it contains .*\. {told} Check that it can be read\.$"):
+            load_dataset(**given)
+
+
+def test_each_folder_is_listed_once(put, monkeypatch, spade, tmp_path):
+    """Over a network, to list a folder takes long."""
+    folder = put(
+        "train/good/a/0.png", "train/good/1.png", "test/bent/2.png", "test/new/3.png", "ground_truth/bent/2.png"
+    )
+    put("ok/4.png", "nok/5.png", "nok/b/6.png", size=(64, 64))
+    scandir, places = os.scandir, []
+
+    def scan(place):
+        places.append(Path(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    for load in (
+        lambda: load_dataset(folder),
+        lambda: load_dataset(train=folder / "ok", test=folder / "nok"),
+        lambda: spade.predict_folder(folder / "nok", tmp_path / "out", fpr=0.2),
+    ):
+        places.clear()
+        load()
+        listed = [place for place in places if folder in (place, *place.parents)]
+        assert len(listed) > 0
+        named = [folder, folder / "ok", folder / "nok"]  # whether it can be listed is asked first
+        assert all(listed.count(place) <= 1 + (place in named) for place in listed)
 
 
 @pytest.fixture
@@ -490,6 +537,38 @@ def test_masks_that_fit_no_image_are_reported(put):
         "1 mask of another orientation than the image, not used: bent/2_mask.png.",
         "1 mask of a different size from the image, resized: bent/1_mask.png.",
     )
+
+
+@pytest.mark.parametrize(("damage", "told"), [
+    (lambda file: file.write_bytes(b""), "unreadable"),
+    (lambda file: Image.new("L", (16, 12)).save(file), "of a different size from the other masks of the image"),
+])  # fmt: skip
+def test_of_several_masks_of_an_image_the_wrong_one_is_named(put, damage, told):
+    folder = put("train/good/0.png", "test/bent/0.png", *(f"ground_truth/bent/0/{at}.png" for at in range(3)))
+    damage(folder / "ground_truth/bent/0/1.png")
+    dataset = load_dataset(folder)
+    assert dataset.test[0].mask is None
+    assert dataset.remarks == (
+        f"1 mask {told}, not used: 0/1.png.",
+        "1 image whose other masks are not used, either: bent/0.png.",
+    )
+
+
+def test_missing_values_of_a_table_are_no_labels_and_no_masks(put):
+    rows = [
+        "0.png,None,nan,train",
+        "1.png,NaN,,test",
+        "2.png,n/a,2_mask.png,test",
+        "3.png,,,test",
+        "4.png,bent,NA,test",
+    ]
+    folder = put(*(f"{at}.png" for at in range(5)), "2_mask.png")
+    (folder / "list.csv").write_text("\n".join(["path,label,mask,split", *rows]))
+    dataset = load_dataset(folder / "list.csv")
+    assert found(dataset.train) == [("good", "0.png", None)]
+    assert [sample.label for sample in dataset.test] == [None, None, None, "bent"]
+    assert [sample.mask_path is not None for sample in dataset.test] == [False, True, False, False]
+    assert dataset.remarks == ("3 labels of list.csv missing (NaN, None, n/a): unknown, in train good.",)
 
 
 def test_a_test_image_that_is_also_normal_is_reported(put):

@@ -211,7 +211,8 @@ def test_a_dataset_tells_how_masks_were_understood_and_which_are_odd(put):
         "MVTec AD layout; 5 masks (defect 3 where not 0, 1 where brighter than half); 20 x 30 px",
         "Empty masks (1 of 5): bent/3.png. Check that their defects were saved.",
         "Masks of more than half of the image (1 of 5): bent/2.png. Check that they are not inverted.",
-        "Unreadable masks (1 of 5): bent/4.png. Replace them.",
+        f"Unreadable masks (1 of 5): Cannot read {dataset.test[4].mask_path} as an image: Truncated File Read. Remove "
+        "or replace it.",
         "The images are not square, such as 20 x 30 px: SPADE(load_backbone(crop=None)) keeps their shape.",
     ]
 
@@ -230,7 +231,7 @@ def test_a_mask_that_contradicts_a_good_image_is_reported(put, tmp_path):
 def test_masks_of_one_image_must_have_one_size(tmp_path):
     for name, size in (("a", (5, 7)), ("b", (7, 5))):
         Image.new("L", size).save(tmp_path / f"{name}.png")
-    told = r"Masks of one image must have one size; .*a\.png has another\. Replace it\."
+    told = r"Masks of one image must have one size; got \S*a\.png with 7 x 5 px and \S*b\.png with 5 x 7 px\. Replace"
     for several in (tmp_path, (tmp_path / "a.png", tmp_path / "b.png")):
         with pytest.raises(ValueError, match=told):
             read_mask(several)

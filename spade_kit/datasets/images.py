@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -55,7 +57,7 @@ _SYSTEM = {  # thumbnails, recycle bins and the like; hidden ones begin with a d
     *("@eadir", "@recycle", "@recently-snapshot", "@sharebin", "#recycle", "#snapshot"),
     *("$recycle.bin", "recycler", "system volume information", "lost+found", "found.000"),
     *("__macosx", "network trash folder", "temporary items", "__pycache__", "thumbs.db", "desktop.ini"),
-    *("~snapshot", "node_modules"),
+    *("~snapshot", "node_modules", "thumbs", "_thumbs", "thumbnails", "_thumbnails"),
 }
 MaskPath: TypeAlias = "Path | tuple[Path, ...]"  # a file, a folder of several, or several
 _FEW, _NOISE = 4, 32  # so many grey levels are labels, unless they are that close to black and white
@@ -100,9 +102,12 @@ def interpret_mask(path: MaskPath | str) -> tuple[Bool[np.ndarray, "H W"], str]:
         folder = path[0] if isinstance(path, tuple) else path
         raise FileNotFoundError(f"Expected masks in {as_text(folder)}, but there are none. Check the folder.")
     masks, reasons = zip(*map(_interpret_file, files))
-    if len({mask.shape for mask in masks}) > 1:
+    sizes = {
+        mask.shape: f"{as_text(file)} with {mask.shape[0]} x {mask.shape[1]} px" for file, mask in zip(files, masks)
+    }
+    if len(sizes) > 1:
         raise UnreadablePhotoError(
-            f"Masks of one image must have one size; {as_text(files[0])} has another. Replace it."
+            f"Masks of one image must have one size; got {' and '.join(sizes.values())}. Replace the wrong one."
         )
     return np.logical_or.reduce(masks), max(reasons, key=reasons.count)
 
@@ -209,8 +214,31 @@ class Listing:
     problem: str = ""
 
 
+_listed: ContextVar[dict[Path, Listing] | None] = ContextVar("_listed", default=None)
+
+
+@contextmanager
+def list_once() -> Iterator[dict[Path, Listing]]:
+    """List each folder only once within this block, because that takes long over a network; yield what was listed."""
+    known: dict[Path, Listing] = {}
+    before = _listed.set(known)
+    try:
+        yield known
+    finally:
+        _listed.reset(before)
+
+
 def list_folder(folder: Path) -> Listing:
     """List a folder; folders below are not entered. A folder is a folder, whatever its name ends in."""
+    known = _listed.get()
+    if known is None:
+        return _list(folder)
+    if folder not in known:
+        known[folder] = _list(folder)
+    return known[folder]
+
+
+def _list(folder: Path) -> Listing:
     try:
         with os.scandir(folder) as found:
             entries = {Path(entry.path): _is_folder(entry) for entry in found if not _is_of_system(entry.name)}
@@ -244,9 +272,9 @@ def walk(folder: Path) -> Iterator[Listing]:
     return enter(folder)
 
 
-def find_locked(folders: Iterable[Path]) -> list[str]:
-    """Sentences about folders, and those below, that cannot be listed; also as a warning."""
-    locked = list(dict.fromkeys(listing.problem for folder in folders for listing in walk(folder) if listing.problem))
+def find_locked(listings: Iterable[Listing]) -> list[str]:
+    """Sentences about folders that cannot be listed; also as a warning."""
+    locked = list(dict.fromkeys(listing.problem for listing in listings if listing.problem))
     for problem in locked:
         warn(problem)
     return locked

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from spade_kit._arguments import choose
 from spade_kit._files import as_text, printable
-from spade_kit.datasets.images import FORMATS, list_folder, list_masks, pictures_below, pictures_in
+from spade_kit.datasets.images import FORMATS, list_folder, list_masks, pictures_below, pictures_in, walk
 from spade_kit.datasets.naming import (
     BAD_NAMES,
     GOOD,
     GOOD_NAMES,
     MASK_NAMES,
+    MISSING,
     TEST_NAMES,
     TRAIN_NAMES,
     UNSORTED_NAMES,
@@ -31,6 +32,7 @@ from spade_kit.datasets.samples import Sample
 ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
 VISA_SPLIT = Path("split_csv", "1cls.csv")
 _NAMED = 3  # at most this many files are named in a remark
+_LISTED = 10  # at most this many folders
 
 
 @dataclass(frozen=True)
@@ -89,12 +91,14 @@ def _describe_contents(folder: Path) -> str:
     listing = list_folder(folder)
     folders = listing.folders
     inside = sorted(listing.images + folders + listing.others)
-    holds = ", ".join(printable(entry.name) for entry in inside[:10]) or "nothing"
+    holds = ", ".join(printable(entry.name) for entry in inside[:_LISTED]) or "nothing"
     datasets = [entry for entry in folders if _child(entry, TRAIN_NAMES) is not None]
     kinds = [entry for entry in folders if pictures_in(entry)]
     good = [entry for entry in kinds if _label(entry.name) == GOOD]
     tables = [entry for entry in inside if entry.suffix.lower() == ".csv"]
+    locked = next((listing.problem for listing in walk(folder) if listing.problem), "")
     cure = f"Pass the folder of images of good parts. Supported formats: {', '.join(FORMATS)}; convert others."
+    cure = "Check that it can be read." if locked else cure
     if datasets:
         cure = f"It is a folder of datasets. Load one of them, such as load_dataset({str(datasets[0])!r})."
     elif good:
@@ -106,7 +110,7 @@ def _describe_contents(folder: Path) -> str:
         cure = f"Its images are deeper down, such as in {as_text(below[0].parent)}. Pass the folder of normal images."
     elif tables:
         cure = f"Load its table: load_dataset({str(tables[0])!r})."
-    return f"Expected images in {as_text(folder)}, but it contains {holds}. {cure}"
+    return " ".join(filter(None, [f"Expected images in {as_text(folder)}, but it contains {holds}.", locked, cure]))
 
 
 def _child(folder: Path, names: Collection[str]) -> Path | None:
@@ -131,7 +135,7 @@ def read_splits(folder: Path) -> Found:
             f"{_describe_contents(train_folder)}"
         )
     none_good = f"{train_folder.name} has no folder {GOOD}: all images in it count as normal."
-    remarks = [none_good] if good is None else []
+    remarks = [none_good] if good is None else _find_deeper(good, train)
     told = {other: pictures_below(other) for other in list_folder(train_folder).folders if other != good}
     remarks += [f"{_name(other)}: {len(held)} images not used." for other, held in told.items() if held]
     unused = [other for other in list_folder(folder).folders if other not in (train_folder, test_folder, mask_folder)]
@@ -149,7 +153,8 @@ def _read_good_and_bad(folder: Path) -> Found:
     if good is None or not (train := _read_good(good, pictures_below(good))):
         raise FileNotFoundError(_describe_contents(good or folder))
     test = [sample for sample in _read_kinds(folder, masks) if good not in sample.path.parents]
-    remarks = _find_what_has_no_partner(masks, folder, test) + _find_unused(folder, train + test, {masks})
+    remarks = _find_deeper(good, train) + _find_what_has_no_partner(masks, folder, test)
+    remarks += _find_unused(folder, train + test, {masks})
     layout = f"normal images in {printable(good.name)}, each other folder is a kind of defect"
     return Found(train, test, layout, _has_masks(masks, test), tuple(remarks))
 
@@ -157,6 +162,15 @@ def _read_good_and_bad(folder: Path) -> Found:
 def _read_good(folder: Path, photos: list[Path]) -> list[Sample]:
     """Normal images, without files that are masks of them."""
     return [Sample(path, GOOD) for path in pair(photos, folder)[0]]
+
+
+def _find_deeper(folder: Path, normal: list[Sample]) -> list[str]:
+    """A remark on normal images from folders below, since a folder such as Trash may hold others."""
+    below = [sample.path.parent.relative_to(folder) for sample in normal if sample.path.parent != folder]
+    names = [as_text(place) for place in dict.fromkeys(below)]
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    told = f"{count(below, 'image')} of {_name(folder)} from folders below it: {', '.join(names[:_LISTED])}{more}."
+    return [told] if below else []
 
 
 def _read_kinds(folder: Path, masks: Path | None = None) -> list[Sample]:
@@ -213,7 +227,7 @@ def read_folders(train: list[Path], test: list[Path]) -> Found:
         if not samples:
             raise FileNotFoundError(_describe_contents(folder))
         normal += samples
-        remarks += _find_unused(folder, samples, test)
+        remarks += _find_deeper(good or folder, samples) + _find_unused(folder, samples, test)
     judged = []
     for folder in test:
         label = _label_of(folder)
@@ -275,7 +289,7 @@ def _read_csv(path: Path) -> Found:
         remarks.append(f"{told}. The others are not used.")
     if rows and not columns & {"label", "split"}:
         remarks.append(f"{table} has no labels: all images count as normal.")
-    remarks += _name_numbered_labels(rows, table)
+    remarks += _drop_missing(rows, table) + _name_numbered_labels(rows, table)
     defects = [row["label"] for row in rows if row.get("label") and _label(row["label"]) != GOOD]
     if defects and "split" not in columns:
         needed = "a column split with 'train' or 'test' in each row"
@@ -320,6 +334,15 @@ def _join_rows(parts: dict[str, list[Sample]], table: str) -> list[str]:
     if not repeated:
         return []
     return [f"{count(repeated, 'row')} of {table} for an image again, joined: {name_some(repeated)}."]
+
+
+def _drop_missing(rows: list[dict[str, str]], table: str) -> list[str]:
+    """Empty the cells that programs write for a missing value, and return a remark on the labels among them."""
+    labels = [row["label"] for row in rows if row.get("label", "").lower() in MISSING]
+    for row in rows:
+        row |= {name: "" for name in ("label", "mask") if row.get(name, "").lower() in MISSING}
+    named = ", ".join(sorted({*labels}))
+    return [f"{count(labels, 'label')} of {table} missing ({named}): unknown, in train {GOOD}."] if labels else []
 
 
 def _name_numbered_labels(rows: list[dict[str, str]], table: str) -> list[str]:

@@ -17,12 +17,12 @@ from spade_kit._arguments import choose, warn
 from spade_kit._files import printable
 from spade_kit._progress import track
 from spade_kit.datasets.images import (
-    MaskPath,
     UnreadablePhotoError,
     find_locked,
     fits,
     list_folder,
     list_masks,
+    list_once,
     natural_order,
     read_head,
     read_size,
@@ -97,17 +97,18 @@ def load_dataset(
         return _assemble(read_splits(next(filter(Path.is_dir, places))), "demo")
     if name_or_path == "solar_cells":
         return _solar_cells()
-    if folders["train"]:
-        normal, judged = (list(map(check_folder, given)) for given in folders.values())
-        locked = find_locked(normal + judged)
-        return _assemble(read_folders(normal, judged), normal[0].resolve().name, locked)
-    path = Path(str(name_or_path)).expanduser()
     if layout is not None:
         choose("layout", layout, LAYOUTS)
-    is_file = os.path.isfile(path)
-    locked = find_locked([check_folder(path)]) if os.path.isdir(path) else []
-    found = LAYOUTS[layout or guess(path if is_file else check_folder(path))](path)
-    return _assemble(found, path.resolve().stem if is_file else path.resolve().name, locked)
+    with list_once() as listed:
+        if folders["train"]:
+            normal, judged = (list(map(check_folder, given)) for given in folders.values())
+            found, name = read_folders(normal, judged), normal[0].resolve().name
+        else:
+            path = Path(str(name_or_path)).expanduser()
+            is_file = os.path.isfile(path)
+            found = LAYOUTS[layout or guess(path if is_file else check_folder(path))](path)
+            name = path.resolve().stem if is_file else path.resolve().name
+        return _assemble(found, name, find_locked(listed.values()))
 
 
 def _as_folders(given: Any) -> list:
@@ -156,21 +157,25 @@ def _find_others(folders: set[Path]) -> list[Path]:
 def _check_masks(test: list[Sample], sizes: dict[Path, tuple[int, int]]) -> tuple[list[Sample], list[str]]:
     """Drop masks that do not fit their image, whose truth is then unknown, and report what is odd about others."""
     told = defaultdict(list)
-    checked = []
+    checked, alone = [], []
     for sample in test:
-        if (mask := sample.mask_path) is not None:
-            odd = _find_oddity(mask, sample.path, sizes[sample.path])
-            told[odd].append(sample.mask_parts[0])
+        if sample.mask_path is not None:
+            odd, file = _find_oddity(sample, sizes[sample.path])
+            told[odd].append(file)
             if odd is not None and odd.endswith("not used"):
+                alone += [sample.path] if len(list_masks(sample.mask_path)) > 1 else []
                 sample = replace(sample, mask_path=None)
         checked.append(sample)
     remarks = [f"{count(told[odd], 'mask')} {odd}: {name_some(told[odd])}." for odd in _ODDITIES if told[odd]]
+    if alone:
+        remarks.append(f"{count(alone, 'image')} whose other masks are not used, either: {name_some(alone)}.")
     return checked, remarks
 
 
-_ODDITIES = _MISSING, _UNREADABLE, _TURNED, _UNFIT, _RESIZED, _UNSURE = (
+_ODDITIES = _MISSING, _UNREADABLE, _MIXED, _TURNED, _UNFIT, _RESIZED, _UNSURE = (
     "missing on disk, not used",
     "unreadable, not used",
+    "of a different size from the other masks of the image, not used",
     "of another orientation than the image, not used",
     "of the wrong aspect ratio, not used",
     "of a different size from the image, resized",
@@ -178,18 +183,27 @@ _ODDITIES = _MISSING, _UNREADABLE, _TURNED, _UNFIT, _RESIZED, _UNSURE = (
 )
 
 
-def _find_oddity(mask: MaskPath, photo: Path, size: tuple[int, int]) -> str | None:
-    """Which of ``_ODDITIES`` a mask has; only file headers are read."""
-    files = list_masks(mask)
-    try:
-        heads = [read_head(file) for file in files]
-    except FileNotFoundError:
-        return _MISSING
-    except (OSError, UnreadablePhotoError):
-        return _UNREADABLE
-    if len({height for height, _ in heads}) != 1:
-        return _UNREADABLE
-    (height, width), orientation = heads[0]
+def _find_oddity(sample: Sample, size: tuple[int, int]) -> tuple[str | None, Path]:
+    """Which of ``_ODDITIES`` a mask has, and which of its files has it; only file headers are read."""
+    file, heads = sample.mask_parts[0], {}
+    for file in list_masks(sample.mask_parts):
+        try:
+            heads[file] = read_head(file)
+        except FileNotFoundError:
+            return _MISSING, file
+        except (OSError, UnreadablePhotoError):
+            return _UNREADABLE, file
+    if not heads:  # an empty folder
+        return _UNREADABLE, file
+    file = next((file for file, (own, _) in heads.items() if own != size), file)
+    if len({own for own, _ in heads.values()}) > 1:
+        return _MIXED, file
+    return _compare(*heads[file], sample.path, size), file
+
+
+def _compare(mask: tuple[int, int], orientation: int, photo: Path, size: tuple[int, int]) -> str | None:
+    """Which of ``_ODDITIES`` a readable mask has, beside an image of this size."""
+    height, width = mask
     if (height, width) == size[::-1] != size:
         return _TURNED
     if not fits((height, width), size):

@@ -138,13 +138,13 @@ def _describe_masks(masked: Sequence[Sample]) -> tuple[str, list[str]]:
     """How masks were understood, and remarks on those that are probably wrong; of many masks, some are read."""
     read = [masked[at] for at in np.linspace(0, len(masked) - 1, min(len(masked), _MASKS)).round().astype(int)]
     reasons: Counter[str] = Counter()
-    empty, inverted, contradicted, unreadable = [], [], [], []
+    empty, inverted, contradicted, unreadable = [], [], [], list[str]()
     for sample in track(read, desc="masks"):
         path = sample.mask_parts[0]
         try:
             mask, reason = interpret_mask(sample.mask_path)
-        except (OSError, ValueError):
-            unreadable.append(path)
+        except (OSError, ValueError) as problem:
+            unreadable.append(str(problem))
             continue
         reasons[reason] += 1
         if not mask.any():
@@ -162,9 +162,10 @@ def _describe_masks(masked: Sequence[Sample]) -> tuple[str, list[str]]:
         "Empty masks ({}): {}. Check that their defects were saved.": empty,
         "Masks of more than half of the image ({}): {}. Check that they are not inverted.": inverted,
         "Masks that mark a defect in a good image ({}): {}. Correct the label or the mask.": contradicted,
-        "Unreadable masks ({}): {}. Replace them.": unreadable,
     }
-    return told, [remark.format(f"{len(at)} of {len(read)}", _name(at)) for remark, at in wrong.items() if at]
+    remarks = [remark.format(f"{len(at)} of {len(read)}", _name(at)) for remark, at in wrong.items() if at]
+    lost = f"Unreadable masks ({len(unreadable)} of {len(read)}): {' '.join(unreadable[:_NAMED])}"
+    return told, [*remarks, lost] if unreadable else remarks
 
 
 def _name(paths: Sequence[Path]) -> str:
