@@ -114,6 +114,40 @@ def test_areas_of_labels_stay_whole(read, labels):
     np.testing.assert_array_equal(read(Image.fromarray(mask))[0], mask > 0)
 
 
+@given(
+    levels=st.lists(st.integers(3, 21).map(lambda level: 12 * level), min_size=1, max_size=4, unique=True),
+    quality=st.integers(40, 100),
+    radius=st.sampled_from([0, 0.5, 1]),
+    kind=st.sampled_from(["JPEG", "PNG"]),
+)
+def test_several_labels_are_all_defects_after_a_jpeg(read, levels, quality, radius, kind):
+    """Also if it was saved as PNG again, and with soft edges, which are as uncertain as the noise of the JPEG."""
+    labels = np.zeros((120, 160), np.uint8)
+    for at, level in enumerate(levels):
+        labels[9 + 50 * (at // 2) : 40 + 50 * (at // 2), 13 + 70 * (at % 2) : 60 + 70 * (at % 2)] = level
+    stream = BytesIO()
+    Image.fromarray(labels).filter(ImageFilter.GaussianBlur(radius)).save(stream, "JPEG", quality=quality)
+    found, reason = read(Image.open(stream), kind, **({"quality": quality} if kind == "JPEG" else {}))
+    inside = binary_erosion(labels > 0, iterations=5)
+    assert found[inside].all()
+    if reason != "where not 0":
+        assert found[~binary_dilation(labels > 0, iterations=5)].mean() < 0.005  # the noise of a JPEG reaches 8 px
+        assert (reason == "where brighter than half") == (min(levels) > 192) or min(levels) == 192
+
+
+@given(defect=defects(), radius=st.floats(0.5, 3), quality=st.integers(40, 100), kind=st.sampled_from(["JPEG", "PNG"]))
+def test_a_soft_brush_is_cut_at_half_in_any_file(tmp_path_factory, defect, radius, quality, kind):
+    sharp = np.pad(np.uint8(defect * 255), 3)
+    sharp[:20, :30] = 255  # so that the brush is white in some middle
+    soft = Image.fromarray(sharp).filter(ImageFilter.GaussianBlur(radius))
+    stream = BytesIO()
+    soft.save(stream, kind, **({"quality": quality} if kind == "JPEG" else {}))
+    (tmp_path_factory.getbasetemp() / "soft").write_bytes(stream.getvalue())
+    found, reason = interpret_mask(tmp_path_factory.getbasetemp() / "soft")
+    np.testing.assert_array_equal(found, np.array(Image.open(stream)) > 127)
+    assert reason == "where brighter than half"
+
+
 @given(defect=defects(), quality=st.integers(20, 100), again=st.booleans())
 def test_a_jpeg_of_a_mask_is_cut_at_half(read, defect, quality, again):
     stream = BytesIO()

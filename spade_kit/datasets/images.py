@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
-from scipy.ndimage import maximum_filter, minimum_filter
+from scipy.ndimage import label, maximum_filter, minimum_filter
 
 from spade_kit._arguments import warn
 from spade_kit._files import MANIFEST, as_text
@@ -137,6 +137,7 @@ def _is_grey(mask: Image.Image) -> bool:
 def _cut(grey: UInt8[np.ndarray, "H W"], lossy: bool = False) -> tuple[Bool[np.ndarray, "H W"], str]:
     """Cut a mask at half if its grey levels crowd near black and white, with soft edges between; else where not 0.
 
+    The half is that of the darkest even area: white, or the darkest of several labels.
     Labels are the other reason for several grey levels. Most of their pixels equal their neighbours; on a soft edge,
     or in the noise of a JPEG, few do.
     """
@@ -149,7 +150,24 @@ def _cut(grey: UInt8[np.ndarray, "H W"], lossy: bool = False) -> tuple[Bool[np.n
         cross = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]])
         even = maximum_filter(grey, footprint=cross) == minimum_filter(grey, footprint=cross)
         soft = not few and (even[between].mean() <= 0.5 if between.any() else not counts[0])
-    return (grey > 127, "where brighter than half") if soft or lossy else (grey > 0, "where not 0")
+    if not soft and not lossy:
+        return grey > 0, "where not 0"
+    level = _find_darkest_area(grey)
+    if level < 192:
+        return grey > level // 2, "where brighter than half of the darkest area"
+    return grey > 127, "where brighter than half"
+
+
+def _find_darkest_area(grey: UInt8[np.ndarray, "H W"]) -> int:
+    """The grey level of the darkest even area above the background, such as that of a label; 255 if there is none.
+
+    An area is a crowd of levels apart from others. A soft edge is not even, and its levels lead from black to white.
+    """
+    even = maximum_filter(grey, 5) - minimum_filter(grey, 5) <= 2
+    counts = np.bincount(grey[even], minlength=256)
+    crowds, _ = label(np.convolve(counts, np.ones(17), "same") > max(8, counts[_NOISE:].sum() / 50))
+    levels = np.flatnonzero(crowds == 2)  # the first is the background
+    return int(levels[counts[levels].argmax()]) if crowds[:_NOISE].any() and len(levels) else 255
 
 
 def read_size(path: Path | str) -> tuple[int, int]:
