@@ -170,6 +170,25 @@ class SPADE:
             check_attribute(self, name)
         super().__setattr__(name, value)
 
+    def __copy__(self) -> SPADE:
+        return self._with_state(vars(self))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SPADE:
+        return self._with_state(copy.deepcopy(vars(self), memo))
+
+    def _with_state(self, state: dict[str, Any]) -> SPADE:
+        other = object.__new__(type(self))
+        vars(other).update(state)
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._fitted is not None:  # memory for the kernels, which has a format of its own in files
+            raise TypeError(
+                "A fitted SPADE and its results cannot be pickled. Use spade.save(folder) and SPADE.load(folder), and "
+                "of a result keep the numbers and maps."
+            )
+        return vars(self)
+
     def _check(self, options: Options) -> Options:
         """Check that the weights name layers of the backbone."""
         options.factors(self.backbone.layers, lambda: [1.0] * len(self.backbone.layers))
@@ -278,9 +297,7 @@ class SPADE:
         with _correcting:
             self._replace(self.gallery.take(np.arange(len(self)), more))
         added = range(len(self) - len(more), len(self))
-        if told := gallery.describe_squash(
-            list(map(self.gallery.name, added)), [one.crop.squash for one in more.normals]
-        ):
+        if told := gallery.describe_squash(list(map(self.gallery.name, added)), [one.crop for one in more.normals]):
             warn(told)
         self._warn_about_training_images()
         return self
@@ -391,14 +408,14 @@ class SPADE:
         """Judge one image.
 
         Warns if the image is one of the fitted ones: it matches itself at distance 0. Also if it was squashed by more
-        than 1.2 : 1 to fit a square crop, unless `fit` warned about that; or, with ``crop=None``, by more than 1.15 : 1
-        to fit the size of the normal images.
+        than 1.2 : 1 to fit a square crop, unless `fit` warned about images squashed alike; or, with ``crop=None``, by
+        more than 1.15 : 1 to fit the size of the normal images.
         """
         now = self._freeze()
         query = now.read(image)
         if query.digest in now.gallery.places:
             warn(_ITSELF)
-        if told := now.gallery.describe_squash([name_of(image) or "The image"], [query.crop.squash]):
+        if told := now.gallery.describe_squash([name_of(image) or "The image"], [query.crop]):
             warn(told)
         return now.judge(query, np.arange(len(now)))
 

@@ -66,7 +66,7 @@ def test_the_coverage_of_several_images_is_one_sentence_or_two():
     )
     assert square.describe_coverage(["a", "b", "c"], [0.7, 0.8, 0.7], [1, 1.5, 2]) == (
         "70 to 80 % of each image was judged; load_backbone(..., crop=None) judges all of it. "
-        "2 of 3 images were squashed, such as b by 1.5 : 1. Use load_backbone(..., crop=None) to keep the aspect ratio."
+        "2 of 3 images were squashed, such as c by 2 : 1. Use load_backbone(..., crop=None) to keep the aspect ratio."
     )
 
 
@@ -85,6 +85,31 @@ def test_a_fit_says_once_that_images_were_squashed(wide):
         warnings.simplefilter("error")  # all else is quiet
         spade.predict(images[0][::-1])
         spade.add(images[1][::-1])
+
+
+def test_an_image_that_is_squashed_otherwise_than_those_that_the_fit_named_is_named(wide, tmp_path):
+    """The fit names wide images; a tall one, and a much wider one, look different from them."""
+    images, _ = wide
+    with pytest.warns(UserWarning, match="squashed"):
+        spade = SPADE(k=2).fit(images)
+    tall, wider = images[0].transpose(1, 0, 2), np.concatenate([images[0], images[0]], 1)
+    names = {"tall": tall, "wider": wider, "alike": images[1][::-1]}
+    for name, image in names.items():
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    for name, told in (("tall", "1.5 : 1"), ("wider", "3 : 1")):
+        with pytest.warns(UserWarning, match=rf"^{name}\.png was squashed by {told}\. Use load_backbone"):
+            spade.predict(tmp_path / f"{name}.png")
+    spade.predict(tmp_path / "alike.png")
+    samples = [Sample(tmp_path / f"{name}.png", "good") for name in names]
+    for folder in (None, tmp_path / "out"):
+        with pytest.warns(UserWarning, match=r"^2 of 3 images were squashed, such as wider\.png by 3 : 1"):
+            evaluate(spade, samples, folder)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            evaluate(spade, samples[2:])
+    with pytest.warns(UserWarning, match=r"^tall\.png was squashed by 1\.5 : 1"):
+        spade.add(tmp_path / "tall.png")
+    spade.predict(tall[::-1])  # now it is named
 
 
 def test_a_squashed_image_is_named_if_the_normal_images_were_not(wide, tmp_path):

@@ -132,7 +132,7 @@ def test_several_labels_are_all_defects_after_a_jpeg(read, levels, quality, radi
     assert found[inside].all()
     if reason != "where not 0":
         assert found[~binary_dilation(labels > 0, iterations=5)].mean() < 0.005  # the noise of a JPEG reaches 8 px
-        assert (reason == "where brighter than half") == (min(levels) > 192) or min(levels) == 192
+        assert (reason == "where brighter than half") == (min(levels) >= 192) or 170 < min(levels) < 200
 
 
 @given(defect=defects(), radius=st.floats(0.5, 3), quality=st.integers(40, 100), kind=st.sampled_from(["JPEG", "PNG"]))

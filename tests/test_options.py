@@ -63,6 +63,20 @@ def test_a_typing_error_in_an_attribute_raises_an_error():
     assert (copied.kappa, copy.deepcopy(copied).kappa, pickle.loads(pickle.dumps(copied)).kappa) == (3, 3, 3)
 
 
+def test_a_fitted_spade_and_its_results_can_be_copied_and_are_saved_not_pickled(spade, result, scratched):
+    for fitted in (spade, result):
+        with pytest.raises(TypeError, match=r"cannot be pickled\. Use spade\.save\(folder\) and SPADE\.load\(folder\)"):
+            pickle.dumps(fitted)
+    for copied in (copy.copy(spade), copy.deepcopy(spade), copy.deepcopy(result).spade):
+        assert copied is not spade
+        np.testing.assert_array_equal(copied.predict(scratched).anomaly_map, result.anomaly_map)
+        copied.kappa = 2
+        copied.remove(0)
+    assert (spade.kappa, len(spade)) == (1, 12)
+    one, same = copy.deepcopy([spade, spade])
+    assert one is same
+
+
 @pytest.mark.parametrize(("given", "said"), [
     ({"weights": {"layer1": 1e38}}, r"The weight of layer1 must be a number from 0 to 1e\+37; got 1e\+38"),
     ({"sigma": 1e9}, "sigma must be a number of map pixels from 0, no smoothing, to 1,000; got 1000000000.0"),

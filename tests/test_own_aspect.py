@@ -285,7 +285,7 @@ def test_a_forged_size_is_refused(whole, landscape, tmp_path, change, said):
 
 
 TO_FIT = "to the 64 x 96 px of the fit"
-CURE = "Fit images of another shape separately, or use a larger resize."
+CURE = "Fit images of another shape separately."
 
 
 def test_images_of_another_shape_are_named_in_a_fit(whole):
@@ -307,7 +307,7 @@ def test_a_change_of_more_than_15_percent_is_said(landscape, height, told):
         warnings.simplefilter("always")
         result = landscape.predict(image)
     assert [str(one.message) for one in said] == (
-        [f"The image was squashed by {told} {TO_FIT}. {CURE}"] if told else []
+        [f"The image was squashed by {told} {TO_FIT}. {CURE[:-1]}, or use a larger resize."] if told else []
     )
     assert ("squashed" in result.crop.describe()) == bool(told)
 
@@ -324,6 +324,27 @@ def test_a_larger_resize_is_no_cure_where_rounding_is_not_the_cause():
         "Fit images of another shape separately."
     )
     assert Cropping(128, None, (128, 192)).describe_squash(["a.png"], [1.14]) == ""
+
+
+@given(side, side, st.integers(32, 200), st.integers(32, 4000))
+def test_a_larger_resize_is_advised_only_where_it_can_help(height, width, resize, longer):
+    """With sides that are not rounded, the images of a fit would have their own shape."""
+    cropping = Cropping(resize, None).fit([(height, width)])
+    for photo in ((height, width), (height, longer)):
+        squash = cropping.find(photo).squash
+        told = cropping.describe_squash(["a.png"], [squash])
+        without_rounding = max(photo[1] / width, width / photo[1])
+        if photo == (height, width):
+            assert (told == "") == (squash <= 1.15)
+            assert told == "" or "larger resize" in told
+        elif "larger resize" in told:
+            rounding = cropping.find((height, width)).squash
+            assert without_rounding <= squash * rounding
+
+
+def test_the_worst_of_several_images_is_named():
+    told = Cropping(256, 224).describe_squash(["a", "b", "c"], [1.5, 1.1, 3])
+    assert told.startswith("2 of 3 images were squashed, such as c by 3 : 1.")
 
 
 def test_added_images_of_another_shape_are_named(landscape):

@@ -132,8 +132,9 @@ def _conclude(report: Report, samples: Sequence[Sample], spade: SPADE) -> Report
             f"{len(emptied) - len(blank)} defects of {report.name} lie outside the evaluated crop: all pixels of their "
             "maps count as normal. Use load_backbone(..., crop=None), or a larger resize."
         )
-    names, squash = [as_text(sample.path.name) for sample in samples], report.to_frame()["squash"].tolist()
-    if told := spade.gallery.describe_squash(names, squash):
+    names, squash = [as_text(sample.path.name) for sample in samples], report.to_frame()["squash"]
+    judged = (report.judged(at) if change > 1 else None for at, change in enumerate(squash))
+    if told := spade.gallery.describe_squash(names, [one.crop if one else None for one in judged]):
         warn(told)
     if lost:
         warn(f"{report.name}: {lost} of {len(scores)} were not judged. See the column reason of report.to_frame().")

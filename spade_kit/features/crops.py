@@ -56,8 +56,12 @@ class Crop:
     @property
     def squash(self) -> float:
         """How much the aspect ratio was changed: 1.5 if an image of 300 x 200 pixels became square, 1 if unchanged."""
-        change = self.photo[0] * self.scaled[1] / (self.photo[1] * self.scaled[0])
-        return max(change, 1 / change)
+        return max(self.change, 1 / self.change)
+
+    @property
+    def change(self) -> float:
+        """Rows to columns of the image, divided by those after resizing: `squash`, or 1 / `squash` of a wide image."""
+        return self.photo[0] * self.scaled[1] / (self.photo[1] * self.scaled[0])
 
     def describe(self) -> str:
         """How much of the image was judged, for captions."""
@@ -165,16 +169,18 @@ class Cropping:
         return " ".join(filter(None, [told, self.describe_squash(names, squash)]))
 
     def describe_squash(self, names: Sequence[str], squash: Sequence[float]) -> str:
-        """A remark on images that were squashed by more than the limit, naming the first; empty if none were."""
+        """A remark on images that were squashed by more than the limit, naming the worst; empty if none were."""
         whole = self.crop is None
         squashed = [at for at, change in enumerate(squash) if change > (RESHAPED if whole else SQUASHED)]
         if not squashed:
             return ""
-        name, change = names[squashed[0]], _ratio(squash[squashed[0]])
+        worst = max(squashed, key=squash.__getitem__)
+        name, change = names[worst], _ratio(squash[worst])
         size = " to the {} x {} px of the fit".format(*self.size) if self.size else ""
         told = f"{len(squashed)} of {len(names)} images were squashed{size}, such as {name} by {change}"
         told = f"{name} was squashed by {change}{size}" if len(names) == 1 else told
-        rounded = self.size is not None and min(self.size) < 4 * GRID  # then rounding alone may exceed the limit
+        cells = max(self.size or (1, 1)) / GRID  # of the long side, rounded: by itself it changes the shape so much
+        rounded = self.size is not None and squash[worst] <= cells / (cells - 0.5)
         cure = f"Fit images of another shape separately{', or use a larger resize' if rounded else ''}."
         return f"{told}. {cure if whole else 'Use load_backbone(..., crop=None) to keep the aspect ratio.'}"
 

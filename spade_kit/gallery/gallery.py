@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import cached_property, partial
 from io import BytesIO
-from math import prod
+from math import inf, prod
 from pathlib import Path
 from typing import SupportsIndex
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from spade_kit._arguments import check_index, warn
 from spade_kit._files import as_text
 from spade_kit.correspondence import Correspondence, search_pixels
-from spade_kit.datasets.samples import Photo, Sample
+from spade_kit.datasets.samples import SQUASHED, Photo, Sample
 from spade_kit.features.backbones import Backbone
 from spade_kit.features.crops import Crop, Cropping
 from spade_kit.features.pyramid import Pyramid, chosen_layers, fit_cropping, free_memory, iterate_features
@@ -119,10 +119,16 @@ class Gallery:
         names = [self.name(index) for index in range(len(self))]
         return self.cropping.describe_squash(names, [normal.crop.squash for normal in self.normals])
 
-    def describe_squash(self, names: Sequence[str], squash: Sequence[float]) -> str:
-        """A remark on other images that were squashed; none if `squashed` says it of a square, which squashes alike."""
+    def describe_squash(self, names: Sequence[str], crops: Sequence[Crop | None]) -> str:
+        """A remark on other images that were squashed; their crops are None if they were not judged.
+
+        Those that were squashed to a square like images that `squashed` tells of are left out.
+        """
         said = self.cropping.crop is not None and self.squashed
-        return "" if said else self.cropping.describe_squash(names, squash)
+        known = [normal.crop.change for normal in self.normals] if said else [inf]
+        least, most = min(known) / SQUASHED, max(known) * SQUASHED
+        squash = [1.0 if crop is None or least <= crop.change <= most else crop.squash for crop in crops]
+        return self.cropping.describe_squash(names, squash)
 
     def check_index(self, index: SupportsIndex, name: str = "index") -> int:
         return check_index(name, index, len(self), "training image")
