@@ -146,9 +146,11 @@ class SPADE:
     def choices(self) -> pandas.DataFrame:
         """What `recommended` has set, and why: ``value``, ``why`` and the figure it ``rests_on``, by option.
 
-        Empty for any other SPADE. Options that you set yourself are not in it.
+        Saved with it, and empty for any other SPADE. Options that you set yourself are not in it.
         """
-        return self._choices
+        held = (self.backbone.recipe or {}) | self.options.as_given()
+        values = self._choices["value"].items()
+        return self._choices.loc[[option in held and held[option] == value for option, value in values]]
 
     @property
     def placement(self) -> Placement | None:
@@ -275,8 +277,7 @@ class SPADE:
         """Set what `recommended` leaves to the normal images."""
         chosen = choose(self.calibration, self.options.of_map, self._undecided)
         self.options = self.options.replace(**{name: value for name, value, *_ in chosen})
-        fixed = [row for row in describe_fixed(self.backbone.resize) if getattr(self.options, row[0], row[1]) == row[1]]
-        self._choices = _tabulate([*fixed, *chosen])
+        self._choices = _tabulate([*describe_fixed(self.backbone.resize), *chosen])
 
     def add(self, images: Iterable[Photo] | Photo, why: str = "added") -> SPADE:
         """Append normal images to the fitted ones, as if all had been fitted at once.
@@ -331,7 +332,8 @@ class SPADE:
         OSError
             If it cannot be written; an older save stays intact.
         """
-        save_gallery(Path(folder).expanduser(), self.gallery, self.backbone, self.options)
+        rows = self.choices.itertuples(name=None)
+        save_gallery(Path(folder).expanduser(), self.gallery, self.backbone, self.options, list(rows))
 
     @classmethod
     def load(
@@ -354,7 +356,10 @@ class SPADE:
             If the folder holds no saved SPADE, or one that is damaged or from another backbone or version.
         """
         stored = load_gallery(Path(folder).expanduser(), backbone, device)
-        return cls(stored.backbone).under(stored.options).with_gallery(stored.gallery)
+        spade = cls(stored.backbone).under(stored.options).with_gallery(stored.gallery)
+        spade._choices = _tabulate(stored.choices)
+        spade._undecided = frozenset(UNDECIDED) & {option for option, *_ in stored.choices}
+        return spade
 
     def with_gallery(self, gallery: Gallery) -> SPADE:
         """The same options with another gallery of the same backbone."""
@@ -607,7 +612,7 @@ class SPADE:
 
 
 def _tabulate(choices: list[Row]) -> pandas.DataFrame:
-    return pandas.DataFrame(choices, columns=["option", "value", "why", "rests_on"]).set_index("option")
+    return pandas.DataFrame(choices, columns=["option", "value", "why", "rests_on"], dtype=object).set_index("option")
 
 
 def _refuse(gone: dict[str, Any]) -> None:

@@ -1,8 +1,10 @@
 """The recommended settings: chosen from the normal images alone, explained, and overridden by whoever knows better."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
+import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -173,3 +175,84 @@ def test_the_recommended_settings_are_regular_options(fitted, demo, tmp_path):
     again = SPADE.load(tmp_path)
     assert again.options == fitted.options
     assert again.predict(demo.test[0]).image_score == result.image_score
+
+
+# ---- saved -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def saved(fitted, tmp_path_factory):
+    """A saved fit's folder and manifest."""
+    folder = tmp_path_factory.mktemp("recommended")
+    fitted.save(folder)
+    return folder, json.loads((folder / "spade.json").read_text())
+
+
+def load(saved, **changes):
+    """Load a manifest with some entries changed, without its checksum, as a forger could."""
+    folder, record = saved
+    record = {name: value for name, value in (record | changes).items() if name != "checksum"}
+    (folder / "spade.json").write_text(json.dumps(record))
+    return SPADE.load(folder)
+
+
+def test_the_choices_are_saved_and_a_new_fit_chooses_again(fitted, saved, demo, tmp_path):
+    again = load(saved)
+    pandas.testing.assert_frame_equal(again.choices, fitted.choices)
+    assert str(again.choices) == str(fitted.choices)
+    again.with_options(radius=7).save(tmp_path)  # what a user sets stays out
+    own = SPADE.load(tmp_path)
+    assert list(own.choices.index) == [name for name in fitted.choices.index if name != "radius"]
+    own.fit(demo.train[:3])
+    assert (own.radius, own.score, own.judged) == (7, "top", "map")
+    assert own.choices["rests_on"]["judged"] == "3"
+
+
+def test_a_choice_is_listed_while_its_option_has_that_value(fitted):
+    other = fitted.under(fitted.options.replace(sigma=3))
+    assert list(other.choices.index) == [name for name in fitted.choices.index if name != "sigma"]
+    assert len(other.under(fitted.options).choices) == len(fitted.choices)
+
+
+def test_an_older_save_has_no_choices(saved, fitted, tmp_path):
+    folder, record = saved
+    older = {name: value for name, value in record.items() if name not in ("choices", "checksum")}
+    (folder / "spade.json").write_text(json.dumps(older))
+    assert len(SPADE.load(folder).choices) == 0
+    SPADE(fitted.backbone).with_gallery(fitted.gallery).save(tmp_path)
+    assert len(SPADE.load(tmp_path).choices) == 0
+
+
+REASONS = r"the reasons of its choices must be one line of at most 200 characters each\). Fit again"
+SETTINGS = r"its choices must be those of its settings; got .*\). Fit again"
+
+
+@pytest.mark.parametrize(("rows", "said"), [
+    ([["sigma", 1.25, "\x1b[2J", ""]], REASONS),
+    ([["sigma", 1.25, "", "\ud800"]], REASONS),  # cannot be encoded for printing
+    ([["sigma", 1.25, "", "a\nb"]], REASONS),
+    ([["sigma", 1.25, "", "\u202e"]], REASONS),  # writes backwards
+    ([["sigma", 1.25, "x" * 201, ""]], REASONS),
+    ([["sigma", 1.25, "", ["x"]]], REASONS),
+    ([["sigma", 9, "", ""]], SETTINGS),
+    ([["crop", [10**6] * 10**4, "", ""]], SETTINGS),
+    ([["sigma", 1.25, "", ""]] * 2, "its choices must be a list of different settings"),
+    ("sigma", "its choices must be a list of different settings"),
+    ([["shell", "x", "", ""]], "is damaged"),
+    ([[["sigma"], 1.25, "", ""]], "is damaged"),
+    ([["sigma", 1.25]], "is damaged"),
+    (None, "is damaged"),
+])  # fmt: skip
+def test_forged_choices_are_refused_in_a_sentence(saved, rows, said):
+    with pytest.raises(ValueError, match=said) as refused:
+        load(saved, choices=rows)
+    assert len(str(refused.value)) < 500
+
+
+def test_damaged_choices_have_another_checksum(saved):
+    folder, record = saved
+    (option, value, _, figure), *others = record["choices"]
+    forged = record | {"choices": [[option, value, "another reason", figure], *others]}
+    (folder / "spade.json").write_text(json.dumps(forged))
+    with pytest.raises(ValueError, match="its settings have another checksum"):
+        SPADE.load(folder)

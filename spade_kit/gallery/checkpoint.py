@@ -31,6 +31,7 @@ from spade_kit.features.pyramid import check_size
 from spade_kit.features.sources import must_download
 from spade_kit.features.weights import hash_file
 from spade_kit.gallery.gallery import Gallery, Normal
+from spade_kit.gallery.recommendation import Row
 from spade_kit.options import LARGEST, MOST_KAPPA, MOST_SIGMA, OPTIONS, Options
 from spade_kit.search.dispatch import layout_for
 from spade_kit.search.layout import Layout, SimdLayout, grids_nest
@@ -46,21 +47,17 @@ _WRONG = (  # errors that a damaged manifest or picture may cause
     Image.DecompressionBombError,
 )
 _KINDS = {"shards": list, "backbone": dict, "options": dict, "layers": list, "shapes": list}
-_KEYS = {"format", "spade_kit", "features", "precision", "normals", "checksum", *_KINDS}
+_KEYS = {"format", "spade_kit", "features", "precision", "normals", "choices", "checksum", *_KINDS}
 _NORMAL_KEYS = {"sha", "crop", "added", "why", "path", "label", "features", "checksum"}
 _RECIPE = {
     **{"name": str, "pretrained": bool, "layers": list | None, "pooled": str | None},
     **{"resize": int, "crop": int | None, "average": int, "weights": str, "weights_sha256": str},
 }
-_SETTINGS = ("backbone", "options", "layers", "shapes")  # what the checksum of the manifest covers
-_MOST = {
-    "k": 2**31,
-    "kappa": MOST_KAPPA,
-    "radius": 2**31,
-    "sigma": MOST_SIGMA,
-}  # beyond these a prediction would never end
+_SETTINGS = ("backbone", "options", "layers", "shapes", "choices")  # what the checksum of the manifest covers
+_MOST = {"k": 2**31, "kappa": MOST_KAPPA, "radius": 2**31, "sigma": MOST_SIGMA}  # beyond, a prediction would never end
 _READ_UP_TO = 2**30  # bytes: larger files are mapped
 _LARGEST_SIDE = 2**16  # of a level and of a photo
+_LONGEST = 200  # characters of a reason
 
 
 @dataclass(frozen=True)
@@ -70,9 +67,10 @@ class Stored:
     gallery: Gallery
     backbone: Backbone
     options: Options
+    choices: list[Row]
 
 
-def save_gallery(folder: Path, gallery: Gallery, backbone: Backbone, options: Options) -> None:
+def save_gallery(folder: Path, gallery: Gallery, backbone: Backbone, options: Options, choices: Sequence[Row]) -> None:
     """Write a new shard of features beside the old ones, then the manifest that lists it, then delete the old ones.
 
     At any moment, all files that the manifest lists are complete.
@@ -92,6 +90,7 @@ def save_gallery(folder: Path, gallery: Gallery, backbone: Backbone, options: Op
         "layers": list(gallery.layers),
         "shapes": [list(shape) for shape in gallery.shapes],
         "normals": [_describe(normal) for normal in gallery.normals],
+        "choices": [list(row) for row in choices],
     }
     manifest["checksum"] = _sum_settings(manifest)
     pooled = gallery.pooled.cpu().numpy()
@@ -146,7 +145,7 @@ def load_gallery(folder: Path, backbone: str | Backbone | None, device: str | to
         raise ValueError(
             f"{as_text(file)} is damaged or incomplete ({problem}). Fit again, or restore a copy."
         ) from problem
-    return Stored(gallery, network, options)
+    return Stored(gallery, network, options, list(map(tuple, manifest.get("choices", []))))
 
 
 def _keep(array: Tensor, file: Path) -> Tensor:
@@ -234,6 +233,18 @@ def _check_parts(manifest: dict[str, Any]) -> None:
         wrong.append("weights")
     if wrong or not all(isinstance(backbone[name], str) for name in ("name", "sha256")):
         raise ValueError(f"its backbone must be described by names and numbers; got {backbone}")
+    _check_choices(manifest.get("choices", []), (recipe or {}) | manifest["options"])
+
+
+def _check_choices(rows: list[list], settings: dict[str, Any]) -> None:
+    """Each row is about another setting, with its value; the rest is text that can be printed."""
+    if not isinstance(rows, list) or len({option for option, *_ in rows}) != len(rows):
+        raise ValueError(f"its choices must be a list of different settings; got {rows!r:.{_LONGEST}}")
+    for option, value, why, rests_on in rows:
+        if value != settings[option]:
+            raise ValueError(f"its choices must be those of its settings; got {option} {value!r:.{_LONGEST}}")
+        if not all(isinstance(text, str) and text.isprintable() and len(text) <= _LONGEST for text in (why, rests_on)):
+            raise ValueError(f"the reasons of its choices must be one line of at most {_LONGEST} characters each")
 
 
 def _check_keys(what: str, told: dict[str, Any], known: set[str]) -> None:
@@ -252,10 +263,10 @@ def _find_backbone(
         )
     recipe = dict(wanted["recipe"] or {})
     digest = recipe.pop("weights_sha256", None)
+    if given is None and digest:
+        _check_weights(folder, recipe, digest)
     try:
-        if given is None and digest:
-            _check_weights(folder, recipe, digest)
-        elif given is None and recipe.get("pretrained", True) and must_download(recipe["name"]):
+        if given is None and not digest and recipe.get("pretrained", True) and must_download(recipe["name"]):
             warn(
                 f"{as_text(folder)} was fitted with {wanted['name']}; its weights are not on this machine and will be "
                 "downloaded."
@@ -400,7 +411,7 @@ def _sum(*parts: Any) -> int:
 
 
 def _sum_settings(manifest: dict[str, Any]) -> int:
-    return _sum(json.dumps({name: manifest[name] for name in _SETTINGS}, sort_keys=True).encode())
+    return _sum(json.dumps({name: manifest[name] for name in _SETTINGS if name in manifest}, sort_keys=True).encode())
 
 
 def _sum_normal(
