@@ -329,6 +329,37 @@ def test_best_f1_of_the_excess(excess, spade, demo):
     assert excess.threshold == pytest.approx(find_best_f1(spade, demo, "excess_map"), rel=1e-5)
 
 
+def test_what_place_explains_is_told_once_it_is_asked_for(explorer, spade):
+    explorer.finish()
+    assert explorer.placed == {"asked": False, "text": ""}  # opening does not wait for it
+    explorer.set_state({"sigma": 3.0})
+    explorer._on_message(None, {"kind": "ask"}, [])
+    assert explorer.placed == {"asked": True, "text": ""}
+    explorer.finish()
+    expected = spade.with_options(sigma=3).placement
+    assert explorer.placed == {"asked": True, "text": str(expected)}
+    assert explorer.placement == expected
+    explorer.sigma = 3.5
+    assert explorer.placed == {"asked": False, "text": ""}  # of other options nothing is known
+    explorer.sigma = 3
+    assert explorer.placed["text"] == str(expected)
+
+
+def test_what_a_fit_has_asked_about_place_is_told_at_once(demo):
+    fitted = SPADE.recommended(size=160).fit(demo.train[:6])
+    explorer = explore(fitted, demo.test[:1])
+    assert explorer.k == 6  # instead of 50
+    assert explorer.placed == {"asked": False, "text": str(fitted.placement)}
+    explorer.close()
+
+
+def test_one_normal_photo_tells_nothing_about_place(demo):
+    explorer = explore(SPADE().fit(demo.train[:1]), demo.test[:1])
+    assert explorer.placement is None
+    assert explorer.placed["text"] == ""
+    explorer.close()
+
+
 def test_with_one_normal_photo_there_is_no_excess(demo):
     explorer = explore(SPADE(k=1).fit(demo.train[:1]), demo)
     with pytest.warns(UserWarning, match="The excess needs at least two different normal images"):

@@ -256,7 +256,14 @@ def test_the_switch_shows_the_excess_and_the_score_follows_its_choice(notebook, 
     reached = sum(score >= expected for score in normals)
     rank = f"{reached} of 12 normal photos score at least this" if reached else "above all 12 normal photos"
     assert rank in shown.root.locator(".sk-score").inner_text()
+    row = shown.root.locator(".sk-place")
+    shown.press("ask the normal photos")
+    row.get_by_text("Place explains").wait_for()
+    assert row.locator(".sk-remark").inner_text() == "\n".join(
+        [notebook.ask("str(ex.placement)"), notebook.ask("ex.about['advice']")]
+    )
     shown.slide("sigma", 1.5)  # another level: the old one stays, marked as stale
+    row.get_by_role("button").wait_for()  # of other options nothing is known
     assert shown.root.locator(".sk-title.waiting").count() == 1
     other = spade.with_options(sigma=1.5, judged="excess").predict(demo.test[26])
     assert_shows(shown, shown.map, other.excess_map, notebook)

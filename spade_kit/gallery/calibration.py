@@ -149,7 +149,7 @@ class Calibration:
         """How much place explains of the normal images; None if there are no different ones."""
         if not self.gallery.comparable:
             return None
-        options = options.of_map.replace(judged="excess")  # so that levels are made
+        options = self._of_placement(options)
         if options not in self._placements:
             images = self.level_sample
             level = self.place_level(options, images)
@@ -161,7 +161,11 @@ class Calibration:
 
     def known_placement(self, options: Options) -> Placement | None:
         """The result of `placement` if it has been computed."""
-        return self._placements.get(options.of_map.replace(judged="excess"))
+        return self._placements.get(self._of_placement(options))
+
+    def _of_placement(self, options: Options) -> Options:
+        """What the placement depends on; the excess is judged, so that levels are made."""
+        return options.of_map.replace(judged="excess", k=max(1, options.retrieved(len(self.gallery) - 1)))
 
     def alike(self, options: Options) -> float:
         """The fraction of pixels that match near their own place: see `Placement`."""

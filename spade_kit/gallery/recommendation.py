@@ -16,6 +16,11 @@ _ALIKE = 2 / 3  # of the pixels match near their own place where parts lie alike
 _EASIER = 0.9  # hurdle below which the excess is worth it
 _EVEN = 0.2  # relief of a level that is about the same everywhere
 _FEW = 5  # normal images: with fewer, what is normal where is unknown
+ADVICE = (
+    f"If at least {100 * _ALIKE:.0f} % of the pixels match near their own place, parts lie alike: use a radius of "
+    f"{100 * NEAR:.0f} % of the short side, otherwise {100 * FAR:.0f} %. Below {_EASIER} times the rise, score by the "
+    f"excess; if the level also varies by less than {100 * _EVEN:.0f} %, judge by it, too."
+)
 
 Row: TypeAlias = "tuple[str, Any, str, str]"  # option, value, why, the figure that it rests on
 

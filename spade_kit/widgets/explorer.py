@@ -18,6 +18,8 @@ from spade_kit.datasets.samples import Dataset, Photo
 from spade_kit.figures.results import draw_explanation
 from spade_kit.figures.style import SCALE
 from spade_kit.gallery.calibration import NormalScores
+from spade_kit.gallery.placement import Placement
+from spade_kit.gallery.recommendation import ADVICE
 from spade_kit.options import COMBINE, JUDGED, SCORE, Options, check_kappa, check_sigma
 from spade_kit.result import Result
 from spade_kit.spade import SPADE
@@ -97,9 +99,9 @@ class Explorer(Live):
 
     MOVABLE = ("index", "k", *_OPTIONS, "sigma", "score", "judged", "threshold", "threshold_rule",
                "probe", "pinned", "opacity", "alone")  # fmt: skip
-    TOLD = ("gallery", "photos", "normals", "scores", "as_python")
+    TOLD = ("gallery", "photos", "normals", "placed", "scores", "as_python")
     MESSAGES = Live.MESSAGES | {"normals": "images", "upload": "name part parts buffers",
-                                "add": "", "remove": "image", "undo": ""}  # fmt: skip
+                                "add": "", "remove": "image", "undo": "", "ask": ""}  # fmt: skip
 
     _esm = load_module("explorer.js")
 
@@ -130,6 +132,7 @@ class Explorer(Live):
     layers_alone = traitlets.Dict().tag(sync=True)
     place_level = traitlets.Dict().tag(sync=True)
     normals = traitlets.Dict().tag(sync=True)
+    placed = traitlets.Dict().tag(sync=True)
     scores: traitlets.List = traitlets.List().tag(sync=True)
     as_python = traitlets.Unicode().tag(sync=True)
 
@@ -145,6 +148,7 @@ class Explorer(Live):
         self._known_of: Request | None = None
         self._statistics: Recent[NormalScores] = Recent(len(JUDGED))  # final scores of normal images, by request
         self._rule_before: str | None = None  # the rule to restore, since one normal image gives no threshold
+        self._asked: Request | None = None  # for which the page asked what place explains
         self._narrowed: Recent[Result] = Recent(1)
         self._seen: tuple = (None, None)  # the image and options last sent to the page
         self._to_do: tuple = ()  # the state for which the background was last started
@@ -160,6 +164,7 @@ class Explorer(Live):
             "backbone": f"{spade.backbone.name}, weights: {spade.backbone.weights}",
             "masks": self.images.has_masks,
             "scale": SCALE,
+            "advice": ADVICE,
             "start": {name: getattr(self, name) for name in ("k", *_OPTIONS, *_READ, "threshold_rule", "opacity")},
         }
         self.index = self._find_first()
@@ -245,6 +250,11 @@ class Explorer(Live):
             cells["excess"] = round(float(self.result.excess_map[row, col]), 3)
         cells["distance"] = round(match.distance, 3)
         return pandas.DataFrame([cells | {n: round(d, 3) for n, d in match.layers.items()}], index=["probe"])
+
+    @property
+    def placement(self) -> Placement | None:
+        """How much place explains of the normal images under the current options: see `SPADE.placement`."""
+        return self._request_of_all.judge.placement
 
     def show(self, photo: Photo) -> None:
         """Append a custom image to the list and show it."""
@@ -430,6 +440,7 @@ class Explorer(Live):
         if self._known is not None:
             self.normals = self.normals | {"other": self._pack_other()}
         self._send_place_level()
+        self._send_placement()
         self.as_python = self.code()
 
     def _pack_other(self) -> dict[str, Any] | None:
@@ -450,6 +461,12 @@ class Explorer(Live):
         if not self.pinned and self.probe == find_highest(self.result.anomaly_map):
             self.probe = find_highest(self.result.judged_map)
         self.place_level = self._pack_place_level(self.index, self.result)
+
+    def _send_placement(self, _: Any = None) -> None:
+        """Send what place explains of the normal images, if it is known."""
+        request = self._request_of_all
+        known = self.spade.calibration.known_placement(request.options)
+        self.placed = {"asked": self._asked == request, "text": "" if known is None else str(known)}
 
     def _describe_level(self, index: int) -> dict[str, Any]:
         return self._payload(index) | {"k": self.k, "sigma": self.sigma}
@@ -559,6 +576,8 @@ class Explorer(Live):
         yield from self._judge_all_normals()
         yield from self._score_all_photos()
         yield from self._judge_for_the_other_map()
+        if self._asked == self._request_of_all and not self.placed["text"]:
+            yield partial(self._asked.spade.calibration.placement, self._asked.options), self._send_placement
 
     def _draw_thumbs(self) -> Iterator[Step]:
         missing = [index for index in range(len(self.images)) if index not in self._thumbs]
@@ -627,6 +646,12 @@ class Explorer(Live):
     def _on_connected(self) -> None:
         if self._thumbs:
             self._send_thumbs(self._thumbs)
+
+    def _on_ask(self) -> None:
+        """The page asks what place explains: it takes all normal images, so it is computed last."""
+        self._asked = self._request_of_all
+        self._send_placement()
+        self._background.restart()
 
     def _on_upload(self, name: str, part: int, parts: int, buffers: Sequence[Any]) -> None:
         """A file arrives in parts, since the size of a notebook message is limited."""

@@ -168,12 +168,15 @@ class Explorer extends MapPage {
     this.correcting = el("span", { class: "sk-corrected", hidden: true }, this.corrected, this.undoing);
     this.source = el("span", { class: "sk-source" });
 
+    this.asker = button("ask the normal photos", "Compute how much place explains of the normal photos, under these options", () => this.send({ kind: "ask" }), { class: "python" });
+    this.placed = el("span", { class: "sk-remark", role: "status" });
+    this.place = el("div", { class: "sk-row sk-place" }, el("span", { class: "sk-heading" }, "Place"), this.asker, this.placed);
     this.retrieved.head.append(this.correcting);
     this.root.append(head, this.problem, this.strip.node, controls,
       el("div", { class: "sk-views" }, this.photo.figure, this.map.figure, this.normal.figure),
       el("div", { class: "sk-row" }, el("span", { class: "sk-heading" }, "Layers"), switcher, this.combining.node, this.weighing.node, this.marks, this.layersRemark),
       el("div", { class: "sk-below" }, el("div", { class: "sk-layers" }, ...this.layers.map((layer) => layer.pane.figure)), el("div", { class: "sk-why" }, close, this.readout.node)),
-      this.retrieved.head, this.retrieved.strip.node,
+      this.retrieved.head, this.retrieved.strip.node, this.place,
       el("div", { class: "sk-foot" }, this.copy, this.saves.page, this.saves.png, this.helper, this.source), this.text, this.help);
     this.rule.masks = masks;
   }
@@ -190,6 +193,7 @@ class Explorer extends MapPage {
       "change:place_level": () => this.get("matches") === this.shown?.matches && this.paintMaps(), // else they come together
       "change:threshold change:threshold_rule": () => this.paintThreshold(),
       "change:opacity": () => this.paintOpacity(),
+      "change:placed change:normals": () => this.paintPlace(),
       "change:probe change:pinned": () => this.paintProbe(),
       "change:photos": () => this.paintPhotos(),
       "change:scores": () => this.paintScores(),
@@ -241,6 +245,7 @@ class Explorer extends MapPage {
     this.paintOptions();
     this.paintOpacity();
     this.paintGallery();
+    this.paintPlace();
     this.root.dataset.shown = `${photo.index}`;
   }
 
@@ -568,6 +573,14 @@ class Explorer extends MapPage {
     this.correcting.hidden = !corrected.length;
     this.undoing.disabled = this.disconnected || !undo;
     setText(this.source, `${this.about.backbone}; ${this.shown.photo.judged}; ${normals} normal photos${this.model.saved ? "; greyed controls need a kernel" : ""}`);
+  }
+
+  /** How much place explains of the normal photos, or the button to ask. */
+  paintPlace() {
+    const { asked, text } = this.get("placed");
+    this.place.hidden = !this.comparable() || (!text && Boolean(this.model.saved));
+    this.asker.hidden = Boolean(asked || text);
+    setText(this.placed, text ? `${text}\n${this.about.advice}` : asked ? "asking the normal photos…" : "does what is normal depend on place, and do parts lie alike?");
   }
 
   paintOpacity() {
