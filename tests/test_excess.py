@@ -292,35 +292,92 @@ def test_a_chooser_sends_the_level_in_half_its_resolution(chooser, judge, demo):
     assert "level_size" not in plain._pack_photo(plain._judged[0])
 
 
-def test_a_page_of_the_map_itself_has_its_own_reference_level(judge, demo, tmp_path):
-    result, raw = judge.predict(demo.test[0]), judge.normal_level
-    painting = paint_defect(judge, demo, folder=tmp_path)
-    painting.finish()
-    assert painting.photo["score"] == painting.photo["before"] == result.image_score
-    assert painting.normals["level"] == raw
-    normals = [judge.predict_left_out(index).image_score for index in range(8)]
-    np.testing.assert_allclose(painting.normals["scores"], sorted(normals), rtol=1e-6)
-    assert painting.readout().iloc[0, 1] == (np.array(normals) >= result.image_score).sum()
+def unasked(judge):
+    """The same options, with a gallery of which nothing has been asked yet."""
+    return judge.with_gallery(replace(judge.gallery))
+
+
+def test_a_comparison_of_the_map_itself_has_its_own_reference_level(judge, demo):
     comparison = compare_layers(judge, demo.test[:2])
     comparison.finish()
-    assert comparison.levels[-1]["level"] == raw
-    np.testing.assert_array_equal(comparison.maps["all layers"], result.anomaly_map)
+    assert comparison.about["excess"]  # the page says that it shows the map itself
+    assert comparison.levels[-1]["level"] == judge.normal_level
+    np.testing.assert_array_equal(comparison.maps["all layers"], judge.predict(demo.test[0]).anomaly_map)
     with pytest.raises(ValueError, match=r"A key of a view must be one of .*; got 'judged'"):
         comparison.views = ["layer1", {"judged": "excess"}]
 
 
+def taken_off(widget):
+    packed = widget.place_level
+    values = np.frombuffer(packed["values"], "<u2") / 65535
+    return packed["low"] + (packed["high"] - packed["low"]) * values
+
+
+def test_a_painting_opens_before_the_excess_is_known(judge, demo, tmp_path):
+    result = judge.predict(demo.test[0])
+    painting = paint_defect(unasked(judge), demo, folder=tmp_path)
+    assert painting.waiting == "computing the excess: 0 of 8 normal photos judged…"
+    assert painting.waiting in repr(painting)
+    assert (painting.photo["score"], painting.photo["before"], painting.place_level) == (None, None, {})
+    assert painting.normals["scores"] == []
+    preview = painting._preview()
+    assert preview[:4] == b"\x89PNG"
+    compute, tell = next(painting._background_steps())
+    tell(compute())
+    assert painting.waiting == "computing the excess: 1 of 8 normal photos judged…"
+    painting.finish()
+    assert painting.waiting == ""
+    assert painting._preview() != preview
+    assert painting.photo["score"] == painting.photo["before"] == result.image_score
+    assert painting.normals["level"] == result.judged_level
+    assert result.judged_map[painting.probe] == result.judged_map.max()
+    assert np.abs(taken_off(painting) - result.place_level.ravel()).max() < 1e-4 * result.place_level.max()
+    normals = [judge.predict_left_out(index).image_score for index in range(8)]
+    np.testing.assert_allclose(painting.normals["scores"], sorted(normals), rtol=1e-6)
+    assert painting.readout().iloc[0, 1] == (np.array(normals) >= result.image_score).sum()
+    painting.stroke("brush", [(20, 20)])
+    painted = judge.predict(painting.painted)
+    assert painting.photo["score"] == painted.image_score
+    plain = paint_defect(unasked(judge.with_options(score="max", judged="map")), demo, folder=tmp_path)
+    assert (plain.waiting, plain.place_level) == ("", {})
+
+
+def test_a_review_opens_before_the_excess_is_known(judge):
+    review = review_suspects(unasked(judge))
+    assert (review.index, review.waiting) == (0, "computing the excess: 0 of 8 normal photos judged…")
+    assert review.suspects == [[index, None, False, ""] for index in range(8)]
+    assert review.photo["score"] is None
+    assert review._preview()[:4] == b"\x89PNG"
+    review.finish()
+    assert (review.index, review.waiting) == (judge.suspects().index[0], "")
+    other = review_suspects(unasked(judge))
+    other.index = 5
+    other.finish()
+    assert other.index == 5  # picked meanwhile
+    hasty = review_suspects(unasked(judge))
+    hasty.drop()
+    assert hasty.dropped == [review.index]
+    assert hasty.photo["score"] is None
+    hasty.finish()
+    assert hasty.photo["score"] == hasty.result.image_score
+
+
 def test_a_review_ranks_normal_images_by_their_excess(judge):
+    judge.suspects()
     review = review_suspects(judge)
     ranked = judge.suspects()["score"]
+    assert review.waiting == ""
     assert [index for index, *_ in review.suspects] == ranked.index.tolist()
-    assert review.photo["level"] == judge.normal_level
+    result = judge.predict_left_out(review.index)
+    assert review.photo["level"] == result.judged_level
+    assert np.abs(taken_off(review) - result.place_level.ravel()).max() < 1e-4 * result.place_level.max()
     assert review.photo["score"] == pytest.approx(ranked.iloc[0], rel=1e-6)
     review.drop()
     review.finish()
     left = review.spade
     scores = sorted((left.predict_left_out(index).image_score for index in range(7)), reverse=True)
     np.testing.assert_allclose([score for _, score, _, decided in review.suspects if not decided], scores, atol=1e-3)
-    assert review.photo["level"] == left.normal_level
+    assert review.photo["level"] == left.predict_left_out(0).judged_level
 
 
 def test_the_hardest_cases_show_the_judged_maps(judge, demo):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browsing import INSIDE, Shown, open_offline, read_canvas, settle_on
+from browsing import INSIDE, Notebook, Shown, open_offline, read_canvas, settle_on
 from PIL import Image
 
 from spade_kit import review_suspects
@@ -68,13 +68,13 @@ def assert_shows(shown, result, level: float) -> None:
     """Photo, map and outline match this result, the map within one grey level."""
     photo = shown.pixels(shown.photo)[..., :3].astype(int)
     assert np.abs(photo - result.image).mean() < 3
-    grey = np.clip(result.anomaly_map / (SCALE * level) * 256, 0, 255).astype(int)
+    grey = np.clip(result.judged_map / (SCALE * level) * 256, 0, 255).astype(int)
     drawn = shown.pixels(shown.map)[..., :3].astype(int)
     off = [np.abs(drawn - COLOURS[np.clip(grey + by, 0, 255)]).sum(-1) for by in (-1, 0, 1)]
     assert np.min(off, 0).max() <= 2
     inside = np.array(shown.photo.locator(".sk-found .ink").evaluate(INSIDE), bool).reshape(224, 224)
-    clear = np.abs(result.anomaly_map - level) > 0.5  # outlines are rounded to a tenth of a pixel
-    np.testing.assert_array_equal(inside[clear], (result.anomaly_map >= level)[clear])
+    clear = np.abs(result.judged_map - level) > 0.5  # outlines are rounded to a tenth of a pixel
+    np.testing.assert_array_equal(inside[clear], (result.judged_map >= level)[clear])
     caption = shown.map.locator("xpath=..").inner_text()
     assert f"score {result.image_score:.2f}; outline: 99th percentile of normal pixels" in caption
 
@@ -91,6 +91,38 @@ def assert_explains(shown, spade, result, place: tuple[int, int], numbers: list[
     expected = spade.normal_image(number).astype(int)
     shown.page.wait_for_timeout(100)  # the crop is loaded on first use
     assert np.abs(shown.pixels(shown.normal)[..., :3] - expected).mean() < 1
+
+
+def test_a_review_and_a_painting_show_the_excess_and_that_it_is_being_computed(browser, lab, spade, demo, tmp_path):
+    judge = spade.with_options(score="excess", judged="excess")
+    start = f"""
+import spade_kit
+parts = spade_kit.load_dataset("demo")
+judge = spade_kit.SPADE.load("fitted").with_options(score="excess", judged="excess")
+rv, pd = spade_kit.review_suspects(judge), spade_kit.paint_defect(judge, parts, folder={str(tmp_path)!r})
+"""
+    with Notebook(browser, lab, "excess.ipynb", start, "rv", "pd") as notebook:
+        review, painting = Shown(notebook.page, 0), Shown(notebook.page, 1)
+        notebook.until("[rv.waiting, pd.waiting]", ["", ""])
+        notebook.execute("rv.finish(); pd.finish()")
+        first = int(judge.suspects().index[0])
+        review.root.locator(f":scope[data-shown='{first}']").wait_for()
+        for shown in (review, painting):
+            shown.settle()
+        result = judge.predict_left_out(first)
+        assert_shows(review, result, result.judged_level)
+        assert "Excess, judged against the others" in review.map.locator("xpath=..").inner_text()
+        result, score = judge.predict(demo.test[0]), painting.root.locator(".sk-score")
+        assert f"score {result.image_score:.2f} (before {result.image_score:.2f})" in score.inner_text()
+        grey = np.clip(result.judged_map / (SCALE * result.judged_level) * 256, 0, 255).astype(int)
+        drawn = painting.pixels(painting.map)[..., :3].astype(int)
+        assert min(np.abs(drawn - COLOURS[np.clip(grey + by, 0, 255)]).sum(-1).mean() for by in (-1, 0, 1)) < 2
+        notebook.execute("rv.waiting = pd.waiting = 'computing the excess: 3 of 12 normal photos judged…'")
+        notebook.execute("rv._refresh(); pd._refresh(); pd._send_painted()")
+        for shown in (review, painting):
+            shown.root.locator(".sk-score", has_text="3 of 12 normal photos judged…").wait_for()
+            assert shown.root.locator(".sk-spinner").is_visible()
+            assert not shown.photo.locator(".sk-found .ink").get_attribute("d")
 
 
 # ---- keep, drop, undo ------------------------------------------------------------------------------------------------

@@ -262,7 +262,8 @@ class Comparison(Live):
         with self._without_events(), self.hold_sync():
             bases = [f"{base.backbone.name}, {len(base)} normal photos" for base in self._bases]
             layers = [list(base.backbone.layers) for base in self._bases]
-            self.about = self.about | {"bases": bases, "layers": layers}
+            excess = any(base.judged == "excess" for base in self._bases)
+            self.about = self.about | {"bases": bases, "layers": layers, "excess": excess}
             if self.photo.get("index") != self.index:
                 self.photo = {"index": self.index, **pack_photo(results[0], mask)}
                 # by default, the last view uses all layers

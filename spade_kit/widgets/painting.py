@@ -25,10 +25,9 @@ from spade_kit.datasets.synthetic import TOOLS, Stroke, changed, paint
 from spade_kit.figures.results import draw_explanation
 from spade_kit.figures.style import SCALE
 from spade_kit.gallery.calibration import NormalScores
-from spade_kit.options import Options
 from spade_kit.result import Result
 from spade_kit.spade import SPADE
-from spade_kit.widgets._shared.base import Index, Live, Probe, check_path
+from spade_kit.widgets._shared.base import Index, Live, Probe, Waiting, check_path
 from spade_kit.widgets._shared.caches import NeighbourPictures, Recent, judge_normals
 from spade_kit.widgets._shared.encoding import colour_table, find_highest, pack_cells, pack_photo, rank_by_use
 from spade_kit.widgets._shared.export import load_module
@@ -65,7 +64,7 @@ def paint_defect(spade: SPADE, image: Photo | Dataset | Iterable[Photo], *, fold
     return Painting(spade, image, folder=folder)
 
 
-class Painting(Live):
+class Painting(Waiting):
     """See `paint_defect`.
 
     Attributes
@@ -79,7 +78,7 @@ class Painting(Live):
     """
 
     MOVABLE = ("index", "probe")
-    TOLD = ("photos", "photo", "neighbours", "normals", "kept")
+    TOLD = ("photos", "photo", "place_level", "neighbours", "normals", "kept")
     CROPS = 600_000
     MESSAGES = Live.MESSAGES | {"stroke": "tool points size strength colour drawn", "undo": "", "redo": "", "clear": "",
                                 "keep": "label", "pair": "", "normals": "images"}  # fmt: skip
@@ -121,13 +120,14 @@ class Painting(Live):
             "tools": [[tool, *_STARTS[tool]] for tool in TOOLS],
             "folder": printable(self.folder.name),
         }
+        self._start_waiting()
         self.photos = self.images.listed
         self._open()
 
     # ---- for Python --------------------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        scores = f"score {self.result.image_score:.2f}, before {self._before.image_score:.2f}"
+        scores = self.waiting or f"score {self.result.image_score:.2f}, before {self._before.image_score:.2f}"
         strokes = f"{len(self.strokes)} {'stroke' if len(self.strokes) == 1 else 'strokes'}"
         return f"Painting({self.images.name(self.index)}, {strokes}: {scores})"
 
@@ -238,7 +238,7 @@ class Painting(Live):
         scores = np.empty(0)
         if self.spade.gallery.comparable:
             calibration = self.spade.calibration
-            scores = calibration.scores(self._options, calibration.sample).scores
+            scores = calibration.scores(self.spade.options, calibration.sample).scores
         table = {name: [round(score, 2), sum(normal >= score for normal in scores)] for name, score in rows.items()}
         return pandas.DataFrame.from_dict(table, "index", columns=["score", f"normals of {len(scores)} at or above"])
 
@@ -315,6 +315,9 @@ class Painting(Live):
         if self.photo.get("index") != self.index:
             self._send_painted()
 
+    def _show(self) -> None:
+        self._send_painted()
+
     def _send_painted(self) -> None:
         result = self.result
         numbers = result.neighbours.index.tolist()
@@ -326,29 +329,26 @@ class Painting(Live):
                 "answer": next(self._answers),
                 "strokes": len(self.strokes),
                 "undone": len(self._undone[self.index]),
-                "score": result.image_score,
-                "before": self._before.image_score,
+                "score": None if self.waiting else result.image_score,
+                "before": None if self.waiting else self._before.image_score,
                 "seen": pack_cells(result.correspondence, self.spade.sigma, zip(numbers, numbers)),
             }
             self.neighbours = self._pictures.pack(numbers, map(self._normal, numbers))
-            self.probe = find_highest(result.anomaly_map)
+            self._send_place_level()
+            self.probe = find_highest(self._judged_map)
             calibration = self.spade.calibration
-            if not self.spade.gallery.comparable:  # no reference level: scale the colours to the unpainted image
+            if self.waiting or not self.spade.gallery.comparable:  # scale the colours to the unpainted image
                 self.normals = {"level": float(self._before.anomaly_map.max()) / SCALE, "scores": [], "of": 0}
-            elif not self.normals:
-                self._send_normals(calibration.scores(self._options, calibration.few))
-
-    @property
-    def _options(self) -> Options:
-        """The page shows the map itself; the score is the SPADE's."""
-        return self.spade.options.replace(judged="map")
+            elif not self.normals.get("scores"):
+                self._send_normals(calibration.scores(self.spade.options, calibration.few))
 
     def _send_normals(self, known: NormalScores) -> None:
         self.normals = {"level": known.level, "scores": known.scores.tolist(), "of": len(self.spade)}
 
     def _background_steps(self) -> Iterator[Step]:
+        yield from self._stop_waiting()
         if self.spade.gallery.comparable:
-            yield from judge_normals(self.spade.calibration, self._options, self._send_normals)
+            yield from judge_normals(self.spade.calibration, self.spade.options, self._send_normals)
 
     def _on_pair(self) -> None:
         for ending, picture in zip((".png", "_mask.png"), self._encode()):

@@ -8,6 +8,7 @@ from itertools import count
 from typing import Any
 
 import numpy as np
+import pandas
 import traitlets
 from matplotlib.figure import Figure
 
@@ -17,7 +18,7 @@ from spade_kit.figures.style import SCALE
 from spade_kit.gallery.gallery import Normal
 from spade_kit.result import Result
 from spade_kit.spade import SPADE
-from spade_kit.widgets._shared.base import Checked, Live
+from spade_kit.widgets._shared.base import Checked, Live, Waiting
 from spade_kit.widgets._shared.caches import NeighbourPictures, Results, Score, Scores, request_for
 from spade_kit.widgets._shared.edits import Corrections
 from spade_kit.widgets._shared.encoding import colour_table, find_highest, jpeg, pack_cells
@@ -40,18 +41,18 @@ def review_suspects(spade: SPADE) -> Review:
     return Review(spade)
 
 
-class Review(Live):
+class Review(Waiting):
     """See `review_suspects`.
 
     Attributes
     ----------
     index
         The normal image under review. Here and in ``kept`` and ``dropped``, indexes are those at the start of the
-        review.
+        review. If the excess is not known yet, it is the first image until all are ranked.
     """
 
     MOVABLE = ("index",)
-    TOLD = ("photo", "neighbours", "suspects", "state")
+    TOLD = ("photo", "place_level", "neighbours", "suspects", "state")
     CROPS = 400_000
     MESSAGES = Live.MESSAGES | {"keep": "", "drop": "", "undo": "", "normals": "images"}
 
@@ -70,15 +71,18 @@ class Review(Live):
         self._given = self.spade
         self.images = ImageList(self.spade, None)
         self._decisions: list[tuple[int, bool]] = []  # index, and whether it was dropped
-        ranked = self.spade.suspects()  # raises if there is only one image
         self._scores = Scores(self.images)
         self._scores.start(request_for(self.spade))
-        for index, score in ranked["score"].items():
-            self._scores.take(Score(int(index), float(score)))
+        self._ranked = not self._missing()
+        if self._ranked:
+            self._take_scores(self.spade.suspects())  # raises if there is only one image
+        else:
+            self._scores.known = {index: Score(index) for index in range(len(spade))}
         self._results = Results(self.images, room=1)
         self._pictures = NeighbourPictures()
         self._answers = count()  # the page gets a reply even if nothing has changed
-        super().__init__(index=int(ranked.index[0]))
+        super().__init__(index=self._open_ones()[0])
+        self._start_waiting()
         self.about = {
             "colours": colour_table(),
             "scale": SCALE,
@@ -137,14 +141,26 @@ class Review(Live):
 
     def draw(self) -> Figure:
         """The current view as a Matplotlib figure."""
-        return draw_explanation(self.result, *find_highest(self.result.anomaly_map))
+        return draw_explanation(self.result, *find_highest(self.result.judged_map))
 
     # ---- decisions ---------------------------------------------------------------------------------------------------
 
     def _check_number(self, number: int) -> int:
         return check_index("index", number, len(self.images), "normal image")
 
+    def _take_scores(self, ranked: pandas.DataFrame) -> None:
+        for index, score in ranked["score"].items():
+            self._scores.take(Score(int(index), float(score)))
+
+    def _rank(self, ranked: pandas.DataFrame) -> None:
+        """All scores are known: go to the most anomalous image, unless another one has been picked."""
+        self._take_scores(ranked)
+        self._ranked = True
+        self._go(self.index or self._open_ones()[0])
+
     def _decide(self, dropped: bool) -> None:
+        if not self._ranked:
+            self.finish()
         known = dict(self._decisions)
         if self.index in known:
             raise ValueError(f"Normal image {self.index} is already {'dropped' if known[self.index] else 'kept'}.")
@@ -169,6 +185,7 @@ class Review(Live):
     def _forget(self) -> None:
         """The gallery changed: old scores stay, marked as stale, until they are computed again."""
         self._scores.start(request_for(self.spade))
+        self._start_waiting()
         self._background.restart()
 
     def _go(self, index: int) -> None:
@@ -176,10 +193,16 @@ class Review(Live):
             self.index = index
             self._refresh()
 
+    def _show(self) -> None:
+        self._refresh()
+
     def _refresh(self) -> None:
-        result = self.result
+        result, score, level = self.result, None, None
         with self._without_events(), self.hold_sync():
-            self._scores.take(Score(self.index, result.image_score))
+            if not self.waiting:
+                score, level = result.image_score, result.judged_level
+                self._scores.take(Score(self.index, score))
+            self._send_place_level()
             # indexes of the normal images at the start of the review
             places, normals = self._given.gallery.places, self.spade.gallery.normals
             numbers = [places[normals[image].digest] for image in result.neighbours.index]
@@ -189,8 +212,8 @@ class Review(Live):
                 "answer": next(self._answers),
                 "size": list(result.anomaly_map.shape),
                 "jpeg": jpeg(result.image, quality=90),
-                "level": self.spade.normal_level or float(result.anomaly_map.max()) / SCALE,
-                "score": result.image_score,
+                "level": float(result.anomaly_map.max()) / SCALE if level is None else level,
+                "score": score,
                 "seen": pack_cells(result.correspondence, self.spade.sigma, zip(numbers, numbers)),
             }
             self._send_state()
@@ -200,7 +223,12 @@ class Review(Live):
         counts = {"kept": len(self.kept), "dropped": len(self.dropped), "left": len(self.spade)}
         with self._without_events(), self.hold_sync():
             self.suspects = [
-                [index, round(self._score_of(index), 3), index in self._scores.fresh, words[decided.get(index)]]
+                [
+                    index,
+                    round(self._score_of(index), 3) if self._ranked else None,
+                    index in self._scores.fresh,
+                    words[decided.get(index)],
+                ]
                 for index in (*decided, *self._open_ones())
             ]
             self.state = counts | {"code": self.code()}
@@ -208,6 +236,9 @@ class Review(Live):
     # ---- background work ---------------------------------------------------------------------------------------------
 
     def _background_steps(self) -> Iterator[Step]:
+        yield from self._stop_waiting()
+        if not self._ranked:
+            yield self.spade.suspects, self._rank
         missing = [index for index in (*self._open_ones(), *self.kept) if index not in self._scores.fresh]
         for index in missing:
             yield partial(self._scores.score, index, self.spade), self._scores.take

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import RLock
 from typing import Any, ClassVar
 
 import anywidget
+import numpy as np
 import traitlets
 
 from spade_kit._arguments import check_attribute, check_count, check_number, choose
@@ -16,8 +18,10 @@ from spade_kit._files import write_whole
 from spade_kit.figures.style import as_png
 from spade_kit.gallery.gallery import Normal
 from spade_kit.scores import check_fpr
+from spade_kit.widgets._shared.encoding import find_highest, pack_place_level
 from spade_kit.widgets._shared.export import STYLE, fit_crops, frame_page
-from spade_kit.widgets._shared.scheduler import Background
+from spade_kit.widgets._shared.preview import draw_preview
+from spade_kit.widgets._shared.scheduler import Background, Step
 
 MISTAKES = (ValueError, OSError)
 
@@ -273,6 +277,60 @@ class Live(anywidget.AnyWidget):
 
     def _send_thumbs(self, thumbs: dict[int, bytes]) -> None:
         self.send({"kind": "thumbs", "indexes": list(thumbs)}, list(thumbs.values()))
+
+
+class Waiting(Live):
+    """A widget that opens before its SPADE knows what is taken off a map for its excess: all normal images tell that.
+
+    ``waiting`` says how far they are, and is empty once it is known; ``place_level`` is what is taken off.
+    """
+
+    waiting = traitlets.Unicode().tag(sync=True)
+    place_level = traitlets.Dict().tag(sync=True)
+
+    def _missing(self) -> list[int]:
+        """The normal images to be judged before the excess is known."""
+        spade = self.spade
+        return spade.calibration.required(spade.options, []) if spade.gallery.comparable else []
+
+    def _tell_progress(self, done: int, of: int, _: Any = None) -> None:
+        self.waiting = f"computing the excess: {done} of {of} normal photos judged…"
+
+    def _start_waiting(self) -> None:
+        if missing := self._missing():
+            self._tell_progress(0, len(missing))
+
+    def _stop_waiting(self) -> Iterator[Step]:
+        """Judge the missing normal images, one per step, and show the result again."""
+        calibration, options, missing = self.spade.calibration, self.spade.options, self._missing()
+        if self.waiting:
+            for at, image in enumerate(missing, 1):
+                yield partial(list, calibration.maps(options, [image])), partial(self._tell_progress, at, len(missing))
+            yield partial(calibration.place_level, options, calibration.level_sample), self._show_judged
+
+    def _show_judged(self, _: Any = None) -> None:
+        with self._without_events(), self.hold_sync():
+            self.waiting = ""
+            self._show()
+
+    def _show(self) -> None:
+        """Send the page the current result."""
+        raise NotImplementedError
+
+    def _send_place_level(self) -> None:
+        taken = self.result.place_level if self.spade.judged == "excess" and not self.waiting else None
+        self.place_level = {} if taken is None else pack_place_level(taken)
+
+    @property
+    def _judged_map(self) -> np.ndarray:
+        """The judged map; the map itself until it is known what is taken off."""
+        return self.result.anomaly_map if self.waiting else self.result.judged_map
+
+    def _preview(self) -> bytes:
+        if not self.waiting:
+            return super()._preview()
+        values = self._judged_map
+        return draw_preview(self.result, values, find_highest(values), None, max(float(values.max()), 1e-9))
 
 
 def _explain(mistake: Exception) -> str:

@@ -1,6 +1,6 @@
 // Choosing a threshold: histograms, a line to drag, and the resulting error rates.
 
-import { bytes, clamp, el, numbers, picture, setText, svg } from "./dom.js";
+import { brief, bytes, clamp, el, numbers, picture, setText, svg } from "./dom.js";
 import { Upsampler, contour, decodeLevel, unpack } from "./maps.js";
 import { Choice, button } from "./controls.js";
 import { Page } from "./page.js";
@@ -124,9 +124,9 @@ class Chooser extends Page {
     this.first = Math.max(0, Math.floor((least - 2) / 4) * 4);
     this.begin = study.start + (this.first / study.counts.normal.length) * (study.end - study.start);
     [this.line.min, this.line.max] = [this.begin, study.end];
-    setText(this.axis.firstChild, this.begin.toFixed(1));
+    setText(this.axis.firstChild, brief(this.begin));
     setText(this.axis.children[1], `${this.get("about").axis[study.of]}, raw distance`);
-    setText(this.axis.lastChild, study.end.toFixed(1));
+    setText(this.axis.lastChild, brief(study.end));
     const { normals, tested } = this.get("about");
     const unread = this.get("photos").length - photos.length;
     setText(this.waitingText, (study.waiting ? `${normals + tested - study.waiting} of ${normals + tested} photos judged…` : "") + (unread ? ` ${unread} unreadable.` : ""));

@@ -276,7 +276,7 @@ class Comparison extends MapPage {
     const ends = this.decoded.map((_, at) => this.end(at).toFixed(1));
     setText(this.scaleText, (own
       ? `Colours: 0 to twice each view's reference level, the 99th percentile of normal pixels (${ends.join(", ")}). Raw distances are not comparable.`
-      : `Colours: 0 to ${ends[0]} for all views (raw distance). Views with fewer channels are darker regardless of content.`) + (stale ? " Reference levels are still being computed…" : ""));
+      : `Colours: 0 to ${ends[0]} for all views (raw distance). Views with fewer channels are darker regardless of content.`) + (this.get("about").excess ? " All views show the map itself, not its excess." : "") + (stale ? " Reference levels are still being computed…" : ""));
     this.paintDifference();
     this.paintProbe();
   }

@@ -33,4 +33,7 @@ export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+/** A distance in few digits; an excess may be small. */
+export const brief = (value) => value.toFixed(Math.abs(value) < 10 ? 2 : 1);
+
 export const clamp = (value, least, most) => Math.min(Math.max(value, least), most);

@@ -1,6 +1,6 @@
 // The explorer's page: all state lives in the model, and every change of it triggers a repaint.
 
-import { bytes, clamp, el, setText, svg } from "./dom.js";
+import { brief, bytes, clamp, el, setText, svg } from "./dom.js";
 import { Matches, cellOf, contour, decodeAlone, decodeLevel, meanOfTop, middleOf, paintMap, unpack } from "./maps.js";
 import { Pane, Patch } from "./pane.js";
 import { Choice, Slider, button } from "./controls.js";
@@ -401,7 +401,7 @@ class Explorer extends MapPage {
     });
     this.alone.forEach((one, i) => one.setAttribute("aria-pressed", this.get("alone") === (i === 1)));
     this.marks.hidden = !alone;
-    setText(this.layersRemark, this.get("alone") && !alone ? "searching each layer…" : `colour scale 0 to ${end.toFixed(1)}`);
+    setText(this.layersRemark, this.get("alone") && !alone ? "searching each layer…" : `colour scale 0 to ${brief(end)}`);
     const others = this.get("gallery").normals - (this.shown.photo.normal === null ? 0 : 1);
     this.sliders.k.show(this.k, this.model.saved ? most : others); // a saved page only has the neighbours stored in it
     this.sliders.sigma.show(sigma, 16);
@@ -476,11 +476,11 @@ class Explorer extends MapPage {
     this.threshold.max = this.end;
     this.threshold.value = Math.min(threshold, this.end);
     this.threshold.setAttribute("aria-valuetext", threshold.toFixed(2));
-    setText(this.ends[1], `≥ ${this.end.toFixed(1)}`);
+    setText(this.ends[1], `≥ ${brief(this.end)}`);
     this.level.hidden = !(level > 0);
     if (level > 0) {
       this.level.style.left = `${(100 * level) / this.end}%`;
-      setText(this.levelText, `level: ${level.toFixed(1)}`);
+      setText(this.levelText, `level: ${brief(level)}`);
     }
     this.bar.classList.toggle("stale", stale);
     this.bar.title = !stale ? "" : this.model.saved ? "Normal photos were judged under the K and sigma of the saved page" : "The reference level for these options is still being computed";
@@ -643,7 +643,7 @@ class Explorer extends MapPage {
       .filter(({ label, wrong }) => wanted === "all" || wanted === `label ${label}` || wanted === wrong)
       .map(({ index, name, label, score, fresh }) => ({
         key: index, name: `photo ${name}${score === null ? "" : `, score ${score.toFixed(2)}`}`, top: name.split("/").at(-1), kind: label ?? "",
-        bottom: score === null ? (fresh ? "unreadable" : "…") : score.toFixed(1), score, state: fresh ? "" : "stale",
+        bottom: score === null ? (fresh ? "unreadable" : "…") : brief(score), score, state: fresh ? "" : "stale",
       }));
     return this.order.select.value === "score" ? shown.sort((a, b) => (b.score ?? -Infinity) - (a.score ?? -Infinity)) : shown;
   }

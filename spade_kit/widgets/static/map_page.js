@@ -1,7 +1,7 @@
 // The base of pages with maps: a photo, a hovered pixel, and pictures of the normal photos that explain it.
 
 import { bytes, picture, setText } from "./dom.js";
-import { Upsampler, colours } from "./maps.js";
+import { Upsampler, colours, decodeLevel } from "./maps.js";
 import { NormalPictures } from "./pictures.js";
 import { Page } from "./page.js";
 
@@ -43,6 +43,19 @@ export class MapPage extends Page {
     this.bitmap?.close();
     [this.bitmap, this.pictured] = [bitmap, photo];
     return true;
+  }
+
+  /** The judged map: without what is taken off for the excess, once that is known. */
+  takeOff(values) {
+    const pack = this.get("place_level");
+    this.mapName = pack?.values ? "Excess" : "Anomaly map";
+    const level = pack?.values && decodeLevel(pack);
+    return level ? values.map((value, i) => value - level[i]) : values;
+  }
+
+  /** The end of the colours: twice the reference level or, if that is not above 0, the highest value. */
+  endOf(values, level) {
+    return level > 0 ? this.about.scale * level : values.reduce((most, value) => Math.max(most, value), 0) || 1;
   }
 
   hover(place) {

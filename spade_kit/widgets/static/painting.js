@@ -1,6 +1,6 @@
 // Painting defects: the page draws the stroke at once; Python paints it and replies with the new map.
 
-import { bytes, clamp, el, setText, svg } from "./dom.js";
+import { brief, bytes, clamp, el, setText, svg } from "./dom.js";
 import { Cells, contour, paintMap, unpack } from "./maps.js";
 import { Choice, Slider, button } from "./controls.js";
 import { Pane } from "./pane.js";
@@ -92,7 +92,7 @@ class Painting extends MapPage {
         this.answer();
       },
       "change:photos": () => this.paintNames(),
-      "change:normals": () => this.paintMap(),
+      "change:normals change:waiting": () => this.paintMap(),
       "change:probe": () => this.paintProbe(),
       "change:kept": () => this.paintKept(),
       "change:index": () => {
@@ -119,7 +119,7 @@ class Painting extends MapPage {
     const [H, W] = photo.size;
     for (const pane of [this.photo, this.map, this.normal]) pane.resize(H, W);
     this.photo.draw(this.bitmap);
-    this.values = this.upsampler.map(this.seen.distance, this.seen.grid, [H, W], this.seen.sigma);
+    this.values = this.takeOff(this.upsampler.map(this.seen.distance, this.seen.grid, [H, W], this.seen.sigma));
     const painted = photo.mask ? contour(unpack(bytes(photo.mask), H * W), H, W, 0.5) : "";
     for (const pane of [this.photo, this.map]) pane.outline("truth", painted);
     if (this.drawing?.changed && !this.asked) this.sendStroke(); // the user has kept drawing
@@ -315,20 +315,22 @@ class Painting extends MapPage {
   paintMap() {
     if (!this.shown) return;
     const { level, scores, of } = this.get("normals");
-    const end = this.about.scale * level || 1;
+    const end = this.endOf(this.values, level);
     const [H, W] = this.shown.size;
     paintMap(this.map.canvas, this.values, this.table, end);
-    for (const pane of [this.photo, this.map]) pane.outline("found", contour(this.values, H, W, level));
     const { score } = this.shown;
+    const found = score === null ? "" : contour(this.values, H, W, level);
+    for (const pane of [this.photo, this.map]) pane.outline("found", found);
+    this.root.classList.toggle("waiting", score === null);
     const reached = scores.filter((other) => other >= score).length;
     const among = scores.length < of ? `${scores.length} (of ${of})` : `${of}`;
     const rank = !scores.length ? "" : reached ? `: ${reached} of ${scores.length} normal photos score at least this` : `: above all ${among} normal photos`;
-    setText(this.score, `score ${score.toFixed(2)} (before ${this.shown.before.toFixed(2)})${rank}`);
+    setText(this.score, score === null ? this.get("waiting") : `score ${score.toFixed(2)} (before ${this.shown.before.toFixed(2)})${rank}`);
     setText(this.photo.title, `${this.get("photos")[this.shown.index][0]}, painted`);
     setText(this.photo.remark, `${this.shown.strokes} ${this.shown.strokes === 1 ? "stroke" : "strokes"}; ${this.shown.judged}`);
-    setText(this.map.title, "Anomaly map");
-    setText(this.ends[1], scores.length ? `reference level: ${level.toFixed(1)}` : "");
-    setText(this.ends[2], `≥ ${end.toFixed(1)}`);
+    setText(this.map.title, this.mapName);
+    setText(this.ends[1], scores.length ? `reference level: ${brief(level)}` : "");
+    setText(this.ends[2], `≥ ${brief(end)}`);
     this.paintProbe();
   }
 
@@ -344,7 +346,7 @@ class Painting extends MapPage {
     this.normal.point("hovered", there);
     setText(this.normal.title, `Normal ${image}`);
     setText(this.normal.remark, `explains (${place.join(", ")})`);
-    setText(this.words, `pixel (${there.join(", ")}), distance ${distance.toFixed(2)}; map ${this.values[place[0] * size[1] + place[1]].toFixed(2)}`);
+    setText(this.words, `pixel (${there.join(", ")}), distance ${distance.toFixed(2)}; ${this.mapName === "Excess" ? "excess" : "map"} ${this.values[place[0] * size[1] + place[1]].toFixed(2)}`);
     this.speak(this.live, `(${place.join(", ")}) → normal ${image}, (${there.join(", ")}), distance ${distance.toFixed(3)}`);
   }
 

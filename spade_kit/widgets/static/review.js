@@ -1,6 +1,6 @@
 // Reviewing the normal photos, most anomalous first: keep or drop with one key.
 
-import { clamp, el, setText } from "./dom.js";
+import { brief, clamp, el, setText } from "./dom.js";
 import { Cells, contour, paintMap } from "./maps.js";
 import { button } from "./controls.js";
 import { Pane, Patch } from "./pane.js";
@@ -49,7 +49,7 @@ class Review extends MapPage {
         this.onAnswer();
         this.answer();
       },
-      "change:suspects change:state": () => this.paintStrip(),
+      "change:suspects change:state change:waiting": () => this.paintStrip(),
       "change:index": () => this.paintBusy(),
     });
     this.root.addEventListener("keydown", (event) => this.key(event));
@@ -68,15 +68,15 @@ class Review extends MapPage {
     const [H, W] = size;
     for (const pane of [this.photo, this.map, this.normal]) pane.resize(H, W);
     this.photo.draw(this.bitmap);
-    this.values = this.upsampler.map(this.seen.distance, seen.grid, size, seen.sigma);
-    paintMap(this.map.canvas, this.values, this.table, this.about.scale * level);
-    const found = contour(this.values, H, W, level);
+    this.values = this.takeOff(this.upsampler.map(this.seen.distance, seen.grid, size, seen.sigma));
+    paintMap(this.map.canvas, this.values, this.table, this.endOf(this.values, level));
+    const found = photo.score === null ? "" : contour(this.values, H, W, level);
     for (const pane of [this.photo, this.map]) pane.outline("found", found);
     const at = this.values.indexOf(this.values.reduce((a, b) => Math.max(a, b), 0));
     this.highest = [Math.floor(at / W), at % W];
     setText(this.photo.title, `Normal ${photo.index}: ${this.about.names[photo.index]}`);
-    setText(this.map.title, "Judged against the others");
-    setText(this.map.remark, `score ${photo.score.toFixed(2)}; outline: 99th percentile of normal pixels`);
+    setText(this.map.title, `${this.mapName}, judged against the others`);
+    setText(this.map.remark, photo.score === null ? "" : `score ${photo.score.toFixed(2)}; outline: 99th percentile of normal pixels`);
     this.paintStrip();
     this.paintProbe();
     this.paintBusy();
@@ -132,17 +132,19 @@ class Review extends MapPage {
     const suspects = this.get("suspects");
     const focused = this.root.contains(this.root.getRootNode().activeElement);
     this.strip.show(suspects.map(([index, score, fresh, decided]) => ({
-      key: index, top: `${index}`, kind: SIGNS[decided] ?? "", bottom: score.toFixed(1),
+      key: index, top: `${index}`, kind: SIGNS[decided] ?? "", bottom: score === null ? "…" : brief(score),
       state: `${decided === "dropped" ? "out" : ""} ${fresh || decided ? "" : "stale"}`,
-      name: `normal ${index}, score ${score.toFixed(2)}${decided ? `, ${decided}` : ""}${fresh || decided ? "" : ", not yet rescored"}`,
+      name: `normal ${index}, score ${score === null ? "unknown" : score.toFixed(2)}${decided ? `, ${decided}` : ""}${fresh || decided ? "" : ", not yet rescored"}`,
     })), this.get("index"));
     this.strip.reveal(this.get("index"));
     const { kept, dropped, left } = this.get("state");
     const open = suspects.filter(([, , , decided]) => !decided).length;
     const stale = suspects.some(([, , fresh, decided]) => !fresh && !decided);
-    setText(this.progress, `${kept} kept, ${dropped} dropped, ${open} to review; ${left} normal photos${stale ? ", rescoring…" : ""}`);
+    const ranked = suspects.every(([, score]) => score !== null);
+    this.root.classList.toggle("waiting", Boolean(this.get("waiting")));
+    setText(this.progress, this.get("waiting") || `${kept} kept, ${dropped} dropped, ${open} to review; ${left} normal photos${stale ? ", rescoring…" : ""}`);
     const decided = suspects.find(([index]) => index === this.get("index"))?.[3];
-    for (const kind of ["keep", "drop"]) this.acts[kind].disabled = this.disconnected || Boolean(decided);
+    for (const kind of ["keep", "drop"]) this.acts[kind].disabled = this.disconnected || Boolean(decided) || !ranked;
     this.acts.undo.disabled = this.disconnected || !(kept + dropped);
     setText(this.photo.remark, decided ? SIGNS[decided] : "");
     const now = this.root.getRootNode().activeElement;
