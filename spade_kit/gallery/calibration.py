@@ -210,7 +210,7 @@ class Calibration:
     def scores(self, options: Options, images: Sequence[int]) -> NormalScores:
         """The scores of some of the images; the gallery must hold others."""
         maps, scores = map(np.array, zip(*self.judge(options, images)))
-        return NormalScores(float(np.percentile(maps, 99)), np.sort(maps, axis=None), np.sort(scores))
+        return NormalScores(find_level(maps), np.sort(maps, axis=None), np.sort(scores))
 
     def level(self, options: Options) -> float | None:
         """The reference level of the judged maps; None if there are no different images to be judged against."""
@@ -218,8 +218,7 @@ class Calibration:
             return None
         options = options.replace(score="max")
         if options not in self._levels:
-            maps = [judged for judged, _ in self.judge(options, self.sample)]
-            self._levels[options] = float(np.percentile(np.stack(maps), 99))
+            self._levels[options] = find_level([judged for judged, _ in self.judge(options, self.sample)])
         return self._levels[options]
 
     def threshold(
@@ -323,6 +322,11 @@ class Calibration:
                 "of them NaN. Give every image a label."
             )
         return labels
+
+
+def find_level(maps: Sequence[np.ndarray] | np.ndarray) -> float:
+    """The reference level of some judged maps: 99 % of their pixels stay below it."""
+    return float(np.percentile(maps, 99))
 
 
 def _spread(count: int, most: int) -> list[int]:

@@ -20,6 +20,7 @@ from spade_kit.datasets.samples import Dataset, Photo, as_list
 from spade_kit.evaluation.views import ALL, Seen, View, Wanted, check_crops, look, make_view, rank, read_view
 from spade_kit.figures.results import draw_views
 from spade_kit.figures.style import SCALE, SIGNED
+from spade_kit.gallery.calibration import find_level
 from spade_kit.gallery.gallery import Normal
 from spade_kit.result import Result
 from spade_kit.spade import SPADE
@@ -300,7 +301,7 @@ class Comparison(Live):
         """Estimate the reference level from a few normal images, or from the map itself if none differ."""
         if not view.spade.gallery.comparable:
             return float(seen.anomaly_map.max()) / SCALE
-        return _level([view.judge_left_out(image) for image in view.spade.calibration.few])
+        return find_level([view.judge_left_out(image) for image in view.spade.calibration.few])
 
     def _publish(self, _: None) -> None:
         """Send the current reference levels and rankings."""
@@ -334,7 +335,7 @@ class Comparison(Live):
         maps: list[np.ndarray] = []
         for image in view.spade.calibration.sample:
             yield partial(view.judge_left_out, image), maps.append
-        self._known[view] = _level(maps), True
+        self._known[view] = find_level(maps), True
         yield do_nothing, self._publish
 
     def _rank_kind(self, kind: str) -> Iterator[Step]:
@@ -373,10 +374,6 @@ class Comparison(Live):
             for image, count in zip(seen.neighbours.index.tolist(), np.bincount(seen.found.image[0].ravel()).tolist()):
                 counts[self._number(view.base, image)] += count
         return [number for number, count in counts.most_common() if count]
-
-
-def _level(maps: Sequence[np.ndarray]) -> float:
-    return float(np.percentile(np.stack(maps), 99))
 
 
 def _rounded(scores: Sequence[float] | None) -> list[float] | None:
