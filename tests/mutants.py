@@ -78,7 +78,7 @@ FAULTS = [
     Fault(
         "squared instead of Euclidean distance",
         "correspondence.py",
-        "np.sqrt(weighted.sum(0)).mean(0)",
+        "options.root(weighted.sum(0)).mean(0)",
         "weighted.sum(0).mean(0)",
         "correspondence",
         "04_correspondence",
@@ -86,7 +86,7 @@ FAULTS = [
     Fault(
         "maximum instead of mean over kappa",
         "correspondence.py",
-        "np.sqrt(weighted.sum(0)).mean(0)",
+        "options.root(weighted.sum(0)).mean(0)",
         "np.sqrt(weighted.sum(0)).max(0)",
         "correspondence",
         "04_correspondence",
