@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plain_branch_and_bound import plain_branch_and_bound
 
-from spade_kit import Pyramid, match_pixels, reference
+from spade_kit import Pyramid, correspondence, match_pixels, reference, scores
 from spade_kit.search.branch_and_bound import search_branch_and_bound, supports_branch_and_bound
 from spade_kit.search.brute_force import search_brute_force
 from spade_kit.search.layout import SimdLayout, within
@@ -330,6 +330,30 @@ def test_the_ensemble_averages_levels_matched_each_on_its_own_grid(rng):
         bilinear = torch.nn.functional.interpolate(torch.tensor(grid)[None, None], (8, 12), mode="bilinear")
         alone.append(bilinear[0, 0].numpy())
     np.testing.assert_allclose(found.distance, np.mean(alone, axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("grids", [[(8, 4), (4, 2)], [(5, 3), (5, 3)]])
+def test_squared_distances_are_averaged_without_a_root(rng, grids):
+    query, gallery = (make_pyramid(rng, n, grids, [70, 65]) for n in (1, 3))
+    weights = {"layer1": 0.5, "layer2": 2}
+    euclidean, squared = (
+        match_pixels(query, gallery, kappa=2, radius=1, weights=weights, squared=squared) for squared in (False, True)
+    )
+    np.testing.assert_array_equal(euclidean.place, squared.place)
+    expected = np.sort(oracle(query, gallery, [0.5, 2], 1), 1)[:, :2].mean(1)
+    np.testing.assert_allclose(squared.distance.ravel(), expected, rtol=1e-5)
+    np.testing.assert_array_equal(euclidean.layer_distance, squared.layer_distance)
+    alone = [match_pixels(query.only([name]), gallery.only([name]), squared=True) for name in ("layer1", "layer2")]
+    together = match_pixels(query, gallery, weights=weights, squared=True, combine="ensemble")
+    mean = (0.5 * alone[0].distance + 2 * correspondence.resize(alone[1].distance, grids[0])) / 2
+    np.testing.assert_allclose(together.distance, mean, rtol=1e-5)
+
+
+def test_under_squared_the_shares_of_the_layers_are_their_terms(rng):
+    query, gallery = (make_pyramid(rng, n, [(8, 4), (4, 2)], [3, 5]) for n in (1, 3))
+    found = match_pixels(query, gallery, squared=True)
+    np.testing.assert_allclose(scores.share_out(found), found.layer_distance, rtol=1e-6)
+    np.testing.assert_allclose(scores.share_out(found).sum(0), found.distance, rtol=1e-6)
 
 
 def test_in_the_ensemble_a_level_of_weight_0_does_not_count(rng):
