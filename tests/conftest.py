@@ -23,6 +23,7 @@ SHAPES_CHECKED = (  # not the search: its kernels must reach the compiler unchan
         "features.crops",
         "features.levels",
         "features.pyramid",
+        "features.transformers",
     ),
     *("retrieval", "correspondence", "scores", "gallery.gallery", "gallery.calibration", "result", "spade"),
     *("evaluation.metrics", "evaluation.map_store", "evaluation.threshold_study", "evaluation.views"),

@@ -197,22 +197,6 @@ def test_untrained_weights_are_the_same_each_time_and_keep_the_random_state(name
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-def test_a_vision_transformer_has_only_its_last_block_as_a_level(rng):
-    backbone = load_backbone("vit_tiny_patch16_224", pretrained=False)
-    assert (backbone.layers, backbone.sources) == (("layer1",), ("blocks.11",))
-    assert (backbone.mean, backbone.std) == ((0.5,) * 3, (0.5,) * 3)  # as this one was trained
-    crops = rng.integers(0, 256, (2, 224, 224, 3), np.uint8)
-    levels, pooled = backbone(crops)
-    assert shapes(levels) == [(192, 14, 14)]
-    all_close([pooled], [levels[0].mean((2, 3))])
-    outputs = []
-    hook = backbone.module.network.model.blocks[11].register_forward_hook(lambda *call: outputs.append(call[2]))
-    backbone(crops)
-    hook.remove()
-    tokens = outputs[0][:, 1:].reshape(2, 14, 14, 192)  # the first is the class token
-    all_close(levels, [tokens.permute(0, 3, 1, 2)])
-
-
 def test_a_network_with_channels_last_is_read_with_channels_first(rng):
     backbone = load_backbone("swin_tiny_patch4_window7_224", pretrained=False)
     assert backbone.layers == THREE
@@ -296,14 +280,13 @@ def test_layers_of_a_custom_module_must_be_named_correctly(tiny):
     with pytest.raises(ValueError, match=r"got '%'. It has: stem, early, middle, late"):
         load_backbone(network, layers=("early",), pooled="%")
     with pytest.raises(ValueError, match="pooled= needs layers="):
-        load_backbone("vit_tiny_patch16_224", pretrained=False, pooled="blocks")
+        load_backbone("convnext_atto", pretrained=False, pooled="stages_3")
 
 
-def test_a_network_without_maps_raises_an_error():
-    with pytest.raises(
-        ValueError, match="maps at several strides from 4 to 16 at one depth; VisionTransformer has none"
-    ):
-        load_backbone("vit_b_32", pretrained=False)
+def test_a_network_without_maps_raises_an_error(monkeypatch):
+    monkeypatch.setattr(sources, "SOURCES", ((lambda name: True, lambda *_: (torch.nn.Linear(224, 3), "", ((), ()))),))
+    with pytest.raises(ValueError, match="maps at several strides from 4 to 16 at one depth; Linear has none"):
+        load_backbone("flat", pretrained=False)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -19,6 +19,7 @@ from spade_kit.features.crops import Crop, Cropping
 from spade_kit.features.folding import fold_norms
 from spade_kit.features.levels import Averaged, Taps, TimmFeatures, listing, maps_by_stride
 from spade_kit.features.sources import EMBEDDED, find_builder
+from spade_kit.features.transformers import find_blocks
 from spade_kit.features.weights import read_weights
 from spade_kit.search.runtime import usual_settings
 
@@ -37,7 +38,8 @@ class Backbone:
     module
         ``(n, 3, H, W) -> ([(n, c, h, w), ...] fine to coarse, (n, d))``.
     sources
-        The network's own names of the levels; here they are always ``layer1``, ``layer2``, ...
+        The network's own names of the levels, ``blocks.0`` for the first block of a vision transformer; here they are
+        always ``layer1``, ``layer2``, ...
     weights
         Where the weights come from, for figure captions.
     mean, std
@@ -133,10 +135,14 @@ def load_backbone(
         within a checkpoint. Nothing is downloaded then. timm converts files under their authors' own names, such as
         those of DINOv2 and DINOv3. What only a classifier needs may be missing, left over or of another shape.
     layers
-        Names of the submodules to read, fine to coarse. By default the last map at each stride from 4 to 16.
+        Names of the submodules to read, fine to coarse. By default the last map at each stride from 4 to 16; of a
+        vision transformer four blocks, such as ``("blocks.3", "blocks.6", "blocks.9", "blocks.11")`` of twelve, each
+        through the network's final norm. Layers of a custom module may return maps (n, c, h, w) or tokens (n, t, c),
+        whose ``num_prefix_tokens`` first ones are left out.
     pooled
         Name of the submodule that gives the image's vector, its output averaged over space. By default the coarsest
-        map.
+        map; of a vision transformer always the class token of the last block, or the mean of its patches if there is
+        none.
     resize, crop
         The image is resized to a ``resize`` px square, and its central ``crop`` px are judged. ``crop=None`` judges the
         whole image at its own aspect ratio, with the short side near ``resize``; all images of a fit get one size,
@@ -151,7 +157,7 @@ def load_backbone(
     Raises
     ------
     ValueError
-        If no network has this name, or the network lacks a named layer.
+        If no network has this name, the network lacks a named layer, or blocks are out of order.
     FileNotFoundError
         If there is no file ``weights``; a `ValueError` if it cannot be read or belongs to another network.
     ConnectionError
@@ -176,11 +182,6 @@ def load_backbone(
         raise ValueError(f"average must be an odd number of cells, 1 for none; got {average}. Use 3.")
     if layers is not None and (isinstance(layers, str) or not layers):
         raise ValueError(f"layers must be a list of names, fine to coarse; got {layers!r}.")
-    if isinstance(name, nn.Module) and layers is None:
-        raise ValueError(
-            "layers must name the layers to read from a custom module, fine to coarse; got None. "
-            f"It has: {listing(name)}."
-        )
     build = find_builder(name)
     file = None if weights is None else read_weights(weights)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -193,13 +194,7 @@ def load_backbone(
         **{"resize": resize, "crop": crop, "average": average},
         **({"weights": str(file.path), "weights_sha256": file.sha256} if file else {}),
     }
-    if layers is not None:
-        module = Taps(module, tuple(layers), pooled or layers[-1])
-    elif not isinstance(module, TimmFeatures):
-        sources, coarsest = maps_by_stride(module)
-        module = Taps(module, sources, pooled or coarsest)
-    elif pooled is not None:
-        raise ValueError(f"pooled= needs layers= for {name!r}; got layers=None. Pass both.")
+    module = _choose_levels(module, layers, pooled, name)
     sources = module.sources
     if average > 1:
         module, label = Averaged(module, average), f"{label}, averaged {average} x {average}"
@@ -217,6 +212,32 @@ def _check_weights(name: Any, weights: Any, pretrained: bool) -> None:
         )
     if weights is not None and not pretrained:
         raise ValueError(f"weights must be None with pretrained=False; got {weights!r}. Leave one of them out.")
+
+
+def _choose_levels(module: nn.Module, layers: Sequence[str] | None, pooled: str | None, name: Any) -> Any:
+    """The module that gives the levels and the vector of an image."""
+    if blocks := find_blocks(module):
+        if pooled is not None:
+            raise ValueError(
+                "pooled must be None for a vision transformer, whose vector is the class token of its last block, or "
+                f"the mean of its patches; got {pooled!r}. Leave it out."
+            )
+        if layers is not None:
+            blocks.choose(layers)
+        return blocks
+    if layers is not None:
+        return Taps(module, tuple(layers), pooled or layers[-1])
+    if isinstance(name, nn.Module) and layers is None:
+        raise ValueError(
+            "layers must name the layers to read from a custom module, fine to coarse; got None. "
+            f"It has: {listing(name)}."
+        )
+    if isinstance(module, TimmFeatures):
+        if pooled is not None:
+            raise ValueError(f"pooled= needs layers= for {name!r}; got layers=None. Pass both.")
+        return module
+    sources, coarsest = maps_by_stride(module)
+    return Taps(module, sources, pooled or coarsest)
 
 
 def find_device(device: str | torch.device) -> torch.device:

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from spade_kit.features.transformers import as_map, check_order, find_grid, find_vector
+
 _STRIDES = range(4, 17)  # px per cell: finer levels show only edges and are slow, coarser ones lose the position
 _PROBE = 224  # px: side of the input that reveals a network's strides; a multiple of 32, so that they are exact
 _NEEDED = "Features must be real numbers in a dense tensor, at least one per image"
@@ -66,11 +68,14 @@ class Averaged(nn.Module):
 
 
 class Taps(nn.Module):
-    """Any network, with the outputs of named submodules as levels."""
+    """Any network, with the outputs of named submodules as levels: maps, or tokens of a vision transformer."""
 
     def __init__(self, network: nn.Module, layers: tuple[str, ...], pooled: str) -> None:
         super().__init__()
         self.network, self.sources, self.pooled = network, layers, pooled
+        prefixes: Any = getattr(network, "num_prefix_tokens", None)
+        self.prefixes = prefixes if isinstance(prefixes, int) else None
+        self.has_class_token = getattr(network, "cls_token", 0) is not None  # if there are prefix tokens at all
         known = dict(network.named_modules())
         for layer in (*layers, pooled):
             if layer not in known:
@@ -82,7 +87,20 @@ class Taps(nn.Module):
         with _recording:  # concurrent calls would read each other's outputs
             outputs = _record(self.network, {*self.sources, self.pooled}, x)
         *levels, vector = (as_features(layer, outputs.get(layer)) for layer in (*self.sources, self.pooled))
+        of_tokens = [layer for layer, level in zip(self.sources, levels) if level.ndim == 3]
+        check_order(of_tokens, [layer for layer in outputs if layer in of_tokens])  # maps tell it by their size
+        size = x.shape[2], x.shape[3]
+        levels = [self._as_map(layer, level, size) for layer, level in zip(self.sources, levels)]
+        if vector.ndim == 3:
+            prefixes, _, _ = find_grid(self.pooled, vector.shape[1], size, self.prefixes)
+            vector = find_vector(vector, prefixes, prefixes > 0 and self.has_class_token)
         return levels, vector if vector.ndim < 3 else vector.mean(tuple(range(2, vector.ndim)))
+
+    def _as_map(self, layer: str, level: Tensor, size: tuple[int, int]) -> Tensor:
+        if level.ndim != 3:
+            return level
+        prefixes, rows, columns = find_grid(layer, level.shape[1], size, self.prefixes)
+        return as_map(level[:, prefixes:], rows, columns)
 
 
 def _record(network: nn.Module, names: set[str], x: Tensor) -> dict[str, Tensor]:

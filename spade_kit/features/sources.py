@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from spade_kit.features.downloads import check_origin, fetch, find_origin, torchvision_names
 from spade_kit.features.levels import TimmFeatures
+from spade_kit.features.transformers import find_creator, is_timm_transformer
 from spade_kit.features.weights import WeightsFile, match_weights, read_weights
 
 EMBEDDED = "efficientnet_lite0"
@@ -175,7 +176,7 @@ def _build_timm(name: str, weights: bool | WeightsFile) -> Built:
     import timm
 
     origin = check_origin(name) if weights is True else None
-    create = partial(timm.create_model, name, features_only=True)
+    create = find_creator(name)
     module = create()  # first without weights: then only downloads can fail
     if isinstance(weights, WeightsFile):
         module = _fill_timm(name, create, weights)
@@ -185,7 +186,8 @@ def _build_timm(name: str, weights: bool | WeightsFile) -> Built:
         module = fetch(name, origin, get, _count(module))
     config = timm.data.resolve_model_data_config(module)
     told = str(weights) if isinstance(weights, WeightsFile) else f"timm {name}" if weights else "untrained"
-    return TimmFeatures(module), told, (config["mean"], config["std"])
+    module = module if is_timm_transformer(module) else TimmFeatures(module)
+    return module, told, (config["mean"], config["std"])
 
 
 def _fill_timm(name: str, create: Callable[..., nn.Module], file: WeightsFile) -> nn.Module:

@@ -1,0 +1,226 @@
+"""Vision transformers: blocks as levels, token by token against a pass block by block; sizes; unit lengths."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from hypothesis import given
+from hypothesis import strategies as st
+from timm.models import Eva, VisionTransformer
+from timm.models.beit import Beit
+
+from spade_kit import extract_features, load_backbone
+from spade_kit.features.transformers import find_grid
+
+SMALL = {"img_size": 64, "patch_size": 16, "embed_dim": 32, "depth": 5, "num_heads": 2, "num_classes": 0}
+DEFAULT = ("blocks.1", "blocks.2", "blocks.3", "blocks.4")  # of five
+
+
+def make_timm(kind=VisionTransformer, **options):
+    torch.manual_seed(3)
+    network = kind(**SMALL | options).eval()
+    for parameter in network.parameters():  # those of the start leave norms and biases without effect
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return network
+
+
+def make_torchvision():
+    torch.manual_seed(3)
+    network = torchvision.models.VisionTransformer(64, 16, 4, 2, 32, 48, num_classes=3).eval()
+    network.encoder.pos_embedding.data *= 20
+    return network
+
+
+def crops_of(height, width, count=2):
+    return np.random.default_rng(0).integers(0, 256, (count, height, width, 3), np.uint8)
+
+
+def normalised(crops, backbone):
+    x = (crops / 255 - np.array(backbone.mean)) / np.array(backbone.std)
+    return torch.tensor(x.transpose(0, 3, 1, 2), dtype=torch.float32)
+
+
+def check(levels, pooled, outputs, prefixes, vector):
+    """Every cell of every level against the token at its place; ``outputs`` (n, t, c) of the blocks that are read."""
+    assert len(levels) == len(outputs)
+    for level, tokens in zip(levels, outputs):
+        assert tokens.std() > 0.1
+        height, width = level.shape[2:]
+        assert prefixes + height * width == tokens.shape[1]
+        for row in range(height):
+            for col in range(width):
+                expected = tokens[:, prefixes + row * width + col]
+                torch.testing.assert_close(level[:, :, row, col], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(pooled, vector, rtol=1e-4, atol=1e-5)
+
+
+# ---- blocks ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "prefixes"),
+    [
+        ({}, 1),
+        ({"reg_tokens": 4}, 5),
+        ({"class_token": False, "global_pool": "avg", "fc_norm": False}, 0),
+        ({"class_token": False, "reg_tokens": 2, "global_pool": "avg"}, 2),
+        ({"global_pool": "avg"}, 1),
+        ({"final_norm": False}, 1),
+        ({"class_token": False, "global_pool": "map"}, 0),
+    ],
+    ids=["plain", "registers", "no class token", "registers only", "norm of the mean", "no norm", "attention pooling"],
+)
+def test_blocks_are_those_of_a_pass_block_by_block(options, prefixes):
+    """Each through the norm that comes last in the network, whichever name timm gives it."""
+    network = make_timm(**options)
+    backbone = load_backbone(network, layers=DEFAULT, crop=64)
+    crops = crops_of(64, 64)
+    names = {name for name, _ in network.named_parameters()}
+    (norm,) = [getattr(network, name) for name in ("norm", "fc_norm") if f"{name}.weight" in names] or [lambda x: x]
+    with torch.inference_mode():
+        tokens = network.patch_embed(normalised(crops, backbone))  # (n, 16, c)
+        if network.cls_token is not None:
+            tokens = torch.cat([network.cls_token.expand(2, -1, -1), tokens], 1)
+        if network.reg_token is None:
+            tokens = tokens + network.pos_embed
+        else:  # timm gives registers positions, too
+            first = tokens.shape[1] - 16
+            tokens = torch.cat([tokens[:, :first], network.reg_token.expand(2, -1, -1), tokens[:, first:]], 1)
+            tokens = tokens + network.pos_embed
+        outputs = [norm(tokens := block(tokens)) for block in network.blocks]
+    levels, pooled = backbone(crops)
+    assert backbone.sources == DEFAULT
+    assert backbone.layers == ("layer1", "layer2", "layer3", "layer4")
+    vector = outputs[-1][:, 0] if network.cls_token is not None else outputs[-1][:, prefixes:].mean(1)
+    check(levels, pooled, outputs[1:], prefixes, vector)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (48, 96)])
+def test_a_transformer_of_torchvision_is_read_like_timms(height, width):
+    network = make_torchvision()
+    backbone = load_backbone(network, layers=("encoder.layers.encoder_layer_1", "blocks.2"), crop=64)
+    assert backbone.sources == ("blocks.1", "blocks.2")
+    levels, pooled = backbone(crops_of(height, width))
+    assert levels[0].shape == (2, 32, height // 16, width // 16)
+    if height == width:  # the only size that torchvision's own pass takes
+        outputs = {}
+        for number, block in enumerate(network.encoder.layers):
+            block.register_forward_hook(lambda *call, number=number: outputs.update({number: call[2]}))
+        with torch.inference_mode():
+            network(normalised(crops_of(height, width), backbone))
+            normed = [network.encoder.ln(outputs[number]) for number in range(4)]
+        check(levels, pooled, normed[1:3], 1, normed[3][:, 0])
+
+
+def test_the_vector_is_that_of_the_last_block_whichever_blocks_are_read():
+    network, crops = make_timm(), crops_of(64, 64)
+    early, late = (load_backbone(network, layers=[layer], crop=64)(crops) for layer in ("blocks.0", "blocks.4"))
+    assert torch.equal(early[1], late[1])
+    assert not torch.allclose(early[0][0], late[0][0], atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("depth", "numbers"),
+    [
+        *((1, [0]), (2, [0, 1]), (3, [0, 1, 2]), (4, [1, 2, 3]), (9, [2, 4, 6, 8]), (12, [3, 6, 9, 11])),
+        *((24, [6, 12, 18, 23]), (40, [10, 20, 30, 39])),
+    ],
+)
+def test_four_blocks_are_read_by_default(depth, numbers):
+    network = make_timm(depth=depth, embed_dim=4)
+    assert load_backbone(network, crop=64).sources == tuple(f"blocks.{number}" for number in numbers)
+
+
+@pytest.mark.parametrize("kind", [Eva, Beit])
+def test_other_families_have_the_same_shapes(kind):
+    """DINOv3 and EVA are built by one class, BEiT by another."""
+    levels, pooled = load_backbone(make_timm(kind), layers=("blocks.0", "blocks.4"), crop=64)(crops_of(64, 64))
+    assert [tuple(level.shape) for level in levels] == [(2, 32, 4, 4)] * 2
+    assert pooled.shape == (2, 32)
+
+
+def test_a_vision_transformer_by_name_gives_levels_on_one_grid():
+    backbone = load_backbone("vit_tiny_patch16_224", pretrained=False)
+    assert backbone.sources == ("blocks.3", "blocks.6", "blocks.9", "blocks.11")
+    assert (backbone.mean, backbone.std) == ((0.5,) * 3, (0.5,) * 3)  # as this one was trained
+    pyramid = extract_features(list(crops_of(90, 60)), backbone)
+    assert [tuple(level.shape) for level in pyramid.levels] == [(2, 192, 14, 14)] * 4
+    assert pyramid.pooled.shape == (2, 192)
+
+
+# ---- tokens of other modules -----------------------------------------------------------------------------------------
+
+
+class Tokens(torch.nn.Module):
+    """A transformer of one's own: patches of 8 px, after some other tokens."""
+
+    def __init__(self, prefixes, patch=8):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = torch.nn.Parameter(torch.randn(1, prefixes, 6))
+        self.patches = torch.nn.Conv2d(3, 6, patch, patch)
+        self.early, self.late = torch.nn.Linear(6, 6), torch.nn.Linear(6, 6)
+
+    def tokens(self, x):
+        return torch.cat([self.first.expand(len(x), -1, -1), self.patches(x).flatten(2).mT], 1)
+
+    def forward(self, x):
+        return self.late(self.early(self.tokens(x)))
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (32, 72)])
+@pytest.mark.parametrize("prefixes", [0, 1, 5])
+@pytest.mark.parametrize("known", [True, False])
+def test_tokens_of_a_custom_module_become_maps(height, width, prefixes, known):
+    network = Tokens(prefixes)
+    if known:
+        network.num_prefix_tokens = prefixes
+    backbone = load_backbone(network, layers=("early", "late"), crop=64)
+    crops = crops_of(height, width)
+    with torch.inference_mode():
+        early = network.early(network.tokens(normalised(crops, backbone)))
+        late = network.late(early)
+    levels, pooled = backbone(crops)
+    check(levels, pooled, [early, late], prefixes, late[:, 0] if prefixes else late.mean(1))
+
+
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(4, 16), st.integers(0, 9))
+def test_the_grid_of_tokens_follows_from_the_size_of_the_image(rows, columns, patch, prefixes):
+    size = rows * patch, columns * patch
+    assert find_grid("late", prefixes + rows * columns, size, prefixes) == (prefixes, rows, columns)
+
+
+def test_tokens_that_fit_no_grid_or_several_raise_an_error():
+    with pytest.raises(ValueError, match=r"tokens at late .* grid of patches; got 17 for .* 64 x 64 px, with 2 prefix"):
+        find_grid("late", 17, (64, 64), 2)
+    with pytest.raises(ValueError, match=r"got 20 .* unknown number of prefix tokens\. Set num_prefix_tokens"):
+        find_grid("late", 20, (70, 70), None)
+    with pytest.raises(ValueError, match=r"unknown number .*, which may be 1 and 4 x 4, or 8 and 3 x 3\. Set"):
+        find_grid("late", 17, (120, 120), None)
+
+
+def test_blocks_out_of_order_raise_an_error():
+    told = (
+        r"layers must name each block once, in the order in which the blocks run; got late, early\. Use early, late\."
+    )
+    with pytest.raises(ValueError, match=told):
+        load_backbone(Tokens(1), layers=("late", "early"), pooled="early")(crops_of(64, 64))
+    for layers in (["blocks.3", "blocks.1"], ["blocks.3", "blocks.1", "blocks.1"]):
+        with pytest.raises(ValueError, match=r"each block once, .*; got blocks\.3, .*\. Use blocks\.1, blocks\.3\."):
+            load_backbone(make_timm(), layers=layers)
+
+
+@pytest.mark.parametrize("load", [partial(load_backbone, make_timm()), partial(load_backbone, make_torchvision())])
+@pytest.mark.parametrize("layer", ["blocks.5", "block.1", "blocks.-1", "encoder.layers.encoder_layer_5"])
+def test_a_block_that_does_not_exist_raises_an_error(load, layer):
+    with pytest.raises(ValueError, match=rf"one of its blocks, blocks\.0 to blocks\.[34]; got '{layer}'\."):
+        load(layers=["blocks.0", layer])
+
+
+def test_the_vector_of_a_transformer_cannot_be_chosen():
+    with pytest.raises(
+        ValueError, match=r"pooled must be None for a vision transformer, .*; got 'norm'\. Leave it out"
+    ):
+        load_backbone(make_timm(), layers=("blocks.1",), pooled="norm")
