@@ -97,7 +97,7 @@ def long(request, demo):
 @given(shapes, st.integers(32, 1600), MULTIPLES)
 def test_the_size_is_the_pair_of_multiples_nearest_the_median_shape(photos, resize, multiple):
     """Against a search of all pairs."""
-    height, width = Cropping(resize, None).fit(photos, multiple).size
+    height, width = Cropping(resize, None, multiple=multiple).fit(photos).size
     ordered = sorted(rows / columns for rows, columns in photos)
     middle = len(ordered) // 2
     median = (ordered[middle] * ordered[-1 - middle]) ** 0.5

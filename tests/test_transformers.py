@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from timm.models import Eva, VisionTransformer
 from timm.models.beit import Beit
 
-from spade_kit import extract_features, load_backbone
+from spade_kit import SPADE, extract_features, load_backbone
+from spade_kit.features.crops import Cropping
 from spade_kit.features.transformers import find_grid
 
 SMALL = {"img_size": 64, "patch_size": 16, "embed_dim": 32, "depth": 5, "num_heads": 2, "num_classes": 0}
@@ -224,3 +225,74 @@ def test_the_vector_of_a_transformer_cannot_be_chosen():
         ValueError, match=r"pooled must be None for a vision transformer, .*; got 'norm'\. Leave it out"
     ):
         load_backbone(make_timm(), layers=("blocks.1",), pooled="norm")
+
+
+# ---- sizes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("patch", "resize", "crop"), [(8, 256, 224), (14, 252, 224), (16, 256, 224), (32, 256, 224), (20, 260, 220)]
+)
+def test_resize_and_crop_are_the_multiples_of_the_patch_nearest_256_and_224(patch, resize, crop):
+    network = make_timm(img_size=patch * 4, patch_size=patch, depth=1, dynamic_img_size=True)
+    backbone = load_backbone(network)
+    assert (backbone.resize, backbone.crop, backbone.multiple) == (resize, crop, patch)
+    levels, _ = backbone(crops_of(crop, crop, 1))
+    assert levels[0].shape == (1, 32, crop // patch, crop // patch)
+    given = load_backbone(network, resize=300, crop=2 * patch if patch > 14 else 10 * patch)
+    assert given.resize == 300  # what is asked for is kept: only the crop has to be a multiple
+
+
+def test_whole_images_have_sides_in_multiples_of_the_patch():
+    network = make_timm(img_size=56, patch_size=14, dynamic_img_size=True)
+    backbone = load_backbone(network, layers=["blocks.4"], resize=100, crop=None)
+    photos = list(crops_of(60, 125))
+    assert backbone.find_crop(photos[0]).size == (98, 210)  # 7 and 15 patches; 100 and 208 px by proportion
+    assert extract_features(photos, backbone).levels[0].shape == (2, 32, 7, 15)
+    assert load_backbone(network, crop=None).resize == 252
+
+
+def test_a_size_that_does_not_fit_names_the_nearest_that_do():
+    moving = make_timm(img_size=56, patch_size=14, dynamic_img_size=True)
+    with pytest.raises(
+        ValueError, match=r"multiple of the patch of VisionTransformer, 14 px; got 100\. Use crop=98 or 1"
+    ):
+        load_backbone(moving, crop=100)
+    with pytest.raises(ValueError, match=r"14 px; got 250\. Use crop=238\."):  # 252 is more than resize
+        load_backbone(moving, resize=251, crop=250)
+    with pytest.raises(
+        ValueError, match=r"Transformer takes images of 64 x 64 px; got crop=224\. Use resize=256, crop=64\."
+    ):
+        load_backbone(make_timm())
+    with pytest.raises(
+        ValueError, match=r"takes images of 64 x 64 px; got whole images, crop=None\. Use resize=256, cro"
+    ):
+        load_backbone(make_timm(), crop=None)
+
+
+def test_a_network_of_fixed_size_is_set_to_the_crop_where_timm_can():
+    """Trained at 160 px, with a position for each pair of cells."""
+    levels, _ = load_backbone("test_vit_relpos", pretrained=False, resize=128, crop=96)(crops_of(96, 96))
+    assert levels[0].shape[2:] == (6, 6)
+    with pytest.raises(ValueError, match=r"test_vit_relpos takes images of 160 x 160 px; got whole images, crop=None"):
+        load_backbone("test_vit_relpos", pretrained=False, crop=None)
+
+
+def test_a_fit_of_whole_images_is_saved_and_loaded(tmp_path):
+    """Patches of 14 px: the saved sizes are multiples of 14, not of 32."""
+    backbone = load_backbone("eva02_tiny_patch14_224", pretrained=False, resize=70, crop=None)
+    spade = SPADE(backbone, k=1).fit(list(crops_of(50, 99, 3)))
+    spade.save(tmp_path)
+    again = SPADE.load(tmp_path)
+    assert again.gallery.cropping == spade.gallery.cropping == Cropping(70, None, (70, 140), 14)
+    assert again.backbone.multiple == 14
+
+
+def test_swin_stays_a_pyramid_and_takes_other_sizes():
+    load = partial(load_backbone, "swin_tiny_patch4_window7_224", pretrained=False)
+    levels, _ = load(crop=None)(crops_of(64, 96, 1))
+    assert [tuple(level.shape[1:]) for level in levels] == [(96, 16, 24), (192, 8, 12), (384, 4, 6)]
+    with pytest.raises(
+        ValueError, match=r"takes images of 224 x 224 or 256 x 256 px; got crop=225\. Use resize=256, crop"
+    ):
+        load(crop=225)

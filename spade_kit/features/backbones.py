@@ -15,15 +15,16 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from spade_kit._arguments import check_count
-from spade_kit.features.crops import Crop, Cropping
+from spade_kit.features.crops import GRID, Crop, Cropping
 from spade_kit.features.folding import fold_norms
-from spade_kit.features.levels import Averaged, Taps, TimmFeatures, listing, maps_by_stride
+from spade_kit.features.levels import Averaged, Taps, TimmFeatures, listing, maps_by_stride, runs_at
 from spade_kit.features.sources import EMBEDDED, find_builder
-from spade_kit.features.transformers import find_blocks
+from spade_kit.features.transformers import Blocks, find_blocks
 from spade_kit.features.weights import read_weights
 from spade_kit.search.runtime import usual_settings
 
 SIDES = 32, 2**14  # px: of the smallest and the largest image that a network gets
+_RESIZE, _CROP = 256, 224  # px: the defaults
 _SEED = 0  # of untrained weights
 
 
@@ -51,6 +52,8 @@ class Backbone:
         custom module.
     folds
         Whether batch norms are folded into convolutions when it first runs on the CPU.
+    multiple
+        The sides of whole images are multiples of this: the patch of a vision transformer, else 32.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Backbone:
     device: torch.device
     recipe: dict[str, Any] | None = None
     folds: bool = True
+    multiple: int = GRID
 
     def __repr__(self) -> str:
         return f"{self.name}, {'whole image at' if self.crop is None else f'crop {self.crop} of'} {self.resize} px"
@@ -80,7 +84,7 @@ class Backbone:
     @property
     def cropping(self) -> Cropping:
         """How a single image is cropped; whole images of a fit share one size: `Cropping.fit`."""
-        return Cropping(self.resize, self.crop)
+        return Cropping(self.resize, self.crop, multiple=self.multiple)
 
     def find_crop(self, photo: UInt8[np.ndarray, "H W 3"]) -> Crop:
         height, width, _ = photo.shape
@@ -115,8 +119,8 @@ def load_backbone(
     weights: str | os.PathLike[str] | None = None,
     layers: Sequence[str] | None = None,
     pooled: str | None = None,
-    resize: int = 256,
-    crop: int | None = 224,
+    resize: int | None = None,
+    crop: int | None = _CROP,
     average: int = 1,
     device: str | torch.device | None = None,
 ) -> Backbone:
@@ -146,7 +150,8 @@ def load_backbone(
     resize, crop
         The image is resized to a ``resize`` px square, and its central ``crop`` px are judged. ``crop=None`` judges the
         whole image at its own aspect ratio, with the short side near ``resize``; all images of a fit get one size,
-        from their median aspect ratio.
+        from their median aspect ratio. By default 256 and 224; of a vision transformer the multiples of its patch that
+        are nearest, 252 and 224 for a patch of 14 px. Its crop must be such a multiple.
     average
         Average the features of each level over ``average`` x ``average`` cells (odd; fewer at the border, 1 for none),
         so that a cell includes its surroundings. The backbone's name includes this setting.
@@ -175,7 +180,7 @@ def load_backbone(
     _check_weights(name, weights, pretrained)
     if isinstance(name, Backbone):
         return name if device is None else name.to(device)
-    _check_crop(resize, crop)
+    _check_crop(_RESIZE if resize is None else resize, crop)
     if not isinstance(pretrained, (bool, np.bool_)):
         raise ValueError(f"pretrained must be True or False; got {pretrained!r}.")
     if check_count("average", average) % 2 == 0 or average > SIDES[1]:
@@ -188,20 +193,22 @@ def load_backbone(
         torch.manual_seed(_SEED)
         module, caption, (mean, std) = build(name, file or pretrained)
     own = isinstance(name, nn.Module)
-    label = type(name).__name__ if own else str(name) if pretrained else f"{name} (untrained)"
+    label = _label(name) if own or pretrained else f"{name} (untrained)"
+    module = _choose_levels(module, layers, pooled, name)
+    resize, crop, multiple = _choose_sizes(module, name, resize, crop)
+    _check_size(module, name, resize, crop, multiple)
     asked = {
         **{"name": name, "pretrained": pretrained, "layers": layers and list(layers), "pooled": pooled},
         **{"resize": resize, "crop": crop, "average": average},
         **({"weights": str(file.path), "weights_sha256": file.sha256} if file else {}),
     }
-    module = _choose_levels(module, layers, pooled, name)
     sources = module.sources
     if average > 1:
         module, label = Averaged(module, average), f"{label}, averaged {average} x {average}"
     place = find_device("cpu" if device is None else device)
     module = module.eval().to(place)
     recipe = None if own else asked
-    return Backbone(label, module, sources, caption, mean, std, resize, crop, place, recipe, folds=not own)
+    return Backbone(label, module, sources, caption, mean, std, resize, crop, place, recipe, not own, multiple)
 
 
 def _check_weights(name: Any, weights: Any, pretrained: bool) -> None:
@@ -238,6 +245,52 @@ def _choose_levels(module: nn.Module, layers: Sequence[str] | None, pooled: str 
         return module
     sources, coarsest = maps_by_stride(module)
     return Taps(module, sources, pooled or coarsest)
+
+
+def _choose_sizes(
+    module: nn.Module, name: str | nn.Module, resize: int | None, crop: int | None
+) -> tuple[int, int | None, int]:
+    """``resize``, ``crop``, and the number of which the sides of whole images are multiples."""
+    patch = module.stride if isinstance(module, Blocks) else 1
+    if resize is None:
+        resize = _RESIZE if crop not in (_CROP, None) else round(_RESIZE / patch) * patch
+        crop = round(_CROP / patch) * patch if crop == _CROP else crop
+    if crop is not None and crop % patch:
+        below = crop // patch * patch
+        fitting = [str(side) for side in (below, below + patch) if 32 <= side <= resize]
+        raise ValueError(
+            f"crop must be a multiple of the patch of {_label(name)}, {patch} px; got {crop}. "
+            f"Use crop={' or '.join(fitting)}."
+        )
+    return resize, crop, patch if isinstance(module, Blocks) else GRID
+
+
+def _check_size(module: nn.Module, name: str | nn.Module, resize: int, crop: int | None, multiple: int) -> None:
+    """Check that a network with a size of its own takes the crop, after it was set to that size where it can be."""
+    network: Any = getattr(module, "network", module)
+    config = getattr(network, "pretrained_cfg", {})
+    if not config.get("fixed_input_size", isinstance(module, Blocks)):
+        return
+    short = resize // multiple * multiple
+    height, width = (crop, crop) if crop else (short, short + multiple)
+    if runs_at(module, height, width):
+        return
+    if crop and isinstance(name, str) and hasattr(network, "set_input_size"):
+        network.set_input_size((crop, crop))
+        return
+    native = getattr(getattr(network, "patch_embed", None), "img_size", None) or config["input_size"][1:]
+    below = height // multiple * multiple
+    fitting = [side for side in sorted({below, below + multiple, native[0]}) if runs_at(module, side, side)]
+    if fitting:
+        sizes = " or ".join(f"{side} x {side}" for side in fitting)
+        raise ValueError(
+            f"{_label(name)} takes images of {sizes} px; got {'crop' if crop else 'whole images, crop'}={crop}. "
+            f"Use resize={max(resize, round(fitting[0] * _RESIZE / _CROP))}, crop={fitting[0]}."
+        )
+
+
+def _label(name: str | nn.Module) -> str:
+    return name if isinstance(name, str) else type(name).__name__
 
 
 def find_device(device: str | torch.device) -> torch.device:

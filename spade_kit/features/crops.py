@@ -115,19 +115,21 @@ class Cropping:
     """How images are cropped; ``resize`` and ``crop`` are those of `load_backbone`.
 
     Where whole images are judged, ``size`` is the (rows, columns) that all images of a fit are resized to; None if each
-    keeps its own shape.
+    keeps its own shape. Their sides are multiples of ``multiple``, the patch of a vision transformer.
     """
 
     resize: int
     crop: int | None
     size: tuple[int, int] | None = None
+    multiple: int = GRID
 
-    def fit(self, photos: Iterable[tuple[int, int]], multiple: int = GRID) -> Cropping:
+    def fit(self, photos: Iterable[tuple[int, int]]) -> Cropping:
         """One size for whole images of these (rows, columns): the median aspect ratio, sides in multiples of a number.
 
         The short side is the multiple nearest ``resize``, the long one that which brings the aspect ratio nearest the
         median. Images that are too small to be fitted do not count.
         """
+        multiple = self.multiple
         aspects = [rows / columns for rows, columns in photos if min(rows, columns) >= SMALLEST]
         if self.crop is not None or not aspects:
             return self
@@ -144,8 +146,8 @@ class Cropping:
         -----
         With ``crop`` given the image is resized to a ``resize`` px square, whatever its aspect ratio, as benchmark code
         does: most of a long image would be lost otherwise. With ``crop=None`` the whole image keeps its aspect ratio,
-        its short side near ``resize``, both sides rounded to multiples of 32 so that the grids nest; the images of a
-        fit share one such size.
+        its short side near ``resize``, both sides rounded to multiples of 32 so that the grids nest, or of a vision
+        transformer's patch; the images of a fit share one such size.
         """
         if min(photo) < SMALLEST:
             raise SmallPhotoError(
@@ -156,7 +158,8 @@ class Cropping:
             margin = (self.resize - self.crop) // 2
             return Crop(photo, (self.resize, self.resize), (margin, margin), (self.crop, self.crop))
         scale = self.resize / min(photo)
-        height, width = self.size or _check_sides(*(max(GRID, round(side * scale / GRID) * GRID) for side in photo))
+        cells = (max(1, round(side * scale / self.multiple)) for side in photo)
+        height, width = self.size or _check_sides(*(count * self.multiple for count in cells))
         return Crop(photo, (height, width), (0, 0), (height, width))
 
     def describe_coverage(self, names: Sequence[str], judged: Sequence[float], squash: Sequence[float]) -> str:
@@ -179,7 +182,7 @@ class Cropping:
         size = " to the {} x {} px of the fit".format(*self.size) if self.size else ""
         told = f"{len(squashed)} of {len(names)} images were squashed{size}, such as {name} by {change}"
         told = f"{name} was squashed by {change}{size}" if len(names) == 1 else told
-        cells = max(self.size or (1, 1)) / GRID  # of the long side, rounded: by itself it changes the shape so much
+        cells = max(self.size or (1, 1)) / self.multiple  # of the long side, rounded: this alone changes the shape
         rounded = self.size is not None and squash[worst] <= cells / (cells - 0.5)
         cure = f"Fit images of another shape separately{', or use a larger resize' if rounded else ''}."
         return f"{told}. {cure if whole else 'Use load_backbone(..., crop=None) to keep the aspect ratio.'}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -117,6 +118,18 @@ def _record(network: nn.Module, names: set[str], x: Tensor) -> dict[str, Tensor]
         for hook in hooks:
             hook.remove()
     return outputs
+
+
+def runs_at(module: nn.Module, height: int, width: int) -> bool:
+    """Whether a network takes images of this size; asked of a copy whose tensors have shapes but hold no numbers."""
+    tensors: list[Tensor] = [*module.parameters(), *module.buffers()]
+    shapes = copy.deepcopy(module, {id(tensor): tensor.detach().to("meta") for tensor in tensors})
+    try:
+        with torch.inference_mode():
+            shapes.eval()(torch.empty(1, 3, height, width, device="meta"))
+    except Exception:  # every network refuses in its own way
+        return False
+    return True
 
 
 def maps_by_stride(network: nn.Module) -> tuple[tuple[str, ...], str]:

@@ -26,7 +26,7 @@ from spade_kit._arguments import check_count, warn
 from spade_kit._files import as_text, check_is_no_file, explain_failure, write_whole
 from spade_kit.datasets.samples import Sample
 from spade_kit.features.backbones import Backbone, load_backbone
-from spade_kit.features.crops import GRID, Crop, Cropping
+from spade_kit.features.crops import Crop, Cropping
 from spade_kit.features.pyramid import check_size
 from spade_kit.features.sources import must_download
 from spade_kit.features.weights import hash_file
@@ -465,9 +465,10 @@ def _find_cropping(told: Sequence[dict[str, Any]], backbone: Backbone) -> Croppi
         return backbone.cropping
     height, width = size = told[0]["crop"][3]
     _check_sides("a crop", size, 2)
-    if height % GRID or width % GRID or abs(min(size) - backbone.resize) > GRID / 2:
+    multiple = backbone.cropping.multiple
+    if height % multiple or width % multiple or abs(min(size) - backbone.resize) > multiple / 2:
         raise ValueError(
-            f"a crop must have sides in multiples of {GRID}, the short one near {backbone.resize} px; got {size}"
+            f"a crop must have sides in multiples of {multiple}, the short one near {backbone.resize} px; got {size}"
         )
     return replace(backbone.cropping, size=(height, width))
 
