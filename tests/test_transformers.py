@@ -1,5 +1,6 @@
 """Vision transformers: blocks as levels, token by token against a pass block by block; sizes; unit lengths."""
 
+import json
 from functools import partial
 
 import numpy as np
@@ -296,3 +297,90 @@ def test_swin_stays_a_pyramid_and_takes_other_sizes():
         ValueError, match=r"takes images of 224 x 224 or 256 x 256 px; got crop=225\. Use resize=256, crop"
     ):
         load(crop=225)
+
+
+# ---- unit length -----------------------------------------------------------------------------------------------------
+
+
+class Values(torch.nn.Module):
+    """Given values in every cell of a map of 2 x 2."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.values = torch.nn.Identity()
+        self.made = torch.tensor(values).view(1, -1, 1, 1)
+
+    def forward(self, x):
+        return self.values(self.made.expand(len(x), -1, 2, 2))
+
+
+@pytest.mark.parametrize("average", [1, 3])
+def test_vectors_have_length_1_after_averaging(tiny, average):
+    load = partial(load_backbone, tiny.module.network, layers=tiny.sources, average=average)
+    plain, unit = load(), load(unit=True)
+    crops = crops_of(64, 64)
+    (levels, pooled), (shorter, vector) = plain(crops), unit(crops)
+    for ours, theirs in zip([*shorter, vector], [*levels, pooled]):
+        lengths = np.sqrt((theirs.double().numpy() ** 2).sum(1, keepdims=True))
+        np.testing.assert_allclose(ours.numpy(), theirs.double().numpy() / lengths, rtol=1e-5, atol=1e-7)
+    assert (plain.unit, unit.unit) == (False, True)
+    assert unit.name == f"{plain.name}, unit length"
+    assert unit.sha256 == plain.sha256
+
+
+@pytest.mark.parametrize("size", [1e-44, 1e-30, 1.0, 1e30])
+def test_vectors_of_any_size_have_length_1(size):
+    (level,), pooled = load_backbone(Values([3 * size, 0.0, -4 * size]), layers=["values"], unit=True)(crops_of(32, 32))
+    expected = torch.tensor([0.6, 0.0, -0.8]) if size > 1e-40 else level[0, :, 0, 0]  # too few digits to tell
+    torch.testing.assert_close(level, expected.view(1, 3, 1, 1).expand(2, -1, 2, 2))
+    torch.testing.assert_close(pooled.norm(dim=1), torch.ones(2))
+
+
+def test_vectors_of_zeros_stay_zeros_and_others_stay_no_numbers():
+    crops = crops_of(32, 32)
+    (level,), pooled = load_backbone(Values([0.0, 0.0]), layers=["values"], unit=True)(crops)
+    assert not level.any()
+    assert not pooled.any()
+    for wrong in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="Features must be finite"):
+            extract_features(list(crops), load_backbone(Values([wrong, 1.0]), layers=["values"], unit=True))
+
+
+def test_squared_distances_of_unit_vectors_are_two_minus_two_cosines():
+    pyramid = extract_features(list(crops_of(64, 64)), load_backbone(make_timm(), crop=64, unit=True))
+    (one, other) = pyramid.levels[0][:, :, 1, 2].double().numpy()
+    cosine = one @ other / np.sqrt((one @ one) * (other @ other))
+    assert ((one - other) ** 2).sum() == pytest.approx(2 - 2 * cosine, rel=1e-5)
+
+
+def test_unit_is_saved_and_fits_saved_before_it_existed_load(tmp_path):
+    photos = list(crops_of(60, 60, 3))
+    for unit in (False, True):
+        folder = tmp_path / str(unit)
+        backbone = load_backbone(resize=64, crop=64, unit=unit)
+        SPADE(backbone, k=1).fit(photos).save(folder)
+        again = SPADE.load(folder)
+        assert again.backbone.unit is unit
+        with pytest.raises(
+            ValueError, match=r"was fitted with efficientnet_lite0.*Use the same backbone, or fit again"
+        ):
+            SPADE.load(folder, backbone=load_backbone(resize=64, crop=64, unit=not unit))
+    record = json.loads((tmp_path / "False" / "spade.json").read_text())
+    del record["backbone"]["recipe"]["unit"], record["checksum"]
+    (tmp_path / "False" / "spade.json").write_text(json.dumps(record))
+    assert SPADE.load(tmp_path / "False").backbone.unit is False
+
+
+def test_a_fit_of_a_custom_module_is_loaded_only_with_the_same_length(tmp_path, tiny):
+    load = partial(load_backbone, tiny.module.network, layers=tiny.sources, resize=72, crop=64)
+    SPADE(load(unit=True), k=1).fit(list(crops_of(60, 60, 3))).save(tmp_path)
+    assert SPADE.load(tmp_path, backbone=load(unit=True)).backbone.unit
+    for other in (load(), load(unit=True, average=3)):
+        with pytest.raises(ValueError, match=r"was fitted with TinyNet, unit length, .* Use the same backbone"):
+            SPADE.load(tmp_path, backbone=other)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_unit_is_true_or_false():
+    with pytest.raises(ValueError, match="unit must be True or False; got 'yes'"):
+        load_backbone(unit="yes")

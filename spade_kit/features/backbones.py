@@ -14,10 +14,10 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from spade_kit._arguments import check_count
+from spade_kit._arguments import check_count, check_switch
 from spade_kit.features.crops import GRID, Crop, Cropping
 from spade_kit.features.folding import fold_norms
-from spade_kit.features.levels import Averaged, Taps, TimmFeatures, listing, maps_by_stride, runs_at
+from spade_kit.features.levels import Averaged, Taps, TimmFeatures, UnitLength, listing, maps_by_stride, runs_at
 from spade_kit.features.sources import EMBEDDED, find_builder
 from spade_kit.features.transformers import Blocks, find_blocks
 from spade_kit.features.weights import read_weights
@@ -54,6 +54,8 @@ class Backbone:
         Whether batch norms are folded into convolutions when it first runs on the CPU.
     multiple
         The sides of whole images are multiples of this: the patch of a vision transformer, else 32.
+    unit
+        Whether vectors have length 1.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Backbone:
     recipe: dict[str, Any] | None = None
     folds: bool = True
     multiple: int = GRID
+    unit: bool = False
 
     def __repr__(self) -> str:
         return f"{self.name}, {'whole image at' if self.crop is None else f'crop {self.crop} of'} {self.resize} px"
@@ -122,6 +125,7 @@ def load_backbone(
     resize: int | None = None,
     crop: int | None = _CROP,
     average: int = 1,
+    unit: bool = False,
     device: str | torch.device | None = None,
 ) -> Backbone:
     """Load a pretrained network for feature pyramids.
@@ -155,6 +159,9 @@ def load_backbone(
     average
         Average the features of each level over ``average`` x ``average`` cells (odd; fewer at the border, 1 for none),
         so that a cell includes its surroundings. The backbone's name includes this setting.
+    unit
+        Divide the vector of each cell of a level, and that of the image, by its length, after averaging. The squared
+        distance of two vectors is then 2 - 2 cos of the angle between them. The name includes this setting, too.
     device
         ``"cpu"`` (the default), ``"cuda"``, ``"mps"``. A `Backbone` passed as ``name`` is returned unchanged, or moved
         if a device is given.
@@ -181,8 +188,8 @@ def load_backbone(
     if isinstance(name, Backbone):
         return name if device is None else name.to(device)
     _check_crop(_RESIZE if resize is None else resize, crop)
-    if not isinstance(pretrained, (bool, np.bool_)):
-        raise ValueError(f"pretrained must be True or False; got {pretrained!r}.")
+    check_switch("pretrained", pretrained)
+    check_switch("unit", unit)
     if check_count("average", average) % 2 == 0 or average > SIDES[1]:
         raise ValueError(f"average must be an odd number of cells, 1 for none; got {average}. Use 3.")
     if layers is not None and (isinstance(layers, str) or not layers):
@@ -199,16 +206,20 @@ def load_backbone(
     _check_size(module, name, resize, crop, multiple)
     asked = {
         **{"name": name, "pretrained": pretrained, "layers": layers and list(layers), "pooled": pooled},
-        **{"resize": resize, "crop": crop, "average": average},
+        **{"resize": resize, "crop": crop, "average": average, "unit": bool(unit)},
         **({"weights": str(file.path), "weights_sha256": file.sha256} if file else {}),
     }
     sources = module.sources
     if average > 1:
         module, label = Averaged(module, average), f"{label}, averaged {average} x {average}"
+    if unit:
+        module, label = UnitLength(module), f"{label}, unit length"
     place = find_device("cpu" if device is None else device)
     module = module.eval().to(place)
     recipe = None if own else asked
-    return Backbone(label, module, sources, caption, mean, std, resize, crop, place, recipe, not own, multiple)
+    return Backbone(
+        label, module, sources, caption, mean, std, resize, crop, place, recipe, not own, multiple, bool(unit)
+    )
 
 
 def _check_weights(name: Any, weights: Any, pretrained: bool) -> None:

@@ -68,6 +68,24 @@ class Averaged(nn.Module):
         return [pool(level, count_include_pad=False) for level in levels], pooled
 
 
+class UnitLength(nn.Module):
+    """A network with vectors of length 1: that of each cell of a level, and that of the image; zeros stay zeros."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Float[Tensor, "n 3 H W"]) -> tuple[list[Tensor], Tensor]:
+        levels, pooled = self.network(x)
+        return [_to_unit(level) for level in levels], _to_unit(pooled)
+
+
+def _to_unit(vectors: Float[Tensor, "n c ..."]) -> Float[Tensor, "n c ..."]:
+    largest = vectors.abs().amax(1, keepdim=True)
+    vectors = vectors / torch.where(largest > 0, largest, 1)  # the squares of large and of tiny values are no numbers
+    return nn.functional.normalize(vectors, dim=1)
+
+
 class Taps(nn.Module):
     """Any network, with the outputs of named submodules as levels: maps, or tokens of a vision transformer."""
 

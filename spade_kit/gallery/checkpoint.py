@@ -51,8 +51,9 @@ _KEYS = {"format", "spade_kit", "features", "precision", "normals", "choices", "
 _NORMAL_KEYS = {"sha", "crop", "added", "why", "path", "label", "features", "checksum"}
 _RECIPE = {
     **{"name": str, "pretrained": bool, "layers": list | None, "pooled": str | None},
-    **{"resize": int, "crop": int | None, "average": int, "weights": str, "weights_sha256": str},
+    **{"resize": int, "crop": int | None, "average": int, "unit": bool, "weights": str, "weights_sha256": str},
 }
+_ADDED = {"unit": False}  # what recipes that were saved before these entries meant
 _SETTINGS = ("backbone", "options", "layers", "shapes", "choices")  # what the checksum of the manifest covers
 _MOST = {"k": 2**31, "kappa": MOST_KAPPA, "radius": 2**31, "sigma": MOST_SIGMA}  # beyond, a prediction would never end
 _READ_UP_TO = 2**30  # bytes: larger files are mapped
@@ -256,6 +257,7 @@ def _find_backbone(
     folder: Path, wanted: dict[str, Any], given: str | Backbone | None, device: str | torch.device | None
 ) -> Backbone:
     """The network that computed the features: loaded again, or the one given if it is the same."""
+    wanted = wanted | {"recipe": wanted["recipe"] and _ADDED | wanted["recipe"]}
     if given is None and wanted["recipe"] is None:
         raise ValueError(
             f"{as_text(folder)} was fitted with a custom module, {wanted['name']}, which is not saved. Pass it: "
@@ -275,7 +277,10 @@ def _find_backbone(
     except ValueError as problem:
         raise ValueError(f"The backbone of {as_text(folder)} cannot be loaded. {problem}") from problem
     backbone = backbone if device is None else backbone.to(device)
-    same = not recipe or _leave_place_out(backbone.recipe) == _leave_place_out(wanted["recipe"])
+    if wanted["recipe"] is None:  # the name of a custom module says whether features are averaged, and of unit length
+        same = backbone.name.split(", ")[1:] == wanted["name"].split(", ")[1:]
+    else:
+        same = _leave_place_out(backbone.recipe) == _leave_place_out(wanted["recipe"])
     if backbone.sha256 != wanted["sha256"] or not same:
         got, needed = (
             f"{name}, weights {sha[:8]}, loaded as {recipe}"
