@@ -50,6 +50,28 @@ def torch_brute(gallery: np.ndarray) -> Search:
     return search
 
 
+def window_loop(gallery: Sequence[Tensor], radius: int) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+    """RAD as published: per level, each cell's greatest cosine within a window of all images, in a loop over cells."""
+    _, _, h, w = gallery[0].shape
+    held = [torch.nn.functional.normalize(level, dim=1).permute(0, 2, 3, 1) for level in gallery]  # (n, h, w, c)
+
+    def search(query: Sequence[Tensor]) -> list[Tensor]:
+        maps = []
+        for asked, others in zip(query, held):
+            cells = torch.nn.functional.normalize(asked[0], dim=0).permute(1, 2, 0)
+            found = torch.empty(h, w)
+            for row in range(h):
+                for col in range(w):
+                    near = others[
+                        :, max(row - radius, 0) : row + radius + 1, max(col - radius, 0) : col + radius + 1
+                    ].flatten(0, 2)
+                    found[row, col] = 1 - (near @ cells[row, col]).max()
+            maps.append(found)
+        return maps
+
+    return search
+
+
 def sklearn_brute(gallery: np.ndarray) -> Search:
     index = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(gallery)
     return lambda query: index.kneighbors(query, return_distance=False)[:, 0]

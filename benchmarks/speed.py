@@ -22,13 +22,15 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from rivals import check_the_same, concatenate, faiss_flat, sklearn_brute, torch_brute
+from rivals import check_the_same, concatenate, faiss_flat, sklearn_brute, torch_brute, window_loop
 
 import spade_kit
 from spade_kit import Pyramid, load_backbone
 from spade_kit.correspondence import search_pixels
 from spade_kit.datasets.samples import as_array
+from spade_kit.options import Options
 from spade_kit.search.dispatch import PixelSearch
+from spade_kit.search.shared_grid import CellLayout
 
 RESULTS = Path(__file__).parent / "results"
 BUSY = 20  # per cent of all cores used by other processes
@@ -272,6 +274,45 @@ def worst() -> list[dict]:
     return rows
 
 
+# ---- vision transformers ----------------------------------------------------------------------------------------------
+
+
+def transform(photos: Sequence[Any], normals: Sequence[Any]) -> list[dict]:
+    """Time the search of untrained vision transformers at 448 px, with given features of unit length."""
+    rows = []
+    for name in ("vit_small_patch14_dinov2", "vit_base_patch16_224"):
+        tell(f"{name}: search, loop, faiss")
+        backbone = load_backbone(name, pretrained=False, resize=512, crop=448, unit=True)
+        photos = [as_array(photo) for photo in photos]
+        crops = [backbone.find_crop(photo).cut(photo) for photo in map(as_array, normals)]
+        crops += (
+            [crop[:, ::-1] for crop in crops] + [crop[::-1] for crop in crops] + [crop[::-1, ::-1] for crop in crops]
+        )
+        pyramid = spade_kit.extract_features([np.ascontiguousarray(crop) for crop in crops[:150]], backbone)
+        queries = [spade_kit.extract_features(photo, backbone) for photo in photos[:3]]
+        passes = clock(lambda photo: backbone(backbone.find_crop(photo).cut(photo)[None]), photos[:3] * 2)
+        one, held = np.ones(len(pyramid.layers), np.float32), CellLayout.of(pyramid.levels)
+        for k in (50, len(pyramid)):
+            levels = [level[:k] for level in pyramid.levels]
+            window, everywhere = (
+                Options(k, 1, radius, combine=combine, squared=True)
+                for radius, combine in ((1, "ensemble"), (None, "concat"))
+            )
+            ours, dense = (
+                clock(lambda query, o=options: search_pixels(query, held, np.arange(k), one, o), queries * 2)
+                for options in (window, everywhere)
+            )
+            loop, look = window_loop(levels, 1), faiss_flat(concatenate(levels, one))
+            found = search_pixels(queries[0], held, np.arange(k), one, window).distance / 2
+            assert np.abs(found - torch.stack(loop(queries[0].levels)).mean(0).numpy()).max() < 1e-5
+            rows.append({
+                "backbone": backbone.name, "k": k, "forward": passes, "window": ours, "everywhere": dense,
+                "loop": clock(lambda query: loop(query.levels), queries[:1], warm=False),
+                "faiss": clock(lambda query: look(concatenate(query.levels, one)), queries, warm=False),
+            })  # fmt: skip
+    return rows
+
+
 # ---- the report ------------------------------------------------------------------------------------------------------
 
 
@@ -312,6 +353,13 @@ def write(report: dict[str, Any]) -> str:
     parts += ["## Worst cases\n", table(("case", "search", "torch, brute force", "search / brute force"), (
         (row["what"], row["search"], row["torch"], f"{row['search'].median / row['torch'].median:.2f}")
         for row in report["worst"]))]  # fmt: skip
+    head = ("backbone", "K", "forward", "radius 1, ensemble", "/ forward", "RAD's loop", "ratio", "everywhere, concat",
+            "against faiss")  # fmt: skip
+    parts += ["## Vision transformers at 448 px, four blocks\n", table(head, (
+        (row["backbone"], row["k"], row["forward"], row["window"],
+         f"{row['window'].median / row['forward'].median:.2f}", row["loop"], f"{ratio(row['loop'], row['window'])} x",
+         row["everywhere"], f"{ratio(row['faiss'], row['everywhere'])} x")
+        for row in report["transformers"]))]  # fmt: skip
     done = report["fit"]
     parts += [f"`fit` of {done['images']} images takes {done['fit']} ms; decoding, resizing and forward passes alone "
               f"take {done['bare']} ms: {done['fit'].median / done['bare'].median:.2f} x.\n"]  # fmt: skip
@@ -349,6 +397,7 @@ def main() -> None:
     report["fit"] = fit(sets[0].train)
     report["live"] = live(spade_kit.SPADE().fit(sets[0].train), photos)
     report["worst"] = worst()
+    report["transformers"] = transform(photos, sets[0].train)
     report["load_after"] = load_of_others()
     report["cpu"] = f"{platform.machine()} {cpu_name()}"
     report["threads"] = torch.get_num_threads()

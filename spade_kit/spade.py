@@ -23,13 +23,24 @@ from spade_kit._arguments import check_attribute, check_count, cut_count, sugges
 from spade_kit.batch import predict_folder
 from spade_kit.correspondence import warn_about_clipping
 from spade_kit.datasets.samples import GOOD, Photo, Sample, as_array, as_list, name_of
-from spade_kit.features.backbones import EMBEDDED, SIDES, Backbone, load_backbone
+from spade_kit.features.backbones import EMBEDDED, SIDES, Backbone, is_transformer, load_backbone
 from spade_kit.features.pyramid import compute_features
 from spade_kit.gallery.calibration import Calibration
 from spade_kit.gallery.checkpoint import load_gallery, save_gallery
 from spade_kit.gallery.gallery import Gallery, QueryImage, build_gallery, digest
 from spade_kit.gallery.placement import Placement
-from spade_kit.gallery.recommendation import AVERAGE, SIZE, UNDECIDED, Row, choose, describe_fixed, sigma_at
+from spade_kit.gallery.recommendation import (
+    AVERAGE,
+    RAD,
+    RAD_CROP,
+    SIZE,
+    UNDECIDED,
+    Row,
+    choose,
+    describe_fixed,
+    sigma_at,
+    sigma_of_rad,
+)
 from spade_kit.options import OPTIONS, Options, Weights
 from spade_kit.result import Result
 from spade_kit.scores import make_map
@@ -118,7 +129,7 @@ class SPADE:
 
     @classmethod
     def recommended(
-        cls, backbone: str = EMBEDDED, *, size: int = SIZE, device: str | torch.device | None = None
+        cls, backbone: str | Backbone = EMBEDDED, *, size: int | None = None, device: str | torch.device | None = None
     ) -> SPADE:
         """The settings that performed best over all our datasets, for images about which nothing else is known.
 
@@ -127,19 +138,47 @@ class SPADE:
         is judged are chosen by `fit`, from the normal images alone: `choices` says what and why. What you set yourself
         stays.
 
+        For a vision transformer the settings are those that RAD publishes [1]_: 448 px of 512, vectors of length 1,
+        each of four blocks searched within one cell (``radius=1``, ``combine="ensemble"``), squared distances, K = 150,
+        the mean of the highest 1 % as image score, sigma 1.75.
+
         Parameters
         ----------
+        backbone
+            A name, or a `Backbone`, whose own sizes are then used; a vision transformer needs ``unit=True``.
         size
-            The short side in px; sigma grows with it. Small defects gain from 512, at three times the time.
+            The short side in px, 320 by default; sigma grows with it. Small defects gain from 512, at three times the
+            time. Of a vision transformer the crop, 448 by default.
 
         Notes
         -----
         ``benchmarks/results`` shows the effect of each setting on each dataset, and where they do not help.
+
+        RAD's distance is 1 - cos, half of ours. It smooths a map of 256 px with sigma 1 and zeros beyond the border;
+        here the map has the size of the crop, sigma grows with it, and the border is mirrored.
+
+        References
+        ----------
+        .. [1] X. Zhang et al., "Is Training Necessary for Anomaly Detection?", arXiv:2601.22763, 2026.
         """
-        check_count("size", size, *SIDES)
+        if is_transformer(backbone):
+            return cls._as_rad(backbone, RAD_CROP if size is None else check_count("size", size, *SIDES), device)
+        size = SIZE if size is None else check_count("size", size, *SIDES)
         network = load_backbone(backbone, resize=size, crop=None, average=AVERAGE, device=device)
         spade = cls(network, weights="equal", sigma=sigma_at(size))
         spade._undecided = frozenset(UNDECIDED)
+        return spade
+
+    @classmethod
+    def _as_rad(cls, backbone: str | Backbone, crop: int, device: str | torch.device | None) -> SPADE:
+        network = load_backbone(backbone, resize=round(crop * 8 / 7), crop=crop, unit=True, device=device)
+        if not network.unit:
+            raise ValueError(
+                "The recommended settings of a vision transformer need vectors of length 1; got a backbone with "
+                "unit=False. Use load_backbone(..., unit=True), or pass its name."
+            )
+        spade = cls(network, sigma=sigma_of_rad(network.crop or network.resize), **RAD)
+        spade._undecided = frozenset({"k"})
         return spade
 
     @property
@@ -277,7 +316,7 @@ class SPADE:
         """Set what `recommended` leaves to the normal images."""
         chosen = choose(self.calibration, self.options.of_map, self._undecided)
         self.options = self.options.replace(**{name: value for name, value, *_ in chosen})
-        self._choices = _tabulate([*describe_fixed(self.backbone.resize), *chosen])
+        self._choices = _tabulate([*describe_fixed(self.backbone, self._undecided), *chosen])
 
     def add(self, images: Iterable[Photo] | Photo, why: str = "added") -> SPADE:
         """Append normal images to the fitted ones, as if all had been fitted at once.
@@ -358,7 +397,7 @@ class SPADE:
         stored = load_gallery(Path(folder).expanduser(), backbone, device)
         spade = cls(stored.backbone).under(stored.options).with_gallery(stored.gallery)
         spade._choices = _tabulate(stored.choices)
-        spade._undecided = frozenset(UNDECIDED) & {option for option, *_ in stored.choices}
+        spade._undecided = frozenset({*UNDECIDED, "k"}) & {option for option, *_ in stored.choices}
         return spade
 
     def with_gallery(self, gallery: Gallery) -> SPADE:

@@ -232,6 +232,17 @@ def _check_weights(name: Any, weights: Any, pretrained: bool) -> None:
         raise ValueError(f"weights must be None with pretrained=False; got {weights!r}. Leave one of them out.")
 
 
+def is_transformer(backbone: str | nn.Module | Backbone) -> bool:
+    """Whether this is a vision transformer, read at its blocks; of a name, found without its weights."""
+    if isinstance(backbone, Backbone):
+        return any(isinstance(part, Blocks) for part in backbone.module.modules())
+    if isinstance(backbone, nn.Module):
+        return find_blocks(backbone) is not None
+    with torch.device("meta"):  # shapes without numbers: quick
+        module, *_ = find_builder(backbone)(backbone, False)
+    return find_blocks(module) is not None
+
+
 def _choose_levels(module: nn.Module, layers: Sequence[str] | None, pooled: str | None, name: Any) -> Any:
     """The module that gives the levels and the vector of an image."""
     if blocks := find_blocks(module):

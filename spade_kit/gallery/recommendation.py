@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import Any, TypeAlias
 
+from spade_kit.features.backbones import Backbone
 from spade_kit.gallery.calibration import Calibration
 from spade_kit.gallery.placement import FAR, NEAR
 from spade_kit.options import Options
@@ -12,6 +13,11 @@ from spade_kit.options import Options
 SIZE = 320  # px of the short side
 AVERAGE = 3
 UNDECIDED = ("radius", "score", "judged")  # options that a fit chooses
+RAD: dict[str, Any] = {"radius": 1, "combine": "ensemble", "squared": True, "score": "top"}  # for vision transformers
+RAD_CROP = 448  # px, of 512
+_RAD_K = 150
+_RAD_MAP = 256  # px: side of the map that RAD smooths with a sigma of 1
+_PUBLISHED = "arXiv:2601.22763"
 _ALIKE = 2 / 3  # of the pixels match near their own place where parts lie alike
 _EASIER = 0.9  # hurdle below which the excess is worth it
 _EVEN = 0.2  # relief of a level that is about the same everywhere
@@ -30,8 +36,16 @@ def sigma_at(size: int) -> float:
     return round(2.5 * size / SIZE, 2)
 
 
+def sigma_of_rad(crop: int) -> float:
+    """The sigma for a crop of ``crop`` px."""
+    return round(crop / _RAD_MAP, 2)
+
+
 def choose(calibration: Calibration, options: Options, undecided: Container[str]) -> list[Row]:
     """The undecided options that a fit chooses, from its normal images alone."""
+    if "k" in undecided:
+        normals = len(calibration.gallery)
+        return [("k", min(_RAD_K, normals), f"as RAD publishes it, {_RAD_K}, or all", f"{normals} normal images")]
     count = len(calibration.gallery.places)
     if count < _FEW:
         few = f"fewer than {_FEW} different normal images", f"{count}"
@@ -67,8 +81,13 @@ def _choose_score(calibration: Calibration, options: Options) -> list[Row]:
     ]
 
 
-def describe_fixed(size: int) -> list[Row]:
-    """The options that are the same for all images."""
+def describe_fixed(backbone: Backbone, undecided: Container[str]) -> list[Row]:
+    """The settings that are the same for all images."""
+    if "k" in undecided:
+        crop = backbone.crop or backbone.resize
+        rows = {"resize": backbone.resize, "crop": backbone.crop, "unit": True, **RAD, "sigma": sigma_of_rad(crop)}
+        return [(option, value, "as RAD publishes it", _PUBLISHED) for option, value in rows.items()]
+    size = backbone.resize
     return [
         ("crop", None, "a defect may lie anywhere, and squashing hides thin ones", "whole image, own aspect"),
         ("resize", size, "small defects need pixels", "short side in px"),
