@@ -114,6 +114,7 @@ def test_a_transformer_of_torchvision_is_read_like_timms(height, width):
             network(normalised(crops_of(height, width), backbone))
             normed = [network.encoder.ln(outputs[number]) for number in range(4)]
         check(levels, pooled, normed[1:3], 1, normed[3][:, 0])
+    assert torch.backends.mha.get_fastpath_enabled()  # as it was
 
 
 def test_the_vector_is_that_of_the_last_block_whichever_blocks_are_read():
@@ -150,6 +151,14 @@ def test_a_vision_transformer_by_name_gives_levels_on_one_grid():
     pyramid = extract_features(list(crops_of(90, 60)), backbone)
     assert [tuple(level.shape) for level in pyramid.levels] == [(2, 192, 14, 14)] * 4
     assert pyramid.pooled.shape == (2, 192)
+
+
+def test_a_network_without_batch_norms_is_not_copied(monkeypatch):
+    """A large transformer takes gigabytes."""
+    backbone = load_backbone("test_vit", pretrained=False, resize=160, crop=160)
+    monkeypatch.setattr("copy.deepcopy", lambda *_: pytest.fail("it was copied"))
+    assert backbone.folds
+    backbone(crops_of(160, 160))
 
 
 # ---- tokens of other modules -----------------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from math import isqrt
 from typing import Any
@@ -12,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 _MOST_PREFIXES = 9  # a class token and eight registers
+_switching = threading.Lock()
 
 
 class Blocks(nn.Module):
@@ -82,11 +85,24 @@ class TorchvisionTransformer(nn.Module):
         tokens = torch.cat([first, patches.flatten(2).transpose(1, 2)], 1) + places  # (n, 1 + h * w, c)
         finish = encoder.ln if norm else nn.Identity()
         maps = []
-        for number, block in enumerate(encoder.layers):
-            tokens = block(tokens)
-            if number in indices:
-                maps.append(as_map(finish(tokens)[:, 1:], height, width))
+        with _little_memory():
+            for number, block in enumerate(encoder.layers):
+                tokens = block(tokens)
+                if number in indices:
+                    maps.append(as_map(finish(tokens)[:, 1:], height, width))
         return finish(tokens), maps
+
+
+@contextmanager
+def _little_memory() -> Iterator[None]:
+    """Without torch's fast path for attention, which on a CPU holds the weights of all pairs of tokens at once."""
+    with _switching:
+        before = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(before)
 
 
 def check_order(layers: Sequence[str], order: Sequence[str]) -> None:
