@@ -270,6 +270,8 @@ def test_a_size_that_does_not_fit_names_the_nearest_that_do():
         load_backbone(moving, crop=100)
     with pytest.raises(ValueError, match=r"14 px; got 250\. Use crop=238\."):  # 252 is more than resize
         load_backbone(moving, resize=251, crop=250)
+    with pytest.raises(ValueError, match=r"14 px; got 33\. Use crop=42 and a larger resize\."):
+        load_backbone(moving, resize=33, crop=33)
     with pytest.raises(
         ValueError, match=r"Transformer takes images of 64 x 64 px; got crop=224\. Use resize=256, crop=64\."
     ):

@@ -256,7 +256,7 @@ def _choose_levels(module: nn.Module, layers: Sequence[str] | None, pooled: str 
         return blocks
     if layers is not None:
         return Taps(module, tuple(layers), pooled or layers[-1])
-    if isinstance(name, nn.Module) and layers is None:
+    if isinstance(name, nn.Module):
         raise ValueError(
             "layers must name the layers to read from a custom module, fine to coarse; got None. "
             f"It has: {listing(name)}."
@@ -282,7 +282,7 @@ def _choose_sizes(
         fitting = [str(side) for side in (below, below + patch) if 32 <= side <= resize]
         raise ValueError(
             f"crop must be a multiple of the patch of {_label(name)}, {patch} px; got {crop}. "
-            f"Use crop={' or '.join(fitting)}."
+            f"Use crop={' or '.join(fitting) or f'{below + patch} and a larger resize'}."
         )
     return resize, crop, patch if isinstance(module, Blocks) else GRID
 
@@ -291,7 +291,7 @@ def _check_size(module: nn.Module, name: str | nn.Module, resize: int, crop: int
     """Check that a network with a size of its own takes the crop, after it was set to that size where it can be."""
     network: Any = getattr(module, "network", module)
     config = getattr(network, "pretrained_cfg", {})
-    if not config.get("fixed_input_size", isinstance(module, Blocks)):
+    if not isinstance(module, Blocks) and not config.get("fixed_input_size"):
         return
     short = resize // multiple * multiple
     height, width = (crop, crop) if crop else (short, short + multiple)
@@ -300,7 +300,9 @@ def _check_size(module: nn.Module, name: str | nn.Module, resize: int, crop: int
     if crop and isinstance(name, str) and hasattr(network, "set_input_size"):
         network.set_input_size((crop, crop))
         return
-    native = getattr(getattr(network, "patch_embed", None), "img_size", None) or config["input_size"][1:]
+    native = (
+        getattr(getattr(network, "patch_embed", None), "img_size", None) or config.get("input_size", (3, 224, 224))[1:]
+    )
     below = height // multiple * multiple
     fitting = [side for side in sorted({below, below + multiple, native[0]}) if runs_at(module, side, side)]
     if fitting:
