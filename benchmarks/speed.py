@@ -278,39 +278,41 @@ def worst() -> list[dict]:
 
 
 def transform(photos: Sequence[Any], normals: Sequence[Any]) -> list[dict]:
-    """Time the search of untrained vision transformers at 448 px, with given features of unit length."""
+    """Time the search of untrained vision transformers at 448 px, with 50 and 150 normal images."""
     rows = []
     for name in ("vit_small_patch14_dinov2", "vit_base_patch16_224"):
         tell(f"{name}: search, loop, faiss")
         backbone = load_backbone(name, pretrained=False, resize=512, crop=448, unit=True)
-        photos = [as_array(photo) for photo in photos]
         crops = [backbone.find_crop(photo).cut(photo) for photo in map(as_array, normals)]
-        crops += (
-            [crop[:, ::-1] for crop in crops] + [crop[::-1] for crop in crops] + [crop[::-1, ::-1] for crop in crops]
-        )
-        pyramid = spade_kit.extract_features([np.ascontiguousarray(crop) for crop in crops[:150]], backbone)
-        queries = [spade_kit.extract_features(photo, backbone) for photo in photos[:3]]
-        passes = clock(lambda photo: backbone(backbone.find_crop(photo).cut(photo)[None]), photos[:3] * 2)
-        one, held = np.ones(len(pyramid.layers), np.float32), CellLayout.of(pyramid.levels)
-        for k in (50, len(pyramid)):
-            levels = [level[:k] for level in pyramid.levels]
-            window, everywhere = (
-                Options(k, 1, radius, combine=combine, squared=True)
-                for radius, combine in ((1, "ensemble"), (None, "concat"))
-            )
-            ours, dense = (
-                clock(lambda query, o=options: search_pixels(query, held, np.arange(k), one, o), queries * 2)
-                for options in (window, everywhere)
-            )
-            loop, look = window_loop(levels, 1), faiss_flat(concatenate(levels, one))
-            found = search_pixels(queries[0], held, np.arange(k), one, window).distance / 2
-            assert np.abs(found - torch.stack(loop(queries[0].levels)).mean(0).numpy()).max() < 1e-5
-            rows.append({
-                "backbone": backbone.name, "k": k, "forward": passes, "window": ours, "everywhere": dense,
-                "loop": clock(lambda query: loop(query.levels), queries[:1], warm=False),
-                "faiss": clock(lambda query: look(concatenate(query.levels, one)), queries, warm=False),
-            })  # fmt: skip
+        turned = [np.rot90(crop, turns).copy() for turns in range(4) for crop in crops][:150]
+        held = spade_kit.extract_features(turned, backbone)
+        asked = [backbone.find_crop(photo).cut(photo)[None] for photo in map(as_array, photos[:3])]
+        forward = clock(backbone, asked * 2)
+        queries = [spade_kit.extract_features(crop[0], backbone) for crop in asked]
+        rows += [
+            {"backbone": backbone.name, "k": k, "forward": forward, **search_blocks(queries, held.select(range(k)))}
+            for k in (50, len(held))
+        ]
     return rows
+
+
+def search_blocks(queries: Sequence[Pyramid], held: Pyramid) -> dict[str, Times]:
+    """Each block within a window, against RAD's loop; and all blocks together everywhere, against faiss."""
+    one, images, layout = np.ones(len(held.layers), np.float32), np.arange(len(held)), CellLayout.of(held.levels)
+
+    def search(options: Options) -> Callable[[Pyramid], Any]:
+        return lambda query: search_pixels(query, layout, images, one, options)
+
+    window, loop = search(Options(radius=1, combine="ensemble", squared=True)), window_loop(held.levels, 1)
+    theirs = torch.stack(loop(queries[0].levels)).mean(0).numpy()
+    assert np.abs(window(queries[0]).distance / 2 - theirs).max() < 1e-5
+    look = faiss_flat(concatenate(held.levels, one))
+    return {
+        "window": clock(window, queries * 3),
+        "loop": clock(lambda query: loop(query.levels), queries[:1], warm=False),
+        "everywhere": clock(search(Options()), queries * 2),
+        "faiss": clock(lambda query: look(concatenate(query.levels, one)), queries, warm=False),
+    }
 
 
 # ---- the report ------------------------------------------------------------------------------------------------------
