@@ -274,7 +274,7 @@ def worst() -> list[dict]:
     return rows
 
 
-# ---- vision transformers ----------------------------------------------------------------------------------------------
+# ---- vision transformers ---------------------------------------------------------------------------------------------
 
 
 def transform(photos: Sequence[Any], normals: Sequence[Any]) -> list[dict]:
