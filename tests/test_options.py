@@ -89,7 +89,11 @@ def test_the_limits_of_a_number_are_named(given, said):
 
 @pytest.mark.usefixtures("unchecked")
 def test_removed_and_unknown_parameters_raise_an_error():
-    assert set(OPTIONS) == {"k", "kappa", "radius", "weights", "combine", "sigma", "search", "score", "judged"}
+    pinned = {"k", "kappa", "radius", "weights", "combine", "sigma", "search", "score", "judged", "squared"}
+    assert set(OPTIONS) == pinned
+    with pytest.raises(ValueError, match="squared must be True or False; got 'no'"):
+        SPADE(squared="no")
+    assert "squared distances" in repr(SPADE(squared=True))
     for given in ("float16", "float32", None):
         with pytest.raises(ValueError, match="precision is no longer an option: features are stored as float32"):
             SPADE(precision=given)
