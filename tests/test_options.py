@@ -105,5 +105,5 @@ def test_removed_and_unknown_parameters_raise_an_error():
     for name in ("crop", "resize", "layers", "average", "pretrained"):
         with pytest.raises(TypeError, match=rf"Pass load_backbone\(\.\.\., {name}=\.\.\.\) as the backbone\.$"):
             SPADE(**{name: None})
-    with pytest.raises(ValueError, match=r"An option must be one of .*'judged'; got 'precision'."):
+    with pytest.raises(ValueError, match=r"An option must be one of .*'squared'; got 'precision'."):
         SPADE().with_options(precision="float16")
