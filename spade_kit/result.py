@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
+import pandas
 from jaxtyping import Bool, Float, Int, UInt8
 
 from spade_kit._arguments import check_count, warn
@@ -20,6 +21,7 @@ from spade_kit.features.pyramid import Pyramid
 from spade_kit.gallery.calibration import Calibration
 from spade_kit.gallery.gallery import Gallery, QueryImage
 from spade_kit.options import Options
+from spade_kit.regions import find_regions
 from spade_kit.retrieval import Neighbours
 from spade_kit.scores import check_threshold, make_map, score_image, share_out, split, take_level
 
@@ -204,6 +206,23 @@ class Result:
     def segmentation(self, threshold: float) -> Bool[np.ndarray, "H W"]:
         """The anomalous pixels: those where `judged_map` reaches the threshold."""
         return self.judged_map >= check_threshold(threshold)
+
+    def regions(self, threshold: float) -> pandas.DataFrame:
+        """The connected regions of `segmentation`, the most anomalous first.
+
+        Pixels that touch at a side or a corner belong together.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row per region, numbered from 1; empty if no pixel reaches the threshold. ``top``, ``left``, ``bottom``,
+            ``right``, its box in pixels of the original image (``photo[top:bottom, left:right]``); ``area``, in the
+            same pixels; ``peak``, the highest value of `judged_map`, at ``row`` and ``col`` of the map; ``mean``;
+            ``normal``, ``normal_row``, ``normal_col``, the training image and the pixel that explain the peak (see
+            `match`); ``at_edge``, whether it touches the edge of the evaluated crop, beyond which it may go on.
+        """
+        threshold = check_threshold(threshold)
+        return find_regions(self.judged_map, threshold, self.crop, self.correspondence, self.neighbours)
 
     # ---- the same image under other options --------------------------------------------------------------------------
 

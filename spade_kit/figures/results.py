@@ -37,8 +37,12 @@ from spade_kit.figures.style import (
 if TYPE_CHECKING:
     from spade_kit.result import Result
 
+_NUMBERED = 20  # regions
 
-def draw_result(result: Result, threshold: float | None = None, *, axes: Sequence[Axes] | None = None) -> Figure:
+
+def draw_result(
+    result: Result, threshold: float | None = None, *, regions: bool = False, axes: Sequence[Axes] | None = None
+) -> Figure:
     """The image, its anomaly map, and the segmentation (solid) with the ground truth (dashed) if known.
 
     Parameters
@@ -46,6 +50,8 @@ def draw_result(result: Result, threshold: float | None = None, *, axes: Sequenc
     threshold
         The level of the contour; by default the 99th percentile of the judged maps of normal images (with a single
         normal image it is unknown, and no contour is drawn).
+    regions
+        Number the connected regions as `Result.regions` does, the most anomalous first; at most 20.
     axes
         Three axes to draw into.
     """
@@ -63,6 +69,8 @@ def draw_result(result: Result, threshold: float | None = None, *, axes: Sequenc
         show_picture(outline, result.image, f"{name} ≥ {level:.2f}")
         draw_contour(outline, result.segmentation(level), RING, "solid")
         lines.append(Line2D([], [], color=RING, label="detected"))
+        for number, place in result.regions(level).head(_NUMBERED if regions else 0).iterrows():
+            _number(outline, int(number), place["row"], place["col"])
     if result.mask is not None and result.mask.any():
         draw_contour(outline, result.mask, "white", "dashed")
         lines.append(Line2D([], [], color="white", linestyle="dashed", label="ground truth"))
@@ -70,6 +78,15 @@ def draw_result(result: Result, threshold: float | None = None, *, axes: Sequenc
         below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncols": 2}
         outline.legend(handles=lines, fontsize=8, facecolor="#333333", labelcolor="white", framealpha=1, **below)
     return _finish(figure, result)
+
+
+def _number(panel: Axes, number: int, row: float, col: float) -> None:
+    """The number of a region beside its peak, towards the middle of the panel."""
+    left = col > sum(panel.get_xlim()) / 2
+    panel.annotate(
+        str(number), (col, row), (-8 if left else 8, 0), textcoords="offset points", fontsize=8, color="white",
+        ha="right" if left else "left", va="center", bbox={"facecolor": "#333333", "edgecolor": RING, "pad": 1.5},
+    )  # fmt: skip
 
 
 def draw_views(
