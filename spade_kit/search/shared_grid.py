@@ -14,7 +14,6 @@ which is the squared distance of two views: 64 numbers instead of 768 channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -40,7 +39,7 @@ _VIEW = 64  # numbers in the view of a level
 _SAMPLED = 2048  # cells that determine the axes
 _WORTH_ROWS = 2 * STEP  # channels; with fewer, `search_projection` is faster
 _WORTH_VIEWING = 81  # cells in a window; fewer are measured directly
-_CHUNK = 4 * STEP  # channels that are summed before a pair may be dropped
+_CHUNK = 12 * STEP  # channels that are summed before a pair may be dropped
 _BATCH = 8  # tiles of views that stay in cache
 _SEEDS = 4  # images in which the same place is tried first, to get tight limits early
 _EVERYWHERE = 1 << 30  # a radius that excludes nothing
@@ -55,12 +54,9 @@ def supports_shared_grid(shapes: Sequence[tuple[int, ...]]) -> bool:
 
 
 class CellLayout(Layout):
-    """A gallery of n images as ``cells`` (n, h * w, C), the channels of all levels side by side.
+    """A gallery of n images as ``cells`` (n, L, h * w, c): a row of channels per cell, level by level.
 
-    Attributes
-    ----------
-    ends
-        Where each level begins, and the end of the last; each is filled with zeros to a multiple of `STEP`.
+    All levels have the channels of the largest, a multiple of `STEP`; the rest are zeros.
     """
 
     names = ("cells",)
@@ -68,30 +64,31 @@ class CellLayout(Layout):
     def __init__(self, n: int, shapes: Sequence[tuple[int, ...]]) -> None:
         super().__init__(n, shapes)
         _, self.h, self.w = self.shapes[0]
-        self.ends = np.cumsum([0, *(-(-c // STEP) * STEP for c, _, _ in self.shapes)])
-        self.cells = torch.empty(n, self.h * self.w, int(self.ends[-1]), dtype=torch.float32, device="cpu").numpy()
+        self.channels = max(-(-c // STEP) * STEP for c, _, _ in self.shapes)
+        room = torch.empty(n, len(self.shapes), self.h * self.w, self.channels, dtype=torch.float32, device="cpu")
+        self.cells = room.numpy()
         self._viewed: tuple[list[np.ndarray], np.ndarray, np.ndarray] | None = None  # axes, views, greatest lengths
 
     def write(self, start: int, levels: Sequence[Tensor]) -> None:
-        for level, (first, last) in zip(levels, pairwise(self.ends.tolist())):
-            room = self.cells[start : start + len(level), :, first:last]
+        for number, level in enumerate(levels):
+            room = self.cells[start : start + len(level), number]
             room[:, :, : level.shape[1]] = level.cpu().flatten(2).transpose(1, 2).numpy()
             room[:, :, level.shape[1] :] = 0
 
     def level(self, number: int, images: np.ndarray) -> Tensor:
         self.verify(images)
-        first, (c, h, w) = self.ends[number], self.shapes[number]
-        cells = self.cells[images, :, first : first + c].swapaxes(1, 2)
+        c, h, w = self.shapes[number]
+        cells = self.cells[images, number, :, :c].swapaxes(1, 2)
         return torch.from_numpy(np.ascontiguousarray(cells).reshape(-1, c, h, w))
 
     def views(self, query: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The views of a query's cells (h * w, C) and of some images as tiles, and the bound on their errors.
+        """The views of a query's cells (L, h * w, c) and of some images as tiles, and the bound on their errors.
 
         Returns (L, tiles, v + 1, 16); (L, n, tiles, v + 1, 16), in which those of ``images`` are filled; (L, h * w).
         Threads may compute the same views at the same time, with the same result.
         """
         if self._viewed is None:
-            axes = [self._find_axes(*span) for span in pairwise(self.ends.tolist())]
+            axes = [self._find_axes(level) for level in range(len(self.shapes))]
             tiles = -(-self.h * self.w // SIMD_WIDTH)
             views = torch.empty(len(axes), len(self), tiles, _VIEW + 1, SIMD_WIDTH, device="cpu").numpy()
             self._viewed = axes, views, np.full((len(self), len(axes)), np.nan)
@@ -103,24 +100,24 @@ class CellLayout(Layout):
         return ours, views, _VIEW_ERROR * (lengths + longest[images].max(0)[:, None])
 
     def _view(self, cells: np.ndarray, axes: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """The views of some cells (m, C), and the length of each level's vector, (L, m)."""
-        views, squares = np.zeros((len(axes), _VIEW, len(cells)), np.float32), []
-        for view, along, (first, last) in zip(views, axes, pairwise(self.ends.tolist())):
-            x = cells[:, first:last].astype(np.float64)
+        """The views of some cells (L, m, c), and the lengths of their vectors, (L, m)."""
+        views, squares = np.zeros((len(axes), _VIEW, cells.shape[1]), np.float32), []
+        for view, along, level in zip(views, axes, cells):
+            x = level.astype(np.float64)
             coordinates = x @ along
             squares.append(np.einsum("mc,mc->m", x, x))
             view[: along.shape[1]] = coordinates.T
             view[-1] = np.sqrt((squares[-1] - np.einsum("mv,mv->m", coordinates, coordinates)).clip(min=0))
         return lay_out(views), np.sqrt(squares)
 
-    def _find_axes(self, first: int, last: int) -> np.ndarray:
+    def _find_axes(self, level: int) -> np.ndarray:
         """(c, v - 1) float64, orthonormal: the first principal axes of a level in a sample of the gallery's cells."""
         images = np.unique(np.linspace(0, len(self) - 1, 16).astype(int))
         step = -(-len(images) * self.h * self.w // _SAMPLED)
-        sample = self.cells[images, ::step, first:last].reshape(-1, last - first).astype(np.float64)
+        sample = self.cells[images, level, ::step].reshape(-1, self.channels).astype(np.float64)
         sample = np.nan_to_num(sample, posinf=0, neginf=0)
         sample -= sample.mean(0)
-        return eigh(sample.T @ sample, subset_by_index=(last - first - _VIEW + 1, last - first - 1))[1]
+        return eigh(sample.T @ sample, subset_by_index=(self.channels - _VIEW + 1, self.channels - 1))[1]
 
 
 def search_shared_grid(
@@ -146,12 +143,11 @@ def search_shared_grid(
     best = np.full((1, h * w, kappa), FAR, np.float32)
     found = np.full((1, h * w, kappa), NOWHERE, np.int64)
     log = np.empty((len(images) if history else 0, h * w, kappa), np.int64)
-    spans = np.stack([gallery.ends[levels], gallery.ends[levels + 1]], 1)
     arguments = (
         images,
         np.ascontiguousarray(first.reshape(-1, h * w))[: 0 if history else None],
         (h, w, reach),
-        (query.cells[0], gallery.cells, spans, factors),
+        (query.cells[0], gallery.cells, levels, factors),
         (best, found, log),
     )
     if min(2 * reach + 1, h) * min(2 * reach + 1, w) < _WORTH_VIEWING:
@@ -171,10 +167,9 @@ def measure_shared_grid(
     check_places(place, len(check_images(images, len(gallery))) * h * w)
     squared = np.empty((len(levels), *place.shape))
     for row, level in zip(squared, levels):
-        first, last = gallery.ends[level : level + 2]
-        asked = query.cells[0, :, first:last].astype(np.float64)
+        asked = query.cells[0, level].astype(np.float64)
         for nearest, there in zip(row, place.reshape(-1, h * w)):
-            cells = gallery.cells[images[there // (h * w)], there % (h * w), first:last]  # (h * w, c)
+            cells = gallery.cells[images[there // (h * w)], level, there % (h * w)]  # (h * w, c)
             nearest[:] = ((asked - cells) ** 2).sum(1).reshape(h, w)
     return squared
 
@@ -190,7 +185,7 @@ def _prepare_views(
     error[: errors.shape[1]] = np.sqrt(factors @ errors[levels] ** 2)
     limits = np.full((own.size // SIMD_WIDTH, SIMD_WIDTH), FAR, np.float32)  # over a level and those before it
     owns = own.cumsum(0).reshape(limits.shape)
-    return terms, theirs, levels, (owns, error, stretch_for(int(gallery.ends[-1])), limits)
+    return terms, theirs, levels, (owns, error, stretch_for(len(levels) * gallery.channels), limits)
 
 
 @compiled(cache=True)
@@ -276,10 +271,14 @@ def _bound(own, lane, image, tile, seen, limits, room):
     tiles, n = terms.shape[1], views.shape[1]
     hits = np.int64(0)
     for number in range(len(numbers)):
+        if number and hits == 0:
+            break
         index = (numbers[number] * n + image) * tiles + tile
         some = compare(terms, number * tiles + own, lane, views, index, nothing, limits, sums, 0)
         if number == 0:
-            hits = some
+            hits = some  # here the limits are those of this level alone
+        if hits == 0 or len(numbers) == 1:
+            break
         for e in range(4):
             for j in range(SIMD_WIDTH):
                 totals[e, j] = sums[0, e, j] + (totals[e, j] if number else np.float32(0))
@@ -288,8 +287,6 @@ def _bound(own, lane, image, tile, seen, limits, room):
             for e in range(4):
                 for j in range(SIMD_WIDTH):
                     hits |= np.int64(totals[e, j] <= limits[number * tiles + own, lane + e]) << (16 * e + j)
-        if hits == 0:
-            break
     return hits
 
 
@@ -317,12 +314,14 @@ def _try_first(cell, images, tries, grid, levels, best, found):
 @compiled(forceinline=True)
 def _try(cell, image, place, size, levels, best, found):
     """Measure two cells, unless a part of the sum shows that they are too far apart, and insert the place."""
-    query, gallery, spans, weights = levels
-    total, index = np.float32(0), image * size + place % size
-    for level in range(len(spans)):
-        for first in range(spans[level, 0], spans[level, 1], _CHUNK):
-            last = min(first + _CHUNK, spans[level, 1])
-            total += weights[level] * sum_squares(query, cell, gallery, index, first, last)
+    query, gallery, numbers, weights = levels
+    count, channels = query.shape[0], query.shape[2]
+    total = np.float32(0)
+    for at in range(len(numbers)):
+        here, there = numbers[at] * size + cell, (image * count + numbers[at]) * size + place % size
+        for first in range(0, channels, _CHUNK):
+            last = min(first + _CHUNK, channels)
+            total += weights[at] * sum_squares(query, here, gallery, there, first, last)
             if not total <= best[0, cell, best.shape[2] - 1]:  # also where it is not a number
                 return
     insert(0, cell, total, place, best, found)
