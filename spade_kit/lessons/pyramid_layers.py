@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas
+from jaxtyping import UInt8
 
 from spade_kit.datasets.samples import GOOD, Sample
 from spade_kit.evaluation.views import Wanted, look, make_view, rank, read_view
+from spade_kit.features.backbones import Backbone
 from spade_kit.lessons.checking import explain, tell
 from spade_kit.spade import SPADE
 
@@ -24,6 +26,26 @@ def rank_by_kind(spade: SPADE, samples: Sequence[Sample], wanted: Sequence[Wante
         scores = rank(maps, [result.mask for result in results if result.mask is not None])
         table[kind] = dict(zip((view.name for view in views), scores or []))
     return pandas.DataFrame(table).T
+
+
+def find_reach(
+    backbones: Sequence[Backbone], photo: UInt8[np.ndarray, "H W 3"], rows: slice, columns: slice
+) -> pandas.DataFrame:
+    """Per level, the grid and the percentage of its cells that change when the colours of one place are inverted.
+
+    ``rows`` and ``columns`` are of the crop.
+    """
+    table = []
+    for backbone in backbones:
+        crop = backbone.find_crop(photo).cut(photo)
+        changed = crop.copy()
+        changed[rows, columns] = 255 - crop[rows, columns]
+        before, after = (backbone(np.stack([one]))[0] for one in (crop, changed))
+        for layer, source, level, other in zip(backbone.layers, backbone.sources, before, after):
+            _, channels, height, width = level.shape
+            differ = (level != other).any(1).float().mean().item()  # of the cells (1, h, w)
+            table.append((backbone.name, layer, source, channels, f"{height} x {width}", f"{differ:.0%}"))
+    return pandas.DataFrame(table, columns=["backbone", "layer", "read at", "channels", "cells", "changed"])
 
 
 def check(weigh: Callable[[Sequence[np.ndarray]], Sequence[float]]) -> None:
