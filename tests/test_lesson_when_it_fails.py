@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.spatial.distance import mahalanobis
 
-from spade_kit import Dataset, Sample
+from spade_kit import SPADE, Dataset, Sample, load_backbone
 from spade_kit.evaluation.metrics import aupro, roc_auc
 from spade_kit.features.pyramid import Pyramid
 from spade_kit.lessons.when_it_fails import (
@@ -17,7 +17,9 @@ from spade_kit.lessons.when_it_fails import (
     draw_methods,
     find_difference,
     image_auc,
+    judge_dino,
     judge_maps,
+    judge_results,
     padim,
     patchcore,
     shift,
@@ -110,6 +112,48 @@ def test_methods_are_judged_by_kind(rng):
     others = [0, 1, 3, 4]
     assert told["others: AUPRO"] == aupro(smooth[others], np.stack(masks)[others])
     assert told["misplaced: image AUC"] == roc_auc(smooth[:3].max((1, 2)), np.array([False, False, True]))
+
+
+def test_results_are_judged_by_their_own_maps_and_scores(spade, demo):
+    chosen = [
+        next(sample for sample in demo.test if sample.label == kind) for kind in ("misplaced", "scratch", "thread")
+    ]
+    samples = [*demo.test[:2], *[sample for sample in demo.test if sample.label == "good"][:2], *chosen]
+    results = [spade.with_options(score="top", sigma=2).predict(sample) for sample in samples]
+    told = judge_results(results, samples)
+    some = [at for at, sample in enumerate(samples) if sample.label != "misplaced"]
+    maps, masks = (np.stack([getattr(results[at], name) for at in some]) for name in ("anomaly_map", "mask"))
+    assert told["others: AUPRO"] == aupro(maps, masks)
+    bad = np.array([samples[at].label != "good" for at in some])
+    assert told["others: image AUC"] == roc_auc(np.array([results[at].image_score for at in some]), bad)
+
+
+def test_anomaly_dino_is_the_last_block_alone_among_all_normal_images(demo, monkeypatch):
+    """Also as its own fit of one block; with random weights, so that only the arithmetic counts."""
+
+    def load(name, **given):
+        return load_backbone(name, **given | ({"pretrained": False} if isinstance(name, str) else {}))
+
+    monkeypatch.setattr("spade_kit.spade.load_backbone", load)
+    kinds = [[sample for sample in demo.test if sample.label == kind] for kind in ("good", "misplaced", "scratch")]
+    parts = Dataset("some", demo.train[:4], [sample for kind in kinds for sample in kind[:2]])
+    name = "vit_tiny_patch16_224"
+    told = judge_dino(parts, name, size=112)
+    last = load(name, resize=128, crop=112, unit=True, layers=["blocks.11"])
+    alone = SPADE(last, k=4, squared=True, score="top", sigma=SPADE.recommended(name, size=112).sigma).fit(parts.train)
+    expected = judge_results([alone.predict(sample) for sample in parts.test], parts.test)
+    assert told["AnomalyDINO"] == pytest.approx(expected)
+    assert told["RAD"].keys() == expected.keys()
+
+
+def test_without_weights_a_line_says_so(demo, capsys, monkeypatch):
+    def fail(*_, **__):
+        raise ConnectionError("not on this machine")
+
+    monkeypatch.setattr("spade_kit.spade.load_backbone", fail)
+    assert judge_dino(demo) == {}
+    line = "The weights of vit_small_patch14_dinov2.lvd142m are not here and cannot be downloaded"
+    assert capsys.readouterr().out.splitlines() == [f"{line}, so this cell does nothing."]
 
 
 def test_image_auc_separates_damage_from_good_images_and_ignores_misplaced_parts(rng):

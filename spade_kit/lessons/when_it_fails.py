@@ -1,4 +1,4 @@
-"""Lesson 08: where SPADE fails, and two other methods on the same features."""
+"""Lesson 08: where SPADE fails, two other methods on the same features, and two relatives on newer ones."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ from spade_kit.lessons.checking import explain, tell
 from spade_kit.lessons.material import cell_types
 from spade_kit.result import Result
 from spade_kit.scores import make_map
+from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.encoding import find_highest
 
+DINO = "vit_small_patch14_dinov2.lvd142m"
 _SIGMA = 4
 _GRID = 28  # cells per side of the common grid of all layers for PaDiM and PatchCore
 
@@ -121,12 +123,45 @@ def judge_maps(
     distances: Sequence[np.ndarray], samples: Sequence[Sample], masks: Sequence[np.ndarray]
 ) -> dict[str, float]:
     """AUPRO and image ROC-AUC of a method, for misplaced parts and for all other defects."""
-    labels = np.array([sample.label for sample in samples])
     maps = np.stack([make_map(grid, mask.shape, _SIGMA) for grid, mask in zip(distances, masks)])
-    scores, told = maps.max((1, 2)), {}
+    return _judge(maps, maps.max((1, 2)), samples, np.stack(masks))
+
+
+def judge_results(results: Sequence[Result], samples: Sequence[Sample]) -> dict[str, float]:
+    """The same as `judge_maps`, from the maps and the image scores of results, as their options determine them."""
+    maps, masks = (np.stack([getattr(result, name) for result in results]) for name in ("anomaly_map", "mask"))
+    return _judge(maps, np.array([result.image_score for result in results]), samples, masks)
+
+
+def judge_dino(parts: Dataset, name: str = DINO, size: int = 224) -> dict[str, dict[str, float]]:
+    """RAD and AnomalyDINO with a vision transformer, as `judge_maps`; a line, and nothing, if its weights are missing.
+
+    AnomalyDINO is RAD's fit with other options: the last block alone, searched everywhere in all normal images.
+    """
+    try:
+        rad = SPADE.recommended(name, size=size)
+    except ConnectionError:
+        print(f"The weights of {name} are not here and cannot be downloaded, so this cell does nothing.")
+        return {}
+    rad.fit(parts.train)
+    *others, _ = rad.backbone.layers
+    results = [rad.predict(sample) for sample in parts.test]
+    options = {"k": len(parts.train), "radius": None, "weights": dict.fromkeys(others, 0)}
+    anomaly_dino = [result.with_options(**options) for result in results]
+    methods = {"RAD": results, "AnomalyDINO": anomaly_dino}
+    return {method: judge_results(some, parts.test) for method, some in methods.items()}
+
+
+def _judge(
+    maps: Float[np.ndarray, "q H W"],
+    scores: Float[np.ndarray, "q"],
+    samples: Sequence[Sample],
+    masks: Bool[np.ndarray, "q H W"],
+) -> dict[str, float]:
+    labels, told = np.array([sample.label for sample in samples]), {}
     for name, kind in (("misplaced", labels == "misplaced"), ("others", ~np.isin(labels, ["misplaced", GOOD]))):
         some = kind | (labels == GOOD)
-        told[f"{name}: AUPRO"] = aupro(maps[some], np.stack(masks)[some])
+        told[f"{name}: AUPRO"] = aupro(maps[some], masks[some])
         told[f"{name}: image AUC"] = roc_auc(scores[some], kind[some])
     return told
 
