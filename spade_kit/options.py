@@ -62,6 +62,12 @@ class Options:
             choose("An option", name, OPTIONS)
         return replace(self, **changes)
 
+    def rename(self, find: Callable[[str], str]) -> Options:
+        """The same options with other names of the layers."""
+        if not isinstance(self.weights, tuple):
+            return self
+        return replace(self, weights={find(layer): weight for layer, weight in self.weights})
+
     def as_given(self) -> dict[str, Any]:
         """All options by name, in the form in which a user passes them."""
         weights = dict(self.weights) if isinstance(self.weights, tuple) else self.weights

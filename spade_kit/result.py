@@ -192,7 +192,8 @@ class Result:
 
     def describe_options(self) -> str:
         """The options in one line, and how many normal images were used if not all."""
-        options = self.spade.options.replace(k=len(self.neighbours)).describe()
+        used = self.spade.options.replace(k=len(self.neighbours))
+        options = used.rename(self.spade.backbone.find_label).describe()
         if len(self.among) == 1:
             return f"compared with normal image {self.among[0]} only; {options}"
         if len(self.among) < len(self.spade.gallery):

@@ -231,7 +231,8 @@ class SPADE:
         return vars(self)
 
     def _check(self, options: Options) -> Options:
-        """Check that the weights name layers of the backbone."""
+        """Check that the weights name layers of the backbone, also by their labels."""
+        options = options.rename(self.backbone.find_layer)
         options.factors(self.backbone.layers, lambda: [1.0] * len(self.backbone.layers))
         return options
 
@@ -264,17 +265,19 @@ class SPADE:
 
     def describe_options(self) -> str:
         """The options in one line, for captions."""
-        return self.options.describe()
+        return self.options.rename(self.backbone.find_label).describe()
 
     def describe_run(self) -> dict[str, Any]:
         """The run manifest: versions, the network with a hash of its weights, options, a hash of the normal images."""
         normals = self.gallery.normals
         height, width = normals[0].crop.size
+        chosen = self.backbone.recipe is None or self.backbone.recipe["layers"]
         return {
             **{package: version(package) for package in _RUNS_DEPEND_ON},
             "backbone": self.backbone.name,
             "weights": self.backbone.weights,
             "weights_sha256": self.backbone.sha256,
+            **({"layers": ", ".join(self.backbone.sources)} if chosen else {}),
             "crop": f"{height} x {width}",
             "options": self.describe_options(),
             "normals": len(normals),

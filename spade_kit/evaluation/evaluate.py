@@ -55,7 +55,7 @@ def evaluate(spade: SPADE, dataset: Dataset | Sequence[Sample], folder: str | Pa
         )
     name = dataset.name if isinstance(dataset, Dataset) else f"{len(samples)} photos"
     manifest = spade.describe_run() | {"dataset": name, "report": FORMAT}
-    shares = [f"share_{layer}" for layer in spade.backbone.layers]
+    shares = [f"share_{label}" for label in spade.backbone.labels.values()]
     scores = ["image_score", "top_score", "retrieval_score", *shares, "judged", "squash", "seconds"]
     columns = {"path": str, "label": str, **dict.fromkeys(scores, float), "reason": str}
     if folder is None:
@@ -144,10 +144,10 @@ def _conclude(report: Report, samples: Sequence[Sample], spade: SPADE) -> Report
 def describe_scores(result: Result) -> dict[str, float]:
     """Scores, and each layer's fraction of the sum of all distances."""
     parts = share_out(result.correspondence).reshape(len(result.query.layers), -1).sum(1)
-    shares = parts / max(parts.sum(), 1e-30)
+    shares, labels = parts / max(parts.sum(), 1e-30), result.spade.backbone.labels
     return {
         "image_score": result.image_score,
         "top_score": mean_of_top(result.anomaly_map),
         "retrieval_score": result.retrieval_score,
-        **{f"share_{layer}": float(part) for layer, part in zip(result.query.layers, shares)},
+        **{f"share_{labels[layer]}": float(part) for layer, part in zip(result.query.layers, shares)},
     }

@@ -52,10 +52,10 @@ def sweep(
     Parameters
     ----------
     over
-        Lists of values by option: ``backbone``, ``layers`` (names to use, such as ``("layer2",)``, as if the backbone
-        had no others; None for all), ``k``, ``kappa``, ``radius``, ``weights``, ``combine``, ``sigma``, ``crop``
-        (the image is resized in proportion, 256 to 224; None for the whole image), ``normals`` (the number of fitted
-        images, None for all), ``score``, ``judged``.
+        Lists of values by option: ``backbone``, ``layers`` (names to use, such as ``("layer2",)`` or, of a vision
+        transformer, ``("blocks.3",)``, as if the backbone had no others; None for all), ``k``, ``kappa``, ``radius``,
+        ``weights``, ``combine``, ``sigma``, ``crop`` (the image is resized in proportion, 256 to 224; None for the
+        whole image), ``normals`` (the number of fitted images, None for all), ``score``, ``judged``.
     metrics
         Names of metrics, as in `Report.metric`.
     intervals
@@ -72,7 +72,8 @@ def sweep(
 
     Examples
     --------
-    ``sweep(parts, {"layers": [("layer1",), ("layer2",), ("layer3",), None]})`` shows which layer matters,
+    ``sweep(parts, {"layers": [("layer1",), ("layer2",), ("layer3",), None]})`` shows which layer matters, with a vision
+    transformer ``sweep(parts, {"backbone": [vit], "layers": [(block,) for block in vit.sources]})`` which block,
     ``sweep(parts, {"k": [1, 5, 20, 50]})`` repeats the paper's ablation of K.
     """
     values = _check(dataset, over, metrics)
@@ -81,7 +82,7 @@ def sweep(
     networks = [(name, crop, _load(name, crop, "crop" in values)) for name, crop in looks]
     for layers, (*_, backbone) in product(values.get("layers", []), networks):
         if layers is not None:
-            chosen_layers(layers, backbone.layers)
+            chosen_layers(_find_layers(layers, backbone), backbone.layers)
     for name, crop, backbone in networks:
         galleries = _Galleries(backbone, dataset)
         plan = list(_plan(values, check_count("draws", draws), len(galleries.spade)))
@@ -129,6 +130,10 @@ def _load(backbone: Any, crop: int | None, asked: bool) -> Backbone:
     return load_backbone(backbone, resize=256 if crop is None else round(crop * _MARGIN), crop=crop)
 
 
+def _find_layers(names: Sequence[str], backbone: Backbone) -> Sequence[str]:
+    return names if isinstance(names, str) else [backbone.find_layer(name) for name in names]
+
+
 def _plan(values: dict[str, list], draws: int, available: int) -> Iterator[tuple[Setting, Setting]]:
     """Pairs of fit settings and search settings, one for each search that must run."""
     names = [name for name in _SEARCH if name in values]
@@ -168,10 +173,10 @@ class _Galleries:
     def _take_layers(self, layers: Sequence[str] | None) -> tuple[SPADE, list[QueryImage]]:
         if layers is None:
             return self.spade, self.queries
-        key = tuple(layers)
+        key = tuple(_find_layers(layers, self.spade.backbone))
         if key not in self._by_layers:
-            queries = [replace(query, pyramid=query.pyramid.only(layers)) for query in self.queries]
-            self._by_layers[key] = self.spade.with_gallery(self.spade.gallery.only(layers)), queries
+            queries = [replace(query, pyramid=query.pyramid.only(key)) for query in self.queries]
+            self._by_layers[key] = self.spade.with_gallery(self.spade.gallery.only(key)), queries
         return self._by_layers[key]
 
 

@@ -86,12 +86,13 @@ def read_view(wanted: Any, bases: list[SPADE]) -> dict[str, Any]:
     for name in wanted:
         choose("A key of a view", name, ("name", "base", "layers", *_OPTIONS))
     base = _find_base(wanted.get("base", 0), bases)
-    layers, known = wanted.get("layers"), list(bases[base].backbone.layers)
+    layers, backbone = wanted.get("layers"), bases[base].backbone
+    known = list(backbone.layers)
     if layers is not None:
-        layers = [choose("A layer", layer, known) for layer in ([layers] if isinstance(layers, str) else layers)]
+        layers = [backbone.find_layer(layer) for layer in ([layers] if isinstance(layers, str) else layers)]
         layers = None if set(layers) == set(known) and len(known) > 1 else sorted(set(layers), key=known.index)
         if layers == []:
-            raise ValueError(f"A view needs at least one layer of {', '.join(known)}; got none.")
+            raise ValueError(f"A view needs at least one layer of {', '.join(backbone.labels.values())}; got none.")
     return {**wanted, "base": base, "layers": layers}
 
 
@@ -112,11 +113,11 @@ def make_view(spec: Mapping[str, Any], bases: Sequence[SPADE]) -> View:
     if layers is not None and len(layers) == 1:
         for option in ("weights", "combine"):
             if options.pop(option, None) is not None:
-                alone = f"this view uses {layers[0]} alone"
+                alone = f"this view uses {base.backbone.labels[layers[0]]} alone"
                 raise ValueError(f"{option} applies to several layers, but {alone}. Leave it out.")
         return View(name, spec["base"], base.with_options(**options), layers[0])
     if layers is not None:
-        weights = options.get("weights", base.weights)
+        weights = base.with_options(**options).weights
         if weights == "equal":
             gallery = base.gallery
             factors = gallery.factors(Options(weights="equal"), np.arange(len(gallery)))
@@ -128,13 +129,14 @@ def make_view(spec: Mapping[str, Any], bases: Sequence[SPADE]) -> View:
 
 def _name(spec: Mapping[str, Any], bases: Sequence[SPADE]) -> str:
     """``layer1 + layer2, K=5``: the layers, and the options that differ from the fit."""
-    told = [ALL if spec["layers"] is None else " + ".join(spec["layers"])]
+    backbone = bases[spec["base"]].backbone
+    told = [ALL if spec["layers"] is None else " + ".join(map(backbone.find_label, spec["layers"]))]
     if len({base.backbone.name for base in bases}) > 1:
-        told.append(bases[spec["base"]].backbone.name)
+        told.append(backbone.name)
     elif len(bases) > 1:
         told.append(f"fit {spec['base'] + 1}")
     changed = {name: spec[name] for name in OPTIONS if name in spec}
-    return ", ".join([*told, *([Options(**changed).format(changed)] if changed else [])])
+    return ", ".join([*told, *([Options(**changed).rename(backbone.find_label).format(changed)] if changed else [])])
 
 
 def look(bases: Sequence[Result], view: View) -> Seen:

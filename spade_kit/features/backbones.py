@@ -14,7 +14,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from spade_kit._arguments import check_count, check_switch
+from spade_kit._arguments import check_count, check_switch, choose
 from spade_kit.features.crops import GRID, Crop, Cropping
 from spade_kit.features.folding import fold_norms
 from spade_kit.features.levels import Averaged, Taps, TimmFeatures, UnitLength, listing, maps_by_stride, runs_at
@@ -78,6 +78,20 @@ class Backbone:
     @property
     def layers(self) -> tuple[str, ...]:
         return tuple(f"layer{number}" for number in range(1, len(self.sources) + 1))
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """The name of each layer for display: that of its block in a vision transformer, such as ``blocks.3``."""
+        return dict(zip(self.layers, self.sources if is_transformer(self) else self.layers))
+
+    def find_label(self, name: str) -> str:
+        """The label of a layer, given its name or its label."""
+        return choose("A layer", self.labels[name] if name in self.layers else name, self.labels.values())
+
+    def find_layer(self, name: str) -> str:
+        """The name of a layer, given its name or its label."""
+        label = self.find_label(name)
+        return next(layer for layer, known in self.labels.items() if known == label)
 
     def to(self, device: str | torch.device) -> Backbone:
         """The same network on another device; it is moved, not copied."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from spade_kit.datasets.samples import GOOD
 from spade_kit.evaluation.report import METRICS, Report
 from spade_kit.evaluation.sweep import OPTIONS
 from spade_kit.evaluation.threshold_study import ThresholdStudy
+from spade_kit.features.backbones import Backbone
 from spade_kit.figures.style import (
     BLUE,
     COLOURS,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 _COLOUR = {"image": BLUE, "pixel": RING}
 _MOST = 8  # images side by side; more would be too small
+_LETTERS = 56  # of 8 pt below a panel of a sweep
 _LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _RATES = {"false_positive_rate": "false-positive rate", "overlap": "mean overlap per region"}
 _CURVES = {  # title, x label, y label, and the metrics that measure the areas
@@ -160,6 +163,8 @@ def draw_sweep(frame: pandas.DataFrame, metrics: Sequence[str] | None = None) ->
         raise ValueError(f"draw_sweep takes a table from sweep; got {got}.")
     ordered = {name: all(value is None or isinstance(value, (int, float)) for value in frame[name]) for name in options}
     told = frame.assign(**{name: frame[name].map(partial(_format_option, name)) for name in options})
+    if "backbone" in options:
+        told["backbone"] = _name_backbones(list(frame["backbone"]))
     counts = told[options].nunique()
     options = [name for name in options if counts[name] > 1] or options[:1]
     options.sort(key=lambda name: (ordered[name], counts[name]), reverse=True)
@@ -196,9 +201,7 @@ def _draw_lines(panel: Axes, frame: pandas.DataFrame, options: list[str], metric
         look: dict[str, Any] = {"color": _LINES[number % len(_LINES)], "capsize": 3, "markersize": 5}
         label, bars = ", ".join(map(str, np.atleast_1d(key))), ends.clip(0) if ends.any() else None
         panel.errorbar(x, middle.to_numpy(), bars, fmt=style, label=label, **look)
-    long = max(map(len, names)) > 8
-    slanted: dict[str, Any] = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if long else {}
-    panel.set_xticks(range(len(names)), names, fontsize=8, **slanted)
+    _name_values(panel, names)
     panel.set_xlabel(_OPTION_LABELS.get(first, first), fontsize=9)
     panel.set_ylim(top=min(panel.get_ylim()[1], 1.005))  # no metric exceeds 1
     panel.margins(x=0.08)
@@ -215,10 +218,35 @@ def _draw_heat_map(panel: Axes, frame: pandas.DataFrame, options: list[str], met
     for (row, column), value in np.ndenumerate(values):
         ink = "black" if value > middle else "white"
         panel.text(column, row, f"{value:.3f}", ha="center", va="center", fontsize=8, color=ink)
-    panel.set_xticks(range(table.shape[1]), table.columns, fontsize=8)
-    panel.set_yticks(range(table.shape[0]), table.index, fontsize=8)
+    _name_values(panel, list(table.columns))
+    panel.set_yticks(range(table.shape[0]), [_wrap(name, _LETTERS // 3) for name in table.index], fontsize=8)
     panel.set_xlabel(_OPTION_LABELS.get(options[1], options[1]), fontsize=9)
     panel.set_ylabel(_OPTION_LABELS.get(options[0], options[0]), fontsize=9)
+
+
+def _name_backbones(values: list) -> list[str]:
+    """Backbones by their names, with their crops or blocks where these tell them apart."""
+    tell: Callable[[Backbone], str]
+    for tell in (lambda one: one.name, str, lambda one: f"{one.name}, {' + '.join(one.sources)}"):
+        names = {value: tell(value) if isinstance(value, Backbone) else str(value) for value in values}
+        if len(set(names.values())) == len(names):
+            break
+    return [names[value] for value in values]
+
+
+def _name_values(panel: Axes, names: list[str]) -> None:
+    """Write the values of an option below a panel: wrapped, and slanted if they would still touch."""
+    room = max(_LETTERS // len(names), 1)
+    wrapped = [_wrap(name, room) for name in names]
+    slanted: dict[str, Any] = {}
+    if max(len(line) for name in wrapped for line in name.split("\n")) > room:
+        wrapped = [_wrap(name, _LETTERS // 2) for name in names]
+        slanted = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"}
+    panel.set_xticks(range(len(names)), wrapped, fontsize=8, **slanted)
+
+
+def _wrap(name: str, letters: int) -> str:
+    return fill(name, letters, break_long_words=False)
 
 
 def _format_option(option: str, value: Any) -> str:

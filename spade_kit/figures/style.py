@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from io import BytesIO
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,6 +22,7 @@ _INCH = 2.6  # inches, width of one image if there is enough room
 _FLAT, _TALL = 0.65, 1.6  # limits of a panel's height, as a multiple of its width
 _BAR = 0.7  # inches, width of a colour bar with its labels
 _SMALL = 7.5  # pt, for provenance
+_LETTER = 0.068  # inches, mean width of a letter of 9 pt
 
 
 def make_panels(
@@ -63,8 +65,15 @@ def show_picture(panel: Axes, picture: np.ndarray, title: str) -> None:
 
 
 def name_panel(panel: Axes, title: str) -> None:
-    panel.set_title(title, fontsize=9, parse_math=False)  # names may hold $
+    panel.set_title(fill(title, _letters_beside(panel)), fontsize=9, parse_math=False)  # names may hold $
     panel.set(xticks=[], yticks=[])
+
+
+def _letters_beside(panel: Axes) -> int:
+    """How many letters of a title fit above a panel without touching the titles beside it."""
+    place, figure = panel.get_subplotspec(), panel.figure
+    columns = 1 if place is None else place.get_gridspec().ncols
+    return max(8, int(figure.bbox.width / figure.dpi / columns / _LETTER))
 
 
 def show_map(panel: Axes, values: np.ndarray, end: float, title: str, signed: bool = False) -> AxesImage:
@@ -81,7 +90,8 @@ def add_scale(panel: Axes, image: AxesImage, end: float, level: float | None = N
     bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
     bar.ax.tick_params(labelsize=8)
     rows, columns = image.get_size()
-    line = "" if level is None else "\nline: reference level" if rows < columns else "; line: reference level"
+    short = rows < columns or _letters_beside(panel) < 35
+    line = "" if level is None else f"{chr(10) if short else '; '}line: reference level"
     bar.set_label(f"distance (raw){line}", fontsize=8)
     if level is not None:
         bar.ax.axhline(level, color=RING, linewidth=2)

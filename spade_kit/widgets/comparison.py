@@ -31,7 +31,7 @@ from spade_kit.widgets._shared.export import load_module
 from spade_kit.widgets._shared.images import ImageList
 from spade_kit.widgets._shared.scheduler import Step, do_nothing
 
-FEWEST, MOST = 2, 6  # views
+FEWEST, MOST = 2, 8  # views
 _KEPT = 3  # images with cached results
 _KIND = 40  # maximum number of images of a defect type used to rank views
 _BASE = 1 << 20  # page-side numbers of normal images: base * _BASE + index
@@ -47,10 +47,10 @@ def compare_layers(
     image
         An image, a list of images, or a Dataset, to show its ``test``.
     views
-        2 to 6 views. A view is the name of a layer, searched alone; several names, searched together; a mapping of
-        options, such as ``{"k": 5}`` or ``{"layers": ["layer1", "layer2"], "radius": 4}``, with an optional ``name``;
-        another fitted SPADE, e.g. with another backbone (``base`` in a mapping); or ``None`` for all layers as fitted.
-        If omitted, each layer alone and all layers together.
+        2 to 8 views. A view is the name of a layer or block, searched alone; several names, searched together; a
+        mapping of options, such as ``{"k": 5}`` or ``{"layers": ["layer1", "layer2"], "radius": 4}``, with an optional
+        ``name``; another fitted SPADE, e.g. with another backbone (``base`` in a mapping); or ``None`` for all layers
+        as fitted. If omitted, each layer alone (of more than seven, seven evenly spread) and all layers together.
 
     Returns
     -------
@@ -108,7 +108,9 @@ class Comparison(Live):
     ) -> None:
         self._given, self._bases = [spade], [copy.copy(spade)]  # the user's objects, and copies of their current state
         self.images = ImageList(self._bases[0], image if isinstance(image, Dataset) else as_list(image))
-        wanted = [*spade.backbone.layers, ALL] if views is None else views
+        layers = spade.backbone.layers
+        spread = np.unique(np.linspace(0, len(layers) - 1, MOST - 1).round().astype(int))
+        wanted = [*(layers[at] for at in spread), ALL] if views is None else views
         self._results = Results(self.images, _KEPT * MOST)
         self._views: dict[str, View] = {}  # each is made once, since the object caches its results
         self._looked: Recent[Seen] = Recent(_KEPT * MOST)
@@ -262,7 +264,7 @@ class Comparison(Live):
         mask = results[0].mask
         with self._without_events(), self.hold_sync():
             bases = [f"{base.backbone.name}, {len(base)} normal photos" for base in self._bases]
-            layers = [list(base.backbone.layers) for base in self._bases]
+            layers = [list(base.backbone.labels.values()) for base in self._bases]
             excess = any(base.judged == "excess" for base in self._bases)
             self.about = self.about | {"bases": bases, "layers": layers, "excess": excess}
             if self.photo.get("index") != self.index:

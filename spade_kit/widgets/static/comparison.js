@@ -7,7 +7,7 @@ import { Pane, Patch } from "./pane.js";
 import { MapPage } from "./map_page.js";
 
 const HELP = "Point at any picture: rings mark the pixel in all of them, and below each view is the normal pixel that it matches. Click to pin the probe; arrow keys move it, Escape unpins it. [ and ] go to the previous and next photo.";
-const ORDINALS = ["1st", "2nd", "3rd", "4th", "5th", "6th"];
+const ORDINALS = ["1st", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th"];
 
 /** Ranks from 0, best first; ties share the better rank. */
 const placesOf = (scores) => scores.map((score) => scores.filter((other) => other > score).length);
@@ -102,8 +102,9 @@ class Comparison extends MapPage {
 
   #offerLayers() {
     const layers = this.about.layers[+this.form.of.select.value || 0];
-    const some = Array.from({ length: 2 ** layers.length - 2 }, (_, bits) => layers.filter((_, l) => ((bits + 1) >> l) & 1));
-    some.sort((a, b) => a.length - b.length);
+    const pairs = () => layers.flatMap((one, l) => [[one], ...layers.slice(l + 1).map((other) => [one, other])]);
+    const any = () => Array.from({ length: 2 ** layers.length - 2 }, (_, bits) => layers.filter((_, l) => ((bits + 1) >> l) & 1));
+    const some = (layers.length > 4 ? pairs() : any()).sort((a, b) => a.length - b.length); // of six layers, all 62 would be too many
     this.form.layers.offer([["", "all layers"], ...some.map((names) => [names.join(","), names.join(" + ")])]);
   }
 
@@ -313,7 +314,7 @@ class Comparison extends MapPage {
       setText(badge, scores ? `${ORDINALS[places[at]]} · AUPRO ${scores[at].toFixed(3)}` : "");
       pane.figure.classList.toggle("best", Boolean(scores) && places[at] === 0);
     });
-    setText(this.answerText, scores ? `Best view of this ${kind ?? "defect"}: ${tellOrder(names, scores, (name, score) => `${name} (AUPRO ${score})`, ", then ")}.${over && over.length === names.length ? ` Over ${photos} photos with ${kind}: ${tellOrder(names, over, (name, score) => `${name} ${score}`, ", ")}.` : photos > 1 && !this.model.saved ? ` Over all ${photos} photos with ${kind}: …` : ""}`
+    setText(this.answerText, scores ? `Best view of this ${kind ?? "defect"}: ${tellOrder(names, scores, (name, score) => `${name} (AUPRO ${score})`, ", then ", 4)}.${over && over.length === names.length ? ` Over ${photos} photos with ${kind}: ${tellOrder(names, over, (name, score) => `${name} ${score}`, ", ")}.` : photos > 1 && !this.model.saved ? ` Over all ${photos} photos with ${kind}: …` : ""}`
       : this.shown.photo.mask === null && kind === "good" ? "Good photo without a defect, so views are not ranked." : "No mask, so views are not ranked.");
   }
 
@@ -354,9 +355,9 @@ class Comparison extends MapPage {
   }
 }
 
-/** Views with their scores, best first. */
-const tellOrder = (names, scores, tell, joint) => {
-  const order = names.map((name, at) => [scores[at], name]).sort(([a], [b]) => b - a);
+/** Views with their scores, best first; their badges tell the others. */
+const tellOrder = (names, scores, tell, joint, most = names.length) => {
+  const order = names.map((name, at) => [scores[at], name]).sort(([a], [b]) => b - a).slice(0, most);
   return order.map(([score, name]) => tell(name, score.toFixed(3))).join(joint);
 };
 
