@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
@@ -62,6 +62,9 @@ class Match:
         Unsmoothed distance of the two pixels; with kappa > 1, the mean over the kappa nearest.
     layers
         The contribution of each layer to the distance, from the nearest pixel; they add up to the distance.
+    angles
+        With vectors of length 1 (``unit=True``), the angle in degrees between those of the two pixels at each layer of
+        weight above 0, from the nearest pixel.
     """
 
     image: int
@@ -70,6 +73,7 @@ class Match:
     col: int
     distance: float
     layers: dict[str, float]
+    angles: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -333,8 +337,14 @@ class Result:
 
     def match(self, row: SupportsIndex, col: SupportsIndex) -> Match:
         """The normal pixel that explains the pixel at (row, col) of the map."""
-        size = self.anomaly_map.shape
-        return match_at(row, col, size, self.correspondence, self.neighbours, self.query.layers)
+        size, layers = self.anomaly_map.shape, self.query.layers
+        return match_at(row, col, size, self.correspondence, self.neighbours, layers, self.unit_weights)
+
+    @property
+    def unit_weights(self) -> Float[np.ndarray, "L"] | None:
+        """The weight of each layer's squared distance, if vectors have length 1, otherwise None: see `find_angles`."""
+        spade = self.spade
+        return spade.gallery.factors(spade.options, self.among) if spade.backbone.unit else None
 
     def normal_image(self, index: SupportsIndex) -> UInt8[np.ndarray, "H W 3"]:
         """The evaluated crop of a training image, as stored for display."""
@@ -363,6 +373,7 @@ def match_at(
     found: Correspondence,
     neighbours: Neighbours,
     layers: Sequence[str],
+    unit_weights: Float[np.ndarray, "L"] | None = None,
 ) -> Match:
     """The match that a search on some grid found for a pixel of a map of ``size``."""
     (height, width), (h, w) = size, found.distance.shape
@@ -370,7 +381,9 @@ def match_at(
     if row >= height or col >= width:
         raise ValueError(f"A map position must have 0 <= row < {height} and 0 <= col < {width}; got ({row}, {col}).")
     at = (row * h // height, col * w // width)
-    shares = split(found.distance[at][None], found.layer_distance[:, at[0], at[1], None])[:, 0]
+    squared = found.layer_distance[:, at[0], at[1]]
+    shares = split(found.distance[at][None], squared[:, None])[:, 0]
+    angles = find_angles(squared, unit_weights) if unit_weights is not None else np.full(len(squared), np.nan)
     neighbour, there_row, there_col = (int(places[0][at]) for places in (found.image, found.row, found.col))
     return Match(
         image=int(neighbours.index[neighbour]),
@@ -379,4 +392,17 @@ def match_at(
         col=int((there_col + 0.5) * width / w),
         distance=float(found.distance[at]),
         layers={name: float(share) for name, share in zip(layers, shares)},
+        angles={name: float(angle) for name, angle in zip(layers, angles) if not np.isnan(angle)},
     )
+
+
+def find_angles(
+    layer_distance: Float[np.ndarray, "L ..."], weights: Float[np.ndarray, "L"]
+) -> Float[np.ndarray, "L ..."]:
+    """The angles in degrees between vectors of length 1, from their weighted squared distances, NaN at weight 0.
+
+    Without its weight, the squared distance is 2 - 2 cos of the angle, that is the square of 2 sin of half of it.
+    """
+    scale = np.where(weights > 0, weights, np.nan).reshape(-1, *[1] * (layer_distance.ndim - 1))
+    half_chord = np.sqrt(layer_distance / scale) / 2
+    return 2 * np.degrees(np.arcsin(np.minimum(half_chord, 1)))

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from spade_kit.result import Result
 
 _NUMBERED = 20  # regions
+_MOST_LAYERS = 6  # side by side
 
 
 def draw_result(
@@ -138,22 +139,31 @@ def draw_neighbours(result: Result, count: int = 7, *, axes: Sequence[Axes] | No
 
 
 def draw_layers(result: Result, *, axes: Sequence[Axes] | None = None) -> Figure:
-    """Top row: each layer's contribution to the map. Bottom row: the map of each layer searched alone.
+    """Top row: each layer's contribution to the map. Below: the map of each layer searched alone. Rows hold six layers.
 
     All use the scale of the anomaly map; the top row adds up to that map. With ``combine="concat"`` and no weights,
     hardly any pixel of a single layer exceeds the map; an ensemble is a mean, which single layers do exceed.
     """
     names = list(result.layer_maps)
-    figure, panels = make_panels(axes, 2 * len(names), len(names), bars=1, shape=result.crop.size)
-    for above, below, name in zip(panels, panels[len(names) :], names):
-        last = name == names[-1]
-        _heat(above, result.layer_maps[name], result, f"{name}: share of the map", bar=last)
-        _heat(below, result.layer_alone[name], result, f"{name} alone", bar=last)
+    rows = 1 if axes is not None else -(-len(names) // _MOST_LAYERS)
+    columns = -(-len(names) // rows)
+    figure, panels = make_panels(axes, 2 * rows * columns, columns, bars=1, shape=result.crop.size)
+    upper, lower = np.array(panels, object).reshape(rows, 2, columns).swapaxes(0, 1).reshape(2, -1)
+    for unused in (*upper[len(names) :], *lower[len(names) :]):
+        unused.remove()
+    for at, (above, below, name) in enumerate(zip(upper, lower, names), 1):
+        last = at == len(names) or at % columns == 0
+        label = result.spade.backbone.labels[name]
+        _heat(above, result.layer_maps[name], result, f"{label}: share of the map", bar=last)
+        _heat(below, result.layer_alone[name], result, f"{label} alone", bar=last)
     return _finish(figure, result)
 
 
 def draw_match(result: Result, row: int, col: int, *, axes: Sequence[Axes] | None = None) -> Figure:
-    """A pixel of the query and the normal pixel that it matches, close-ups of both, and the distance by layer."""
+    """A pixel of the query and the normal pixel that it matches, close-ups of both, and the distance by layer.
+
+    With vectors of length 1, also the angle between the two vectors at each layer.
+    """
     match = result.match(row, col)
     figure, (query, normal, here, there, bars) = make_panels(axes, 5, 5)
     explaining = result.normal_image(match.image)
@@ -163,12 +173,14 @@ def draw_match(result: Result, row: int, col: int, *, axes: Sequence[Axes] | Non
     _ring(normal, match.row, match.col)
     _show_patch(here, result, result.image, (row, col), "query, close-up")
     _show_patch(there, result, explaining, (match.row, match.col), "normal, close-up")
-    names, parts = list(match.layers), list(match.layers.values())
-    bars.bar_label(bars.barh(names, parts, color=plt.get_cmap(COLOURS)(0.6)), fmt=" {:.2f}", fontsize=8)
+    labels, parts = result.spade.backbone.labels, list(match.layers.values())
+    angles = {name: f" ({angle:.0f}°)" for name, angle in match.angles.items()}
+    drawn = bars.barh([labels[name] for name in match.layers], parts, color=plt.get_cmap(COLOURS)(0.6))
+    bars.bar_label(drawn, [f" {part:.2f}{angles.get(name, '')}" for name, part in match.layers.items()], fontsize=8)
     bars.invert_yaxis()
     bars.set_title(f"distance {match.distance:.2f}, by layer", fontsize=9)
     bars.set_xlabel("distance (raw)", fontsize=8)
-    bars.set_xlim(0, max(*parts, 1e-9) * 1.3)
+    bars.set_xlim(0, max(*parts, 1e-9) * (1.7 if angles else 1.3))
     open_up(bars)
     return _finish(figure, result)
 

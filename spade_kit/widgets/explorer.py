@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -160,6 +160,8 @@ class Explorer(Live):
         self.photos = self.images.listed
         self.about = {
             "layers": list(spade.backbone.layers),
+            "labels": list(spade.backbone.labels.values()),
+            "unit": spade.backbone.unit,
             "colours": colour_table(),
             "backbone": f"{spade.backbone.name}, weights: {spade.backbone.weights}",
             "masks": self.images.has_masks,
@@ -187,7 +189,7 @@ class Explorer(Live):
     # ---- for Python --------------------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        options = self._request_of_all.options.describe()
+        options = self._request_of_all.judge.describe_options()
         return f"Explorer({self.images.name(self.index)}; {options}; probe {self.probe})"
 
     def _preview(self) -> bytes:
@@ -240,7 +242,8 @@ class Explorer(Live):
 
         ``normal`` is the training image and ``neighbour`` its rank from 1, nearest first. Rows and columns are map
         pixels. ``map`` is the smoothed anomaly map at the probe, and ``excess`` the excess map, if that is judged;
-        distances are between the two pixels, unsmoothed.
+        distances are between the two pixels, unsmoothed. With vectors of length 1, ``angle`` is that between the two
+        vectors at a layer, in degrees: the layer's own squared distance is 2 - 2 cos of it.
         """
         (row, col), match = self.probe, self.result.match(*self.probe)
         cells = {"row": row, "col": col, "normal": match.image, "neighbour": match.neighbour + 1}
@@ -249,7 +252,10 @@ class Explorer(Live):
         if self.judged == "excess" and self.spade.gallery.comparable:
             cells["excess"] = round(float(self.result.excess_map[row, col]), 3)
         cells["distance"] = round(match.distance, 3)
-        return pandas.DataFrame([cells | {n: round(d, 3) for n, d in match.layers.items()}], index=["probe"])
+        labels = self.spade.backbone.labels
+        cells |= {labels[name]: round(share, 3) for name, share in match.layers.items()}
+        cells |= {f"angle at {labels[name]}": round(angle, 1) for name, angle in match.angles.items()}
+        return pandas.DataFrame([cells], index=["probe"])
 
     @property
     def placement(self) -> Placement | None:
@@ -357,8 +363,7 @@ class Explorer(Live):
     # ---- settable traits ---------------------------------------------------------------------------------------------
 
     def _check_weights(self, value: Any) -> Any:
-        self.spade.with_options(weights=value)  # raises on invalid weights
-        return dict(value) if isinstance(value, Mapping) else value
+        return self.spade.with_options(weights=value).weights  # raises on invalid weights
 
     def _check_without(self, images: Any) -> tuple[int, ...]:
         given = images if isinstance(images, Iterable) else [images]

@@ -14,7 +14,7 @@ from PIL import Image
 from spade_kit.correspondence import Breakpoints, Correspondence
 from spade_kit.figures.style import COLOURS
 from spade_kit.gallery.calibration import NormalScores
-from spade_kit.result import Result
+from spade_kit.result import Result, find_angles
 from spade_kit.scores import split
 
 PIXEL_RATES = (0.05, 0.02, 0.01, 0.005, 0.001)
@@ -65,7 +65,8 @@ def pack_matches(result: Result) -> dict[str, Any]:
     """The match of every cell: for every k if kappa is small, otherwise for the result's own k.
 
     ``count`` (h w) uint16 is the number of breakpoints per cell; each has a ``k``, ``image``, ``place``
-    (row * w + col) and ``distance``. ``parts`` (L s) is each layer's fraction of the distance, uint16 out of 65535.
+    (row * w + col) and ``distance``. ``parts`` (L s) is each layer's fraction of the distance, uint16 out of 65535;
+    ``angles`` (L s) see `_pack_angles`.
     """
     k, first = len(result.neighbours), 1
     steps = find_breakpoints(result)
@@ -84,7 +85,15 @@ def pack_matches(result: Result) -> dict[str, Any]:
         "place": (steps.row * w + steps.col).astype("<u4").tobytes(),
         "distance": steps.distance.astype("<f4").tobytes(),
         "parts": (parts * 65535).round().astype("<u2").tobytes(),
+        "angles": _pack_angles(steps.layer_distance, result.unit_weights),
     }
+
+
+def _pack_angles(layer_distance: np.ndarray, unit_weights: np.ndarray | None) -> bytes | None:
+    """Angles between vectors of length 1 as uint16, in hundredths of a degree, 65535 if unknown; None for others."""
+    if unit_weights is None:
+        return None
+    return np.nan_to_num(100 * find_angles(layer_distance, unit_weights), nan=65535).round().astype("<u2").tobytes()
 
 
 def pack_cells(found: Correspondence, sigma: float, normals: Iterable[tuple[int, int]]) -> dict[str, Any]:
@@ -131,9 +140,11 @@ def pack_alone(result: Result, weights: np.ndarray) -> dict[str, Any]:
     Distances are weighted as in the joint search, so that both fit one scale; those of a layer with weight 0, which
     would all be 0, stay unweighted.
     """
+    one = None if result.unit_weights is None else np.ones(1)
     return {
         name: _pack_grid(found, found.distance * result.spade.options.root(np.asarray(weight or 1)))
         | {"agrees": result.layer_agrees[name].astype(np.uint8).tobytes()}
+        | {"angles": _pack_angles(found.layer_distance, one)}
         for (name, found), weight in zip(result.match_alone.items(), weights)
     }
 

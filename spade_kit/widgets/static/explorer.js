@@ -1,11 +1,11 @@
 // The explorer's page: all state lives in the model, and every change of it triggers a repaint.
 
 import { brief, bytes, clamp, el, setText, svg } from "./dom.js";
-import { Matches, cellOf, contour, decodeAlone, decodeLevel, meanOfTop, middleOf, paintMap, unpack } from "./maps.js";
+import { Matches, cellOf, contour, decodeAlone, decodeLevel, degrees, meanOfTop, middleOf, paintMap, unpack } from "./maps.js";
 import { Pane, Patch } from "./pane.js";
 import { Choice, Slider, button } from "./controls.js";
 import { MapPage } from "./map_page.js";
-import { Readout } from "./readout.js";
+import { Readout, tellAngle } from "./readout.js";
 import { Retrieved } from "./retrieved.js";
 import { Strip } from "./strip.js";
 import { Weights } from "./weights.js";
@@ -13,10 +13,11 @@ import { Weights } from "./weights.js";
 const OPTIONS = ["kappa", "radius", "weights", "combine", "without", "only"];
 const SORTED_AFTER = 300; // ms
 const PART = 500000; // bytes of an upload in one message
-const SHAPES = ["M-7 0A7 7 0 1 0 7 0A7 7 0 1 0-7 0Z", "M-6-6H6V6H-6Z", "M0-9L9 0L0 9L-9 0Z"]; // one per layer, distinguishable without colour
+const SHAPES = ["M-7 0A7 7 0 1 0 7 0A7 7 0 1 0-7 0Z", "M-6-6H6V6H-6Z", "M0-9L9 0L0 9L-9 0Z", "M0-9L8 6H-8Z", "M0 9L8-6H-8Z", "M0-10L2.4-3.2L9.5-3.1L3.8 1.2L5.9 8.1L0 4L-5.9 8.1L-3.8 1.2L-9.5-3.1L-2.4-3.2Z"]; // one per layer, distinguishable without colour
 
 const EXCESS = "What normal photos reach at this place is taken off";
-const SIGNS = ["○", "□", "◇"]; // the same shapes as text
+const SIGNS = ["○", "□", "◇", "△", "▽", "☆"]; // the same shapes as text
+const ANGLE = "angle between the vectors of the two pixels at a layer, whose own squared distance is 2 - 2 cos of it";
 const HELP = [
   ["K", "number of nearest normal photos to compare with"],
   ["kappa", "number of nearest pixels to average"],
@@ -32,10 +33,14 @@ const HELP = [
 
 const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 
+/** At most four pictures in a row, rows of equal length where possible. */
+const columnsFor = (count) => Math.ceil(count / Math.ceil(count / 4));
+
 class Explorer extends MapPage {
   constructor(model, root) {
     super(model, root, "hover, K, sigma, threshold and overlay");
     this.asking = false; // for requests that do not change options: an upload, a correction
+    this.labels = this.about.labels;
     this.weights = new Weights(this.about.layers, {
       read: () => this.get("weights"),
       equal: () => this.shown.matches.factors,
@@ -56,7 +61,7 @@ class Explorer extends MapPage {
   // ---- layout -------------------------------------------------------------------------------------------------------
 
   build() {
-    const { layers, masks } = this.about;
+    const { masks, unit } = this.about;
     const pointed = {
       hover: (row, col) => this.hover([row, col]),
       leave: () => this.leave(),
@@ -68,12 +73,12 @@ class Explorer extends MapPage {
     this.maps = [["map", "The distances themselves"], ["excess", EXCESS]].map(([judged, help]) => button(judged, help, () => this.judgeBy(judged)));
     this.map.title.after(el("span", { class: "sk-group sk-judged", role: "group", "aria-label": "judged map" }, ...this.maps));
     this.normal = new Pane("Normal photo that explains the probe");
-    this.own = layers.map((name, l) => {
-      const mark = svg("g", { class: `sk-own own${l % 3}`, visibility: "hidden" }, ...["halo", "ink"].map((c) => svg("path", { class: c, d: SHAPES[l % 3] })));
+    this.own = this.labels.map((name, l) => {
+      const mark = svg("g", { class: `sk-own own${(l + Math.floor(l / 6)) % 6}`, visibility: "hidden" }, ...["halo", "ink"].map((c) => svg("path", { class: c, d: SHAPES[l % 6] })));
       this.normal.marks.append(mark);
       return mark;
     });
-    this.layers = layers.map((name, l) => {
+    this.layers = this.labels.map((name, l) => {
       const pane = new Pane(`Contribution of ${name}`, pointed);
       const weight = new Slider({
         name: "weight", help: `Weight of the squared distance of ${name}`, min: 0, max: 3, step: 0.05,
@@ -151,6 +156,7 @@ class Explorer extends MapPage {
     this.patchNames = [el("span"), el("span")];
     const close = el("div", { class: "sk-patches" }, ...this.patches.map((patch, i) => el("figure", {}, patch.canvas, el("figcaption", {}, this.patchNames[i]))));
     this.readout = new Readout();
+    this.readout.node.classList.toggle("angles", unit);
     this.alone = ["shares", "each alone"].map((text, i) =>
       button(text, ["Each layer's share of the map", "Map of each layer searched alone"][i], () => this.put({ alone: i === 1 })));
     const switcher = el("div", { class: "sk-group", role: "group", "aria-label": "layer display" }, ...this.alone);
@@ -161,7 +167,7 @@ class Explorer extends MapPage {
     // export, help and corrections
     this.copy = button("copy as Python", "Copy Python code that reproduces this view", () => this.copyText(this.copy, this.get("as_python")));
     this.help = el("div", { class: "sk-help", hidden: true }, el("p", {}, "Point at the photo, the map or a layer: rings mark the pixel and the normal pixel that explains it. Click to pin the pixel and compare it with others; click it again to unpin it. Click a retrieved normal photo to see which part of the map it explains."),
-      el("dl", {}, ...HELP.flatMap(([keys, text]) => [el("dt", {}, keys), el("dd", {}, text)])));
+      el("dl", {}, ...[...HELP, ...(unit ? [["°", ANGLE]] : [])].flatMap(([keys, text]) => [el("dt", {}, keys), el("dd", {}, text)])));
     this.helper = button("?", "Help and shortcuts  ?", () => this.toggleHelp(), { "aria-label": "help", "aria-expanded": "false" });
     this.corrected = el("span", { class: "sk-remark", role: "status" });
     this.undoing = button("undo", "Undo the last correction", () => this.correct({ kind: "undo" }), { class: "python" });
@@ -175,7 +181,7 @@ class Explorer extends MapPage {
     this.root.append(head, this.problem, this.strip.node, controls,
       el("div", { class: "sk-views" }, this.photo.figure, this.map.figure, this.normal.figure),
       el("div", { class: "sk-row" }, el("span", { class: "sk-heading" }, "Layers"), switcher, this.combining.node, this.weighing.node, this.marks, this.layersRemark),
-      el("div", { class: "sk-below" }, el("div", { class: "sk-layers" }, ...this.layers.map((layer) => layer.pane.figure)), el("div", { class: "sk-why" }, close, this.readout.node)),
+      el("div", { class: "sk-below" }, el("div", { class: "sk-layers", style: `--columns: ${columnsFor(this.layers.length)}` }, ...this.layers.map((layer) => layer.pane.figure)), el("div", { class: "sk-why" }, close, this.readout.node)),
       this.retrieved.head, this.retrieved.strip.node, this.place,
       el("div", { class: "sk-foot" }, this.copy, this.saves.page, this.saves.png, this.helper, this.source), this.text, this.help);
     this.rule.masks = masks;
@@ -392,7 +398,7 @@ class Explorer extends MapPage {
       const map = found ? this.upsample(found.distance, ...found.grid, sigma) : this.upsample(this.matches.grid(this.steps, l), h, w, sigma);
       paintMap(pane.canvas, map, this.table, end);
       this.veil(pane, found && this.marking.checked ? found.agrees : null, "disagree");
-      setText(pane.title, found ? `${name} alone ${SIGNS[l % 3]}` : `${name} share`);
+      setText(pane.title, found ? `${name} alone ${SIGNS[l % 6]}` : `${name} share`);
       pane.canvas.setAttribute("aria-label", found ? `Map of ${name} searched alone` : `Contribution of ${name} to the map`);
       if (found) {
         const agreeing = found.agrees.reduce((a, b) => a + b, 0) / (h * w);
@@ -708,7 +714,7 @@ class Explorer extends MapPage {
   seeAlone(place, found) {
     const { size } = this.shown.photo;
     const cell = cellOf(place, size, found.grid);
-    return { neighbour: found.image[cell], distance: found.distance[cell], place: middleOf(found.place[cell], size, found.grid) };
+    return { neighbour: found.image[cell], distance: found.distance[cell], angle: degrees(found.angles, cell), place: middleOf(found.place[cell], size, found.grid) };
   }
 
   paintProbe() {
@@ -746,12 +752,12 @@ class Explorer extends MapPage {
     this.own.forEach((mark, l) => this.normal.put(mark, own && matches.neighbours[own[l].neighbour][0] === image ? own[l].place : null));
     if (!alone) this.layers.forEach(({ pane }, l) => setText(pane.remark, `${seen.match.distance ? Math.round((100 * seen.match.parts[l]) / seen.match.distance) : 0} % here`));
     const both = pin && hover ? [["pinned", pin], ["hover", hover]] : [[pin ? "pinned" : this.hovered ? "hover" : "probe", seen]];
-    this.readout.show(both, this.about.layers, alone && ((s, l) => this.tellAlone(s, alone[l])));
+    this.readout.show(both, this.labels, alone && ((s, l) => this.tellAlone(s, alone[l])));
   }
 
   tellAlone(seen, found) {
     const own = this.seeAlone(seen.place, found);
-    return `${own.distance.toFixed(3)} · ${found.agrees[seen.cell] ? "same pixel" : `neighbour ${own.neighbour + 1}, (${own.place.join(", ")})`}`;
+    return `${own.distance.toFixed(3)}${tellAngle(own.angle)} · ${found.agrees[seen.cell] ? "same pixel" : `neighbour ${own.neighbour + 1}, (${own.place.join(", ")})`}`;
   }
 }
 

@@ -16,6 +16,7 @@ export class Matches {
     this.place = numbers(pack.place, Uint32Array);
     this.distance = numbers(pack.distance, Float32Array);
     this.parts = numbers(pack.parts, Uint16Array);
+    this.angles = pack.angles && numbers(pack.angles, Uint16Array);
     this.first = new Uint32Array(counts.length + 1);
     for (let i = 0; i < counts.length; i++) this.first[i + 1] = this.first[i] + counts[i];
   }
@@ -42,10 +43,11 @@ export class Matches {
     return grid;
   }
 
-  /** One breakpoint: neighbour, matched cell, distance, and each layer's share of it. */
+  /** One breakpoint: neighbour, matched cell, distance, and each layer's share of it and angle. */
   describe(step) {
     const parts = this.layers.map((_, l) => (this.distance[step] * this.parts[l * this.k.length + step]) / 65535);
-    return { neighbour: this.image[step], there: this.place[step], distance: this.distance[step], parts };
+    const angles = this.layers.map((_, l) => degrees(this.angles, l * this.k.length + step));
+    return { neighbour: this.image[step], there: this.place[step], distance: this.distance[step], parts, angles };
   }
 }
 
@@ -67,13 +69,17 @@ export class Cells {
 }
 
 /** The matches of a layer alone, by cell of its own grid. */
-export const decodeAlone = ({ grid, distance, image, place, agrees }) => ({
+export const decodeAlone = ({ grid, distance, image, place, agrees, angles }) => ({
   grid,
   distance: numbers(distance, Float32Array),
   image: numbers(image, Uint16Array),
   place: numbers(place, Uint32Array),
   agrees: bytes(agrees), // by cell of the finest grid
+  angles: angles && numbers(angles, Uint16Array),
 });
+
+/** An angle, sent in hundredths of a degree; null if it is unknown. */
+export const degrees = (angles, at) => (!angles || angles[at] === 65535 ? null : angles[at] / 100);
 
 /** The cell of a grid (h w) that contains a pixel of the map (H W). */
 export const cellOf = ([row, col], [H, W], [h, w]) => Math.floor((row * h) / H) * w + Math.floor((col * w) / W);

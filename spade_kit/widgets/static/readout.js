@@ -3,11 +3,13 @@
 import { el, setText } from "./dom.js";
 
 const percent = (part, whole) => (whole > 0 ? Math.round((100 * part) / whole) : 0);
+/** The angle between two vectors of length 1, if it is known. */
+export const tellAngle = (angle, sign = " · ") => (angle === null ? "" : `${sign}${Math.round(angle)}°`);
 const pair = ([row, col]) => `(${row}, ${col})`;
 
-/** @param {object} seen place and match: {image, neighbour, place, distance, parts} */
+/** @param {object} seen place and match: {image, neighbour, place, distance, parts, angles} */
 export function sentence({ place, match }, layers) {
-  const parts = layers.map((name, l) => `${name} ${percent(match.parts[l], match.distance)} %`).join(", ");
+  const parts = layers.map((name, l) => `${name} ${percent(match.parts[l], match.distance)} %${tellAngle(match.angles[l], " at ")}`).join(", ");
   return `${pair(place)} → normal ${match.image}, neighbour ${match.neighbour + 1}, ${pair(match.place)}, distance ${match.distance.toFixed(3)}: ${parts}`;
 }
 
@@ -29,7 +31,7 @@ export class Readout {
       ["map value", (s) => s.map.toFixed(3)],
       ...(seen[0][1].excess === null ? [] : [["excess", (s) => s.excess.toFixed(3)]]),
       ["distance", (s) => s.match.distance.toFixed(3)],
-      ...layers.map((name, l) => [name, (s) => `${s.match.parts[l].toFixed(3)} · ${percent(s.match.parts[l], s.match.distance)} %`]),
+      ...layers.map((name, l) => [name, (s) => `${s.match.parts[l].toFixed(3)} · ${percent(s.match.parts[l], s.match.distance)} %${tellAngle(s.match.angles[l])}`]),
       ...(own ? layers.map((name, l) => [`${name} alone`, (s) => own(s, l)]) : []),
     ];
     this.#write([["", ...seen.map(([heading]) => heading)], ...rows.map(([name, cell]) => [name, ...seen.map(([, one]) => cell(one))])]);
