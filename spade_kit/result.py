@@ -15,13 +15,13 @@ from spade_kit._arguments import check_count, warn
 from spade_kit._files import as_text
 from spade_kit.correspondence import Breakpoints, Correspondence, ResultsPerK, match_level, spread
 from spade_kit.datasets.samples import Sample
+from spade_kit.evaluation.regions import find_regions
 from spade_kit.features.backbones import Backbone
 from spade_kit.features.crops import Crop
 from spade_kit.features.pyramid import Pyramid
 from spade_kit.gallery.calibration import Calibration
 from spade_kit.gallery.gallery import Gallery, QueryImage
 from spade_kit.options import Options
-from spade_kit.regions import find_regions
 from spade_kit.retrieval import Neighbours
 from spade_kit.scores import check_threshold, make_map, score_image, share_out, split, take_level
 

@@ -22,7 +22,7 @@ ROOMS = {  # from the ground up: a module may import modules listed before it, i
     "search.shared_grid search.dispatch",
     "features": "features.crops features.folding features.transformers features.levels features.downloads "
     "features.weights features.sources features.backbones backbones features.pyramid",
-    "stages": "retrieval correspondence scores regions",
+    "stages": "retrieval correspondence scores evaluation.regions",
     "gallery": "gallery.gallery gallery.place_level gallery.placement gallery.calibration gallery.recommendation "
     "gallery.checkpoint",
     "result": "result",

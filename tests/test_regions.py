@@ -10,8 +10,8 @@ from hypothesis.extra.numpy import arrays
 
 from spade_kit import figures
 from spade_kit.correspondence import Correspondence
+from spade_kit.evaluation.regions import find_regions
 from spade_kit.features.crops import Crop
-from spade_kit.regions import find_regions
 from spade_kit.retrieval import Neighbours
 
 COLUMNS = [
