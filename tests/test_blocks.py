@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import browsing
 import numpy as np
 import pytest
 import torch
@@ -240,3 +241,29 @@ def test_a_folder_of_results_knows_the_blocks(blocks, some, tmp_path):
     other = SPADE(make_backbone(layers=BLOCKS[1:])).fit(some.train)
     with pytest.raises(ValueError, match=r"layers was 'blocks\.1, blocks\.2, blocks\.4' and is now 'blocks\.2, blocks"):
         evaluate(other, few, folder=tmp_path)
+
+
+# ---- pages -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_page_tells_each_block_by_name_sign_and_angle(browser, many, some, tmp_path):
+    """Up to six signs are distinct; twelve tiles have four columns."""
+    explorer = explore(many, some)
+    explorer.probe, explorer.alone = (20, 40), True
+    explorer.save_html(tmp_path / "page.html")
+    match = explorer.result.match(20, 40)
+    with browsing.open_offline(browser, tmp_path / "page.html") as page:
+        page.locator(".spade-kit[data-shown]").wait_for()
+        rows = dict(row.inner_text().split("\t") for row in page.locator(".sk-readout tbody tr").all())
+        for number, (layer, angle) in enumerate(match.angles.items()):
+            assert rows[f"blocks.{number}"].startswith(f"{match.layers[layer]:.3f} · ")
+            assert float(rows[f"blocks.{number}"].split(" · ")[-1].rstrip("°")) == pytest.approx(angle, abs=0.6)
+            alone = explorer.result.match_alone[layer]
+            expected = find_angles(alone.layer_distance, np.ones(1))[0, 1, 2]
+            assert float(rows[f"blocks.{number} alone"].split(" · ")[1].rstrip("°")) == pytest.approx(expected, abs=0.6)
+        captions = [caption.inner_text() for caption in page.locator(".sk-layers figcaption").all()]
+        assert [caption.split(" ")[0] for caption in captions] == [f"blocks.{number}" for number in range(12)]
+        assert len({caption.splitlines()[-1][0] for caption in captions[:6]}) == 6
+        boxes = [tile.bounding_box() for tile in page.locator(".sk-layers .sk-stage").all()]
+        assert len({round(box["x"]) for box in boxes}) == 4
+        assert len({round(box["y"]) for box in boxes}) == 3  # pictures of a row are aligned

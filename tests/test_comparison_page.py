@@ -418,19 +418,19 @@ def test_every_combination_of_layers_is_offered(notebook, shown):
     assert sorted(offered[4:]) == pairs
 
 
-def test_there_are_at_most_six_views(notebook, shown):
+def test_there_are_at_most_eight_views(notebook, shown):
     add = shown.root.get_by_role("button", name="add view")
-    full = shown.root.get_by_text("At most 6 views fit: remove one first.")
-    for k in (1, 2):
+    full = shown.root.get_by_text("At most 8 views fit: remove one first.")
+    for k in (1, 2, 3, 4):
         assert not full.is_visible()
         shown.ask_for("", K=f"{k}")
         shown.until_named([*NAMES, *(f"all layers, K={used}" for used in range(1, k + 1))])
     assert add.is_disabled()
     assert full.is_visible()
     shown.hover(shown.view(5), 100, 61)
-    assert [shown.ring(stage) for stage in shown.stages.all()] == [(100, 61)] * 7
+    assert [shown.ring(stage) for stage in shown.stages.all()] == [(100, 61)] * 9
     shown.root.get_by_role("button", name="remove view 5").click()
-    shown.until_named([*NAMES, "all layers, K=2"])
+    shown.until_named([*NAMES, *(f"all layers, K={used}" for used in (2, 3, 4))])
     assert add.is_enabled()
     assert not full.is_visible()
 

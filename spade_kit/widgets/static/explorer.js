@@ -398,11 +398,11 @@ class Explorer extends MapPage {
       const map = found ? this.upsample(found.distance, ...found.grid, sigma) : this.upsample(this.matches.grid(this.steps, l), h, w, sigma);
       paintMap(pane.canvas, map, this.table, end);
       this.veil(pane, found && this.marking.checked ? found.agrees : null, "disagree");
-      setText(pane.title, found ? `${name} alone ${SIGNS[l % 6]}` : `${name} share`);
+      setText(pane.title, found ? `${name} alone` : `${name} share`);
       pane.canvas.setAttribute("aria-label", found ? `Map of ${name} searched alone` : `Contribution of ${name} to the map`);
       if (found) {
         const agreeing = found.agrees.reduce((a, b) => a + b, 0) / (h * w);
-        setText(pane.remark, `${Math.round(100 * agreeing)} % agreement`);
+        setText(pane.remark, `${SIGNS[l % 6]} ${Math.round(100 * agreeing)} % agree`);
       }
     });
     this.alone.forEach((one, i) => one.setAttribute("aria-pressed", this.get("alone") === (i === 1)));
