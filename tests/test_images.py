@@ -2,6 +2,7 @@
 
 import os
 import struct
+import zlib
 from io import BytesIO
 
 import numpy as np
@@ -204,9 +205,10 @@ def test_floats_whose_zero_is_white_are_refused(tmp_path):
         read_image(tmp_path / "grey.tif")
 
 
+@pytest.mark.parametrize("alpha", [0, 1, 128, 254])
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
-def test_an_alpha_channel_of_zero_everywhere_is_ignored_with_a_warning(tmp_path, kind):
-    clear = np.dstack([PICTURE, np.zeros(PICTURE.shape[:2], np.uint8)])
+def test_an_alpha_channel_of_one_value_is_ignored_with_a_warning(tmp_path, kind, alpha):
+    clear = np.dstack([PICTURE, np.full(PICTURE.shape[:2], alpha, np.uint8)])
     Image.fromarray(clear).save(
         tmp_path / "clear", kind, **LOSSLESS[kind] | ({"exact": True} if kind == "WEBP" else {})
     )
@@ -358,6 +360,15 @@ def bomb() -> bytes:
     return bytes(good)
 
 
+def without_palette() -> bytes:
+    """A PNG of indices of colours that it does not hold."""
+    stream = BytesIO()
+    Image.fromarray(PICTURE[..., 0]).convert("P").save(stream, "PNG")
+    whole = stream.getvalue()
+    start = whole.find(b"PLTE") - 4
+    return whole[:start] + whole[start + 12 + int.from_bytes(whole[start : start + 4], "big") :]
+
+
 def with_text() -> bytes:
     """A PNG with 2 MB of text, such as the recipe of an image generator."""
     text = PngImagePlugin.PngInfo()
@@ -374,6 +385,46 @@ def with_profile() -> bytes:
     return stream.getvalue()
 
 
+def png_of(pixels: bytes, *, size: tuple[int, int], bits: int, colour: int, interlaced: bool = False) -> bytes:
+    """A PNG of (rows, columns) with these filtered pixels, whole as a stream, whether they are all or not."""
+    head = struct.pack(">IIBBBBB", *size[::-1], bits, colour, 0, 0, interlaced)
+    palette = chunk(b"PLTE", bytes(range(9))) if colour == 3 else b""
+    pixels = chunk(b"IDAT", zlib.compress(pixels))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + palette + pixels + chunk(b"IEND", b"")
+
+
+@given(
+    size=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    kind=st.sampled_from(
+        [(0, 1, 1), (0, 2, 1), (0, 8, 1), (0, 16, 1), (2, 8, 3), (2, 16, 3), (3, 1, 1), (4, 8, 2), (6, 8, 4)]
+    ),
+    interlaced=st.booleans(),
+    missing=st.integers(0, 3),
+)
+@pytest.mark.filterwarnings("ignore:An image has more than 8 bits", "ignore:.* is transparent everywhere")
+def test_a_png_with_too_few_pixels_is_refused_and_a_black_one_is_read(
+    tmp_path_factory, size, kind, interlaced, missing
+):
+    path = tmp_path_factory.getbasetemp() / "rows.png"
+    (height, width), (colour, bits, channels) = size, kind
+    if interlaced:  # in each square of 8 x 8, the pass of each pixel, as the standard draws it
+        table = ["16462646", "77777777", "56565656", "77777777", "36463646", "77777777", "56565656", "77777777"]
+        square = np.array([list(map(int, row)) for row in table])
+        whole = np.tile(square, (3, 3))[:height, :width]
+        lines = [int((row == number).sum()) for number in range(1, 8) for row in whole if (row == number).any()]
+    else:
+        lines = [width] * height
+    pixels = b"".join(bytes(1 + (columns * bits * channels + 7) // 8) for columns in lines)
+    path.write_bytes(
+        png_of(pixels[: len(pixels) - missing], size=size, bits=bits, colour=colour, interlaced=interlaced)
+    )
+    if not missing:
+        assert read_image(path).shape == (*size, 3)
+        return
+    with pytest.raises(UnreadablePhotoError, match=r"rows\.png as an image: .*truncated.*\. Remove or replace it\."):
+        read_image(path)
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [
@@ -381,6 +432,7 @@ def with_profile() -> bytes:
         (b"no picture at all", "its format is none of PNG, JPEG, BMP, TIFF, WEBP, GIF"),
         (encode("png")[:300], "Truncated|truncated|broken"),
         (encode("jpeg")[:-100], "truncated"),
+        (without_palette(), r"its palette is missing\. Remove or replace it\."),
         (bomb(), r"it claims more than 179 megapixels, the limit of Pillow\. .*PIL\.Image\.MAX_IMAGE_PIXELS = "),
         (with_profile(), "it contains text or a colour profile of more than 1 MB"),
         (
@@ -388,7 +440,7 @@ def with_profile() -> bytes:
             r"it contains text or .* of more than 1 MB .*raise PIL\.PngImagePlugin\.MAX_TEXT_CHUNK\.",
         ),
     ],
-    ids=["empty", "text", "half a png", "most of a jpeg", "bomb", "large profile", "much text"],
+    ids=["empty", "text", "half a png", "most of a jpeg", "no palette", "bomb", "large profile", "much text"],
 )
 def test_what_cannot_be_read_is_named_with_the_reason(tmp_path, content, why):
     path = tmp_path / "photo.png"

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
+from zlib import decompressobj
 
 import numpy as np
 import simplejpeg
@@ -26,6 +27,16 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _HEAD_CHUNKS = {b"IHDR", b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"IEND"}  # what gives the size and orientation of a PNG
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a PNG, by its type of colour
+_ADAM7 = (
+    (0, 0, 8, 8),
+    (0, 4, 8, 8),
+    (4, 0, 8, 4),
+    (0, 2, 4, 4),
+    (2, 0, 4, 2),
+    (0, 1, 2, 2),
+    (1, 0, 2, 1),
+)  # interlaced
 _WIDTH, _HEIGHT, _BITS, _MEANING, _ORIENTATION, _PLANES, _KIND = 256, 257, 258, 262, 274, 284, 339  # tags of EXIF, TIFF
 _WHITE_IS_0, _UNSIGNED, _SIGNED = 0, 1, 2  # values of _MEANING and _KIND
 _TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE",
@@ -124,6 +135,8 @@ def decode(
         picture = Image.open(BytesIO(content), formats=FORMATS)
         low = _open_low_bytes(content, picture)
         picture.load()
+        _check_palette(picture)
+        _check_rows(content, picture)
         complaints = [*_check_metadata(picture), *_check_jpeg(content, picture)]
         upright = turn_upright(picture)
         deep = deep_values(picture, upright)
@@ -145,6 +158,34 @@ def decode(
     if upright.mode == "RGBA":
         narrowed.putalpha(upright.getchannel("A"))
     return narrowed
+
+
+def _check_palette(picture: Image.Image) -> None:
+    """Raise OSError for a loaded image whose pixels are indices of a palette that is missing."""
+    if picture.mode in ("P", "PA") and picture.palette is None:
+        raise OSError("its palette is missing")
+
+
+def _check_rows(content: bytes, picture: Image.Image) -> None:
+    """Raise OSError if the compressed pixels of a PNG are whole, but too few; Pillow leaves the rest 0.
+
+    Only then is the last row 0, unless the rows are interlaced; to decompress again takes half as long as to read.
+    """
+    if picture.format != "PNG":
+        return
+    width, height, bits, colour, interlaced = struct.unpack_from(">IIBBxxB", content, 16)
+    if not interlaced and np.array(picture.crop((0, height - 1, width, height))).any():
+        return
+    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+    sizes = [(len(range(top, height, down)), len(range(left, width, right))) for top, left, down, right in passes]
+    needed = sum(rows * (1 + -(-columns * bits * _CHANNELS[colour] // 8)) for rows, columns in sizes if columns)
+    pixels, place = [], len(_PNG)
+    while place + 8 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, place)
+        pixels += [content[place + 8 : place + 8 + length]] if kind == b"IDAT" else []
+        place += length + 12
+    if len(decompressobj().decompress(b"".join(pixels), needed)) < needed:
+        raise OSError("image file is truncated: its last rows are missing")
 
 
 def _count_frames(picture: Image.Image) -> int:

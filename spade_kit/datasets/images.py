@@ -66,9 +66,9 @@ _FEW, _NOISE = 4, 32  # so many grey levels are labels, unless they are that clo
 def read_image(path: Path | str) -> UInt8[np.ndarray, "H W 3"]:
     """Read an image as RGB, rotated upright according to its EXIF orientation.
 
-    Transparent pixels become white, unless all are transparent; an animation yields its first frame. More than 8 bits
-    per channel are scaled from the image's own range to 0..255. A warning reports that, and what its decoder complains
-    about.
+    Transparent pixels become white, unless all are equally transparent; an animation yields its first frame. More than
+    8 bits per channel are scaled from the image's own range to 0..255. A warning reports that, and what its decoder
+    complains about.
 
     Raises
     ------
@@ -193,7 +193,8 @@ def as_rgb(picture: Image.Image, name: Path | str) -> UInt8[np.ndarray, "H W 3"]
         )
     if upright.has_transparency_data:
         upright = upright.convert("RGBA")
-        if upright.getchannel("A").getextrema()[1] == 0:
+        least, most = upright.getchannel("A").getextrema()
+        if least == most < 255:  # it cuts nothing out
             warn(f"{as_text(name)} is transparent everywhere. Its alpha channel is ignored.")
         else:
             upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
