@@ -3,6 +3,7 @@
 import os
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from deep_images import chunk, deep_png, deep_tiff
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageFile, PngImagePlugin
 
 from spade_kit.datasets.images import (
     UnreadablePhotoError,
@@ -383,6 +384,21 @@ def with_profile() -> bytes:
     stream = BytesIO()
     Image.fromarray(PICTURE).save(stream, "PNG", icc_profile=bytes(2_000_000))
     return stream.getvalue()
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_a_cut_file_is_refused_whatever_pillow_is_set_to(tmp_path, monkeypatch, name):
+    """The setting stays what it was, and whole files are read as ever."""
+    whole = encode(name)
+    (tmp_path / "whole").write_bytes(whole)
+    (tmp_path / "cut").write_bytes(whole[: int(len(whole) * 0.6)])
+    expected = read_image(tmp_path / "whole")
+    monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)
+    with ThreadPoolExecutor(4) as pool:
+        assert all((read == expected).all() for read in pool.map(read_image, [tmp_path / "whole"] * 40))
+    with pytest.raises(UnreadablePhotoError, match="cut as an image"):
+        read_image(tmp_path / "cut")
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 def png_of(pixels: bytes, *, size: tuple[int, int], bits: int, colour: int, interlaced: bool = False) -> bytes:

@@ -11,13 +11,14 @@ from bisect import bisect_left
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 from typing import IO, Any
 from zlib import decompressobj
 
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from spade_kit._arguments import warn
 from spade_kit._files import as_text
@@ -120,6 +121,28 @@ def scale(values: np.ndarray) -> UInt8[np.ndarray, "*shape"]:
     return ((values.astype(np.float64) - low) * (255 / max(high - low, 1e-300))).round().astype(np.uint8)
 
 
+class _RefuseCutFiles:
+    """Pillow's process-wide setting that fills up cut files, off while any thread is inside."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = Lock(), 0, False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                ImageFile.LOAD_TRUNCATED_IMAGES = self._before
+
+
+_refuse_cut_files = _RefuseCutFiles()
+
+
 def decode(
     content: bytes, name: Path | str, narrow: Callable[[np.ndarray], UInt8[np.ndarray, "*shape"]] = scale
 ) -> Image.Image:
@@ -128,20 +151,21 @@ def decode(
     ``narrow`` brings more than 8 bits to 8. Raises like `read_image`.
     """
     try:
-        with Image.open(BytesIO(content), formats=FORMATS) as picture:
-            frames = _count_frames(picture)
-            if picture.format == "PNG":
-                picture.verify()  # checksums, which loading does not check
-        picture = Image.open(BytesIO(content), formats=FORMATS)
-        low = _open_low_bytes(content, picture)
-        picture.load()
-        _check_palette(picture)
-        _check_rows(content, picture)
-        complaints = [*_check_metadata(picture), *_check_jpeg(content, picture)]
-        upright = turn_upright(picture)
-        deep = deep_values(picture, upright)
-        if low is not None:
-            values = np.array(upright, np.uint16) << 8 | np.array(turn_upright(low), np.uint16)
+        with _refuse_cut_files:
+            with Image.open(BytesIO(content), formats=FORMATS) as picture:
+                frames = _count_frames(picture)
+                if picture.format == "PNG":
+                    picture.verify()  # checksums, which loading does not check
+            picture = Image.open(BytesIO(content), formats=FORMATS)
+            low = _open_low_bytes(content, picture)
+            picture.load()
+            _check_palette(picture)
+            _check_rows(content, picture)
+            complaints = [*_check_metadata(picture), *_check_jpeg(content, picture)]
+            upright = turn_upright(picture)
+            deep = deep_values(picture, upright)
+            if low is not None:
+                values = np.array(upright, np.uint16) << 8 | np.array(turn_upright(low), np.uint16)
     except Exception as problem:  # Pillow raises many kinds of exception for damaged files
         raise explain_unreadable(name, content, problem) from problem
     if frames > 1:
