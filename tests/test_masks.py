@@ -135,6 +135,22 @@ def test_several_labels_are_all_defects_after_a_jpeg(read, levels, quality, radi
         assert (reason == "where brighter than half") == (min(levels) >= 192) or 170 < min(levels) < 200
 
 
+@given(levels=st.lists(st.integers(60, 255), min_size=1, max_size=2), quality=st.integers(30, 95), again=st.booleans())
+def test_the_noise_of_a_webp_marks_nothing_also_if_saved_again(read, levels, quality, again):
+    labels = np.zeros((120, 160), np.uint8)
+    for at, level in enumerate(levels):
+        rows, columns = np.ogrid[:120, :160]
+        labels[(rows - 55) ** 2 + (columns - 40 - 75 * at) ** 2 < 29**2] = level
+    stream = BytesIO()
+    Image.fromarray(labels).save(stream, "WEBP", quality=quality)
+    if again:
+        found, _ = read(Image.open(stream).convert("L"))
+    else:
+        found, _ = read(Image.fromarray(labels), "WEBP", quality=quality)
+    assert found[binary_erosion(labels > 0, iterations=4)].all()
+    assert not found[~binary_dilation(labels > 0, iterations=4)].any()
+
+
 @given(defect=defects(), radius=st.floats(0.5, 3), quality=st.integers(40, 100), kind=st.sampled_from(["JPEG", "PNG"]))
 def test_a_soft_brush_is_cut_at_half_in_any_file(tmp_path_factory, defect, radius, quality, kind):
     sharp = np.pad(np.uint8(defect * 255), 3)

@@ -123,7 +123,21 @@ def _interpret_file(path: Path) -> tuple[Bool[np.ndarray, "H W"], str]:
         return np.array(mask) > 0, "where the palette index is not 0"
     single = len(mask.getbands()) == 1 and mask.mode != "P"
     bands = [np.array(band) for band in mask.convert("L" if single else "RGB").split()]
-    return _cut(np.maximum.reduce(bands), lossy=content.startswith(b"\xff\xd8"))
+    grey = np.maximum.reduce(bands)
+    return _cut(grey, lossy=content.startswith(b"\xff\xd8") or _is_noisy(grey))
+
+
+def _is_noisy(grey: UInt8[np.ndarray, "H W"]) -> bool:
+    """Whether near-black levels go up and down by the pixel, as after lossy compression, also if saved again as PNG.
+
+    Those of labels are even, and those of soft edges only rise.
+    """
+    peaks, faint = 0, np.count_nonzero((grey > 0) & (grey < _NOISE))
+    for lines in (grey, grey.T):
+        before, here, after = lines[:-2], lines[1:-1], lines[2:]
+        peak = (here < _NOISE) & (here > before) & (here > after) & ((before > 0) | (after > 0))
+        peaks += np.count_nonzero(peak)
+    return peaks > max(2, 0.015 * faint) and faint < np.count_nonzero(grey == 0)
 
 
 def _is_grey(mask: Image.Image) -> bool:
@@ -139,7 +153,7 @@ def _cut(grey: UInt8[np.ndarray, "H W"], lossy: bool = False) -> tuple[Bool[np.n
 
     The half is that of the darkest even area: white, or the darkest of several labels.
     Labels are the other reason for several grey levels. Most of their pixels equal their neighbours; on a soft edge,
-    or in the noise of a JPEG, few do.
+    or in the noise of a JPEG or WebP, few do.
     """
     counts = np.bincount(grey.ravel(), minlength=256)
     soft = bool(counts[:64].any() and counts[192:].any())
