@@ -3,6 +3,7 @@
 import hashlib
 import socket
 import threading
+from contextlib import suppress
 from functools import partial
 from types import SimpleNamespace
 
@@ -38,6 +39,7 @@ def connections(monkeypatch):
         return SimpleNamespace(close=lambda: None)
 
     monkeypatch.setattr(socket, "create_connection", connect)
+    monkeypatch.setattr(downloads, "_ask", lambda origin: None)
     return seen
 
 
@@ -71,6 +73,55 @@ def test_a_host_that_does_not_answer_is_not_waited_for(monkeypatch):
     with pytest.raises(ConnectionError, match=r"\(download\.pytorch\.org does not answer\)"):
         load_backbone("resnet18")
     over.set()
+
+
+@pytest.fixture
+def mute():
+    """The address of a host on this machine that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("name", ["resnet18", HUB])
+def test_a_proxy_that_accepts_and_never_answers_is_not_waited_for(monkeypatch, mute, name):
+    monkeypatch.setattr(downloads, "_SILENCE", 0.1)
+    monkeypatch.setattr(downloads, "getproxies", lambda: {"https": f"http://{mute}"})
+    monkeypatch.setenv("https_proxy", f"http://{mute}")
+    with pytest.raises(ConnectionError, match=r"could not be downloaded \(127\.0\.0\.1(:| does not answer)"):
+        load_backbone(name)
+
+
+@pytest.mark.parametrize("on_hub", [False, True])
+def test_a_host_without_tls_is_named_as_the_reason(monkeypatch, on_hub):
+    """A portal answers in plain text."""
+    client = pytest.importorskip("httpx").Client(trust_env=False)
+    monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: client)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            while server.fileno() >= 0:
+                with suppress(OSError), server.accept()[0] as visitor:
+                    visitor.recv(100)
+                    visitor.sendall(b"HTTP/1.1 302 Found\r\nLocation: http://portal.example\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        origin = downloads.Origin(f"https://127.0.0.1:{server.getsockname()[1]}/weights", None, on_hub)
+        with pytest.raises(ConnectionError, match=r"^127\.0\.0\.1: TLS fails with (WRONG_VERSION|RECORD_LAYER)"):
+            downloads._reach(origin)
+
+
+@pytest.mark.parametrize("limit", [None, 3.0])
+def test_a_download_that_stalls_ends(monkeypatch, limit):
+    """The limit for sockets is that of the user before and after."""
+    monkeypatch.setattr(downloads, "_SILENCE", 0.1)
+    monkeypatch.setattr(socket, "getdefaulttimeout", lambda: limit)
+    set_to = []
+    monkeypatch.setattr(socket, "setdefaulttimeout", set_to.append)
+    with pytest.raises(ConnectionError, match=r"could not be downloaded \(stalled\)"):
+        downloads.fetch("resnet18", downloads.Origin(None, None), partial(refuse, TimeoutError("stalled")))
+    assert set_to == [limit or 0.1, limit]
 
 
 @pytest.mark.parametrize(

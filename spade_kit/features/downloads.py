@@ -7,15 +7,19 @@ import re
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.request import Request, getproxies, proxy_bypass, urlopen
 
 import torch
 
-_PATIENCE = 1.5  # s
+_PATIENCE = 1.5  # s: to connect
+_SILENCE = 6.0  # s: from a question to its answer, or between two pieces of a download
 _NO_ENTRY = (401, 403)  # HTTP: log in, and accept the licence
 
 
@@ -74,7 +78,9 @@ def fetch(name: str, origin: Origin, get: Callable[[], Any], values: int = 0) ->
     if not origin.cached and origin.url:
         about = f" (about {4 * values / 1e6:.0f} MB)" if values else ""
         print(f"Downloading the weights of {name!r}{about} from {origin.url}", file=sys.stderr)
+    limit = socket.getdefaulttimeout()
     try:
+        socket.setdefaulttimeout(limit or _SILENCE)  # torch sets none
         return get()
     except Exception as problem:  # every hub raises its own type
         if origin.cached:
@@ -87,6 +93,8 @@ def fetch(name: str, origin: Origin, get: Callable[[], Any], values: int = 0) ->
                 "download the file there and pass weights='model.safetensors'."
             ) from problem
         raise _failed(name, problem) from problem
+    finally:
+        socket.setdefaulttimeout(limit)
 
 
 def _failed(name: str, problem: Exception) -> ConnectionError:
@@ -98,7 +106,7 @@ def _failed(name: str, problem: Exception) -> ConnectionError:
 
 
 def _reach(origin: Origin) -> None:
-    """Connect to the host of a URL, or to the proxy in between; raise ConnectionError after a second and a half."""
+    """Connect to the host of a URL, or to the proxy in between, and ask it; ConnectionError after a few seconds."""
     from huggingface_hub import constants
 
     if origin.on_hub and constants.HF_HUB_OFFLINE:
@@ -108,20 +116,39 @@ def _reach(origin: Origin) -> None:
     if proxy and not proxy_bypass(place.hostname or ""):
         place = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     address = place.hostname, place.port or (443 if place.scheme == "https" else 80)
-    failures = [f"{place.hostname} does not answer"]
+    _within(_PATIENCE, place.hostname, lambda: socket.create_connection(address, _PATIENCE).close())
+    if not place.scheme.startswith("socks"):  # which urllib does not speak
+        _within(_SILENCE, place.hostname, partial(_ask, origin))
 
-    def connect() -> None:
+
+def _within(seconds: float, host: str | None, step: Callable[[], Any]) -> None:
+    """Do a step in a thread, since looking up a name has no time limit of its own; ConnectionError if it fails."""
+    failures = [f"{host} does not answer"]
+
+    def attempt() -> None:
         try:
-            socket.create_connection(address, _PATIENCE).close()
+            step()
             failures.clear()
-        except OSError as problem:
-            failures[:] = [f"{place.hostname}: {problem}"]
+        except Exception as problem:  # each client raises its own type
+            untrusted = re.search(r"\[SSL: (\w+)\]", str(problem))
+            failures[:] = [f"{host}: {f'TLS fails with {untrusted[1]}' if untrusted else problem}"]
 
-    attempt = Thread(target=connect, daemon=True)  # looking up a name has no timeout of its own
-    attempt.start()
-    attempt.join(_PATIENCE)
+    thread = Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(seconds)
     if failures:
         raise ConnectionError(failures[0])
+
+
+def _ask(origin: Origin) -> None:
+    """Ask for the head of a URL with the client that will download it; whatever the host answers, it can be reached."""
+    from huggingface_hub.utils import get_session
+
+    if origin.on_hub:
+        get_session().head(str(origin.url), timeout=_SILENCE)
+        return
+    with suppress(HTTPError):
+        urlopen(Request(str(origin.url), method="HEAD"), timeout=_SILENCE).close()
 
 
 def _check_hash(name: str, file: Path) -> None:
