@@ -306,6 +306,7 @@ class SPADE:
         images
             Samples, paths, PIL images or (H, W, 3) uint8 arrays, all normal.
         """
+        self.backbone = self.backbone.renewed()
         self._replace(build_gallery(as_list(images), self.backbone))
         self._warn_about_training_images()
         if told := self.gallery.squashed:
@@ -336,6 +337,7 @@ class SPADE:
         gallery, photos = self.gallery, as_list(images)
         if not photos:
             raise ValueError("add needs at least one normal image; got none.")
+        self.backbone.check_unchanged()
         more = build_gallery(photos, self.backbone, why, gallery.cropping)
         with _correcting:
             self._replace(self.gallery.take(np.arange(len(self)), more))

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from spade_kit import SPADE, load_backbone
+from spade_kit.gallery import checkpoint
 from spade_kit.search.layout import SimdLayout
 
 
@@ -144,6 +145,41 @@ def test_a_folder_of_format_1_loads(fitted, scratched, tmp_path):
     (tmp_path / "spade.json").write_text(json.dumps(old | {"precision": "float16"}))
     with pytest.raises(ValueError, match=r"holds features as float16, which .* no longer supported\. Fit again"):
         SPADE.load(tmp_path)
+
+
+def test_a_custom_module_that_changed_after_the_fit_is_refused(demo, scratched, tmp_path):
+    own = {"layers": ("early", "middle", "late"), "pooled": "late", "resize": 72, "crop": 64}
+    module = TinyNet()
+    backbone = load_backbone(module, **own)
+    spade = SPADE(backbone).fit(demo.train[:3])
+    spade.save(tmp_path)
+    torch.nn.init.constant_(module.stem.bias, 3.0)
+    changed = r"TinyNet must have the weights of the fit; got others\. Fit again, or restore them\."
+    for call in (lambda: spade.add(demo.train[3]), lambda: spade.save(tmp_path)):
+        with pytest.raises(ValueError, match=changed):
+            call()
+    with pytest.raises(ValueError, match=r"was fitted with TinyNet, weights .*; got TinyNet, weights .*"):
+        SPADE.load(tmp_path, backbone)
+    again = spade.with_options().fit(demo.train[:3]).add(demo.train[3])
+    again.save(tmp_path)
+    same(SPADE.load(tmp_path, backbone), again, scratched)
+
+
+def test_a_save_by_another_thread_while_loading_is_read_instead(fitted, scratched, tmp_path, monkeypatch):
+    """The old file vanishes between the manifest and the features."""
+    fitted.save(tmp_path)
+    newer = fitted.with_options(k=3)
+    read, saves = checkpoint._find_backbone, iter([True, True, False])
+
+    def save_meanwhile(*given):
+        if next(saves, False):
+            newer.save(tmp_path)
+        return read(*given)
+
+    monkeypatch.setattr(checkpoint, "_find_backbone", save_meanwhile)
+    loaded = SPADE.load(tmp_path)
+    assert loaded.options == newer.options
+    same(loaded, newer, scratched)
 
 
 def test_several_shards_are_one_gallery(demo, scratched, tmp_path):
@@ -295,7 +331,7 @@ def test_invalid_folders_raise_a_clear_error(fitted, tmp_path):
     for wrong, said in [
         (
             {"format": 99, "spade_kit": "9.0"},
-            r"format of .* must be 1 or 2; got 99, written by spade_kit 9\.0",
+            r"format of .* must be the number 1 or 2; got 99, written by spade_kit 9\.0",
         ),
         ({"normals": record["normals"][1:]}, "damaged or incomplete .*8 pictures for 7 images"),
         ({"shapes": record["shapes"][:2]}, "damaged or incomplete"),
@@ -415,6 +451,9 @@ def test_any_entry_of_a_forged_manifest_is_refused_or_harmless(saved, data):
     ({"shards": ["/etc/passwd"]}, "plain names of safetensors files; got '/etc/passwd'"),
     ({"shards": ["pipe.safetensors"]}, r"pipe\.safetensors is damaged or incomplete \(there is no such file\)"),
     ({"shards": []}, "damaged or incomplete"),
+    ({"shards": ["a.safetensors"] * 2}, "shards must be at most 99 different files; got 2"),
+    ({"shards": [f"{at}.safetensors" for at in range(100)]}, "at most 99 different files; got 100"),
+    ({"format": "2"}, r"must be the number 1 or 2; got '2', written by"),
     ({"layers": ["layer1"] * 3}, "a shape for each of its layers"),
     ({"shapes": [[24, 2**40, 1]] * 3}, "a shape must have 3 sides of at most 65536"),
 ])  # fmt: skip

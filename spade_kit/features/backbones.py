@@ -117,10 +117,22 @@ class Backbone:
     @cached_property
     def sha256(self) -> str:
         """The hash of all weights, in order, so that results can be traced to them."""
+        return self._hash()
+
+    def _hash(self) -> str:
         whole = hashlib.sha256()
         for value in self.module.state_dict().values():
             whole.update(value.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return whole.hexdigest()
+
+    def renewed(self) -> Backbone:
+        """With another hash, if the weights of a custom module changed since the first one; else itself."""
+        return self if self.recipe is not None or self._hash() == self.sha256 else replace(self)
+
+    def check_unchanged(self) -> None:
+        """Refuse a custom module whose weights changed: new features would not compare with old ones."""
+        if self.renewed() is not self:
+            raise ValueError(f"{self.name} must have the weights of the fit; got others. Fit again, or restore them.")
 
     @cached_property
     def _folded(self) -> nn.Module:

@@ -58,6 +58,8 @@ _SETTINGS = ("backbone", "options", "layers", "shapes", "choices")  # what the c
 _MOST = {"k": 2**31, "kappa": MOST_KAPPA, "radius": 2**31, "sigma": MOST_SIGMA}  # beyond, a prediction would never end
 _READ_UP_TO = 2**30  # bytes: larger files are mapped
 _LARGEST_SIDE = 2**16  # of a level and of a photo
+_SAVES = 9  # that replace a file while it is read
+_MOST_SHARDS = 99
 _LONGEST = 200  # characters of a reason
 
 
@@ -77,6 +79,7 @@ def save_gallery(folder: Path, gallery: Gallery, backbone: Backbone, options: Op
     At any moment, all files that the manifest lists are complete.
     """
     check_is_no_file(folder, "A SPADE is saved")
+    backbone.check_unchanged()
     if isinstance(gallery.pixels, Layout):
         gallery.pixels.verify(np.arange(len(gallery)))
     before = set(folder.glob(_DATA))
@@ -127,9 +130,23 @@ def load_gallery(folder: Path, backbone: str | Backbone | None, device: str | to
     """Read a folder written by `save_gallery`; features are checked when first needed.
 
     Those of a large gallery stay in the file: while it is in use, the file must not be cut or changed in place, which
-    would end the process or change results. `save_gallery` never does: it writes a new file.
+    would end the process or change results. `save_gallery` never does: it writes a new file. If one is saved meanwhile,
+    that is read instead.
     """
     manifest = _read_manifest(folder)
+    for _ in range(_SAVES):
+        try:
+            return _load(folder, manifest, backbone, device)
+        except ValueError:
+            before, manifest = manifest, _read_manifest(folder)
+            if manifest["shards"] == before["shards"]:
+                raise
+    return _load(folder, manifest, backbone, device)
+
+
+def _load(
+    folder: Path, manifest: dict[str, Any], backbone: str | Backbone | None, device: str | torch.device | None
+) -> Stored:
     options = _read_options(folder, manifest["options"])
     network = _find_backbone(folder, manifest["backbone"], backbone, device)
     file = folder
@@ -197,7 +214,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{as_text(file)} is damaged ({problem}). Fit again, or restore a copy.") from problem
     if found not in _READ:
         raise ValueError(
-            f"The format of {as_text(folder)} must be {_READ[0]} or {_READ[1]}; got {found}, written by "
+            f"The format of {as_text(folder)} must be the number {_READ[0]} or {_READ[1]}; got {found!r}, written by "
             f"spade_kit {manifest.get('spade_kit')}. Load it with that version, or fit again."
         )
     if manifest.get("precision", "float32") != "float32":
@@ -227,6 +244,8 @@ def _check_parts(manifest: dict[str, Any]) -> None:
     for name in manifest["shards"]:
         if not re.fullmatch(r"[\w-]+\.safetensors", name):
             raise ValueError(f"shards must be plain names of safetensors files; got {name!r}")
+    if not len({*manifest["shards"]}) == len(manifest["shards"]) <= _MOST_SHARDS:
+        raise ValueError(f"shards must be at most {_MOST_SHARDS} different files; got {len(manifest['shards'])}")
     wrong = [name for name, value in (recipe or {}).items() if not isinstance(value, _RECIPE[name])]
     if recipe is not None and ("name" not in recipe or not all(isinstance(x, str) for x in recipe.get("layers") or ())):
         wrong.append("layers")
@@ -273,7 +292,7 @@ def _find_backbone(
                 f"{as_text(folder)} was fitted with {wanted['name']}; its weights are not on this machine and will be "
                 "downloaded."
             )
-        backbone = load_backbone(**recipe) if given is None else load_backbone(given)
+        backbone = load_backbone(**recipe) if given is None else load_backbone(given).renewed()
     except ValueError as problem:
         raise ValueError(f"The backbone of {as_text(folder)} cannot be loaded. {problem}") from problem
     backbone = backbone if device is None else backbone.to(device)
