@@ -26,7 +26,15 @@ from spade_kit._files import (
     write_whole,
 )
 from spade_kit._progress import track
-from spade_kit.datasets.images import FORMATS, RESULTS, UNSUPPORTED, find_locked, list_once, pictures_below
+from spade_kit.datasets.images import (
+    FORMATS,
+    RESULTS,
+    UNSUPPORTED,
+    find_locked,
+    holds_picture,
+    list_once,
+    pictures_below,
+)
 from spade_kit.datasets.layouts import check_folder, count, name_some
 from spade_kit.datasets.pairing import pair
 from spade_kit.datasets.samples import explain_memory
@@ -129,9 +137,12 @@ def _list_photos(folder: Path) -> list[Path]:
         )
     if masks := sorted({*found} - {*photos}):
         warn(f"{count(masks, 'mask')} not judged: {name_some(masks)}. If they are images, change their names.")
-    others = [path for listing in listed.values() for path in listing.others if path.suffix.lower() in UNSUPPORTED]
+    rest = [path for listing in listed.values() for path in listing.others]
+    others = [path for path in rest if path.suffix.lower() in UNSUPPORTED]
     if others:
         warn(f"{count(others, 'image')} of unsupported formats not judged: {name_some(others)}. Convert them to PNG.")
+    if unnamed := [path for path in rest if path not in others and holds_picture(path)]:
+        warn(f"{count(unnamed, 'image')} with an unknown extension not judged: {name_some(unnamed)}. Rename them.")
     return [photo.relative_to(folder) for photo in photos]
 
 

@@ -216,6 +216,17 @@ def test_images_of_unsupported_formats_are_named(spade, line, tmp_path):
         assert spade.predict_folder(line, tmp_path / "out", fpr=0.2)["path"].tolist() == NAMES
 
 
+def test_images_whose_names_do_not_say_so_are_named(spade, line, tmp_path):
+    """Other files are not."""
+    whole = (line / NAMES[0]).read_bytes()
+    for name in ("b.png.bak", "c", "d.jpeg_large"):
+        (line / "monday" / name).write_bytes(whole)
+    (line / "monday/notes.txt").write_text("BM: II* GIF")
+    told = r"3 images with an unknown extension not judged: monday/b\.png\.bak, monday/c, monday/d\.jpeg_large\. Rename"
+    with pytest.warns(UserWarning, match=told):
+        assert spade.predict_folder(line, tmp_path / "out", fpr=0.2)["path"].tolist() == NAMES
+
+
 def test_a_fitted_photo_is_judged_against_the_others(spade, demo, tmp_path):
     (tmp_path / "line").mkdir()
     shutil.copy(demo.train[3].path, tmp_path / "line")

@@ -723,3 +723,10 @@ def test_damaged_files_never_stop_a_fit(demo, tmp_path):
     with pytest.warns(UserWarning, match=r"of 123 images\. Cannot read .* as an image"):
         spade = SPADE(k=1).fit([*paths, *demo.train[6:9]])
     assert 3 <= len(spade) < 123 - 40  # every third file was cut
+
+
+@pytest.mark.parametrize(("head", "twice"), [("path,label,label,split", "label"), ("Path,path,label,split", "path")])
+def test_a_table_with_two_columns_of_one_name_is_refused(tmp_path, head, twice):
+    (tmp_path / "table.csv").write_text(f"{head}\na.png,good,bad,test\n")
+    with pytest.raises(ValueError, match=rf"table\.csv must name each column once; got {twice} again\. Rename one"):
+        load_dataset(tmp_path / "table.csv")

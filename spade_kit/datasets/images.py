@@ -136,8 +136,8 @@ def _is_noisy(grey: UInt8[np.ndarray, "H W"]) -> bool:
     for lines in (grey, grey.T):
         before, here, after = lines[:-2], lines[1:-1], lines[2:]
         peak = (here < _NOISE) & (here > before) & (here > after) & ((before > 0) | (after > 0))
-        peaks += np.count_nonzero(peak)
-    return peaks > max(2, 0.015 * faint) and faint < np.count_nonzero(grey == 0)
+        peaks += int(np.count_nonzero(peak))
+    return bool(peaks > max(2, 0.015 * faint) and faint < np.count_nonzero(grey == 0))
 
 
 def _is_grey(mask: Image.Image) -> bool:
@@ -208,7 +208,7 @@ def as_rgb(picture: Image.Image, name: Path | str) -> UInt8[np.ndarray, "H W 3"]
     if upright.has_transparency_data:
         upright = upright.convert("RGBA")
         least, most = upright.getchannel("A").getextrema()
-        if least == most < 255:  # it cuts nothing out
+        if least == most != 255:  # it cuts nothing out
             warn(f"{as_text(name)} is transparent everywhere. Its alpha channel is ignored.")
         else:
             upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
@@ -326,6 +326,14 @@ def pictures_below(folder: Path) -> list[Path]:
 def is_picture(path: Path) -> bool:
     """Whether a file has an image extension; names that begin with a dot are system files."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def holds_picture(path: Path) -> bool:
+    """Whether a file has the head of an image, whatever its name."""
+    try:
+        return bool(read_head(path))
+    except (OSError, UnreadablePhotoError):
+        return False
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

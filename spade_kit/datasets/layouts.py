@@ -32,6 +32,7 @@ from spade_kit.datasets.samples import Sample
 ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
 VISA_SPLIT = Path("split_csv", "1cls.csv")
 _NAMED = 3  # at most this many files are named in a remark
+_COLUMNS = ("path", "label", "mask", "split")
 _LISTED = 10  # at most this many folders
 
 
@@ -282,7 +283,7 @@ def _read_csv(path: Path) -> Found:
     remarks, table = [], printable(path.name)
     rows = list(_read_table(path, ("path",)))
     columns = set(rows[0] if rows else ()) - {""}
-    if unknown := sorted(columns - {"path", "label", "mask", "split"}):
+    if unknown := sorted(columns - {*_COLUMNS}):
         told = f"{table} has unknown columns {', '.join(unknown)}; known columns are path, label, mask and split"
         if not columns & {"label", "split"}:
             raise ValueError(f"{told}. Rename them.")
@@ -376,6 +377,10 @@ def _read_table(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
         raise ValueError(f"{as_text(path)} is not UTF-8 text. Save it as CSV in UTF-8.") from problem
     except csv.Error as problem:
         raise ValueError(f"{as_text(path)} is not a CSV table: {problem}. Check its quotes.") from problem
+    if twice := sorted(name for name in {*columns, *_COLUMNS} if names.count(name) > 1):
+        raise ValueError(
+            f"{as_text(path)} must name each column once; got {', '.join(twice)} again. Rename one of them."
+        )
     if not set(columns) <= set(names):
         raise ValueError(
             f"The first line of {as_text(path)} must name the columns {', '.join(columns)}, separated by commas, "
