@@ -292,6 +292,23 @@ def write_whole(path: Path, content: bytes) -> None:
     explain_failure(path, write)
 
 
+def as_folder(name: str, given: str | os.PathLike[str]) -> Path:
+    """The path of a folder, which need not exist."""
+    if not isinstance(given, (str, os.PathLike)):
+        raise ValueError(f"{name} must be the path of a folder; got {given!r}.")
+    return Path(given).expanduser()
+
+
+@contextmanager
+def explain_reading(path: Path, what: str) -> Iterator[None]:
+    """Say in a sentence what the system does not let us read; the error keeps its type, such as PermissionError."""
+    try:
+        yield
+    except OSError as problem:
+        reason = f"{as_text(path)} as {what}: {problem.strerror or problem}"
+        raise type(problem)(f"Cannot read {reason}. Check that it can be read.") from problem
+
+
 def explain_failure(path: Path, write: Callable[[], Any]) -> Any:
     """Call ``write``; if it fails, say what remains intact."""
     try:

@@ -18,6 +18,7 @@ from spade_kit._files import (
     Item,
     Row,
     RunFolder,
+    as_folder,
     as_text,
     check_is_no_file,
     encode_png,
@@ -54,10 +55,7 @@ def predict_folder(
     spade: Any, folder: str | Path, out: str | Path, fpr: float | None = None, *, maps: bool = True
 ) -> pandas.DataFrame:
     """See `SPADE.predict_folder`; ``spade`` is a SPADE, which imports this module."""
-    for name, given in (("folder", folder), ("out", out)):
-        if not isinstance(given, (str, Path)):
-            raise ValueError(f"{name} must be the path of a folder; got {given!r}.")
-    folder, out = check_folder(folder), Path(out).expanduser()
+    folder, out = check_folder(as_folder("folder", folder)), as_folder("out", out)
     check_is_no_file(out)
     photos = _list_photos(folder)
     normals = len(spade.gallery.distinct)

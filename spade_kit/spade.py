@@ -20,6 +20,7 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from spade_kit._arguments import check_attribute, check_count, cut_count, suggest, warn
+from spade_kit._files import as_folder
 from spade_kit.batch import predict_folder
 from spade_kit.correspondence import warn_about_clipping
 from spade_kit.datasets.samples import GOOD, Photo, Sample, as_array, as_list, name_of
@@ -377,7 +378,7 @@ class SPADE:
             If it cannot be written; an older save stays intact.
         """
         rows = self.choices.itertuples(name=None)
-        save_gallery(Path(folder).expanduser(), self.gallery, self.backbone, self.options, list(rows))
+        save_gallery(as_folder("folder", folder), self.gallery, self.backbone, self.options, list(rows))
 
     @classmethod
     def load(
@@ -399,7 +400,7 @@ class SPADE:
         FileNotFoundError, ValueError
             If the folder holds no saved SPADE, or one that is damaged or from another backbone or version.
         """
-        stored = load_gallery(Path(folder).expanduser(), backbone, device)
+        stored = load_gallery(as_folder("folder", folder), backbone, device)
         spade = cls(stored.backbone).under(stored.options).with_gallery(stored.gallery)
         spade._choices = _tabulate(stored.choices)
         spade._undecided = frozenset({*UNDECIDED, "k"}) & {option for option, *_ in stored.choices}

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spade_kit import SPADE, Report, Sample, draw_hardest, draw_result, evaluate
+from spade_kit import SPADE, Report, Sample, draw_hardest, draw_result, evaluate, load_backbone, load_dataset
 from spade_kit._files import (
     Item,
     RunFolder,
@@ -27,6 +27,7 @@ from spade_kit._files import (
     shorten,
     write_whole,
 )
+from spade_kit.gallery import checkpoint
 from spade_kit.widgets._shared.images import ImageList
 
 NAMES = st.binary(min_size=1, max_size=255).map(os.fsdecode) | st.text("=+-@\t\r\n'\\./xné\u2028\u202e", min_size=1)
@@ -232,3 +233,56 @@ def test_a_file_that_cannot_be_written_raises_an_error_with_the_right_cure(numbe
 
     with pytest.raises(OSError, match=rf"a\\nb could not be written \({os.strerror(number)}\)\. .* intact\. {cure}"):
         explain_failure(Path("a\nb"), write)
+
+
+# ---- what cannot be read, or is no path ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "read"),
+    [
+        ("table.csv", "a table", load_dataset),
+        ("own.pth", "weights", lambda path: load_backbone("resnet18", weights=path)),
+        ("spade.json", "a saved SPADE", lambda path: SPADE.load(path.parent)),
+    ],
+)
+def test_a_file_that_the_system_cannot_read_is_named(tmp_path, name, what, read):
+    (tmp_path / name).symlink_to("/proc/self/mem")  # opens, but reading fails
+    told = rf"Cannot read .*{name} as {what}: Input/output error\. Check that it can be read\."
+    with pytest.raises(OSError, match=told):
+        read(tmp_path / name)
+
+
+def test_locked_features_are_not_called_damaged(spade, tmp_path, monkeypatch):
+    spade.save(tmp_path)
+
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(checkpoint, "open", refuse, raising=False)
+    with pytest.raises(PermissionError, match=r"gallery-\w+\.safetensors as features: Permission denied\. Check that"):
+        SPADE.load(tmp_path)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("given", [None, 5, b"x", ["a"]])
+def test_what_is_no_path_is_refused(spade, given):
+    for call in (SPADE.load, spade.save):
+        with pytest.raises(ValueError, match=r"^folder must be the path of a folder; got "):
+            call(given)
+    with pytest.raises(ValueError, match=r"^path must be the path of an image; got "):
+        Sample(given)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("given", [5, b"x", [None], object(), {"a": 1}.values()])
+def test_a_mask_is_given_by_its_path_or_paths(given):
+    with pytest.raises(ValueError, match=r"^mask_path must be the path of a mask, or several paths; got "):
+        Sample("a.png", "bad", given)
+
+
+def test_a_name_that_is_too_long_is_that_of_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="weights must be a file; there is none at"):
+        load_backbone("resnet18", weights="x" * 5000)
+    with pytest.raises(FileNotFoundError, match="holds no fitted SPADE"):
+        SPADE.load("x" * 5000)

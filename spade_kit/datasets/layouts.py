@@ -12,7 +12,7 @@ from io import StringIO
 from pathlib import Path
 
 from spade_kit._arguments import choose
-from spade_kit._files import as_text, printable
+from spade_kit._files import as_text, explain_reading, printable
 from spade_kit.datasets.images import FORMATS, list_folder, list_masks, pictures_below, pictures_in, walk
 from spade_kit.datasets.naming import (
     BAD_NAMES,
@@ -368,7 +368,8 @@ def _read_table(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
     if not path.is_file():
         raise FileNotFoundError(f"Expected a CSV table at {as_text(path)}, but there is no such file. Check the path.")
     try:
-        lines = StringIO(path.read_text(encoding="utf-8-sig"), newline="")
+        with explain_reading(path, "a table"):
+            lines = StringIO(path.read_text(encoding="utf-8-sig"), newline="")
         head = lines.readline()
         separator = max(",;\t", key=head.count)
         names = [name.strip().lower() for name in next(csv.reader([head], delimiter=separator), [])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -55,6 +56,8 @@ class Sample:
                 f'label must be "good", the name of a type of defect, or None if unknown; got {self.label!r}. '
                 "Pass a name."
             )
+        if not isinstance(self.path, (str, os.PathLike)):
+            raise ValueError(f"path must be the path of an image; got {self.path!r}.")
         parts = self.mask_parts
         label = None if self.label is None or not self.label.strip() else as_label(self.label)
         object.__setattr__(self, "path", Path(self.path))
@@ -64,8 +67,11 @@ class Sample:
     @property
     def mask_parts(self) -> tuple[Path, ...]:
         """The files and folders of the mask."""
-        given = self.mask_path
-        return () if given is None else tuple(map(Path, [given] if isinstance(given, (str, Path)) else given))
+        given = () if self.mask_path is None else self.mask_path
+        parts = tuple([given] if isinstance(given, str | Path) or not isinstance(given, Iterable) else given)
+        if not all(isinstance(part, (str, os.PathLike)) for part in parts):
+            raise ValueError(f"mask_path must be the path of a mask, or several paths; got {self.mask_path!r}.")
+        return tuple(map(Path, parts))
 
     @property
     def image(self) -> UInt8[np.ndarray, "H W 3"]:

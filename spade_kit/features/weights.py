@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from spade_kit._files import as_text
+from spade_kit._files import as_text, explain_reading
 
 _DTYPES = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
@@ -44,11 +44,12 @@ def read_weights(file: str | os.PathLike[str]) -> WeightsFile:
     if not isinstance(file, (str, os.PathLike)):
         raise ValueError(f"weights must be the name of a file; got {file!r}.")
     path = Path(file).expanduser().absolute()
-    if path.is_dir():
+    if os.path.isdir(path):  # False where that of Path raises, such as for a name that is too long
         raise ValueError(f"weights must be a file; got the folder {as_text(path)}. Name a file in it.")
-    if not path.is_file():  # reading a pipe would wait for ever
+    if not os.path.isfile(path):  # reading a pipe would wait for ever
         raise FileNotFoundError(f"weights must be a file; there is none at {as_text(path)}.")
-    content = path.read_bytes()
+    with explain_reading(path, "weights"):
+        content = path.read_bytes()
     try:
         return WeightsFile(path, hashlib.sha256(content).hexdigest(), _read_tensors(content))
     except _UnreadableError as reason:
@@ -58,7 +59,7 @@ def read_weights(file: str | os.PathLike[str]) -> WeightsFile:
 def hash_file(file: Path) -> str:
     """The SHA-256 of a file of any size."""
     whole = hashlib.sha256()
-    with open(file, "rb") as opened:
+    with explain_reading(file, "weights"), open(file, "rb") as opened:
         while part := opened.read(2**20):
             whole.update(part)
     return whole.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import uuid
@@ -23,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from spade_kit._arguments import check_count, warn
-from spade_kit._files import as_text, check_is_no_file, explain_failure, write_whole
+from spade_kit._files import as_text, check_is_no_file, explain_failure, explain_reading, write_whole
 from spade_kit.datasets.samples import Sample
 from spade_kit.features.backbones import Backbone, load_backbone
 from spade_kit.features.crops import Crop, Cropping
@@ -156,9 +157,13 @@ def _load(
             file = folder / name
             if not file.is_file():
                 raise FileNotFoundError("there is no such file")
+            with explain_reading(file, "features"):
+                open(file, "rb").close()  # safetensors calls a locked file missing
             with usual_settings(network.device), _open_shard(file) as arrays:
                 shards.append({name: _keep(arrays.get_tensor(name), file) for name in arrays.keys()})  # noqa: SIM118
         gallery = _unpack(folder, manifest, shards, network)
+    except PermissionError:
+        raise
     except (OSError, SafetensorError, *_WRONG) as problem:
         raise ValueError(
             f"{as_text(file)} is damaged or incomplete ({problem}). Fit again, or restore a copy."
@@ -199,12 +204,13 @@ def _read_options(folder: Path, options: dict[str, Any]) -> Options:
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     file = folder / MANIFEST
-    if not file.is_file():
+    if not os.path.isfile(file):  # False where that of Path raises, such as for a name that is too long
         raise FileNotFoundError(
             f"{as_text(folder)} holds no fitted SPADE: there is no {MANIFEST}. Create it with spade.save(folder)."
         )
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        with explain_reading(file, "a saved SPADE"):
+            manifest = json.loads(file.read_text(encoding="utf-8"))
         found = manifest["format"]
         if found == 1:
             manifest["shards"] = [manifest["features"]]
@@ -315,10 +321,10 @@ def _find_backbone(
 def _check_weights(folder: Path, recipe: dict[str, Any], digest: str) -> None:
     """Check the file of weights before it is loaded: a manifest from elsewhere may name any file of this machine."""
     file = Path(recipe["weights"])
-    if not file.is_file() or hash_file(file) != digest:
+    if not os.path.isfile(file) or hash_file(file) != digest:
         raise ValueError(
             f"{as_text(folder)} was fitted with weights of the file {as_text(file)}, SHA-256 {digest}; got "
-            f"{'another file' if file.is_file() else 'none'} there. Find it, and load with SPADE.load(folder, "
+            f"{'another file' if os.path.isfile(file) else 'none'} there. Find it, and load with SPADE.load(folder, "
             f"load_backbone({recipe['name']!r}, weights=...))."
         )
 
