@@ -144,13 +144,14 @@ OPTIONS = tuple(field.name for field in fields(Options))
 
 
 def _freeze(weights: Any) -> tuple[tuple[str, float], ...] | str | None:
-    if isinstance(weights, str):
-        return choose("weights", weights, ["equal"])
+    if isinstance(weights, str) and weights == "equal":
+        return weights
     if isinstance(weights, Mapping):
         return tuple(weights.items()) or None
     if weights is None or (isinstance(weights, tuple) and all(isinstance(pair, tuple) for pair in weights)):
         return weights
-    raise ValueError(f'weights must be a mapping like {{"layer3": 0.5}}, "equal" or None; got {weights!r}.')
+    cure = " For a file of weights, use load_backbone(name, weights=...)." if isinstance(weights, str) else ""
+    raise ValueError(f'weights must be a mapping like {{"layer3": 0.5}}, "equal" or None; got {weights!r}.{cure}')
 
 
 def check_kappa(kappa: SupportsIndex) -> int:

@@ -120,8 +120,9 @@ class SPADE:
         **gone: Any,
     ) -> None:
         _refuse(gone)
+        options = Options(k, kappa, radius, weights, combine, sigma, search, score, judged, squared)
         self.backbone = load_backbone(backbone, device=device)
-        self.options = self._check(Options(k, kappa, radius, weights, combine, sigma, search, score, judged, squared))
+        self.options = self._check(options)
         self._fitted: Calibration | None = None  # of the gallery, which it holds: both are replaced at once
         self._undecided: frozenset[str] = frozenset()  # options that a fit chooses
         self._choices = _tabulate([])

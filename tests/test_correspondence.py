@@ -439,7 +439,10 @@ def test_each_mistake_raises_a_clear_error(rng):
             r"up to 1e\+12 at layer2, with weight 1e\+13",
         ),
         ({"weights": {"layer1": 0, "layer2": 0}}, "At least one layer must have a weight above 0"),
-        ({"weights": "even"}, "weights must be one of 'equal'; got 'even'."),
+        (
+            {"weights": "own.pth"},
+            "\"equal\" or None; got 'own.pth'. For a file of weights, use load_backbone",
+        ),
         ({"weights": [1, 2]}, "weights must be a mapping"),
         ({"combine": "both"}, "combine must be one of 'concat', 'ensemble'; got 'both'."),
     ]

@@ -153,7 +153,10 @@ def test_deep_colours_are_turned_upright(tmp_path, order, packed):
         (deep_png(np.ones((5, 7, 2), np.uint16)), "its 16-bit channels would be cut to 8 bits. Save it as 16-bit grey"),
         (deep_tiff(np.ones((5, 7, 4), np.uint16), meaning=5), "its 16-bit channels would be cut to 8 bits"),
         (deep_tiff(np.ones((5, 7, 4), np.uint16), extra=1), "its 16-bit channels would be cut to 8 bits"),
-        (deep_tiff(np.ones((5, 7, 3), np.float32)), "this kind of TIFF is not supported. Save it as 8-bit RGB or 16"),
+        (
+            deep_tiff(np.ones((5, 7, 3), np.float32)),
+            "this TIFF is cut, or of a kind that is not supported. Save it as 8-bit",
+        ),
     ],
     ids=["grey and alpha", "cmyk", "colour times alpha", "float"],
 )

@@ -17,7 +17,7 @@ import torch
 import torchvision
 from hypothesis import given
 from PIL import Image
-from safetensors.torch import save, save_file
+from safetensors.torch import load_file, save, save_file
 
 from spade_kit import SPADE, load_backbone
 from spade_kit.features import downloads, sources
@@ -434,6 +434,13 @@ def test_a_manifest_cannot_have_code_run(saved, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=CODE):
         SPADE.load(saved)
     assert not (tmp_path / "executed").exists()
+
+
+def test_the_same_tensors_in_another_format_are_the_same_backbone(saved, file, tmp_path):
+    torch.save(load_file(file), tmp_path / "same.pth")
+    again = SPADE.load(saved, load_backbone(NAME, weights=tmp_path / "same.pth"))
+    again.save(saved)
+    assert SPADE.load(saved).backbone.recipe["weights"] == str(tmp_path / "same.pth")
 
 
 def test_another_file_for_the_same_network_is_refused(saved, state, tmp_path):

@@ -369,7 +369,7 @@ def explain_unreadable(name: Path | str, content: bytes | None, problem: Excepti
     elif not content:
         why = "it is empty"
     elif isinstance(problem, UnidentifiedImageError) and content.startswith(_TIFF):
-        why, cure = "this kind of TIFF is not supported", "Save it as 8-bit RGB or 16-bit grey."
+        why, cure = "this TIFF is cut, or of a kind that is not supported", "Save it as 8-bit RGB or 16-bit grey."
     elif isinstance(problem, UnidentifiedImageError):
         why = f"its format is none of {', '.join(FORMATS)}"
     elif isinstance(problem, Image.DecompressionBombError):

@@ -305,7 +305,7 @@ def _find_backbone(
     if wanted["recipe"] is None:  # the name of a custom module says whether features are averaged, and of unit length
         same = backbone.name.split(", ")[1:] == wanted["name"].split(", ")[1:]
     else:
-        same = _leave_place_out(backbone.recipe) == _leave_place_out(wanted["recipe"])
+        same = _leave_file_out(backbone.recipe) == _leave_file_out(wanted["recipe"])
     if backbone.sha256 != wanted["sha256"] or not same:
         got, needed = (
             f"{name}, weights {sha[:8]}, loaded as {recipe}"
@@ -329,9 +329,9 @@ def _check_weights(folder: Path, recipe: dict[str, Any], digest: str) -> None:
         )
 
 
-def _leave_place_out(recipe: dict[str, Any] | None) -> dict[str, Any]:
-    """All of a recipe but where the file of weights is; its hash stays."""
-    return {name: value for name, value in (recipe or {}).items() if name != "weights"}
+def _leave_file_out(recipe: dict[str, Any] | None) -> dict[str, Any]:
+    """All of a recipe but the file of weights: the same tensors may lie in another place or format."""
+    return {name: value for name, value in (recipe or {}).items() if name not in ("weights", "weights_sha256")}
 
 
 def _describe(normal: Normal) -> dict[str, Any]:
