@@ -124,7 +124,7 @@ class SPADE:
         self.backbone = load_backbone(backbone, device=device)
         self.options = self._check(options)
         self._fitted: Calibration | None = None  # of the gallery, which it holds: both are replaced at once
-        self._undecided: frozenset[str] = frozenset()  # options that a fit chooses
+        self._undecided: frozenset[str] = frozenset()  # options that a fit chooses, and "resize"
         self._choices = _tabulate([])
 
     k, kappa, radius, weights, combine, sigma, search, score, judged, squared = (_Option() for _ in OPTIONS)
@@ -168,7 +168,7 @@ class SPADE:
         size = SIZE if size is None else check_count("size", size, *SIDES)
         network = load_backbone(backbone, resize=size, crop=None, average=AVERAGE, device=device)
         spade = cls(network, weights="equal", sigma=sigma_at(size))
-        spade._undecided = frozenset(UNDECIDED)
+        spade._undecided = frozenset(UNDECIDED if isinstance(backbone, Backbone) else (*UNDECIDED, "resize"))
         return spade
 
     @classmethod
@@ -180,7 +180,7 @@ class SPADE:
                 "unit=False. Use load_backbone(..., unit=True), or pass its name."
             )
         spade = cls(network, sigma=sigma_of_rad(network.crop or network.resize), **RAD)
-        spade._undecided = frozenset({"k"})
+        spade._undecided = frozenset({"k"} if isinstance(backbone, Backbone) else {"k", "resize"})
         return spade
 
     @property
@@ -404,7 +404,7 @@ class SPADE:
         stored = load_gallery(as_folder("folder", folder), backbone, device)
         spade = cls(stored.backbone).under(stored.options).with_gallery(stored.gallery)
         spade._choices = _tabulate(stored.choices)
-        spade._undecided = frozenset({*UNDECIDED, "k"}) & {option for option, *_ in stored.choices}
+        spade._undecided = frozenset({*UNDECIDED, "k", "resize"}) & {option for option, *_ in stored.choices}
         return spade
 
     def with_gallery(self, gallery: Gallery) -> SPADE:

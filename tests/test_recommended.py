@@ -256,3 +256,12 @@ def test_damaged_choices_have_another_checksum(saved):
     (folder / "spade.json").write_text(json.dumps(forged))
     with pytest.raises(ValueError, match="its settings have another checksum"):
         SPADE.load(folder)
+
+
+def test_what_a_backbone_has_of_its_own_was_not_chosen(demo, tmp_path):
+    own = SPADE.recommended(load_backbone(resize=160, crop=None, average=3), size=160).fit(demo.train[:6])
+    named = SPADE.recommended(size=160).fit(demo.train[:6])
+    assert {*named.choices.index} - {*own.choices.index} == {"resize", "crop", "average"}
+    for spade in (own, named):
+        spade.save(tmp_path)
+        assert SPADE.load(tmp_path).fit(demo.train[:6]).choices.equals(spade.choices)

@@ -82,7 +82,12 @@ def _choose_score(calibration: Calibration, options: Options) -> list[Row]:
 
 
 def describe_fixed(backbone: Backbone, undecided: Container[str]) -> list[Row]:
-    """The settings that are the same for all images."""
+    """The settings that are the same for all images, without those that a given backbone has of its own."""
+    own = () if "resize" in undecided else ("resize", "crop", "average", "unit")
+    return [row for row in _describe_fixed(backbone, undecided) if row[0] not in own]
+
+
+def _describe_fixed(backbone: Backbone, undecided: Container[str]) -> list[Row]:
     if "k" in undecided:
         crop = backbone.crop or backbone.resize
         rows = {"resize": backbone.resize, "crop": backbone.crop, "unit": True, **RAD, "sigma": sigma_of_rad(crop)}
