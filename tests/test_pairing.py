@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from spade_kit.datasets.naming import as_label, strip_mark
 from spade_kit.datasets.pairing import pair
+from spade_kit.datasets.samples import Sample
 
 FOLDER = Path("set")
 PLAIN = st.lists(st.sampled_from(["a", "A", "b", "1", "-", " ", "\u00e9", "e\u0301"]), min_size=1, max_size=4)
@@ -92,6 +93,8 @@ def test_a_mark_is_taken_from_a_name(bare):
         "{}_mask2",
         "{}_mask_03",
         "{} mask (2)",
+        "{}_label",
+        "{}_seg",
         "gt_{}",
     ):
         assert strip_mark(named.format(bare)) == bare
@@ -99,7 +102,28 @@ def test_a_mark_is_taken_from_a_name(bare):
 
 
 def test_all_words_for_good_parts_are_one_label():
-    for word in ("good", "Good ", "OK", "GOOD_", "normal", "defect-free", "No  Defect"):
+    for word in (
+        "good",
+        "Good ",
+        "OK",
+        "GOOD_",
+        "normal",
+        "defect-free",
+        "No  Defect",
+        "NoDefect",
+        "clean",
+        "O.K.",
+        "i.O.",
+    ):
         assert as_label(word) == "good"
     for word in ("not good", "nok", "goods", "scratch ", "0", "a\\b"):
         assert as_label(word) == word
+
+
+def test_a_label_beside_its_image_is_a_mask_and_one_without_an_image_is_an_image():
+    photo, mask, other = (FOLDER / name for name in ("bad/a.jpg", "bad/a_label.bmp", "bad/b_label.bmp"))
+    assert pair([photo, mask, other], FOLDER) == ([photo, other], {photo: mask})
+
+
+def test_an_empty_path_is_no_mask():
+    assert Sample(Path("a.png"), "bad", "").mask_path is None

@@ -8,7 +8,8 @@ import unicodedata
 GOOD = "good"
 GOOD_NAMES = {
     *("good", "ok", "okay", "io", "normal", "normals", "pass", "passed", "intact", "healthy", "undamaged"),
-    *("defect_free", "no_defect", "no_defects", "non_defective", "not_defective"),
+    *("defect_free", "no_defect", "no_defects", "nodefect", "non_defective", "not_defective", "accept", "accepted"),
+    *("o.k.", "i.o.", "clean", "gut", "in_ordnung"),
 }
 BAD_NAMES = {
     *("bad", "nok", "not_ok", "ng", "ko", "nio", "not_good", "abnormal", "abnormals", "anomaly", "anomalies"),
@@ -18,9 +19,9 @@ BAD_NAMES = {
 UNSORTED_NAMES = {"test", "testing", "images", "all", "new", "unknown", "unsorted", "unlabelled", "unlabeled"}
 TRAIN_NAMES = {"train", "training"}
 TEST_NAMES = {"test", "testing"}
-MASK_NAMES = {"ground_truth", "groundtruth", "masks", "mask"}
+MASK_NAMES = {"ground_truth", "groundtruth", "masks", "mask", "annotations", "segmentation", "segmentations"}
 MISSING = {"na", "n/a", "#n/a", "<na>", "nan", "none", "null"}  # what programs write for no value
-_MARK = "(?:masks?|gt|ground[ _-]?truth)"
+_MARK = "(?:masks?|gt|ground[ _-]?truth|labels?|seg(?:mentation)?)"
 _MARKS = [re.compile(rf"(?<=.)[ ._-]{_MARK}(?:[ ._-]?\(?\d+\)?)?$", re.I), re.compile(rf"^{_MARK}[ ._-](?=.)", re.I)]
 
 

@@ -67,7 +67,7 @@ class Sample:
     @property
     def mask_parts(self) -> tuple[Path, ...]:
         """The files and folders of the mask."""
-        given = () if self.mask_path is None else self.mask_path
+        given = () if self.mask_path is None or self.mask_path == "" else self.mask_path
         parts = tuple([given] if isinstance(given, str | Path) or not isinstance(given, Iterable) else given)
         if not all(isinstance(part, (str, os.PathLike)) for part in parts):
             raise ValueError(f"mask_path must be the path of a mask, or several paths; got {self.mask_path!r}.")
