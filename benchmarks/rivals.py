@@ -51,22 +51,27 @@ def torch_brute(gallery: np.ndarray) -> Search:
 
 
 def window_loop(gallery: Sequence[Tensor], radius: int) -> Callable[[Sequence[Tensor]], list[Tensor]]:
-    """RAD as published: per level, each cell's greatest cosine within a window of all images, in a loop over cells."""
+    """RAD as its authors run it: per level, each cell's greatest cosine within a window of the retrieved images.
+
+    As there, the images are taken from the gallery and their vectors made unit length for each query, cells are
+    visited in a loop, and the places of a window are listed for each.
+    """
     _, _, h, w = gallery[0].shape
-    held = [torch.nn.functional.normalize(level, dim=1).permute(0, 2, 3, 1) for level in gallery]  # (n, h, w, c)
+    cells = [level.flatten(2).transpose(1, 2).contiguous() for level in gallery]  # (n, h * w, c)
+    images = torch.arange(len(gallery[0]))
 
     def search(query: Sequence[Tensor]) -> list[Tensor]:
         maps = []
-        for asked, others in zip(query, held):
-            cells = torch.nn.functional.normalize(asked[0], dim=0).permute(1, 2, 0)
-            found = torch.empty(h, w)
-            for row in range(h):
-                for col in range(w):
-                    near = others[
-                        :, max(row - radius, 0) : row + radius + 1, max(col - radius, 0) : col + radius + 1
-                    ].flatten(0, 2)
-                    found[row, col] = 1 - (near @ cells[row, col]).max()
-            maps.append(found)
+        for asked, held in zip(query, cells):
+            here = torch.nn.functional.normalize(asked[0].flatten(1).T, dim=1)  # (h * w, c)
+            there = torch.nn.functional.normalize(held[images], dim=2)
+            found = []
+            for cell in range(h * w):
+                rows, cols = (range(max(at - radius, 0), min(at + radius + 1, side))
+                              for at, side in ((cell // w, h), (cell % w, w)))  # fmt: skip
+                near = torch.tensor([row * w + col for row in rows for col in cols])
+                found.append(1 - (here[cell, None] @ there[:, near].flatten(0, 1).T).max())
+            maps.append(torch.stack(found).reshape(h, w))
         return maps
 
     return search
