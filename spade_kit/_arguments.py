@@ -1,15 +1,16 @@
-"""Checks of user input, with readable errors."""
+"""Checks of user input, with readable errors, and settings of other libraries that must not change an answer."""
 
 from __future__ import annotations
 
 import inspect
 import operator
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from math import isfinite
 from numbers import Real
-from typing import SupportsIndex
+from threading import Lock
+from typing import Any, SupportsIndex
 
 import numpy as np
 
@@ -79,6 +80,32 @@ def choose(name: str, value: str, legal: Iterable[str]) -> str:
             f"{name} must be one of {', '.join(map(repr, legal))}; got {value!r}.{suggest(str(value), legal)}"
         )
     return value
+
+
+class HeldSetting:
+    """A setting of the whole process: it has one value while any thread is inside, and then its own again."""
+
+    def __init__(self, read: Callable[[], Any], write: Callable[[Any], None], value: Any) -> None:
+        self._read, self._write, self._value = read, write, value
+        self._lock, self._inside, self._before = Lock(), 0, value
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = self._read()
+                self._write(self._value)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._write(self._before)
+
+
+def spread_evenly(count: int, most: int) -> list[int]:
+    """At most so many of ``count`` indices, evenly spaced."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()
 
 
 def suggest(name: str, known: Sequence[str]) -> str:

@@ -108,7 +108,7 @@ def test_the_nearest_cells_are_those_of_all_pairs(way, search):
 def test_a_view_is_never_farther_than_the_cells(search):
     query, gallery, images, *_ = search
     held, asked = CellLayout.of(gallery), CellLayout.of(query)
-    ours, theirs, errors = held.views(asked.cells[0], np.sort(images))
+    ours, theirs, errors = held.views(asked.cells[0], np.sort(images), np.arange(len(query)))
     h, w = query[0].shape[2:]
     for level, (one, others, error) in enumerate(zip(ours, theirs, errors)):
         a, *b = (tiles[:, :-1].swapaxes(1, 2).reshape(-1, 64)[: h * w] for tiles in (one, *others[np.sort(images)]))

@@ -11,7 +11,6 @@ from bisect import bisect_left
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from threading import Lock
 from typing import IO, Any
 from zlib import decompressobj
 
@@ -20,7 +19,7 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from spade_kit._arguments import warn
+from spade_kit._arguments import HeldSetting, warn
 from spade_kit._files import as_text
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
@@ -121,26 +120,9 @@ def scale(values: np.ndarray) -> UInt8[np.ndarray, "*shape"]:
     return ((values.astype(np.float64) - low) * (255 / max(high - low, 1e-300))).round().astype(np.uint8)
 
 
-class _RefuseCutFiles:
-    """Pillow's process-wide setting that fills up cut files, off while any thread is inside."""
-
-    def __init__(self) -> None:
-        self._lock, self._inside, self._before = Lock(), 0, False
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
-            self._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                ImageFile.LOAD_TRUNCATED_IMAGES = self._before
-
-
-_refuse_cut_files = _RefuseCutFiles()
+_refuse_cut_files = HeldSetting(  # Pillow's setting that fills them up
+    lambda: ImageFile.LOAD_TRUNCATED_IMAGES, lambda value: setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", value), False
+)
 
 
 def decode(

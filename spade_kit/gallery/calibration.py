@@ -10,7 +10,7 @@ import numpy as np
 import pandas
 from jaxtyping import Float, Int
 
-from spade_kit._arguments import choose, warn
+from spade_kit._arguments import choose, spread_evenly, warn
 from spade_kit._files import as_text
 from spade_kit._progress import track
 from spade_kit.gallery.gallery import Gallery
@@ -79,7 +79,7 @@ class Calibration:
     def sample(self) -> list[int]:
         """At most 64 of the images, evenly spaced, without duplicates: enough for the reference level."""
         images = self.gallery.distinct
-        return [images[place] for place in _spread(len(images), _SAMPLED)]
+        return [images[place] for place in spread_evenly(len(images), _SAMPLED)]
 
     @property
     def few(self) -> list[int]:
@@ -176,7 +176,7 @@ class Calibration:
         if options not in self._alike:
             rows, cols = np.indices((h, w))
             close = []
-            for image in track(_spread(len(gallery), _COMPARED), desc="where matches lie"):
+            for image in track(spread_evenly(len(gallery), _COMPARED), desc="where matches lie"):
                 _, found = gallery.search(gallery.pyramid(image), options, gallery.others(image))
                 close.append(np.maximum(abs(found.row[0] - rows), abs(found.col[0] - cols)) <= near)
             self._alike[options] = float(np.mean(close))
@@ -327,8 +327,3 @@ class Calibration:
 def find_level(maps: Sequence[np.ndarray] | np.ndarray) -> float:
     """The reference level of some judged maps: 99 % of their pixels stay below it."""
     return float(np.percentile(maps, 99))
-
-
-def _spread(count: int, most: int) -> list[int]:
-    """At most so many of ``count`` indices, evenly spaced."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()

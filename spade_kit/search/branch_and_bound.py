@@ -39,8 +39,10 @@ from spade_kit.search.layout import (
     within,
 )
 from spade_kit.search.runtime import (
+    EVERYWHERE,
     FAR,
     NOWHERE,
+    SEEDS,
     borrow,
     check_images,
     check_places,
@@ -51,9 +53,6 @@ from spade_kit.search.runtime import (
     may_enter,
     measure,
 )
-
-_SEEDS = 4  # images in which the best block is tried first, to get tight limits early
-_EVERYWHERE = 1 << 30  # a radius that excludes nothing
 
 
 def supports_branch_and_bound(shapes: Sequence[tuple[int, ...]]) -> bool:
@@ -95,7 +94,7 @@ def search_branch_and_bound(
         with ``history`` (k, kappa, h, w), and NOWHERE where the first images hold fewer than kappa.
     """
     _, h, w = gallery.shapes[0]
-    radius = _EVERYWHERE if radius is None else min(radius, _EVERYWHERE)
+    radius = EVERYWHERE if radius is None else min(radius, EVERYWHERE)
     order, blocks = nested_order(h, w, 2), gallery.blocks  # place in nested order -> place on the grid
     weights = np.asarray(weights, np.float32)
     tries = np.zeros((blocks, SIMD_WIDTH, 0), np.int64)
@@ -106,7 +105,7 @@ def search_branch_and_bound(
     log = np.empty((len(images) if history else 0, blocks, SIMD_WIDTH, kappa), np.int64)
     arguments = (
         check_images(images, len(gallery)),
-        min(1 if history else 0 if tries.shape[2] >= kappa else _SEEDS, len(images)),
+        min(1 if history else 0 if tries.shape[2] >= kappa else SEEDS, len(images)),
         np.ascontiguousarray(tries),
         weights,
         np.array(gallery.spans[2:], np.int64).reshape(-1, 2),

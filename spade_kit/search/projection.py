@@ -14,6 +14,7 @@ from spade_kit.search.layout import CHUNK, SIMD_WIDTH, lay_out, prepare, put_on_
 from spade_kit.search.runtime import (
     FAR,
     NOWHERE,
+    SEEDS,
     borrow,
     check_images,
     check_places,
@@ -25,7 +26,6 @@ from spade_kit.search.runtime import (
     measure,
 )
 
-_SEEDS = 4  # images in which the same place is tried first, to get tight limits early
 _BATCH = 8  # gallery tiles that fit into the L1 cache
 
 
@@ -69,7 +69,7 @@ def search_projection(
     one = np.ones(1, np.float32)
     arguments = (
         check_images(images, len(gallery)),
-        min(1 if history else _SEEDS, len(images)),
+        min(1 if history else SEEDS, len(images)),
         stretch_for(channels),
         (*_directions(axes), 1 - slack(len(axes)), error),
         prepare(views, [(0, len(axes))], one),

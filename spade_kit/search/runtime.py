@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import cache
-from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
 
-from spade_kit._arguments import warn
+from spade_kit._arguments import HeldSetting, warn
 
 _PROBLEM = ""
 try:
@@ -25,6 +24,8 @@ except Exception as problem:  # on any failure: brute force gives the same resul
 
 FAR = np.float32(1e38)  # above any distance, and below inf, which is beyond the radius
 NOWHERE = np.iinfo(np.int64).max
+EVERYWHERE = 1 << 30  # a radius that excludes nothing
+SEEDS = 4  # images in which the best block or the same place is tried first, to get tight limits early
 
 
 def compiled(**options: Any) -> Callable[[Callable], Any]:
@@ -90,45 +91,25 @@ def check_places(place: np.ndarray, candidates: int) -> np.ndarray:
     return np.ascontiguousarray(place)
 
 
-class _ProcessSettings:
-    """torch's process-wide settings, as they are in a new process, while any thread is inside."""
-
-    _USUAL = (torch.float32, "highest", 0)
-
-    def __init__(self) -> None:
-        self._lock, self._inside, self._before = Lock(), 0, self._USUAL
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._before = self._read()
-                self._write(self._USUAL)
-            self._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._write(self._before)
-
-    def _read(self) -> tuple[torch.dtype, str, int]:
-        return (
-            torch.get_default_dtype(),
-            torch.get_float32_matmul_precision(),
-            torch.get_deterministic_debug_mode(),
-        )
-
-    def _write(self, settings: tuple[torch.dtype, str, int]) -> None:
-        for setting, value, now in zip(
-            (torch.set_default_dtype, torch.set_float32_matmul_precision, torch.set_deterministic_debug_mode),
-            settings,
-            self._read(),
-        ):
-            if value != now:
-                setting(value)  # type: ignore[operator]
+def _read_settings() -> tuple[torch.dtype, str, int]:
+    return (
+        torch.get_default_dtype(),
+        torch.get_float32_matmul_precision(),
+        torch.get_deterministic_debug_mode(),
+    )
 
 
-_process_settings = _ProcessSettings()
+def _write_settings(settings: tuple[torch.dtype, str, int]) -> None:
+    for setting, value, now in zip(
+        (torch.set_default_dtype, torch.set_float32_matmul_precision, torch.set_deterministic_debug_mode),
+        settings,
+        _read_settings(),
+    ):
+        if value != now:
+            setting(value)  # type: ignore[operator]
+
+
+_as_in_a_new_process = HeldSetting(_read_settings, _write_settings, (torch.float32, "highest", 0))
 
 
 @contextmanager
@@ -139,7 +120,7 @@ def usual_settings(device: torch.device) -> Iterator[None]:
     """
     is_usual = torch.empty(0).device.type == "cpu"  # then without torch's mode, which would slow every call
     with (
-        _process_settings,
+        _as_in_a_new_process,
         nullcontext() if is_usual else torch.device("cpu"),
         torch.autocast("cpu", enabled=False),
         torch.autocast(device.type, enabled=False),

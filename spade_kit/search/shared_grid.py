@@ -20,11 +20,14 @@ import torch
 from scipy.linalg import eigh
 from torch import Tensor
 
+from spade_kit._arguments import spread_evenly
 from spade_kit.search import runtime
 from spade_kit.search.layout import SIMD_WIDTH, STEP, Layout, lay_out, prepare, stretch_for
 from spade_kit.search.runtime import (
+    EVERYWHERE,
     FAR,
     NOWHERE,
+    SEEDS,
     borrow,
     check_images,
     check_places,
@@ -41,8 +44,6 @@ _WORTH_ROWS = 2 * STEP  # channels; with fewer, `search_projection` is faster
 _WORTH_VIEWING = 81  # cells in a window; fewer are measured directly
 _CHUNK = 12 * STEP  # channels that are summed before a pair may be dropped
 _BATCH = 8  # tiles of views that stay in cache
-_SEEDS = 4  # images in which the same place is tried first, to get tight limits early
-_EVERYWHERE = 1 << 30  # a radius that excludes nothing
 _VIEW_ERROR = 2.0**-20  # of a view, in units of the cell's length: rounding gives 2^-24, the root of a small rest more
 _ROUNDED = 1 + 2.0**-14  # for sums of a few hundred float32 numbers
 
@@ -81,10 +82,13 @@ class CellLayout(Layout):
         cells = self.cells[images, number, :, :c].swapaxes(1, 2)
         return torch.from_numpy(np.ascontiguousarray(cells).reshape(-1, c, h, w))
 
-    def views(self, query: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def views(
+        self, query: np.ndarray, images: np.ndarray, levels: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The views of a query's cells (L, h * w, c) and of some images as tiles, and the bound on their errors.
 
-        Returns (L, tiles, v + 1, 16); (L, n, tiles, v + 1, 16), in which those of ``images`` are filled; (L, h * w).
+        Returns (l, tiles, v + 1, 16) of the l ``levels``; (L, n, tiles, v + 1, 16) of all, in which those of ``images``
+        are filled; (l, h * w).
         Threads may compute the same views at the same time, with the same result.
         """
         if self._viewed is None:
@@ -96,8 +100,8 @@ class CellLayout(Layout):
         for image in images[np.isnan(longest[images]).any(1)].tolist():
             views[:, image], lengths = self._view(self.cells[image], axes)
             longest[image] = lengths.max(1)
-        ours, lengths = self._view(query, axes)
-        return ours, views, _VIEW_ERROR * (lengths + longest[images].max(0)[:, None])
+        ours, lengths = self._view(query[levels], [axes[level] for level in levels])
+        return ours, views, _VIEW_ERROR * (lengths + longest[images].max(0)[levels, None])
 
     def _view(self, cells: np.ndarray, axes: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """The views of some cells (L, m, c), and the lengths of their vectors, (L, m)."""
@@ -112,7 +116,7 @@ class CellLayout(Layout):
 
     def _find_axes(self, level: int) -> np.ndarray:
         """(c, v - 1) float64, orthonormal: the first principal axes of a level in a sample of the gallery's cells."""
-        images = np.unique(np.linspace(0, len(self) - 1, 16).astype(int))
+        images = spread_evenly(len(self), 16)
         step = -(-len(images) * self.h * self.w // _SAMPLED)
         sample = self.cells[images, level, ::step].reshape(-1, self.channels).astype(np.float64)
         sample = np.nan_to_num(sample, posinf=0, neginf=0)
@@ -137,9 +141,9 @@ def search_shared_grid(
     h, w = gallery.h, gallery.w
     images, levels = check_images(images, len(gallery)), np.flatnonzero(weights)
     factors = weights[levels].astype(np.float32)
-    reach = _EVERYWHERE if radius is None else min(radius, _EVERYWHERE)
+    reach = EVERYWHERE if radius is None else min(radius, EVERYWHERE)
     if first is None:
-        first = np.arange(min(_SEEDS, len(images)))[:, None] * h * w + np.arange(h * w)
+        first = np.arange(min(SEEDS, len(images)))[:, None] * h * w + np.arange(h * w)
     best = np.full((1, h * w, kappa), FAR, np.float32)
     found = np.full((1, h * w, kappa), NOWHERE, np.int64)
     log = np.empty((len(images) if history else 0, h * w, kappa), np.int64)
@@ -178,11 +182,11 @@ def _prepare_views(
     query: CellLayout, gallery: CellLayout, images: np.ndarray, levels: np.ndarray, factors: np.ndarray
 ) -> tuple:
     """The views of some levels, ready for `compare`, and what turns the worst distance into limits."""
-    ours, theirs, errors = gallery.views(query.cells[0], images)
-    parts = [prepare(ours[level], [(0, _VIEW)], factor[None]) for level, factor in zip(levels, factors)]
+    ours, theirs, errors = gallery.views(query.cells[0], images, levels)
+    parts = [prepare(view, [(0, _VIEW)], factor[None]) for view, factor in zip(ours, factors)]
     terms, own = np.stack([terms for _, terms, _ in parts]), np.stack([own for *_, own in parts])
     error = np.zeros(own[0].size)
-    error[: errors.shape[1]] = np.sqrt(factors @ errors[levels] ** 2)
+    error[: errors.shape[1]] = np.sqrt(factors @ errors**2)
     limits = np.full((own.size // SIMD_WIDTH, SIMD_WIDTH), FAR, np.float32)  # over a level and those before it
     owns = own.cumsum(0).reshape(limits.shape)
     return terms, theirs, levels, (owns, error, stretch_for(len(levels) * gallery.channels), limits)
