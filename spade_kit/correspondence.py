@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +45,17 @@ class Correspondence:
         """image * h * w + row * w + col."""
         _, h, w = self.image.shape
         return (self.image * h + self.row) * w + self.col
+
+    def cell_of(self, row: Any, col: Any, size: tuple[int, ...]) -> tuple[Any, Any]:
+        """The (row, column) of the cell that holds a pixel of a map of ``size``; of many pixels, arrays."""
+        (height, width), (h, w) = size, self.distance.shape
+        return row * h // height, col * w // width
+
+    def nearest_at(self, cell: tuple[Any, Any], size: tuple[int, ...]) -> tuple[Any, Any, Any]:
+        """What a cell matches: the gallery image, and the centre of the matched cell as (row, column) of the map."""
+        (height, width), (h, w) = size, self.distance.shape
+        image, row, col = (places[0][cell] for places in (self.image, self.row, self.col))
+        return image, ((row + 0.5) * height / h).astype(int), ((col + 0.5) * width / w).astype(int)
 
     def __repr__(self) -> str:
         kappa, h, w = self.image.shape

@@ -376,20 +376,20 @@ def match_at(
     unit_weights: Float[np.ndarray, "L"] | None = None,
 ) -> Match:
     """The match that a search on some grid found for a pixel of a map of ``size``."""
-    (height, width), (h, w) = size, found.distance.shape
+    height, width = size
     row, col = check_count("row", row, least=0), check_count("col", col, least=0)
     if row >= height or col >= width:
         raise ValueError(f"A map position must have 0 <= row < {height} and 0 <= col < {width}; got ({row}, {col}).")
-    at = (row * h // height, col * w // width)
+    at = found.cell_of(row, col, size)
     squared = found.layer_distance[:, at[0], at[1]]
     shares = split(found.distance[at][None], squared[:, None])[:, 0]
     angles = find_angles(squared, unit_weights) if unit_weights is not None else np.full(len(squared), np.nan)
-    neighbour, there_row, there_col = (int(places[0][at]) for places in (found.image, found.row, found.col))
+    neighbour, there_row, there_col = map(int, found.nearest_at(at, size))
     return Match(
         image=int(neighbours.index[neighbour]),
         neighbour=neighbour,
-        row=int((there_row + 0.5) * height / h),
-        col=int((there_col + 0.5) * width / w),
+        row=there_row,
+        col=there_col,
         distance=float(found.distance[at]),
         layers={name: float(share) for name, share in zip(layers, shares)},
         angles={name: float(angle) for name, angle in zip(layers, angles) if not np.isnan(angle)},

@@ -27,8 +27,7 @@ def find_regions(
     peaks = order[np.searchsorted(own[order], np.arange(count))]
     pixels = np.bincount(own, minlength=count)
     row, col = np.unravel_index(inside[peaks], judged.shape)
-    (height, width), (h, w) = judged.shape, found.distance.shape
-    cell = row * h // height, col * w // width
+    image, normal_row, normal_col = found.nearest_at(found.cell_of(row, col, judged.shape), judged.shape)
     slices = find_objects(labels)
     regions = pandas.DataFrame(
         {
@@ -38,9 +37,9 @@ def find_regions(
             "row": row,
             "col": col,
             "mean": np.bincount(own, values, minlength=count) / pixels,
-            "normal": neighbours.index[found.image[0][cell]],
-            "normal_row": ((found.row[0][cell] + 0.5) * height / h).astype(int),
-            "normal_col": ((found.col[0][cell] + 0.5) * width / w).astype(int),
+            "normal": neighbours.index[image],
+            "normal_row": normal_row,
+            "normal_col": normal_col,
             "at_edge": [
                 any(end.start == 0 or end.stop == side for end, side in zip(ends, judged.shape)) for ends in slices
             ],
