@@ -20,8 +20,8 @@ ROOMS = {  # from the ground up: a module may import modules listed before it, i
     "metrics": "evaluation.metrics metrics evaluation.bootstrap",
     "search": "search.layout search.simd search.runtime search.branch_and_bound search.projection search.brute_force "
     "search.shared_grid search.dispatch",
-    "features": "features.crops features.folding features.transformers features.levels features.downloads "
-    "features.weights features.sources features.backbones backbones features.pyramid",
+    "features": "features.crops features.folding features.transformers features.levels features.weights "
+    "features.downloads features.sources features.backbones backbones features.pyramid",
     "stages": "retrieval correspondence scores evaluation.regions",
     "gallery": "gallery.gallery gallery.place_level gallery.placement gallery.calibration gallery.recommendation "
     "gallery.checkpoint",

@@ -133,6 +133,8 @@ def _is_noisy(grey: UInt8[np.ndarray, "H W"]) -> bool:
     Those of labels are even, and those of soft edges only rise.
     """
     peaks, faint = 0, np.count_nonzero((grey > 0) & (grey < _NOISE))
+    if faint == 0:
+        return False
     for lines in (grey, grey.T):
         before, here, after = lines[:-2], lines[1:-1], lines[2:]
         peak = (here < _NOISE) & (here > before) & (here > after) & ((before > 0) | (after > 0))

@@ -127,7 +127,10 @@ class Backbone:
 
     def renewed(self) -> Backbone:
         """With another hash, if the weights of a custom module changed since the first one; else itself."""
-        return self if self.recipe is not None or self._hash() == self.sha256 else replace(self)
+        if self.recipe is not None:
+            return self
+        now = self._hash()
+        return self if vars(self).setdefault("sha256", now) == now else replace(self)  # where `sha256` is kept
 
     def check_unchanged(self) -> None:
         """Refuse a custom module whose weights changed: new features would not compare with old ones."""

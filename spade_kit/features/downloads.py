@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import socket
 import sys
@@ -17,6 +16,8 @@ from urllib.parse import urlsplit
 from urllib.request import Request, getproxies, proxy_bypass, urlopen
 
 import torch
+
+from spade_kit.features.weights import hash_file
 
 _PATIENCE = 1.5  # s: to connect
 _SILENCE = 6.0  # s: from a question to its answer, or between two pieces of a download
@@ -155,7 +156,7 @@ def _check_hash(name: str, file: Path) -> None:
     """Compare a downloaded file with the hash in its name: torchvision's and timm's begin with it, the hub's is one."""
     named = re.fullmatch(r"(?:.*-)?([0-9a-f]{8,64})(?:\.\w+)?", file.resolve().name)
     if named:
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        digest = hash_file(file)
         if not digest.startswith(named[1]):
             raise _damaged(name, file, f"its SHA-256 is {digest[:8]}... instead of {named[1][:8]}...")
 

