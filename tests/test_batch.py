@@ -269,6 +269,7 @@ def test_results_are_not_read_as_photos_even_in_the_same_folder(spade, line):
 @pytest.mark.parametrize("foreign", ["segmentations/9.png", "segmentations/u.png", "maps/9.tiff", "maps/deep/m.txt"])
 @pytest.mark.parametrize("inside", [True, False], ids=["into the input folder", "into a new folder"])
 @pytest.mark.parametrize("maps", [True, False])
+@pytest.mark.filterwarnings("ignore:1 mask not judged")  # a folder of the user's named segmentations
 def test_files_of_the_user_are_never_overwritten(spade, line, tmp_path, foreign, inside, maps):
     out = line if inside else tmp_path / "out"
     (out / foreign).parent.mkdir(parents=True)
