@@ -21,19 +21,17 @@ WAYS = {"measured directly": 10**9, "through views": 0}  # how large a window mu
 
 
 @numba.njit
-def sum_once(query, cell, gallery, index, first, last):
-    return sum_squares(query, cell, gallery, index, first, last)
+def sum_once(query, cell, gallery, index):
+    return sum_squares(query, cell, gallery, index)
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 5]), st.integers(0, 2), st.integers(0, 5))
 def test_the_sum_of_squares_is_that_by_hand(seed, steps, cell, index):
     rng = np.random.default_rng(seed)
-    query, gallery = (rng.normal(size=size).astype(np.float32) for size in ((3, 7 * STEP), (2, 3, 7 * STEP)))
-    span = slice(STEP, (1 + steps) * STEP)
-    by_hand = ((query[cell, span].astype(float) - gallery.reshape(6, -1)[index, span]) ** 2).sum()
-    found = sum_once(query, cell, gallery, index, span.start, span.stop)
-    assert found == pytest.approx(by_hand, rel=1e-5)
-    assert sum_once(query, cell, query[None], cell, span.start, span.stop) == 0
+    query, gallery = (rng.normal(size=(*size, steps * STEP)).astype(np.float32) for size in ((3,), (2, 3)))
+    by_hand = ((query[cell].astype(float) - gallery.reshape(6, -1)[index]) ** 2).sum()
+    assert sum_once(query, cell, gallery, index) == pytest.approx(by_hand, rel=1e-5)
+    assert sum_once(query, cell, query[None], cell) == 0
 
 
 @st.composite
@@ -41,7 +39,7 @@ def searches(draw):
     """(query, gallery, images, weights, kappa, radius): whole numbers often tie, others do not."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     h, w, n = draw(st.integers(1, 7)), draw(st.integers(1, 9)), draw(st.integers(1, 4))
-    channels = draw(st.lists(st.sampled_from([1, 3, 63, 64, 65, 130]), min_size=1, max_size=3))
+    channels = draw(st.lists(st.sampled_from([1, 3, 63, 64, 65, 300]), min_size=1, max_size=3))
     whole = draw(st.booleans())
     query, gallery = (
         [

@@ -1,9 +1,10 @@
 """Exact search of levels that share one grid, such as the blocks of a vision transformer.
 
-No level is coarser than another, so none can bound the others, and cells have hundreds of channels. They lie in memory
-one after the other, each with all its levels. A pair of cells is measured from differences, and dropped as soon as its
-partial sum exceeds the worst of the query cell's best distances so far. In a small window (radius 1 leaves 9 cells per
-image) this is all: a search reads each feature once. Elsewhere, a *view* of each cell bounds the distance first: its
+No level is coarser than another, so none can bound the others, and cells have hundreds of channels. A pair of cells is
+measured from differences, some 200 channels at a time, and dropped as soon as its partial sum exceeds the worst of the
+query cell's best distances so far. These parts of an image's cells lie side by side, so that memory is read in order
+although most pairs are dropped after the first. In a small window (radius 1 leaves 9 cells per image) this is all.
+Elsewhere, a *view* of each cell bounds the distance first: its
 coordinates along the principal axes of the level in the gallery, and the length of the rest. With orthonormal axes P,
 
     |q - g|^2 = |P q - P g|^2 + |rest(q) - rest(g)|^2 >= |P q - P g|^2 + (|rest(q)| - |rest(g)|)^2
@@ -42,7 +43,7 @@ _VIEW = 64  # numbers in the view of a level
 _SAMPLED = 2048  # cells that determine the axes
 _WORTH_ROWS = 2 * STEP  # channels; with fewer, `search_projection` is faster
 _WORTH_VIEWING = 81  # cells in a window; fewer are measured directly
-_CHUNK = 12 * STEP  # channels that are summed before a pair may be dropped
+_PART = 4 * STEP  # channels that are summed before a pair may be dropped, at most
 _BATCH = 8  # tiles of views that stay in cache
 _VIEW_ERROR = 2.0**-20  # of a view, in units of the cell's length: rounding gives 2^-24, the root of a small rest more
 _ROUNDED = 1 + 2.0**-14  # for sums of a few hundred float32 numbers
@@ -55,9 +56,9 @@ def supports_shared_grid(shapes: Sequence[tuple[int, ...]]) -> bool:
 
 
 class CellLayout(Layout):
-    """A gallery of n images as ``cells`` (n, L, h * w, c): a row of channels per cell, level by level.
+    """A gallery of n images as ``cells`` (n, L, p, h * w, c / p): the channels of a level in p equal parts.
 
-    All levels have the channels of the largest, a multiple of `STEP`; the rest are zeros.
+    All levels have the channels of the largest, and parts are multiples of `STEP`; the rest are zeros.
     """
 
     names = ("cells",)
@@ -65,27 +66,33 @@ class CellLayout(Layout):
     def __init__(self, n: int, shapes: Sequence[tuple[int, ...]]) -> None:
         super().__init__(n, shapes)
         _, self.h, self.w = self.shapes[0]
-        self.channels = max(-(-c // STEP) * STEP for c, _, _ in self.shapes)
-        room = torch.empty(n, len(self.shapes), self.h * self.w, self.channels, dtype=torch.float32, device="cpu")
-        self.cells = room.numpy()
+        most = max(c for c, _, _ in self.shapes)
+        parts = -(-most // _PART)
+        width = -(-most // (parts * STEP)) * STEP
+        self.channels = parts * width
+        self.cells = torch.empty(
+            n, len(shapes), parts, self.h * self.w, width, dtype=torch.float32, device="cpu"
+        ).numpy()
         self._viewed: tuple[list[np.ndarray], np.ndarray, np.ndarray] | None = None  # axes, views, greatest lengths
 
     def write(self, start: int, levels: Sequence[Tensor]) -> None:
         for number, level in enumerate(levels):
-            room = self.cells[start : start + len(level), number]
-            room[:, :, : level.shape[1]] = level.cpu().flatten(2).transpose(1, 2).numpy()
-            room[:, :, level.shape[1] :] = 0
+            room = self.cells[start : start + len(level), number]  # (n, p, h * w, c / p)
+            for part, first in zip(room.swapaxes(0, 1), range(0, self.channels, room.shape[3])):
+                some = level[:, first : first + room.shape[3]].cpu().flatten(2).transpose(1, 2).numpy()
+                part[:, :, : some.shape[2]] = some
+                part[:, :, some.shape[2] :] = 0
 
     def level(self, number: int, images: np.ndarray) -> Tensor:
         self.verify(images)
         c, h, w = self.shapes[number]
-        cells = self.cells[images, number, :, :c].swapaxes(1, 2)
-        return torch.from_numpy(np.ascontiguousarray(cells).reshape(-1, c, h, w))
+        channels = self.cells[images, number].swapaxes(2, 3).reshape(-1, self.channels, h, w)
+        return torch.from_numpy(np.ascontiguousarray(channels[:, :c]))
 
     def views(
         self, query: np.ndarray, images: np.ndarray, levels: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The views of a query's cells (L, h * w, c) and of some images as tiles, and the bound on their errors.
+        """The views of a query's cells (L, p, h * w, c / p) and of some images as tiles, and the bound on their errors.
 
         Returns (l, tiles, v + 1, 16) of the l ``levels``; (L, n, tiles, v + 1, 16) of all, in which those of ``images``
         are filled; (l, h * w).
@@ -104,10 +111,10 @@ class CellLayout(Layout):
         return ours, views, _VIEW_ERROR * (lengths + longest[images].max(0)[levels, None])
 
     def _view(self, cells: np.ndarray, axes: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """The views of some cells (L, m, c), and the lengths of their vectors, (L, m)."""
-        views, squares = np.zeros((len(axes), _VIEW, cells.shape[1]), np.float32), []
+        """The views of some cells (L, p, m, c / p), and the lengths of their vectors, (L, m)."""
+        views, squares = np.zeros((len(axes), _VIEW, cells.shape[2]), np.float32), []
         for view, along, level in zip(views, axes, cells):
-            x = level.astype(np.float64)
+            x = level.swapaxes(0, 1).reshape(-1, self.channels).astype(np.float64)
             coordinates = x @ along
             squares.append(np.einsum("mc,mc->m", x, x))
             view[: along.shape[1]] = coordinates.T
@@ -118,7 +125,7 @@ class CellLayout(Layout):
         """(c, v - 1) float64, orthonormal: the first principal axes of a level in a sample of the gallery's cells."""
         images = spread_evenly(len(self), 16)
         step = -(-len(images) * self.h * self.w // _SAMPLED)
-        sample = self.cells[images, level, ::step].reshape(-1, self.channels).astype(np.float64)
+        sample = self.cells[images, level, :, ::step].swapaxes(1, 2).reshape(-1, self.channels).astype(np.float64)
         sample = np.nan_to_num(sample, posinf=0, neginf=0)
         sample -= sample.mean(0)
         return eigh(sample.T @ sample, subset_by_index=(self.channels - _VIEW + 1, self.channels - 1))[1]
@@ -168,14 +175,12 @@ def measure_shared_grid(
 ) -> np.ndarray:
     """(L, kappa, h, w) float64: at some levels, the unweighted squared distance to the cells found."""
     _, h, w = place.shape
-    check_places(place, len(check_images(images, len(gallery))) * h * w)
-    squared = np.empty((len(levels), *place.shape))
-    for row, level in zip(squared, levels):
-        asked = query.cells[0, level].astype(np.float64)
-        for nearest, there in zip(row, place.reshape(-1, h * w)):
-            cells = gallery.cells[images[there // (h * w)], level, there % (h * w)]  # (h * w, c)
-            nearest[:] = ((asked - cells) ** 2).sum(1).reshape(h, w)
-    return squared
+    images = check_images(images, len(gallery))
+    check_places(place, len(images) * h * w)
+    squared = np.zeros((len(levels), len(place), h * w))
+    cells, there = (query.cells, gallery.cells, images, np.array(levels)), place.reshape(-1, h * w)
+    in_threads(lambda worker, workers: _measure(worker, workers, *cells, there, squared), h * w)
+    return squared.reshape(len(levels), *place.shape)
 
 
 def _prepare_views(
@@ -255,6 +260,21 @@ def _search_views(worker, workers, images, tries, grid, cells, nearest, terms, v
     return held  # borrowed above: keep alive until here
 
 
+@compiled(cache=True)
+def _measure(worker, workers, query, gallery, images, levels, places, squared):
+    """Add up the squared differences at each place, in float64, for a part of the query's cells."""
+    size, parts, width = query.shape[3], query.shape[2], query.shape[4]
+    for at in range(len(levels)):
+        for near in range(len(places)):
+            for cell in range(worker * size // workers, (worker + 1) * size // workers):
+                image, there = images[places[near, cell] // size], places[near, cell] % size
+                for part in range(parts):
+                    here, other = query[0, levels[at], part, cell], gallery[image, levels[at], part, there]
+                    for channel in range(width):
+                        difference = np.float64(here[channel]) - np.float64(other[channel])
+                        squared[at, near, cell] += difference * difference
+
+
 @compiled(forceinline=True)
 def _is_inside(cell, there, w, reach):
     return abs(cell // w - there // w) <= reach and abs(cell % w - there % w) <= reach
@@ -319,13 +339,12 @@ def _try_first(cell, images, tries, grid, levels, best, found):
 def _try(cell, image, place, size, levels, best, found):
     """Measure two cells, unless a part of the sum shows that they are too far apart, and insert the place."""
     query, gallery, numbers, weights = levels
-    count, channels = query.shape[0], query.shape[2]
+    count, parts = query.shape[0], query.shape[1]
     total = np.float32(0)
     for at in range(len(numbers)):
-        here, there = numbers[at] * size + cell, (image * count + numbers[at]) * size + place % size
-        for first in range(0, channels, _CHUNK):
-            last = min(first + _CHUNK, channels)
-            total += weights[at] * sum_squares(query, here, gallery, there, first, last)
+        for part in range(parts):
+            here, there = numbers[at] * parts + part, (image * count + numbers[at]) * parts + part
+            total += weights[at] * sum_squares(query, here * size + cell, gallery, there * size + place % size)
             if not total <= best[0, cell, best.shape[2] - 1]:  # also where it is not a number
                 return
     insert(0, cell, total, place, best, found)

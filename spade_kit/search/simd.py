@@ -103,19 +103,18 @@ def measure(context, query, tile, lane, gallery, index, first, last, sums, level
 
 
 @intrinsic
-def sum_squares(context, query, cell, gallery, index, first, last):
-    """The squared distance of two cells over some channels, ``first`` and ``last`` in multiples of `STEP`.
+def sum_squares(context, query, cell, gallery, index):
+    """The squared distance of two rows (.., c), with all axes but the last counted as one; c is a multiple of `STEP`.
 
-    ``sum((query[cell, first:last] - gallery[index, first:last]) ** 2)``, for rows (.., c) with all axes of ``gallery``
-    but the last counted as one. Always in the same order; equal cells are at distance 0.
+    ``sum((query[cell] - gallery[index]) ** 2)``, always in the same order; equal rows are at distance 0.
     """
     del context
-    signature = types.float32(query, cell, gallery, index, first, last)
+    signature = types.float32(query, cell, gallery, index)
 
     def generate(context, builder, signature, arguments):
         values = _Values(context, builder, signature, arguments)
         asked, held = values.line(0, values.integer(1)), values.line(2, values.integer(3))
-        first, last = (builder.sdiv(values.integer(at), _word(SIMD_WIDTH)) for at in (4, 5))
+        steps = builder.sdiv(values.width(2), _word(SIMD_WIDTH))
 
         def add_squares(row, totals):
             sums = []
@@ -125,7 +124,7 @@ def sum_squares(context, query, cell, gallery, index, first, last):
                 sums.append(builder.fadd(total, builder.fmul(difference, difference, _FUSED), _FUSED))
             return sums
 
-        one, two, three, four = values.loop(first, last, [_ZERO] * 4, add_squares, STEP // SIMD_WIDTH)
+        one, two, three, four = values.loop(_word(0), steps, [_ZERO] * 4, add_squares, STEP // SIMD_WIDTH)
         return values.add_lanes(builder.fadd(builder.fadd(one, two), builder.fadd(three, four)))
 
     return signature, generate
@@ -168,6 +167,9 @@ class _Values:
     def channels(self, number: int) -> Any:
         return self._shape(number)[-2]
 
+    def width(self, number: int) -> Any:
+        return self._shape(number)[-1]
+
     def address(self, number: int, tile: Any, lane: Any = None) -> Any:
         """The address of a lane in the first row of a tile."""
         size = self.builder.mul(self._shape(number)[-2], _word(SIMD_WIDTH))
@@ -183,7 +185,7 @@ class _Values:
 
     def line(self, number: int, at: Any) -> Any:
         """The address of an array's row, with all axes but the last counted as one."""
-        return self._start(number, self.builder.mul(at, self._shape(number)[-1]))
+        return self._start(number, self.builder.mul(at, self.width(number)))
 
     def _start(self, number: int, offset: Any) -> Any:
         return self.pointer(self.builder.bitcast(self._array(number).data, _FLOAT.as_pointer()), offset, _FLOAT)
