@@ -116,6 +116,17 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+UNITS = [
+    unit
+    for unit in (
+        torch.backends,
+        *(getattr(torch.backends.mkldnn, name, None) for name in ("matmul", "conv")),
+        torch.backends.cuda.matmul,
+    )
+    if hasattr(unit, "fp32_precision")
+]  # from torch 2.9 on
+
+
 @pytest.fixture
 def torch_settings():
     """A function that changes one of torch's global settings within a ``with`` block."""
@@ -130,6 +141,10 @@ def torch_settings():
             torch.set_deterministic_debug_mode("error")
         elif name == "medium":
             torch.set_float32_matmul_precision("medium")
+        elif name == "bf16" and UNITS:
+            torch.backends.mkldnn.conv.fp32_precision = "bf16"
+            torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+            torch.backends.fp32_precision = "tf32"
         try:
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=name == "autocast"):
                 yield
@@ -137,6 +152,8 @@ def torch_settings():
             torch.set_default_dtype(torch.float32)
             torch.set_default_device(None)
             torch.set_deterministic_debug_mode("default")
+            for unit in UNITS:
+                unit.fp32_precision = "none"
             torch.set_float32_matmul_precision("highest")
 
     return changed

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -91,25 +91,34 @@ def check_places(place: np.ndarray, candidates: int) -> np.ndarray:
     return np.ascontiguousarray(place)
 
 
-def _read_settings() -> tuple[torch.dtype, str, int]:
-    return (
-        torch.get_default_dtype(),
-        torch.get_float32_matmul_precision(),
-        torch.get_deterministic_debug_mode(),
+# the units that compute float32 products in TF32 or bfloat16 if told to; before torch 2.9, one setting for all
+_UNITS = [
+    getattr(unit, operation)
+    for unit, operation in (
+        (torch.backends.mkldnn, "matmul"),
+        (torch.backends.mkldnn, "conv"),
+        (torch.backends.cuda, "matmul"),
     )
+    if hasattr(getattr(unit, operation, None), "fp32_precision")
+]
+_SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], None], Any]] = [  # read, write, value in a new process
+    (torch.get_default_dtype, torch.set_default_dtype, torch.float32),
+    (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode, 0),
+    *((partial(getattr, unit, "fp32_precision"), partial(setattr, unit, "fp32_precision"), "ieee") for unit in _UNITS),
+]
+if not _UNITS:
+    _SETTINGS.append((torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"))
 
 
-def _write_settings(settings: tuple[torch.dtype, str, int]) -> None:
-    for setting, value, now in zip(
-        (torch.set_default_dtype, torch.set_float32_matmul_precision, torch.set_deterministic_debug_mode),
-        settings,
-        _read_settings(),
-    ):
-        if value != now:
-            setting(value)  # type: ignore[operator]
+def _write_settings(values: Sequence[Any]) -> None:
+    for (read, write, _), value in zip(_SETTINGS, values):
+        if read() != value:
+            write(value)
 
 
-_as_in_a_new_process = HeldSetting(_read_settings, _write_settings, (torch.float32, "highest", 0))
+_as_in_a_new_process = HeldSetting(
+    lambda: [read() for read, *_ in _SETTINGS], _write_settings, [value for *_, value in _SETTINGS]
+)
 
 
 @contextmanager
