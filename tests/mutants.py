@@ -182,8 +182,8 @@ FAULTS = [
     Fault(
         "mean of the preprocessing forgotten",
         "features/backbones.py",
-        "return self._folded((x - mean) / std)",
-        "return self._folded(x / std)",
+        "return self._run((x - mean) / std)",
+        "return self._run(x / std)",
         "backbones",
         "02_features",
     ),

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from conftest import UNITS, TinyNet
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from spade_kit import SPADE, load_backbone
@@ -283,6 +284,34 @@ def test_layers_of_a_custom_module_must_be_named_correctly(tiny):
         load_backbone("convnext_atto", pretrained=False, pooled="stages_3")
 
 
+def test_a_custom_module_in_training_mode_is_refused(rng):
+    module = TinyNet()
+    backbone, crops = load_backbone(module, layers=("early",)), rng.integers(0, 256, (1, 64, 64, 3), np.uint8)
+    module.middle.train()
+    with pytest.raises(
+        ValueError, match=r"TinyNet must be in evaluation mode; got training mode\. Call its eval\(\)\."
+    ):
+        backbone(crops)
+    module.eval()
+    backbone(crops)
+
+
+@pytest.mark.filterwarnings("ignore:The default weight initialization")
+@pytest.mark.parametrize(
+    ("make", "size", "reason"),
+    [
+        (lambda: load_backbone(TinyNet().half(), layers=("early",), resize=64, crop=64), (64, 96), "RuntimeError: "),
+        (lambda: load_backbone("mvitv2_tiny", pretrained=False, crop=None), (256, 288), "IndexError: "),
+        (lambda: load_backbone("inception_v3", pretrained=False, resize=64, crop=64), (64, 64), "RuntimeError: "),
+    ],
+    ids=["half precision", "a size that timm's code cannot do", "too small"],
+)
+def test_what_a_network_cannot_run_is_a_sentence(rng, make, size, reason):
+    backbone, told = make(), " x ".join(map(str, size))
+    with pytest.raises(ValueError, match=rf"cannot be run on images of {told} px in float32 \({reason}.*Use another"):
+        backbone(rng.integers(0, 256, (1, *size, 3), np.uint8))
+
+
 def test_a_network_without_maps_raises_an_error(monkeypatch):
     monkeypatch.setattr(sources, "SOURCES", ((lambda name: True, lambda *_: (torch.nn.Linear(224, 3), "", ((), ()))),))
     with pytest.raises(ValueError, match="maps at several strides from 4 to 16 at one depth; Linear has none"):
@@ -358,7 +387,7 @@ def test_an_even_average_raises_an_error():
 # ---- torch's settings and downloaded files ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("setting", ["float64", "float16", "meta", "autocast", "deterministic", "medium"])
+@pytest.mark.parametrize("setting", ["float64", "float16", "meta", "autocast", "deterministic", "medium", "bf16"])
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18", "swin_tiny_patch4_window7_224"])
 def test_torchs_settings_change_neither_weights_nor_features(rng, torch_settings, name, setting):
     crops = rng.integers(0, 256, (1, 224, 224, 3), np.uint8)
@@ -372,6 +401,15 @@ def test_torchs_settings_change_neither_weights_nor_features(rng, torch_settings
             for ours, theirs in zip([*levels, vector], [*expected, pooled]):
                 assert torch.equal(ours, theirs)
         assert loaded.sha256 == usual.sha256
+
+
+@pytest.mark.skipif(not UNITS, reason="torch before 2.9 has one setting for all units")
+def test_settings_of_single_units_are_left_as_they_were(tiny, rng, torch_settings):
+    with torch_settings("bf16"):
+        before = [unit.fp32_precision for unit in UNITS]
+        tiny(rng.integers(0, 256, (1, 64, 64, 3), np.uint8))
+        assert [unit.fp32_precision for unit in UNITS] == before
+        assert "bf16" in before
 
 
 @pytest.mark.parametrize("setting", ["float64", "meta"])

@@ -109,10 +109,12 @@ class Backbone:
 
     def __call__(self, crops: UInt8[np.ndarray, "n H W 3"]) -> tuple[list[Tensor], Tensor]:
         """Compute levels ``(n, c, h, w)``, fine to coarse, and pooled vectors ``(n, d)`` of evaluated crops."""
+        if self.recipe is None:
+            self._check_custom()
         with usual_settings(self.device), torch.inference_mode():
             x = torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2).float() / 255  # (n, 3, H, W)
             mean, std = (torch.tensor(value, device=self.device).view(3, 1, 1) for value in (self.mean, self.std))
-            return self._folded((x - mean) / std)
+            return self._run((x - mean) / std)
 
     @cached_property
     def sha256(self) -> str:
@@ -125,17 +127,45 @@ class Backbone:
             whole.update(value.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return whole.hexdigest()
 
+    def _stamp_weights(self) -> list[float]:
+        """A number for each tensor that nearly any change of the weights changes: far quicker than a hash."""
+        tensors = [*self.module.parameters(), *self.module.buffers()]
+        sums = [x.detach().sum(dtype=torch.float32) for x in tensors if x.is_floating_point()]
+        return torch.stack(sums).tolist() if sums else []
+
     def renewed(self) -> Backbone:
         """With another hash, if the weights of a custom module changed since the first one; else itself."""
         if self.recipe is not None:
             return self
         now = self._hash()
-        return self if vars(self).setdefault("sha256", now) == now else replace(self)  # where `sha256` is kept
+        renewed = self if vars(self).get("sha256", now) == now else replace(self)
+        vars(renewed).update(sha256=now, _stamp=self._stamp_weights())
+        return renewed
 
     def check_unchanged(self) -> None:
         """Refuse a custom module whose weights changed: new features would not compare with old ones."""
         if self.renewed() is not self:
             raise ValueError(f"{self.name} must have the weights of the fit; got others. Fit again, or restore them.")
+
+    def _check_custom(self) -> None:
+        """Refuse a custom module that would not compute what it did when it was fitted."""
+        if any(part.training for part in self.module.modules()):
+            raise ValueError(f"{self.name} must be in evaluation mode; got training mode. Call its eval().")
+        if "sha256" in vars(self) and self._stamp_weights() != vars(self).get("_stamp"):
+            self.check_unchanged()
+
+    def _run(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Run the module; whatever it raises about its input becomes a sentence."""
+        try:
+            return self._folded(x)
+        except (RuntimeError, IndexError, AssertionError, TypeError) as problem:
+            if "memory" in str(problem):
+                raise
+            reason = " ".join([f"{type(problem).__name__}:", *str(problem).splitlines()[:1]])
+            raise ValueError(
+                f"{self.name} cannot be run on images of {x.shape[2]} x {x.shape[3]} px in float32 ({reason}). Use "
+                "another resize and crop, or a network with weights in float32."
+            ) from problem
 
     @cached_property
     def _folded(self) -> nn.Module:
