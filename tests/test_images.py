@@ -11,6 +11,7 @@ import pytest
 from deep_images import chunk, deep_png, deep_tiff
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageFile, PngImagePlugin
 
 from spade_kit.datasets.images import (
@@ -218,6 +219,29 @@ def test_an_alpha_channel_of_one_value_is_ignored_with_a_warning(tmp_path, kind,
     )
     with pytest.warns(UserWarning, match=r"clear is transparent everywhere\. Its alpha channel is ignored\."):
         np.testing.assert_array_equal(read_image(tmp_path / "clear"), PICTURE)
+
+
+@given(alpha=arrays(np.uint8, PICTURE.shape[:2], elements=st.integers(0, 127)))
+def test_an_image_that_is_nowhere_more_opaque_than_not_is_no_cut_out(alpha):
+    """Such as a label mask of 0 and 1 that was stored as the alpha channel."""
+    with pytest.warns(UserWarning, match=r"is transparent everywhere\. Its alpha channel is ignored\."):
+        np.testing.assert_array_equal(read_opened(Image.fromarray(np.dstack([PICTURE, alpha]))), PICTURE)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_palette_with_too_few_colours_is_damage(tmp_path, bits):
+    """Pillow would read the missing ones as black. `png_of` writes three colours."""
+    row = bytes([0, 0b00000001])
+    (tmp_path / "few.png").write_bytes(png_of(row, size=(1, 8 // bits), bits=bits, colour=3))
+    read_image(tmp_path / "few.png")
+    (tmp_path / "few.png").write_bytes(png_of(bytes([0, 0b00000011]), size=(1, 8 // bits), bits=bits, colour=3))
+    if bits == 1:
+        read_image(tmp_path / "few.png")
+    else:
+        with pytest.raises(
+            UnreadablePhotoError, match=r"few\.png is damaged: its palette has 3 colours, and its pixels"
+        ):
+            read_image(tmp_path / "few.png")
 
 
 def test_a_mask_is_true_where_not_zero_and_several_are_joined(tmp_path):

@@ -135,6 +135,14 @@ def test_several_labels_are_all_defects_after_a_jpeg(read, levels, quality, radi
         assert (reason == "where brighter than half") == (min(levels) >= 192) or 170 < min(levels) < 200
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_labels_within_the_noise_of_a_lossy_file_mark_nothing(read, kind):
+    """The mask is then remarked on as empty."""
+    labels = np.zeros((120, 160), np.uint8)
+    labels[20:50, 20:60], labels[60:90, 80:130] = 1, 2
+    assert not read(Image.fromarray(labels), kind, quality=75)[0].any()
+
+
 @given(levels=st.lists(st.integers(60, 255), min_size=1, max_size=2), quality=st.integers(30, 95), again=st.booleans())
 def test_the_noise_of_a_webp_marks_nothing_also_if_saved_again(read, levels, quality, again):
     labels = np.zeros((120, 160), np.uint8)

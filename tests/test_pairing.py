@@ -48,6 +48,8 @@ def test_masks_beside_their_images_are_no_images(named, mark):
         ("bad/GT_0.png", "bad/0.png"),
         ("bad/masks/0.png", "bad/0.png"),
         ("bad/cam/masks/0_mask.png", "bad/cam/0.png"),
+        ("bad/Label/0_label.png", "bad/0.png"),
+        ("labels/0.png", "0.png"),
         ("ground_truth/bad/0_mask.png", "bad/0.png"),
         ("Ground Truth/Bad/0.PNG", "bad/0.png"),
         ("bad_masks/0.png", "bad/0.png"),
@@ -57,6 +59,11 @@ def test_masks_beside_their_images_are_no_images(named, mark):
 )
 def test_a_mask_is_found_in_every_usual_place(mask, image):
     assert pair([FOLDER / mask, FOLDER / image], FOLDER) == ([FOLDER / image], {FOLDER / image: FOLDER / mask})
+
+
+def test_a_folder_of_defective_labels_is_a_kind():
+    images = [FOLDER / name for name in ("good/0.png", "label/0.png", "label/1.png", "0.png")]
+    assert pair(images, FOLDER) == (images, {})
 
 
 def test_a_name_with_a_mark_is_an_image_where_no_image_has_its_name():

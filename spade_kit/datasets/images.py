@@ -60,15 +60,16 @@ _SYSTEM = {  # thumbnails, recycle bins and the like; hidden ones begin with a d
     *("~snapshot", "node_modules", "thumbs", "_thumbs", "thumbnails", "_thumbnails"),
 }
 MaskPath: TypeAlias = "Path | tuple[Path, ...]"  # a file, a folder of several, or several
+_OPAQUE = 128  # alpha: an image without a pixel that is more opaque than not is no cut-out
 _FEW, _NOISE = 4, 32  # so many grey levels are labels, unless they are that close to black and white
 
 
 def read_image(path: Path | str) -> UInt8[np.ndarray, "H W 3"]:
     """Read an image as RGB, rotated upright according to its EXIF orientation.
 
-    Transparent pixels become white, unless all are equally transparent; an animation yields its first frame. More than
-    8 bits per channel are scaled from the image's own range to 0..255. A warning reports that, and what its decoder
-    complains about.
+    Transparent pixels become white, unless all are equally, or mostly, transparent; an animation yields its first
+    frame. More than 8 bits per channel are scaled from the image's own range to 0..255. A warning reports that, and
+    what its decoder complains about.
 
     Raises
     ------
@@ -124,7 +125,12 @@ def _interpret_file(path: Path) -> tuple[Bool[np.ndarray, "H W"], str]:
     single = len(mask.getbands()) == 1 and mask.mode != "P"
     bands = [np.array(band) for band in mask.convert("L" if single else "RGB").split()]
     grey = np.maximum.reduce(bands)
-    return _cut(grey, lossy=content.startswith(b"\xff\xd8") or _is_noisy(grey))
+    return _cut(grey, lossy=_is_lossy(content) or _is_noisy(grey))
+
+
+def _is_lossy(content: bytes) -> bool:
+    """Whether a file is a JPEG, or a WebP without a lossless chunk."""
+    return content.startswith(b"\xff\xd8") or (content[8:12] == b"WEBP" and b"VP8L" not in content)
 
 
 def _is_noisy(grey: UInt8[np.ndarray, "H W"]) -> bool:
@@ -207,10 +213,16 @@ def as_rgb(picture: Image.Image, name: Path | str) -> UInt8[np.ndarray, "H W 3"]
         raise UnsupportedError(
             f"it has {bits} bits per channel, and Pillow keeps 8 of them", "Pass the path of the file."
         )
+    if upright.mode == "P":
+        colours = len(upright.getpalette() or ()) // 3
+        if np.asarray(upright).max() >= colours:  # Pillow would take black for the missing ones
+            raise UnreadablePhotoError(
+                f"{as_text(name)} is damaged: its palette has {colours} colours, and its pixels use more. Restore it."
+            )
     if upright.has_transparency_data:
         upright = upright.convert("RGBA")
-        least, most = upright.getchannel("A").getextrema()
-        if least == most != 255:  # it cuts nothing out
+        alpha = np.asarray(upright.getchannel("A"))
+        if alpha.max() < _OPAQUE or alpha.min() == alpha.max() < 255:  # it cuts nothing out
             warn(f"{as_text(name)} is transparent everywhere. Its alpha channel is ignored.")
         else:
             upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)

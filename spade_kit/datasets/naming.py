@@ -20,6 +20,7 @@ UNSORTED_NAMES = {"test", "testing", "images", "all", "new", "unknown", "unsorte
 TRAIN_NAMES = {"train", "training"}
 TEST_NAMES = {"test", "testing"}
 MASK_NAMES = {"ground_truth", "groundtruth", "masks", "mask", "annotations", "segmentation", "segmentations"}
+LABEL_NAMES = {"label", "labels"}  # of masks, or a defective label: the names of the files tell
 MISSING = {"na", "n/a", "#n/a", "<na>", "nan", "none", "null"}  # what programs write for no value
 _MARK = "(?:masks?|gt|ground[ _-]?truth|labels?|seg(?:mentation)?)"
 _MARKS = [re.compile(rf"(?<=.)[ ._-]{_MARK}(?:[ ._-]?\(?\d+\)?)?$", re.I), re.compile(rf"^{_MARK}[ ._-](?=.)", re.I)]

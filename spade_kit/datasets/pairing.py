@@ -7,14 +7,15 @@ from collections.abc import Callable, Collection
 from pathlib import Path, PurePath
 
 from spade_kit.datasets.images import MaskPath, walk
-from spade_kit.datasets.naming import MASK_NAMES, fold, plain, strip_mark
+from spade_kit.datasets.naming import LABEL_NAMES, MASK_NAMES, fold, plain, strip_mark
 
 
 def pair(photos: Collection[Path], folder: Path, masks: Path | None = None) -> tuple[list[Path], dict[Path, MaskPath]]:
     """Separate the images in and below a folder from masks, and find the mask of each image that has one.
 
-    Masks are in the folder ``masks`` under the names of the images; below ``folder`` in a folder called ``masks`` or,
-    for the images in ``bad``, ``bad_masks``; or beside their image under its name and a mark, such as ``000_mask``.
+    Masks are in the folder ``masks`` under the names of the images; below ``folder`` in a folder called ``masks`` (or
+    ``labels``, if all its images have such names) or, for the images in ``bad``, ``bad_masks``; or beside their image
+    under its name and a mark, such as ``000_mask``.
     """
     below = {photo.parent for photo in photos}
     known = {fold(str(path)) for parent in below for path in (parent, *parent.parents)}
@@ -25,10 +26,18 @@ def pair(photos: Collection[Path], folder: Path, masks: Path | None = None) -> t
         bare = strip_mark(path.name)
         return bare != path.name and fold(str(path.with_name(bare))) in known
 
+    def holds_labels(folder: Path) -> bool:
+        """Whether each image in a folder called labels has the name of one beside the folder."""
+        inside = [photo for photo in photos if photo.parent == folder]
+        names = [{folder.with_name(name) for name in (photo.stem, strip_mark(photo.stem))} for photo in inside]
+        return bool(names) and all(any(fold(str(path)) in known for path in both) for both in names)
+
+    labels = {one for one in below if plain(one.name) in LABEL_NAMES and holds_labels(one)}
+
     def leave_masks(parent: Path) -> PurePath:
         """The folder of the images whose masks are in a folder, relative to the whole; of images, their own."""
         entered = [folder / one for one in list((parent / "file").relative_to(folder).parents)[-2::-1]]
-        left = [one for one in entered if plain(one.name) not in MASK_NAMES]
+        left = [one for one in entered if plain(one.name) not in MASK_NAMES and one not in labels]
         return PurePath(*(strip_mark(one.name) if is_named_after(one) else one.name for one in left))
 
     own: dict[Path, PurePath] = {parent: parent.relative_to(folder) for parent in below}
