@@ -72,6 +72,12 @@ def check_attribute(thing: object, name: str) -> None:
         raise AttributeError(f"A {type(thing).__name__} has no attribute {name!r}.{hint}")
 
 
+def check_made(by: str, value: object, kind: type) -> None:
+    """A value of a public class, which ``by`` makes."""
+    if not isinstance(value, kind):
+        raise ValueError(f"Expected a {kind.__name__}, from {by}; got a value of type {type(value).__name__}.")
+
+
 def choose(name: str, value: str, legal: Iterable[str]) -> str:
     """A value from a list; for any other value the error suggests the closest legal one."""
     legal = list(legal)

@@ -296,6 +296,8 @@ def as_folder(name: str, given: str | os.PathLike[str]) -> Path:
     """The path of a folder, which need not exist."""
     if not isinstance(given, (str, os.PathLike)):
         raise ValueError(f"{name} must be the path of a folder; got {given!r}.")
+    if not os.fspath(given) or "\0" in os.fsdecode(given):
+        raise ValueError(f"{name} must name a folder, '.' for the current one; got {given!r}.")
     return Path(given).expanduser()
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -155,7 +156,8 @@ def test_a_custom_module_that_changed_after_the_fit_is_refused(demo, scratched, 
     spade.save(tmp_path)
     torch.nn.init.constant_(module.stem.bias, 3.0)
     changed = r"TinyNet must have the weights of the fit; got others\. Fit again, or restore them\."
-    for call in (lambda: spade.add(demo.train[3]), lambda: spade.save(tmp_path)):
+    refused = [lambda: spade.add(demo.train[3]), lambda: spade.save(tmp_path), lambda: spade.predict(scratched)]
+    for call in refused * 2:
         with pytest.raises(ValueError, match=changed):
             call()
     with pytest.raises(ValueError, match=r"was fitted with TinyNet, weights .*; got TinyNet, weights .*"):
@@ -163,6 +165,25 @@ def test_a_custom_module_that_changed_after_the_fit_is_refused(demo, scratched, 
     again = spade.with_options().fit(demo.train[:3]).add(demo.train[3])
     again.save(tmp_path)
     same(SPADE.load(tmp_path, backbone), again, scratched)
+    module.stem.bias.data += 1  # not counted by torch
+    with pytest.raises(ValueError, match=changed):
+        again.predict(scratched)
+    module.stem.bias.data -= 1
+    assert again.predict(scratched).image_score > 0
+
+
+def test_threads_save_to_one_folder_one_after_the_other(fitted, scratched, tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: fitted.save(tmp_path), range(12)))
+    same(SPADE.load(tmp_path), fitted, scratched)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+
+
+@pytest.mark.parametrize("name", ["", "a\0b"])
+def test_a_folder_needs_a_name(fitted, name):
+    for call in (fitted.save, SPADE.load, lambda folder: fitted.predict_folder(folder, "out")):
+        with pytest.raises(ValueError, match=r"must name a folder, '\.' for the current one; got "):
+            call(name)
 
 
 def test_a_save_by_another_thread_while_loading_is_read_instead(fitted, scratched, tmp_path, monkeypatch):

@@ -36,6 +36,15 @@ def test_every_figure_shows_its_provenance_and_is_closed(result, draw):
     figure.canvas.draw()  # layout and text must render without errors
 
 
+@pytest.mark.parametrize("draw", [*ALL, spade_kit.draw_hardest, spade_kit.draw_curves])
+@pytest.mark.parametrize("wrong", [None, 5])
+def test_what_is_no_result_is_refused(draw, wrong):
+    with pytest.raises(
+        ValueError, match=rf"Expected a Re.*, from spade.*; got a value of type {type(wrong).__name__}\."
+    ):
+        draw(wrong)
+
+
 def test_an_untrained_backbone_is_named_in_the_figure(demo):
     judge = spade_kit.SPADE(spade_kit.load_backbone("resnet18", pretrained=False)).fit(demo.train[:2])
     assert "resnet18 (untrained)" in spade_kit.draw_result(judge.predict(demo.test[0]))._supxlabel.get_text()

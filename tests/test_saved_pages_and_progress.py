@@ -106,6 +106,15 @@ def test_a_page_needs_the_name_of_a_file(opened, wrong):
             widget.save_html(wrong)
 
 
+def test_a_page_never_replaces_a_photo(opened, tmp_path):
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(b"mine")
+    for widget in opened.values():
+        with pytest.raises(ValueError, match=r"The name of a page must end in \.html; got 'photo\.png'\."):
+            widget.save_html(photo)
+    assert photo.read_bytes() == b"mine"
+
+
 def test_every_page_says_how_much_was_judged(demo, tmp_path):
     wide = tmp_path / "wide.png"
     Image.new("RGB", (400, 100), "grey").save(wide)

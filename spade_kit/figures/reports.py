@@ -13,7 +13,7 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from spade_kit._arguments import check_count, choose
+from spade_kit._arguments import check_count, check_made, choose
 from spade_kit._files import as_path
 from spade_kit.datasets.images import read_image
 from spade_kit.datasets.samples import GOOD
@@ -91,6 +91,7 @@ def draw_curves(report: Report, threshold: float | None = None, image_threshold:
 
     from spade_kit.figures.curves import Curves
 
+    check_made("spade_kit.evaluate", report, Report)
     curves, thresholds = report.curves(), {"pixel": threshold, "image": image_threshold}
     figure: Curves = make_subplots(1, 3, figure=Curves(), subplot_titles=[title for title, *_ in _CURVES.values()])
     legends: dict[str, Any] = {}  # below the curves, because on some datasets the curves fill every corner
@@ -267,6 +268,7 @@ def draw_hardest(report: Report, n: int = 4) -> Figure:
     scale, which ends at twice the mean of the 99th percentiles of the good images' maps (of all maps if none is good);
     that of an excess, which is mostly below 0, at their highest value.
     """
+    check_made("spade_kit.evaluate", report, Report)
     if check_count("n", n) > _MOST:
         raise ValueError(f"n must be at most {_MOST} images of a kind; got {n}. See to_frame() for all images.")
     frame = report.to_frame().dropna(subset=["image_score", "label"])

@@ -8,7 +8,7 @@ judged against the others. No map is scaled to its own minimum and maximum, whic
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from spade_kit._arguments import check_count
+from spade_kit._arguments import check_count, check_made
 from spade_kit._files import printable
 from spade_kit.figures.style import (
     COLOURS,
@@ -33,9 +33,7 @@ from spade_kit.figures.style import (
     show_picture,
     small_print,
 )
-
-if TYPE_CHECKING:
-    from spade_kit.result import Result
+from spade_kit.result import Result
 
 _NUMBERED = 20  # regions
 _MOST_LAYERS = 6  # side by side
@@ -56,6 +54,7 @@ def draw_result(
     axes
         Three axes to draw into.
     """
+    _check_result(result)
     figure, (photo, heat, outline) = make_panels(axes, 3, bars=1, shape=result.crop.size)
     level = result.judged_level if threshold is None and len(result.among) > 1 else threshold
     name = result.spade.options.judged
@@ -127,7 +126,7 @@ def draw_views(
 
 def draw_neighbours(result: Result, count: int = 7, *, axes: Sequence[Axes] | None = None) -> Figure:
     """The query and its nearest neighbours among the normal images, with the distances of their pooled features."""
-    count = min(check_count("count", count), len(result.neighbours))
+    count = min(check_count("count", count), len(_check_result(result).neighbours))
     figure, panels = make_panels(axes, count + 1, min(count + 1, 4), shape=result.crop.size)
     show_picture(panels[0], result.image, "query")
     panels[0].spines[:].set(visible=True, color=RING, linewidth=2)
@@ -144,7 +143,7 @@ def draw_layers(result: Result, *, axes: Sequence[Axes] | None = None) -> Figure
     All use the scale of the anomaly map; the top row adds up to that map. With ``combine="concat"`` and no weights,
     hardly any pixel of a single layer exceeds the map; an ensemble is a mean, which single layers do exceed.
     """
-    names = list(result.layer_maps)
+    names = list(_check_result(result).layer_maps)
     rows = 1 if axes is not None else -(-len(names) // _MOST_LAYERS)
     columns = -(-len(names) // rows)
     figure, panels = make_panels(axes, 2 * rows * columns, columns, bars=1, shape=result.crop.size)
@@ -164,7 +163,7 @@ def draw_match(result: Result, row: int, col: int, *, axes: Sequence[Axes] | Non
 
     With vectors of length 1, also the angle between the two vectors at each layer.
     """
-    match = result.match(row, col)
+    match = _check_result(result).match(row, col)
     figure, (query, normal, here, there, bars) = make_panels(axes, 5, 5)
     explaining = result.normal_image(match.image)
     show_picture(query, result.image, f"query, pixel ({row}, {col})")
@@ -187,6 +186,7 @@ def draw_match(result: Result, row: int, col: int, *, axes: Sequence[Axes] | Non
 
 def draw_reconstruction(result: Result, *, axes: Sequence[Axes] | None = None) -> Figure:
     """The query, its reconstruction from the matched normal patches, and the anomaly map."""
+    _check_result(result)
     figure, (query, rebuilt, heat) = make_panels(axes, 3, bars=1, shape=result.crop.size)
     show_picture(query, result.image, _title(result))
     show_picture(rebuilt, result.reconstruction, "reconstruction from normal patches")
@@ -196,7 +196,7 @@ def draw_reconstruction(result: Result, *, axes: Sequence[Axes] | None = None) -
 
 def draw_explanation(result: Result, row: int, col: int, threshold: float | None = None) -> Figure:
     """The result, and below it the normal pixel that one pixel matches: `draw_result` above `draw_match`."""
-    heights = (1 + 2.6 * panel_height(result.crop.size), 2.8)
+    heights = (1 + 2.6 * panel_height(_check_result(result).crop.size), 2.8)
     figure = plt.figure(figsize=(WIDTH, sum(heights)), layout="constrained")
     grid = figure.add_gridspec(2, 1, height_ratios=heights)
     above, below = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
@@ -205,6 +205,11 @@ def draw_explanation(result: Result, row: int, col: int, threshold: float | None
     draw_match(result, row, col, axes=below.subplots(1, 5))
     plt.close(figure)
     return figure
+
+
+def _check_result(result: Result) -> Result:
+    check_made("spade.predict(image)", result, Result)
+    return result
 
 
 def _ring(panel: Axes, row: int, col: int) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 from typing import Any
 from zlib import crc32
 
@@ -61,6 +62,7 @@ _READ_UP_TO = 2**30  # bytes: larger files are mapped
 _LARGEST_SIDE = 2**16  # of a level and of a photo
 _SAVES = 9  # that replace a file while it is read
 _MOST_SHARDS = 99
+_saving = Lock()  # threads may save to one folder
 _LONGEST = 200  # characters of a reason
 
 
@@ -83,7 +85,6 @@ def save_gallery(folder: Path, gallery: Gallery, backbone: Backbone, options: Op
     backbone.check_unchanged()
     if isinstance(gallery.pixels, Layout):
         gallery.pixels.verify(np.arange(len(gallery)))
-    before = set(folder.glob(_DATA))
     file = folder / _DATA.replace("*", uuid.uuid4().hex[:8])
     unfinished = folder / ".unfinished"  # for the partial files of safetensors, in case the process is killed
     manifest: dict[str, Any] = {
@@ -113,18 +114,20 @@ def save_gallery(folder: Path, gallery: Gallery, backbone: Backbone, options: Op
             raise OSError(str(problem)) from problem
         (unfinished / file.name).replace(file)
 
-    try:
-        explain_failure(file, write)
-        write_whole(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
-    except OSError:
-        with suppress(OSError):
-            file.unlink()
-        raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    for old in before:
-        with suppress(OSError):  # in use, on systems that lock open files
-            old.unlink()
+    with _saving:
+        before = set(folder.glob(_DATA))
+        try:
+            explain_failure(file, write)
+            write_whole(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+        except OSError:
+            with suppress(OSError):
+                file.unlink()
+            raise
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        for old in before:
+            with suppress(OSError):  # in use, on systems that lock open files
+                old.unlink()
 
 
 def load_gallery(folder: Path, backbone: str | Backbone | None, device: str | torch.device | None) -> Stored:

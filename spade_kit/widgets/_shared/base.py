@@ -141,6 +141,8 @@ class Live(anywidget.AnyWidget):
 
     def _save_page(self, path: str | Path, *photos: Any) -> None:
         file = check_path(path)
+        if file.suffix.lower() not in (".html", ".htm"):  # it could be an image
+            raise ValueError(f"The name of a page must end in .html; got {file.name!r}.")
         with self._lock:
             self.finish()
             write_whole(file, self._make_page(*photos).encode())
