@@ -1,7 +1,7 @@
 """Exact search of levels that share one grid, such as the blocks of a vision transformer.
 
 No level is coarser than another, so none can bound the others, and cells have hundreds of channels. A pair of cells is
-measured from differences, some 200 channels at a time, and dropped as soon as its partial sum exceeds the worst of the
+measured from differences, some hundred channels at a time, and dropped as soon as its partial sum exceeds the worst of the
 query cell's best distances so far. These parts of an image's cells lie side by side, so that memory is read in order
 although most pairs are dropped after the first. In a small window (radius 1 leaves 9 cells per image) this is all.
 Elsewhere, a *view* of each cell bounds the distance first: its
@@ -43,7 +43,7 @@ _VIEW = 64  # numbers in the view of a level
 _SAMPLED = 2048  # cells that determine the axes
 _WORTH_ROWS = 2 * STEP  # channels; with fewer, `search_projection` is faster
 _WORTH_VIEWING = 81  # cells in a window; fewer are measured directly
-_PART = 4 * STEP  # channels that are summed before a pair may be dropped, at most
+_PART = 2 * STEP  # channels that are summed before a pair may be dropped, at most
 _BATCH = 8  # tiles of views that stay in cache
 _VIEW_ERROR = 2.0**-20  # of a view, in units of the cell's length: rounding gives 2^-24, the root of a small rest more
 _ROUNDED = 1 + 2.0**-14  # for sums of a few hundred float32 numbers
@@ -79,8 +79,8 @@ class CellLayout(Layout):
         for number, level in enumerate(levels):
             room = self.cells[start : start + len(level), number]  # (n, p, h * w, c / p)
             for part, first in zip(room.swapaxes(0, 1), range(0, self.channels, room.shape[3])):
-                some = level[:, first : first + room.shape[3]].cpu().flatten(2).transpose(1, 2).numpy()
-                part[:, :, : some.shape[2]] = some
+                some = level[:, first : first + room.shape[3]].flatten(2).transpose(1, 2)
+                torch.from_numpy(part)[:, :, : some.shape[2]] = some  # faster than NumPy
                 part[:, :, some.shape[2] :] = 0
 
     def level(self, number: int, images: np.ndarray) -> Tensor:
