@@ -1,10 +1,10 @@
 """Exact search of levels that share one grid, such as the blocks of a vision transformer.
 
 No level is coarser than another, so none can bound the others, and cells have hundreds of channels. A pair of cells is
-measured from differences, some hundred channels at a time, and dropped as soon as its partial sum exceeds the worst of the
-query cell's best distances so far. These parts of an image's cells lie side by side, so that memory is read in order
-although most pairs are dropped after the first. In a small window (radius 1 leaves 9 cells per image) this is all.
-Elsewhere, a *view* of each cell bounds the distance first: its
+measured from differences, some hundred channels at a time, and dropped as soon as its partial sum exceeds the worst of
+the query cell's best distances so far. These parts of an image's cells lie side by side, so that memory is read in
+order although most pairs are dropped after the first. In a small window (radius 1 leaves 9 cells per image) this is
+all. Elsewhere, a *view* of each cell bounds the distance first: its
 coordinates along the principal axes of the level in the gallery, and the length of the rest. With orthonormal axes P,
 
     |q - g|^2 = |P q - P g|^2 + |rest(q) - rest(g)|^2 >= |P q - P g|^2 + (|rest(q)| - |rest(g)|)^2
