@@ -483,6 +483,7 @@ class SPADE:
     def read(self, image: Photo) -> QueryImage:
         """Prepare an image to be judged: crop it like the fitted ones, and pass it through the network once."""
         gallery, photo = self.gallery, as_array(image)
+        self.backbone.check_unchanged(quickly=True)
         height, width, _ = photo.shape
         crop = gallery.cropping.find((height, width))
         pixels = crop.cut(photo)
