@@ -165,7 +165,7 @@ def test_a_custom_module_that_changed_after_the_fit_is_refused(demo, scratched, 
     again = spade.with_options().fit(demo.train[:3]).add(demo.train[3])
     again.save(tmp_path)
     same(SPADE.load(tmp_path, backbone), again, scratched)
-    module.stem.bias.data += 1  # not counted by torch
+    module.stem.bias.data += 1  # which torch's count of changes leaves out
     with pytest.raises(ValueError, match=changed):
         again.predict(scratched)
     module.stem.bias.data -= 1

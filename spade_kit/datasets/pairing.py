@@ -26,13 +26,13 @@ def pair(photos: Collection[Path], folder: Path, masks: Path | None = None) -> t
         bare = strip_mark(path.name)
         return bare != path.name and fold(str(path.with_name(bare))) in known
 
-    def holds_labels(folder: Path) -> bool:
-        """Whether each image in a folder called labels has the name of one beside the folder."""
-        inside = [photo for photo in photos if photo.parent == folder]
-        names = [{folder.with_name(name) for name in (photo.stem, strip_mark(photo.stem))} for photo in inside]
-        return bool(names) and all(any(fold(str(path)) in known for path in both) for both in names)
+    def is_label(photo: Path) -> bool:
+        """Whether an image has the name of one beside its folder, with or without a mark."""
+        names = (photo.stem, strip_mark(photo.stem))
+        return any(fold(str(photo.parent.with_name(name))) in known for name in names)
 
-    labels = {one for one in below if plain(one.name) in LABEL_NAMES and holds_labels(one)}
+    labels = {one for one in below if plain(one.name) in LABEL_NAMES}
+    labels -= {photo.parent for photo in photos if photo.parent in labels and not is_label(photo)}
 
     def leave_masks(parent: Path) -> PurePath:
         """The folder of the images whose masks are in a folder, relative to the whole; of images, their own."""

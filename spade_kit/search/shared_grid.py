@@ -4,8 +4,8 @@ No level is coarser than another, so none can bound the others, and cells have h
 measured from differences, some hundred channels at a time, and dropped as soon as its partial sum exceeds the worst of
 the query cell's best distances so far. These parts of an image's cells lie side by side, so that memory is read in
 order although most pairs are dropped after the first. In a small window (radius 1 leaves 9 cells per image) this is
-all. Elsewhere, a *view* of each cell bounds the distance first: its
-coordinates along the principal axes of the level in the gallery, and the length of the rest. With orthonormal axes P,
+all. Elsewhere, a *view* of each cell bounds the distance first: its coordinates along the principal axes of the level
+in the gallery, and the length of the rest. With orthonormal axes P,
 
     |q - g|^2 = |P q - P g|^2 + |rest(q) - rest(g)|^2 >= |P q - P g|^2 + (|rest(q)| - |rest(g)|)^2
 
@@ -177,7 +177,7 @@ def measure_shared_grid(
     _, h, w = place.shape
     images = check_images(images, len(gallery))
     check_places(place, len(images) * h * w)
-    squared = np.zeros((len(levels), len(place), h * w))
+    squared = np.empty((len(levels), len(place), h * w))
     cells, there = (query.cells, gallery.cells, images, np.array(levels)), place.reshape(-1, h * w)
     in_threads(lambda worker, workers: _measure(worker, workers, *cells, there, squared), h * w)
     return squared.reshape(len(levels), *place.shape)
@@ -268,11 +268,13 @@ def _measure(worker, workers, query, gallery, images, levels, places, squared):
         for near in range(len(places)):
             for cell in range(worker * size // workers, (worker + 1) * size // workers):
                 image, there = images[places[near, cell] // size], places[near, cell] % size
+                total = 0.0
                 for part in range(parts):
                     here, other = query[0, levels[at], part, cell], gallery[image, levels[at], part, there]
                     for channel in range(width):
                         difference = np.float64(here[channel]) - np.float64(other[channel])
-                        squared[at, near, cell] += difference * difference
+                        total += difference * difference
+                squared[at, near, cell] = total
 
 
 @compiled(forceinline=True)
