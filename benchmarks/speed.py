@@ -21,10 +21,13 @@ from typing import Any
 
 import numpy as np
 import psutil
+
+import spade_kit  # before torch, as users import it: it keeps torch's idle threads from spinning
+
+# isort: split
 import torch
 from rivals import check_the_same, concatenate, faiss_flat, sklearn_brute, torch_brute, window_loop
 
-import spade_kit
 from spade_kit import Pyramid, load_backbone
 from spade_kit.correspondence import search_pixels
 from spade_kit.datasets.samples import as_array
