@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 import operator
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from difflib import get_close_matches
 from math import isfinite
 from numbers import Real
@@ -56,8 +58,25 @@ def check_number(name: str, value: float, needed: str, *, least: float, most: fl
     raise ValueError(f"{name} must be {needed}; got {value!r}.")
 
 
+_held: ContextVar[list[str] | None] = ContextVar("_held", default=None)
+
+
+@contextmanager
+def hold_warnings() -> Iterator[list[str]]:
+    """Collect the messages of `warn` in this thread, to be issued where the user's line is known."""
+    messages: list[str] = []
+    before = _held.set(messages)
+    try:
+        yield messages
+    finally:
+        _held.reset(before)
+
+
 def warn(message: str) -> None:
     """Issue a warning that points at the user's line, not at the package's."""
+    if (held := _held.get()) is not None:
+        held.append(message)
+        return
     frame, level = inspect.currentframe(), 1
     while frame and frame.f_back and frame.f_globals.get("__name__", "").startswith("spade_kit"):
         frame, level = frame.f_back, level + 1

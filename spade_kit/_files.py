@@ -26,6 +26,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import STRIPBYTECOUNTS, STRIPOFFSETS, ImageFileDirectory_v2
 
 from spade_kit._arguments import warn
+from spade_kit._work import track
 
 MANIFEST = "run.json"
 _UNFINISHED = ".writing"  # the suffix of incomplete files
@@ -68,10 +69,24 @@ class Item:
     sources: Sequence[Path]
     files: Sequence[Path]
 
+    @property
+    def state(self) -> Row | None:
+        return describe_state(self.sources)
+
     def is_done(self, row: Row) -> bool:
         """Whether all output files are whole, and the sources have the content that the row was made from."""
-        state = describe_state(self.sources) if all(map(_is_whole, self.files)) else None
+        state = self.state if all(map(_is_whole, self.files)) else None
         return state is not None and state.get("sha256") == row.get("sha256")
+
+    def complete(self, row: Row, state: Row | None) -> Row:
+        """The whole row; ``state`` is from before the image was read: one that is replaced meanwhile is judged again.
+
+        Of an image that was not judged there are no files: those of an earlier content would seem to be its result.
+        """
+        if "reason" in row:
+            for file in self.files:
+                file.unlink(missing_ok=True)
+        return row | self.name | (state or {})
 
 
 @dataclass(frozen=True)
@@ -128,10 +143,11 @@ class RunFolder:
                 "folder."
             ) from held
 
-    def resume(self, items: Sequence[Item], judge: Callable[[Item], Row]) -> Iterator[Row]:
-        """Yield the rows of all items: existing rows of finished items, rows from ``judge`` for the others.
+    def resume(self, items: Sequence[Item], judge: Callable[[Sequence[Item]], Iterable[tuple[int, Row]]]) -> list[Row]:
+        """Rows of all items, in order: existing rows of finished items, and those that ``judge`` yields for the others.
 
-        Items that could not be judged are tried again, and have no files. Incomplete files of a killed run are removed.
+        It yields the index of an item with its complete row, in any order, and each is written at once. Items that
+        could not be judged are tried again. Incomplete files of a killed run are removed.
         """
         for place in {self.folder, *(file.parent for item in items for file in item.files)}:
             for left in place.glob(f".*{_UNFINISHED}"):
@@ -145,15 +161,15 @@ class RunFolder:
         found = [known.get(tuple(item.name.values())) for item in items]
         rows = [row if row is not None and item.is_done(row) else None for item, row in zip(items, found)]
         self.write(filter(None, rows))  # an old row must not stay beside new files of its image
-        for item, row in zip(items, rows):
-            if row is None:
-                state = describe_state(item.sources)  # before judging: a file replaced meanwhile is judged again
-                row = item.name | judge(item) | (state or {})
-                if "reason" in row:  # files of an earlier content would seem to be its result
-                    for file in item.files:
-                        file.unlink(missing_ok=True)
+        waiting = [at for at, row in enumerate(rows) if row is None]
+        with track(total=len(items), initial=len(items) - len(waiting), desc="images") as progress:
+            for at, row in judge([items[at] for at in waiting]) if waiting else ():
                 self._append(row)
-            yield item.name | row
+                rows[waiting[at]] = row
+                progress.update()
+        done = [item.name | row for item, row in zip(items, rows) if row is not None]
+        self.write(done)  # in order
+        return done
 
     def write(self, rows: Iterable[Row]) -> None:
         """Rewrite the table with these rows."""

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import unicodedata
-from collections import Counter
-from collections.abc import Callable
-from functools import partial
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import tee
+from math import nan
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from time import perf_counter
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas
@@ -26,7 +32,7 @@ from spade_kit._files import (
     shorten,
     write_whole,
 )
-from spade_kit._progress import track
+from spade_kit._work import ahead, crew, hand_out
 from spade_kit.datasets.images import (
     FORMATS,
     RESULTS,
@@ -38,7 +44,11 @@ from spade_kit.datasets.images import (
 )
 from spade_kit.datasets.layouts import check_folder, count, name_some
 from spade_kit.datasets.pairing import pair
-from spade_kit.datasets.samples import explain_memory
+from spade_kit.datasets.samples import Photo, Sample, explain_memory
+from spade_kit.features.pyramid import Pyramid, choose_batch, compute_each, read_batches
+from spade_kit.gallery.gallery import QueryImage, digest
+from spade_kit.options import Options
+from spade_kit.result import Result
 
 FPR = 0.05  # default rate, unless there are too few normal images to estimate it
 PIXEL_FPR = 0.01  # of the outlines: the default of `SPADE.threshold`
@@ -49,13 +59,23 @@ COLUMNS: dict[str, Callable[[str], Any]] = {  # name -> parser of its cells
     **STATE,
 }
 NOT_JUDGED = "not judged"
+Finish: TypeAlias = "Callable[[Item, Any, Result | Exception, float], Row]"  # the second is the photo
 
 
 def predict_folder(
-    spade: Any, folder: str | Path, out: str | Path, fpr: float | None = None, *, maps: bool = True
+    spade: Any,
+    folder: str | Path,
+    out: str | Path,
+    fpr: float | None = None,
+    *,
+    maps: bool = True,
+    jobs: int = 1,
+    client: Any = None,
 ) -> pandas.DataFrame:
     """See `SPADE.predict_folder`; ``spade`` is a SPADE, which imports this module."""
     folder, out = check_folder(as_folder("folder", folder)), as_folder("out", out)
+    if jobs != 1 or client is not None:  # workers may have another working directory
+        folder, out = folder.resolve(), out.resolve()
     check_is_no_file(out)
     photos = _list_photos(folder)
     normals = len(spade.gallery.distinct)
@@ -75,10 +95,9 @@ def predict_folder(
     run = RunFolder(out, "results.csv", COLUMNS, RESULTS)
     manifest = spade.describe_run() | {"input": as_text(folder.resolve()), "rate": rate, "threshold": threshold}
     manifest["pixel_threshold"] = outline
-    with run.claim(manifest):
-        judged = run.resume(items, partial(_judge, spade, threshold, outline))
-        rows = list(track(judged, total=len(items), desc="images"))
-        run.write(rows)
+    with crew(jobs, client) as workers, run.claim(manifest):
+        judge = judge_on(workers, spade, out, partial(_finish, threshold, outline))
+        rows = run.resume(items, lambda some: judge([(item, item.sources[0]) for item in some]))
     unsaid = {"nearest_normal": "", "reason": "", "sha256": ""}
     frame = pandas.DataFrame([unsaid | row for row in rows], columns=list(COLUMNS))
     done = frame.dropna(subset="judged")
@@ -88,28 +107,153 @@ def predict_folder(
     return frame.astype(dict.fromkeys(("row", "col", "bytes", "modified"), "Int64"))  # may be missing
 
 
-def _judge(spade: Any, threshold: float, outline: float, item: Item) -> Row:
-    """Judge an image and write its pictures; if it cannot be judged, return only the reason."""
+def judge_ahead(spade: Any, photos: Iterable[Photo]) -> Iterator[tuple[Result | Exception, float]]:
+    """The results of images in order, or why one cannot be judged, and the seconds that each took.
+
+    Images are read ahead, in other threads, and features computed in batches.
+    """
+    cropping, backbone = spade.gallery.cropping, spade.backbone
+    asked, photos = tee(photos)
+    start = perf_counter()
+    for batch in read_batches(photos, cropping, choose_batch(cropping, backbone)):
+        crops = [read[1] for read in batch if not isinstance(read, Exception)]
+        features = iter(compute_each(crops, backbone) if crops else ())
+        backbone.check_unchanged(quickly=True)
+        judged: list[Result | Exception] = []
+        for read, photo in zip(batch, asked):  # in this order: the last batch must not take one too many
+            found = read if isinstance(read, Exception) else next(features)
+            if isinstance(found, Pyramid):
+                place, crop = read  # type: ignore[misc]
+                sample = photo if isinstance(photo, Sample) else None
+                try:
+                    found = spade.judge(QueryImage(found, crop, place, sample, digest(crop)))
+                except (ValueError, OSError, MemoryError) as problem:
+                    found = problem
+            judged.append(found)
+        seconds = (perf_counter() - start) / len(judged)
+        yield from ((found, seconds) for found in judged)
+        start = perf_counter()
+
+
+def judge_items(spade: Any, given: Sequence[tuple[Item, Photo]], finish: Finish) -> Iterator[tuple[int, Row]]:
+    """Judge the photo of each item, and yield their complete rows in order.
+
+    ``finish(item, photo, found, seconds)`` writes the files of a result, in another thread, and returns its row, or
+    that of an image that could not be judged.
+    """
+    states: deque[Row | None] = deque()
+
+    def read() -> Iterator[Photo]:
+        for state, (_, photo) in zip(ahead(attrgetter("state"), [item for item, _ in given]), given):
+            states.append(state)
+            yield photo
+
+    def complete(at: int, state: Row | None, found: Result | Exception, seconds: float) -> tuple[int, Row]:
+        item, photo = given[at]
+        return at, item.complete(finish(item, photo, found, seconds), state)
+
+    judged = enumerate(judge_ahead(spade, read()))
+    yield from ahead(lambda given: complete(*given), ((at, states.popleft(), *found) for at, found in judged))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fit as workers find it: they load it once, and check that it is the one that was meant."""
+
+    folder: Path
+    load: Callable[..., Any]  # `SPADE.load`
+    mark: tuple[str, ...]  # of the weights and the normal images
+    device: str
+    options: Options
+
+    @classmethod
+    def of(cls, spade: Any, out: Path) -> Fit:
+        """Where a SPADE was saved or loaded, or else a copy that is saved now, for this run."""
+        if spade.backbone.recipe is None:
+            raise ValueError(
+                f"Workers load a network by its name; got the custom module {spade.backbone.name}. Use one process."
+            )
+        if spade.folder is None and not (out / "fit" / "spade.json").is_file():
+            spade.save(out / "fit")
+        folder = (out / "fit" if spade.folder is None else spade.folder).resolve()
+        return cls(folder, spade.load, _mark(spade), spade.backbone.device.type, spade.options)
+
+    def open(self) -> Any:
+        with _opening:
+            spade = _open(self.load, self.folder, self.mark, self.device)
+        return spade.under(self.options)
+
+
+_opening = Lock()  # a worker with several threads loads once
+
+
+@lru_cache(maxsize=1)
+def _open(load: Callable[..., Any], folder: Path, mark: tuple[str, ...], device: str) -> Any:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {as_text(folder)}: workers need storage that all machines share.")
+    spade = load(folder, device=device)
+    if _mark(spade) != mark:
+        raise ValueError(f"{as_text(folder)} holds another fit now. Save this one again, or load that one.")
+    return spade
+
+
+def _mark(spade: Any) -> tuple[str, ...]:
+    run = spade.describe_run()
+    return run["weights_sha256"], run["normals_sha256"]
+
+
+def judge_on(
+    workers: Any, spade: Any, out: Path, finish: Finish
+) -> Callable[[Sequence[tuple[Item, Photo]]], Iterator[tuple[int, Row]]]:
+    """`judge_items`, by the workers of a client, if there is one."""
+    if workers is None:
+        return lambda given: judge_items(spade, given, finish)
+    work = partial(_judge_chunk, Fit.of(spade, out), out, finish)
+
+    def judge(given: Sequence[tuple[Item, Photo]]) -> Iterator[tuple[int, Row]]:
+        for at, row in hand_out(workers, work, given):
+            item, photo = given[at]
+            yield at, item.complete(finish(item, photo, row, nan), item.state) if isinstance(row, Exception) else row
+
+    return judge
+
+
+def _judge_chunk(fit: Fit, out: Path, finish: Finish, given: Sequence[tuple[Item, Photo]]) -> list[Row]:
+    """On a worker."""
+    for folder in (out, given[0][0].sources[0].parent):
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"There is no folder {as_text(folder)}: workers need storage that all machines share."
+            )
+    return [row for _, row in judge_items(fit.open(), given, finish)]
+
+
+def explain(problem: Exception) -> str:
+    return explain_memory(problem) if isinstance(problem, MemoryError) else str(problem)
+
+
+def _finish(
+    threshold: float, outline: float, item: Item, photo: Photo, found: Result | Exception, seconds: float
+) -> Row:
+    """Write the pictures of a result; images are judged by ``threshold``, their pixels by ``outline``."""
+    del photo, seconds
     try:
-        return _judge_and_write(spade, threshold, outline, item)
+        if isinstance(found, Exception):
+            return {"verdict": NOT_JUDGED, "reason": explain(found)}
+        return _write(found, item, threshold, outline)
     except MemoryError as problem:
-        return {"verdict": NOT_JUDGED, "reason": explain_memory(problem)}
+        return {"verdict": NOT_JUDGED, "reason": explain(problem)}
 
 
-def _judge_and_write(spade: Any, threshold: float, outline: float, item: Item) -> Row:
-    """Images are judged by ``threshold``, their pixels by ``outline``."""
-    (photo,), (segmentation, *raw) = item.sources, item.files
-    try:
-        result = spade.judge(photo)
-    except (ValueError, OSError) as problem:
-        return {"verdict": NOT_JUDGED, "reason": str(problem)}
+def _write(result: Result, item: Item, threshold: float, outline: float) -> Row:
+    segmentation, *raw = item.files
     judged = result.crop.put_back(result.judged_map)
     write_whole(segmentation, encode_png(judged >= outline))
     for file in raw:
         write_whole(file, encode_tiff(judged if result.judged_map is result.anomaly_map else result.on_photo()))
     row, col = np.unravel_index(np.nanargmax(judged), judged.shape)
     nearest = int(result.neighbours.index[0])
-    sample = spade.gallery.normals[nearest].sample
+    sample = result.spade.gallery.normals[nearest].sample
     return {
         "verdict": "anomalous" if result.image_score >= threshold else "normal",
         "image_score": _six_digits(result.image_score),

@@ -123,6 +123,7 @@ class SPADE:
         options = Options(k, kappa, radius, weights, combine, sigma, search, score, judged, squared)
         self.backbone = load_backbone(backbone, device=device)
         self.options = self._check(options)
+        self.folder: Path | None = None  # where the gallery was saved or loaded
         self._fitted: Calibration | None = None  # of the gallery, which it holds: both are replaced at once
         self._undecided: frozenset[str] = frozenset()  # options that a fit chooses, and "resize"
         self._choices = _tabulate([])
@@ -379,7 +380,9 @@ class SPADE:
             If it cannot be written; an older save stays intact.
         """
         rows = self.choices.itertuples(name=None)
-        save_gallery(as_folder("folder", folder), self.gallery, self.backbone, self.options, list(rows))
+        place = as_folder("folder", folder)
+        save_gallery(place, self.gallery, self.backbone, self.options, list(rows))
+        self.folder = place
 
     @classmethod
     def load(
@@ -403,6 +406,7 @@ class SPADE:
         """
         stored = load_gallery(as_folder("folder", folder), backbone, device)
         spade = cls(stored.backbone).under(stored.options).with_gallery(stored.gallery)
+        spade.folder = as_folder("folder", folder)
         spade._choices = _tabulate(stored.choices)
         spade._undecided = frozenset({*UNDECIDED, "k", "resize"}) & {option for option, *_ in stored.choices}
         return spade
@@ -415,7 +419,7 @@ class SPADE:
 
     def _replace(self, gallery: Gallery) -> None:
         """Set another gallery with an empty calibration; other objects may keep using the old ones."""
-        self._fitted = Calibration(gallery)
+        self._fitted, self.folder = Calibration(gallery), None
 
     def _freeze(self) -> SPADE:
         """This object as it is now: other threads may change the gallery or the options while it judges."""
@@ -520,7 +524,14 @@ class SPADE:
         return Result(anomaly_map, neighbours, found, query, among, now)
 
     def predict_folder(
-        self, folder: str | Path, out: str | Path, fpr: float | None = None, *, maps: bool = True
+        self,
+        folder: str | Path,
+        out: str | Path,
+        fpr: float | None = None,
+        *,
+        maps: bool = True,
+        jobs: int = 1,
+        client: Any = None,
     ) -> pandas.DataFrame:
         """Judge every image in a folder and its subfolders; no labels needed.
 
@@ -537,6 +548,11 @@ class SPADE:
             The fraction of normal images that may reach the threshold: 0.05 unless there are too few of them.
         maps
             Whether to write the raw maps, 4 bytes per pixel of the original image.
+        jobs
+            Processes on this machine that share the work, of one core each.
+        client
+            A `dask.distributed.Client`, whose workers share the work. They must see the same folders, among them the
+            one where this SPADE was saved or loaded; if there is none, it is saved in ``out``.
 
         Returns
         -------
@@ -553,7 +569,7 @@ class SPADE:
         OSError
             If something cannot be written; files written before are intact.
         """
-        return predict_folder(self._freeze(), folder, out, fpr, maps=maps)
+        return predict_folder(self._freeze(), folder, out, fpr, maps=maps, jobs=jobs, client=client)
 
     # ---- thresholds and the reference level --------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from spade_kit import SPADE, Sample, evaluate
+from spade_kit import SPADE, Sample, batch, evaluate
 from spade_kit._files import Item, RunFolder, as_path, encode_png, encode_tiff, write_whole
 from spade_kit.batch import COLUMNS
 
@@ -74,22 +74,21 @@ def test_every_photo_gets_a_row_and_two_pictures(spade, demo, line, tmp_path, ca
 
 def test_an_interrupted_run_is_resumed(spade, line, tmp_path, monkeypatch):
     whole = spade.predict_folder(line, tmp_path / "whole", fpr=0.2)
-    predict, asked = SPADE.judge, []
+    finish, finished = batch._finish, []
 
-    def interrupted(self, image, **options):
-        asked.append(Path(image).name)
-        if asked.count("a b.png") == 1 and asked[-1] == "a b.png":
+    def interrupted(*given):
+        finished.append(given[3].name)
+        if finished.count("a b.png") == 1 and given[3].name == "a b.png":
             raise KeyboardInterrupt
-        return predict(self, image, **options)
+        return finish(*given)
 
-    monkeypatch.setattr(SPADE, "judge", interrupted)
+    monkeypatch.setattr(batch, "_finish", interrupted)
     with pytest.raises(KeyboardInterrupt):
         spade.predict_folder(line, tmp_path / "out", fpr=0.2)
     assert len((tmp_path / "out/results.csv").read_text().splitlines()) == 4
-    asked.clear()
-    asked.append("a b.png")
+    finished[:] = ["a b.png"]
     again = spade.predict_folder(line, tmp_path / "out", fpr=0.2)
-    assert asked[1:] == ["broken.png", "a b.png", "ß.png", "x.png", "y.png"]  # what could not be read is tried again
+    assert sorted(finished[1:]) == ["a b.png", "broken.png", "x.png", "y.png", "ß.png"]  # the unreadable one, too
     pandas.testing.assert_frame_equal(again, whole)
 
 
@@ -408,15 +407,24 @@ def test_a_row_comes_back_exactly_unless_it_was_cut_off(cells, data):
         file = Path(folder, "file")
         file.touch()
         items = [Item({"path": row["path"], "label": row.get("label")}, [], [file]) for row in rows]
-        written = iter(rows)
-        ends = [table.stat().st_size for _ in run.resume(items, lambda item: next(written))]
+        ends, again = [], []
+
+        def judge(waiting):
+            for at, row in enumerate(rows):
+                yield at, waiting[at].complete(row, waiting[at].state)
+                ends.append(table.stat().st_size)
+
+        def judge_again(waiting):
+            again.extend(waiting)
+            return ((at, item.complete({}, item.state)) for at, item in enumerate(waiting))
+
+        run.resume(items, judge)
         content = table.read_bytes()
         lines = [at + 1 for at, byte in enumerate(content) if byte == ord("\n")]  # some of them within a cell
         cut = data.draw(st.integers(0, len(content)) | st.sampled_from(lines))
         table.write_bytes(content[:cut])
         whole = sum(end <= cut for end in ends)
-        again = []
-        found = list(run.resume(items, lambda item: again.append(item) or {}))
+        found = run.resume(items, judge_again)
     assert again == items[whole:]
     for row, expected in zip(found[:whole], rows):
         assert repr(sorted(row.items())) == repr(sorted(({"label": None} | expected).items()))  # NaN is not itself
@@ -508,18 +516,18 @@ def test_a_list_is_not_a_folder(spade, tmp_path):
 
 
 def test_an_image_that_does_not_fit_into_memory_gets_a_row(spade, line, tmp_path, monkeypatch):
-    cut = SPADE.judge
+    write = batch._write
 
-    def judge(self, image, **options):
-        if Path(image).relative_to(line).as_posix() == NAMES[0]:
+    def write_with_little_memory(result, item, *given):
+        if item.name["path"] == NAMES[0]:
             raise MemoryError
-        if Path(image).name == "x.png":
+        if item.name["path"] == "x.png":
             raise MemoryError("The network needs 9 GB. Use a smaller crop.")
-        if Path(image).name == "y.png":
+        if item.name["path"] == "y.png":
             np.empty(2**60, np.uint8)
-        return cut(self, image, **options)
+        return write(result, item, *given)
 
-    monkeypatch.setattr(SPADE, "judge", judge)
+    monkeypatch.setattr(batch, "_write", write_with_little_memory)
     frame = spade.predict_folder(line, tmp_path / "out", fpr=0.2)
     reasons = frame.set_index("path")["reason"]
     assert reasons[NAMES[0]] == reasons["y.png"] == "The image does not fit into memory. Make it smaller."

@@ -52,15 +52,20 @@ def test_an_ordinary_name_stays_as_it_is():
     assert as_text(os.fsdecode(b"pi\xe8ce.png")) == "pi\\udce8ce.png"
 
 
+def each(judge):
+    """A function of one item as `RunFolder.resume` takes it."""
+    return lambda items: ((at, item.complete(judge(item), item.state)) for at, item in enumerate(items))
+
+
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1), min_size=1))
 def test_no_cell_of_a_table_begins_as_a_formula(labels):
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder), "table.csv", {"at": int, "label": str})
         items = [Item({"at": at}, [], []) for at in range(len(labels))]
-        list(run.resume(items, lambda item: {"label": labels[item.name["at"]]}))
+        run.resume(items, each(lambda item: {"label": labels[item.name["at"]]}))
         with open(Path(folder, "table.csv"), newline="", encoding="utf-8") as lines:
             cells = [cell for row in csv.reader(lines) for cell in row]
-        again = list(run.resume(items, lambda item: pytest.fail("was judged again")))
+        again = run.resume(items, each(lambda item: pytest.fail("was judged again")))
     assert not [cell for cell in cells if cell.startswith(FORMULAS)]
     assert [row["label"] for row in again] == labels
 
@@ -184,7 +189,7 @@ def test_an_image_is_judged_again_if_its_content_or_its_outputs_changed(tmp_path
         [Item({"path": "a.bmp"}, [photo], [output])],
     )
     (tmp_path / "out").mkdir()
-    list(run.resume(items, judge))
+    run.resume(items, each(judge))
     if "content" in change:
         photo.write_bytes(b"other")
         os.utime(photo, (1000, 1000))
@@ -192,7 +197,7 @@ def test_an_image_is_judged_again_if_its_content_or_its_outputs_changed(tmp_path
         output.unlink()
     elif change == "time":
         photo.touch()
-    (row,) = run.resume(items, judge)
+    (row,) = run.resume(items, each(judge))
     judged_again = change not in ("nothing", "time")
     assert len(asked) == 1 + judged_again
     assert row["score"] == 1 + judged_again

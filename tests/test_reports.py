@@ -12,8 +12,9 @@ from PIL import Image
 from scipy.ndimage import label
 from sklearn.metrics import auc, precision_recall_curve, roc_curve
 
-from spade_kit import SPADE, Report, Sample, draw_curves, evaluate
+from spade_kit import Report, Sample, draw_curves, evaluate
 from spade_kit._files import RunFolder
+from spade_kit.evaluation import evaluate as evaluation
 from spade_kit.evaluation.metrics import mean_up_to
 
 
@@ -98,22 +99,22 @@ def test_images_with_the_same_name_keep_separate_maps(spade, samples, tmp_path):
 
 
 def test_an_interrupted_evaluation_resumes(spade, samples, tmp_path, monkeypatch):
-    predict, asked = SPADE.judge, []
+    finish, finished = evaluation._finish, []
 
-    def interrupted(self, image, **options):
-        asked.append(image)
-        if len(asked) == 4:
+    def interrupted(item, sample, *found):
+        finished.append(sample)
+        if finished.count(samples[3]) == 1 and sample == samples[3]:
             raise KeyboardInterrupt
-        return predict(self, image, **options)
+        return finish(item, sample, *found)
 
-    monkeypatch.setattr(SPADE, "judge", interrupted)
+    monkeypatch.setattr(evaluation, "_finish", interrupted)
     with pytest.raises(KeyboardInterrupt):
         evaluate(spade, samples, folder=tmp_path)
     with pytest.raises(FileNotFoundError, match=r"interrupted\. Call evaluate"):
         Report.load(tmp_path)
+    finished[:] = [samples[3]]
     report = evaluate(spade, samples, folder=tmp_path)
-    assert len(asked) == len(samples) + 1
-    assert asked[4:] == samples[3:]
+    assert sorted(finished[1:], key=samples.index) == samples[3:]
     fresh = evaluate(spade, samples).to_frame()
     for again in (report, Report.load(tmp_path)):
         frame = again.to_frame()

@@ -21,7 +21,7 @@ from traitlets.config import Config
 import spade_kit
 from spade_kit import SPADE, Sample, choose_threshold, compare_layers, evaluate, explore, paint_defect
 from spade_kit._files import as_text
-from spade_kit._progress import track
+from spade_kit._work import track
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -182,7 +182,7 @@ def bars(monkeypatch):
             super().close()
 
     monkeypatch.setenv("TQDM_DISABLE", "0")
-    monkeypatch.setattr("spade_kit._progress._Bar", Bar)
+    monkeypatch.setattr("spade_kit._work._Bar", Bar)
     return closed
 
 
@@ -206,9 +206,7 @@ def test_every_bar_ends_at_its_end(bars, demo, tmp_path):
 
 def test_the_text_of_a_bar_in_a_notebook_ends_complete(monkeypatch):
     monkeypatch.setenv("TQDM_DISABLE", "0")
-    code = (
-        "import time\nfrom spade_kit._progress import track\nfor _ in track(range(5), desc='images'): time.sleep(0.4)"
-    )
+    code = "import time\nfrom spade_kit._work import track\nfor _ in track(range(5), desc='images'): time.sleep(0.4)"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Jupyter, about its own connection

@@ -15,7 +15,7 @@ from typing import Any
 
 from spade_kit._arguments import choose, warn
 from spade_kit._files import printable
-from spade_kit._progress import track
+from spade_kit._work import track
 from spade_kit.datasets.images import (
     UnreadablePhotoError,
     find_locked,
@@ -145,7 +145,7 @@ def _assemble(found: Found, name: str, locked: Sequence[str] = ()) -> Dataset:
         remarks.append(f"{count(shared, 'mask')} used for several images: {name_some(shared)}.")
     if twice := _in_both(train, test):
         remarks.append(f"{count(twice, 'test image')} also among the training images: {name_some(twice)}.")
-    return Dataset(name, train, test, found.layout, tuple(remarks))
+    return Dataset(name, train, test, found.layout, tuple(remarks), len(skipped))
 
 
 def _find_others(folders: set[Path]) -> list[Path]:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from spade_kit._arguments import warn
 from spade_kit._files import as_text
-from spade_kit._progress import track
+from spade_kit._work import track
 from spade_kit.datasets.decoding import turn_upright
 from spade_kit.datasets.images import (
     MaskPath,
@@ -98,7 +98,8 @@ class Sample:
 class Dataset:
     """Normal images to compare with (``train``) and images to judge (``test``).
 
-    ``layout`` is the recognised folder layout; ``remarks`` list what was skipped or is unexpected.
+    ``layout`` is the recognised folder layout; ``remarks`` list what is unexpected, and ``skipped`` counts the images
+    that cannot be read.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Dataset:
     test: list[Sample] = field(repr=False)
     layout: str = ""
     remarks: tuple[str, ...] = field(default=(), repr=False)
+    skipped: int = field(default=0, repr=False)
 
     def __str__(self) -> str:
         kinds = Counter(sample.label or "unknown" for sample in self.test)

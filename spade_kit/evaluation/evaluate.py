@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas
 
 from spade_kit._arguments import warn
-from spade_kit._files import Item, Row, RunFolder, as_text, encode_tiff, write_whole
-from spade_kit._progress import track
-from spade_kit.datasets.samples import GOOD, Dataset, Sample, as_list, explain_memory
-from spade_kit.evaluation.map_store import Judged, MapStore, name_maps
+from spade_kit._files import Item, Row, RunFolder, as_folder, as_text, encode_tiff, write_whole
+from spade_kit._work import crew, track
+from spade_kit.batch import explain, judge_ahead, judge_on
+from spade_kit.datasets.samples import GOOD, Dataset, Sample, as_list
+from spade_kit.evaluation.map_store import Judged, MapStore, name_maps, write_judged
 from spade_kit.evaluation.report import FORMAT, TABLE, Report, write_table
 from spade_kit.result import Result
 from spade_kit.scores import mean_of_top, share_out
 from spade_kit.spade import SPADE
 
 
-def evaluate(spade: SPADE, dataset: Dataset | Sequence[Sample], folder: str | Path | None = None) -> Report:
+def evaluate(
+    spade: SPADE, dataset: Dataset | Sequence[Sample], folder: str | Path | None = None, *, client: Any = None
+) -> Report:
     """Judge all test images of a dataset, and compare the scores with the labels and masks.
 
     An unreadable image becomes a row with the reason, and a single warning counts such images. Images that were fitted
@@ -59,48 +62,64 @@ def evaluate(spade: SPADE, dataset: Dataset | Sequence[Sample], folder: str | Pa
     scores = ["image_score", "top_score", "retrieval_score", *shares, "judged", "squash", "seconds"]
     columns = {"path": str, "label": str, **dict.fromkeys(scores, float), "reason": str}
     if folder is None:
-        rows, kept = zip(*(_judge(spade, sample) for sample in track(samples, desc="images")))
+        if client is not None:
+            raise ValueError("With a client, evaluate needs a folder for what the workers write. Pass folder=.")
+        found = track(zip(samples, judge_ahead(spade, samples)), total=len(samples), desc="images")
+        rows, kept = zip(*(_describe(sample, *judged) for sample, judged in found))
         return _conclude(Report(name, manifest, pandas.DataFrame(rows, columns=list(columns)), kept), samples, spade)
-    run = RunFolder(Path(folder).expanduser(), "photos.csv", {"photo": int, **columns}, ("maps", "photos"))
+    run = RunFolder(as_folder("folder", folder).absolute(), "photos.csv", {"photo": int, **columns}, ("maps", "photos"))
     with run.claim(manifest):
         (run.folder / TABLE).unlink(missing_ok=True)  # left by a complete run, which is now incomplete
         store = MapStore(run.folder, [as_text(sample.path) for sample in samples])
-        frame = pandas.DataFrame(_judge_into(run, store, spade, name, samples), columns=list(columns))
+        frame = pandas.DataFrame(_judge_into(run, store, spade, name, samples, client), columns=list(columns))
         report = _conclude(Report(name, manifest, frame, store), samples, spade)
         write_table(run.folder, frame)
     return report
 
 
-def _judge_into(run: RunFolder, store: MapStore, spade: SPADE, dataset: str, samples: Sequence[Sample]) -> list[Row]:
+def _judge_into(
+    run: RunFolder, store: MapStore, spade: SPADE, dataset: str, samples: Sequence[Sample], client: Any
+) -> list[Row]:
     """Rows of all images; for those not yet done, maps and rows are written one by one."""
     items = []
     for at, (sample, place) in enumerate(zip(samples, name_maps(dataset, samples))):
         files = [store.file(at), run.folder / "maps" / place]
         store.drop_damaged(at, files[1])
-        sources = [sample.path, *sample.mask_parts]
+        sources = [part.absolute() for part in (sample.path, *sample.mask_parts)]
         items.append(Item({"photo": at, "path": as_text(sample.path), "label": sample.label or None}, sources, files))
 
-    def judge(item: Item) -> Row:
-        row, judged = _judge(spade, samples[item.name["photo"]])
-        if judged is not None:
-            write_whole(item.files[1], encode_tiff(judged.crop.put_back(judged.anomaly_map)))
-            store.put(item.name["photo"], judged)
-        return row
-
-    return list(track(run.resume(items, judge), total=len(items), desc="images"))
+    with crew(client=client) as workers:
+        judge = judge_on(workers, spade, run.folder, _finish)
+        return run.resume(items, lambda some: judge([(item, _absolute(samples[item.name["photo"]])) for item in some]))
 
 
-def _judge(spade: SPADE, sample: Sample) -> tuple[Row, Judged | None]:
-    start = time.perf_counter()
-    row: Row = {"path": as_text(sample.path), "label": sample.label}
+def _absolute(sample: Sample) -> Sample:
+    """The same sample for workers, which may have another working directory."""
+    masks = tuple(part.absolute() for part in sample.mask_parts)
+    return replace(sample, path=sample.path.absolute(), mask_path=masks or None)
+
+
+def _finish(item: Item, sample: Sample, found: Result | Exception, seconds: float) -> Row:
+    """Write the files of a result."""
+    row, judged = _describe(sample, found, seconds)
+    if judged is not None:
+        stored, raw = item.files
+        write_whole(raw, encode_tiff(judged.crop.put_back(judged.anomaly_map)))
+        write_judged(stored, item.name["path"], judged)
+    return row
+
+
+def _describe(sample: Sample, found: Result | Exception, seconds: float) -> tuple[Row, Judged | None]:
+    """The row of an image, and what is kept of its result."""
+    row: Row = {"path": as_text(sample.path), "label": sample.label, "seconds": seconds}
     try:
-        result = spade.judge(sample)
-        judged = Judged.of(result)
+        if isinstance(found, Exception):
+            raise found
+        judged = Judged.of(found)
     except (ValueError, OSError, MemoryError) as problem:
-        reason = explain_memory(problem) if isinstance(problem, MemoryError) else str(problem)
-        return row | {"seconds": time.perf_counter() - start, "reason": reason}, None
-    row |= describe_scores(result) | {"judged": round(result.crop.judged, 4), "squash": round(result.crop.squash, 4)}
-    return row | {"seconds": time.perf_counter() - start}, judged
+        return row | {"reason": explain(problem)}, None
+    how = {"judged": round(found.crop.judged, 4), "squash": round(found.crop.squash, 4)}
+    return row | describe_scores(found) | how, judged
 
 
 def _has_no_defect(judged: Judged | None) -> bool:

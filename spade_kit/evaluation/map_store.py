@@ -93,25 +93,26 @@ class MapStore(Sequence[Judged]):
     def file(self, index: int) -> Path:
         return self.folder / "photos" / f"{index:05d}.npz"
 
-    def put(self, index: int, judged: Judged) -> None:
-        crop = judged.crop
-        stream = BytesIO()
-        arrays: dict[str, Any] = {
-            "row": np.array(json.dumps({"path": self.paths[index]})),  # this name dates from 0.1, which stored a row
-            "distance": judged.distance,
-            "sigma": np.array(judged.sigma),
-            "mask": np.empty(0, bool) if judged.mask is None else judged.mask,
-            "crop": np.array([crop.photo, crop.scaled, crop.offset, crop.size]),
-        }
-        np.savez(stream, **arrays | ({} if judged.level is None else {"level": judged.level}))
-        write_whole(self.file(index), stream.getvalue())
-
     def drop_damaged(self, index: int, raw: Path) -> None:
         """Delete an image's file if it is unreadable, or if its raw map is smaller than the image."""
         with suppress(OSError, ValueError):
             if raw.stat().st_size >= 4 * prod(self[index].crop.photo):
                 return
         self.file(index).unlink(missing_ok=True)
+
+
+def write_judged(file: Path, path: str, judged: Judged) -> None:
+    """Write what a `MapStore` reads of the image at a path."""
+    crop, stream = judged.crop, BytesIO()
+    arrays: dict[str, Any] = {
+        "row": np.array(json.dumps({"path": path})),  # this name dates from 0.1, which stored a row
+        "distance": judged.distance,
+        "sigma": np.array(judged.sigma),
+        "mask": np.empty(0, bool) if judged.mask is None else judged.mask,
+        "crop": np.array([crop.photo, crop.scaled, crop.offset, crop.size]),
+    }
+    np.savez(stream, **arrays | ({} if judged.level is None else {"level": judged.level}))
+    write_whole(file, stream.getvalue())
 
 
 def name_maps(dataset: str, samples: Sequence[Sample]) -> list[Path]:

@@ -19,7 +19,7 @@ from spade_kit._files import RunFolder, as_text, read_manifest, write_whole
 from spade_kit.datasets.samples import GOOD
 from spade_kit.evaluation import metrics
 from spade_kit.evaluation.bootstrap import BINNED, PixelCounts, bootstrap
-from spade_kit.evaluation.map_store import Judged, MapStore
+from spade_kit.evaluation.map_store import Judged, MapStore, write_judged
 from spade_kit.scores import check_threshold
 
 FORMAT = 1  # version of the files that `Report.save` writes
@@ -267,7 +267,7 @@ class Report:
             store = MapStore(run.folder, self._frame["path"].tolist())
             for index in range(len(store)):
                 if (judged := self.judged(index)) is not None:
-                    store.put(index, judged)
+                    write_judged(store.file(index), store.paths[index], judged)
             write_table(run.folder, self._frame)
 
     @classmethod

@@ -14,7 +14,7 @@ import pandas
 
 from spade_kit._arguments import check_count, choose
 from spade_kit._files import as_text
-from spade_kit._progress import track
+from spade_kit._work import track
 from spade_kit.datasets.samples import Dataset, Sample
 from spade_kit.evaluation.evaluate import describe_scores
 from spade_kit.evaluation.map_store import Judged

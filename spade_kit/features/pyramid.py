@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from math import prod
+from pathlib import Path
+from threading import Lock
+from typing import TypeAlias
 
 import numpy as np
 import psutil
@@ -15,9 +19,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from spade_kit._arguments import check_count, choose, warn
-from spade_kit._progress import track
+from spade_kit._work import ahead, track
 from spade_kit.datasets.images import UnreadablePhotoError
-from spade_kit.datasets.samples import Photo, as_array, as_list, name_of, shape_of
+from spade_kit.datasets.samples import Photo, Sample, as_array, as_list, name_of, shape_of
 from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.features.crops import Crop, Cropping, SmallPhotoError
 from spade_kit.features.levels import as_features
@@ -27,6 +31,7 @@ _BATCH = {"cpu": 4}
 _SIDE = 320  # px: of larger crops, fewer are passed at once
 _PASS = 500  # bytes per pixel that a pass of the embedded network takes; larger networks take more
 _WORTH_ASKING = 2**30  # bytes
+Read: TypeAlias = 'tuple[Crop, UInt8[np.ndarray, "H W 3"]]'
 _NAMED = 3  # how many skipped images a warning lists with their reason
 
 
@@ -182,17 +187,17 @@ def iterate_features(
     none remain, the error of the first is raised.
     """
     skipped: list[Exception] = []
-    batch_size = batch_size or _choose_batch(cropping, backbone)
+    batch_size, start = batch_size or choose_batch(cropping, backbone), 0
     with track(total=len(images), desc="features") as progress:
-        for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size]
-            read = [_read(image, cropping, skipped if skip else None) for image in batch]
+        for batch in read_batches(images, cropping, batch_size):
+            asked, start = images[start : start + len(batch)], start + len(batch)
             progress.update(len(batch))
-            if not any(read):
-                continue
-            kept, photos, places = zip(*filter(None, read))
-            crops = [place.cut(photo) for place, photo in zip(places, photos)]
-            yield list(kept), list(places), crops, compute_features(crops, backbone)
+            if not skip and (problems := [read for read in batch if isinstance(read, Exception)]):
+                raise problems[0]
+            skipped += [read for read in batch if isinstance(read, Exception)]
+            if kept := [(image, *read) for image, read in zip(asked, batch) if not isinstance(read, Exception)]:
+                photos, places, crops = map(list, zip(*kept))
+                yield photos, places, crops, compute_features(crops, backbone)
     if skipped:
         if len(skipped) == len(images):
             raise skipped[0]
@@ -200,28 +205,35 @@ def iterate_features(
         warn(f"Skipped {len(skipped)} of {len(images)} images. {named}{'; ...' if len(skipped) > _NAMED else ''}")
 
 
-def _choose_batch(cropping: Cropping, backbone: Backbone) -> int:
+def read_batches(images: Iterable[Photo], cropping: Cropping, batch_size: int) -> Iterator[list[Read | Exception]]:
+    """The evaluated crops of images with their positions, in batches; for an image that cannot be used, its error.
+
+    They are read ahead, in other threads.
+    """
+    one_at_a_time = Lock()  # opened images may share a stream
+
+    def read(image: Photo) -> Read | Exception:
+        try:
+            with nullcontext() if isinstance(image, (Sample, str, Path)) else one_at_a_time:
+                photo = as_array(image)
+            height, width, _ = photo.shape
+            place = cropping.find((height, width))
+            return place, place.cut(photo)
+        except (UnreadablePhotoError, OSError) as problem:
+            return problem
+        except SmallPhotoError as problem:
+            return SmallPhotoError(f"{name}: {problem}") if (name := name_of(image)) else problem
+
+    reading = ahead(read, images)
+    while batch := list(islice(reading, batch_size)):
+        yield batch
+
+
+def choose_batch(cropping: Cropping, backbone: Backbone) -> int:
     """Images per forward pass, whose memory is in proportion to their pixels."""
     side = cropping.crop or cropping.resize
     area = prod(cropping.size or (side, side))
     return max(int(_BATCH.get(backbone.device.type, 16) * min(_SIDE**2 / area, 1)), 1)
-
-
-def _read(
-    image: Photo, cropping: Cropping, skipped: list[Exception] | None
-) -> tuple[Photo, UInt8[np.ndarray, "H W 3"], Crop] | None:
-    """An image with its pixels and its crop; if it cannot be used, None, with the reason added to ``skipped``."""
-    try:
-        photo = as_array(image)
-        height, width, _ = photo.shape
-        return image, photo, cropping.find((height, width))
-    except (UnreadablePhotoError, OSError, SmallPhotoError) as problem:
-        if isinstance(problem, SmallPhotoError) and (name := name_of(image)):
-            problem = SmallPhotoError(f"{name}: {problem}")
-        if skipped is None:
-            raise problem
-        skipped.append(problem)
-        return None
 
 
 def compute_features(crops: Sequence[UInt8[np.ndarray, "H W 3"]], backbone: Backbone) -> Pyramid:
@@ -230,6 +242,15 @@ def compute_features(crops: Sequence[UInt8[np.ndarray, "H W 3"]], backbone: Back
     levels, pooled = backbone(np.stack(crops))
     check_size([*levels, pooled], [*backbone.layers, "pooled"], np.ones(len(levels) + 1))
     return Pyramid([level.contiguous() for level in levels], backbone.layers, pooled)
+
+
+def compute_each(crops: Sequence[UInt8[np.ndarray, "H W 3"]], backbone: Backbone) -> list[Pyramid | Exception]:
+    """The pyramid of each crop, computed together; alone, if that fails, and where that fails, too, its error."""
+    try:
+        whole = compute_features(crops, backbone)
+        return [whole.select(at) for at in range(len(crops))]
+    except (ValueError, MemoryError) as problem:
+        return [problem] if len(crops) == 1 else [one for crop in crops for one in compute_each([crop], backbone)]
 
 
 def _check_room(crops: Sequence[UInt8[np.ndarray, "H W 3"]], device: torch.device) -> None:

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from spade_kit._arguments import choose, spread_evenly, warn
 from spade_kit._files import as_text
-from spade_kit._progress import track
+from spade_kit._work import track
 from spade_kit.gallery.gallery import Gallery
 from spade_kit.gallery.place_level import HighestValues, smooth
 from spade_kit.gallery.placement import FAR, NEAR, Placement
