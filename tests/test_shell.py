@@ -1,0 +1,91 @@
+"""The command spade-kit: exit codes, what goes to stdout and to stderr, and no tracebacks."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from spade_kit import SPADE, shell
+
+
+@pytest.fixture(scope="module")
+def folders(demo, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shell")
+    for place, samples in {"good": demo.train[:10], "new": demo.test[::9]}.items():
+        (folder / place).mkdir()
+        for sample in samples:
+            shutil.copy(sample.path, folder / place / f"{sample.label}-{sample.path.name}")
+    return folder
+
+
+def test_fit_and_predict_as_a_script_would(folders, capsys):
+    assert shell.main(["fit", str(folders / "good"), str(folders / "gallery"), "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out) == {"fitted": 10, "of": 10, "gallery": str(folders / "gallery")}
+    assert "10 normal images" in told.err
+    call = ["predict", *(str(folders / name) for name in ("gallery", "new", "out"))]
+    assert shell.main([*call, "--fpr", "0.2"]) == 0
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "images: " in told.err
+    (folders / "new/broken.png").write_bytes(b"broken")
+    assert shell.main([*call, "--fpr", "0.2", "--json"]) == 1
+    counts = json.loads(capsys.readouterr().out)
+    assert counts["not judged"] == 1
+    assert counts["anomalous"] + counts["normal"] == len(list((folders / "new").iterdir())) - 1
+    assert len(SPADE.load(folders / "gallery")) == 10
+
+
+def test_an_image_that_cannot_be_fitted_gives_exit_code_1(folders, capsys):
+    shutil.copytree(folders / "good", folders / "some")
+    (folders / "some/z.png").write_bytes(b"broken")
+    assert shell.main(["fit", str(folders / "some"), str(folders / "other"), "--recommended"]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "spade-kit: some: 1 of 11 images are skipped. Cannot read" in told.err
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (["predict", "nowhere", "new", "out"], "spade-kit: "),
+        (["fit", "nowhere", "gallery"], "spade-kit: "),
+        (["fit", ".", "gallery", "--backbone", "resnet"], "spade-kit: "),
+        (["predict", "gallery", "new", "out", "--jobs", "0"], "spade-kit: "),
+    ],
+)
+def test_a_mistake_is_a_sentence_and_exit_code_2(folders, call, told, capsys, monkeypatch):
+    monkeypatch.chdir(folders)
+    assert shell.main(call) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert told in said.err
+    assert "Traceback" not in said.err
+
+
+def test_wrong_usage_gives_exit_code_2(capsys):
+    for call in ([], ["predict"], ["fly"], ["predict", "a", "b", "c", "--jobs", "many"]):
+        with pytest.raises(SystemExit) as ended:
+            shell.main(call)
+        assert ended.value.code == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_the_doctor_says_what_there_is_and_what_is_wrong(capsys, monkeypatch):
+    shell.main(["doctor", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["weights"] == "bundled"
+    assert told["compiler"] == "numba"
+    monkeypatch.setattr(shell, "_LEAST_DISK", 10**9)
+    assert shell.main(["doctor"]) == 1
+    assert "GB of disk are free here, and 1000000000 are needed: make room." in capsys.readouterr().out
+
+
+def test_the_module_runs_as_a_program():
+    done = subprocess.run(
+        [sys.executable, "-m", "spade_kit.shell", "--help"], capture_output=True, text=True, check=True
+    )
+    for command in ("fit", "predict", "lab", "doctor"):
+        assert f"    {command} " in done.stdout
