@@ -107,7 +107,7 @@ class RunFolder:
         folder, name = self.folder, as_text(self.folder)
         check_is_no_file(folder)
         self._check_is_free()
-        with explain_failure(folder, self._lock):  # an OS lock: released when the process ends, even if killed
+        with lock(folder):
             before = read_manifest(folder)
             if not before and (folder / self.table).exists():
                 raise ValueError(
@@ -132,16 +132,6 @@ class RunFolder:
                     f"{as_text(place)} must be empty before a new run; it holds {printable(others[0])}, which could be "
                     "overwritten. Use another folder for the results."
                 )
-
-    def _lock(self) -> AbstractContextManager:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            return FileLock(self.folder / ".lock").acquire(timeout=0)
-        except Timeout as held:
-            raise ValueError(
-                f"{as_text(self.folder)} is in use: another run is writing to it. Wait until it ends, or use another "
-                "folder."
-            ) from held
 
     def resume(self, items: Sequence[Item], judge: Callable[[Sequence[Item]], Iterable[tuple[int, Row]]]) -> list[Row]:
         """Rows of all items, in order: existing rows of finished items, and those that ``judge`` yields for the others.
@@ -203,6 +193,21 @@ class RunFolder:
     @property
     def _parsers(self) -> dict[str, Callable[[str], Any]]:
         return {**self.columns, **STATE}
+
+
+def lock(folder: Path) -> AbstractContextManager:
+    """Make a folder, and keep other runs out of it: by a lock of the system, which a killed process does not keep."""
+
+    def acquire() -> AbstractContextManager:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            return FileLock(folder / ".lock").acquire(timeout=0)
+        except Timeout as held:
+            raise ValueError(
+                f"{as_text(folder)} is in use: another run is writing to it. Wait until it ends, or use another folder."
+            ) from held
+
+    return explain_failure(folder, acquire)
 
 
 def _guard(cell: Any) -> Any:

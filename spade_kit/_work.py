@@ -153,7 +153,7 @@ def _list_versions() -> dict[str, str]:
 
 
 def hand_out(
-    client: Any, work: Callable[[Sequence[_T]], Sequence[_R]], items: Sequence[_T]
+    client: Any, work: Callable[[Sequence[_T]], Sequence[_R]], items: Sequence[_T], chunk: int | None = None
 ) -> Iterator[tuple[int, _R | LostImageError]]:
     """Give items to workers, some at a time; yield the index and the result of each, in the order they finish.
 
@@ -171,10 +171,7 @@ def hand_out(
             warn(message)
         return zip(places, found)
 
-    chunks = {
-        submit(places): places
-        for places in (range(start, min(start + CHUNK, len(items))) for start in range(0, len(items), CHUNK))
-    }
+    chunks = {submit(places): places for places in share(len(items), chunk or CHUNK)}
     finished, last = as_completed(chunks), list[int]()
     try:
         for future in finished:
@@ -202,6 +199,11 @@ def hand_out(
     finally:
         if client.status == "running":
             client.cancel([*chunks])
+
+
+def share(count: int, chunk: int) -> list[range]:
+    """Successive indices, so many at a time."""
+    return [range(start, min(start + chunk, count)) for start in range(0, count, chunk)]
 
 
 def _work_on(work: Callable[[Sequence[_T]], Sequence[_R]], items: Sequence[_T]) -> tuple[Sequence[_R], list[str]]:

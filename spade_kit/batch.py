@@ -169,10 +169,7 @@ class Fit:
     @classmethod
     def of(cls, spade: Any, out: Path) -> Fit:
         """Where a SPADE was saved or loaded, or else a copy that is saved now, for this run."""
-        if spade.backbone.recipe is None:
-            raise ValueError(
-                f"Workers load a network by its name; got the custom module {spade.backbone.name}. Use one process."
-            )
+        spade.backbone.check_named()
         if spade.folder is None and not (out / "fit" / "spade.json").is_file():
             spade.save(out / "fit")
         folder = (out / "fit" if spade.folder is None else spade.folder).resolve()

@@ -27,7 +27,8 @@ from spade_kit.datasets.samples import GOOD, Photo, Sample, as_array, as_list, n
 from spade_kit.features.backbones import EMBEDDED, SIDES, Backbone, is_transformer, load_backbone
 from spade_kit.features.pyramid import compute_features
 from spade_kit.gallery.calibration import Calibration
-from spade_kit.gallery.checkpoint import load_gallery, save_gallery
+from spade_kit.gallery.checkpoint import load_gallery, save_gallery, save_settings
+from spade_kit.gallery.fitting import fit_into
 from spade_kit.gallery.gallery import Gallery, QueryImage, build_gallery, digest
 from spade_kit.gallery.placement import Placement
 from spade_kit.gallery.recommendation import (
@@ -301,23 +302,49 @@ class SPADE:
             raise NotFittedError("This SPADE has no normal images yet. Call spade.fit(images) first.")
         return self._fitted
 
-    def fit(self, images: Iterable[Photo] | Photo) -> SPADE:
+    def fit(
+        self,
+        images: Iterable[Photo] | Photo,
+        *,
+        folder: str | Path | None = None,
+        jobs: int = 1,
+        client: Any = None,
+    ) -> SPADE:
         """Store the features of normal images, and each crop as a JPEG for display.
 
         Parameters
         ----------
         images
             Samples, paths, PIL images or (H, W, 3) uint8 arrays, all normal.
+        folder
+            Where to save the fit, as `save` does. Features are written there as they are computed, and those of more
+            than 1 GB stay there: for more images than memory holds.
+        jobs, client
+            Processes, or a client whose workers share the work, as in `predict_folder`; they need a ``folder``.
         """
-        self.backbone = self.backbone.renewed()
-        self._replace(build_gallery(as_list(images), self.backbone))
+        photos, backbone = as_list(images), self.backbone.renewed()
+        if folder is not None:
+            place = as_folder("folder", folder)
+            gallery = fit_into(place, photos, backbone, self.options, jobs, client)
+        elif jobs == 1 and client is None:
+            gallery = build_gallery(photos, backbone)
+        else:
+            raise ValueError("With jobs or a client, fit needs a folder for what the workers write. Pass folder=.")
+        self.backbone = backbone
+        self._replace(gallery)
         self._warn_about_training_images()
         if told := self.gallery.squashed:
             warn(told)
         if self._undecided:
             self._choose()
         self._warn_about_clipping({"k", "kappa", "score", "judged"})
+        if folder is not None:
+            save_settings(place, self.options, self._list_choices())
+            self.folder = place
         return self
+
+    def _list_choices(self) -> list[tuple]:
+        return list(self.choices.itertuples(name=None))
 
     def _choose(self) -> None:
         """Set what `recommended` leaves to the normal images."""
@@ -379,9 +406,8 @@ class SPADE:
         OSError
             If it cannot be written; an older save stays intact.
         """
-        rows = self.choices.itertuples(name=None)
         place = as_folder("folder", folder)
-        save_gallery(place, self.gallery, self.backbone, self.options, list(rows))
+        save_gallery(place, self.gallery, self.backbone, self.options, self._list_choices())
         self.folder = place
 
     @classmethod

@@ -24,7 +24,7 @@ ROOMS = {  # from the ground up: a module may import modules listed before it, i
     "features.downloads features.sources features.backbones backbones features.pyramid",
     "stages": "retrieval correspondence scores evaluation.regions",
     "gallery": "gallery.gallery gallery.place_level gallery.placement gallery.calibration gallery.recommendation "
-    "gallery.checkpoint",
+    "gallery.checkpoint gallery.fitting",
     "result": "result",
     "batch": "batch",
     "spade": "spade",

@@ -1,13 +1,17 @@
 """Stage 2: the nearest images against float64 and scikit-learn; ties, zeros and counts."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
-from spade_kit import Pyramid, nearest_images
+from spade_kit import SPADE, Pyramid, nearest_images
+from spade_kit.retrieval import find_nearest, find_nearest_of_many
 
 
 def make_pyramid(vectors) -> Pyramid:
@@ -130,3 +134,31 @@ def test_pooled_vectors_must_be_finite(at):
     pyramids = {name: Pyramid([torch.zeros(len(x), 1, 2, 2)], ["layer1"], x) for name, x in pooled.items()}
     with pytest.raises(ValueError, match=rf"The pooled vectors of the {at} must be finite; got NaN or infinity"):
         nearest_images(**pyramids)
+
+
+@given(st.data())
+def test_among_many_a_product_finds_what_differences_find(data):
+    """Also where many distances are equal or nearly so, far from the origin."""
+    numbers = np.random.default_rng(data.draw(st.integers(0, 99)))
+    n, d = data.draw(st.integers(1, 60)), data.draw(st.integers(1, 40))
+    steps, scale, offset = (data.draw(st.sampled_from(some)) for some in ([1, 3, 1000], [1e-3, 1, 1e3], [0, 1, 1e4]))
+    rows = torch.from_numpy((scale * (numbers.integers(0, steps, (n + 1, d)) + offset)).astype(np.float32))
+    query, gallery = rows[:1], rows[1:]
+    k = data.draw(st.integers(1, n))
+    lengths = (gallery.double() ** 2).sum(1).float().numpy()
+    found, expected = find_nearest_of_many(query, gallery, lengths, k), find_nearest(query, gallery, k)
+    np.testing.assert_array_equal(found.index, expected.index)
+    np.testing.assert_array_equal(found.distance, expected.distance)
+
+
+@pytest.mark.parametrize("options", [{}, {"weights": "equal", "combine": "ensemble"}])
+def test_a_gallery_of_many_images_gives_the_same_answers(demo, scratched, monkeypatch, options):
+    few = SPADE(k=4, **options).fit(demo.train[:9])
+    expected = few.judge(scratched), few.judge(demo.train[3])
+    monkeypatch.setattr("spade_kit.gallery.gallery._MANY", 5)
+    many = few.with_gallery(replace(few.gallery))  # without what is cached
+    for photo, before in zip((scratched, demo.train[3]), expected):
+        after = many.judge(photo)
+        np.testing.assert_array_equal(after.neighbours.index, before.neighbours.index)
+        np.testing.assert_array_equal(after.neighbours.distance, before.neighbours.distance)
+        np.testing.assert_array_equal(after.anomaly_map, before.anomaly_map)

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -276,6 +276,14 @@ def _conversion_hint(values: np.ndarray) -> str:
     if values.ndim != 3 or values.shape[2] != 3:
         return "Give it the shape (rows, columns, 3), with red, green and blue."
     return "Scale the values of all images alike to 0..255, and pass image.astype(np.uint8)."
+
+
+def absolute(photo: Photo) -> Photo:
+    """The same photo for workers, which may have another working directory."""
+    if isinstance(photo, Sample):
+        masks = tuple(part.absolute() for part in photo.mask_parts)
+        return replace(photo, path=photo.path.absolute(), mask_path=masks or None)
+    return Path(photo).absolute() if isinstance(photo, (str, Path)) else photo
 
 
 def as_list(photos: Iterable[Photo] | Photo) -> list[Photo]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from spade_kit._arguments import warn
 from spade_kit._files import Item, Row, RunFolder, as_folder, as_text, encode_tiff, write_whole
 from spade_kit._work import crew, track
 from spade_kit.batch import explain, judge_ahead, judge_on
-from spade_kit.datasets.samples import GOOD, Dataset, Sample, as_list
+from spade_kit.datasets.samples import GOOD, Dataset, Sample, absolute, as_list
 from spade_kit.evaluation.map_store import Judged, MapStore, name_maps, write_judged
 from spade_kit.evaluation.report import FORMAT, TABLE, Report, write_table
 from spade_kit.result import Result
@@ -90,13 +89,7 @@ def _judge_into(
 
     with crew(client=client) as workers:
         judge = judge_on(workers, spade, run.folder, _finish)
-        return run.resume(items, lambda some: judge([(item, _absolute(samples[item.name["photo"]])) for item in some]))
-
-
-def _absolute(sample: Sample) -> Sample:
-    """The same sample for workers, which may have another working directory."""
-    masks = tuple(part.absolute() for part in sample.mask_parts)
-    return replace(sample, path=sample.path.absolute(), mask_path=masks or None)
+        return run.resume(items, lambda some: judge([(item, absolute(samples[item.name["photo"]])) for item in some]))
 
 
 def _finish(item: Item, sample: Sample, found: Result | Exception, seconds: float) -> Row:

@@ -142,6 +142,13 @@ class Backbone:
         vars(renewed).update(sha256=now, _stamp=self._stamp_weights())
         return renewed
 
+    def check_named(self) -> None:
+        """Refuse a custom module where other processes have to load it."""
+        if self.recipe is None:
+            raise ValueError(
+                f"Workers load a network by its name; got the custom module {self.name}. Use one process, without jobs."
+            )
+
     def check_unchanged(self, quickly: bool = False) -> None:
         """Refuse a custom module whose weights changed: new features would not compare with old ones.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice, pairwise
@@ -32,6 +32,7 @@ _SIDE = 320  # px: of larger crops, fewer are passed at once
 _PASS = 500  # bytes per pixel that a pass of the embedded network takes; larger networks take more
 _WORTH_ASKING = 2**30  # bytes
 Read: TypeAlias = 'tuple[Crop, UInt8[np.ndarray, "H W 3"]]'
+Batch: TypeAlias = 'tuple[list[Photo], list[Crop], list[UInt8[np.ndarray, "H W 3"]], Pyramid]'
 _NAMED = 3  # how many skipped images a warning lists with their reason
 
 
@@ -180,29 +181,52 @@ def iterate_features(
     batch_size: int | None = None,
     *,
     skip: bool = False,
-) -> Iterator[tuple[list[Photo], list[Crop], list[UInt8[np.ndarray, "H W 3"]], Pyramid]]:
-    """Yield batches: images, the positions of their evaluated crops, the pixels of the crops, and their pyramid.
+) -> Iterator[Batch]:
+    """Yield `pass_batches` with a progress bar.
 
     With ``skip``, files that cannot be read and images that are too small are left out and listed in one warning; if
     none remain, the error of the first is raised.
     """
-    skipped: list[Exception] = []
-    batch_size, start = batch_size or choose_batch(cropping, backbone), 0
+    skipped: list[Exception] | None = [] if skip else None
     with track(total=len(images), desc="features") as progress:
-        for batch in read_batches(images, cropping, batch_size):
-            asked, start = images[start : start + len(batch)], start + len(batch)
-            progress.update(len(batch))
-            if not skip and (problems := [read for read in batch if isinstance(read, Exception)]):
-                raise problems[0]
-            skipped += [read for read in batch if isinstance(read, Exception)]
-            if kept := [(image, *read) for image, read in zip(asked, batch) if not isinstance(read, Exception)]:
-                photos, places, crops = map(list, zip(*kept))
-                yield photos, places, crops, compute_features(crops, backbone)
+        yield from pass_batches(images, backbone, cropping, skipped, progress.update, batch_size)
+    tell_skipped(skipped or [], len(images))
+
+
+def pass_batches(
+    images: Sequence[Photo],
+    backbone: Backbone,
+    cropping: Cropping,
+    skipped: list[Exception] | None,
+    count: Callable[[int], object],
+    batch_size: int | None = None,
+) -> Iterator[Batch]:
+    """Yield batches: images, the positions of their evaluated crops, the pixels of the crops, and their pyramid.
+
+    ``count`` is told how many images were read. The errors of those that cannot be used are added to ``skipped``;
+    without such a list, the first is raised.
+    """
+    start = 0
+    for batch in read_batches(images, cropping, batch_size or choose_batch(cropping, backbone)):
+        asked, start = images[start : start + len(batch)], start + len(batch)
+        count(len(batch))
+        problems = [read for read in batch if isinstance(read, Exception)]
+        if skipped is not None:
+            skipped += problems
+        elif problems:
+            raise problems[0]
+        if kept := [(image, *read) for image, read in zip(asked, batch) if not isinstance(read, Exception)]:
+            photos, places, crops = map(list, zip(*kept))
+            yield photos, places, crops, compute_features(crops, backbone)
+
+
+def tell_skipped(skipped: Sequence[Exception], total: int) -> None:
+    """Warn about images that were left out; if none remain, raise the error of the first."""
+    if skipped and len(skipped) == total:
+        raise skipped[0]
     if skipped:
-        if len(skipped) == len(images):
-            raise skipped[0]
         named = "; ".join(map(str, skipped[:_NAMED]))
-        warn(f"Skipped {len(skipped)} of {len(images)} images. {named}{'; ...' if len(skipped) > _NAMED else ''}")
+        warn(f"Skipped {len(skipped)} of {total} images. {named}{'; ...' if len(skipped) > _NAMED else ''}")
 
 
 def read_batches(images: Iterable[Photo], cropping: Cropping, batch_size: int) -> Iterator[list[Read | Exception]]:

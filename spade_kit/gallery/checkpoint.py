@@ -7,9 +7,10 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
@@ -36,7 +37,7 @@ from spade_kit.gallery.gallery import Gallery, Normal
 from spade_kit.gallery.recommendation import Row
 from spade_kit.options import LARGEST, MOST_KAPPA, MOST_SIGMA, OPTIONS, Options
 from spade_kit.search.dispatch import layout_for
-from spade_kit.search.layout import Layout, SimdLayout, grids_nest
+from spade_kit.search.layout import Layout, Shards, SimdLayout, grids_nest
 from spade_kit.search.runtime import usual_settings
 from spade_kit.search.shared_grid import CellLayout
 
@@ -58,12 +59,22 @@ _RECIPE = {
 _ADDED = {"unit": False}  # what recipes that were saved before these entries meant
 _SETTINGS = ("backbone", "options", "layers", "shapes", "choices")  # what the checksum of the manifest covers
 _MOST = {"k": 2**31, "kappa": MOST_KAPPA, "radius": 2**31, "sigma": MOST_SIGMA}  # beyond, a prediction would never end
-_READ_UP_TO = 2**30  # bytes: larger files are mapped
+_READ_UP_TO = 2**30  # bytes: larger galleries stay in their files
 _LARGEST_SIDE = 2**16  # of a level and of a photo
 _SAVES = 9  # that replace a file while it is read
-_MOST_SHARDS = 99
+_MOST_SHARDS = 9_999
 _saving = Lock()  # threads may save to one folder
 _LONGEST = 200  # characters of a reason
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file of features, and what a manifest says of them."""
+
+    file: Path
+    layers: list[str]
+    shapes: list[list[int]]
+    normals: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -77,7 +88,7 @@ class Stored:
 
 
 def save_gallery(folder: Path, gallery: Gallery, backbone: Backbone, options: Options, choices: Sequence[Row]) -> None:
-    """Write a new shard of features beside the old ones, then the manifest that lists it, then delete the old ones.
+    """Write new shards of features beside the old ones, then the manifest that lists them, then delete the old ones.
 
     At any moment, all files that the manifest lists are complete.
     """
@@ -85,49 +96,84 @@ def save_gallery(folder: Path, gallery: Gallery, backbone: Backbone, options: Op
     backbone.check_unchanged()
     if isinstance(gallery.pixels, Layout):
         gallery.pixels.verify(np.arange(len(gallery)))
-    file = folder / _DATA.replace("*", uuid.uuid4().hex[:8])
-    unfinished = folder / ".unfinished"  # for the partial files of safetensors, in case the process is killed
-    manifest: dict[str, Any] = {
-        "format": FORMAT,
-        "spade_kit": version("spade_kit"),
-        "shards": [file.name],
-        "backbone": {"recipe": backbone.recipe, "name": backbone.name, "sha256": backbone.sha256},
-        "options": options.as_given() | {"k": options.k},  # a default stays a default
-        "layers": list(gallery.layers),
-        "shapes": [list(shape) for shape in gallery.shapes],
-        "normals": [_describe(normal) for normal in gallery.normals],
-        "choices": [list(row) for row in choices],
-    }
-    manifest["checksum"] = _sum_settings(manifest)
-    pooled = gallery.pooled.cpu().numpy()
-    for index, (told, normal) in enumerate(zip(manifest["normals"], gallery.normals)):
+    with _saving, unfinished(folder, ".unfinished") as place:
+        publish(folder, [write_shard(place, part) for part in gallery.parts], backbone, options, choices)
+
+
+@contextmanager
+def unfinished(folder: Path, name: str) -> Iterator[Path]:
+    """A folder in a folder, for shards that no manifest lists yet; also those of a process that was killed are gone."""
+    place = folder / name
+    shutil.rmtree(place, ignore_errors=True)
+    explain_failure(place, lambda: place.mkdir(parents=True))
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def write_shard(place: Path, gallery: Gallery) -> Shard:
+    """Write the features of a gallery to a new file in a folder."""
+    file = place / _DATA.replace("*", uuid.uuid4().hex[:8])
+    normals, pooled = [_describe(normal) for normal in gallery.normals], gallery.pooled.cpu().numpy()
+    for index, (told, normal) in enumerate(zip(normals, gallery.normals)):
         told["features"] = _sum(*_rows(gallery.pixels, index))
         told["checksum"] = _sum_normal(told, normal.jpeg, index, pooled, gallery.moments)
 
     def write() -> None:
-        unfinished.mkdir(parents=True, exist_ok=True)
         try:
-            save_file(_pack(gallery), unfinished / file.name)
-            (unfinished / "plain").touch()
-            shutil.copymode(unfinished / "plain", unfinished / file.name)  # safetensors makes it private to its owner
+            save_file(_pack(gallery), file)
+            (place / "plain").touch()
+            shutil.copymode(place / "plain", file)  # safetensors makes it private to its owner
         except SafetensorError as problem:  # wraps system errors, such as a full disk
             raise OSError(str(problem)) from problem
-        (unfinished / file.name).replace(file)
 
-    with _saving:
-        before = set(folder.glob(_DATA))
-        try:
-            explain_failure(file, write)
-            write_whole(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
-        except OSError:
+    explain_failure(file, write)
+    return Shard(file, list(gallery.layers), [list(shape) for shape in gallery.shapes], normals)
+
+
+def publish(
+    folder: Path, shards: Sequence[Shard], backbone: Backbone, options: Options, choices: Sequence[Row]
+) -> None:
+    """Move shards into a folder, and list them; delete the old ones."""
+    before, moved = set(folder.glob(_DATA)), [folder / shard.file.name for shard in shards]
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        "spade_kit": version("spade_kit"),
+        "shards": [file.name for file in moved],
+        "backbone": describe_backbone(backbone),
+        "layers": shards[0].layers,
+        "shapes": shards[0].shapes,
+        "normals": [told for shard in shards for told in shard.normals],
+    }
+    try:
+        for shard, file in zip(shards, moved):
+            explain_failure(file, partial(shard.file.replace, file))
+        _write_manifest(folder, manifest, options, choices)
+    except OSError:
+        for file in moved:
             with suppress(OSError):
                 file.unlink()
-            raise
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-        for old in before:
-            with suppress(OSError):  # in use, on systems that lock open files
-                old.unlink()
+        raise
+    for old in before:
+        with suppress(OSError):  # in use, on systems that lock open files
+            old.unlink()
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any], options: Options, choices: Sequence[Row]) -> None:
+    manifest["options"] = options.as_given() | {"k": options.k}  # a default stays a default
+    manifest["choices"] = [list(row) for row in choices]
+    manifest["checksum"] = _sum_settings(manifest)
+    write_whole(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+
+
+def save_settings(folder: Path, options: Options, choices: Sequence[Row]) -> None:
+    """Save other options with the gallery that a folder holds."""
+    _write_manifest(folder, _read_manifest(folder), options, choices)
+
+
+def describe_backbone(backbone: Backbone) -> dict[str, Any]:
+    return {"recipe": backbone.recipe, "name": backbone.name, "sha256": backbone.sha256}
 
 
 def load_gallery(folder: Path, backbone: str | Backbone | None, device: str | torch.device | None) -> Stored:
@@ -152,18 +198,20 @@ def _load(
     folder: Path, manifest: dict[str, Any], backbone: str | Backbone | None, device: str | torch.device | None
 ) -> Stored:
     options = _read_options(folder, manifest["options"])
-    network = _find_backbone(folder, manifest["backbone"], backbone, device)
+    network = find_backbone(folder, manifest["backbone"], backbone, device)
     file = folder
     try:
-        shards = []
-        for name in manifest["shards"]:
-            file = folder / name
+        files = [folder / name for name in manifest["shards"]]
+        for file in files:
             if not file.is_file():
                 raise FileNotFoundError("there is no such file")
+        shards, small = [], sum(file.stat().st_size for file in files) <= _READ_UP_TO
+        for file in files:
             with explain_reading(file, "features"):
                 open(file, "rb").close()  # safetensors calls a locked file missing
             with usual_settings(network.device), _open_shard(file) as arrays:
-                shards.append({name: _keep(arrays.get_tensor(name), file) for name in arrays.keys()})  # noqa: SIM118
+                read = {name: arrays.get_tensor(name) for name in arrays.keys()}  # noqa: SIM118
+                shards.append({name: array.clone() for name, array in read.items()} if small else read)
         gallery = _unpack(folder, manifest, shards, network)
     except PermissionError:
         raise
@@ -172,11 +220,6 @@ def _load(
             f"{as_text(file)} is damaged or incomplete ({problem}). Fit again, or restore a copy."
         ) from problem
     return Stored(gallery, network, options, list(map(tuple, manifest.get("choices", []))))
-
-
-def _keep(array: Tensor, file: Path) -> Tensor:
-    """Read an array into memory, unless the file is large."""
-    return array.clone() if file.stat().st_size <= _READ_UP_TO else array
 
 
 @contextmanager
@@ -281,7 +324,7 @@ def _check_keys(what: str, told: dict[str, Any], known: set[str]) -> None:
         raise ValueError(f"{what} has the unknown entries {', '.join(map(repr, sorted(unknown)))}")
 
 
-def _find_backbone(
+def find_backbone(
     folder: Path, wanted: dict[str, Any], given: str | Backbone | None, device: str | torch.device | None
 ) -> Backbone:
     """The network that computed the features: loaded again, or the one given if it is the same."""
@@ -368,7 +411,8 @@ def _pack(gallery: Gallery) -> dict[str, Tensor]:
 
 def _unpack(folder: Path, manifest: dict[str, Any], shards: Sequence[dict[str, Tensor]], backbone: Backbone) -> Gallery:
     layers, shapes, told = manifest["layers"], _check_shapes(manifest, backbone), manifest["normals"]
-    arrays = {name: _join([shard[name] for shard in shards]) for name in shards[0] if "jpeg" not in name}
+    small = [name for name in shards[0] if name.startswith(("pooled", "means", "squares"))]
+    arrays = {name: _join([shard[name] for shard in shards]) for name in small}
     jpegs = [jpeg for shard in shards for jpeg in _cut_jpegs(shard["jpegs"].numpy(), shard["jpeg_ends"].tolist())]
     cropping = _find_cropping(told, backbone)
     normals = tuple(_normals(told, jpegs, cropping))
@@ -378,7 +422,8 @@ def _unpack(folder: Path, manifest: dict[str, Any], shards: Sequence[dict[str, T
         if any(x.shape != (len(normals), channels) or not torch.isfinite(x).all() for x in pair):
             raise ValueError(f"moments must be finite and have shape {(len(normals), channels)}")
 
-    def check(index: int, rows: Sequence[np.ndarray]) -> None:
+    def check(start: int, index: int, rows: Sequence[np.ndarray]) -> None:
+        index += start  # that of the shard's first image
         problem = "they have another checksum" if told[index].get("features", _sum(*rows)) != _sum(*rows) else None
         if not all(np.abs(row).max() < LARGEST for row in rows):  # also where one is NaN
             problem = "they are not finite, or too large for float32"
@@ -390,14 +435,14 @@ def _unpack(folder: Path, manifest: dict[str, Any], shards: Sequence[dict[str, T
 
     pixels: Layout | list[Tensor]
     layout: type[Layout] | None = None
-    if "fine" in arrays and grids_nest(shapes):
+    if "fine" in shards[0] and grids_nest(shapes):
         layout = SimdLayout
-    elif "cells" in arrays and len({shape[1:] for shape in shapes}) == 1:
+    elif "cells" in shards[0] and len({shape[1:] for shape in shapes}) == 1:
         layout = CellLayout
     if layout:
-        pixels = layout.held(shapes, {name: arrays[name].numpy() for name in layout.names}, check)
+        pixels = _hold(layout, shapes, shards, check)
     else:
-        pixels = [arrays[f"level{number}"] for number in range(len(shapes))]
+        pixels = [_join([shard[f"level{number}"] for shard in shards]) for number in range(len(shapes))]
         if [(tuple(x.shape[1:]), x.dtype) for x in pixels] != [(shape, torch.float32) for shape in shapes]:
             raise ValueError(f"levels must have the shapes {shapes} per image; got {[tuple(x.shape) for x in pixels]}")
         check_size(pixels, layers, np.ones(len(pixels)))
@@ -407,7 +452,7 @@ def _unpack(folder: Path, manifest: dict[str, Any], shards: Sequence[dict[str, T
     gallery = Gallery(layers, normals, pooled, pixels, [(x.numpy(), y.numpy()) for x, y in moments], cropping)
     for index, (one, normal) in enumerate(zip(told, normals)):
         if isinstance(pixels, list):
-            check(index, _rows(pixels, index))
+            check(0, index, _rows(pixels, index))
         if "checksum" in one and one["checksum"] != _sum_normal(
             one, normal.jpeg, index, pooled.numpy(), gallery.moments
         ):
@@ -416,6 +461,19 @@ def _unpack(folder: Path, manifest: dict[str, Any], shards: Sequence[dict[str, T
         layout = layout_for(shapes) if backbone.device.type == "cpu" else None
         pixels = layout.of(pixels) if layout else [level.to(backbone.device) for level in pixels]
     return replace(gallery, pooled=pooled.to(backbone.device), pixels=pixels)
+
+
+def _hold(layout: type[Layout], shapes: list, shards: Sequence[dict[str, Tensor]], check: Callable) -> Layout:
+    """Layouts that stay where they are, in memory or in a file; several in memory become one."""
+    held, start = list[Layout](), 0
+    for shard in shards:
+        arrays = {name: shard[name].numpy() for name in layout.names}
+        held.append(layout.held(shapes, arrays, partial(check, start)))
+        start += len(held[-1])
+    if len(held) == 1:
+        return held[0]
+    joined = Shards(held)
+    return joined.take(np.arange(start)) if joined.nbytes <= _READ_UP_TO else joined
 
 
 def _check_shapes(manifest: dict[str, Any], backbone: Backbone) -> list[tuple[int, ...]]:
@@ -467,7 +525,7 @@ def _rows(pixels: Layout | list[Tensor], index: int) -> list[np.ndarray]:
 
 
 def _join(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))  # a single shard stays in its file
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))  # a single one may stay in its file
 
 
 def _cut_jpegs(jpegs: np.ndarray, ends: Sequence[int]) -> Iterator[bytes]:

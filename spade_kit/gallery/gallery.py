@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Sequence, Set
+from collections.abc import Hashable, Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import cached_property, partial
@@ -24,14 +24,16 @@ from spade_kit.correspondence import Correspondence, search_pixels
 from spade_kit.datasets.samples import SQUASHED, Photo, Sample
 from spade_kit.features.backbones import Backbone
 from spade_kit.features.crops import Crop, Cropping
-from spade_kit.features.pyramid import Pyramid, chosen_layers, fit_cropping, free_memory, iterate_features
+from spade_kit.features.pyramid import Batch, Pyramid, chosen_layers, fit_cropping, free_memory, iterate_features
 from spade_kit.options import Options
-from spade_kit.retrieval import Neighbours, find_nearest
+from spade_kit.retrieval import Neighbours, find_nearest, find_nearest_of_many
 from spade_kit.search.dispatch import layout_for, levels_of
-from spade_kit.search.layout import Layout
+from spade_kit.search.layout import Layout, Shards
 
 _WORTH_SAYING = 2.0  # GB
+_MANY = 10_000  # images: below, a product saves nothing
 _JPEG_QUALITY = 92
+NO_IMAGES = "fit needs at least one normal image; got none."
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,12 @@ class Gallery:
         return f"normal image {index}" if sample is None else as_text(sample.path.name)
 
     @cached_property
+    def _lengths(self) -> Float[np.ndarray, "n"]:
+        """The squared lengths of the pooled vectors."""
+        pooled = self.pooled.numpy()
+        return np.einsum("nd,nd->n", pooled, pooled, dtype=np.float64).astype(np.float32)
+
+    @cached_property
     def squashed(self) -> str:
         """A remark if images were squashed to the crop, otherwise empty."""
         names = [self.name(index) for index in range(len(self))]
@@ -141,13 +149,15 @@ class Gallery:
             given = np.empty(0)
         if given.dtype == bool and given.shape == (len(self),):
             given = np.flatnonzero(given)
-        known = given.ndim == 1 and given.dtype.kind in "iu" and np.isin(given, np.arange(len(self))).all()
-        if not known or not len(given):
+        known = (
+            given.ndim == 1 and given.dtype.kind in "iu" and len(given) and 0 <= given.min() <= given.max() < len(self)
+        )
+        if not known:
             raise ValueError(
                 f"among must hold at least one index of a training image, from 0 to {len(self) - 1}, and no others; "
                 f"got {images!r}."
             )
-        return np.unique(given).astype(np.int64)
+        return np.flatnonzero(np.bincount(given.astype(np.int64), minlength=len(self)))
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -158,6 +168,23 @@ class Gallery:
     def nbytes(self) -> int:
         """Size of the pixel features; everything else is small in comparison."""
         return self.pixels.nbytes if isinstance(self.pixels, Layout) else sum(level.nbytes for level in self.pixels)
+
+    @property
+    def parts(self) -> list[Gallery]:
+        """The gallery shard by shard, or itself."""
+        if not isinstance(self.pixels, Shards):
+            return [self]
+        spans = map(slice, self.pixels.starts[:-1], self.pixels.starts[1:])
+        return [
+            replace(
+                self,
+                normals=self.normals[span],
+                pooled=self.pooled[span],
+                pixels=pixels,
+                moments=[(means[span], squares[span]) for means, squares in self.moments],
+            )
+            for span, pixels in zip(spans, self.pixels.parts)
+        ]
 
     def pyramid(self, index: int) -> Pyramid:
         """The features of one normal image, in the form of a query."""
@@ -196,12 +223,23 @@ class Gallery:
 
     def retrieve(self, query: Pyramid, options: Options, among: Int[np.ndarray, "m"]) -> Neighbours:
         """Stage 2: the nearest of some of the images, as indices into the gallery."""
-        near = find_nearest(query.pooled, self.pooled[torch.from_numpy(among)], options.retrieved(len(among)))
+        k, pooled = options.retrieved(len(among)), self.pooled
+        if _MANY < len(among) == len(self) and pooled.device == query.pooled.device == torch.device("cpu"):
+            near = find_nearest_of_many(query.pooled, pooled, self._lengths, k)
+        else:
+            near = find_nearest(query.pooled, pooled[torch.from_numpy(among)], k)
         return Neighbours(among[near.index[0]], near.distance[0])
 
     def factors(self, options: Options, among: Int[np.ndarray, "m"]) -> Float[np.ndarray, "L"]:
         """The weight of each level's squared distance; "equal" uses the variance over some of the images only."""
+        if len(among) == len(self):
+            return options.factors(self.layers, lambda: self._variances)
         return options.factors(self.layers, lambda: [_variance(*level, among) for level in self.moments])
+
+    @cached_property
+    def _variances(self) -> list[float]:
+        """Of each level, over all images."""
+        return [_variance(*level, np.arange(len(self))) for level in self.moments]
 
     # ---- other galleries ---------------------------------------------------------------------------------------------
 
@@ -210,6 +248,7 @@ class Gallery:
         kept = chosen_layers(layers, self.layers)
         if len(kept) == len(self.layers):
             return self
+        self._check_memory(len(self))
         held = levels_of(self.pixels, np.arange(len(self)))
         levels = [held[at] for at in kept]
         layout = layout_for([level.shape for level in levels]) if isinstance(self.pixels, Layout) else None
@@ -217,9 +256,15 @@ class Gallery:
         names, moments = [self.layers[at] for at in kept], [self.moments[at] for at in kept]
         return replace(self, layers=names, pixels=pixels, moments=moments)
 
+    def _check_memory(self, n: int) -> None:
+        """Check that a copy of so many images fits, which may be in files now."""
+        if isinstance(self.pixels, Shards):
+            _check_memory(n, self.nbytes // len(self), torch.device("cpu"))
+
     def take(self, images: Int[np.ndarray, "m"], more: Gallery | None = None) -> Gallery:
         """Some of the images, followed by all of another gallery: the same as a fit of these images."""
         others = [more] if more else []
+        self._check_memory(len(images) + sum(map(len, others)))
         if isinstance(self.pixels, Layout):
             pixels: Layout | list[Tensor] = self.pixels.take(images, more and more.pixels)  # type: ignore[arg-type]
         else:
@@ -254,13 +299,21 @@ def build_gallery(
     They are cropped like those of a gallery that they will be added to, or else in the way that suits them best.
     """
     cropping = cropping or fit_cropping(images, backbone)
+    gallery = gather(iterate_features(images, backbone, cropping, skip=True), len(images), cropping, why)
+    if gallery is None:
+        raise ValueError(NO_IMAGES)
+    return gallery
+
+
+def gather(batches: Iterable[Batch], most: int, cropping: Cropping, why: str) -> Gallery | None:
+    """The gallery of at most so many images; None if there are none."""
     normals: list[Normal] = []
     pooled: list[Tensor] = []
     moments: list[list[tuple[np.ndarray, np.ndarray]]] = []
     pixels: Layout | list[Tensor] | None = None
-    for photos, places, crops, batch in iterate_features(images, backbone, cropping, skip=True):
+    for photos, places, crops, batch in batches:
         if pixels is None:
-            pixels = _make_room(len(images), batch)
+            pixels = _make_room(most, batch)
         start = len(normals)
         if isinstance(pixels, Layout):
             pixels.write(start, batch.levels)
@@ -271,8 +324,8 @@ def build_gallery(
         pooled.append(batch.pooled)
         moments.append([_moments(level) for level in batch.levels])
     if pixels is None:
-        raise ValueError("fit needs at least one normal image; got none.")
-    if len(normals) < len(images):
+        return None
+    if len(normals) < most:
         pixels = pixels.first(len(normals)) if isinstance(pixels, Layout) else [x[: len(normals)] for x in pixels]
     joined = [_join(level) for level in zip(*moments)]
     return Gallery(batch.layers, tuple(normals), torch.cat(pooled), pixels, joined, cropping)
@@ -288,20 +341,25 @@ def _make_room(n: int, batch: Pyramid) -> Layout | list[Tensor]:
     shapes = [tuple(level.shape[1:]) for level in batch.levels]
     device = batch.levels[0].device
     layout = layout_for(shapes) if device.type == "cpu" else None
-    one = layout(1, shapes).nbytes if layout else 4 * sum(map(prod, shapes))
-    size, free = n * one / 2**30, free_memory(device) / 2**30
-    cure = "Use fewer images, or a smaller crop: load_backbone(..., resize=..., crop=...)."
-    problem = f"The features of {n} images need {size:.1f} GB of memory, and {free:.1f} GB are available. {cure}"
-    if size > free:  # the system would end the process later, when the memory is written
-        raise MemoryError(problem)
-    if size > _WORTH_SAYING:
-        warn(f"The features of {n} images will take {size:.1f} GB of memory. If that is too much: {cure}")
+    problem = _check_memory(n, layout(1, shapes).nbytes if layout else 4 * sum(map(prod, shapes)), device)
     try:
         if layout:
             return layout(n, shapes)
         return [torch.empty((n, *shape), dtype=torch.float32, device=device) for shape in shapes]
     except (MemoryError, RuntimeError) as refused:  # numpy's and torch's
         raise MemoryError(problem) from refused
+
+
+def _check_memory(n: int, one: int, device: torch.device) -> str:
+    """Warn about much memory, or refuse what the system would end the process for; return the sentence."""
+    size, free = n * one / 2**30, free_memory(device) / 2**30
+    cure = "Use fewer images, a smaller crop (load_backbone(..., resize=..., crop=...)), or fit(..., folder=...)."
+    problem = f"The features of {n} images need {size:.1f} GB of memory, and {free:.1f} GB are available. {cure}"
+    if size > free:
+        raise MemoryError(problem)
+    if size > _WORTH_SAYING:
+        warn(f"The features of {n} images will take {size:.1f} GB of memory. If that is too much: {cure}")
+    return problem
 
 
 def _keep(why: str, image: Photo, place: Crop, crop: UInt8[np.ndarray, "H W 3"]) -> Normal:

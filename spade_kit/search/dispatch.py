@@ -13,7 +13,7 @@ from torch import Tensor
 from spade_kit.search import runtime
 from spade_kit.search.branch_and_bound import measure_places, search_branch_and_bound, supports_branch_and_bound
 from spade_kit.search.brute_force import measure_brute_force, search_brute_force
-from spade_kit.search.layout import Layout, SimdLayout, lay_out, nested_order, within
+from spade_kit.search.layout import Layout, Shards, SimdLayout, lay_out, nested_order, within
 from spade_kit.search.projection import measure_cells, search_projection
 from spade_kit.search.shared_grid import CellLayout, measure_shared_grid, search_shared_grid, supports_shared_grid
 
@@ -56,6 +56,8 @@ class PixelSearch:
         images: np.ndarray,
         search: str = "auto",
     ) -> None:
+        if isinstance(gallery, Shards):
+            gallery, images = gallery.take(images), np.arange(len(images))
         self.query, self.gallery, self.images = query, gallery, images
         held = gallery.verify(images).shapes if isinstance(gallery, Layout) else [x.shape[1:] for x in gallery]
         if [tuple(level.shape[1:]) for level in query] != [tuple(shape) for shape in held]:

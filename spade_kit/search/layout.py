@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -124,17 +124,24 @@ class Layout:
         """The arrays of one image, not checked."""
         return [array[image] for array in self.arrays.values()]
 
-    def take(self, images: np.ndarray, more: Self | None = None) -> Self:
+    def take(self, images: np.ndarray, more: Layout | None = None) -> Layout:
         """A copy of some images, followed by all images of another layout."""
-        self.verify(images)
+        taken = self.make_room(len(images) + (len(more) if more else 0))
+        self.copy_to(taken, images)
         if more:
-            more.verify(np.arange(len(more)))
-        taken = type(self)(len(images) + (len(more) if more else 0), self.shapes)
-        for name, room in taken.arrays.items():
-            np.take(self.arrays[name], images, axis=0, out=room[: len(images)], mode="clip")  # other modes copy twice
-            if more:
-                room[len(images) :] = more.arrays[name]
+            more.copy_to(taken, np.arange(len(more)), len(images))
         return taken
+
+    def make_room(self, n: int) -> Layout:
+        """A layout for n such images."""
+        return type(self)(n, self.shapes)
+
+    def copy_to(self, room: Layout, images: np.ndarray, start: int = 0) -> None:
+        """Copy some images into another layout, from index ``start`` on."""
+        self.verify(images)
+        for name, array in room.arrays.items():
+            here = array[start : start + len(images)]
+            np.take(self.arrays[name], images, axis=0, out=here, mode="clip")  # other modes copy twice
 
     def first(self, n: int) -> Self:
         """The first n images, in the same memory."""
@@ -146,6 +153,52 @@ class Layout:
     def read(self, images: np.ndarray) -> tuple[Tensor, ...]:
         """Read all levels of some images back."""
         return tuple(self.level(number, images) for number in range(len(self.shapes)))
+
+
+class Shards(Layout):
+    """Layouts of the same levels that stay where they are, such as each in its own file, one behind the other.
+
+    A search copies the images that it needs (`take`).
+    """
+
+    def __init__(self, parts: Sequence[Layout]) -> None:
+        self.parts, self.shapes = list(parts), parts[0].shapes
+        self.starts = np.cumsum([0, *map(len, parts)])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts)
+
+    def verify(self, images: np.ndarray) -> Self:
+        for part, _, here in self._find(images):
+            part.verify(here)
+        return self
+
+    def arrays_of(self, image: int) -> list[np.ndarray]:
+        ((part, _, here),) = self._find(np.array([image]))
+        return part.arrays_of(here[0])
+
+    def make_room(self, n: int) -> Layout:
+        return self.parts[0].make_room(n)
+
+    def copy_to(self, room: Layout, images: np.ndarray, start: int = 0) -> None:
+        for part, places, here in self._find(images):
+            part.verify(here)
+            for name, array in room.arrays.items():
+                array[start + places] = part.arrays[name][here]
+
+    def read(self, images: np.ndarray) -> tuple[Tensor, ...]:
+        return self.take(images).read(np.arange(len(images)))
+
+    def _find(self, images: np.ndarray) -> Iterator[tuple[Layout, np.ndarray, np.ndarray]]:
+        """Each part that holds some of the images, their positions in ``images``, and their indices in the part."""
+        shard = np.searchsorted(self.starts, images, side="right") - 1
+        for number in np.unique(shard):
+            places = np.flatnonzero(shard == number)
+            yield self.parts[number], places, images[places] - self.starts[number]
 
 
 class SimdLayout(Layout):

@@ -1,0 +1,101 @@
+"""A fit that writes its features to files: for more images than memory holds, and for several processes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from spade_kit._files import as_text, check_is_no_file, lock
+from spade_kit._work import LostImageError, crew, hand_out, share, track
+from spade_kit.datasets.samples import Photo, absolute, name_of
+from spade_kit.features.backbones import Backbone
+from spade_kit.features.crops import Cropping
+from spade_kit.features.pyramid import fit_cropping, pass_batches, tell_skipped
+from spade_kit.gallery.checkpoint import (
+    Shard,
+    describe_backbone,
+    find_backbone,
+    load_gallery,
+    publish,
+    unfinished,
+    write_shard,
+)
+from spade_kit.gallery.gallery import NO_IMAGES, Gallery, gather
+from spade_kit.options import Options
+
+CHUNK = 256  # images per file: some seconds of work, and 130 MB with the embedded network
+Outcome: TypeAlias = "tuple[Shard | None, list[Exception]]"  # and why images were left out
+
+
+def fit_into(
+    folder: Path, images: Sequence[Photo], backbone: Backbone, options: Options, jobs: int = 1, client: Any = None
+) -> Gallery:
+    """The gallery of `build_gallery`, in a folder: written file by file, listed when complete, then loaded."""
+    check_is_no_file(folder, "A SPADE is saved")
+    if not images:
+        raise ValueError(NO_IMAGES)
+    cropping = fit_cropping(images, backbone)
+    with (
+        crew(jobs, client) as workers,
+        lock(folder),
+        unfinished(folder.resolve(), ".fitting") as place,
+        track(total=len(images), desc="features") as progress,
+    ):
+        run = _fit_all if workers is None else partial(_fit_on, workers)
+        outcomes = run(backbone, cropping, place, images, progress.update)
+        tell_skipped([problem for _, skipped in outcomes for problem in skipped], len(images))
+        publish(folder, [shard for shard, _ in outcomes if shard], backbone, options, [])
+    return load_gallery(folder, backbone, None).gallery
+
+
+def _fit_all(
+    backbone: Backbone, cropping: Cropping, place: Path, images: Sequence[Photo], count: Callable[[int], object]
+) -> list[Outcome]:
+    """In this process."""
+    chunks = ([images[at] for at in places] for places in share(len(images), CHUNK))
+    return [_fit_chunk(backbone, cropping, place, some, count) for some in chunks]
+
+
+def _fit_on(
+    workers: Any,
+    backbone: Backbone,
+    cropping: Cropping,
+    place: Path,
+    images: Sequence[Photo],
+    count: Callable[[int], object],
+) -> list[Outcome]:
+    """By the workers of a client."""
+    backbone.check_named()
+    work = partial(_work, json.dumps(describe_backbone(backbone)), backbone.device.type, cropping, place)
+    found: dict[int, Outcome] = {}
+    for at, outcome in hand_out(workers, work, list(map(absolute, images)), CHUNK):
+        count(1)
+        if isinstance(outcome, LostImageError):
+            found[at] = None, [LostImageError(f"{name_of(images[at]) or f'image {at}'}: {outcome}.")]
+        elif outcome is not None:
+            found[at] = outcome
+    return [found[at] for at in sorted(found)]
+
+
+def _work(told: str, device: str, cropping: Cropping, place: Path, images: Sequence[Photo]) -> list[Outcome | None]:
+    """On a worker: one outcome for all images, as that of the first."""
+    if not place.is_dir():
+        raise FileNotFoundError(f"There is no folder {as_text(place)}: workers need storage that all machines share.")
+    backbone = _open_backbone(place.parent, told, device)
+    return [_fit_chunk(backbone, cropping, place, images, lambda count: None), *[None] * (len(images) - 1)]
+
+
+@lru_cache(maxsize=1)
+def _open_backbone(folder: Path, told: str, device: str) -> Backbone:
+    return find_backbone(folder, json.loads(told), None, device)
+
+
+def _fit_chunk(
+    backbone: Backbone, cropping: Cropping, place: Path, images: Sequence[Photo], count: Callable[[int], object]
+) -> Outcome:
+    skipped: list[Exception] = []
+    gallery = gather(pass_batches(images, backbone, cropping, skipped, count), len(images), cropping, "fit")
+    return None if gallery is None else write_shard(place, gallery), skipped
