@@ -119,7 +119,7 @@ class Gallery:
     def _lengths(self) -> Float[np.ndarray, "n"]:
         """The squared lengths of the pooled vectors."""
         pooled = self.pooled.numpy()
-        return np.einsum("nd,nd->n", pooled, pooled, dtype=np.float64).astype(np.float32)
+        return np.einsum("ij,ij->i", pooled, pooled, dtype=np.float64).astype(np.float32)
 
     @cached_property
     def squashed(self) -> str:
