@@ -189,7 +189,7 @@ def hand_out(
             try:
                 yield from take(submit([at]), [at])
             except KilledWorker:
-                yield at, LostImageError("every worker that was given this image ended: it may need too much memory")
+                yield at, LostImageError("every worker that was given it ended: it may need too much memory")
     except (CancelledError, OSError) as problem:
         if client.status == "running" and not isinstance(problem, CancelledError):
             raise

@@ -146,11 +146,11 @@ def test_skipped_images_are_named_once(demo, tmp_path, client):
 
 def test_an_image_that_ends_its_workers_is_skipped(demo, tmp_path, monkeypatch):
     def hand_out(workers, work, images, chunk):
-        yield 0, LostImageError("every worker that was given this image ended")
+        yield 0, LostImageError("every worker that was given it ended")
         yield from ((at + 1, found) for at, found in enumerate(work(images[1:])))
 
     monkeypatch.setattr(fitting, "hand_out", hand_out)
-    with pytest.warns(UserWarning, match=r"Skipped 1 of 4 images\. .*: every worker that was given this image ended"):
+    with pytest.warns(UserWarning, match=r"Skipped 1 of 4 images\. .*: every worker that was given it ended"):
         spade = SPADE().fit(demo.train[:4], folder=tmp_path, client=None, jobs=2)
     assert len(spade) == 3
 

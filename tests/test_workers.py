@@ -5,6 +5,7 @@ import shutil
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from conftest import TinyNet
 from PIL import Image
 
-from spade_kit import SPADE, _work, evaluate, load_backbone
+from spade_kit import SPADE, _work, evaluate, load_backbone, sweep
 from spade_kit._files import Item
 from spade_kit._work import LostImageError, crew, hand_out
 from spade_kit.batch import judge_on
@@ -38,10 +39,14 @@ def many(demo, tmp_path) -> Path:
     return folder
 
 
+def quick_backbone():
+    """A small network, which workers load by its name."""
+    return load_backbone("resnet18", pretrained=False, resize=72, crop=64)
+
+
 @pytest.fixture(scope="module")
 def quick(demo) -> SPADE:
-    """With a small network, which workers load by its name."""
-    return SPADE(load_backbone("resnet18", pretrained=False, resize=72, crop=64)).fit(demo.train[:8])
+    return SPADE(quick_backbone()).fit(demo.train[:8])
 
 
 def assert_same(found: pandas.DataFrame, expected: pandas.DataFrame) -> None:
@@ -140,8 +145,18 @@ def test_an_evaluation_is_shared_out_too(quick, demo, client, tmp_path, monkeypa
     for metric in ("image_roc_auc", "pixel_roc_auc", "aupro"):
         assert found.metric(metric) == pytest.approx(expected.metric(metric), abs=1e-4)
     assert found.to_frame()["path"].equals(expected.to_frame()["path"])
-    with pytest.raises(ValueError, match=r"With a client, evaluate needs a folder"):
+    with pytest.raises(ValueError, match=r"With jobs or a client, evaluate needs a folder"):
         evaluate(quick, demo, client=client)
+
+
+def test_settings_are_shared_out_too(demo, client):
+    some = replace(demo, train=demo.train[:6], test=demo.test[::6])
+    over = {"backbone": [quick_backbone()], "normals": [3, None], "weights": [None, "equal"], "k": [1, 3]}
+    expected, found = (sweep(some, over, draws=2, **workers) for workers in ({}, {"client": client}))
+    pandas.testing.assert_frame_equal(found.drop(columns="seconds"), expected.drop(columns="seconds"), rtol=1e-4)
+    own = load_backbone(TinyNet(), layers=("early",), resize=72, crop=64)
+    with pytest.raises(ValueError, match=r"Workers load a network by its name; got the custom module TinyNet"):
+        sweep(some, {"backbone": [own]}, client=client)
 
 
 def test_a_worker_that_is_killed_costs_nothing(quick, many, tmp_path, monkeypatch):
@@ -180,7 +195,7 @@ def test_an_image_that_ends_its_workers_is_one_row(quick, many, client, tmp_path
     rows = dict(judge([(Item({"path": photo.name}, [photo], []), photo) for photo in photos]))
     assert sorted(rows) == list(range(10))
     assert [row["path"] for row in rows.values() if "reason" in row] == ["0-06.png"]
-    assert rows[6]["reason"].startswith("every worker that was given this image ended")
+    assert rows[6]["reason"].startswith("every worker that was given it ended")
 
 
 def test_a_folder_that_workers_cannot_see_is_named_with_the_machine(quick, many, client, tmp_path):

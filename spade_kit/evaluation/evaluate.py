@@ -21,7 +21,12 @@ from spade_kit.spade import SPADE
 
 
 def evaluate(
-    spade: SPADE, dataset: Dataset | Sequence[Sample], folder: str | Path | None = None, *, client: Any = None
+    spade: SPADE,
+    dataset: Dataset | Sequence[Sample],
+    folder: str | Path | None = None,
+    *,
+    jobs: int = 1,
+    client: Any = None,
 ) -> Report:
     """Judge all test images of a dataset, and compare the scores with the labels and masks.
 
@@ -35,6 +40,8 @@ def evaluate(
         ``maps`` holds raw distances as float32 TIFF at the image's original size, 0 outside the evaluated crop, under
         the names that MVTec AD's evaluation script expects: ``<dataset>/test/<kind>/<photo>.tiff``. Maps then stay on
         disk; without a folder, they are kept in memory, 0.2 MB each at 224 px, because exact metrics need every value.
+    jobs, client
+        Processes, or a client whose workers share the work, as in `SPADE.predict_folder`; they need a ``folder``.
 
     Raises
     ------
@@ -61,23 +68,23 @@ def evaluate(
     scores = ["image_score", "top_score", "retrieval_score", *shares, "judged", "squash", "seconds"]
     columns = {"path": str, "label": str, **dict.fromkeys(scores, float), "reason": str}
     if folder is None:
-        if client is not None:
-            raise ValueError("With a client, evaluate needs a folder for what the workers write. Pass folder=.")
+        if jobs != 1 or client is not None:
+            raise ValueError("With jobs or a client, evaluate needs a folder for what the workers write. Pass folder=.")
         found = track(zip(samples, judge_ahead(spade, samples)), total=len(samples), desc="images")
         rows, kept = zip(*(_describe(sample, *judged) for sample, judged in found))
         return _conclude(Report(name, manifest, pandas.DataFrame(rows, columns=list(columns)), kept), samples, spade)
     run = RunFolder(as_folder("folder", folder).absolute(), "photos.csv", {"photo": int, **columns}, ("maps", "photos"))
-    with run.claim(manifest):
+    with crew(jobs, client) as workers, run.claim(manifest):
         (run.folder / TABLE).unlink(missing_ok=True)  # left by a complete run, which is now incomplete
         store = MapStore(run.folder, [as_text(sample.path) for sample in samples])
-        frame = pandas.DataFrame(_judge_into(run, store, spade, name, samples, client), columns=list(columns))
+        frame = pandas.DataFrame(_judge_into(run, store, spade, name, samples, workers), columns=list(columns))
         report = _conclude(Report(name, manifest, frame, store), samples, spade)
         write_table(run.folder, frame)
     return report
 
 
 def _judge_into(
-    run: RunFolder, store: MapStore, spade: SPADE, dataset: str, samples: Sequence[Sample], client: Any
+    run: RunFolder, store: MapStore, spade: SPADE, dataset: str, samples: Sequence[Sample], workers: Any
 ) -> list[Row]:
     """Rows of all images; for those not yet done, maps and rows are written one by one."""
     items = []
@@ -87,9 +94,8 @@ def _judge_into(
         sources = [part.absolute() for part in (sample.path, *sample.mask_parts)]
         items.append(Item({"photo": at, "path": as_text(sample.path), "label": sample.label or None}, sources, files))
 
-    with crew(client=client) as workers:
-        judge = judge_on(workers, spade, run.folder, _finish)
-        return run.resume(items, lambda some: judge([(item, absolute(samples[item.name["photo"]])) for item in some]))
+    judge = judge_on(workers, spade, run.folder, _finish)
+    return run.resume(items, lambda some: judge([(item, absolute(samples[item.name["photo"]])) for item in some]))
 
 
 def _finish(item: Item, sample: Sample, found: Result | Exception, seconds: float) -> Row:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache, partial
 from itertools import product
 from math import nan
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,13 +17,14 @@ import pandas
 
 from spade_kit._arguments import check_count, choose
 from spade_kit._files import as_text
-from spade_kit._work import track
-from spade_kit.datasets.samples import Dataset, Sample
+from spade_kit._work import crew, hand_out, track
+from spade_kit.datasets.samples import Dataset, Sample, absolute
 from spade_kit.evaluation.evaluate import describe_scores
 from spade_kit.evaluation.map_store import Judged
 from spade_kit.evaluation.report import METRICS, Report
 from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.features.pyramid import chosen_layers, iterate_features
+from spade_kit.gallery.checkpoint import describe_backbone, find_backbone
 from spade_kit.gallery.gallery import QueryImage, digest
 from spade_kit.spade import SPADE
 
@@ -32,6 +36,7 @@ OPTIONS = ("backbone", "crop", "layers", "normals", *_SEARCH, "k", *_READ)
 _MARGIN = 256 / 224  # default ratio of the resized image to its crop
 
 Setting: TypeAlias = "dict[str, Any]"
+Step: TypeAlias = "tuple[Setting, Setting]"  # what is fitted, and what is searched
 
 
 def sweep(
@@ -42,6 +47,8 @@ def sweep(
     intervals: bool = False,
     draws: int = 3,
     seed: int = 0,
+    jobs: int = 1,
+    client: Any = None,
 ) -> pandas.DataFrame:
     """Judge a dataset under all combinations of the given options, and measure each combination.
 
@@ -62,6 +69,9 @@ def sweep(
         Add a bootstrap confidence interval of each metric, as ``<metric>_low`` and ``<metric>_high``.
     draws, seed
         The number of random draws for each number of normals; within a draw, smaller sets are subsets of larger ones.
+    jobs, client
+        Processes, or a client whose workers share the settings, as in `SPADE.predict_folder`. Each worker computes the
+        features itself.
 
     Returns
     -------
@@ -83,18 +93,76 @@ def sweep(
     for layers, (*_, backbone) in product(values.get("layers", []), networks):
         if layers is not None:
             chosen_layers(_find_layers(layers, backbone), backbone.layers)
-    for name, crop, backbone in networks:
-        galleries = _Galleries(backbone, dataset)
-        plan = list(_plan(values, check_count("draws", draws), len(galleries.spade)))
-        with track(total=len(plan) * len(galleries.queries), desc=f"{backbone}: settings x images") as progress:
-            for fitted, searched in plan:
-                spade, queries = galleries.take(fitted["layers"], fitted["normals"], fitted["draw"], seed)
-                spade = spade.with_options(**searched)
-                for quick, report, seconds in _judge_all(spade, queries, values, progress.update):
-                    setting = {"backbone": name, "crop": crop} | fitted | searched | quick
-                    measured = _measure(report, metrics, intervals)
-                    rows.append(setting | measured | {"seconds": galleries.seconds + seconds})
+    plan = list(_plan(values, check_count("draws", draws), len(dataset.train)))
+    quick = {name: values[name] for name in ("k", *_READ) if name in values}
+    work = partial(_measure_step, quick, metrics, intervals, seed)
+    with crew(jobs, client) as workers:
+        for name, crop, backbone in networks:
+            run = _run_plan if workers is None else partial(_run_on, workers)
+            rows += [{"backbone": name, "crop": crop} | row for row in run(work, plan, backbone, dataset)]
     return _tabulate(rows, values)
+
+
+def _run_plan(work: Callable, plan: Sequence[Step], backbone: Backbone, dataset: Dataset) -> Iterator[Setting]:
+    """In this process."""
+    galleries = _Galleries(backbone, dataset.train, dataset.test)
+    with track(total=len(plan) * len(galleries.queries), desc=f"{backbone}: settings x images") as progress:
+        for step in plan:
+            yield from work(galleries, step, progress.update)
+
+
+def _run_on(
+    workers: Any, work: Callable, plan: Sequence[Step], backbone: Backbone, dataset: Dataset
+) -> Iterator[Setting]:
+    """By the workers of a client."""
+    backbone.check_named()
+    told = json.dumps(describe_backbone(backbone))
+    samples: list[Any] = [tuple(map(absolute, part)) for part in (dataset.train, dataset.test)]
+    measure = partial(_measure_steps, work, told, backbone.device.type, *samples)
+    found: dict[int, list[Setting]] = {}
+    with track(total=len(plan), desc=f"{backbone}: settings") as progress:
+        for at, rows in hand_out(workers, measure, plan, 1):
+            if isinstance(rows, Exception):
+                raise rows
+            found[at] = rows
+            progress.update()
+    return (row for at in sorted(found) for row in found[at])
+
+
+def _measure_steps(
+    work: Callable,
+    told: str,
+    device: str,
+    train: tuple[Sample, ...],
+    test: tuple[Sample, ...],
+    steps: Sequence[Step],
+) -> list[list[Setting]]:
+    """On a worker."""
+    galleries = _open_galleries(told, device, train, test)
+    return [work(galleries, step, lambda: None) for step in steps]
+
+
+@lru_cache(maxsize=1)
+def _open_galleries(told: str, device: str, train: tuple[Sample, ...], test: tuple[Sample, ...]) -> _Galleries:
+    return _Galleries(find_backbone(Path(), json.loads(told), None, device), train, test)
+
+
+def _measure_step(
+    values: dict[str, list],
+    metrics: Sequence[str],
+    intervals: bool,
+    seed: int,
+    galleries: _Galleries,
+    step: Step,
+    advance: Callable,
+) -> list[Setting]:
+    """Rows of all settings that need one search."""
+    fitted, searched = step
+    spade, queries = galleries.take(fitted["layers"], fitted["normals"], fitted["draw"], seed)
+    return [
+        fitted | searched | quick | _measure(report, metrics, intervals) | {"seconds": galleries.seconds + seconds}
+        for quick, report, seconds in _judge_all(spade.with_options(**searched), queries, values, advance)
+    ]
 
 
 def _check(dataset: Dataset, over: Mapping[str, Iterable], metrics: Sequence[str]) -> dict[str, list]:
@@ -134,8 +202,8 @@ def _find_layers(names: Sequence[str], backbone: Backbone) -> Sequence[str]:
     return names if isinstance(names, str) else [backbone.find_layer(name) for name in names]
 
 
-def _plan(values: dict[str, list], draws: int, available: int) -> Iterator[tuple[Setting, Setting]]:
-    """Pairs of fit settings and search settings, one for each search that must run."""
+def _plan(values: dict[str, list], draws: int, available: int) -> Iterator[Step]:
+    """One step for each search that must run."""
     names = [name for name in _SEARCH if name in values]
     for layers, count in product(values.get("layers", [None]), values.get("normals", [None])):
         for draw in range(1 if count is None or count >= available else draws):
@@ -146,13 +214,13 @@ def _plan(values: dict[str, list], draws: int, available: int) -> Iterator[tuple
 class _Galleries:
     """Features of all images, computed once, and the parts of them that each setting uses."""
 
-    def __init__(self, backbone: Backbone, dataset: Dataset) -> None:
-        self.spade = SPADE(backbone).fit(dataset.train)
+    def __init__(self, backbone: Backbone, train: Sequence[Sample], test: Sequence[Sample]) -> None:
+        self.spade = SPADE(backbone).fit(train)
         start = time.perf_counter()
         self.queries = [
             QueryImage(pyramid.select(at), picture, place, photo, digest(picture))
             for photos, places, pictures, pyramid in iterate_features(
-                dataset.test, backbone, self.spade.gallery.cropping, skip=True
+                test, backbone, self.spade.gallery.cropping, skip=True
             )
             for at, (photo, place, picture) in enumerate(zip(photos, places, pictures))
             if isinstance(photo, Sample)
