@@ -4,6 +4,7 @@
 # make check  formatting, lint, spelling, types, then the whole suite
 # make app    the explorer alone, as a web page on this machine
 # make bench  how fast the search is, against what one would use otherwise   make bench ARGS=--quick
+# make bench-folders  how fast whole folders are judged, by one process and by several
 # make results DATA=path  how well each setting does on a dataset; demo, solar_cells, or a folder
 # make bench-widgets  how fast the widgets are, in a browser
 # make site   all lessons as pages that work offline, in site/
@@ -26,7 +27,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 # settings that a notebook with widgets needs: their state is saved with it
 export JUPYTER_CONFIG_PATH := $(CURDIR)/.jupyter
 
-.PHONY: lab app test quick check bench bench-widgets results site mutants demo picture clean
+.PHONY: lab app test quick check bench bench-folders bench-widgets results site mutants demo picture clean
 
 lab: $(LAB)
 	$(BIN)/jupyter trust notebooks/*.ipynb
@@ -53,6 +54,9 @@ check: $(TEST)
 
 bench: $(BENCH)
 	TQDM_DISABLE=1 $(BIN)/python benchmarks/speed.py $(ARGS)
+
+bench-folders: $(BENCH)
+	TQDM_DISABLE=1 $(BIN)/python benchmarks/folders.py $(ARGS)
 
 results: $(LAB)
 	TQDM_DISABLE=1 $(BIN)/python benchmarks/accuracy.py $(DATA) $(ARGS)
