@@ -28,15 +28,8 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _HEAD_CHUNKS = {b"IHDR", b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"IEND"}  # what gives the size and orientation of a PNG
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a PNG, by its type of colour
-_ADAM7 = (
-    (0, 0, 8, 8),
-    (0, 4, 8, 8),
-    (4, 0, 8, 4),
-    (0, 2, 4, 4),
-    (2, 0, 4, 2),
-    (0, 1, 2, 2),
-    (1, 0, 2, 1),
-)  # interlaced
+# (top, left, down, right): the first pixel of each pass of an interlaced PNG, and the steps to the next
+_ADAM7 = (0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)
 _WIDTH, _HEIGHT, _BITS, _MEANING, _ORIENTATION, _PLANES, _KIND = 256, 257, 258, 262, 274, 284, 339  # tags of EXIF, TIFF
 _WHITE_IS_0, _UNSIGNED, _SIGNED = 0, 1, 2  # values of _MEANING and _KIND
 _TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE",
@@ -81,9 +74,6 @@ def _read_head_chunks(stream: IO[bytes]) -> bytes:
         stream.seek(place)
         return stream.read(8)
 
-    def is_other(place: int) -> bool:
-        return read_start(place) != start
-
     while kind != b"IEND":
         start = read_start(place)
         if len(start) < 8:
@@ -93,7 +83,7 @@ def _read_head_chunks(stream: IO[bytes]) -> bytes:
             kept.append(start + stream.read(length + 4))
         places = range(place + length + 12, size + length + 12, length + 12)
         if kind == b"IDAT":  # often thousands of one length: find the first other one
-            places = places[bisect_left(places, True, key=is_other) :]
+            places = places[bisect_left(places, True, key=lambda place: read_start(place) != start) :]
         place = places[0] if places else size
     return b"".join(kept)
 
@@ -147,20 +137,18 @@ def decode(
             upright = turn_upright(picture)
             deep = deep_values(picture, upright)
             if low is not None:
-                values = np.array(upright, np.uint16) << 8 | np.array(turn_upright(low), np.uint16)
+                high, low = (part.convert("RGB") for part in (upright, turn_upright(low)))
+                deep = np.array(high, np.uint16) << 8 | np.array(low, np.uint16)
     except Exception as problem:  # Pillow raises many kinds of exception for damaged files
         raise explain_unreadable(name, content, problem) from problem
+    shown = as_text(name)
     if frames > 1:
-        warn(f"{as_text(name)} holds {frames} pages or frames, and only the first is used. Save each as a file.")
+        warn(f"{shown} holds {frames} pages or frames, and only the first is used. Save each as a file.")
     for complaint in complaints:
-        warn(
-            f"{as_text(name)} is read, but its decoder complains: {complaint}. If the image looks damaged, replace it."
-        )
-    if deep is not None:
-        return Image.fromarray(narrow(deep))
-    if low is None:
+        warn(f"{shown} is read, but its decoder complains: {complaint}. If the image looks damaged, replace it.")
+    if deep is None:
         return upright
-    narrowed = Image.fromarray(narrow(values[..., :3]))
+    narrowed = Image.fromarray(narrow(deep))
     if upright.mode == "RGBA":
         narrowed.putalpha(upright.getchannel("A"))
     return narrowed

@@ -34,23 +34,8 @@ from spade_kit.datasets.decoding import (
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
 UNSUPPORTED = {
-    *(
-        ".heic",
-        ".heif",
-        ".avif",
-        ".jxl",
-        ".jp2",
-        ".j2k",
-        ".svg",
-        ".psd",
-        ".tga",
-        ".pgm",
-        ".ppm",
-        ".pnm",
-        ".exr",
-        ".hdr",
-    ),
-    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".raw", ".jfif", ".apng"),
+    *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".svg", ".psd", ".tga", ".pgm", ".ppm", ".pnm", ".exr"),
+    *(".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".raw", ".jfif", ".apng"),
 }
 RESULTS = ("maps", "segmentations")  # folders of images that a run writes beside its manifest
 _SYSTEM = {  # thumbnails, recycle bins and the like; hidden ones begin with a dot
@@ -103,9 +88,8 @@ def interpret_mask(path: MaskPath | str) -> tuple[Bool[np.ndarray, "H W"], str]:
         folder = path[0] if isinstance(path, tuple) else path
         raise FileNotFoundError(f"Expected masks in {as_text(folder)}, but there are none. Check the folder.")
     masks, reasons = zip(*map(_interpret_file, files))
-    sizes = {
-        mask.shape: f"{as_text(file)} with {mask.shape[0]} x {mask.shape[1]} px" for file, mask in zip(files, masks)
-    }
+    told = "{} with {} x {} px".format
+    sizes = {mask.shape: told(as_text(file), *mask.shape) for file, mask in zip(files, masks)}
     if len(sizes) > 1:
         raise UnreadablePhotoError(
             f"Masks of one image must have one size; got {' and '.join(sizes.values())}. Replace the wrong one."
@@ -122,9 +106,8 @@ def _interpret_file(path: Path) -> tuple[Bool[np.ndarray, "H W"], str]:
             return _cut(alpha)[0], "where opaque"
     if mask.mode == "P" and not _is_grey(mask):
         return np.array(mask) > 0, "where the palette index is not 0"
-    single = len(mask.getbands()) == 1 and mask.mode != "P"
-    bands = [np.array(band) for band in mask.convert("L" if single else "RGB").split()]
-    grey = np.maximum.reduce(bands)
+    bands = mask.convert("L" if len(mask.getbands()) == 1 else "RGB").split()
+    grey = np.maximum.reduce([np.array(band) for band in bands])
     return _cut(grey, lossy=_is_lossy(content) or _is_noisy(grey))
 
 
@@ -290,9 +273,8 @@ def _list(folder: Path) -> Listing:
         with os.scandir(folder) as found:
             entries = {Path(entry.path): _is_folder(entry) for entry in found if not _is_of_system(entry.name)}
     except OSError as problem:
-        return Listing(
-            [], [], [], f"Folder {as_text(folder)} cannot be read: {problem.strerror}. Its images are not used."
-        )
+        locked = f"Folder {as_text(folder)} cannot be read: {problem.strerror}. Its images are not used."
+        return Listing([], [], [], locked)
     left_out = RESULTS if folder / MANIFEST in entries else ()
     listing = Listing([], [], [])
     for path in sorted(entries, key=natural_order):
