@@ -24,14 +24,15 @@ from spade_kit.datasets.naming import (
     TRAIN_NAMES,
     UNSORTED_NAMES,
     as_label,
+    name_file,
     plain,
 )
+from spade_kit.datasets.naming import name_some as name_some
 from spade_kit.datasets.pairing import pair
 from spade_kit.datasets.samples import Sample
 
 ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
 VISA_SPLIT = Path("split_csv", "1cls.csv")
-_NAMED = 3  # at most this many files are named in a remark
 _COLUMNS = ("path", "label", "mask", "split")
 _LISTED = 10  # at most this many folders
 
@@ -138,7 +139,7 @@ def read_splits(folder: Path) -> Found:
     none_good = f"{train_folder.name} has no folder {GOOD}: all images in it count as normal."
     remarks = [none_good] if good is None else _find_deeper(good, train)
     told = {other: pictures_below(other) for other in list_folder(train_folder).folders if other != good}
-    remarks += [f"{_name(other)}: {len(held)} images not used." for other, held in told.items() if held]
+    remarks += [f"{name_file(other)}: {len(held)} images not used." for other, held in told.items() if held]
     unused = [other for other in list_folder(folder).folders if other not in (train_folder, test_folder, mask_folder)]
     hint = "test images belong in test, masks in ground_truth or masks"
     remarks += [f"{printable(other.name)}: not used; {hint}." for other in unused]
@@ -148,7 +149,7 @@ def read_splits(folder: Path) -> Found:
     return Found(train, test, "MVTec AD layout", _has_masks(mask_folder, test), tuple(remarks))
 
 
-def _read_good_and_bad(folder: Path) -> Found:
+def _read_good_bad(folder: Path) -> Found:
     """Folders of normal and of defective images side by side."""
     good, masks = _child(folder, GOOD_NAMES), _child(folder, MASK_NAMES)
     if good is None or not (train := _read_good(good, pictures_below(good))):
@@ -170,7 +171,7 @@ def _find_deeper(folder: Path, normal: list[Sample]) -> list[str]:
     below = [sample.path.parent.relative_to(folder) for sample in normal if sample.path.parent != folder]
     names = [as_text(place) for place in dict.fromkeys(below)]
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    told = f"{count(below, 'image')} of {_name(folder)} from folders below it: {', '.join(names[:_LISTED])}{more}."
+    told = f"{count(below, 'image')} of {name_file(folder)} from folders below it: {', '.join(names[:_LISTED])}{more}."
     return [told] if below else []
 
 
@@ -332,9 +333,8 @@ def _join_rows(parts: dict[str, list[Sample]], table: str) -> list[str]:
             labels[sample.path] = known or sample.label
             joined[sample.path] = sample
         parts[split] = list(joined.values())
-    if not repeated:
-        return []
-    return [f"{count(repeated, 'row')} of {table} for an image again, joined: {name_some(repeated)}."]
+    told = f"{count(repeated, 'row')} of {table} for an image again, joined: {name_some(repeated)}."
+    return [told] if repeated else []
 
 
 def _drop_missing(rows: list[dict[str, str]], table: str) -> list[str]:
@@ -397,18 +397,5 @@ def count(things: list, name: str) -> str:
     return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 
-def name_some(paths: list[Path]) -> str:
-    named = ", ".join(map(_name, paths[:_NAMED]))
-    return f"{named} and {len(paths) - _NAMED} more" if len(paths) > _NAMED else named
-
-
-def _name(path: Path) -> str:
-    """The last two parts of a path."""
-    return as_text(Path(path.parent.name, path.name))
-
-
 _PLAIN = "plain folder: all images count as normal"
-LAYOUTS = {
-    **{"mvtec": read_splits, "good_bad": _read_good_and_bad, "visa": _read_visa},
-    **{"csv": _read_csv, "plain": _read_plain},
-}
+LAYOUTS = {"mvtec": read_splits, "good_bad": _read_good_bad, "visa": _read_visa, "csv": _read_csv, "plain": _read_plain}

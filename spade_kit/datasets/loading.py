@@ -27,10 +27,9 @@ from spade_kit.datasets.images import (
     read_head,
     read_size,
 )
-from spade_kit.datasets.layouts import LAYOUTS, Found, check_folder, count, guess, name_some, read_folders, read_splits
+from spade_kit.datasets.layouts import LAYOUTS, Found, check_folder, count, guess, read_folders, read_splits
+from spade_kit.datasets.naming import NAMED, name_some
 from spade_kit.datasets.samples import GOOD, Dataset, Sample
-
-_NAMED = 3  # at most this many skipped files are named with their reason
 
 
 def load_dataset(
@@ -133,7 +132,7 @@ def _assemble(found: Found, name: str, locked: Sequence[str] = ()) -> Dataset:
         raise FileNotFoundError(f"No normal image of {name} can be read. {next(iter(skipped.values()))}")
     remarks = [*found.remarks, *locked]
     if skipped:
-        reasons = "; ".join(list(skipped.values())[:_NAMED])
+        reasons = "; ".join(list(skipped.values())[:NAMED])
         remarks.append(f"{len(skipped)} of {len(photos)} images are skipped. {reasons}")
         warn(f"{name}: {remarks[-1]}")
     if others := _find_others({path.parent for path in photos}):
@@ -203,15 +202,12 @@ def _find_oddity(sample: Sample, size: tuple[int, int]) -> tuple[str | None, Pat
 
 def _compare(mask: tuple[int, int], orientation: int, photo: Path, size: tuple[int, int]) -> str | None:
     """Which of ``_ODDITIES`` a readable mask has, beside an image of this size."""
-    height, width = mask
-    if (height, width) == size[::-1] != size:
+    if mask == size[::-1] != size:
         return _TURNED
-    if not fits((height, width), size):
-        return _UNFIT
-    if (height, width) != size:
-        return _RESIZED
+    if mask != size:
+        return _RESIZED if fits(mask, size) else _UNFIT
     of_photo = read_head(photo)[1]
-    proven = height != width and (of_photo >= 5) != (orientation >= 5)  # by the shape
+    proven = mask[0] != mask[1] and (of_photo >= 5) != (orientation >= 5)  # by the shape
     return _UNSURE if of_photo != orientation and not proven else None
 
 
@@ -243,10 +239,9 @@ def _solar_cells() -> Dataset:
     folder = Path(package.origin).parent / "data"
     with open(folder / "labels.csv", encoding="utf-8") as lines:
         rows = [line.split() for line in lines if line.strip()]
-    labels = {0.0: GOOD, 1 / 3: "defect 33 %", 2 / 3: "defect 67 %", 1.0: "defect 100 %"}
-    closest = {row[1]: labels[min(labels, key=lambda known: abs(known - float(row[1])))] for row in rows}
-    samples = [Sample(folder / row[0], closest[row[1]]) for row in rows]
-    good = [sample for sample in samples if sample.label == GOOD]
-    train = set(good[::2])
-    test = [sample for sample in samples if sample not in train]
-    return Dataset("solar_cells", good[::2], test, "package elpv-dataset")
+    chances = [round(100 * float(row[1])) for row in rows]
+    samples = [Sample(folder / row[0], f"defect {chance} %" if chance else GOOD) for row, chance in zip(rows, chances)]
+    train = [sample for sample in samples if sample.label == GOOD][::2]
+    taken = set(train)
+    test = [sample for sample in samples if sample not in taken]
+    return Dataset("solar_cells", train, test, "package elpv-dataset")

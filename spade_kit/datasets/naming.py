@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from pathlib import Path
+
+from spade_kit._files import as_text
 
 GOOD = "good"
 GOOD_NAMES = {
@@ -22,6 +25,7 @@ TEST_NAMES = {"test", "testing"}
 MASK_NAMES = {"ground_truth", "groundtruth", "masks", "mask", "annotations", "segmentation", "segmentations"}
 LABEL_NAMES = {"label", "labels"}  # of masks, or a defective label: the names of the files tell
 MISSING = {"na", "n/a", "#n/a", "<na>", "nan", "none", "null"}  # what programs write for no value
+NAMED = 3  # at most this many files are named in a remark
 _MARK = "(?:masks?|gt|ground[ _-]?truth|labels?|seg(?:mentation)?)"
 _MARKS = [re.compile(rf"(?<=.)[ ._-]{_MARK}(?:[ ._-]?\(?\d+\)?)?$", re.I), re.compile(rf"^{_MARK}[ ._-](?=.)", re.I)]
 
@@ -44,3 +48,13 @@ def as_label(name: str) -> str:
 def strip_mark(name: str) -> str:
     """A name without what marks a mask, such as in 000_mask, GT-000, 000_mask_2 and 000 mask (2); else the name."""
     return next((bare for mark in _MARKS if (bare := mark.sub("", name)) != name), name)
+
+
+def name_file(path: Path) -> str:
+    """The last two parts of a path."""
+    return as_text(Path(path.parent.name, path.name))
+
+
+def name_some(paths: list[Path]) -> str:
+    named = ", ".join(map(name_file, paths[:NAMED]))
+    return f"{named} and {len(paths) - NAMED} more" if len(paths) > NAMED else named

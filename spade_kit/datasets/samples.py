@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
-from spade_kit._arguments import warn
+from spade_kit._arguments import spread_evenly, warn
 from spade_kit._files import as_text
 from spade_kit._work import track
 from spade_kit.datasets.decoding import turn_upright
@@ -29,11 +29,10 @@ from spade_kit.datasets.images import (
     read_size,
 )
 from spade_kit.datasets.naming import GOOD as GOOD
-from spade_kit.datasets.naming import as_label
+from spade_kit.datasets.naming import NAMED, as_label, name_some
 
 SQUASHED = 1.2  # a larger change of the aspect ratio is remarked on: round parts become ovals
 _MASKS = 200  # at most so many masks are read to describe all
-_NAMED = 3  # at most this many of them are named in a remark
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ def _describe_sizes(sizes: Counter[tuple[int, int]], lost: int) -> str:
 
 def _describe_masks(masked: Sequence[Sample]) -> tuple[str, list[str]]:
     """How masks were understood, and remarks on those that are probably wrong; of many masks, some are read."""
-    read = [masked[at] for at in np.linspace(0, len(masked) - 1, min(len(masked), _MASKS)).round().astype(int)]
+    read = [masked[at] for at in spread_evenly(len(masked), _MASKS)]
     reasons: Counter[str] = Counter()
     empty, inverted, contradicted, unreadable = [], [], [], list[str]()
     for sample in track(read, desc="masks"):
@@ -171,14 +170,9 @@ def _describe_masks(masked: Sequence[Sample]) -> tuple[str, list[str]]:
         "Masks of more than half of the image ({}): {}. Check that they are not inverted.": inverted,
         "Masks that mark a defect in a good image ({}): {}. Correct the label or the mask.": contradicted,
     }
-    remarks = [remark.format(f"{len(at)} of {len(read)}", _name(at)) for remark, at in wrong.items() if at]
-    lost = f"Unreadable masks ({len(unreadable)} of {len(read)}): {' '.join(unreadable[:_NAMED])}"
+    remarks = [remark.format(f"{len(at)} of {len(read)}", name_some(at)) for remark, at in wrong.items() if at]
+    lost = f"Unreadable masks ({len(unreadable)} of {len(read)}): {' '.join(unreadable[:NAMED])}"
     return told, [*remarks, lost] if unreadable else remarks
-
-
-def _name(paths: Sequence[Path]) -> str:
-    named = ", ".join(as_text(Path(path.parent.name, path.name)) for path in paths[:_NAMED])
-    return f"{named} and {len(paths) - _NAMED} more" if len(paths) > _NAMED else named
 
 
 _NO_ROOM = "does not fit into memory. Make it smaller."
