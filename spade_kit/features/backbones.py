@@ -252,8 +252,7 @@ def load_backbone(
     if isinstance(name, Backbone):
         return name if device is None else name.to(device)
     _check_crop(_RESIZE if resize is None else resize, crop)
-    check_switch("pretrained", pretrained)
-    check_switch("unit", unit)
+    pretrained, unit = check_switch("pretrained", pretrained), check_switch("unit", unit)
     if check_count("average", average) % 2 == 0 or average > SIDES[1]:
         raise ValueError(f"average must be an odd number of cells, 1 for none; got {average}. Use 3.")
     if layers is not None and (isinstance(layers, str) or not layers):
@@ -270,7 +269,7 @@ def load_backbone(
     _check_size(module, name, resize, crop, multiple)
     asked = {
         **{"name": name, "pretrained": pretrained, "layers": layers and list(layers), "pooled": pooled},
-        **{"resize": resize, "crop": crop, "average": average, "unit": bool(unit)},
+        **{"resize": resize, "crop": crop, "average": average, "unit": unit},
         **({"weights": str(file.path), "weights_sha256": file.sha256} if file else {}),
     }
     sources = module.sources
@@ -281,9 +280,7 @@ def load_backbone(
     place = find_device("cpu" if device is None else device)
     module = module.eval().to(place)
     recipe = None if own else asked
-    return Backbone(
-        label, module, sources, caption, mean, std, resize, crop, place, recipe, not own, multiple, bool(unit)
-    )
+    return Backbone(label, module, sources, caption, mean, std, resize, crop, place, recipe, not own, multiple, unit)
 
 
 def _check_weights(name: Any, weights: Any, pretrained: bool) -> None:
@@ -364,9 +361,8 @@ def _check_size(module: nn.Module, name: str | nn.Module, resize: int, crop: int
     if crop and isinstance(name, str) and hasattr(network, "set_input_size"):
         network.set_input_size((crop, crop))
         return
-    native = (
-        getattr(getattr(network, "patch_embed", None), "img_size", None) or config.get("input_size", (3, 224, 224))[1:]
-    )
+    trained = getattr(getattr(network, "patch_embed", None), "img_size", None)
+    native = trained or config.get("input_size", (3, 224, 224))[1:]
     below = height // multiple * multiple
     fitting = [side for side in sorted({below, below + multiple, native[0]}) if runs_at(module, side, side)]
     if fitting:

@@ -43,8 +43,7 @@ class Crop:
 
         A pixel belongs to the crop if its centre does.
         """
-        top, bottom = self._limits(0)
-        left, right = self._limits(1)
+        (top, bottom), (left, right) = self._limits(0), self._limits(1)
         return top, left, bottom, right
 
     @property

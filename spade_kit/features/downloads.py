@@ -155,10 +155,8 @@ def _ask(origin: Origin) -> None:
 def _check_hash(name: str, file: Path) -> None:
     """Compare a downloaded file with the hash in its name: torchvision's and timm's begin with it, the hub's is one."""
     named = re.fullmatch(r"(?:.*-)?([0-9a-f]{8,64})(?:\.\w+)?", file.resolve().name)
-    if named:
-        digest = hash_file(file)
-        if not digest.startswith(named[1]):
-            raise _damaged(name, file, f"its SHA-256 is {digest[:8]}... instead of {named[1][:8]}...")
+    if named and not (digest := hash_file(file)).startswith(named[1]):
+        raise _damaged(name, file, f"its SHA-256 is {digest[:8]}... instead of {named[1][:8]}...")
 
 
 def _damaged(name: str, file: Path, reason: str) -> ValueError:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import isqrt
 from typing import Any
@@ -12,9 +10,13 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.backends import mha
+
+from spade_kit._arguments import HeldSetting
 
 _MOST_PREFIXES = 9  # a class token and eight registers
-_switching = threading.Lock()
+# Torch's fast path for attention: on a CPU it holds the weights of all pairs of tokens at once.
+_without_fast_path = HeldSetting(mha.get_fastpath_enabled, mha.set_fastpath_enabled, False)
 
 
 class Blocks(nn.Module):
@@ -85,24 +87,12 @@ class TorchvisionTransformer(nn.Module):
         tokens = torch.cat([first, patches.flatten(2).transpose(1, 2)], 1) + places  # (n, 1 + h * w, c)
         finish = encoder.ln if norm else nn.Identity()
         maps = []
-        with _little_memory():
+        with _without_fast_path:
             for number, block in enumerate(encoder.layers):
                 tokens = block(tokens)
                 if number in indices:
                     maps.append(as_map(finish(tokens)[:, 1:], height, width))
         return finish(tokens), maps
-
-
-@contextmanager
-def _little_memory() -> Iterator[None]:
-    """Without torch's fast path for attention, which on a CPU holds the weights of all pairs of tokens at once."""
-    with _switching:
-        before = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)
-        try:
-            yield
-        finally:
-            torch.backends.mha.set_fastpath_enabled(before)
 
 
 def check_order(layers: Sequence[str], order: Sequence[str]) -> None:
@@ -145,15 +135,12 @@ def find_grid(name: str, count: int, size: tuple[int, int], prefixes: int | None
 def _grids(patches: int, size: tuple[int, int], exact: bool) -> list[tuple[int, int]]:
     """The grids of square patches that have this many cells; there is at most one."""
     height, width = size
-    side = isqrt(max(patches, 0))
     if not exact and height == width:
-        return [(side, side)] if 0 < side**2 == patches else []
-    fitting = {
-        (height // patch, width // patch)
-        for patch in range(1, min(size) + 1)
-        if not exact or height % patch == width % patch == 0
-    }
-    return [(rows, columns) for rows, columns in fitting if rows * columns == patches]
+        root = isqrt(max(patches, 0))
+        return [(root, root)] if 0 < root**2 == patches else []
+    sides = [side for side in range(1, min(size) + 1) if not exact or height % side == width % side == 0]
+    grids = {(height // side, width // side) for side in sides}
+    return [(rows, columns) for rows, columns in grids if rows * columns == patches]
 
 
 def is_timm_transformer(network: nn.Module) -> bool:

@@ -116,11 +116,8 @@ def _find_tensors(held: Any) -> Mapping[str, Tensor]:
 
 
 def _is_state(held: Any) -> bool:
-    return (
-        isinstance(held, dict)
-        and bool(held)
-        and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in held.items())
-    )
+    filled = isinstance(held, dict) and bool(held)
+    return filled and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in held.items())
 
 
 def match_weights(
@@ -156,8 +153,7 @@ def _compare(
     load: Callable[[dict[str, Tensor]], Iterable[str]], tensors: dict[str, Tensor], heads: Collection[str]
 ) -> str:
     """How the tensors differ from those that a network needs, in words; empty if they fit."""
-    error = ""
-    missing: list[str] = []
+    error, missing = "", list[str]()
     try:
         missing += load(tensors)
     except Exception as problem:  # timm's converters raise anything on the weights of another network
