@@ -82,8 +82,7 @@ class MapStore(Sequence[Judged]):
                 mask = arrays["mask"] if arrays["mask"].size else None
                 if "map" in arrays:  # written by version 0.1, which stored the map itself
                     return Judged(arrays["map"], 0, mask, crop)
-                level = arrays.get("level")
-                return Judged(arrays["distance"], float(arrays["sigma"]), mask, crop, level)
+                return Judged(arrays["distance"], float(arrays["sigma"]), mask, crop, arrays.get("level"))
         except _DAMAGED as problem:
             raise ValueError(
                 f"{as_text(file)} is damaged or missing ({problem}). Call evaluate(..., folder=...) again to recreate "

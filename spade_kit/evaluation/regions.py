@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.ndimage import find_objects, label
 
 from spade_kit.correspondence import Correspondence
@@ -28,10 +28,11 @@ def find_regions(
     pixels = np.bincount(own, minlength=count)
     row, col = np.unravel_index(inside[peaks], judged.shape)
     image, normal_row, normal_col = found.nearest_at(found.cell_of(row, col, judged.shape), judged.shape)
-    slices = find_objects(labels)
+    boxes = find_objects(labels)
+    ends = np.array([[(side.start, side.stop) for side in box] for box in boxes], int).reshape(-1, 2, 2)
     regions = pandas.DataFrame(
         {
-            **dict(zip(_BOX, np.array([_place(crop, *ends) for ends in slices], int).reshape(-1, 4).T)),
+            **dict(zip(_BOX, np.array([_place(crop, *box) for box in boxes], int).reshape(-1, 4).T)),
             "area": pixels * np.prod(crop.photo) / np.prod(crop.scaled),
             "peak": values[peaks],
             "row": row,
@@ -40,26 +41,18 @@ def find_regions(
             "normal": neighbours.index[image],
             "normal_row": normal_row,
             "normal_col": normal_col,
-            "at_edge": [
-                any(end.start == 0 or end.stop == side for end, side in zip(ends, judged.shape)) for ends in slices
-            ],
+            "at_edge": ((ends == 0) | (ends == np.array(judged.shape)[:, None])).any((1, 2)),
         }
-    ).astype({"at_edge": bool})
+    )
     regions = regions.sort_values("peak", ascending=False, kind="stable", ignore_index=True)
     regions.index = pandas.RangeIndex(1, count + 1, name="region")
     return regions
 
 
-def _place(crop: Crop, rows: slice, columns: slice) -> tuple[int, int, int, int]:
+def _place(crop: Crop, rows: slice, columns: slice) -> Int[np.ndarray, "4"]:
     """A box of the map in pixels of the original image: those whose centre it contains, at least one."""
     (top, left), size = crop.offset, (rows.stop - rows.start, columns.stop - columns.start)
     offset = top + rows.start, left + columns.start
-    first_row, first_col, last_row, last_col = replace(crop, offset=offset, size=size).box
-    middle = [int((at + side / 2) * photo / scaled)
-              for at, side, photo, scaled in zip(offset, size, crop.photo, crop.scaled)]  # fmt: skip
-    return (
-        min(first_row, middle[0]),
-        min(first_col, middle[1]),
-        max(last_row, middle[0] + 1),
-        max(last_col, middle[1] + 1),
-    )
+    box = replace(crop, offset=offset, size=size).box
+    middle = ((np.array(offset) + np.array(size) / 2) * crop.photo / crop.scaled).astype(int)
+    return np.append(np.minimum(box[:2], middle), np.maximum(box[2:], middle + 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from html import escape
@@ -231,11 +232,8 @@ class Report:
         check_count("points", points, least=2)
         parts = []
         for of, trace in (("image", self._trace_images), ("pixel", self._trace_pixels)):
-            try:
-                traced = trace()
-            except ValueError:  # no labels, or no masks
-                continue
-            parts += [_thin(x, y, threshold, points).assign(curve=curve, of=of) for curve, x, y, threshold in traced]
+            with suppress(ValueError):  # no labels, or no masks
+                parts += [_thin(x, y, top, points).assign(curve=curve, of=of) for curve, x, y, top in trace()]
         if not parts:
             raise ValueError(f"A curve needs good images and defects, but one of them is missing in {self.name}.")
         return pandas.concat(parts, ignore_index=True)[["curve", "of", "x", "y", "threshold"]]
