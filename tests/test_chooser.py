@@ -405,10 +405,11 @@ def test_in_a_running_loop_the_rest_is_judged_in_the_background(spade, few, judg
 
 def test_finishing_between_two_background_steps_still_updates_the_page(spade, few):
     chooser = choose_threshold(spade, few.test[:3])
-    for compute, tell in chooser._background_steps():
-        if len(chooser._judged) == 15:
-            break  # all are judged, but the page has not been updated yet
-        tell(compute())
+    steps = chooser._background_steps()
+    compute = next(steps)
+    while len(chooser._judged) < 14:
+        compute = steps.send(compute())
+    chooser._take(compute())  # all are judged, but the page has not been updated yet
     chooser.finish()
     assert chooser.study["waiting"] == 0
     assert len(chooser.photos) == 15

@@ -322,8 +322,8 @@ def test_a_painting_opens_before_the_excess_is_known(judge, demo, tmp_path):
     assert painting.normals["scores"] == []
     preview = painting._preview()
     assert preview[:4] == b"\x89PNG"
-    compute, tell = next(painting._background_steps())
-    tell(compute())
+    steps = painting._background_steps()
+    steps.send(next(steps)())
     assert painting.waiting == "computing the excess: 1 of 8 normal photos judged…"
     painting.finish()
     assert painting.waiting == ""

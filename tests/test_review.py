@@ -143,10 +143,11 @@ def test_scores_are_updated_in_the_background_of_a_running_loop(spade):
 
 def test_finishing_between_two_background_steps_still_updates_the_page(review):
     review.drop()
-    for compute, tell in review._background_steps():
-        if len(review._scores.fresh) == 11:
-            break  # all are judged, but the page has not been updated yet
-        tell(compute())
+    steps = review._background_steps()
+    compute = next(steps)
+    while len(review._scores.fresh) < 10:
+        compute = steps.send(compute())
+    review._scores.take(compute())  # all are judged, but the page has not been updated yet
     review.finish()
     assert all(fresh for _, _, fresh, decided in review.suspects if not decided)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from math import ceil
@@ -38,7 +38,7 @@ from spade_kit.widgets._shared.caches import Recent, Score
 from spade_kit.widgets._shared.encoding import jpeg, pack_distance, pack_mask, pack_place_level
 from spade_kit.widgets._shared.export import load_module
 from spade_kit.widgets._shared.images import ImageList
-from spade_kit.widgets._shared.scheduler import Step, do_nothing
+from spade_kit.widgets._shared.scheduler import Steps
 
 _RATES = {"image": (0.2, 0.1, 0.05, 0.02, 0.01), "pixel": (0.05, 0.01, 0.001)}
 _USUAL = {"image": 0.05, "pixel": 0.01}
@@ -370,15 +370,14 @@ class Chooser(Live):
 
     # ---- background work ---------------------------------------------------------------------------------------------
 
-    def _background_steps(self) -> Iterator[Step]:
-        missing = self._to_judge()
-        for number, at in enumerate(missing, 1):
-            yield partial(self._judge, at), self._take
+    def _background_steps(self) -> Steps:
+        for number, at in enumerate(self._to_judge(), 1):
+            self._take((yield partial(self._judge, at)))
             if number % _BATCH == 0:
-                yield do_nothing, self._publish
-        yield do_nothing, self._publish
+                self._publish()
+        self._publish()
 
-    def _publish(self, _: None) -> None:
+    def _publish(self) -> None:
         with self._without_events():
             try:
                 self._refresh()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from math import nan
 from typing import Any
@@ -29,7 +29,7 @@ from spade_kit.widgets._shared.caches import NeighbourPictures, Recent, Results,
 from spade_kit.widgets._shared.encoding import colour_table, find_highest, pack_cells, pack_photo
 from spade_kit.widgets._shared.export import load_module
 from spade_kit.widgets._shared.images import ImageList
-from spade_kit.widgets._shared.scheduler import Step, do_nothing
+from spade_kit.widgets._shared.scheduler import Steps
 
 FEWEST, MOST = 2, 8  # views
 _KEPT = 3  # images with cached results
@@ -282,7 +282,7 @@ class Comparison(Live):
                     self._known[view] = self._guess_level(view, one), not view.spade.gallery.comparable
             self._agreed = None if mask is None else _rounded(rank([[one.anomaly_map] for one in seen], [mask]))
             self._told = (self.index, *shown)
-            self._publish(None)
+            self._publish()
         self._background.restart()
 
     def _pack(self, view: View, seen: Seen) -> dict[str, Any]:
@@ -305,7 +305,7 @@ class Comparison(Live):
             return float(seen.anomaly_map.max()) / SCALE
         return find_level([view.judge_left_out(image) for image in view.spade.calibration.few])
 
-    def _publish(self, _: None) -> None:
+    def _publish(self) -> None:
         """Send the current reference levels and rankings."""
         with self._without_events(), self.hold_sync():
             kind, shown = self.images.label(self.index), self._shown
@@ -324,7 +324,7 @@ class Comparison(Live):
         photos = [at for at in range(len(self.images)) if self.images.label(at) == kind and self.images.masked(at)]
         return photos[:: -(-len(photos) // _KIND) or 1] if kind is not None else []
 
-    def _background_steps(self) -> Iterator[Step]:
+    def _background_steps(self) -> Steps:
         kind = self.images.label(self.index)
         for view in self._shown:
             if not self._known[view][1] and view.spade.gallery.comparable:
@@ -332,24 +332,24 @@ class Comparison(Live):
         if len(self._of_kind(kind)) > 1 and any((view, kind) not in self._kinds for view in self._shown):
             yield from self._rank_kind(str(kind))
 
-    def _judge_normals(self, view: View) -> Iterator[Step]:
+    def _judge_normals(self, view: View) -> Steps:
         """Judge one normal image per step, so that the page stays responsive."""
         maps: list[np.ndarray] = []
         for image in view.spade.calibration.sample:
-            yield partial(view.judge_left_out, image), maps.append
+            maps.append((yield partial(view.judge_left_out, image)))
         self._known[view] = find_level(maps), True
-        yield do_nothing, self._publish
+        self._publish()
 
-    def _rank_kind(self, kind: str) -> Iterator[Step]:
+    def _rank_kind(self, kind: str) -> Steps:
         """AUPRO of each view over all images of a defect type, skipping those that cannot be judged."""
         shown, judged = self._shown, list[tuple[Any, list[np.ndarray]]]()
         for index in self._of_kind(kind):
-            yield partial(self._judge_for_ranking, index, shown), judged.append
+            judged.append((yield partial(self._judge_for_ranking, index, shown)))
         known = [(mask, maps) for mask, maps in judged if mask is not None]
         scores = rank(list(zip(*(maps for _, maps in known))), [mask for mask, _ in known])
         for view, score in zip(shown, scores or [nan] * len(shown)):
             self._kinds[view, kind] = score
-        yield do_nothing, self._publish
+        self._publish()
 
     def _judge_for_ranking(self, index: int, views: Sequence[View]) -> tuple[np.ndarray | None, list[np.ndarray]]:
         try:

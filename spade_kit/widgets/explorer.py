@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from spade_kit.options import COMBINE, JUDGED, SCORE, Options, check_kappa, chec
 from spade_kit.result import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.base import MISTAKES, Checked, Index, Live, Probe, check_distance, check_rate
-from spade_kit.widgets._shared.caches import NeighbourPictures, Recent, Request, Results, Score, Scores, judge_normals
+from spade_kit.widgets._shared.caches import NeighbourPictures, Recent, Request, Results, Scores, judge_normals
 from spade_kit.widgets._shared.edits import Corrections
 from spade_kit.widgets._shared.encoding import (
     LOOKS_BACK,
@@ -42,7 +42,7 @@ from spade_kit.widgets._shared.encoding import (
 from spade_kit.widgets._shared.export import fit_crops, load_module
 from spade_kit.widgets._shared.images import ImageList, find_name, read_upload
 from spade_kit.widgets._shared.preview import draw_preview
-from spade_kit.widgets._shared.scheduler import Step, do_nothing, no_op
+from spade_kit.widgets._shared.scheduler import Steps
 
 _REACH = 50  # neighbours: the page follows K without the kernel at least up to this number
 _BATCH = 8  # images per message to the page
@@ -467,7 +467,7 @@ class Explorer(Live):
             self.probe = find_highest(self.result.judged_map)
         self.place_level = self._pack_place_level(self.index, self.result)
 
-    def _send_placement(self, _: Any = None) -> None:
+    def _send_placement(self) -> None:
         """Send what place explains of the normal images, if it is known."""
         request = self._request_of_all
         known = self.spade.calibration.known_placement(request.options)
@@ -574,31 +574,30 @@ class Explorer(Live):
 
     # ---- background work ---------------------------------------------------------------------------------------------
 
-    def _background_steps(self) -> Iterator[Step]:
+    def _background_steps(self) -> Steps:
         """Background work, most urgent first."""
         yield from self._draw_thumbs()
         yield from self._prefetch()
-        yield from self._judge_all_normals()
+        yield from self._judge_all_normals(self.judged)
         yield from self._score_all_photos()
-        yield from self._judge_for_the_other_map()
+        for judged in JUDGED:  # let the page switch between the map and its excess without waiting
+            yield from self._judge_all_normals(judged)
         if self._asked == self._request_of_all and not self.placed["text"]:
-            yield partial(self._asked.spade.calibration.placement, self._asked.options), self._send_placement
+            yield partial(self._asked.spade.calibration.placement, self._asked.options)
+            self._send_placement()
 
-    def _draw_thumbs(self) -> Iterator[Step]:
+    def _draw_thumbs(self) -> Steps:
         missing = [index for index in range(len(self.images)) if index not in self._thumbs]
         for start in range(0, len(missing), _BATCH):
-            batch = missing[start : start + _BATCH]
-            yield partial(self.images.thumbs, batch), self._receive_thumbs
+            thumbs = yield partial(self.images.thumbs, missing[start : start + _BATCH])
+            self._thumbs |= thumbs
+            self._send_thumbs(thumbs)
 
-    def _receive_thumbs(self, thumbs: dict[int, bytes]) -> None:
-        self._thumbs |= thumbs
-        self._send_thumbs(thumbs)
-
-    def _prefetch(self) -> Iterator[Step]:
+    def _prefetch(self) -> Steps:
         request = self._request()
         for index in (self.index + 1, self.index - 1):
             if 0 <= index < len(self.images):
-                yield partial(self._prepare, index, request), no_op
+                yield partial(self._prepare, index, request)
 
     def _prepare(self, index: int, request: Request) -> None:
         try:
@@ -608,43 +607,29 @@ class Explorer(Live):
         self._pack_neighbours(result)
         find_breakpoints(result)
 
-    def _judge_all_normals(self) -> Iterator[Step]:
-        wanted = self._request_of_all
-        if self.spade.gallery.comparable and self._find_statistics(self.judged) is None:
-            yield from judge_normals(self.spade.calibration, wanted.options, partial(self._receive_normals, wanted))
-
-    def _judge_for_the_other_map(self) -> Iterator[Step]:
-        """Let the page switch between the map and its excess without waiting."""
-        for judged in JUDGED:
-            if self.spade.gallery.comparable and self._find_statistics(judged) is None:
-                wanted = self._request_of_all.replace(judged=judged)
-                yield from judge_normals(self.spade.calibration, wanted.options, partial(self._receive_normals, wanted))
-
-    def _receive_normals(self, request: Request, normals: NormalScores) -> None:
+    def _judge_all_normals(self, judged: str) -> Steps:
+        if not self.spade.gallery.comparable or self._find_statistics(judged) is not None:
+            return
+        request = self._request_of_all.replace(judged=judged)
+        known = yield from judge_normals(self.spade.calibration, request.options)
         with self._without_events(), self.hold_sync():
-            self._statistics.find(request, lambda: normals)
+            self._statistics.find(request, lambda: known)
             if request == self._request_of_all:
-                self._send_normals(request, normals, self.score)
+                self._send_normals(request, known, self.score)
             self._conclude()
 
-    def _score_all_photos(self) -> Iterator[Step]:
+    def _score_all_photos(self) -> Steps:
         request = self._request_of_scores
         self._scores.start(request)
         judge, missing = request.judge, self._scores.missing()
         for index in missing:
-            yield partial(self._scores.score, index, judge), self._take_score
+            self._scores.take((yield partial(self._scores.score, index, judge)))
+            if index % _BATCH == 0:
+                self.scores = self._scores.pack()
         if missing:
-            yield do_nothing, self._send_scores
-
-    def _take_score(self, score: Score) -> None:
-        self._scores.take(score)
-        if score.index % _BATCH == 0:
-            self.scores = self._scores.pack()
-
-    def _send_scores(self, _: None) -> None:
-        with self._without_events(), self.hold_sync():
-            self.scores = self._scores.pack()
-            self._conclude()
+            with self._without_events(), self.hold_sync():
+                self.scores = self._scores.pack()
+                self._conclude()
 
     # ---- messages from the page --------------------------------------------------------------------------------------
 

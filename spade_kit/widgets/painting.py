@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -32,7 +32,7 @@ from spade_kit.widgets._shared.caches import NeighbourPictures, Recent, judge_no
 from spade_kit.widgets._shared.encoding import colour_table, find_highest, pack_cells, pack_photo, rank_by_use
 from spade_kit.widgets._shared.export import load_module
 from spade_kit.widgets._shared.images import ImageList
-from spade_kit.widgets._shared.scheduler import Step
+from spade_kit.widgets._shared.scheduler import Steps
 
 # defaults of each tool: diameter as a fraction of the crop's short side, strength, and colour if it uses one
 _STARTS: dict[str, tuple[float, float, str | None]] = {
@@ -197,7 +197,7 @@ class Painting(Waiting):
             strokes = self._strokes.pop(self.index, [])
             self._undone[self.index].extend(reversed(strokes))
             self._drawn = None
-            self._send_painted()
+            self._show()
 
     def save(self, path: str | Path) -> None:
         """Write the painted image as PNG, and its mask next to it as ``<stem>_mask.png``."""
@@ -292,7 +292,7 @@ class Painting(Waiting):
         strokes.append(stroke)
         self._drawn = drawn
         self._undone.pop(self.index, None)
-        self._send_painted()
+        self._show()
 
     def _swap(self, here: dict[int, list[Stroke]], there: dict[int, list[Stroke]], what: str) -> None:
         with self._lock:
@@ -300,7 +300,7 @@ class Painting(Waiting):
                 raise ValueError(f"There is no stroke to {what}.")
             there[self.index].append(here[self.index].pop())
             self._drawn = None  # drawing on starts a new stroke
-            self._send_painted()
+            self._show()
 
     def _encode(self) -> tuple[bytes, bytes]:
         return encode_png(self._canvas), encode_png(self.mask)
@@ -313,12 +313,9 @@ class Painting(Waiting):
 
     def _refresh(self) -> None:
         if self.photo.get("index") != self.index:
-            self._send_painted()
+            self._show()
 
     def _show(self) -> None:
-        self._send_painted()
-
-    def _send_painted(self) -> None:
         result = self.result
         numbers = result.neighbours.index.tolist()
         with self._without_events(), self.hold_sync():
@@ -345,10 +342,10 @@ class Painting(Waiting):
     def _send_normals(self, known: NormalScores) -> None:
         self.normals = {"level": known.level, "scores": known.scores.tolist(), "of": len(self.spade)}
 
-    def _background_steps(self) -> Iterator[Step]:
+    def _background_steps(self) -> Steps:
         yield from self._stop_waiting()
         if self.spade.gallery.comparable:
-            yield from judge_normals(self.spade.calibration, self.spade.options, self._send_normals)
+            self._send_normals((yield from judge_normals(self.spade.calibration, self.spade.options)))
 
     def _on_pair(self) -> None:
         for ending, picture in zip((".png", "_mask.png"), self._encode()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from itertools import count
 from typing import Any
@@ -24,7 +23,7 @@ from spade_kit.widgets._shared.edits import Corrections
 from spade_kit.widgets._shared.encoding import colour_table, find_highest, jpeg, pack_cells
 from spade_kit.widgets._shared.export import fit_crops, load_module
 from spade_kit.widgets._shared.images import ImageList, find_name
-from spade_kit.widgets._shared.scheduler import Step, do_nothing
+from spade_kit.widgets._shared.scheduler import Steps
 
 _BATCH = 24  # thumbnails in a message
 _THUMBS = 200_000  # bytes of them in a saved page
@@ -193,9 +192,6 @@ class Review(Waiting):
             self.index = index
             self._refresh()
 
-    def _show(self) -> None:
-        self._refresh()
-
     def _refresh(self) -> None:
         result, score, level = self.result, None, None
         with self._without_events(), self.hold_sync():
@@ -218,7 +214,7 @@ class Review(Waiting):
             }
             self._send_state()
 
-    def _send_state(self, _: None = None) -> None:
+    def _send_state(self) -> None:
         words, decided = {None: "", False: "kept", True: "dropped"}, dict(self._decisions)
         counts = {"kept": len(self.kept), "dropped": len(self.dropped), "left": len(self.spade)}
         with self._without_events(), self.hold_sync():
@@ -235,14 +231,14 @@ class Review(Waiting):
 
     # ---- background work ---------------------------------------------------------------------------------------------
 
-    def _background_steps(self) -> Iterator[Step]:
+    def _background_steps(self) -> Steps:
         yield from self._stop_waiting()
         if not self._ranked:
-            yield self.spade.suspects, self._rank
+            self._rank((yield self.spade.suspects))
         missing = [index for index in (*self._open_ones(), *self.kept) if index not in self._scores.fresh]
         for index in missing:
-            yield partial(self._scores.score, index, self.spade), self._scores.take
-        yield do_nothing, self._send_state
+            self._scores.take((yield partial(self._scores.score, index, self.spade)))
+        self._send_state()
 
     # ---- the page ----------------------------------------------------------------------------------------------------
 

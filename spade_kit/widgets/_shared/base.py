@@ -21,7 +21,7 @@ from spade_kit.scores import check_fpr
 from spade_kit.widgets._shared.encoding import find_highest, pack_place_level
 from spade_kit.widgets._shared.export import STYLE, fit_crops, frame_page
 from spade_kit.widgets._shared.preview import draw_preview
-from spade_kit.widgets._shared.scheduler import Background, Step
+from spade_kit.widgets._shared.scheduler import Background, Steps
 
 MISTAKES = (ValueError, OSError)
 
@@ -295,29 +295,29 @@ class Waiting(Live):
         spade = self.spade
         return spade.calibration.required(spade.options, []) if spade.gallery.comparable else []
 
-    def _tell_progress(self, done: int, of: int, _: Any = None) -> None:
+    def _tell_progress(self, done: int, of: int) -> None:
         self.waiting = f"computing the excess: {done} of {of} normal photos judged…"
 
     def _start_waiting(self) -> None:
         if missing := self._missing():
             self._tell_progress(0, len(missing))
 
-    def _stop_waiting(self) -> Iterator[Step]:
+    def _stop_waiting(self) -> Steps:
         """Judge the missing normal images, one per step, and show the result again."""
+        if not self.waiting:
+            return
         calibration, options, missing = self.spade.calibration, self.spade.options, self._missing()
-        if self.waiting:
-            for at, image in enumerate(missing, 1):
-                yield partial(list, calibration.maps(options, [image])), partial(self._tell_progress, at, len(missing))
-            yield partial(calibration.place_level, options, calibration.level_sample), self._show_judged
-
-    def _show_judged(self, _: Any = None) -> None:
+        for at, image in enumerate(missing, 1):
+            yield partial(list, calibration.maps(options, [image]))
+            self._tell_progress(at, len(missing))
+        yield partial(calibration.place_level, options, calibration.level_sample)
         with self._without_events(), self.hold_sync():
             self.waiting = ""
             self._show()
 
     def _show(self) -> None:
         """Send the page the current result."""
-        raise NotImplementedError
+        self._refresh()
 
     def _send_place_level(self) -> None:
         taken = self.result.place_level if self.spade.judged == "excess" and not self.waiting else None

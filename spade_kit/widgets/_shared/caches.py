@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Lock
@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from spade_kit.evaluation.metrics import f1_threshold
-from spade_kit.gallery.calibration import Calibration, NormalScores
+from spade_kit.gallery.calibration import Calibration
 from spade_kit.gallery.gallery import Normal
 from spade_kit.options import Options
 from spade_kit.result import Result
@@ -20,7 +20,7 @@ from spade_kit.scores import choose_map, make_map, score_image
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.encoding import jpeg
 from spade_kit.widgets._shared.images import ImageList
-from spade_kit.widgets._shared.scheduler import Step, no_op
+from spade_kit.widgets._shared.scheduler import Steps
 
 _NEIGHBOUR = 112  # px, long side of a neighbour's thumbnail, shown until the full crop is requested
 Made = TypeVar("Made")
@@ -208,11 +208,11 @@ class Scores:
         return self._best_f1
 
 
-def judge_normals(calibration: Calibration, options: Options, tell: Callable[[NormalScores], None]) -> Iterator[Step]:
-    """Judge the normal images, one per step, so that the page stays responsive."""
+def judge_normals(calibration: Calibration, options: Options) -> Steps:
+    """Judge the normal images, one per step, so that the page stays responsive; returns their scores."""
     for image in calibration.required(options, calibration.sample):
-        yield partial(list, calibration.maps(options, [image])), no_op
-    yield partial(calibration.scores, options, calibration.sample), tell
+        yield partial(list, calibration.maps(options, [image]))
+    return (yield partial(calibration.scores, options, calibration.sample))
 
 
 class NeighbourPictures:

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import suppress
 from typing import Any, TypeAlias
 
-Step: TypeAlias = "tuple[Callable[[], Any], Callable[[Any], None]]"  # compute in a thread, report on the event loop
+Steps: TypeAlias = "Generator[Callable[[], Any], Any, Any]"  # yields what a thread computes, and is sent the result
 _PAUSE = 0.3  # s after the last change: a slider may still be moving
-
-
-def no_op(_: Any) -> None:
-    """For steps without a result to report."""
-
-
-def do_nothing() -> None:
-    """For steps that only report."""
 
 
 class Background:
@@ -26,10 +19,11 @@ class Background:
     Parameters
     ----------
     steps
-        Yields the work that is pending at the time of the call, most urgent first.
+        Yields the work that is pending at the time of the call, most urgent first, and takes in the results; only the
+        work itself runs in a thread.
     """
 
-    def __init__(self, steps: Callable[[], Iterator[Step]]) -> None:
+    def __init__(self, steps: Callable[[], Steps]) -> None:
         self._steps = steps
         self._round = 0  # steps of an earlier round are abandoned
         self._task: asyncio.Task | None = None
@@ -49,18 +43,17 @@ class Background:
     def finish(self) -> None:
         """Run all steps now."""
         self.stop()
-        for compute, tell in self._steps():
-            tell(compute())
+        steps, value = self._steps(), None
+        with suppress(StopIteration):  # raised when all is done
+            while True:
+                value = steps.send(value)()
 
     def _begin(self, number: int) -> None:
         self._task = asyncio.ensure_future(self._run(number))  # held here: the loop keeps only weak references
 
     async def _run(self, number: int) -> None:
         await asyncio.sleep(_PAUSE)
-        if number != self._round:
-            return
-        for compute, tell in self._steps():
-            value = await asyncio.to_thread(compute)
-            if number != self._round:
-                return
-            tell(value)
+        steps, value = self._steps(), None
+        with suppress(StopIteration):
+            while number == self._round:
+                value = await asyncio.to_thread(steps.send(value))
