@@ -317,10 +317,7 @@ def test_the_preview_line_is_removed_once_python_has_painted_the_stroke(notebook
 
 def test_the_page_is_busy_until_a_stroke_is_fully_painted(notebook, shown):
     take(shown, "brush", size=6, strength=1, colour="#0000ff")
-    notebook.execute(
-        "answer = pd._send_painted; import time\n"
-        "def slow():\n    time.sleep(0.4)\n    answer()\npd._send_painted = slow"
-    )
+    notebook.execute("answer = pd._show; import time\ndef slow():\n    time.sleep(0.4)\n    answer()\npd._show = slow")
     try:
         drag(shown, (50, 50), (60, 150), (140, 150))
         shown.settle()
@@ -329,7 +326,7 @@ def test_the_page_is_busy_until_a_stroke_is_fully_painted(notebook, shown):
         last = on_map(strokes_of(notebook)[0].points)[-1]  # asked after the page's messages
         assert hypot(last[0] - 140, last[1] - 150) < 3
     finally:
-        notebook.execute("del pd._send_painted")
+        notebook.execute("del pd._show")
         notebook.until("len(pd.strokes)", 1)
 
 
@@ -709,14 +706,14 @@ def test_drawing_without_a_visible_change_still_gets_replies(notebook, shown):
 
 
 def test_after_a_slow_reply_everything_works_again(notebook, shown):
-    notebook.execute("import time; answer = pd._send_painted")
-    notebook.execute("pd._send_painted = lambda: (time.sleep(5.5), answer())")
+    notebook.execute("import time; answer = pd._show")
+    notebook.execute("pd._show = lambda: (time.sleep(5.5), answer())")
     take(shown, "brush", size=8, strength=1)
     shown.click(shown.photo, 60, 60)
     shown.root.get_by_role("alert").filter(has_text="No kernel connected").wait_for(timeout=8000)
     assert shown.root.get_by_role("button", name="brush", exact=True).is_disabled()
     shown.root.locator(":scope[data-shown='0 1']").wait_for(timeout=20_000)
-    notebook.execute("del pd._send_painted")
+    notebook.execute("del pd._show")
     shown.settle()
     assert shown.root.get_by_role("alert").count() == 0
     assert shown.root.get_by_role("button", name="brush", exact=True).is_enabled()

@@ -118,7 +118,7 @@ rv, pd = spade_kit.review_suspects(judge), spade_kit.paint_defect(judge, parts, 
         drawn = painting.pixels(painting.map)[..., :3].astype(int)
         assert min(np.abs(drawn - COLOURS[np.clip(grey + by, 0, 255)]).sum(-1).mean() for by in (-1, 0, 1)) < 2
         notebook.execute("rv.waiting = pd.waiting = 'computing the excess: 3 of 12 normal photos judged…'")
-        notebook.execute("rv._refresh(); pd._refresh(); pd._send_painted()")
+        notebook.execute("rv._refresh(); pd._refresh(); pd._show()")
         for shown in (review, painting):
             shown.root.locator(".sk-score", has_text="3 of 12 normal photos judged…").wait_for()
             assert shown.root.locator(".sk-spinner").is_visible()

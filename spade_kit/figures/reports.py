@@ -189,7 +189,7 @@ def draw_sweep(frame: pandas.DataFrame, metrics: Sequence[str] | None = None) ->
     return figure
 
 
-def _draw_lines(panel: Axes, frame: pandas.DataFrame, options: list[str], metric: str, style: str) -> None:
+def _draw_lines(panel: Axes, frame: pandas.DataFrame, options: list[str], metric: str, marks: str) -> None:
     first, others = options[0], options[1:]
     names = list(dict.fromkeys(frame[first]))
     lines = list(frame.groupby(others, sort=False)) if others else [((), frame)]
@@ -201,7 +201,7 @@ def _draw_lines(panel: Axes, frame: pandas.DataFrame, options: list[str], metric
         x = np.arange(len(names)) + 0.04 * (number - (len(lines) - 1) / 2)
         look: dict[str, Any] = {"color": _LINES[number % len(_LINES)], "capsize": 3, "markersize": 5}
         label, bars = ", ".join(map(str, np.atleast_1d(key))), ends.clip(0) if ends.any() else None
-        panel.errorbar(x, middle.to_numpy(), bars, fmt=style, label=label, **look)
+        panel.errorbar(x, middle.to_numpy(), bars, fmt=marks, label=label, **look)
     _name_values(panel, names)
     panel.set_xlabel(_OPTION_LABELS.get(first, first), fontsize=9)
     panel.set_ylim(top=min(panel.get_ylim()[1], 1.005))  # no metric exceeds 1
@@ -291,8 +291,7 @@ def draw_hardest(report: Report, n: int = 4) -> Figure:
             show_picture(photo, _read_picture(row.path, judged), f"{row.label}/{Path(row.path).stem}")
             image = show_map(heat, judged.judged_map, end, _rank(row, bad if name == "false alarms" else good))
             for panel in (photo, heat):
-                if judged.mask is not None:
-                    draw_contour(panel, judged.mask, "white", "dashed")
+                draw_contour(panel, judged.mask, "white", "dashed")
         above[0].set_ylabel(name, fontsize=10)
         add_scale(below[-1], image, end)
     said = f"{report.name}; {report.run['backbone']}, weights: {report.run['weights']}; {report.options}"

@@ -118,8 +118,7 @@ def draw_views(
     for panel, (name, values) in zip(panels[1 + len(maps) :], differences.items()):
         show_map(panel, values, 1, name, signed=True)
     for panel in panels:
-        if result.mask is not None:
-            draw_contour(panel, result.mask, "white", "dashed")
+        draw_contour(panel, result.mask, "white", "dashed")
         _ring(panel, *place)
     return small_print(figure, f"{scale}; {result.crop.describe()}")
 

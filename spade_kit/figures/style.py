@@ -103,8 +103,8 @@ def open_up(panel: Axes) -> None:
     panel.tick_params(labelsize=8)
 
 
-def draw_contour(panel: Axes, mask: np.ndarray, colour: str, style: str) -> None:
-    if mask.any():
+def draw_contour(panel: Axes, mask: np.ndarray | None, colour: str, style: str) -> None:
+    if mask is not None and mask.any():
         panel.contour(mask, levels=[0.5], colors="#222222", linewidths=3)  # dark border, visible on any image
         panel.contour(mask, levels=[0.5], colors=colour, linewidths=1.6, linestyles=style)
 

@@ -14,6 +14,7 @@ import numpy as np
 import traitlets
 from matplotlib.figure import Figure
 
+from spade_kit import scores
 from spade_kit._arguments import choose, warn
 from spade_kit.correspondence import resize
 from spade_kit.datasets.samples import GOOD, Dataset, Photo
@@ -24,19 +25,10 @@ from spade_kit.evaluation.threshold_study import OF, ThresholdStudy, collect
 from spade_kit.features.crops import Crop
 from spade_kit.figures.reports import draw_threshold_study
 from spade_kit.figures.style import small_print
-from spade_kit.scores import (
-    check_confidence,
-    count_needed,
-    doubt_threshold,
-    examine_certain_threshold,
-    find_threshold,
-    tighten_fpr,
-)
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.base import MISTAKES, Checked, Live, check_distance, check_rate
 from spade_kit.widgets._shared.caches import Recent, Score
 from spade_kit.widgets._shared.encoding import jpeg, pack_distance, pack_mask, pack_place_level
-from spade_kit.widgets._shared.export import load_module
 from spade_kit.widgets._shared.images import ImageList
 from spade_kit.widgets._shared.scheduler import Steps
 
@@ -70,7 +62,7 @@ def choose_threshold(spade: SPADE, dataset: Dataset | Iterable[Photo] | None = N
     return Chooser(spade, dataset, of=of)
 
 
-class Chooser(Live):
+class Chooser(Live, page="chooser.js"):
     """See `choose_threshold`.
 
     Attributes
@@ -91,14 +83,11 @@ class Chooser(Live):
     TOLD = ("photos", "study", "told")
     MESSAGES = Live.MESSAGES | {"photos": "photos"}
 
-    _esm = load_module("chooser.js")
-
     of = Checked("image", lambda _, value: choose("of", value, OF))
     threshold = Checked(0.0, lambda _, value: check_distance("threshold", value))
     rule = Checked("hand", lambda _, value: _check_rule(str(value)))
-    confidence = Checked(None, lambda widget, value: value if value is None else check_confidence(value, widget.of))
+    confidence = Checked(None, lambda self, value: value if value is None else scores.check_confidence(value, self.of))
 
-    photos: traitlets.List = traitlets.List().tag(sync=True)
     study = traitlets.Dict().tag(sync=True)
     told = traitlets.Dict().tag(sync=True)
 
@@ -145,27 +134,26 @@ class Chooser(Live):
     @property
     def judgement(self) -> OperatingPoint:
         """The exact counts, rates and confidence interval at the threshold."""
-        certain, study = self._certify(), self._study
+        certain, point = self._certify(), self._study.at(self.threshold)
         if certain is None or self.threshold < certain[0]:  # lower while images are pending
-            return replace(study.at(self.threshold), doubt=self._doubt())
-        bound = {"fpr": float(self.rule), "confidence": self.confidence}
-        return replace(study.at(self.threshold), doubt=certain[1], **bound)
+            return replace(point, doubt=self._doubt())
+        return replace(point, doubt=certain[1], fpr=float(self.rule), confidence=self.confidence)
 
     def _doubt(self) -> str:
         """A remark if the rule's threshold rests on one normal image."""
-        scores, contents, name = self._judged_normals()
-        if not self._has_rate or not scores:
+        normals, contents, name = self._judged_normals()
+        if not self._has_rate or not normals:
             return ""
-        return doubt_threshold(scores, contents, float(self.rule), name, self._scale)
+        return scores.doubt_threshold(normals, contents, float(self.rule), name, self._scale)
 
     def _certify(self) -> tuple[float, str] | None:
         """The threshold with confidence, and a remark if it rests on one normal image; None if too few are judged."""
         if self.confidence is None:
             return None
-        (scores, contents, name), fpr = self._judged_normals(), float(self.rule)
-        if len(set(contents)) < count_needed(fpr, self.confidence):
+        (normals, contents, name), fpr = self._judged_normals(), float(self.rule)
+        if len(set(contents)) < scores.count_needed(fpr, self.confidence):
             return None
-        return examine_certain_threshold(scores, contents, fpr, self.confidence, name, self._scale)
+        return scores.examine_certain_threshold(normals, contents, fpr, self.confidence, name, self._scale)
 
     @property
     def _scale(self) -> float | None:
@@ -175,8 +163,8 @@ class Chooser(Live):
         """For each judged normal image its scores and its content, and the function that names it."""
         gallery, normals = self.spade.gallery, self._known(normal=True)
         images = [-1 - judged.index for judged in normals]
-        scores = [self._make_map(judged).ravel() for judged in normals]
-        return scores, gallery.contents[images].tolist(), lambda at: gallery.name(images[at])
+        maps = [self._make_map(judged).ravel() for judged in normals]
+        return maps, gallery.contents[images].tolist(), lambda at: gallery.name(images[at])
 
     @property
     def sentence(self) -> str:
@@ -289,8 +277,7 @@ class Chooser(Live):
             low, high = clopper_pearson(np.arange(count + 1), count)
         else:
             _, low, high = study.band()
-        kinds = {"good": study.good, "defect": study.defect, "unknown": study.unknown}
-        kinds = {"normal": study.normal.sum(0), **kinds}
+        kinds = {"normal": study.normal.sum(0), "good": study.good, "defect": study.defect, "unknown": study.unknown}
         self.study = {
             "of": self.of,
             "start": float(study.edges[0]),
@@ -323,7 +310,7 @@ class Chooser(Live):
             return []
         told: list[tuple[float | str, str]] = [("", "none")]
         for confidence in sorted({*_CONFIDENCES, self.confidence or _CONFIDENCES[0]}):
-            lack = max(0, count_needed(float(self.rule), confidence) - len(self.spade.gallery.places))
+            lack = max(0, scores.count_needed(float(self.rule), confidence) - len(self.spade.gallery.places))
             needs = f": needs {lack:,} more normal photo{'s' * (lack != 1)}" if lack else ""
             told.append((confidence, f"{100 * confidence:g} %{needs}"))
         return told
@@ -331,21 +318,20 @@ class Chooser(Live):
     def _set_threshold(self) -> None:
         """Apply the rule; a rate too low for the number of normal images becomes the lowest possible one."""
         if self.rule == "f1":
-            best = self._best_f1()
-            self.threshold = self.threshold if best is None else best
+            self.threshold = self._best_f1()
         elif (certain := self._certify()) is not None:
             self.threshold = certain[0]
-        elif self._has_rate and (scores := self._judged_normals()[0]):
+        elif self._has_rate and (normals := self._judged_normals()[0]):
             if self.confidence is not None:  # an error if all normal images together are too few
-                tighten_fpr(len(self.spade.gallery.places), float(self.rule), self.confidence)
+                scores.tighten_fpr(len(self.spade.gallery.places), float(self.rule), self.confidence)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the remarks contain it
-                self.threshold = find_threshold(np.concatenate(scores), float(self.rule))
+                self.threshold = scores.find_threshold(np.concatenate(normals), float(self.rule))
         elif self.rule != "hand":
             self.rule, self.threshold = "hand", self._study.edges[-1] / 2
 
-    def _best_f1(self) -> float | None:
-        """The best F1 over labelled test images, or pixels with masks; None while these are still pending."""
+    def _best_f1(self) -> float:
+        """The best F1 over labelled test images, or pixels with masks; the old threshold while these are pending."""
         maps, truth = [], []
         for one in self._known(normal=False):
             known = self.images.label(one.index) if self.of == "image" else one.mask
@@ -354,7 +340,7 @@ class Chooser(Live):
                 truth.append(np.array([known != GOOD]) if self.of == "image" else np.ravel(known))
         if not truth or not 0 < np.concatenate(truth).mean() < 1:
             if self._may_know_both():
-                return None
+                return self.threshold
             what = "labels" if self.of == "image" else "masks"
             raise ValueError(f"The rule 'f1' needs good and defective test images with {what}. Use another rule.")
         return float(f1_threshold(np.concatenate(maps), np.concatenate(truth)))

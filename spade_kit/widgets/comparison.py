@@ -9,14 +9,13 @@ from functools import partial
 from math import nan
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas
 import traitlets
 from matplotlib.figure import Figure
 
 from spade_kit._arguments import check_count, check_index, choose
-from spade_kit.datasets.samples import Dataset, Photo, as_list
+from spade_kit.datasets.samples import Dataset, as_list
 from spade_kit.evaluation.views import ALL, Seen, View, Wanted, check_crops, look, make_view, rank, read_view
 from spade_kit.figures.results import draw_views
 from spade_kit.figures.style import SCALE, SIGNED
@@ -25,10 +24,9 @@ from spade_kit.gallery.gallery import Normal
 from spade_kit.result import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.base import MISTAKES, Checked, Index, Live, Probe
-from spade_kit.widgets._shared.caches import NeighbourPictures, Recent, Results, request_for
-from spade_kit.widgets._shared.encoding import colour_table, find_highest, pack_cells, pack_photo
-from spade_kit.widgets._shared.export import load_module
-from spade_kit.widgets._shared.images import ImageList
+from spade_kit.widgets._shared.caches import Recent, Results, request_for
+from spade_kit.widgets._shared.encoding import colour_table, find_highest, pack_cells, pack_neighbours, pack_photo
+from spade_kit.widgets._shared.images import ImageList, Images
 from spade_kit.widgets._shared.scheduler import Steps
 
 FEWEST, MOST = 2, 8  # views
@@ -37,9 +35,7 @@ _KIND = 40  # maximum number of images of a defect type used to rank views
 _BASE = 1 << 20  # page-side numbers of normal images: base * _BASE + index
 
 
-def compare_layers(
-    spade: SPADE, image: Photo | Dataset | Iterable[Photo], views: Sequence[Wanted] | None = None
-) -> Comparison:
+def compare_layers(spade: SPADE, image: Images, views: Sequence[Wanted] | None = None) -> Comparison:
     """A widget that shows an image under several views, side by side.
 
     Parameters
@@ -65,7 +61,7 @@ def compare_layers(
     return Comparison(spade, image, views)
 
 
-class Comparison(Live):
+class Comparison(Live, page="comparison.js"):
     """See `compare_layers`.
 
     Attributes
@@ -86,9 +82,8 @@ class Comparison(Live):
     MOVABLE = ("index", "views", "scale", "difference", "probe", "pinned")
     TOLD = ("photo", "neighbours", "seen", "levels", "ranking")
     CROPS = 900_000
+    DONE = ("compared",)
     MESSAGES = Live.MESSAGES | {"normals": "images"}
-
-    _esm = load_module("comparison.js")
 
     index = Index()
     views = Checked((), lambda _, value: value)  # like difference, checked once the whole message has arrived
@@ -97,15 +92,11 @@ class Comparison(Live):
     probe = Probe()
     pinned = traitlets.Bool(False).tag(sync=True)
 
-    photo: traitlets.Dict = traitlets.Dict().tag(sync=True)
-    neighbours = traitlets.Dict().tag(sync=True)
     seen: traitlets.List = traitlets.List().tag(sync=True)
     levels: traitlets.List = traitlets.List().tag(sync=True)
     ranking = traitlets.Dict().tag(sync=True)
 
-    def __init__(
-        self, spade: SPADE, image: Photo | Dataset | Iterable[Photo], views: Sequence[Wanted] | None = None
-    ) -> None:
+    def __init__(self, spade: SPADE, image: Images, views: Sequence[Wanted] | None = None) -> None:
         self._given, self._bases = [spade], [copy.copy(spade)]  # the user's objects, and copies of their current state
         self.images = ImageList(self._bases[0], image if isinstance(image, Dataset) else as_list(image))
         layers = spade.backbone.layers
@@ -116,15 +107,12 @@ class Comparison(Live):
         self._looked: Recent[Seen] = Recent(_KEPT * MOST)
         self._known: dict[View, tuple[float, bool]] = {}  # reference level of a view, and whether it is final
         self._kinds: dict[tuple[View, str], float] = {}  # AUPRO over a defect type
-        self._pictures = NeighbourPictures()
         self._told: tuple = ()  # the image and views last sent to the page
         self._agreed: list[float] | None = None  # AUPRO of each view on the image
         super().__init__()
-        self.about = {
-            "colours": colour_table(),
-            "signed": (matplotlib.colormaps[SIGNED](np.arange(256))[:, :3] * 255).round().astype(np.uint8).tobytes(),
+        self.about = self.about | {
+            "signed": colour_table(SIGNED),
             "photos": self.images.listed,
-            "scale": SCALE,
             "most": MOST,
             "fewest": FEWEST,
             "start": {name: getattr(self._bases[0], name) for name in ("k", "kappa", "radius", "combine")},
@@ -174,11 +162,9 @@ class Comparison(Live):
         """The difference shown, from -1 to 1, the ends of its scale: the reference level or half the common scale."""
         if self.difference is None:
             return {}
-        own, half = self.scale == "own", SCALE * max(self._levels) / 2
-        (one, first), (other, second) = (
-            (view.name, self._view(self.index, view).anomaly_map / (level if own else half))
-            for view, level in ((self._shown[at], self._levels[at]) for at in self.difference)
-        )
+        ends = self._levels if self.scale == "own" else [SCALE * max(self._levels) / 2] * len(self._levels)
+        scaled = [(name, values / end) for (name, values), end in zip(self.maps.items(), ends)]
+        (one, first), (other, second) = (scaled[at] for at in self.difference)
         return {f"{one} (orange) - {other} (violet)": first - second}
 
     @property
@@ -276,7 +262,7 @@ class Comparison(Live):
             ]
             # thumbnails of all retrieved images; full crops follow on request
             numbers = list(dict.fromkeys(number for one in self.seen for _, number in one["normals"]))
-            self.neighbours = self._pictures.pack(numbers, map(self._normal, numbers))
+            self.neighbours = pack_neighbours(numbers, map(self._normal, numbers))
             for view, one in zip(shown, seen):
                 if view not in self._known:
                     self._known[view] = self._guess_level(view, one), not view.spade.gallery.comparable
@@ -364,10 +350,6 @@ class Comparison(Live):
         base, image = divmod(check_count("The number of a normal image", number, least=0), _BASE)
         gallery = self._bases[check_index("base", base, len(self._bases), "fitted SPADE")].gallery
         return gallery.normals[gallery.check_index(image)]
-
-    def _title_and_stem(self) -> tuple[str, str]:
-        name, stem = super()._title_and_stem()
-        return f"{name}, compared", f"{stem}-compared"
 
     def _most_used(self) -> list[int]:
         counts: Counter[int] = Counter()

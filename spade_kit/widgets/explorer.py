@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ import pandas
 import traitlets
 from matplotlib.figure import Figure
 
-from spade_kit._arguments import check_count, check_number, choose, warn
+from spade_kit._arguments import check_count, check_number, choose, hold_warnings, warn
 from spade_kit.datasets.samples import Dataset, Photo
 from spade_kit.figures.results import draw_explanation
 from spade_kit.figures.style import SCALE
@@ -23,25 +22,12 @@ from spade_kit.gallery.recommendation import ADVICE
 from spade_kit.options import COMBINE, JUDGED, SCORE, Options, check_kappa, check_sigma
 from spade_kit.result import Result
 from spade_kit.spade import SPADE
+from spade_kit.widgets._shared import encoding
 from spade_kit.widgets._shared.base import MISTAKES, Checked, Index, Live, Probe, check_distance, check_rate
-from spade_kit.widgets._shared.caches import NeighbourPictures, Recent, Request, Results, Scores, judge_normals
+from spade_kit.widgets._shared.caches import Recent, Request, Results, Scores, judge_normals
 from spade_kit.widgets._shared.edits import Corrections
-from spade_kit.widgets._shared.encoding import (
-    LOOKS_BACK,
-    colour_table,
-    find_breakpoints,
-    find_highest,
-    pack_alone,
-    pack_matches,
-    pack_normals,
-    pack_photo,
-    pack_place_level,
-    pack_reference,
-    rank_by_use,
-)
-from spade_kit.widgets._shared.export import fit_crops, load_module
+from spade_kit.widgets._shared.export import fit_crops
 from spade_kit.widgets._shared.images import ImageList, find_name, read_upload
-from spade_kit.widgets._shared.preview import draw_preview
 from spade_kit.widgets._shared.scheduler import Steps
 
 _REACH = 50  # neighbours: the page follows K without the kernel at least up to this number
@@ -49,7 +35,8 @@ _BATCH = 8  # images per message to the page
 _PAGE_BYTES = 650_000  # budget of an image in a saved page before base64; full normal crops fill the rest
 _FINE: dict[str, Any] = {"k": None, "sigma": 0}  # options that hardly affect the reference level
 _RULE = "pixel 0.01"
-_OPTIONS = ("kappa", "radius", "weights", "combine", "without", "only")
+_SEARCH = ("kappa", "radius", "weights", "combine")
+_OPTIONS = (*_SEARCH, "without", "only")
 _READ = ("sigma", "score", "judged")  # options that only read the distances
 
 
@@ -70,7 +57,7 @@ def explore(spade: SPADE, photos: Dataset | Iterable[Photo] | None = None) -> Ex
     return Explorer(spade, photos)
 
 
-class Explorer(Live):
+class Explorer(Live, page="explorer.js"):
     """See `explore`. Changes from Python are computed at once; changes in the page are answered there.
 
     Attributes
@@ -103,13 +90,11 @@ class Explorer(Live):
     MESSAGES = Live.MESSAGES | {"normals": "images", "upload": "name part parts buffers",
                                 "add": "", "remove": "image", "undo": "", "ask": ""}  # fmt: skip
 
-    _esm = load_module("explorer.js")
-
     index = Index()
     k = Checked(1, lambda self, value: min(check_count("k", value), len(self.spade)))
     kappa = Checked(1, lambda _, value: check_kappa(value))
     radius = Checked(None, lambda _, value: None if value is None else check_count("radius", value, least=0))
-    weights = Checked(None, lambda self, value: self._check_weights(value))
+    weights = Checked(None, lambda self, value: self.spade.with_options(weights=value).weights)
     combine = Checked("concat", lambda _, value: choose("combine", value, COMBINE))
     sigma = Checked(4.0, lambda _, value: check_sigma(value))
     score = Checked("max", lambda _, value: choose("score", value, SCORE))
@@ -125,9 +110,6 @@ class Explorer(Live):
 
     # set by Python for the page
     gallery = traitlets.Dict().tag(sync=True)
-    photos: traitlets.List = traitlets.List().tag(sync=True)
-    photo: traitlets.Dict = traitlets.Dict().tag(sync=True)
-    neighbours = traitlets.Dict().tag(sync=True)
     matches = traitlets.Dict().tag(sync=True)
     layers_alone = traitlets.Dict().tag(sync=True)
     place_level = traitlets.Dict().tag(sync=True)
@@ -141,7 +123,6 @@ class Explorer(Live):
         self._corrections = Corrections(spade)
         self.images = ImageList(self.spade, photos)
         self._results = Results(self.images)
-        self._pictures = NeighbourPictures()
         self._thumbs: dict[int, bytes] = {}
         self._scores = Scores(self.images)
         self._known: NormalScores | None = None  # scores of normal images
@@ -155,17 +136,15 @@ class Explorer(Live):
         self._upload: list[bytes] = []
         super().__init__(
             k=min(spade.k, len(self.spade)),
-            **{name: getattr(spade, name) for name in ("kappa", "radius", "weights", "combine", *_READ)},
+            **{name: getattr(spade, name) for name in (*_SEARCH, *_READ)},
         )
         self.photos = self.images.listed
-        self.about = {
+        self.about = self.about | {
             "layers": list(spade.backbone.layers),
             "labels": list(spade.backbone.labels.values()),
             "unit": spade.backbone.unit,
-            "colours": colour_table(),
             "backbone": f"{spade.backbone.name}, weights: {spade.backbone.weights}",
             "masks": self.images.has_masks,
-            "scale": SCALE,
             "advice": ADVICE,
             "start": {name: getattr(self, name) for name in ("k", *_OPTIONS, *_READ, "threshold_rule", "opacity")},
         }
@@ -196,7 +175,9 @@ class Explorer(Live):
         values = self._judged_map(self.result)
         end = SCALE * self._known.level if self._known else 0
         verdict = self._verdict if self._level_known else None
-        return draw_preview(self.result, values, self.probe, verdict, end if end > 0 else max(values.max(), 1e-9))
+        return encoding.draw_preview(
+            self.result, values, self.probe, verdict, end if end > 0 else max(values.max(), 1e-9)
+        )
 
     @property
     def spade(self) -> SPADE:
@@ -328,8 +309,8 @@ class Explorer(Live):
     def code(self) -> str:
         """Lines of Python that reproduce the current view, with the variable names at the time of creation."""
         start = self.about["start"]
-        names = ("k", "kappa", "radius", "weights", "combine", *_READ)
-        options = ", ".join(f"{name}={getattr(self, name)!r}" for name in names if getattr(self, name) != start[name])
+        changed = [name for name in ("k", *_SEARCH, *_READ) if getattr(self, name) != start[name]]
+        options = ", ".join(f"{name}={getattr(self, name)!r}" for name in changed)
         lines = ["import spade_kit", "" if self._named else "# spade as in spade_kit.explore(spade, ...)"]
         lines += [self.images.origin(self.index, self._normal_at(self.index))]
         name, corrections = self._corrections.code(self._named or "spade")
@@ -361,9 +342,6 @@ class Explorer(Live):
         self._save_page(path, photos)
 
     # ---- settable traits ---------------------------------------------------------------------------------------------
-
-    def _check_weights(self, value: Any) -> Any:
-        return self.spade.with_options(weights=value).weights  # raises on invalid weights
 
     def _check_without(self, images: Any) -> tuple[int, ...]:
         given = images if isinstance(images, Iterable) else [images]
@@ -402,7 +380,7 @@ class Explorer(Live):
 
     def _request(self, k: int | None = None) -> Request:
         """The current options with ``k`` neighbours, by default `_reach`."""
-        changes = {name: getattr(self, name) for name in ("kappa", "radius", "weights", "combine")}
+        changes = {name: getattr(self, name) for name in _SEARCH}
         options = self.spade.options.of_map.replace(k=k or self._reach, **changes)
         return Request(self.spade, options, self.without, self.only)
 
@@ -413,7 +391,7 @@ class Explorer(Live):
     @property
     def _reach(self) -> int:
         """The number of neighbours to search: more than K if the page can then follow K without the kernel."""
-        follows = self.combine == "concat" and self.kappa <= LOOKS_BACK and len(self.spade.backbone.layers) > 1
+        follows = self.combine == "concat" and self.kappa <= encoding.LOOKS_BACK and len(self.spade.backbone.layers) > 1
         return min(max(self.k, _REACH), len(self.spade)) if follows else self.k
 
     def _refresh(self) -> None:
@@ -425,7 +403,7 @@ class Explorer(Live):
                 full = self._find(self.index)
                 if self._seen[0] != self.index:
                     self.photo = self._pack_photo(self.index, full)
-                    self.probe = self._place_probe(find_highest(self._judged_map(self.result)))
+                    self.probe = self._place_probe(encoding.find_highest(self._judged_map(self.result)))
                 self.neighbours = self._pack_neighbours(full)
                 self.matches = self._pack_matches(self.index, full)
                 self._seen = (self.index, request)
@@ -456,15 +434,15 @@ class Explorer(Live):
         of, _, rate = (self.threshold_rule if self.threshold_rule != "hand" else _RULE).partition(" ")
         threshold = known.level if of == "f1" else known.threshold(of, float(rate))
         rule = "hand" if of == "f1" else f"{of} {rate}"
-        return pack_reference(known) | {"threshold": threshold, "threshold_rule": rule}
+        return encoding.pack_reference(known) | {"threshold": threshold, "threshold_rule": rule}
 
     def _send_place_level(self) -> None:
         """Send what normal images reach at each place of this image, once it is known."""
         about = self._describe_level(self.index)
         if self._find_statistics("excess") is None or about == {name: self.place_level.get(name) for name in about}:
             return
-        if not self.pinned and self.probe == find_highest(self.result.anomaly_map):
-            self.probe = find_highest(self.result.judged_map)
+        if not self.pinned and self.probe == encoding.find_highest(self.result.anomaly_map):
+            self.probe = encoding.find_highest(self.result.judged_map)
         self.place_level = self._pack_place_level(self.index, self.result)
 
     def _send_placement(self) -> None:
@@ -478,31 +456,23 @@ class Explorer(Live):
 
     def _pack_place_level(self, index: int, result: Result) -> dict[str, Any]:
         level = result.place_level
-        return {} if level is None else self._describe_level(index) | pack_place_level(level)
+        return {} if level is None else self._describe_level(index) | encoding.pack_place_level(level)
 
     def _payload(self, index: int) -> dict[str, Any]:
         """What a reply refers to, so that the page can match it to its request."""
         return {"index": index, "options": {name: getattr(self, name) for name in _OPTIONS}}
 
     def _pack_photo(self, index: int, full: Result) -> dict[str, Any]:
-        return {
-            "index": index,
-            "normal": self._normal_at(index),
-            **pack_photo(full, full.mask),
-        }
+        return {"index": index, "normal": self._normal_at(index), **encoding.pack_photo(full, full.mask)}
 
     def _pack_neighbours(self, full: Result) -> dict[str, Any]:
         numbers = full.neighbours.index.tolist()
-        return self._pictures.pack(numbers, [full.spade.gallery.normals[image] for image in numbers])
+        return encoding.pack_neighbours(numbers, [full.spade.gallery.normals[image] for image in numbers])
 
     def _pack_matches(self, index: int, full: Result) -> dict[str, Any]:
-        return {
-            **self._payload(index),
-            "asked_k": self.k,
-            "factors": self._factors(full).tolist(),
-            "excluded": self._find_excluded(index, full),
-            **pack_matches(full),
-        }
+        asked = {"asked_k": self.k, "factors": self._factors(full).tolist()}
+        excluded = {"excluded": self._find_excluded(index, full)}
+        return self._payload(index) | asked | excluded | encoding.pack_matches(full)
 
     def _factors(self, result: Result) -> np.ndarray:
         """The weight of each layer's squared distance."""
@@ -516,7 +486,7 @@ class Explorer(Live):
         return [list(pair) for pair in zip(near.index.tolist(), near.distance.tolist()) if pair[0] in self.without]
 
     def _pack_alone(self, index: int, result: Result) -> dict[str, Any]:
-        return {**self._payload(index), "k": self.k, "layers": pack_alone(result, self._factors(result))}
+        return {**self._payload(index), "k": self.k, "layers": encoding.pack_alone(result, self._factors(result))}
 
     # ---- reference level and threshold -------------------------------------------------------------------------------
 
@@ -558,7 +528,7 @@ class Explorer(Live):
         if not stale:
             self._statistics.find(request, lambda: known)
         told = {"score": score, "judged": request.options.judged, "stale": stale, "other": None}
-        self.normals = pack_normals(known, len(self.spade)) | told
+        self.normals = encoding.pack_normals(known, len(self.spade)) | told
 
     def _set_threshold(self) -> None:
         """Apply the threshold rule; missing statistics are computed in the background."""
@@ -605,7 +575,7 @@ class Explorer(Live):
         except MISTAKES:
             return  # reported when the image is picked
         self._pack_neighbours(result)
-        find_breakpoints(result)
+        encoding.find_breakpoints(result)
 
     def _judge_all_normals(self, judged: str) -> Steps:
         if not self.spade.gallery.comparable or self._find_statistics(judged) is not None:
@@ -655,10 +625,9 @@ class Explorer(Live):
         """Show the warnings of a correction in the page."""
         if kind not in ("add", "remove", "undo"):
             return super()._act(kind, content)
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
+        with hold_warnings() as said:
             super()._act(kind, content)
-        self.problem = " ".join(str(warning.message) for warning in said)
+        self.problem = " ".join(said)
 
     # ---- saved pages -------------------------------------------------------------------------------------------------
 
@@ -678,10 +647,10 @@ class Explorer(Live):
                 "matches": self._pack_matches(index, full),
                 "layers_alone": self._pack_alone(index, result),
                 "place_level": self._pack_place_level(index, result),
-                "probe": self.probe if index == self.index else find_highest(self._judged_map(result)),
+                "probe": self.probe if index == self.index else encoding.find_highest(self._judged_map(result)),
             }
             room = _PAGE_BYTES - sum(map(_bytes_in, saved[index].values()))
-            crops = ((image, self._normal(image).jpeg) for image in rank_by_use(full) if image not in normals)
+            crops = ((image, self._normal(image).jpeg) for image in encoding.rank_by_use(full) if image not in normals)
             normals |= fit_crops(crops, room)
         state = self._saved() | {"index": self.index if self.index in indexes else indexes[0]}
         thumbs = self.images.thumbs(indexes)
@@ -689,8 +658,7 @@ class Explorer(Live):
 
 
 def _bytes_in(value: Any) -> int:
-    if isinstance(value, dict):
-        return sum(map(_bytes_in, value.values()))
-    if isinstance(value, (list, tuple)):
-        return sum(map(_bytes_in, value))
-    return len(value) if isinstance(value, bytes) else 0
+    if isinstance(value, bytes):
+        return len(value)
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return sum(map(_bytes_in, parts))

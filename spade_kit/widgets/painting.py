@@ -6,7 +6,6 @@ import copy
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from PIL import ImageColor
 from spade_kit._arguments import check_number, choose
 from spade_kit._files import encode_png, printable, write_whole
 from spade_kit.datasets.naming import GOOD, as_label
-from spade_kit.datasets.samples import Dataset, Photo, Sample, as_array
+from spade_kit.datasets.samples import Dataset, Sample, as_array
 from spade_kit.datasets.synthetic import TOOLS, Stroke, changed, paint
 from spade_kit.figures.results import draw_explanation
 from spade_kit.figures.style import SCALE
@@ -28,10 +27,9 @@ from spade_kit.gallery.calibration import NormalScores
 from spade_kit.result import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.base import Index, Live, Probe, Waiting, check_path
-from spade_kit.widgets._shared.caches import NeighbourPictures, Recent, judge_normals
-from spade_kit.widgets._shared.encoding import colour_table, find_highest, pack_cells, pack_photo, rank_by_use
-from spade_kit.widgets._shared.export import load_module
-from spade_kit.widgets._shared.images import ImageList
+from spade_kit.widgets._shared.caches import Recent, Results, judge_normals, request_for
+from spade_kit.widgets._shared.encoding import find_highest, pack_photo, rank_by_use
+from spade_kit.widgets._shared.images import ImageList, Images
 from spade_kit.widgets._shared.scheduler import Steps
 
 # defaults of each tool: diameter as a fraction of the crop's short side, strength, and colour if it uses one
@@ -46,7 +44,7 @@ _STARTS: dict[str, tuple[float, float, str | None]] = {
 }
 
 
-def paint_defect(spade: SPADE, image: Photo | Dataset | Iterable[Photo], *, folder: str | Path = "painted") -> Painting:
+def paint_defect(spade: SPADE, image: Images, *, folder: str | Path = "painted") -> Painting:
     """A widget to paint defects on an image and see whether they are found.
 
     Parameters
@@ -64,7 +62,7 @@ def paint_defect(spade: SPADE, image: Photo | Dataset | Iterable[Photo], *, fold
     return Painting(spade, image, folder=folder)
 
 
-class Painting(Waiting):
+class Painting(Waiting, page="painting.js"):
     """See `paint_defect`.
 
     Attributes
@@ -80,24 +78,20 @@ class Painting(Waiting):
     MOVABLE = ("index", "probe")
     TOLD = ("photos", "photo", "place_level", "neighbours", "normals", "kept")
     CROPS = 600_000
+    DONE = ("painted",)
     MESSAGES = Live.MESSAGES | {"stroke": "tool points size strength colour drawn", "undo": "", "redo": "", "clear": "",
                                 "keep": "label", "pair": "", "normals": "images"}  # fmt: skip
-
-    _esm = load_module("painting.js")
 
     index = Index()
     probe = Probe()
 
-    photos: traitlets.List = traitlets.List().tag(sync=True)
-    photo: traitlets.Dict = traitlets.Dict().tag(sync=True)
-    neighbours: traitlets.Dict = traitlets.Dict().tag(sync=True)
     normals: traitlets.Dict = traitlets.Dict().tag(sync=True)
     kept: traitlets.List = traitlets.List().tag(sync=True)
 
-    def __init__(self, spade: SPADE, image: Photo | Dataset | Iterable[Photo], *, folder: str | Path) -> None:
+    def __init__(self, spade: SPADE, image: Images, *, folder: str | Path) -> None:
         self.spade = copy.copy(spade)
         self.folder = Path(folder).expanduser()
-        self.images = ImageList(self.spade, image)  # type: ignore[arg-type]  # as_list also takes one image
+        self.images = ImageList(self.spade, image)
         if not self.images.given:
             raise ValueError(
                 "paint_defect needs an image to paint on; got none. Pass an image of dataset.test, a path or a "
@@ -107,16 +101,13 @@ class Painting(Waiting):
         self.dataset = image if isinstance(image, Dataset) else Dataset("painted", normals, [])
         self._strokes: dict[int, list[Stroke]] = defaultdict(list)  # per image
         self._undone: dict[int, list[Stroke]] = defaultdict(list)
-        self._answers = count()  # the page gets a reply even if nothing has changed
         self._drawn: Any = None  # the page's id of the last stroke
-        self._plain: Recent[tuple[np.ndarray, Result]] = Recent(1)  # the unpainted image
+        self._plain: Recent[np.ndarray] = Recent(1)  # the unpainted image
+        self._judged = Results(self.images, room=1)  # likewise
         self._painted: Recent[np.ndarray] = Recent(1)
         self._results: Recent[Result] = Recent(1)
-        self._pictures = NeighbourPictures()
         super().__init__()
-        self.about = {
-            "colours": colour_table(),
-            "scale": SCALE,
+        self.about = self.about | {
             "tools": [[tool, *_STARTS[tool]] for tool in TOOLS],
             "folder": printable(self.folder.name),
         }
@@ -248,17 +239,14 @@ class Painting(Waiting):
 
     # ---- painting ----------------------------------------------------------------------------------------------------
 
-    def _read(self) -> tuple[np.ndarray, Result]:
-        return as_array(self.images.photo(self.index)[0]), self.images.judge(self.index, self.spade)
-
     @property
     def _pixels(self) -> np.ndarray:
-        return self._plain.find(self.index, self._read)[0]
+        return self._plain.find(self.index, lambda: as_array(self.images.photo(self.index)[0]))
 
     @property
     def _before(self) -> Result:
         """SPADE's result for the unpainted image."""
-        return self._plain.find(self.index, self._read)[1]
+        return self._judged.find(self.index, request_for(self.spade))
 
     @property
     def _canvas(self) -> np.ndarray:
@@ -317,21 +305,16 @@ class Painting(Waiting):
 
     def _show(self) -> None:
         result = self.result
-        numbers = result.neighbours.index.tolist()
         with self._without_events(), self.hold_sync():
-            self.photo = {
-                "index": self.index,
-                **pack_photo(result, result.crop.cut_mask(self.mask), quality=92),
+            photo = {
                 "drawn": self._drawn,
-                "answer": next(self._answers),
                 "strokes": len(self.strokes),
                 "undone": len(self._undone[self.index]),
                 "score": None if self.waiting else result.image_score,
                 "before": None if self.waiting else self._before.image_score,
-                "seen": pack_cells(result.correspondence, self.spade.sigma, zip(numbers, numbers)),
             }
-            self.neighbours = self._pictures.pack(numbers, map(self._normal, numbers))
-            self._send_place_level()
+            packed = pack_photo(result, result.crop.cut_mask(self.mask), quality=92)
+            self._send_result(result.neighbours.index.tolist(), packed | photo)
             self.probe = find_highest(self._judged_map)
             calibration = self.spade.calibration
             if self.waiting or not self.spade.gallery.comparable:  # scale the colours to the unpainted image
@@ -350,10 +333,6 @@ class Painting(Waiting):
     def _on_pair(self) -> None:
         for ending, picture in zip((".png", "_mask.png"), self._encode()):
             self._send_file(ending, picture)
-
-    def _title_and_stem(self) -> tuple[str, str]:
-        name, stem = super()._title_and_stem()
-        return f"{name}, painted", f"{stem}-painted"
 
     def _most_used(self) -> list[int]:
         return rank_by_use(self.result)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,10 @@ from spade_kit.gallery.gallery import Normal
 from spade_kit.result import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.base import Checked, Live, Waiting
-from spade_kit.widgets._shared.caches import NeighbourPictures, Results, Score, Scores, request_for
+from spade_kit.widgets._shared.caches import Results, Score, Scores, request_for
 from spade_kit.widgets._shared.edits import Corrections
-from spade_kit.widgets._shared.encoding import colour_table, find_highest, jpeg, pack_cells
-from spade_kit.widgets._shared.export import fit_crops, load_module
+from spade_kit.widgets._shared.encoding import find_highest, jpeg
+from spade_kit.widgets._shared.export import fit_crops
 from spade_kit.widgets._shared.images import ImageList, find_name
 from spade_kit.widgets._shared.scheduler import Steps
 
@@ -40,7 +39,7 @@ def review_suspects(spade: SPADE) -> Review:
     return Review(spade)
 
 
-class Review(Waiting):
+class Review(Waiting, page="review.js"):
     """See `review_suspects`.
 
     Attributes
@@ -55,12 +54,8 @@ class Review(Waiting):
     CROPS = 400_000
     MESSAGES = Live.MESSAGES | {"keep": "", "drop": "", "undo": "", "normals": "images"}
 
-    _esm = load_module("review.js")
-
     index = Checked(0, lambda self, value: self._check_number(value))
 
-    photo: traitlets.Dict = traitlets.Dict().tag(sync=True)
-    neighbours: traitlets.Dict = traitlets.Dict().tag(sync=True)
     suspects: traitlets.List = traitlets.List().tag(sync=True)
     state = traitlets.Dict().tag(sync=True)
 
@@ -78,13 +73,9 @@ class Review(Waiting):
         else:
             self._scores.known = {index: Score(index) for index in range(len(spade))}
         self._results = Results(self.images, room=1)
-        self._pictures = NeighbourPictures()
-        self._answers = count()  # the page gets a reply even if nothing has changed
         super().__init__(index=self._open_ones()[0])
         self._start_waiting()
-        self.about = {
-            "colours": colour_table(),
-            "scale": SCALE,
+        self.about = self.about | {
             "names": [self.images.name(index) for index in range(len(spade))],
             "options": self.spade.describe_options(),
         }
@@ -198,35 +189,26 @@ class Review(Waiting):
             if not self.waiting:
                 score, level = result.image_score, result.judged_level
                 self._scores.take(Score(self.index, score))
-            self._send_place_level()
             # indexes of the normal images at the start of the review
             places, normals = self._given.gallery.places, self.spade.gallery.normals
             numbers = [places[normals[image].digest] for image in result.neighbours.index]
-            self.neighbours = self._pictures.pack(numbers, map(self._normal, numbers))
-            self.photo = {
-                "index": self.index,
-                "answer": next(self._answers),
+            photo = {
                 "size": list(result.anomaly_map.shape),
                 "jpeg": jpeg(result.image, quality=90),
                 "level": float(result.anomaly_map.max()) / SCALE if level is None else level,
                 "score": score,
-                "seen": pack_cells(result.correspondence, self.spade.sigma, zip(numbers, numbers)),
             }
+            self._send_result(numbers, photo)
             self._send_state()
 
     def _send_state(self) -> None:
-        words, decided = {None: "", False: "kept", True: "dropped"}, dict(self._decisions)
+        decided = {index: "dropped" if dropped else "kept" for index, dropped in self._decisions}
         counts = {"kept": len(self.kept), "dropped": len(self.dropped), "left": len(self.spade)}
         with self._without_events(), self.hold_sync():
-            self.suspects = [
-                [
-                    index,
-                    round(self._score_of(index), 3) if self._ranked else None,
-                    index in self._scores.fresh,
-                    words[decided.get(index)],
-                ]
-                for index in (*decided, *self._open_ones())
-            ]
+            indexes = *decided, *self._open_ones()
+            scores = [round(self._score_of(index), 3) if self._ranked else None for index in indexes]
+            fresh = self._scores.fresh
+            self.suspects = [[at, score, at in fresh, decided.get(at, "")] for at, score in zip(indexes, scores)]
             self.state = counts | {"code": self.code()}
 
     # ---- background work ---------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
 from threading import RLock
 from typing import Any, ClassVar
@@ -15,12 +16,11 @@ import traitlets
 
 from spade_kit._arguments import check_attribute, check_count, check_number, choose
 from spade_kit._files import write_whole
-from spade_kit.figures.style import as_png
+from spade_kit.figures.style import SCALE, as_png
 from spade_kit.gallery.gallery import Normal
 from spade_kit.scores import check_fpr
-from spade_kit.widgets._shared.encoding import find_highest, pack_place_level
-from spade_kit.widgets._shared.export import STYLE, fit_crops, frame_page
-from spade_kit.widgets._shared.preview import draw_preview
+from spade_kit.widgets._shared import encoding
+from spade_kit.widgets._shared.export import STYLE, fit_crops, frame_page, load_module
 from spade_kit.widgets._shared.scheduler import Background, Steps
 
 MISTAKES = (ValueError, OSError)
@@ -92,15 +92,23 @@ class Live(anywidget.AnyWidget):
     MOVABLE: ClassVar[tuple[str, ...]] = ()  # traits that may be set
     TOLD: ClassVar[tuple[str, ...]] = ()  # further traits stored in a saved page
     CROPS: ClassVar[int] = 0  # maximum bytes of normal crops in a saved page
+    DONE: ClassVar[tuple[str, ...]] = ()  # what was done with the image, for titles and names of files
     # message kinds, each with the fields passed to `_on_<kind>` or else to the method of this name
     MESSAGES: ClassVar[dict[str, str]] = {"hello": "", "page": "", "png": ""}
     ASKED: ClassVar[tuple[str, ...]] = ("hello", "page", "png", "pair", "normals", "photos")  # these change no state
 
-    _esm: str | Path
     _css = STYLE
 
     problem = traitlets.Unicode().tag(sync=True)
-    about = traitlets.Dict().tag(sync=True)
+    about: traitlets.Dict = traitlets.Dict({"colours": encoding.colour_table(), "scale": SCALE}).tag(sync=True)
+    photos: traitlets.List = traitlets.List().tag(sync=True)
+    photo: traitlets.Dict = traitlets.Dict().tag(sync=True)
+    neighbours: traitlets.Dict = traitlets.Dict().tag(sync=True)
+
+    def __init_subclass__(cls, page: str | None = None) -> None:
+        if page is not None:
+            cls._esm = load_module(page)
+        super().__init_subclass__()
 
     def __init__(self, **traits: Any) -> None:
         self._lock = RLock()
@@ -161,8 +169,8 @@ class Live(anywidget.AnyWidget):
 
     def _title_and_stem(self) -> tuple[str, str]:
         """The page title and the file stem of the current view."""
-        name = self.images.name(self.index)
-        return name, name.replace("/", "-")
+        parts = self.images.name(self.index), *self.DONE
+        return ", ".join(parts), "-".join(parts).replace("/", "-")
 
     def _normal(self, number: int) -> Normal:
         """The normal image with this page-side number."""
@@ -290,6 +298,10 @@ class Waiting(Live):
     waiting = traitlets.Unicode().tag(sync=True)
     place_level = traitlets.Dict().tag(sync=True)
 
+    def __init__(self, **traits: Any) -> None:
+        self._answers = count()
+        super().__init__(**traits)
+
     def _missing(self) -> list[int]:
         """The normal images to be judged before the excess is known."""
         spade = self.spade
@@ -319,9 +331,14 @@ class Waiting(Live):
         """Send the page the current result."""
         self._refresh()
 
-    def _send_place_level(self) -> None:
-        taken = self.result.place_level if self.spade.judged == "excess" and not self.waiting else None
-        self.place_level = {} if taken is None else pack_place_level(taken)
+    def _send_result(self, numbers: list[int], photo: dict[str, Any]) -> None:
+        """Send the result, with the page's numbers for its neighbours: a reply, even if nothing has changed."""
+        result, sigma = self.result, self.spade.sigma
+        taken = result.place_level if self.spade.judged == "excess" and not self.waiting else None
+        self.place_level = {} if taken is None else encoding.pack_place_level(taken)
+        self.neighbours = encoding.pack_neighbours(numbers, map(self._normal, numbers))
+        seen = encoding.pack_cells(result.correspondence, sigma, zip(numbers, numbers))
+        self.photo = {"index": self.index, "answer": next(self._answers), "seen": seen, **photo}
 
     @property
     def _judged_map(self) -> np.ndarray:
@@ -332,7 +349,9 @@ class Waiting(Live):
         if not self.waiting:
             return super()._preview()
         values = self._judged_map
-        return draw_preview(self.result, values, find_highest(values), None, max(float(values.max()), 1e-9))
+        return encoding.draw_preview(
+            self.result, values, encoding.find_highest(values), None, max(float(values.max()), 1e-9)
+        )
 
 
 def _explain(mistake: Exception) -> str:

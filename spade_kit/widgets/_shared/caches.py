@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Lock
@@ -13,16 +13,13 @@ import numpy as np
 
 from spade_kit.evaluation.metrics import f1_threshold
 from spade_kit.gallery.calibration import Calibration
-from spade_kit.gallery.gallery import Normal
 from spade_kit.options import Options
 from spade_kit.result import Result
 from spade_kit.scores import choose_map, make_map, score_image
 from spade_kit.spade import SPADE
-from spade_kit.widgets._shared.encoding import jpeg
 from spade_kit.widgets._shared.images import ImageList
 from spade_kit.widgets._shared.scheduler import Steps
 
-_NEIGHBOUR = 112  # px, long side of a neighbour's thumbnail, shown until the full crop is requested
 Made = TypeVar("Made")
 
 
@@ -213,19 +210,3 @@ def judge_normals(calibration: Calibration, options: Options) -> Steps:
     for image in calibration.required(options, calibration.sample):
         yield partial(list, calibration.maps(options, [image]))
     return (yield partial(calibration.scores, options, calibration.sample))
-
-
-class NeighbourPictures:
-    """Thumbnails of normal images, made on first use and kept when the gallery is corrected."""
-
-    def __init__(self) -> None:
-        self._made: dict[bytes, bytes] = {}
-
-    def pack(self, numbers: list[int], normals: Iterable[Normal]) -> dict[str, Any]:
-        """Thumbnails for the page, with its numbers for them."""
-        return {"images": numbers, "jpegs": [self._find(normal) for normal in normals]}
-
-    def _find(self, normal: Normal) -> bytes:
-        if normal.digest not in self._made:
-            self._made[normal.digest] = jpeg(normal.image, _NEIGHBOUR)
-        return self._made[normal.digest]

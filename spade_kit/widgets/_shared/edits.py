@@ -37,12 +37,8 @@ class Corrections:
     def remove(self, image: int) -> None:
         """Remove a training image, as a refit would; later ones move up."""
         sample = self.spade.gallery.normals[self.spade.gallery.check_index(image)].sample
-        corrected = copy.copy(self.spade).remove(image)
-        self._take(
-            corrected,
-            f"normal {image}{f' ({printable(sample.path.stem)})' if sample else ''} removed",
-            f"remove({image})",
-        )
+        name = f"normal {image}" + (f" ({printable(sample.path.stem)})" if sample else "")
+        self._take(copy.copy(self.spade).remove(image), f"{name} removed", f"remove({image})")
 
     def undo(self) -> None:
         before = self._steps[-1].before if self._steps else None

@@ -1,25 +1,31 @@
-"""Results as bytes: all that the page needs to follow the pointer and the sliders without the kernel."""
+"""Results as bytes: all that the page needs to follow the pointer and the sliders without the kernel, and a preview."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from io import BytesIO
 from math import ceil
 from typing import Any
 
 import matplotlib
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from spade_kit._files import encode_png
 from spade_kit.correspondence import Breakpoints, Correspondence
-from spade_kit.figures.style import COLOURS
+from spade_kit.figures.style import COLOURS, RING
 from spade_kit.gallery.calibration import NormalScores
+from spade_kit.gallery.gallery import Normal
 from spade_kit.result import Result, find_angles
 from spade_kit.scores import split
 
 PIXEL_RATES = (0.05, 0.02, 0.01, 0.005, 0.001)
 IMAGE_RATES = (0.2, 0.1, 0.05)
 _CURVE = 256  # points of the false-alarm curve sent to the page
+_SIDE = 300  # px of the longer side of each picture of a preview
+_GAP = 8
+_NEIGHBOUR = 112  # px, long side of a neighbour's thumbnail, shown until the full crop is requested
 LOOKS_BACK = 4  # up to this kappa the page gets the results for every K; beyond it, too many breakpoints
 
 
@@ -33,9 +39,9 @@ def jpeg(pixels: np.ndarray, side: int | None = None, quality: int = 82) -> byte
     return stream.getvalue()
 
 
-def colour_table() -> bytes:
-    """The 256 RGB colours of the maps."""
-    return (matplotlib.colormaps[COLOURS](np.arange(256))[:, :3] * 255).round().astype(np.uint8).tobytes()
+def colour_table(name: str = COLOURS) -> bytes:
+    """The 256 RGB colours of the maps, or of another Matplotlib colour map."""
+    return (matplotlib.colormaps[name](np.arange(256))[:, :3] * 255).round().astype(np.uint8).tobytes()
 
 
 def find_highest(anomaly_map: np.ndarray) -> tuple[int, int]:
@@ -59,6 +65,16 @@ def pack_photo(result: Result, mask: np.ndarray | None, quality: int = 90) -> di
 def pack_mask(mask: np.ndarray | None) -> bytes | None:
     """The defect mask, one bit per pixel in row-major order; None if there is no known defect."""
     return None if mask is None or not mask.any() else np.packbits(mask).tobytes()
+
+
+def pack_neighbours(numbers: list[int], normals: Iterable[Normal]) -> dict[str, Any]:
+    """Thumbnails of normal images, with the page's numbers for them."""
+    return {"images": numbers, "jpegs": [_shrink(normal.jpeg) for normal in normals]}
+
+
+@lru_cache(1024)
+def _shrink(crop: bytes) -> bytes:
+    return jpeg(np.array(Image.open(BytesIO(crop), formats=["JPEG"])), _NEIGHBOUR)
 
 
 def pack_matches(result: Result) -> dict[str, Any]:
@@ -172,3 +188,37 @@ def pack_reference(normals: NormalScores) -> dict[str, Any]:
     start, end = min(0.0, float(normals.pixels[0])), float(normals.pixels[-1])
     marked = 1 - np.searchsorted(normals.pixels, np.linspace(start, end, _CURVE)) / len(normals.pixels)
     return {"level": normals.level, "curve": {"start": start, "end": end, "marked": marked.round(6).tolist()}}
+
+
+def draw_preview(
+    result: Result, values: np.ndarray, probe: tuple[int, int], threshold: float | None, end: float
+) -> bytes:
+    """The image with its outlined detections, a map, and the normal image that explains the probe, as one PNG.
+
+    For places where no widget can run: web pages and untrusted notebooks. Without a ``threshold`` nothing is outlined;
+    ``end`` is the value at the end of the colour scale.
+    """
+    match = result.match(*probe)
+    photo = result.image.copy()
+    if threshold is not None:
+        found = values >= threshold
+        inside = np.roll(found, 1, 0) & np.roll(found, -1, 0) & np.roll(found, 1, 1) & np.roll(found, -1, 1)
+        photo[found & ~inside] = [int(RING[at : at + 2], 16) for at in (1, 3, 5)]
+    heat = matplotlib.colormaps[COLOURS](values / end, bytes=True)[..., :3]
+    normal = result.normal_image(match.image)
+    pictures = [_draw(pixels, at) for pixels, at in ((photo, probe), (heat, probe), (normal, (match.row, match.col)))]
+    width, height = pictures[0].size
+    sheet = Image.new("RGB", (3 * width + 2 * _GAP, height), "white")
+    for number, picture in enumerate(pictures):
+        sheet.paste(picture, (number * (width + _GAP), 0))
+    return encode_png(np.asarray(sheet))
+
+
+def _draw(pixels: np.ndarray, at: tuple[int, int]) -> Image.Image:
+    scale = _SIDE / max(pixels.shape[:2])
+    picture = Image.fromarray(pixels).resize(tuple(round(side * scale) for side in pixels.shape[1::-1]))
+    y, x = ((place + 0.5) * scale for place in at)
+    pen = ImageDraw.Draw(picture)
+    for radius, width, colour in ((12, 6, "white"), (11, 3, RING)):
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=width)
+    return picture

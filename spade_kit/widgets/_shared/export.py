@@ -64,7 +64,7 @@ def frame_page(code: str, style: str, title: str, data: dict[str, Any]) -> str:
     as ``thumbs``, and crops of normal images by number as ``normals``. All pictures are JPEGs.
     """
     code = join_modules("saved.js") + code.replace("export default", "const widget =")
-    saved = json.dumps(_without_bytes(data)).replace("<", r"\u003c")  # a name may hold <!-- or <script
+    saved = json.dumps(data, default=_as_base64).replace("<", r"\u003c")  # a name may hold <!-- or <script
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -98,12 +98,7 @@ def fit_crops(crops: Iterable[tuple[int, bytes]], room: int) -> dict[int, bytes]
     return kept
 
 
-def _without_bytes(value: Any) -> Any:
-    """Replace bytes by base64, for JSON."""
-    if isinstance(value, bytes):
-        return {"base64": base64.b64encode(value).decode()}
-    if isinstance(value, dict):
-        return {str(key): _without_bytes(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_bytes(item) for item in value]
-    return value
+def _as_base64(value: Any) -> dict[str, str]:
+    """What JSON cannot hold: bytes, and nothing else."""
+    assert isinstance(value, bytes), type(value)
+    return {"base64": base64.b64encode(value).decode()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from PIL import Image
 
@@ -17,6 +17,7 @@ from spade_kit.result import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.encoding import jpeg
 
+Images: TypeAlias = "Dataset | Photo | Iterable[Photo]"  # what a widget can show
 _THUMB = 72  # px
 
 
@@ -43,7 +44,7 @@ class ImageList:
         The number of images passed by the user.
     """
 
-    def __init__(self, spade: SPADE, photos: Dataset | Iterable[Photo] | None) -> None:
+    def __init__(self, spade: SPADE, photos: Images | None) -> None:
         if not isinstance(spade, SPADE):
             raise ValueError(f"A widget needs a fitted SPADE; got a value of type {type(spade).__name__}.")
         self._spade = spade
