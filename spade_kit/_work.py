@@ -110,6 +110,10 @@ def crew(jobs: int = 1, client: Any = None) -> Iterator[Any]:
     settings = {
         "distributed.scheduler.allowed-failures": 1,
         "distributed.worker.multiprocessing-method": "spawn",
+        "distributed.worker.profile.enabled": False,
+        "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**30,  # Dask's own halves the speed: memory of
+        "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 2
+        ** 25,  # arrays goes back, and is soon needed again
         **dict.fromkeys(("distributed.scheduler.http.routes", "distributed.worker.http.routes"), ()),  # tell nobody
     }
     with (
