@@ -129,14 +129,12 @@ def many_normals(counts: Sequence[int], out: Path) -> list[dict[str, Any]]:
     for count in counts:
         place = out / f"normals{count}"
         fitted = seconds(make_gallery, small, count, place)
-        process = psutil.Process()
-        before = process.memory_info().rss
+        before = own_memory()
         start = time.perf_counter()
         spade = spade_kit.SPADE.load(place)
         loaded = time.perf_counter() - start
         spade.predict(photo)
         predicted = median(9, spade.predict, photo)
-        told = process.memory_full_info()
         rows.append(
             {
                 "normals": count,
@@ -144,12 +142,18 @@ def many_normals(counts: Sequence[int], out: Path) -> list[dict[str, Any]]:
                 "load": loaded,
                 "predict, ms": predicted,
                 "features, GB": spade.gallery.nbytes / 2**30,
-                "memory without them, GB": (told.rss - before - told.shared) / 2**30,
+                "memory without them, GB": (own_memory() - before) / 2**30,
             }
         )
         del spade
         shutil.rmtree(place)
     return rows
+
+
+def own_memory() -> int:
+    """Bytes of this process that are no pages of files."""
+    told = psutil.Process().memory_info()
+    return told.rss - told.shared
 
 
 def make_gallery(small: spade_kit.SPADE, count: int, place: Path) -> None:
