@@ -282,6 +282,78 @@ def test_only_the_newest_features_stay(fitted, demo, scratched, tmp_path):
     assert len(SPADE.load(tmp_path)) == 7
 
 
+def test_a_save_deletes_only_what_the_manifest_it_replaces_lists(fitted, demo, scratched, tmp_path):
+    fitted.save(tmp_path)
+    (features,) = tmp_path.glob("gallery-*")
+    mine = ["gallery-0123abcd.safetensors", "gallery-before_cleaning.safetensors", "spade_old.json", "notes.txt"]
+    for name in mine:
+        shutil.copy(features, tmp_path / name)
+    before = features.read_bytes()
+    for write in (fitted.remove(0).save, lambda folder: SPADE(k=3).fit(demo.train[:4], folder=folder), fitted.save):
+        write(tmp_path)
+        assert all((tmp_path / name).read_bytes() == before for name in mine)
+        assert len(list(tmp_path.iterdir())) <= len(mine) + 2 + (tmp_path / ".lock").exists()
+    same(SPADE.load(tmp_path), fitted, scratched)
+
+
+@pytest.mark.parametrize("moment", ["before the manifest", "after the manifest"])
+def test_a_save_killed_while_it_exchanges_files_leaves_none(fitted, scratched, tmp_path, monkeypatch, moment):
+    fitted.save(tmp_path)
+    write = checkpoint._write_manifest
+
+    def kill(*given):
+        if moment == "after the manifest":
+            write(*given)
+        monkeypatch.setattr(checkpoint, "_clean", lambda place: None)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "_write_manifest", kill)
+    with pytest.raises(KeyboardInterrupt):
+        fitted.remove(0).save(tmp_path)
+    monkeypatch.undo()
+    assert len(SPADE.load(tmp_path)) == (8 if moment == "before the manifest" else 7)
+    assert len(list(tmp_path.glob("gallery-*"))) == 2
+    (tmp_path / "gallery-0123abcd.safetensors").touch()
+    fitted.save(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+FOREIGN = {
+    "an object": b'{"name": "spade", "format": 2}',
+    "a list": b"[1, 2]",
+    "a number": b"3",
+    "text": b"digging tools",
+    "nothing": b"",
+    "bytes": bytes(range(256)),
+}
+
+
+@pytest.mark.parametrize("what", [*FOREIGN, "a folder"])
+def test_a_spade_json_of_another_kind_is_never_replaced(fitted, demo, tmp_path, what):
+    mine = tmp_path / "spade.json"
+    if what == "a folder":
+        mine.mkdir()
+    else:
+        mine.write_bytes(FOREIGN[what])
+    for write in (fitted.save, lambda folder: SPADE(k=3).fit(demo.train[:4], folder=folder)):
+        with pytest.raises(ValueError, match=r"spade\.json must be that of a saved SPADE; got .* Use another folder\."):
+            write(tmp_path)
+    assert list(tmp_path.iterdir()) == [mine]
+    assert what == "a folder" or mine.read_bytes() == FOREIGN[what]
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied", "of another version"])
+def test_a_damaged_or_older_save_is_replaced(fitted, scratched, tmp_path, damage):
+    fitted.save(tmp_path)
+    manifest = tmp_path / "spade.json"
+    text = manifest.read_text()
+    other = json.dumps(json.loads(text) | {"format": 99, "new": 1})
+    manifest.write_text({"cut": text[: len(text) // 2], "emptied": "", "of another version": other}[damage])
+    fitted.save(tmp_path)
+    same(SPADE.load(tmp_path), fitted, scratched)
+    assert len(list(tmp_path.glob("gallery-*"))) == 1 + (damage == "emptied")  # then nothing says whose the old one is
+
+
 KILLED = """
 import sys
 from pathlib import Path

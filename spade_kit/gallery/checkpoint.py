@@ -92,7 +92,7 @@ def save_gallery(folder: Path, gallery: Gallery, backbone: Backbone, options: Op
 
     At any moment, all files that the manifest lists are complete.
     """
-    check_is_no_file(folder, "A SPADE is saved")
+    check_replaceable(folder)
     backbone.check_unchanged()
     if isinstance(gallery.pixels, Layout):
         gallery.pixels.verify(np.arange(len(gallery)))
@@ -100,16 +100,51 @@ def save_gallery(folder: Path, gallery: Gallery, backbone: Backbone, options: Op
         publish(folder, [write_shard(place, part) for part in gallery.parts], backbone, options, choices)
 
 
+def check_replaceable(folder: Path) -> None:
+    """Refuse a folder with a spade.json of another kind; ours may be damaged."""
+    check_is_no_file(folder, "A SPADE is saved")
+    try:
+        told = json.loads(_read_text(folder))
+        ours = isinstance(told, dict) and {"format", "spade_kit", "backbone", "normals"} <= told.keys()
+    except (ValueError, RecursionError):
+        ours = any(folder.glob(_DATA))
+    if os.path.lexists(folder / MANIFEST) and not ours:
+        raise ValueError(
+            f"{as_text(folder / MANIFEST)} must be that of a saved SPADE; got something else. Use another folder."
+        )
+
+
+def _read_text(folder: Path) -> str:
+    """The manifest as it is."""
+    file = folder / MANIFEST
+    return file.read_text(encoding="utf-8", errors="replace") if os.path.isfile(file) else "null"
+
+
+def _find_named(folder: Path, text: str) -> list[Path]:
+    """The shards in a folder that a manifest names; the user may keep other files with such names."""
+    return [file for file in folder.glob(_DATA) if f'"{file.name}"' in text]
+
+
 @contextmanager
 def unfinished(folder: Path, name: str) -> Iterator[Path]:
     """A folder in a folder, for shards that no manifest lists yet; also those of a process that was killed are gone."""
     place = folder / name
-    shutil.rmtree(place, ignore_errors=True)
+    _clean(place)
     explain_failure(place, lambda: place.mkdir(parents=True))
     try:
         yield place
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        _clean(place)
+
+
+def _clean(place: Path) -> None:
+    """Remove a folder for shards, and those of its `publish`, new or old, that the manifest does not list now."""
+    listed = _find_named(place.parent, _read_text(place.parent))
+    for file in _find_named(place.parent, _read_text(place)):
+        with suppress(OSError):  # in use, on systems that lock open files
+            if file not in listed:
+                file.unlink()
+    shutil.rmtree(place, ignore_errors=True)
 
 
 def write_shard(place: Path, gallery: Gallery) -> Shard:
@@ -135,8 +170,8 @@ def write_shard(place: Path, gallery: Gallery) -> Shard:
 def publish(
     folder: Path, shards: Sequence[Shard], backbone: Backbone, options: Options, choices: Sequence[Row]
 ) -> None:
-    """Move shards into a folder, and list them; delete the old ones."""
-    before, moved = set(folder.glob(_DATA)), [folder / shard.file.name for shard in shards]
+    """Move shards into a folder, and list them; `unfinished` then deletes those that are not listed any more."""
+    moved = [folder / shard.file.name for shard in shards]
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "spade_kit": version("spade_kit"),
@@ -146,18 +181,11 @@ def publish(
         "shapes": shards[0].shapes,
         "normals": [told for shard in shards for told in shard.normals],
     }
-    try:
-        for shard, file in zip(shards, moved):
-            explain_failure(file, partial(shard.file.replace, file))
-        _write_manifest(folder, manifest, options, choices)
-    except OSError:
-        for file in moved:
-            with suppress(OSError):
-                file.unlink()
-        raise
-    for old in before:
-        with suppress(OSError):  # in use, on systems that lock open files
-            old.unlink()
+    concerned = [file.name for file in moved + _find_named(folder, _read_text(folder))]
+    write_whole(shards[0].file.with_name(MANIFEST), json.dumps(concerned).encode())
+    for shard, file in zip(shards, moved):
+        explain_failure(file, partial(shard.file.replace, file))
+    _write_manifest(folder, manifest, options, choices)
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any], options: Options, choices: Sequence[Row]) -> None:

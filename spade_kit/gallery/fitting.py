@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from spade_kit._files import as_text, check_is_no_file, lock
+from spade_kit._files import as_text, lock
 from spade_kit._work import LostImageError, crew, hand_out, share, track
 from spade_kit.datasets.samples import Photo, absolute, name_of
 from spade_kit.features.backbones import Backbone
@@ -16,6 +16,7 @@ from spade_kit.features.crops import Cropping
 from spade_kit.features.pyramid import fit_cropping, pass_batches, tell_skipped
 from spade_kit.gallery.checkpoint import (
     Shard,
+    check_replaceable,
     describe_backbone,
     find_backbone,
     load_gallery,
@@ -34,7 +35,7 @@ def fit_into(
     folder: Path, images: Sequence[Photo], backbone: Backbone, options: Options, jobs: int = 1, client: Any = None
 ) -> Gallery:
     """The gallery of `build_gallery`, in a folder: written file by file, listed when complete, then loaded."""
-    check_is_no_file(folder, "A SPADE is saved")
+    check_replaceable(folder)
     if not images:
         raise ValueError(NO_IMAGES)
     cropping = fit_cropping(images, backbone)
