@@ -556,6 +556,27 @@ def test_a_photo_is_saved_with_its_mask_beside_it(painting, tmp_path):
     assert not (tmp_path / "dent.jpg").exists()
 
 
+@pytest.mark.parametrize("name", ["photo.png", "other.png"])
+def test_saving_never_replaces_an_image_or_mask_of_the_user(spade, demo, tmp_path, name):
+    photo, folder = tmp_path / "photo.png", tmp_path / "painted"
+    photo.write_bytes(demo.test[6].path.read_bytes())
+    (tmp_path / "other_mask.png").write_bytes(b"mine")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    painting = paint_defect(spade, photo, folder=folder)
+    painting.stroke("brush", LINE)
+    for path in (tmp_path / name, tmp_path / "." / name):
+        with pytest.raises(ValueError, match=r"png exists, and would be replaced\. Use another name, or delete it\."):
+            painting.save(path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    painting.save(tmp_path / "new.png")
+    again = paint_defect(spade, photo, folder=folder)
+    again.stroke("brush", LINE)
+    again.save(tmp_path / "new.png")  # the same once more
+    again.stroke("brush", [(40, 40)])
+    again.save(tmp_path / "new.png")  # what it wrote itself
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "new_mask.png")) > 0, again.mask)
+
+
 @pytest.mark.parametrize("label", ["", ".", "..", "../up", "a/b", "/etc", "scratch/", ".hidden", "good", "OK", None])
 def test_an_invalid_defect_folder_name_is_rejected(painting, tmp_path, label):
     """Images labelled good are expected to have no mask: they would count as false alarms."""
@@ -564,6 +585,13 @@ def test_an_invalid_defect_folder_name_is_rejected(painting, tmp_path, label):
         painting.keep(label)
     assert not list(tmp_path.rglob("*.png"))
     assert painting.kept == []
+
+
+@pytest.mark.parametrize("label", [" ", "dent ", "\t", 5])
+def test_a_defect_folder_name_is_text_without_blanks_around_it(painting, label):
+    painting.stroke("brush", LINE)
+    with pytest.raises(ValueError, match="label must be a defect type that is a valid folder name"):
+        painting.keep(label)
 
 
 def test_an_invisible_change_cannot_be_kept(painting, tmp_path):

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import ImageColor
 
 from spade_kit._arguments import check_number, choose
-from spade_kit._files import encode_png, printable, write_whole
+from spade_kit._files import as_text, encode_png, printable, write_whole
 from spade_kit.datasets.naming import GOOD, as_label
 from spade_kit.datasets.samples import Dataset, Sample, as_array
 from spade_kit.datasets.synthetic import TOOLS, Stroke, changed, paint
@@ -101,6 +101,7 @@ class Painting(Waiting, page="painting.js"):
         self.dataset = image if isinstance(image, Dataset) else Dataset("painted", normals, [])
         self._strokes: dict[int, list[Stroke]] = defaultdict(list)  # per image
         self._undone: dict[int, list[Stroke]] = defaultdict(list)
+        self._saved: set[Path] = set()
         self._drawn: Any = None  # the page's id of the last stroke
         self._plain: Recent[np.ndarray] = Recent(1)  # the unpainted image
         self._judged = Results(self.images, room=1)  # likewise
@@ -191,12 +192,20 @@ class Painting(Waiting, page="painting.js"):
             self._show()
 
     def save(self, path: str | Path) -> None:
-        """Write the painted image as PNG, and its mask next to it as ``<stem>_mask.png``."""
+        """Write the painted image as PNG, and its mask next to it as ``<stem>_mask.png``.
+
+        Both files are new, or were written by this widget: an image or mask of yours is never replaced.
+        """
         path = check_path(path)
         if path.suffix.lower() != ".png":
             raise ValueError(f"path must end in .png, since PNG is lossless; got {path.name!r}.")
-        for name, content in zip((path, path.with_name(f"{path.stem}_mask.png")), self._encode()):
-            write_whole(name, content)
+        files = dict(zip((path, path.with_name(f"{path.stem}_mask.png")), self._encode()))
+        for file, content in files.items():
+            if file.exists() and file.resolve() not in self._saved and file.read_bytes() != content:
+                raise ValueError(f"{as_text(file)} exists, and would be replaced. Use another name, or delete it.")
+        for file, content in files.items():
+            write_whole(file, content)
+            self._saved.add(file.resolve())
 
     def keep(self, label: str = "painted") -> Sample:
         """Write the painted image to the folder and append it to the test images of ``dataset``.
@@ -206,7 +215,8 @@ class Painting(Waiting, page="painting.js"):
         label
             The defect type, used as a folder name.
         """
-        if not label or label != Path(label).name or label.startswith(".") or as_label(label) == GOOD:
+        named = isinstance(label, str) and label.strip() == Path(label).name == label != ""
+        if not named or label.startswith(".") or as_label(label) == GOOD:
             raise ValueError(f"label must be a defect type that is a valid folder name, like 'scratch'; got {label!r}.")
         if not self.mask.any():
             raise ValueError("The strokes made no visible change, so there is no defect to keep. Paint a defect first.")
