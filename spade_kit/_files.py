@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO, StringIO
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import uuid4
@@ -98,8 +97,8 @@ class RunFolder:
 
     folder: Path
     table: str
-    columns: Mapping[str, Callable[[str], Any]]  # name -> parser of its cells
-    places: Sequence[str] = ()  # names of the folders for the output files
+    columns: Mapping[str, Callable[[str], Any]]  # name -> parser of its cells; none if the table is no CSV
+    places: Sequence[str] = ()  # names of the other output files, and of the folders for them
 
     @contextmanager
     def claim(self, run: dict[str, Any]) -> Iterator[None]:
@@ -109,14 +108,17 @@ class RunFolder:
         self._check_is_free()
         with lock(folder):
             before = read_manifest(folder)
-            if not before and (folder / self.table).exists():
-                raise ValueError(
-                    f"{name} holds a {self.table} but no {MANIFEST}, so its run is unknown. Use another folder."
-                )
+            for file in () if before else (self.table, *self.places):
+                if os.path.isfile(folder / file):
+                    raise ValueError(
+                        f"{name} holds a {file} but no {MANIFEST}, so its run is unknown. Use another folder."
+                    )
             changed = [key for key in run if before and before.get(key) != run[key]]
             if changed:
                 told = ", ".join(f"{key} was {before.get(key)!r} and is now {run[key]!r}" for key in changed)
                 raise ValueError(f"{name} holds results of another run: {told}. Use another folder.")
+            if self.columns:
+                self._read()  # raises if it was changed by hand
             write_whole(folder / MANIFEST, json.dumps(run, indent=1).encode())
             yield
 
@@ -180,15 +182,31 @@ class RunFolder:
         csv.writer(line).writerow(_guard(row.get(name)) for name in self._parsers)  # floats round-trip exactly
         return line.getvalue().removesuffix("\r\n").encode(errors="backslashreplace") + b"\n"
 
-    def _read(self) -> Iterator[Row]:
-        """Yield complete rows; the last one may be cut off anywhere."""
-        table = self.folder / self.table
+    def _read(self) -> list[Row]:
+        """The complete rows; the last one may be cut off anywhere.
+
+        A table that was changed by hand is refused: writing it again would delete what was added.
+        """
+        table, parsers = self.folder / self.table, self._parsers
         content = table.read_bytes() if table.is_file() else b""
-        with suppress(csv.Error, ValueError):
-            lines = StringIO(content[: content.rfind(b"\n") + 1].decode())
-            for cells in islice(csv.reader(lines, strict=True), 1, None):
-                read = zip(self._parsers.items(), map(_unguard, cells), strict=True)
-                yield {name: kind(cell) for (name, kind), cell in read if cell}
+        lines, rows, cure = [], [], "Keep your notes in another file, or use another folder for the results."
+        with suppress(csv.Error):
+            text = StringIO(content[: content.rfind(b"\n") + 1].decode("utf-8-sig", errors="replace"))
+            for cells in csv.reader(text, strict=True):
+                lines.append(cells)
+        if lines and lines[0] != list(parsers):
+            more = ", ".join(map(repr, [name for name in lines[0] if name not in parsers]))
+            got = f"also {more}" if more else ", ".join(lines[0])
+            raise ValueError(f"{as_text(table)} must have the columns {', '.join(parsers)}; got {got}. {cure}")
+        for number, cells in enumerate(lines[1:], 2):
+            try:
+                read = zip(parsers.items(), map(_unguard, cells), strict=True)
+                rows.append({name: kind(cell) for (name, kind), cell in read if cell})
+            except ValueError as problem:
+                if number < len(lines) or len(cells) > len(parsers):  # not the end that was cut off
+                    told = f"Row {number} of {as_text(table)} must be as it was written; got {cells!r:.200}"
+                    raise ValueError(f"{told}. {cure}") from problem
+        return rows
 
     @property
     def _parsers(self) -> dict[str, Callable[[str], Any]]:

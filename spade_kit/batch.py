@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas
 
-from spade_kit._arguments import warn
+from spade_kit._arguments import check_switch, warn
 from spade_kit._files import (
     STATE,
     Item,
@@ -83,7 +83,7 @@ def predict_folder(
     rate = max(FPR, smallest) if fpr is None else fpr
     threshold, doubt = spade.calibration.examine_threshold(spade.options, rate, "image")
     outline, _ = spade.calibration.examine_threshold(spade.options, PIXEL_FPR, "pixel")
-    kinds = {"segmentations": ".png"} | ({"maps": ".tiff"} if maps else {})
+    kinds = {"segmentations": ".png"} | ({"maps": ".tiff"} if check_switch("maps", maps) else {})
     items = [
         Item(
             {"path": as_text(photo)},

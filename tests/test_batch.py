@@ -102,6 +102,53 @@ def test_an_incomplete_row_is_rewritten(spade, line, tmp_path):
         assert table.read_text() == text
 
 
+CHANGED = {
+    "a column": lambda rows: [[*row, "note" if at == 0 else "by Ann"] for at, row in enumerate(rows)],
+    "a column without a name": lambda rows: [[*row, "" if at == 0 else "by Ann"] for at, row in enumerate(rows)],
+    "no column": lambda rows: [row[:-1] for row in rows],
+    "another order": lambda rows: [row[::-1] for row in rows],
+    "another name": lambda rows: [["file", *rows[0][1:]], *rows[1:]],
+    "no head": lambda rows: rows[1:],
+    "a note in a row": lambda rows: [*rows[:-1], [*rows[-1], "by Ann"]],
+    "a note between rows": lambda rows: [*rows[:2], ["# checked by Ann"], *rows[2:]],
+    "a note in place of a number": lambda rows: [*rows[:2], [*rows[2][:2], "see Ann", *rows[2][3:]], *rows[3:]],
+}
+
+
+@pytest.mark.parametrize("change", CHANGED)
+def test_a_table_that_was_changed_by_hand_is_not_written_again(spade, line, tmp_path, change):
+    spade.predict_folder(line, tmp_path / "out", fpr=0.2)
+    table = tmp_path / "out/results.csv"
+    with table.open(newline="", encoding="utf-8") as lines:
+        rows = CHANGED[change](list(csv.reader(lines)))
+    with table.open("w", newline="", encoding="utf-8") as lines:
+        csv.writer(lines).writerows(rows)
+    (tmp_path / "out/maps/9.tiff").unlink()  # something is left to do
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    said = r"results\.csv must (have the columns path, verdict, .*; got |be as it was written; got ).*\. Keep your notes"
+    with pytest.raises(ValueError, match=said) as refused:
+        spade.predict_folder(line, tmp_path / "out", fpr=0.2)
+    assert ("got also 'note'. " in str(refused.value)) == (change == "a column")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_table_that_a_spreadsheet_saved_again_is_read(spade, line, tmp_path):
+    whole = spade.predict_folder(line, tmp_path / "out", fpr=0.2)
+    table = tmp_path / "out/results.csv"
+    before = table.read_bytes()
+    table.write_bytes(b"\xef\xbb\xbf" + before.replace(b"\n", b"\r\n"))
+    pandas.testing.assert_frame_equal(spade.predict_folder(line, tmp_path / "out", fpr=0.2), whole)
+    assert table.read_bytes() == before
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("wrong", ["no", 0, None])
+def test_maps_is_a_switch(spade, line, tmp_path, wrong):
+    with pytest.raises(ValueError, match=f"maps must be True or False; got {wrong!r}"):
+        spade.predict_folder(line, tmp_path / "out", fpr=0.2, maps=wrong)
+    assert not (tmp_path / "out").exists()
+
+
 def test_results_of_another_run_are_not_mixed_in(spade, line, tmp_path):
     spade.predict_folder(line, tmp_path / "out", fpr=0.2)
     before = (tmp_path / "out/results.csv").read_text()
@@ -286,6 +333,25 @@ def test_an_evaluation_does_not_overwrite_files_of_the_user_either(spade, demo, 
         (tmp_path / name / name / "mine.txt").touch()
         with pytest.raises(ValueError, match=rf"{name}/{name} must be empty before a new run; it holds mine\.txt"):
             evaluate(spade, demo.test[:2], folder=tmp_path / name)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/photos.parquet").write_bytes(b"mine")
+    with pytest.raises(ValueError, match=r"holds a photos\.parquet but no run\.json, so its run is unknown"):
+        evaluate(spade, demo.test[:2], folder=tmp_path / "new")
+    assert (tmp_path / "new/photos.parquet").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("foreign", ["photos/00000.npz", "photos/notes.txt", "photos.parquet"])
+def test_a_report_does_not_overwrite_files_of_the_user_either(spade, demo, tmp_path, foreign):
+    report = evaluate(spade, demo.test[:2])
+    (tmp_path / "out" / foreign).parent.mkdir(parents=True)
+    (tmp_path / "out" / foreign).write_bytes(b"mine")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"out(/photos must be empty before a new| holds a photos\.parquet but no)"):
+        report.save(tmp_path / "out")
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert after == before
+    report.save(tmp_path / "new")
+    report.save(tmp_path / "new")  # its own files are written again
 
 
 def test_empty_folders_for_results_are_used(spade, line, tmp_path):

@@ -73,7 +73,8 @@ def evaluate(
         found = track(zip(samples, judge_ahead(spade, samples)), total=len(samples), desc="images")
         rows, kept = zip(*(_describe(sample, *judged) for sample, judged in found))
         return _conclude(Report(name, manifest, pandas.DataFrame(rows, columns=list(columns)), kept), samples, spade)
-    run = RunFolder(as_folder("folder", folder).absolute(), "photos.csv", {"photo": int, **columns}, ("maps", "photos"))
+    places = ("maps", "photos", TABLE)
+    run = RunFolder(as_folder("folder", folder).absolute(), "photos.csv", {"photo": int, **columns}, places)
     with crew(jobs, client) as workers, run.claim(manifest):
         (run.folder / TABLE).unlink(missing_ok=True)  # left by a complete run, which is now incomplete
         store = MapStore(run.folder, [as_text(sample.path) for sample in samples])

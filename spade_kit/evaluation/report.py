@@ -16,7 +16,7 @@ import numpy as np
 import pandas
 
 from spade_kit._arguments import check_count, check_index, choose
-from spade_kit._files import RunFolder, as_text, read_manifest, write_whole
+from spade_kit._files import RunFolder, as_folder, as_text, read_manifest, write_whole
 from spade_kit.datasets.samples import GOOD
 from spade_kit.evaluation import metrics
 from spade_kit.evaluation.bootstrap import BINNED, PixelCounts, bootstrap
@@ -260,7 +260,7 @@ class Report:
         ValueError
             If the folder holds another run, or another run is writing to it.
         """
-        run = RunFolder(Path(folder).expanduser(), TABLE, {})
+        run = RunFolder(as_folder("folder", folder), TABLE, {}, ("photos",))
         with run.claim(self.run):
             store = MapStore(run.folder, self._frame["path"].tolist())
             for index in range(len(store)):
@@ -271,7 +271,7 @@ class Report:
     @classmethod
     def load(cls, folder: str | Path) -> Report:
         """Read a report written by `save` or by `evaluate` with a folder."""
-        folder = Path(folder).expanduser()
+        folder = as_folder("folder", folder)
         run, name = read_manifest(folder), as_text(folder)
         if "report" not in run:
             raise FileNotFoundError(f"Expected a report in {name}, but there is none. Pass a folder written by save.")
