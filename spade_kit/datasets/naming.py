@@ -22,11 +22,16 @@ BAD_NAMES = {
 UNSORTED_NAMES = {"test", "testing", "images", "all", "new", "unknown", "unsorted", "unlabelled", "unlabeled"}
 TRAIN_NAMES = {"train", "training"}
 TEST_NAMES = {"test", "testing"}
-MASK_NAMES = {"ground_truth", "groundtruth", "masks", "mask", "annotations", "segmentation", "segmentations"}
+MASK_NAMES = {
+    f"{of}{what}{several}"
+    for of in ("", "defect_", "anomaly_", "binary_", "pixel_", "gt_", "label_", "test_")
+    for what in ("mask", "gt", "truth", "ground_truth", "groundtruth", "annotation", "seg", "segmentation")
+    for several in ("", "s", "class", "_class", "object", "_object", "_mask", "_masks", "_image", "_images", "_png")
+}
 LABEL_NAMES = {"label", "labels"}  # of masks, or a defective label: the names of the files tell
 MISSING = {"na", "n/a", "#n/a", "<na>", "nan", "none", "null"}  # what programs write for no value
 NAMED = 3  # at most this many files are named in a remark
-_MARK = "(?:masks?|gt|ground[ _-]?truth|labels?|seg(?:mentation)?)"
+_MARK = "(?:masks?|gt|(?:ground[ _-]?)?truth|labels?|seg(?:mentation)?|annotation)"
 _MARKS = [re.compile(rf"(?<=.)[ ._-]{_MARK}(?:[ ._-]?\(?\d+\)?)?$", re.I), re.compile(rf"^{_MARK}[ ._-](?=.)", re.I)]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path, PurePath
 
 from spade_kit.datasets.images import MaskPath, walk
-from spade_kit.datasets.naming import LABEL_NAMES, MASK_NAMES, fold, plain, strip_mark
+from spade_kit.datasets.naming import LABEL_NAMES, MASK_NAMES, UNSORTED_NAMES, fold, plain, strip_mark
 
 
 def pair(photos: Collection[Path], folder: Path, masks: Path | None = None) -> tuple[list[Path], dict[Path, MaskPath]]:
@@ -18,21 +18,23 @@ def pair(photos: Collection[Path], folder: Path, masks: Path | None = None) -> t
     under its name and a mark, such as ``000_mask``.
     """
     below = {photo.parent for photo in photos}
-    known = {fold(str(path)) for parent in below for path in (parent, *parent.parents)}
-    known |= {fold(str(photo.with_suffix(""))) for photo in photos}
+    folders = {one for parent in below for one in (parent, *parent.parents)}
+    known = {fold(str(path)) for path in (*folders, *(photo.with_suffix("") for photo in photos))}
 
     def is_named_after(path: Path) -> bool:
         """Whether a name is that of an image or folder beside it, and a mark."""
         bare = strip_mark(path.name)
         return bare != path.name and fold(str(path.with_name(bare))) in known
 
-    def is_label(photo: Path) -> bool:
-        """Whether an image has the name of one beside its folder, with or without a mark."""
+    def is_label(photo: Path, labels: Path) -> bool:
+        """Whether an image has the path, below the folder of labels, of one beside that folder or in one of images."""
+        images = (one for one in folders if one.parent == labels.parent and plain(one.name) in UNSORTED_NAMES)
+        beside = [place / photo.relative_to(labels) for place in (labels.parent, *images)]
         names = (photo.stem, strip_mark(photo.stem))
-        return any(fold(str(photo.parent.with_name(name))) in known for name in names)
+        return any(fold(str(path.with_name(name))) in known for path in beside for name in names)
 
-    labels = {one for one in below if plain(one.name) in LABEL_NAMES}
-    labels -= {photo.parent for photo in photos if photo.parent in labels and not is_label(photo)}
+    labels = {one for one in folders if plain(one.name) in LABEL_NAMES}
+    labels -= {one for photo in photos for one in labels & {*photo.parents} if not is_label(photo, one)}
 
     def leave_masks(parent: Path) -> PurePath:
         """The folder of the images whose masks are in a folder, relative to the whole; of images, their own."""
