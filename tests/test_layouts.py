@@ -461,6 +461,80 @@ def test_masks_in_a_folder_to_predict_are_left_out_with_a_warning(put, spade, tm
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
 
+MASKS = ["gt", "GT", "seg", "Segmentation", "SegmentationClass", "truth", "Ground Truth", "defect_masks", "annotation"]
+
+
+@pytest.mark.parametrize("masks", [*MASKS, "labels", "gt_images", "binary-masks"])
+@pytest.mark.parametrize("mark", ["", "_mask", "_gt"])
+def test_a_folder_of_masks_has_many_names_wherever_it_is(put, masks, mark):
+    put("0/train/good/a.png", "0/train/good/b.png", f"0/train/good/{masks}/a{mark}.png", "0/test/bad/c.png")
+    put(f"0/test/bad/{masks}/c{mark}.png", "1/good/a.png", "1/bad/c.png", f"1/{masks}/bad/c{mark}.png")
+    folder = put("2/good/a.png", "2/bad/c.png", f"2/bad/{masks}/c{mark}.png")
+    remarks = [f"1 mask not used: {masks}/a{mark}.png."], [], []
+    for at, normal in enumerate(("ab", "a", "a")):
+        dataset = load_dataset(folder / str(at))
+        assert found(dataset.train) == [("good", f"{name}.png", None) for name in normal]
+        assert found(dataset.test) == [("bad", "c.png", f"c{mark}.png")]
+        assert [text for text in dataset.remarks if "inverted" not in text] == remarks[at]
+
+
+@pytest.mark.parametrize("masks", [*MASKS, "label", "SegmentationObject"])
+def test_masks_beside_a_folder_of_images_are_never_judged(put, spade, tmp_path, masks):
+    folder = put("images/a.png", f"{masks}/a.png", "images/b.png", f"{masks}/b_mask.png", size=(256, 256))
+    with pytest.warns(UserWarning, match=rf"2 masks not judged: {masks}/a\.png, {masks}/b_mask\.png\. If they are"):
+        judged = spade.predict_folder(folder, tmp_path / "out", fpr=0.2)
+    assert judged["path"].tolist() == ["images/a.png", "images/b.png"]
+
+
+def test_a_kind_of_defect_may_be_called_label(put):
+    dataset = load_dataset(put("good/000.png", "bad/000.png", "label/000.png"))
+    assert sorted(found(dataset.test)) == [("bad", "000.png", None), ("label", "000.png", None)]
+
+
+@pytest.mark.parametrize("good", ["good", "0"])
+def test_folders_that_are_numbers_are_labels_and_0_counts_as_good(put, good):
+    folder = put(f"train/{good}/a.png", "test/0/b.png", "test/1/c.png", "test/2/d.png", "ground_truth/1/c_mask.png")
+    put("ground_truth/2/d_mask.png")
+    told = "Folders in test are numbers: 0 counts as good."
+    for dataset in (load_dataset(folder), load_dataset(train=folder / "train" / good, test=folder / "test")):
+        assert found(dataset.train) == [("good", "a.png", None)]
+        assert [(sample.label, sample.path.name) for sample in dataset.test] == [
+            ("good", "b.png"), ("1", "c.png"), ("2", "d.png")
+        ]  # fmt: skip
+        assert told in str(dataset)
+    assert ("Folders in train are numbers" in str(load_dataset(folder))) == (good == "0")
+
+
+@pytest.mark.parametrize("kinds", [("good", "0"), ("1", "2"), ("0", "bent")])
+def test_0_is_a_kind_of_its_own_among_other_names(put, kinds):
+    dataset = load_dataset(put("train/good/a.png", *(f"test/{kind}/{kind}.png" for kind in kinds)))
+    assert {sample.label for sample in dataset.test} == {*kinds}
+    assert "numbers" not in str(dataset)
+
+
+@pytest.mark.parametrize(
+    ("names", "place"),
+    [
+        (["y/ground_truth/bad/a.png", "y/test/bad/a.png", "y/test/good/a.png", "y/train/good/a.png"], "y/train/good"),
+        (["y/ground_truth/bad/a.png", "y/test/bad/a.png", "y/test/ok/a.png"], "y/test/ok"),
+        (["y/gt/bad/a.png", "y/photos/a.png"], "y/photos"),
+        (["y/bad/masks/a.png", "y/bad/a.png", "y/later/a.png"], "y/later"),
+    ],
+)
+def test_the_place_of_normal_images_is_named_and_never_one_of_masks(put, names, place):
+    folder = put(*(f"x/{name}" for name in names))
+    sentence = f"such as in {folder}/x/{place}. Pass the folder of normal images."
+    with pytest.raises(FileNotFoundError, match=re.escape(sentence)):
+        load_dataset(folder)
+
+
+def test_a_folder_of_masks_is_not_proposed_as_test_images(put):
+    with pytest.raises(FileNotFoundError, match=r"load_dataset\(train='.*/ok', test='.*/things'\)\."):
+        load_dataset(put("ok/a.png", "gt/b.png", "things/b.png"))
+    with pytest.raises(FileNotFoundError, match=r"Pass the folder of images of good parts\."):
+        load_dataset(put("../masks/gt/b.png").parent / "masks")
+
+
 def test_a_table_may_separate_folders_with_backslashes(put):
     folder = put("a/b/0.png", "a/1.png", "back\\slash.png")
     (folder / "list.csv").write_text("path,split\na\\b\\0.png,train\nback\\slash.png,train\na\\1.png,test\n")

@@ -95,7 +95,8 @@ def _describe_contents(folder: Path) -> str:
     inside = sorted(listing.images + folders + listing.others)
     holds = ", ".join(printable(entry.name) for entry in inside[:_LISTED]) or "nothing"
     datasets = [entry for entry in folders if _child(entry, TRAIN_NAMES) is not None]
-    kinds = [entry for entry in folders if pictures_in(entry)]
+    below = pair(pictures_below(folder), folder)[0]
+    kinds = [entry for entry in folders if {*pictures_in(entry)} & {*below}]
     good = [entry for entry in kinds if _label(entry.name) == GOOD]
     tables = [entry for entry in inside if entry.suffix.lower() == ".csv"]
     locked = next((listing.problem for listing in walk(folder) if listing.problem), "")
@@ -108,11 +109,18 @@ def _describe_contents(folder: Path) -> str:
         cure = f"Specify the folder of normal images: load_dataset(train={str(good[0])!r}{judged})."
     elif kinds:
         cure = "Specify the folder of normal images: load_dataset(train=<that folder>, test=<another>)."
-    elif below := pictures_below(folder):
-        cure = f"Its images are deeper down, such as in {as_text(below[0].parent)}. Pass the folder of normal images."
+    elif below:
+        place = max(below, key=lambda photo: _rank(photo.relative_to(folder))).parent
+        cure = f"Its images are deeper down, such as in {as_text(place)}. Pass the folder of normal images."
     elif tables:
         cure = f"Load its table: load_dataset({str(tables[0])!r})."
     return " ".join(filter(None, [f"Expected images in {as_text(folder)}, but it contains {holds}.", locked, cure]))
+
+
+def _rank(photo: Path) -> int:
+    """How much the folders of an image say that it is normal."""
+    places = {plain(part) for part in photo.parts[:-1]}
+    return 2 * bool(places & GOOD_NAMES) - 4 * bool(places & BAD_NAMES) + bool(places & TRAIN_NAMES)
 
 
 def _child(folder: Path, names: Collection[str]) -> Path | None:
@@ -129,7 +137,7 @@ def read_splits(folder: Path) -> Found:
     train_folder, test_folder, mask_folder = (_child(folder, names) for names in (TRAIN_NAMES, TEST_NAMES, MASK_NAMES))
     if train_folder is None:
         raise FileNotFoundError(_describe_contents(folder))
-    good = _child(train_folder, GOOD_NAMES)
+    good = _child(train_folder, GOOD_NAMES) or _child(train_folder, {"0"})
     train = _read_good(good, pictures_below(good)) if good else _read_good(train_folder, pictures_in(train_folder))
     if not train:
         raise FileNotFoundError(
@@ -138,13 +146,14 @@ def read_splits(folder: Path) -> Found:
         )
     none_good = f"{train_folder.name} has no folder {GOOD}: all images in it count as normal."
     remarks = [none_good] if good is None else _find_deeper(good, train)
+    remarks += [_tell_numbers(train_folder)] if good and good.name == "0" else []
     told = {other: pictures_below(other) for other in list_folder(train_folder).folders if other != good}
     remarks += [f"{name_file(other)}: {len(held)} images not used." for other, held in told.items() if held]
     unused = [other for other in list_folder(folder).folders if other not in (train_folder, test_folder, mask_folder)]
     hint = "test images belong in test, masks in ground_truth or masks"
     remarks += [f"{printable(other.name)}: not used; {hint}." for other in unused]
-    test = [] if test_folder is None else _read_kinds(test_folder, mask_folder)
-    remarks += _find_what_has_no_partner(mask_folder, test_folder or folder, test)
+    test, numbered = ([], []) if test_folder is None else _read_kinds(test_folder, mask_folder)
+    remarks += numbered + _find_what_has_no_partner(mask_folder, test_folder or folder, test)
     remarks += _find_unused(folder, train + test, {*told, *unused, mask_folder})
     return Found(train, test, "MVTec AD layout", _has_masks(mask_folder, test), tuple(remarks))
 
@@ -154,7 +163,7 @@ def _read_good_bad(folder: Path) -> Found:
     good, masks = _child(folder, GOOD_NAMES), _child(folder, MASK_NAMES)
     if good is None or not (train := _read_good(good, pictures_below(good))):
         raise FileNotFoundError(_describe_contents(good or folder))
-    test = [sample for sample in _read_kinds(folder, masks) if good not in sample.path.parents]
+    test = [sample for sample in _read_kinds(folder, masks)[0] if good not in sample.path.parents]
     remarks = _find_deeper(good, train) + _find_what_has_no_partner(masks, folder, test)
     remarks += _find_unused(folder, train + test, {masks})
     layout = f"normal images in {printable(good.name)}, each other folder is a kind of defect"
@@ -175,8 +184,8 @@ def _find_deeper(folder: Path, normal: list[Sample]) -> list[str]:
     return [told] if below else []
 
 
-def _read_kinds(folder: Path, masks: Path | None = None) -> list[Sample]:
-    """Images directly in a folder, without a label, and images in and below one subfolder per kind."""
+def _read_kinds(folder: Path, masks: Path | None = None) -> tuple[list[Sample], list[str]]:
+    """Images directly in a folder, without a label, and images in and below one subfolder per kind; and remarks."""
     photos, truth = pair([path for path in pictures_below(folder) if masks not in path.parents], folder, masks)
     of_kind = defaultdict(list)
     for path in photos:
@@ -185,7 +194,14 @@ def _read_kinds(folder: Path, masks: Path | None = None) -> list[Sample]:
     for kind in (folder, *list_folder(folder).folders):
         label = None if kind == folder or plain(kind.name) in UNSORTED_NAMES else _label(kind.name)
         samples += [Sample(path, label, truth.get(path)) for path in of_kind[kind]]
-    return samples
+    if not _are_numbers({sample.label for sample in samples if sample.label}, "0"):
+        return samples, []
+    samples = [replace(sample, label=GOOD) if sample.label == "0" else sample for sample in samples]
+    return samples, [_tell_numbers(folder)]
+
+
+def _tell_numbers(folder: Path) -> str:
+    return f"Folders in {printable(folder.name)} are numbers: 0 counts as {GOOD}."
 
 
 def _has_masks(folder: Path | None, samples: list[Sample]) -> bool:
@@ -234,11 +250,12 @@ def read_folders(train: list[Path], test: list[Path]) -> Found:
     for folder in test:
         label = _label_of(folder)
         photos, truth = pair(pictures_below(folder), folder)
-        samples = [Sample(path, label, truth.get(path)) for path in photos] if label else _read_kinds(folder)
+        known = [Sample(path, label, truth.get(path)) for path in photos]
+        samples, numbered = (known, []) if label else _read_kinds(folder)
         if not samples:
             raise FileNotFoundError(_describe_contents(folder))
         judged += samples
-        remarks += _find_what_has_no_partner(None, folder, samples) + _find_unused(folder, samples, train)
+        remarks += numbered + _find_what_has_no_partner(None, folder, samples) + _find_unused(folder, samples, train)
     several = "two folders" if len(train) == len(test) == 1 else f"{len(train)} + {len(test)} folders"
     return Found(normal, judged, several if test else _PLAIN, _has_masks(None, judged), tuple(remarks))
 
@@ -351,11 +368,16 @@ def _name_numbered_labels(rows: list[dict[str, str]], table: str) -> list[str]:
     labels = {row["label"] for row in rows if row.get("label")}
     trained = {row["label"] for row in rows if row.get("label") and (row.get("split") or "train").lower() == "train"}
     good = trained.pop() if len(trained) == 1 else "0"
-    if good not in labels or not all(re.fullmatch(r"-?\d+(\.0*)?|true|false", label, re.I) for label in labels):
+    if not _are_numbers(labels, good):
         return []
     for row in rows:
         row["label"] = GOOD if row["label"] == good else row["label"]
     return [f"Labels of {table} are numbers: {good} counts as {GOOD}."]
+
+
+def _are_numbers(labels: set[str], good: str) -> bool:
+    """Whether all labels are numbers or truth values, among them that of good parts."""
+    return good in labels and all(re.fullmatch(r"-?\d+(\.0*)?|true|false", label, re.I) for label in labels)
 
 
 def _find_file(folder: Path, cell: str) -> Path:
