@@ -125,7 +125,7 @@ def test_a_table_that_was_changed_by_hand_is_not_written_again(spade, line, tmp_
         csv.writer(lines).writerows(rows)
     (tmp_path / "out/maps/9.tiff").unlink()  # something is left to do
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    said = r"results\.csv must (have the columns path, verdict, .*; got |be as it was written; got ).*\. Keep your notes"
+    said = r"results\.csv must (have the columns path, verdict, .*; got |be as it was written; got ).*\. Keep your"
     with pytest.raises(ValueError, match=said) as refused:
         spade.predict_folder(line, tmp_path / "out", fpr=0.2)
     assert ("got also 'note'. " in str(refused.value)) == (change == "a column")

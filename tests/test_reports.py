@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.ndimage import label
 from sklearn.metrics import auc, precision_recall_curve, roc_curve
 
-from spade_kit import Report, Sample, draw_curves, evaluate
+from spade_kit import Report, Sample, compare_layers, draw_curves, draw_result, evaluate, load_backbone
 from spade_kit._files import RunFolder
 from spade_kit.evaluation import evaluate as evaluation
 from spade_kit.evaluation.metrics import mean_up_to
@@ -199,6 +199,42 @@ def test_folders_without_a_report_raise_an_error(report, tmp_path):
         ValueError, match=r"Expected a report of format 1, but .* holds format 99, written by spade_kit 9\.0"
     ):
         Report.load(tmp_path)
+
+
+@pytest.mark.parametrize("column", ["path", "label", "image_score", "top_score", "retrieval_score"])
+def test_a_table_without_a_column_is_damaged(report, tmp_path, column):
+    report.save(tmp_path)
+    table = pandas.read_parquet(tmp_path / "photos.parquet")
+    table.drop(columns=column).to_parquet(tmp_path / "photos.parquet")
+    with pytest.raises(ValueError, match=rf"photos\.parquet is damaged \(.*{column}.* not in index.*\)\. Call"):
+        Report.load(tmp_path)
+
+
+WRONG = {
+    "load": (lambda report, spade, demo: Report.load(5), "folder must be the path of a folder; got 5"),
+    "save": (lambda report, spade, demo: report.save(None), "folder must be the path of a folder; got None"),
+    "kinds": (lambda report, spade, demo: report.metric("aupro", 5), "kinds must be a list of kinds of defects among"),
+    "seed": (lambda report, spade, demo: report.interval("aupro", seed="a"), "seed must be a whole number of at"),
+    "below": (lambda report, spade, demo: spade.threshold_interval(0.1, seed=-1), "seed must be .*got -1"),
+    "layers": (lambda report, spade, demo: load_backbone(layers=[1]), r"layers must be a list of names.*; got \[1\]"),
+    "mask": (lambda report, spade, demo: Sample("a.png", "bad", np.zeros((2, 3))), "mask_path must be the path of"),
+    "threshold": (
+        lambda report, spade, demo: draw_result(spade.predict(demo.test[0]), "a"),
+        "A threshold must be a finite raw distance, .*; got 'a'",
+    ),
+    "view": (
+        lambda report, spade, demo: compare_layers(spade, demo.test[0], [{"name": 5, "k": 1}, None]),
+        r"The name of a view must be text; got 5\.",
+    ),
+}
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("what", WRONG)
+def test_a_value_of_a_wrong_type_is_refused_in_a_sentence(report, spade, demo, what):
+    call, said = WRONG[what]
+    with pytest.raises(ValueError, match=said):
+        call(report, spade, demo)
 
 
 # ---- thresholds and curves -------------------------------------------------------------------------------------------

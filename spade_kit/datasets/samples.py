@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -66,7 +66,8 @@ class Sample:
     @property
     def mask_parts(self) -> tuple[Path, ...]:
         """The files and folders of the mask."""
-        given = () if self.mask_path is None or self.mask_path == "" else self.mask_path
+        given: Any = () if self.mask_path is None else self.mask_path
+        given = given if not isinstance(given, str) or given else ()
         parts = tuple([given] if isinstance(given, str | Path) or not isinstance(given, Iterable) else given)
         if not all(isinstance(part, (str, os.PathLike)) for part in parts):
             raise ValueError(f"mask_path must be the path of a mask, or several paths; got {self.mask_path!r}.")

@@ -39,6 +39,7 @@ def bootstrap(
     .. [1] B. Efron, R. Tibshirani, "An Introduction to the Bootstrap", Chapman & Hall, 1993 (percentile intervals).
     """
     check_count("draws", draws)
+    check_count("seed", seed, least=0)
     check_number("level", level, "a fraction of all draws between 0 and 1, like 0.95", least=1e-6, most=1 - 1e-6)
     rng = np.random.default_rng(seed)
     groups = [np.flatnonzero(np.asarray(strata) == kind) for kind in dict.fromkeys(strata)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -137,7 +137,7 @@ class Report:
         labels = self._frame["label"]
         wanted = self._frame["image_score"].notna() & labels.notna()
         if kinds is not None:
-            if isinstance(kinds, str) or not len(kinds):
+            if isinstance(kinds, str) or not isinstance(kinds, Collection) or not len(kinds):
                 raise ValueError(f"kinds must be a list of kinds of defects among {self._kinds}; got {kinds!r}.")
             for kind in kinds:
                 choose("A kind", kind, self._kinds)
@@ -286,7 +286,8 @@ class Report:
             )
         try:
             frame = pandas.read_parquet(BytesIO((folder / TABLE).read_bytes()))  # any path
-        except (OSError, ValueError) as problem:  # pyarrow's errors are ValueErrors
+            frame[["path", "label", *(score for _, score in OF_IMAGES.values())]]  # KeyError if one is missing
+        except (KeyError, OSError, ValueError) as problem:  # pyarrow's errors are ValueErrors
             raise ValueError(
                 f"{name}/{TABLE} is damaged ({problem}). Call evaluate(..., folder=...) again to rewrite it."
             ) from problem

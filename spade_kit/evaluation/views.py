@@ -110,6 +110,8 @@ def make_view(spec: Mapping[str, Any], bases: Sequence[SPADE]) -> View:
     base, layers = bases[spec["base"]], spec["layers"]
     options = {name: spec[name] for name in OPTIONS if name in spec}
     name = spec.get("name") or _name(spec, bases)
+    if not isinstance(name, str):
+        raise ValueError(f"The name of a view must be text; got {name!r}.")
     if layers is not None and len(layers) == 1:
         for option in ("weights", "combine"):
             if options.pop(option, None) is not None:

@@ -255,7 +255,7 @@ def load_backbone(
     pretrained, unit = check_switch("pretrained", pretrained), check_switch("unit", unit)
     if check_count("average", average) % 2 == 0 or average > SIDES[1]:
         raise ValueError(f"average must be an odd number of cells, 1 for none; got {average}. Use 3.")
-    if layers is not None and (isinstance(layers, str) or not layers):
+    if layers is not None and (isinstance(layers, str) or not layers or not all(isinstance(x, str) for x in layers)):
         raise ValueError(f"layers must be a list of names, fine to coarse; got {layers!r}.")
     build = find_builder(name)
     file = None if weights is None else read_weights(weights)

@@ -34,6 +34,7 @@ from spade_kit.figures.style import (
     small_print,
 )
 from spade_kit.result import Result
+from spade_kit.scores import check_threshold
 
 _NUMBERED = 20  # regions
 _MOST_LAYERS = 6  # side by side
@@ -56,6 +57,8 @@ def draw_result(
     """
     _check_result(result)
     figure, (photo, heat, outline) = make_panels(axes, 3, bars=1, shape=result.crop.size)
+    if threshold is not None:
+        check_threshold(threshold)
     level = result.judged_level if threshold is None and len(result.among) > 1 else threshold
     name = result.spade.options.judged
     show_picture(photo, result.image, _title(result))
