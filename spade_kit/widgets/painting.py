@@ -101,7 +101,7 @@ class Painting(Waiting, page="painting.js"):
         self.dataset = image if isinstance(image, Dataset) else Dataset("painted", normals, [])
         self._strokes: dict[int, list[Stroke]] = defaultdict(list)  # per image
         self._undone: dict[int, list[Stroke]] = defaultdict(list)
-        self._saved: set[Path] = set()
+        self._own_files: set[Path] = set()
         self._drawn: Any = None  # the page's id of the last stroke
         self._plain: Recent[np.ndarray] = Recent(1)  # the unpainted image
         self._judged = Results(self.images, room=1)  # likewise
@@ -201,11 +201,11 @@ class Painting(Waiting, page="painting.js"):
             raise ValueError(f"path must end in .png, since PNG is lossless; got {path.name!r}.")
         files = dict(zip((path, path.with_name(f"{path.stem}_mask.png")), self._encode()))
         for file, content in files.items():
-            if file.exists() and file.resolve() not in self._saved and file.read_bytes() != content:
+            if file.exists() and file.resolve() not in self._own_files and file.read_bytes() != content:
                 raise ValueError(f"{as_text(file)} exists, and would be replaced. Use another name, or delete it.")
         for file, content in files.items():
             write_whole(file, content)
-            self._saved.add(file.resolve())
+            self._own_files.add(file.resolve())
 
     def keep(self, label: str = "painted") -> Sample:
         """Write the painted image to the folder and append it to the test images of ``dataset``.
