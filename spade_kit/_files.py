@@ -142,8 +142,7 @@ class RunFolder:
         could not be judged are tried again. Incomplete files of a killed run are removed.
         """
         for place in {self.folder, *(file.parent for item in items for file in item.files)}:
-            for left in place.glob(f".*{_UNFINISHED}"):
-                left.unlink(missing_ok=True)
+            remove_unfinished(place)
         known = {tuple(map(row.get, items[0].name)): row for row in self._read() if "reason" not in row}
         if gone := known.keys() - {tuple(item.name.values()) for item in items}:
             warn(
@@ -314,6 +313,12 @@ def _is_whole(file: Path) -> bool:
             return True
     except (OSError, SyntaxError, LookupError, ValueError, struct.error):
         return False
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove incomplete files of a process that was killed."""
+    for left in folder.glob(f".*{_UNFINISHED}"):
+        left.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -182,7 +182,7 @@ def test_a_full_disk_raises_an_error_and_written_files_stay_intact(spade, line, 
     ):
         spade.predict_folder(line, tmp_path / "out", fpr=0.2)
     monkeypatch.undo()
-    assert len(pandas.read_csv(tmp_path / "out/results.csv")) == 3
+    assert 1 <= len(pandas.read_csv(tmp_path / "out/results.csv")) <= 3  # two images are written at a time
     for path in (tmp_path / "out").rglob("*.tiff"):
         Image.open(path).load()
     assert not list((tmp_path / "out").rglob("*.writing"))

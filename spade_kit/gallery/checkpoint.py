@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from spade_kit._arguments import check_count, warn
-from spade_kit._files import as_text, check_is_no_file, explain_failure, explain_reading, write_whole
+from spade_kit._files import as_text, check_is_no_file, explain_failure, explain_reading, remove_unfinished, write_whole
 from spade_kit.datasets.samples import Sample
 from spade_kit.features.backbones import Backbone, load_backbone
 from spade_kit.features.crops import Crop, Cropping
@@ -129,6 +129,7 @@ def _find_named(folder: Path, text: str) -> list[Path]:
 def unfinished(folder: Path, name: str) -> Iterator[Path]:
     """A folder in a folder, for shards that no manifest lists yet; also those of a process that was killed are gone."""
     place = folder / name
+    remove_unfinished(folder)
     _clean(place)
     explain_failure(place, lambda: place.mkdir(parents=True))
     try:
