@@ -283,6 +283,12 @@ def check_is_no_file(folder: Path, what: str = "Results are written") -> None:
         raise ValueError(f"{what} to a folder, but {as_text(folder)} is a file. Use another name.")
 
 
+def check_shared(folder: Path) -> None:
+    """On a worker: whether it sees a folder."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {as_text(folder)}: workers need storage that all machines share.")
+
+
 def encode_tiff(values: Float[np.ndarray, "H W"]) -> bytes:
     """A map as float32 TIFF, 0 for NaN. Not compressed: that takes fifty times as long and saves only a fifth."""
     stream = BytesIO()

@@ -79,7 +79,7 @@ def ahead(work: Callable[[_T], _R], items: Iterable[_T], threads: int = 2) -> It
 
 
 class LostImageError(RuntimeError):
-    """Every worker that was given this image ended."""
+    """Every worker that was given this image, or these settings, ended."""
 
 
 @contextmanager
@@ -111,9 +111,9 @@ def crew(jobs: int = 1, client: Any = None) -> Iterator[Any]:
         "distributed.scheduler.allowed-failures": 1,
         "distributed.worker.multiprocessing-method": "spawn",
         "distributed.worker.profile.enabled": False,
-        "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**30,  # Dask's own halves the speed: memory of
-        "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 2
-        ** 25,  # arrays goes back, and is soon needed again
+        # Dask's own halves the speed: the memory of arrays goes back to the system, and is soon needed again.
+        "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**30,
+        "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 2**25,
         **dict.fromkeys(("distributed.scheduler.http.routes", "distributed.worker.http.routes"), ()),  # tell nobody
     }
     with (

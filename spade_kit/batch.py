@@ -7,7 +7,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import tee
 from math import nan
 from operator import attrgetter
 from pathlib import Path
@@ -27,6 +26,7 @@ from spade_kit._files import (
     as_folder,
     as_text,
     check_is_no_file,
+    check_shared,
     encode_png,
     encode_tiff,
     shorten,
@@ -113,14 +113,13 @@ def judge_ahead(spade: Any, photos: Iterable[Photo]) -> Iterator[tuple[Result | 
     Images are read ahead, in other threads, and features computed in batches.
     """
     cropping, backbone = spade.gallery.cropping, spade.backbone
-    asked, photos = tee(photos)
     start = perf_counter()
     for batch in read_batches(photos, cropping, choose_batch(cropping, backbone)):
-        crops = [read[1] for read in batch if not isinstance(read, Exception)]
+        crops = [read[1] for _, read in batch if not isinstance(read, Exception)]
         features = iter(compute_each(crops, backbone) if crops else ())
         backbone.check_unchanged(quickly=True)
         judged: list[Result | Exception] = []
-        for read, photo in zip(batch, asked):  # in this order: the last batch must not take one too many
+        for photo, read in batch:
             found = read if isinstance(read, Exception) else next(features)
             if isinstance(found, Pyramid):
                 place, crop = read  # type: ignore[misc]
@@ -186,8 +185,7 @@ _opening = Lock()  # a worker with several threads loads once
 
 @lru_cache(maxsize=1)
 def _open(load: Callable[..., Any], folder: Path, mark: tuple[str, ...], device: str) -> Any:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {as_text(folder)}: workers need storage that all machines share.")
+    check_shared(folder)
     spade = load(folder, device=device)
     if _mark(spade) != mark:
         raise ValueError(f"{as_text(folder)} holds another fit now. Save this one again, or load that one.")
@@ -218,10 +216,7 @@ def judge_on(
 def _judge_chunk(fit: Fit, out: Path, finish: Finish, given: Sequence[tuple[Item, Photo]]) -> list[Row]:
     """On a worker."""
     for folder in (out, given[0][0].sources[0].parent):
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"There is no folder {as_text(folder)}: workers need storage that all machines share."
-            )
+        check_shared(folder)
     return [row for _, row in judge_items(fit.open(), given, finish)]
 
 

@@ -23,9 +23,9 @@ from spade_kit._arguments import check_attribute, check_count, cut_count, sugges
 from spade_kit._files import as_folder
 from spade_kit.batch import predict_folder
 from spade_kit.correspondence import warn_about_clipping
-from spade_kit.datasets.samples import GOOD, Photo, Sample, as_array, as_list, name_of
+from spade_kit.datasets.samples import GOOD, Photo, Sample, as_list, name_of
 from spade_kit.features.backbones import EMBEDDED, SIDES, Backbone, is_transformer, load_backbone
-from spade_kit.features.pyramid import compute_features
+from spade_kit.features.pyramid import compute_features, read_crop
 from spade_kit.gallery.calibration import Calibration
 from spade_kit.gallery.checkpoint import load_gallery, save_gallery, save_settings
 from spade_kit.gallery.fitting import fit_into
@@ -512,11 +512,9 @@ class SPADE:
 
     def read(self, image: Photo) -> QueryImage:
         """Prepare an image to be judged: crop it like the fitted ones, and pass it through the network once."""
-        gallery, photo = self.gallery, as_array(image)
+        gallery = self.gallery
+        crop, pixels = read_crop(image, gallery.cropping)
         self.backbone.check_unchanged(quickly=True)
-        height, width, _ = photo.shape
-        crop = gallery.cropping.find((height, width))
-        pixels = crop.cut(photo)
         mark = digest(pixels)
         known = gallery.places.get(mark)  # reuse its features: another batch gives other rounding
         pyramid = compute_features([pixels], self.backbone) if known is None else gallery.pyramid(known)

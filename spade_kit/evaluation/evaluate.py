@@ -88,15 +88,15 @@ def _judge_into(
     run: RunFolder, store: MapStore, spade: SPADE, dataset: str, samples: Sequence[Sample], workers: Any
 ) -> list[Row]:
     """Rows of all images; for those not yet done, maps and rows are written one by one."""
-    items = []
+    items, given = list[Item](), list[Any](map(absolute, samples))  # workers may have another working directory
     for at, (sample, place) in enumerate(zip(samples, name_maps(dataset, samples))):
         files = [store.file(at), run.folder / "maps" / place]
         store.drop_damaged(at, files[1])
-        sources = [part.absolute() for part in (sample.path, *sample.mask_parts)]
+        sources = [given[at].path, *given[at].mask_parts]
         items.append(Item({"photo": at, "path": as_text(sample.path), "label": sample.label or None}, sources, files))
 
     judge = judge_on(workers, spade, run.folder, _finish)
-    return run.resume(items, lambda some: judge([(item, absolute(samples[item.name["photo"]])) for item in some]))
+    return run.resume(items, lambda some: judge([(item, given[item.name["photo"]]) for item in some]))
 
 
 def _finish(item: Item, sample: Sample, found: Result | Exception, seconds: float) -> Row:

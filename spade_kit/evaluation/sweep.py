@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import product
 from math import nan
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,7 +22,7 @@ from spade_kit.evaluation.map_store import Judged
 from spade_kit.evaluation.report import METRICS, Report
 from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.features.pyramid import chosen_layers, iterate_features
-from spade_kit.gallery.checkpoint import describe_backbone, find_backbone
+from spade_kit.gallery.checkpoint import open_backbone, tell_backbone
 from spade_kit.gallery.gallery import QueryImage, digest
 from spade_kit.spade import SPADE
 
@@ -115,10 +113,8 @@ def _run_on(
     workers: Any, work: Callable, plan: Sequence[Step], backbone: Backbone, dataset: Dataset
 ) -> Iterator[Setting]:
     """By the workers of a client."""
-    backbone.check_named()
-    told = json.dumps(describe_backbone(backbone))
     samples: list[Any] = [tuple(map(absolute, part)) for part in (dataset.train, dataset.test)]
-    measure = partial(_measure_steps, work, told, backbone.device.type, *samples)
+    measure = partial(_measure_steps, work, *tell_backbone(backbone), *samples)
     found: dict[int, list[Setting]] = {}
     with track(total=len(plan), desc=f"{backbone}: settings") as progress:
         for at, rows in hand_out(workers, measure, plan, 1):
@@ -144,7 +140,7 @@ def _measure_steps(
 
 @lru_cache(maxsize=1)
 def _open_galleries(told: str, device: str, train: tuple[Sample, ...], test: tuple[Sample, ...]) -> _Galleries:
-    return _Galleries(find_backbone(Path(), json.loads(told), None, device), train, test)
+    return _Galleries(open_backbone(told, device), train, test)
 
 
 def _measure_step(

@@ -206,16 +206,14 @@ def pass_batches(
     ``count`` is told how many images were read. The errors of those that cannot be used are added to ``skipped``;
     without such a list, the first is raised.
     """
-    start = 0
     for batch in read_batches(images, cropping, batch_size or choose_batch(cropping, backbone)):
-        asked, start = images[start : start + len(batch)], start + len(batch)
         count(len(batch))
-        problems = [read for read in batch if isinstance(read, Exception)]
+        problems = [read for _, read in batch if isinstance(read, Exception)]
         if skipped is not None:
             skipped += problems
         elif problems:
             raise problems[0]
-        if kept := [(image, *read) for image, read in zip(asked, batch) if not isinstance(read, Exception)]:
+        if kept := [(image, *read) for image, read in batch if not isinstance(read, Exception)]:
             photos, places, crops = map(list, zip(*kept))
             yield photos, places, crops, compute_features(crops, backbone)
 
@@ -229,28 +227,35 @@ def tell_skipped(skipped: Sequence[Exception], total: int) -> None:
         warn(f"Skipped {len(skipped)} of {total} images. {named}{'; ...' if len(skipped) > _NAMED else ''}")
 
 
-def read_batches(images: Iterable[Photo], cropping: Cropping, batch_size: int) -> Iterator[list[Read | Exception]]:
-    """The evaluated crops of images with their positions, in batches; for an image that cannot be used, its error.
+def read_batches(
+    images: Iterable[Photo], cropping: Cropping, batch_size: int
+) -> Iterator[list[tuple[Photo, Read | Exception]]]:
+    """Images, each with its crop as `read_crop` returns it, or the error of one that cannot be used; in batches.
 
     They are read ahead, in other threads.
     """
     one_at_a_time = Lock()  # opened images may share a stream
 
-    def read(image: Photo) -> Read | Exception:
+    def read(image: Photo) -> tuple[Photo, Read | Exception]:
         try:
             with nullcontext() if isinstance(image, (Sample, str, Path)) else one_at_a_time:
-                photo = as_array(image)
-            height, width, _ = photo.shape
-            place = cropping.find((height, width))
-            return place, place.cut(photo)
+                return image, read_crop(image, cropping)
         except (UnreadablePhotoError, OSError) as problem:
-            return problem
+            return image, problem
         except SmallPhotoError as problem:
-            return SmallPhotoError(f"{name}: {problem}") if (name := name_of(image)) else problem
+            return image, SmallPhotoError(f"{name}: {problem}") if (name := name_of(image)) else problem
 
     reading = ahead(read, images)
     while batch := list(islice(reading, batch_size)):
         yield batch
+
+
+def read_crop(image: Photo, cropping: Cropping) -> Read:
+    """The position of the evaluated crop of an image, and its pixels."""
+    photo = as_array(image)
+    height, width, _ = photo.shape
+    place = cropping.find((height, width))
+    return place, place.cut(photo)
 
 
 def choose_batch(cropping: Cropping, backbone: Backbone) -> int:

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
@@ -391,6 +391,17 @@ def find_backbone(
         )
         raise ValueError(f"{as_text(folder)} was fitted with {needed}; got {got}. Use the same backbone, or fit again.")
     return backbone
+
+
+def tell_backbone(backbone: Backbone) -> tuple[str, str]:
+    """What `open_backbone` needs on a worker, which is never sent the network itself."""
+    backbone.check_named()
+    return json.dumps(describe_backbone(backbone)), backbone.device.type
+
+
+@lru_cache(maxsize=1)
+def open_backbone(told: str, device: str) -> Backbone:
+    return find_backbone(Path("this fit"), json.loads(told), None, device)
 
 
 def _check_weights(folder: Path, recipe: dict[str, Any], digest: str) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from spade_kit._files import as_text, lock
+from spade_kit._files import check_shared, lock
 from spade_kit._work import LostImageError, crew, hand_out, share, track
 from spade_kit.datasets.samples import Photo, absolute, name_of
 from spade_kit.features.backbones import Backbone
@@ -17,10 +16,10 @@ from spade_kit.features.pyramid import fit_cropping, pass_batches, tell_skipped
 from spade_kit.gallery.checkpoint import (
     Shard,
     check_replaceable,
-    describe_backbone,
-    find_backbone,
     load_gallery,
+    open_backbone,
     publish,
+    tell_backbone,
     unfinished,
     write_shard,
 )
@@ -69,8 +68,7 @@ def _fit_on(
     count: Callable[[int], object],
 ) -> list[Outcome]:
     """By the workers of a client."""
-    backbone.check_named()
-    work = partial(_work, json.dumps(describe_backbone(backbone)), backbone.device.type, cropping, place)
+    work = partial(_work, *tell_backbone(backbone), cropping, place)
     found: dict[int, Outcome] = {}
     for at, outcome in hand_out(workers, work, list(map(absolute, images)), CHUNK):
         count(1)
@@ -83,15 +81,9 @@ def _fit_on(
 
 def _work(told: str, device: str, cropping: Cropping, place: Path, images: Sequence[Photo]) -> list[Outcome | None]:
     """On a worker: one outcome for all images, as that of the first."""
-    if not place.is_dir():
-        raise FileNotFoundError(f"There is no folder {as_text(place)}: workers need storage that all machines share.")
-    backbone = _open_backbone(place.parent, told, device)
+    check_shared(place)
+    backbone = open_backbone(told, device)
     return [_fit_chunk(backbone, cropping, place, images, lambda count: None), *[None] * (len(images) - 1)]
-
-
-@lru_cache(maxsize=1)
-def _open_backbone(folder: Path, told: str, device: str) -> Backbone:
-    return find_backbone(folder, json.loads(told), None, device)
 
 
 def _fit_chunk(
