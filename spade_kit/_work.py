@@ -1,4 +1,4 @@
-"""Long work on many images: a progress bar, threads that read ahead or write behind, and workers of Dask."""
+"""Long work on many images: a progress bar, threads side by side, and workers of Dask."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from multiprocessing import current_process
 from socket import gethostname
 from typing import Any, TypeVar
 
+import torch
 from tqdm.auto import tqdm
 
 from spade_kit._arguments import check_count, hold_warnings, warn
@@ -52,27 +53,42 @@ def track(items: Iterable | None = None, **options: Any) -> tqdm:
     return _Bar(items, unit="image", delay=1, disable=silent or nowhere, **options)
 
 
-def ahead(work: Callable[[_T], _R], items: Iterable[_T], threads: int = 2) -> Iterator[_R]:
-    """``map(work, items)`` by so many threads, a few items ahead of what is asked for; errors and warnings included."""
+def side_by_side(work: Callable[[_T], Iterable[_R]], items: Iterable[_T], threads: int) -> Iterator[_R]:
+    """What ``work`` yields for each item, in order, by so many threads, which share those of torch.
 
-    def do(item: _T) -> tuple[_R, list[str]]:
+    Warnings are repeated here, and an error is raised here, after what was yielded before it.
+    """
+
+    def do(item: _T) -> tuple[list[_R], list[str], BaseException | None]:
+        made = list[_R]()
         with hold_warnings() as held:
-            return work(item), held
+            try:
+                made.extend(work(item))
+            except BaseException as problem:
+                return made, held, problem
+        return made, held, None
 
-    def take(done: Future[tuple[_R, list[str]]]) -> _R:
-        result, held = done.result()
+    def take(done: Future[tuple[list[_R], list[str], BaseException | None]]) -> Iterator[_R]:
+        made, held, problem = done.result()
         for message in held:
             warn(message)
-        return result
+        yield from made
+        if problem is not None:
+            raise problem
 
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[tuple[_R, list[str]]]] = deque()
-        for item in items:
-            waiting.append(pool.submit(do, item))
-            if len(waiting) > 2 * threads:
-                yield take(waiting.popleft())
-        while waiting:
-            yield take(waiting.popleft())
+    usual = torch.get_num_threads()
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(max(usual // threads, 1),)) as pool:
+        waiting: deque[Future] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(do, item))
+                if len(waiting) > threads:
+                    yield from take(waiting.popleft())
+            while waiting:
+                yield from take(waiting.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(usual)  # of threads that begin later
 
 
 # ---- workers of Dask -------------------------------------------------------------------------------------------------
@@ -212,8 +228,6 @@ def share(count: int, chunk: int) -> list[range]:
 
 def _work_on(work: Callable[[Sequence[_T]], Sequence[_R]], items: Sequence[_T]) -> tuple[Sequence[_R], list[str]]:
     """On a worker: one thread for torch, and so for the search; errors name the machine."""
-    import torch
-
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import unicodedata
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from math import nan
-from operator import attrgetter
 from pathlib import Path
 from threading import Lock
 from time import perf_counter
@@ -32,7 +31,7 @@ from spade_kit._files import (
     shorten,
     write_whole,
 )
-from spade_kit._work import ahead, crew, hand_out
+from spade_kit._work import crew, hand_out
 from spade_kit.datasets.images import (
     FORMATS,
     RESULTS,
@@ -45,7 +44,7 @@ from spade_kit.datasets.images import (
 from spade_kit.datasets.layouts import check_folder, count, name_some
 from spade_kit.datasets.pairing import pair
 from spade_kit.datasets.samples import Photo, Sample, explain_memory
-from spade_kit.features.pyramid import Pyramid, choose_batch, compute_each, read_batches
+from spade_kit.features.pyramid import Pyramid, compute_each, in_batches, try_to_read
 from spade_kit.gallery.gallery import QueryImage, digest
 from spade_kit.options import Options
 from spade_kit.result import Result
@@ -107,52 +106,50 @@ def predict_folder(
     return frame.astype(dict.fromkeys(("row", "col", "bytes", "modified"), "Int64"))  # may be missing
 
 
-def judge_ahead(spade: Any, photos: Iterable[Photo]) -> Iterator[tuple[Result | Exception, float]]:
-    """The results of images in order, or why one cannot be judged, and the seconds that each took.
+def judge_all(spade: Any, photos: Sequence[Photo]) -> Iterator[tuple[Result | Exception, float]]:
+    """The results of images in order, or why one cannot be judged, and the seconds that each took."""
+    return in_batches(partial(_judge_batch, spade), photos, spade.backbone, spade.gallery.cropping)
 
-    Images are read ahead, in other threads, and features computed in batches.
-    """
-    cropping, backbone = spade.gallery.cropping, spade.backbone
+
+def _judge_batch(spade: Any, photos: Sequence[Photo]) -> list[tuple[Result | Exception, float]]:
     start = perf_counter()
-    for batch in read_batches(photos, cropping, choose_batch(cropping, backbone)):
-        crops = [read[1] for _, read in batch if not isinstance(read, Exception)]
-        features = iter(compute_each(crops, backbone) if crops else ())
-        backbone.check_unchanged(quickly=True)
-        judged: list[Result | Exception] = []
-        for photo, read in batch:
-            found = read if isinstance(read, Exception) else next(features)
-            if isinstance(found, Pyramid):
-                place, crop = read  # type: ignore[misc]
-                sample = photo if isinstance(photo, Sample) else None
-                try:
-                    found = spade.judge(QueryImage(found, crop, place, sample, digest(crop)))
-                except (ValueError, OSError, MemoryError) as problem:
-                    found = problem
-            judged.append(found)
-        seconds = (perf_counter() - start) / len(judged)
-        yield from ((found, seconds) for found in judged)
-        start = perf_counter()
+    read = [try_to_read(photo, spade.gallery.cropping) for photo in photos]
+    features = iter(compute_each([found[1] for found in read if not isinstance(found, Exception)], spade.backbone))
+    spade.backbone.check_unchanged(quickly=True)
+    judged = [
+        found if isinstance(found, Exception) else _judge(spade, photo, *found, next(features))
+        for photo, found in zip(photos, read)
+    ]
+    seconds = (perf_counter() - start) / len(photos)
+    return [(found, seconds) for found in judged]
+
+
+def _judge(
+    spade: Any, photo: Photo, place: Crop, crop: UInt8[np.ndarray, "H W 3"], features: Pyramid | Exception
+) -> Result | Exception:
+    if isinstance(features, Exception):
+        return features
+    sample = photo if isinstance(photo, Sample) else None
+    try:
+        return spade.judge(QueryImage(features, crop, place, sample, digest(crop)))
+    except (ValueError, OSError, MemoryError) as problem:
+        return problem
 
 
 def judge_items(spade: Any, given: Sequence[tuple[Item, Photo]], finish: Finish) -> Iterator[tuple[int, Row]]:
     """Judge the photo of each item, and yield their complete rows in order.
 
-    ``finish(item, photo, found, seconds)`` writes the files of a result, in another thread, and returns its row, or
-    that of an image that could not be judged.
+    ``finish(item, photo, found, seconds)`` writes the files of a result, and returns its row, or that of an image that
+    could not be judged.
     """
-    states: deque[Row | None] = deque()
 
-    def read() -> Iterator[Photo]:
-        for state, (_, photo) in zip(ahead(attrgetter("state"), [item for item, _ in given]), given):
-            states.append(state)
-            yield photo
+    def work(some: Sequence[tuple[Item, Photo]]) -> Iterator[Row]:
+        states = [item.state for item, _ in some]  # before the images are read
+        judged = _judge_batch(spade, [photo for _, photo in some])
+        for (item, photo), found, state in zip(some, judged, states):
+            yield item.complete(finish(item, photo, *found), state)
 
-    def complete(at: int, state: Row | None, found: Result | Exception, seconds: float) -> tuple[int, Row]:
-        item, photo = given[at]
-        return at, item.complete(finish(item, photo, found, seconds), state)
-
-    judged = enumerate(judge_ahead(spade, read()))
-    yield from ahead(lambda given: complete(*given), ((at, states.popleft(), *found) for at, found in judged))
+    yield from enumerate(in_batches(work, given, spade.backbone, spade.gallery.cropping))
 
 
 @dataclass(frozen=True)

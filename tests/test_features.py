@@ -1,7 +1,9 @@
 """Stage 1: preprocessing by hand; the same numbers for every batch size and every kind of input."""
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from time import sleep
 
 import numpy as np
 import pytest
@@ -280,3 +282,58 @@ def test_features_that_no_search_can_use_are_refused(photos, factor, layer):
     for use in (partial(extract_features, backbone=backbone), SPADE(backbone).fit, lambda x: fitted.predict(x[0])):
         with pytest.raises(ValueError, match=rf"Features must be finite, .* at {name}, .* Check the images and the"):
             use(square[2:])
+
+
+# ---- threads ---------------------------------------------------------------------------------------------------------
+
+
+class Remembering(TinyNet):
+    """Keeps the last image that it was given, as some feature extractors do with their outputs."""
+
+    def forward(self, x):
+        self.kept = x
+        sleep(0.01)
+        return super().forward(self.kept)
+
+
+@pytest.fixture
+def four_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    "name", ["efficientnet_lite0", "resnet18", "legacy_xception", "vit_tiny_patch16_224", "custom"]
+)
+def test_every_image_gets_its_own_features_whatever_runs_beside_it(restless, four_threads, rng, name):
+    sizes = {"resize": 64, "crop": 64} if name != "vit_tiny_patch16_224" else {}
+    if name == "custom":
+        network = load_backbone(Remembering(), layers=("early", "middle", "late"), pooled="late", **sizes)
+    else:
+        network = load_backbone(name, pretrained=False, **sizes)
+    images = list(rng.integers(0, 256, (12, 64, 64, 3), np.uint8))
+    together = extract_features(images, network, batch_size=1)
+    for at, image in enumerate(images):
+        all_equal(together.select(at), extract_features(image, network), 1e-4)
+
+
+def test_two_ways_to_read_one_network_do_not_mix(restless, rng):
+    network = load_backbone("resnet18", pretrained=False).module.network
+    ways = [("layer1", "layer2"), ("layer2", "layer3")] * 2
+    backbones = [load_backbone(network, layers=layers, resize=64, crop=64) for layers in ways]
+    images = rng.integers(0, 256, (4, 64, 64, 3), np.uint8)
+    alone = [extract_features(image, backbone) for image, backbone in zip(images, backbones)]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            for expected, found in zip(alone, pool.map(extract_features, images, backbones)):
+                all_equal(found, expected, 1e-4)
+    assert not any(part._forward_hooks for part in network.modules())
+
+
+def test_the_number_of_torchs_threads_stays(four_threads, photos, tiny):
+    extract_features(photos, tiny, batch_size=1)
+    assert torch.get_num_threads() == 4
+    with ThreadPoolExecutor(1) as later:
+        assert later.submit(torch.get_num_threads).result() == 4

@@ -339,7 +339,7 @@ def test_a_larger_resize_is_advised_only_where_it_can_help(height, width, resize
             assert told == "" or "larger resize" in told
         elif "larger resize" in told:
             rounding = cropping.find((height, width)).squash
-            assert without_rounding <= squash * rounding
+            assert without_rounding <= squash * rounding * (1 + 1e-9)
 
 
 def test_the_worst_of_several_images_is_named():
@@ -494,7 +494,7 @@ def test_a_dataset_says_how_to_keep_the_shape_of_its_images(tmp_path, sizes, sai
 
 
 def test_a_fit_that_exceeds_the_memory_is_refused_before_it_starts(whole, monkeypatch):
-    images = [noise(200, 300, at) for at in range(6)]
+    images = [noise(64, 96, at) for at in range(40)]
     need = SPADE(whole).fit(images).gallery.nbytes
     passes = []
     forward = type(whole).__call__
@@ -502,12 +502,12 @@ def test_a_fit_that_exceeds_the_memory_is_refused_before_it_starts(whole, monkey
     memory = type("Memory", (), {"available": need - 1})
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     with pytest.raises(
-        MemoryError, match=r"The features of 6 images need 0\.0 GB of memory, and 0\.0 GB are available"
+        MemoryError, match=r"The features of 40 images need 0\.0 GB of memory, and 0\.0 GB are available"
     ):
         SPADE(whole).fit(images)
-    assert passes == [4]
+    assert len(passes) <= torch.get_num_threads() + 2 < 10
     memory.available = need
-    assert len(SPADE(whole).fit(images)) == 6
+    assert len(SPADE(whole).fit(images)) == 40
 
 
 @pytest.mark.parametrize(("sizes", "batches"), [

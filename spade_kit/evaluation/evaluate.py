@@ -11,7 +11,7 @@ import pandas
 from spade_kit._arguments import warn
 from spade_kit._files import Item, Row, RunFolder, as_folder, as_text, encode_tiff, write_whole
 from spade_kit._work import crew, track
-from spade_kit.batch import explain, judge_ahead, judge_on
+from spade_kit.batch import explain, judge_all, judge_on
 from spade_kit.datasets.samples import GOOD, Dataset, Sample, absolute, as_list
 from spade_kit.evaluation.map_store import Judged, MapStore, name_maps, write_judged
 from spade_kit.evaluation.report import FORMAT, TABLE, Report, write_table
@@ -70,7 +70,7 @@ def evaluate(
     if folder is None:
         if jobs != 1 or client is not None:
             raise ValueError("With jobs or a client, evaluate needs a folder for what the workers write. Pass folder=.")
-        found = track(zip(samples, judge_ahead(spade, samples)), total=len(samples), desc="images")
+        found = track(zip(samples, judge_all(spade, samples)), total=len(samples), desc="images")
         rows, kept = zip(*(_describe(sample, *judged) for sample, judged in found))
         return _conclude(Report(name, manifest, pandas.DataFrame(rows, columns=list(columns)), kept), samples, spade)
     places = ("maps", "photos", TABLE)

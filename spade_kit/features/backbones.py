@@ -93,6 +93,17 @@ class Backbone:
         label = self.find_label(name)
         return next(layer for layer, known in self.labels.items() if known == label)
 
+    @cached_property
+    def runs_in_threads(self) -> bool:
+        """Whether several threads may run the module at once: each must get the outputs of its own pass.
+
+        Custom modules may keep theirs, as some of timm's do.
+        """
+        from timm.models import FeatureHooks
+
+        kept = [value for part in self.module.modules() for value in vars(part).values()]
+        return self.recipe is not None and not any(isinstance(value, FeatureHooks) for value in kept)
+
     def to(self, device: str | torch.device) -> Backbone:
         """The same network on another device; it is moved, not copied."""
         device = find_device(device)

@@ -18,7 +18,7 @@ from spade_kit.features.transformers import as_map, check_order, find_grid, find
 _STRIDES = range(4, 17)  # px per cell: finer levels show only edges and are slow, coarser ones lose the position
 _PROBE = 224  # px: side of the input that reveals a network's strides; a multiple of 32, so that they are exact
 _NEEDED = "Features must be real numbers in a dense tensor, at least one per image"
-_recording = threading.Lock()
+_hooking = threading.Lock()  # torch counts hooks without one
 
 
 def as_features(name: str, value: Any) -> Tensor:
@@ -102,8 +102,7 @@ class Taps(nn.Module):
                 raise ValueError(f"A layer must be the name of a submodule of the network; got {layer!r}.{hint}")
 
     def forward(self, x: Float[Tensor, "n 3 H W"]) -> tuple[list[Tensor], Tensor]:
-        with _recording:  # concurrent calls would read each other's outputs
-            outputs = _record(self.network, {*self.sources, self.pooled}, x)
+        outputs = _record(self.network, {*self.sources, self.pooled}, x)
         *levels, vector = (as_features(layer, outputs.get(layer)) for layer in (*self.sources, self.pooled))
         of_tokens = [layer for layer, level in zip(self.sources, levels) if level.ndim == 3]
         check_order(of_tokens, [layer for layer in outputs if layer in of_tokens])  # maps tell it by their size
@@ -124,11 +123,17 @@ class Taps(nn.Module):
 def _record(network: nn.Module, names: set[str], x: Tensor) -> dict[str, Tensor]:
     """The outputs of named submodules during one pass, in the order in which they finish."""
     outputs: dict[str, Tensor] = {}
+    thread = threading.get_ident()
 
     def keep(name: str) -> Callable[..., None]:
-        return lambda _module, _inputs, output: outputs.update({name: output})
+        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            if threading.get_ident() == thread:  # others may run the network, too
+                outputs[name] = output
 
-    hooks = [part.register_forward_hook(keep(name)) for name, part in network.named_modules() if name in names]
+        return hook
+
+    with _hooking:
+        hooks = [part.register_forward_hook(keep(name)) for name, part in network.named_modules() if name in names]
     try:
         network(x)
     finally:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from threading import Lock
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import psutil
@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from spade_kit._arguments import check_count, choose, warn
-from spade_kit._work import ahead, track
+from spade_kit._work import share, side_by_side, track
 from spade_kit.datasets.images import UnreadablePhotoError
 from spade_kit.datasets.samples import Photo, Sample, as_array, as_list, name_of, shape_of
 from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
@@ -34,6 +34,9 @@ _WORTH_ASKING = 2**30  # bytes
 Read: TypeAlias = 'tuple[Crop, UInt8[np.ndarray, "H W 3"]]'
 Batch: TypeAlias = 'tuple[list[Photo], list[Crop], list[UInt8[np.ndarray, "H W 3"]], Pyramid]'
 _NAMED = 3  # how many skipped images a warning lists with their reason
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+_reading = Lock()  # opened images may share a stream
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,16 +209,25 @@ def pass_batches(
     ``count`` is told how many images were read. The errors of those that cannot be used are added to ``skipped``;
     without such a list, the first is raised.
     """
-    for batch in read_batches(images, cropping, batch_size or choose_batch(cropping, backbone)):
-        count(len(batch))
-        problems = [read for _, read in batch if isinstance(read, Exception)]
+
+    def work(some: Sequence[Photo]) -> Iterator[tuple[list[Exception], Batch | None]]:
+        found = [(image, try_to_read(image, cropping)) for image in some]
+        problems = [read for _, read in found if isinstance(read, Exception)]
+        if problems and skipped is None:
+            raise problems[0]
+        kept = [(image, *read) for image, read in found if not isinstance(read, Exception)]
+        if not kept:
+            yield problems, None
+            return
+        photos, places, crops = map(list, zip(*kept))
+        yield problems, (photos, places, crops, compute_features(crops, backbone))
+
+    for problems, batch in in_batches(work, images, backbone, cropping, batch_size):
+        count(len(problems) + (len(batch[0]) if batch else 0))
         if skipped is not None:
             skipped += problems
-        elif problems:
-            raise problems[0]
-        if kept := [(image, *read) for image, read in batch if not isinstance(read, Exception)]:
-            photos, places, crops = map(list, zip(*kept))
-            yield photos, places, crops, compute_features(crops, backbone)
+        if batch:
+            yield batch
 
 
 def tell_skipped(skipped: Sequence[Exception], total: int) -> None:
@@ -227,27 +239,32 @@ def tell_skipped(skipped: Sequence[Exception], total: int) -> None:
         warn(f"Skipped {len(skipped)} of {total} images. {named}{'; ...' if len(skipped) > _NAMED else ''}")
 
 
-def read_batches(
-    images: Iterable[Photo], cropping: Cropping, batch_size: int
-) -> Iterator[list[tuple[Photo, Read | Exception]]]:
-    """Images, each with its crop as `read_crop` returns it, or the error of one that cannot be used; in batches.
+def in_batches(
+    work: Callable[[Sequence[_T]], Iterable[_R]],
+    items: Sequence[_T],
+    backbone: Backbone,
+    cropping: Cropping,
+    batch_size: int | None = None,
+) -> Iterator[_R]:
+    """What ``work`` yields for some images at a time, in order, by as many threads as network and memory allow.
 
-    They are read ahead, in other threads.
+    On a CPU, two passes side by side by one core each, while one of them reads an image or searches, are faster than
+    one pass after the other by two cores.
     """
-    one_at_a_time = Lock()  # opened images may share a stream
+    size = batch_size or choose_batch(cropping, backbone)
+    batches = ([items[at] for at in places] for places in share(len(items), size))
+    return side_by_side(work, batches, _choose_threads(size, cropping, backbone))
 
-    def read(image: Photo) -> tuple[Photo, Read | Exception]:
-        try:
-            with nullcontext() if isinstance(image, (Sample, str, Path)) else one_at_a_time:
-                return image, read_crop(image, cropping)
-        except (UnreadablePhotoError, OSError) as problem:
-            return image, problem
-        except SmallPhotoError as problem:
-            return image, SmallPhotoError(f"{name}: {problem}") if (name := name_of(image)) else problem
 
-    reading = ahead(read, images)
-    while batch := list(islice(reading, batch_size)):
-        yield batch
+def try_to_read(image: Photo, cropping: Cropping) -> Read | Exception:
+    """What `read_crop` returns, or why the image cannot be used."""
+    try:
+        with nullcontext() if isinstance(image, (Sample, str, Path)) else _reading:
+            return read_crop(image, cropping)
+    except (UnreadablePhotoError, OSError) as problem:
+        return problem
+    except SmallPhotoError as problem:
+        return SmallPhotoError(f"{name}: {problem}") if (name := name_of(image)) else problem
 
 
 def read_crop(image: Photo, cropping: Cropping) -> Read:
@@ -258,11 +275,24 @@ def read_crop(image: Photo, cropping: Cropping) -> Read:
     return place, place.cut(photo)
 
 
+def _choose_threads(batch_size: int, cropping: Cropping, backbone: Backbone) -> int:
+    if not backbone.runs_in_threads:
+        return 1
+    if backbone.device.type != "cpu":
+        return 2  # one reads while the other computes
+    room = free_memory(backbone.device) // (2 * _PASS * batch_size * _area(cropping))
+    return max(min(torch.get_num_threads(), room), 1)
+
+
 def choose_batch(cropping: Cropping, backbone: Backbone) -> int:
     """Images per forward pass, whose memory is in proportion to their pixels."""
+    return max(int(_BATCH.get(backbone.device.type, 16) * min(_SIDE**2 / _area(cropping), 1)), 1)
+
+
+def _area(cropping: Cropping) -> int:
+    """Pixels of a crop."""
     side = cropping.crop or cropping.resize
-    area = prod(cropping.size or (side, side))
-    return max(int(_BATCH.get(backbone.device.type, 16) * min(_SIDE**2 / area, 1)), 1)
+    return prod(cropping.size or (side, side))
 
 
 def compute_features(crops: Sequence[UInt8[np.ndarray, "H W 3"]], backbone: Backbone) -> Pyramid:
@@ -275,6 +305,8 @@ def compute_features(crops: Sequence[UInt8[np.ndarray, "H W 3"]], backbone: Back
 
 def compute_each(crops: Sequence[UInt8[np.ndarray, "H W 3"]], backbone: Backbone) -> list[Pyramid | Exception]:
     """The pyramid of each crop, computed together; alone, if that fails, and where that fails, too, its error."""
+    if not crops:
+        return []
     try:
         whole = compute_features(crops, backbone)
         return [whole.select(at) for at in range(len(crops))]
