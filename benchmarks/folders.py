@@ -35,6 +35,7 @@ from spade_kit.gallery.gallery import Normal
 from spade_kit.retrieval import find_nearest_of_many
 
 RESULTS = Path(__file__).parent / "results"
+NETWORKS = ["efficientnet_lite0", "wide_resnet50_2", "vit_base_patch14_dinov2"]
 BUSY = 20  # per cent of all cores
 ONE_THREAD = """
 import sys, time
@@ -106,6 +107,21 @@ def share(gallery: Path, photos: Sequence[Path], folder: Path, out: Path) -> dic
         "first two chunks, with loading": first,
         "handing out, ms an image": 1e3 * idle / len(items),
     }
+
+
+def pace(photos: Sequence[Path], folder: Path, out: Path) -> list[dict[str, Any]]:
+    """Images a second of `predict_folder`, by network and device: the default, the paper's, a vision transformer."""
+    rows = []
+    for name in NETWORKS:
+        row: dict[str, Any] = {"network": name}
+        for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
+            network = spade_kit.load_backbone(name, pretrained=name == NETWORKS[0], device=device)
+            spade = spade_kit.SPADE(network).fit(spade_kit.load_dataset("demo").train[:50])
+            spade.predict(photos[0]), spade.threshold(of="image"), spade.threshold()
+            took = seconds(spade.predict_folder, folder, out / f"{name} {device}", maps=False)
+            row[torch.cuda.get_device_name() if device == "cuda" else "CPU"] = len(photos) / took
+        rows.append(row)
+    return rows
 
 
 def grow(spade: spade_kit.SPADE, folder: Path, photos: int, out: Path) -> dict[str, float]:
@@ -207,6 +223,7 @@ def main() -> None:
             "one process": judge(spade, photos[:200], make_part(photos[:200], out), out / "a"),
             "two workers": share(out / "gallery", photos, out / "photos", out / "b"),
             "memory": grow(spade, out / "photos", given.photos, out / "c"),
+            "networks": pace(photos[:200], out / "part", out / "d"),
             "retrieval": retrieve([10_000, 100_000, 1_000_000]),
             "many normals": many_normals(given.normals, out),
         }
@@ -227,7 +244,11 @@ def describe(report: dict[str, Any]) -> str:
     def table(rows: Sequence[dict[str, Any]]) -> list[str]:
         head = list(rows[0])
         cells = [
-            [f"{row[name]:,.3g}" if isinstance(row[name], float) else f"{row[name]:,}" for name in head] for row in rows
+            [
+                cell if isinstance(cell, str) else f"{cell:,.3g}" if isinstance(cell, float) else f"{cell:,}"
+                for cell in row.values()
+            ]
+            for row in rows
         ]
         lines = map(" | ".join, cells)
         return [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}", *(f"| {line} |" for line in lines), ""]
@@ -247,6 +268,9 @@ def describe(report: dict[str, Any]) -> str:
             "Memory of the process in MB, after a tenth of the images and after all:",
             "",
             *table([report["memory"]]),
+            "Images a second by network and device, K = 50; the larger networks with random weights:",
+            "",
+            *table(report["networks"]),
             "## Many normals",
             "",
             "Retrieval of 50 neighbours by vectors of 320 numbers, and one product by NumPy over the same bytes:",

@@ -302,12 +302,6 @@ def test_large_memory_use_gives_a_warning_first(monkeypatch, demo):
         SPADE().fit(demo.train[:3])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_a_gpu_the_result_is_the_same(demo, scratched, spade):
-    judge = SPADE(k=5, device="cuda").fit(demo.train[:12])
-    np.testing.assert_allclose(judge.predict(scratched).anomaly_map, spade.predict(scratched).anomaly_map, rtol=1e-2)
-
-
 # ---- errors ----------------------------------------------------------------------------------------------------------
 
 

@@ -123,7 +123,10 @@ class Backbone:
         if self.recipe is None and any(part.training for part in self.module.modules()):
             raise ValueError(f"{self.name} must be in evaluation mode; got training mode. Call its eval().")
         with usual_settings(self.device), torch.inference_mode():
-            x = torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2).float() / 255  # (n, 3, H, W)
+            pixels = torch.from_numpy(crops)
+            if self.device.type == "cuda":
+                pixels = pixels.pin_memory()  # copied while the device computes
+            x = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float() / 255  # (n, 3, H, W)
             mean, std = (torch.tensor(value, device=self.device).view(3, 1, 1) for value in (self.mean, self.std))
             return self._run((x - mean) / std)
 
