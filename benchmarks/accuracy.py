@@ -212,8 +212,8 @@ def describe(about: dict) -> str:
     return (
         f"`{about['command']}`, spade_kit {run['spade_kit']}, torch {run['torch']}, {run['backbone']} "
         f"({run['weights']}), K = {min(50, run['normals'])} of {run['normals']} normals, sigma 4 unless stated. "
-        "Brackets: 95 % confidence intervals, bootstrap over images. ms: median time per image for reading, search and "
-        f"map, if timed. Peak memory of the whole run: {about['peak_memory_gb']:.1f} GB."
+        "Brackets: 95 % confidence intervals, bootstrap over images. ms: median time of one core for reading, search "
+        f"and map of an image, if timed. Peak memory of the whole run: {about['peak_memory_gb']:.1f} GB."
     )
 
 

@@ -107,7 +107,7 @@ def predict_folder(
 
 
 def judge_all(spade: Any, photos: Sequence[Photo]) -> Iterator[tuple[Result | Exception, float]]:
-    """The results of images in order, or why one cannot be judged, and the seconds that each took."""
+    """The results of images in order, or why one cannot be judged, and the seconds that a core spent on each."""
     return in_batches(partial(_judge_batch, spade), photos, spade.backbone, spade.gallery.cropping)
 
 

@@ -65,7 +65,7 @@ class Report:
     _judged: Sequence[Judged | None] = field(repr=False)
 
     def to_frame(self) -> pandas.DataFrame:
-        """One row per image: path, label, scores, each layer's share of all distances, seconds, and why it failed.
+        """One row per image: path, label, scores, each layer's share of all distances, seconds of a core, reason.
 
         ``image_score`` is `Result.image_score`, ``top_score`` the mean of the highest 1 % of the map, and
         ``retrieval_score`` the paper's score, the mean distance to the retrieved normal images.
