@@ -337,3 +337,13 @@ def test_the_number_of_torchs_threads_stays(four_threads, photos, tiny):
     assert torch.get_num_threads() == 4
     with ThreadPoolExecutor(1) as later:
         assert later.submit(torch.get_num_threads).result() == 4
+
+
+@pytest.mark.parametrize(("images", "cores"), [(1, 4), (3, 4), (5, 2), (40, 1)])
+def test_few_images_get_all_cores_and_many_share_them(four_threads, tiny, rng, monkeypatch, images, cores):
+    used = []
+    forward = type(tiny).__call__
+    monkeypatch.setattr(type(tiny), "__call__", lambda *given: used.append(torch.get_num_threads()) or forward(*given))
+    monkeypatch.setattr(type(tiny), "runs_in_threads", True)
+    extract_features(list(rng.integers(0, 256, (images, 64, 64, 3), np.uint8)), tiny)
+    assert set(used) == {cores}

@@ -252,8 +252,9 @@ def in_batches(
     one pass after the other by two cores.
     """
     size = batch_size or choose_batch(cropping, backbone)
-    batches = ([items[at] for at in places] for places in share(len(items), size))
-    return side_by_side(work, batches, _choose_threads(size, cropping, backbone))
+    batches = [[items[at] for at in places] for places in share(len(items), size)]
+    threads = min(len(batches), _choose_threads(size, cropping, backbone))
+    return side_by_side(work, batches, max(threads, 1))
 
 
 def try_to_read(image: Photo, cropping: Cropping) -> Read | Exception:
@@ -281,7 +282,7 @@ def _choose_threads(batch_size: int, cropping: Cropping, backbone: Backbone) -> 
     if backbone.device.type != "cpu":
         return 2  # one reads while the other computes
     room = free_memory(backbone.device) // (2 * _PASS * batch_size * _area(cropping))
-    return max(min(torch.get_num_threads(), room), 1)
+    return min(torch.get_num_threads(), room)
 
 
 def choose_batch(cropping: Cropping, backbone: Backbone) -> int:
