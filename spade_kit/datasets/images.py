@@ -16,7 +16,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 from scipy.ndimage import label, maximum_filter, minimum_filter
 
-from spade_kit._arguments import warn
+from spade_kit._arguments import hold_warnings, warn
 from spade_kit._files import MANIFEST, as_text
 from spade_kit.datasets.decoding import FORMATS as FORMATS
 from spade_kit.datasets.decoding import UnreadablePhotoError as UnreadablePhotoError
@@ -46,6 +46,7 @@ _SYSTEM = {  # thumbnails, recycle bins and the like; hidden ones begin with a d
 }
 MaskPath: TypeAlias = "Path | tuple[Path, ...]"  # a file, a folder of several, or several
 _OPAQUE = 128  # alpha: an image without a pixel that is more opaque than not is no cut-out
+_DRAWN, _SAMPLED = 32, 400  # colours of a mask, at most, and pixels along a side that tell
 _FEW, _NOISE = 4, 32  # so many grey levels are labels, unless they are that close to black and white
 
 
@@ -70,6 +71,29 @@ def read_image(path: Path | str) -> UInt8[np.ndarray, "H W 3"]:
 def read_mask(path: MaskPath | str) -> Bool[np.ndarray, "H W"]:
     """True where a mask marks a defect (see `interpret_mask`), rotated upright like an image."""
     return interpret_mask(path)[0]
+
+
+def count_colours(path: Path, rest: float = 0.03) -> int:
+    """How many colours an image consists of, if they are few, as in a mask; else, or if it cannot be read, 0.
+
+    Those of a JPEG, or of soft edges, are two, if all pixels but the ``rest`` are near one or the other.
+    """
+    try:
+        with hold_warnings():
+            picture = decode(read_bytes(path), path, narrow=_keep_labels).convert("RGB")
+    except (OSError, UnreadablePhotoError):
+        return 0
+    step = max(1, max(picture.size) // _SAMPLED)
+    pixels = np.array(picture)[::step, ::step].reshape(-1, 3).astype(int)
+    colours, counts = np.unique(pixels, axis=0, return_counts=True)
+    if len(colours) <= _DRAWN:
+        return len(colours)
+    for _ in range(2):
+        far = (abs(colours - colours[counts.argmax()]) > 8).any(1)
+        colours, counts = colours[far], counts[far]
+        if counts.sum() < rest * len(pixels):
+            return 2
+    return 0
 
 
 def list_masks(path: MaskPath | str) -> list[Path]:

@@ -19,7 +19,10 @@ BAD_NAMES = {
     *("anomalous", "defect", "defects", "defective", "fault", "faults", "faulty", "damaged", "fail", "failed"),
     *("reject", "rejects", "rejected", "scrap", "outlier", "outliers"),
 }
-UNSORTED_NAMES = {"test", "testing", "images", "all", "new", "unknown", "unsorted", "unlabelled", "unlabeled"}
+UNSORTED_NAMES = {
+    *("test", "testing", "all", "new", "unknown", "unsorted", "unlabelled", "unlabeled"),
+    *("image", "images", "img", "imgs", "jpegimages", "photo", "photos", "rgb"),
+}
 TRAIN_NAMES = {"train", "training"}
 TEST_NAMES = {"test", "testing"}
 MASK_NAMES = {

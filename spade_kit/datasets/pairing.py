@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection
 from pathlib import Path, PurePath
 
+from spade_kit.datasets.drawn import find_folders, find_twins
 from spade_kit.datasets.images import MaskPath, walk
 from spade_kit.datasets.naming import LABEL_NAMES, MASK_NAMES, UNSORTED_NAMES, fold, plain, strip_mark
 
@@ -15,7 +16,7 @@ def pair(photos: Collection[Path], folder: Path, masks: Path | None = None) -> t
 
     Masks are in the folder ``masks`` under the names of the images; below ``folder`` in a folder called ``masks`` (or
     ``labels``, if all its images have such names) or, for the images in ``bad``, ``bad_masks``; or beside their image
-    under its name and a mark, such as ``000_mask``.
+    under its name and a mark, such as ``000_mask``. Where names leave it open, few colours tell a mask: see `drawn`.
     """
     below = {photo.parent for photo in photos}
     folders = {one for parent in below for one in (parent, *parent.parents)}
@@ -36,15 +37,19 @@ def pair(photos: Collection[Path], folder: Path, masks: Path | None = None) -> t
     labels = {one for one in folders if plain(one.name) in LABEL_NAMES}
     labels -= {one for photo in photos for one in labels & {*photo.parents} if not is_label(photo, one)}
 
+    partners = find_folders(photos, folder)
+
     def leave_masks(parent: Path) -> PurePath:
         """The folder of the images whose masks are in a folder, relative to the whole; of images, their own."""
         entered = [folder / one for one in list((parent / "file").relative_to(folder).parents)[-2::-1]]
-        left = [one for one in entered if plain(one.name) not in MASK_NAMES and one not in labels]
-        return PurePath(*(strip_mark(one.name) if is_named_after(one) else one.name for one in left))
+        left = [one for one in entered if one in partners or (plain(one.name) not in MASK_NAMES and one not in labels)]
+        names = (partners.get(one) or (strip_mark(one.name) if is_named_after(one) else one.name) for one in left)
+        return PurePath(*names)
 
     own: dict[Path, PurePath] = {parent: parent.relative_to(folder) for parent in below}
     homes = {parent: leave_masks(parent) for parent in below}
     apart = {photo: homes[photo.parent] / photo.stem for photo in photos if homes[photo.parent] != own[photo.parent]}
+    apart |= {photo: own[photo.parent] / photo.stem for photo in find_twins([*{*photos} - {*apart}])}
     images = {photo: own[photo.parent] / photo.stem for photo in photos if photo not in apart}
     truth = _match(images, apart | ({} if masks is None else _list_masks(masks)))
     beside = {photo: at for photo, at in images.items() if photo not in truth and is_named_after(photo.with_suffix(""))}

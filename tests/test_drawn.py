@@ -1,0 +1,141 @@
+"""Masks that no name marks are told from images by their few colours."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from spade_kit import SPADE, load_dataset
+from spade_kit.datasets.images import count_colours
+
+COUNT = 3
+
+
+def draw(rng, blank=False, size=(60, 80)):
+    mask = np.zeros(size, np.uint8)
+    row, col = rng.integers(5, 30, 2)
+    mask[row : row + 9, col : col + 12] = 0 if blank else 255
+    return mask
+
+
+def take(rng, size=(60, 80)):
+    """A photograph: a bright part on black, with noise."""
+    photo = rng.integers(0, 3, (*size, 3))
+    height, width = size
+    part = photo[height // 6 : -height // 6, width // 6 : -width // 6]
+    part[:] = rng.normal(120, 20, part.shape).clip(0, 255)
+    return photo.astype(np.uint8)
+
+
+@pytest.fixture
+def put(tmp_path, rng):
+    def put(place, make, **options):
+        for at in range(COUNT):
+            path = tmp_path / place.format(at)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(make(rng, **options)).save(path)
+        return tmp_path
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("photo", "mask"),
+    [
+        ("bad/{}.jpg", "bad/{}.png"),
+        ("bad/{}.png", "bad/{}.bmp"),
+        ("bad/{}.jpg", "bad/{}.gif"),
+        ("bad/{}.png", "bad/{}.jpg"),
+        ("bad/lot 7/{}.jpg", "bad/lot 7/{}.png"),
+        ("bad/img/{}.png", "bad/label/{}.png"),
+        ("bad/img/{}.jpg", "bad/drawn by Ann/{}.png"),
+        ("bad/camera/{}.jpg", "bad/SegmentationClassPNG/{}.png"),
+        ("bad/img/{}.png", "bad/masks/{}.png"),
+        ("bad/img/{}.png", "bad/Labels/{}_label.jpg"),
+    ],
+)
+def test_a_mask_is_told_by_its_colours_where_names_do_not(put, photo, mask):
+    folder = put("good/{}.png", take)
+    put(photo, take)
+    put(mask, draw)
+    dataset = load_dataset(folder)
+    assert [(s.label, s.path, s.mask_path) for s in dataset.test] == [
+        ("bad", folder / photo.format(at), folder / mask.format(at)) for at in range(COUNT)
+    ]
+    assert "not used" not in str(dataset)
+
+
+@pytest.mark.parametrize(("photo", "mask"), [("good/{}.jpg", "good/{}.png"), ("good/img/{}.png", "good/label/{}.png")])
+def test_empty_masks_of_good_images_are_no_images(put, photo, mask):
+    folder = put(photo, take)
+    put(mask, draw, blank=True)
+    put("bad/{}.png", take)
+    dataset = load_dataset(folder)
+    assert [sample.path for sample in dataset.train] == [folder / photo.format(at) for at in range(COUNT)]
+    assert "3 masks not used" in str(dataset)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("bad/{}.jpg", "bad/{}.png"),  # two exposures
+        ("bad/left/{}.png", "bad/right/{}.png"),
+        ("bad/front/{}.png", "bad/label/{}.png"),  # images of a label
+        ("bad/{}.png", "label/{}.png"),
+    ],
+)
+def test_two_photographs_of_one_name_stay_images(put, one, other):
+    folder = put("good/{}.png", take)
+    put(one, take)
+    put(other, take)
+    assert len(load_dataset(folder).test) == 2 * COUNT
+
+
+@pytest.mark.parametrize(("one", "other"), [("bad/{}.png", "no part/{}.png"), ("bad/a/{}.png", "bad/b/{}.png")])
+def test_images_of_nothing_stay_images(put, one, other):
+    folder = put("good/{}.png", take)
+    put(one, take)
+    put(other, draw, blank=True)
+    assert len(load_dataset(folder).test) == 2 * COUNT
+
+
+def test_masks_of_this_kind_are_not_judged_and_said(put, tmp_path):
+    folder = put("in/{}.jpg", take, size=(64, 64))
+    put("in/{}.png", draw, size=(64, 64))
+    spade = SPADE().fit([take(np.random.default_rng(at), (64, 64)) for at in range(3)])
+    with pytest.warns(UserWarning, match=r"3 masks not judged: in/0\.png, in/1\.png, in/2\.png"):
+        table = spade.predict_folder(folder / "in", tmp_path / "out", fpr=0.5)
+    assert table["path"].tolist() == ["0.jpg", "1.jpg", "2.jpg"]
+
+
+def test_a_photograph_that_is_taken_as_a_mask_is_remarked_on(put):
+    folder = put("good/{}.png", take)
+    put("bad/{}.png", take)
+    put("bad/{}_label.png", lambda rng: rng.integers(0, 90, (60, 80, 3), np.uint8))
+    assert "Masks of many colours (3 of 3): bad/0_label.png, bad/1_label.png, bad/2_label.png." in str(
+        load_dataset(folder)
+    )
+
+
+@given(colours=st.integers(1, 32), seed=st.integers(0, 99), suffix=st.sampled_from([".png", ".bmp", ".tif", ".gif"]))
+def test_few_colours_are_counted(tmp_path_factory, colours, seed, suffix):
+    rng = np.random.default_rng(seed)
+    levels = rng.permutation(256)[:colours].astype(np.uint8)
+    image = levels[np.arange(64 * 48).reshape(48, 64) // 7 % colours]
+    path = tmp_path_factory.mktemp("colours") / f"image{suffix}"
+    Image.fromarray(image).save(path)
+    assert count_colours(path) == colours
+
+
+@pytest.mark.parametrize("quality", [30, 60, 95])
+def test_the_noise_of_a_jpeg_adds_no_colours(tmp_path, rng, quality):
+    mask = np.zeros((300, 400), np.uint8)
+    mask[100:180, 50:200] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.jpg", quality=quality)
+    assert count_colours(tmp_path / "mask.jpg") > 0
+    Image.fromarray(take(rng, (300, 400))).save(tmp_path / "photo.jpg", quality=quality)
+    assert count_colours(tmp_path / "photo.jpg") == 0
+    assert count_colours(Path("nowhere.png")) == 0
