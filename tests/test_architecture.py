@@ -29,7 +29,7 @@ ROOMS = {  # from the ground up: a module may import modules listed before it, i
     "batch": "batch",
     "spade": "spade",
     "evaluation": "evaluation.operating_point evaluation.threshold_study evaluation.views evaluation.map_store "
-    "evaluation.report evaluation.evaluate evaluation.sweep",
+    "evaluation.advice evaluation.report evaluation.evaluate evaluation.sweep",
     "figures": "figures.style figures.results figures.curves figures.reports",
     "widgets": "widgets._shared.scheduler widgets._shared.export widgets._shared.encoding "
     "widgets._shared.base widgets._shared.images widgets._shared.caches widgets._shared.edits "

@@ -13,11 +13,14 @@ from spade_kit._files import Item, Row, RunFolder, as_folder, as_text, encode_ti
 from spade_kit._work import crew, track
 from spade_kit.batch import explain, judge_all, judge_on
 from spade_kit.datasets.samples import GOOD, Dataset, Sample, absolute, as_list
+from spade_kit.evaluation.advice import examine
 from spade_kit.evaluation.map_store import Judged, MapStore, name_maps, write_judged
 from spade_kit.evaluation.report import FORMAT, TABLE, Report, write_table
 from spade_kit.result import Result
 from spade_kit.scores import mean_of_top, share_out
 from spade_kit.spade import SPADE
+
+_EXAMINED = 1000  # normal images that are judged against the others in seconds
 
 
 def evaluate(
@@ -31,7 +34,8 @@ def evaluate(
     """Judge all test images of a dataset, and compare the scores with the labels and masks.
 
     An unreadable image becomes a row with the reason, and a single warning counts such images. Images that were fitted
-    are judged against the others. Leave-one-out maps and confidence intervals are computed only on request.
+    are judged against the others. Leave-one-out maps and confidence intervals are computed only on request; with a
+    folder, those maps of up to 1,000 normal images are, too, for `Report.advice`.
 
     Parameters
     ----------
@@ -72,14 +76,17 @@ def evaluate(
             raise ValueError("With jobs or a client, evaluate needs a folder for what the workers write. Pass folder=.")
         found = track(zip(samples, judge_all(spade, samples)), total=len(samples), desc="images")
         rows, kept = zip(*(_describe(sample, *judged) for sample, judged in found))
-        return _conclude(Report(name, manifest, pandas.DataFrame(rows, columns=list(columns)), kept), samples, spade)
+        frame = pandas.DataFrame(rows, columns=list(columns))
+        return _conclude(Report(name, manifest, frame, kept, spade), samples, spade)
     places = ("maps", "photos", TABLE)
     run = RunFolder(as_folder("folder", folder).absolute(), "photos.csv", {"photo": int, **columns}, places)
     with crew(jobs, client) as workers, run.claim(manifest):
         (run.folder / TABLE).unlink(missing_ok=True)  # left by a complete run, which is now incomplete
         store = MapStore(run.folder, [as_text(sample.path) for sample in samples])
         frame = pandas.DataFrame(_judge_into(run, store, spade, name, samples, workers), columns=list(columns))
-        report = _conclude(Report(name, manifest, frame, store), samples, spade)
+        report = _conclude(Report(name, manifest, frame, store, spade), samples, spade)
+        if len(spade) <= _EXAMINED:
+            report.facts.update(examine(spade))
         write_table(run.folder, frame)
     return report
 
@@ -146,6 +153,7 @@ def _conclude(report: Report, samples: Sequence[Sample], spade: SPADE) -> Report
             f"{len(blank)} defects of {report.name} have an empty mask, such as that of {blank[0]}: all pixels of "
             "their maps count as normal. Check these masks, or remove them."
         )
+    report.facts["outside"] = len(emptied) - len(blank)
     if len(emptied) > len(blank):
         warn(
             f"{len(emptied) - len(blank)} defects of {report.name} lie outside the evaluated crop: all pixels of their "

@@ -19,9 +19,11 @@ from spade_kit._arguments import check_count, check_index, choose
 from spade_kit._files import RunFolder, as_folder, as_text, read_manifest, write_whole
 from spade_kit.datasets.samples import GOOD
 from spade_kit.evaluation import metrics
+from spade_kit.evaluation.advice import advise, examine
 from spade_kit.evaluation.bootstrap import BINNED, PixelCounts, bootstrap
 from spade_kit.evaluation.map_store import Judged, MapStore, write_judged
 from spade_kit.scores import check_threshold
+from spade_kit.spade import SPADE
 
 FORMAT = 1  # version of the files that `Report.save` writes
 TABLE = "photos.parquet"
@@ -63,6 +65,10 @@ class Report:
     run: dict[str, Any] = field(repr=False)
     _frame: pandas.DataFrame = field(repr=False)
     _judged: Sequence[Judged | None] = field(repr=False)
+    _spade: SPADE | None = field(default=None, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_spade": None}  # a fit cannot be pickled
 
     def to_frame(self) -> pandas.DataFrame:
         """One row per image: path, label, scores, each layer's share of all distances, seconds of a core, reason.
@@ -76,6 +82,26 @@ class Report:
         """The map, mask and crop of the image in a row of the table; None if it was not judged."""
         at = check_index("index", index, len(self._frame), "row")
         return None if np.isnan(self._frame["image_score"][at]) else self._judged[at]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What `advice` needs to know of the fit, once it is known; kept with the table."""
+        return self._frame.attrs
+
+    def advice(self) -> list[str]:
+        """What to change next: at most five remarks, the most important first, each with the figure it rests on.
+
+        The threshold for images, as `SPADE.predict_folder` takes it, rests on one normal image; defects lie outside the
+        evaluated crop; images were squashed; missed defects are narrower than a cell of the grid (the width is that of
+        the mask where it is widest); there are too few normal images for that false-alarm rate. Empty if there is none
+        of it. The first call judges each normal image against the others, as `SPADE.threshold` does.
+        """
+        self._examine()
+        return advise(self._frame, self.judged, self.facts)
+
+    def _examine(self) -> None:
+        if self._spade is not None and "normals" not in self.facts:
+            self.facts.update(examine(self._spade))
 
     @property
     def options(self) -> str:
@@ -260,6 +286,7 @@ class Report:
         ValueError
             If the folder holds another run, or another run is writing to it.
         """
+        self._examine()
         run = RunFolder(as_folder("folder", folder), TABLE, {}, ("photos",))
         with run.claim(self.run):
             store = MapStore(run.folder, self._frame["path"].tolist())
