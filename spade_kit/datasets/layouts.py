@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import os
-import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, replace
-from io import StringIO
 from pathlib import Path
 
 from spade_kit._arguments import choose
-from spade_kit._files import as_text, explain_reading, printable
+from spade_kit._files import as_text, printable
 from spade_kit.datasets.images import FORMATS, list_folder, list_masks, pictures_below, pictures_in, walk
 from spade_kit.datasets.naming import (
     BAD_NAMES,
@@ -30,10 +27,10 @@ from spade_kit.datasets.naming import (
 from spade_kit.datasets.naming import name_some as name_some
 from spade_kit.datasets.pairing import pair
 from spade_kit.datasets.samples import Sample
+from spade_kit.datasets.tables import COLUMNS, are_numbers, read_table
 
 ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
 VISA_SPLIT = Path("split_csv", "1cls.csv")
-_COLUMNS = ("path", "label", "mask", "split")
 _LISTED = 10  # at most this many folders
 
 
@@ -194,7 +191,7 @@ def _read_kinds(folder: Path, masks: Path | None = None) -> tuple[list[Sample], 
     for kind in (folder, *list_folder(folder).folders):
         label = None if kind == folder or plain(kind.name) in UNSORTED_NAMES else _label(kind.name)
         samples += [Sample(path, label, truth.get(path)) for path in of_kind[kind]]
-    if not _are_numbers({sample.label for sample in samples if sample.label}, "0"):
+    if not are_numbers({sample.label for sample in samples if sample.label}, "0"):
         return samples, []
     samples = [replace(sample, label=GOOD) if sample.label == "0" else sample for sample in samples]
     return samples, [_tell_numbers(folder)]
@@ -283,7 +280,7 @@ def _read_visa(folder: Path) -> Found:
     table = root / VISA_SPLIT
     if not table.is_file():
         raise FileNotFoundError(f"Expected VisA's split at {as_text(table)}, but there is none. Unpack all of VisA.")
-    rows = list(_read_table(table, ("object", "split", "label", "image", "mask")))
+    rows = list(read_table(table, ("object", "split", "label", "image", "mask")))
     objects = sorted({row["object"] for row in rows})
     if folder.resolve().name not in objects:
         cure = f"Load one object, such as load_dataset({str(root / objects[0])!r})."
@@ -299,9 +296,9 @@ def _read_visa(folder: Path) -> Found:
 def _read_csv(path: Path) -> Found:
     parts: dict[str, list[Sample]] = {"train": [], "test": []}
     remarks, table = [], printable(path.name)
-    rows = list(_read_table(path, ("path",)))
+    rows = list(read_table(path, ("path",)))
     columns = set(rows[0] if rows else ()) - {""}
-    if unknown := sorted(columns - {*_COLUMNS}):
+    if unknown := sorted(columns - {*COLUMNS}):
         told = f"{table} has unknown columns {', '.join(unknown)}; known columns are path, label, mask and split"
         if not columns & {"label", "split"}:
             raise ValueError(f"{told}. Rename them.")
@@ -368,51 +365,16 @@ def _name_numbered_labels(rows: list[dict[str, str]], table: str) -> list[str]:
     labels = {row["label"] for row in rows if row.get("label")}
     trained = {row["label"] for row in rows if row.get("label") and (row.get("split") or "train").lower() == "train"}
     good = trained.pop() if len(trained) == 1 else "0"
-    if not _are_numbers(labels, good):
+    if not are_numbers(labels, good):
         return []
     for row in rows:
         row["label"] = GOOD if row["label"] == good else row["label"]
     return [f"Labels of {table} are numbers: {good} counts as {GOOD}."]
 
 
-def _are_numbers(labels: set[str], good: str) -> bool:
-    """Whether all labels are numbers or truth values, among them that of good parts."""
-    return good in labels and all(re.fullmatch(r"-?\d+(\.0*)?|true|false", label, re.I) for label in labels)
-
-
 def _find_file(folder: Path, cell: str) -> Path:
     """A path in a table; backslashes separate folders, as on Windows, unless there is such a file."""
     return folder / (cell if os.path.exists(folder / cell) else cell.replace("\\", "/"))
-
-
-def _read_table(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
-    """Non-empty rows of a CSV file, separated by commas, semicolons or tabs, with at least these columns."""
-    if not path.is_file():
-        raise FileNotFoundError(f"Expected a CSV table at {as_text(path)}, but there is no such file. Check the path.")
-    try:
-        with explain_reading(path, "a table"):
-            lines = StringIO(path.read_text(encoding="utf-8-sig"), newline="")
-        head = lines.readline()
-        separator = max(",;\t", key=head.count)
-        names = [name.strip().lower() for name in next(csv.reader([head], delimiter=separator), [])]
-        rows = list(csv.DictReader(lines, names, delimiter=separator, restval=""))
-    except UnicodeDecodeError as problem:
-        raise ValueError(f"{as_text(path)} is not UTF-8 text. Save it as CSV in UTF-8.") from problem
-    except csv.Error as problem:
-        raise ValueError(f"{as_text(path)} is not a CSV table: {problem}. Check its quotes.") from problem
-    if twice := sorted(name for name in {*columns, *_COLUMNS} if names.count(name) > 1):
-        raise ValueError(
-            f"{as_text(path)} must name each column once; got {', '.join(twice)} again. Rename one of them."
-        )
-    if not set(columns) <= set(names):
-        raise ValueError(
-            f"The first line of {as_text(path)} must name the columns {', '.join(columns)}, separated by commas, "
-            f"semicolons or tabs; got {head.strip()!r}."
-        )
-    for row in rows:
-        cells = {name: cell.strip() for name, cell in row.items() if name is not None}
-        if any(cells.values()):
-            yield cells
 
 
 def count(things: list, name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from spade_kit.datasets.images import (
 )
 from spade_kit.datasets.naming import GOOD as GOOD
 from spade_kit.datasets.naming import NAMED, as_label, name_some
+from spade_kit.datasets.tables import ImageNames, clean_label, read_labels
 
 SQUASHED = 1.2  # a larger change of the aspect ratio is remarked on: round parts become ovals
 _MASKS = 200  # at most so many masks are read to describe all
@@ -123,6 +124,52 @@ class Dataset:
         first = f"{told} ({tested})" if tested else told
         remarks = [*self.remarks, *strange, _describe_shape(sizes)]
         return "\n".join(filter(None, [first, "; ".join(filter(None, details)), *remarks]))
+
+    def label(self, labels: Mapping[str, str | None] | str | Path) -> Dataset:
+        """The same images with these labels; images that are not named keep theirs.
+
+        Normal images (``train``) that are labelled as defects become test images.
+
+        Parameters
+        ----------
+        labels
+            ``{"003.png": "good", "b/004.png": "scratch", "005": "unknown"}``: an image is named by its path or the end
+            of it, with or without suffix. Or a CSV table with the columns ``path`` (or ``name``) and ``label``, such as
+            `review_suspects` writes; its paths may be relative to its folder. ``unknown`` or nothing is no label.
+
+        Raises
+        ------
+        ValueError
+            If a name is that of no image or of several, if one image gets two labels, or if there are none.
+        """
+        folder, given = Path(), list[tuple[Any, Any]]()
+        if isinstance(labels, (str, Path)):
+            folder, given = Path(labels).expanduser().parent, read_labels(Path(labels).expanduser())
+        elif isinstance(labels, Mapping):
+            given = list(labels.items())
+        if not given:
+            raise ValueError(
+                f"labels must be a label by image, like {{'003.png': 'good'}}, or a CSV table of them; got {labels!r}. "
+                "Name at least one image."
+            )
+        names = ImageNames((sample.path for sample in self.train + self.test), self.name)
+        chosen: dict[Path, str | None] = {}
+        for name, wanted in given:
+            path, label = names.find(name, folder), Sample(Path(), clean_label(wanted)).label
+            if chosen.setdefault(path, label) != label:
+                raise ValueError(f"{as_text(path)} must have one label; got {chosen[path]!r} and {label!r}. Drop one.")
+        train, test = (
+            [replace(one, label=chosen.get(one.path, one.label)) for one in part] for part in (self.train, self.test)
+        )
+        bad = [one for one in train if one.path in chosen and one.label not in (GOOD, None)]
+        if bad and len(bad) == len(train):
+            raise ValueError(f"A dataset needs normal images; these labels leave none in {self.name}. Label some good.")
+        told = f"{len(bad)} of {len(train)} normal images have labels of defects, and are tested: "
+        remarks = (*self.remarks, f"{told}{name_some([one.path for one in bad])}.") if bad else self.remarks
+        moved, known = {*bad}, {one.path for one in test}
+        normal = [one for one in train if one not in moved]
+        test += [one for one in bad if one.path not in known]
+        return replace(self, train=normal, test=test, remarks=remarks)
 
 
 def _describe_shape(sizes: Counter[tuple[int, int]]) -> str:

@@ -1,0 +1,100 @@
+"""Tables that people write about images, and the images that their names mean."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from io import StringIO
+from pathlib import Path
+
+from spade_kit._arguments import suggest
+from spade_kit._files import as_text, explain_reading, printable
+from spade_kit.datasets.naming import GOOD, MISSING, name_some, plain
+
+COLUMNS = ("path", "label", "mask", "split")
+UNKNOWN = "unknown"  # what stands for no label
+
+
+def read_table(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
+    """Non-empty rows of a CSV file, separated by commas, semicolons or tabs, with at least these columns."""
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected a CSV table at {as_text(path)}, but there is no such file. Check the path.")
+    try:
+        with explain_reading(path, "a table"):
+            lines = StringIO(path.read_text(encoding="utf-8-sig"), newline="")
+        head = lines.readline()
+        separator = max(",;\t", key=head.count)
+        names = [name.strip().lower() for name in next(csv.reader([head], delimiter=separator), [])]
+        rows = list(csv.DictReader(lines, names, delimiter=separator, restval=""))
+    except UnicodeDecodeError as problem:
+        raise ValueError(f"{as_text(path)} is not UTF-8 text. Save it as CSV in UTF-8.") from problem
+    except csv.Error as problem:
+        raise ValueError(f"{as_text(path)} is not a CSV table: {problem}. Check its quotes.") from problem
+    if twice := sorted(name for name in {*columns, *COLUMNS} if names.count(name) > 1):
+        raise ValueError(
+            f"{as_text(path)} must name each column once; got {', '.join(twice)} again. Rename one of them."
+        )
+    if not set(columns) <= set(names):
+        raise ValueError(
+            f"The first line of {as_text(path)} must name the columns {', '.join(columns)}, separated by commas, "
+            f"semicolons or tabs; got {head.strip()!r}."
+        )
+    for row in rows:
+        cells = {name: cell.strip() for name, cell in row.items() if name is not None}
+        if any(cells.values()):
+            yield cells
+
+
+def are_numbers(labels: set[str], good: str) -> bool:
+    """Whether all labels are numbers or truth values, among them that of good parts."""
+    return good in labels and all(re.fullmatch(r"-?\d+(\.0*)?|true|false", label, re.I) for label in labels)
+
+
+def read_labels(table: Path) -> list[tuple[str, str]]:
+    """The name or path of each image in a table, and its label; of numbers 0 is good."""
+    rows = list(read_table(table, ("label",)))
+    named = "name" if rows and "name" in rows[0] and "path" not in rows[0] else "path"
+    numbered = are_numbers({row["label"] for row in rows}, "0")
+    rows = list(read_table(table, (named, "label")))  # raises if neither is there
+    return [(row[named], GOOD if numbered and row["label"] == "0" else row["label"]) for row in rows]
+
+
+def clean_label(label: str | None) -> str | None:
+    """None for what stands for no label."""
+    return None if isinstance(label, str) and plain(label) in {"", UNKNOWN, *MISSING} else label
+
+
+class ImageNames:
+    """Finds images by their paths as text, see `as_text`, or by the end of these, with or without suffix."""
+
+    def __init__(self, paths: Iterable[Path], of: str) -> None:
+        self.of = of
+        self._named: defaultdict[str, dict[Path, Path]] = defaultdict(dict)  # name -> path as it is written -> path
+        for path in paths:
+            written = Path(printable(path.as_posix()))
+            for form in {written, written.with_suffix("")}:
+                self._named[form.name][written] = path
+
+    def find(self, name: object, folder: Path) -> Path:
+        """The image of a name, first of one in this folder; raises if there is none, or more than one."""
+        text = printable(name.as_posix()) if isinstance(name, Path) else str(name)
+        ranked: defaultdict[tuple[bool, bool], list[Path]] = defaultdict(list)
+        for place in (Path(text), Path(text.replace("\\", "/"))):
+            for written, path in self._named.get(place.name, {}).items() if not ranked else ():
+                for form in (written, written.with_suffix("")):
+                    whole = os.path.abspath(form) == os.path.abspath(folder / place)
+                    if whole or form.parts[-len(place.parts) :] == place.parts:
+                        ranked[whole, form is written].append(path)
+        if not ranked:
+            hint = suggest(Path(text).name, list(self._named))
+            raise ValueError(f"A label must be of an image in {self.of}; got {text!r}, which is none.{hint}")
+        found = ranked[max(ranked)]
+        if len(found) > 1:
+            raise ValueError(
+                f"A label must name one image; got {text!r}, the name of {len(found)} in {self.of}: "
+                f"{name_some(found)}. Add the folder, as in {as_text(found[0])!r}."
+            )
+        return found[0]
