@@ -10,9 +10,10 @@ import os
 import re
 import struct
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -38,6 +39,7 @@ _CURES = {  # error of the system -> what to do
     errno.ENAMETOOLONG: "Use a folder with a shorter path",
 }
 Row: TypeAlias = "dict[str, Any]"  # an empty cell is None, or missing
+Columns: TypeAlias = "Mapping[str, Callable[[str], Any]]"  # name -> parser of its cells
 
 
 STATE: dict[str, Callable[[str], Any]] = {"bytes": int, "modified": int, "sha256": str}  # of an image: name -> parser
@@ -92,13 +94,16 @@ class Item:
 class RunFolder:
     """The folder of one run: the run manifest ``run.json``, and a table that gets a row per image, after its files.
 
-    Each row ends with the state of the image, so that a later run never takes it for another image.
+    Each row ends with the state of the image, so that a later run never takes it for another image. Tables of parts,
+    such as regions.csv, get some rows per image before that one, which counts them in the column of this name; it
+    carries them as a cell of the table's name, from `encode_rows`, that is not written.
     """
 
     folder: Path
     table: str
-    columns: Mapping[str, Callable[[str], Any]]  # name -> parser of its cells; none if the table is no CSV
+    columns: Columns  # none if the table is no CSV
     places: Sequence[str] = ()  # names of the other output files, and of the folders for them
+    parts: Mapping[str, Columns] = field(default_factory=dict)  # tables of parts
 
     @contextmanager
     def claim(self, run: dict[str, Any]) -> Iterator[None]:
@@ -108,7 +113,7 @@ class RunFolder:
         self._check_is_free()
         with lock(folder):
             before = read_manifest(folder)
-            for file in () if before else (self.table, *self.places):
+            for file in () if before else (self.table, *self.parts, *self.places):
                 if os.path.isfile(folder / file):
                     raise ValueError(
                         f"{name} holds a {file} but no {MANIFEST}, so its run is unknown. Use another folder."
@@ -117,8 +122,8 @@ class RunFolder:
             if changed:
                 told = ", ".join(f"{key} was {before.get(key)!r} and is now {run[key]!r}" for key in changed)
                 raise ValueError(f"{name} holds results of another run: {told}. Use another folder.")
-            if self.columns:
-                self._read()  # raises if it was changed by hand
+            for table in self._tables if self.columns else ():
+                self._read(table)  # raises if it was changed by hand
             write_whole(folder / MANIFEST, json.dumps(run, indent=1).encode())
             yield
 
@@ -143,7 +148,7 @@ class RunFolder:
         """
         for place in {self.folder, *(file.parent for item in items for file in item.files)}:
             remove_unfinished(place)
-        known = {tuple(map(row.get, items[0].name)): row for row in self._read() if "reason" not in row}
+        known = self._read_done(items)
         if gone := known.keys() - {tuple(item.name.values()) for item in items}:
             warn(
                 f"Images of an earlier run that are gone: {len(gone)}, such as {known[min(gone, key=str)]['path']}. "
@@ -163,31 +168,45 @@ class RunFolder:
         return done
 
     def write(self, rows: Iterable[Row]) -> None:
-        """Rewrite the table with these rows."""
-        head = dict(zip(self._parsers, self._parsers))
-        write_whole(self.folder / self.table, b"".join(map(self._line, [head, *rows])))
+        """Rewrite the tables with these rows."""
+        rows = [*rows]
+        for table, columns in self._tables.items():
+            write_whole(self.folder / table, b"".join([_encode(columns), *(self._lines(table, row) for row in rows)]))
 
     def _append(self, row: Row) -> None:
-        table = self.folder / self.table
+        for name in self._tables:
+            _append_to(self.folder / name, self._lines(name, row))
 
-        def write() -> None:
-            with table.open("ab") as lines:
-                lines.write(self._line(row))
+    def _lines(self, table: str, row: Row) -> bytes:
+        """What an image has in a table."""
+        return row.get(table, b"") if table in self.parts else encode_rows([row], self._tables[table])
 
-        explain_failure(table, write)
+    def _read_done(self, items: Sequence[Item]) -> dict[tuple, Row]:
+        """The rows of judged images by the cells that identify them, with their parts, if all of those are there."""
 
-    def _line(self, row: Row) -> bytes:
-        line = StringIO()
-        csv.writer(line).writerow(_guard(row.get(name)) for name in self._parsers)  # floats round-trip exactly
-        return line.getvalue().removesuffix("\r\n").encode(errors="backslashreplace") + b"\n"
+        def identify(row: Row) -> tuple:
+            return tuple(map(row.get, items[0].name))
 
-    def _read(self) -> list[Row]:
+        done = {identify(row): row for row in self._read(self.table) if "reason" not in row}
+        for table, columns in self.parts.items():
+            parts = defaultdict[tuple, list[Row]](list)
+            for part in self._read(table):
+                parts[identify(part)].append(part)
+            column = table.removesuffix(".csv")
+            done = {
+                name: row | {table: encode_rows(parts[name], columns)}
+                for name, row in done.items()
+                if row.get(column) == len(parts[name])
+            }
+        return done
+
+    def _read(self, table: str) -> list[Row]:
         """The complete rows; the last one may be cut off anywhere.
 
         A table that was changed by hand is refused: writing it again would delete what was added.
         """
-        table, parsers = self.folder / self.table, self._parsers
-        content = table.read_bytes() if table.is_file() else b""
+        file, parsers = self.folder / table, self._tables[table]
+        content = file.read_bytes() if file.is_file() else b""
         lines, rows, cure = [], [], "Keep your notes in another file, or use another folder for the results."
         with suppress(csv.Error):
             text = StringIO(content[: content.rfind(b"\n") + 1].decode("utf-8-sig", errors="replace"))
@@ -196,20 +215,21 @@ class RunFolder:
         if lines and lines[0] != list(parsers):
             more = ", ".join(map(repr, [name for name in lines[0] if name not in parsers]))
             got = f"also {more}" if more else ", ".join(lines[0])
-            raise ValueError(f"{as_text(table)} must have the columns {', '.join(parsers)}; got {got}. {cure}")
+            raise ValueError(f"{as_text(file)} must have the columns {', '.join(parsers)}; got {got}. {cure}")
         for number, cells in enumerate(lines[1:], 2):
             try:
                 read = zip(parsers.items(), map(_unguard, cells), strict=True)
                 rows.append({name: kind(cell) for (name, kind), cell in read if cell})
             except ValueError as problem:
                 if number < len(lines) or len(cells) > len(parsers):  # not the end that was cut off
-                    told = f"Row {number} of {as_text(table)} must be as it was written; got {cells!r:.200}"
+                    told = f"Row {number} of {as_text(file)} must be as it was written; got {cells!r:.200}"
                     raise ValueError(f"{told}. {cure}") from problem
         return rows
 
     @property
-    def _parsers(self) -> dict[str, Callable[[str], Any]]:
-        return {**self.columns, **STATE}
+    def _tables(self) -> dict[str, Columns]:
+        """Those of parts first: an image is done once its row is written."""
+        return {**self.parts, self.table: {**self.columns, **STATE}}
 
 
 def lock(folder: Path) -> AbstractContextManager:
@@ -225,6 +245,17 @@ def lock(folder: Path) -> AbstractContextManager:
             ) from held
 
     return explain_failure(folder, acquire)
+
+
+def encode_rows(rows: Iterable[Row], columns: Iterable[str]) -> bytes:
+    """Lines of a table."""
+    return b"".join(_encode([row.get(name) for name in columns]) for row in rows)
+
+
+def _encode(cells: Iterable[Any]) -> bytes:
+    line = StringIO()
+    csv.writer(line).writerow(map(_guard, cells))  # floats round-trip exactly
+    return line.getvalue().removesuffix("\r\n").encode(errors="backslashreplace") + b"\n"
 
 
 def _guard(cell: Any) -> Any:
@@ -338,6 +369,14 @@ def write_whole(path: Path, content: bytes) -> None:
             os.replace(passing, path)
         finally:
             passing.unlink(missing_ok=True)
+
+    explain_failure(path, write)
+
+
+def _append_to(path: Path, content: bytes) -> None:
+    def write() -> None:
+        with path.open("ab") as file:
+            file.write(content)
 
     explain_failure(path, write)
 

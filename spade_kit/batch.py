@@ -27,6 +27,7 @@ from spade_kit._files import (
     check_is_no_file,
     check_shared,
     encode_png,
+    encode_rows,
     encode_tiff,
     shorten,
     write_whole,
@@ -53,9 +54,14 @@ FPR = 0.05  # default rate, unless there are too few normal images to estimate i
 PIXEL_FPR = 0.01  # of the outlines: the default of `SPADE.threshold`
 COLUMNS: dict[str, Callable[[str], Any]] = {  # name -> parser of its cells
     **{"path": str, "verdict": str, "image_score": float, "retrieval_score": float, "threshold": float},
-    **{"nearest_normal": str, "row": int, "col": int},
+    **{"nearest_normal": str, "row": int, "col": int, "regions": int, "area": float},
     **{"judged": float, "squash": float, "reason": str},
     **STATE,
+}
+REGIONS: dict[str, Callable[[str], Any]] = {  # the columns of regions.csv
+    **{"path": str, "region": int, "top": int, "left": int, "bottom": int, "right": int, "area": float, "peak": float},
+    **{"row": int, "col": int, "mean": float, "normal": int, "normal_row": int, "normal_col": int},
+    "at_edge": lambda cell: bool(("FALSE", "TRUE").index(cell.upper())),
 }
 NOT_JUDGED = "not judged"
 Finish: TypeAlias = "Callable[[Item, Any, Result | Exception, float], Row]"  # the second is the photo
@@ -91,7 +97,7 @@ def predict_folder(
         )
         for photo, name in zip(photos, _name_outputs(photos))
     ]
-    run = RunFolder(out, "results.csv", COLUMNS, RESULTS)
+    run = RunFolder(out, "results.csv", COLUMNS, RESULTS, {"regions.csv": REGIONS})
     manifest = spade.describe_run() | {"input": as_text(folder.resolve()), "rate": rate, "threshold": threshold}
     manifest["pixel_threshold"] = outline
     with crew(jobs, client) as workers, run.claim(manifest):
@@ -103,7 +109,7 @@ def predict_folder(
     cropping = spade.gallery.cropping
     covered = cropping.describe_coverage(done["path"].tolist(), done["judged"].tolist(), done["squash"].tolist())
     print(*filter(None, [_conclude(frame, max(rate, smallest), threshold, normals), covered, doubt]))
-    return frame.astype(dict.fromkeys(("row", "col", "bytes", "modified"), "Int64"))  # may be missing
+    return frame.astype(dict.fromkeys(("row", "col", "regions", "bytes", "modified"), "Int64"))  # may be missing
 
 
 def judge_all(spade: Any, photos: Sequence[Photo]) -> Iterator[tuple[Result | Exception, float]]:
@@ -241,6 +247,7 @@ def _write(result: Result, item: Item, threshold: float, outline: float) -> Row:
     for file in raw:
         write_whole(file, encode_tiff(judged if result.judged_map is result.anomaly_map else result.on_photo()))
     row, col = np.unravel_index(np.nanargmax(judged), judged.shape)
+    regions = [item.name | row for row in _list_regions(result, outline)]
     nearest = int(result.neighbours.index[0])
     sample = result.spade.gallery.normals[nearest].sample
     return {
@@ -251,9 +258,18 @@ def _write(result: Result, item: Item, threshold: float, outline: float) -> Row:
         "nearest_normal": str(nearest) if sample is None else as_text(sample.path.name),
         "row": int(row),
         "col": int(col),
+        "regions": len(regions),
+        "area": round(sum((row["area"] for row in regions), 0.0), 1),
+        "regions.csv": encode_rows(regions, REGIONS),
         "judged": round(result.crop.judged, 4),
         "squash": round(result.crop.squash, 4),
     }
+
+
+def _list_regions(result: Result, outline: float) -> Iterator[Row]:
+    for row in result.regions(outline).reset_index().to_dict("records"):
+        shortened = {name: _six_digits(row[name]) for name in ("peak", "mean")}
+        yield row | shortened | {"area": round(row["area"], 1)}
 
 
 def _list_photos(folder: Path) -> list[Path]:

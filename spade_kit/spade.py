@@ -559,12 +559,13 @@ class SPADE:
     ) -> pandas.DataFrame:
         """Judge every image in a folder and its subfolders; no labels needed.
 
-        The folder ``out`` gets ``results.csv``, one row per image; ``segmentations`` as PNG, white where the judged map
-        reaches ``threshold()``, the threshold for pixels; and ``maps``, raw distances as float32 TIFF. Both have the
-        size of the original image and are 0 where it was not judged (``load_backbone(..., crop=None)`` judges all of
-        it). A second call resumes an interrupted run; an image whose content changed, or whose outputs were deleted, is
-        judged again. An image that cannot be read gets a row with the reason. Fitted images are judged against the
-        others.
+        The folder ``out`` gets ``results.csv``, one row per image; ``regions.csv``, one row per region, with the
+        image's ``path``, the number of the ``region`` and the columns of `Result.regions`; ``segmentations`` as PNG,
+        white where the judged map reaches ``threshold()``, the threshold for pixels, as in the regions; and ``maps``,
+        raw distances as float32 TIFF. Both have the size of the original image and are 0 where it was not judged
+        (``load_backbone(..., crop=None)`` judges all of it). A second call resumes an interrupted run; an image whose
+        content changed, or whose outputs were deleted, is judged again. An image that cannot be read gets a row with
+        the reason. Fitted images are judged against the others.
 
         Parameters
         ----------
@@ -582,9 +583,10 @@ class SPADE:
         -------
         pandas.DataFrame
             The table: ``path``, ``verdict``, ``image_score``, ``retrieval_score``, ``threshold``, ``nearest_normal``,
-            ``row`` and ``col`` of the most anomalous pixel of the original image, ``judged``, the fraction of the image
-            that was judged, ``squash``, the factor by which its aspect ratio was changed, ``reason``; size, time of
-            change and hash of the file: ``bytes``, ``modified``, ``sha256``.
+            ``row`` and ``col`` of the most anomalous pixel of the original image, ``regions``, their number, ``area``,
+            that of all in pixels of the original image, ``judged``, the fraction of the image that was judged,
+            ``squash``, the factor by which its aspect ratio was changed, ``reason``; size, time of change and hash of
+            the file: ``bytes``, ``modified``, ``sha256``.
 
         Raises
         ------

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas
@@ -18,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from spade_kit import SPADE, Sample, batch, evaluate
-from spade_kit._files import Item, RunFolder, as_path, encode_png, encode_tiff, write_whole
-from spade_kit.batch import COLUMNS
+from spade_kit import SPADE, Sample, _files, batch, evaluate
+from spade_kit._files import Item, RunFolder, as_path, encode_png, encode_rows, encode_tiff, write_whole
+from spade_kit.batch import COLUMNS, REGIONS
 
 
 @pytest.fixture
@@ -72,6 +73,65 @@ def test_every_photo_gets_a_row_and_two_pictures(spade, demo, line, tmp_path, ca
     )
 
 
+def test_the_regions_of_every_image_stand_beside_the_table(spade, line, tmp_path):
+    frame = spade.predict_folder(line, tmp_path / "out", fpr=0.2).set_index("path")
+    found = pandas.read_csv(tmp_path / "out/regions.csv")
+    assert list(found.columns) == list(REGIONS)
+    assert found["path"].unique().tolist() == ["monday/a b.png", "monday/ä/ß.png", "x.png", "y.png"]  # as in the table
+    for name in (name for name in NAMES if name != "broken.png"):
+        rows = found[found["path"] == name]
+        expected = spade.predict(line / name).regions(spade.threshold()).reset_index()
+        pandas.testing.assert_frame_equal(
+            rows.drop(columns="path").reset_index(drop=True), expected, check_dtype=False, rtol=1e-5, atol=0.05
+        )
+        assert frame.loc[name, "regions"] == len(expected)
+        assert frame.loc[name, "area"] == pytest.approx(expected["area"].sum(), abs=0.05 * len(expected))
+    assert pandas.isna(frame.loc["broken.png", "regions"])
+    assert pandas.isna(frame.loc["broken.png", "area"])
+
+
+@pytest.mark.parametrize("lost", ["a row", "all rows", "the table"])
+def test_images_whose_regions_are_lost_are_judged_again(spade, line, tmp_path, lost, monkeypatch):
+    whole, table = spade.predict_folder(line, tmp_path / "out", fpr=0.2), tmp_path / "out/regions.csv"
+    before = table.read_bytes()
+    lines = before.splitlines(keepends=True)
+    if lost == "the table":
+        table.unlink()
+    else:
+        table.write_bytes(b"".join(lines[:1] if lost == "all rows" else [*lines[:2], *lines[3:]]))
+    finish, judged = batch._finish, []
+    monkeypatch.setattr(batch, "_finish", lambda *given: judged.append(given[3].name) or finish(*given))
+    pandas.testing.assert_frame_equal(spade.predict_folder(line, tmp_path / "out", fpr=0.2), whole)
+    assert table.read_bytes() == before
+    assert {*judged} == {"broken.png", "ß.png"} | (set() if lost == "a row" else {"a b.png", "x.png", "y.png"})
+
+
+def test_an_image_that_changed_does_not_keep_its_old_regions(spade, line, tmp_path):
+    spade.predict_folder(line, tmp_path / "out", fpr=0.2)
+    before = pandas.read_csv(tmp_path / "out/regions.csv").drop(columns="path")
+    shutil.copy(line / "monday/ä/ß.png", line / "y.png")
+    (line / "x.png").write_bytes(b"broken")
+    spade.predict_folder(line, tmp_path / "out", fpr=0.2)
+    after = pandas.read_csv(tmp_path / "out/regions.csv")
+    assert after["path"].tolist() == ["monday/a b.png", *["monday/ä/ß.png"] * 3, *["y.png"] * 3]
+    pandas.testing.assert_frame_equal(
+        after.drop(columns="path"), before.iloc[[0, 1, 2, 3, 1, 2, 3]].reset_index(drop=True)
+    )
+
+
+def test_results_from_before_there_were_regions_are_refused(spade, line, tmp_path):
+    spade.predict_folder(line, tmp_path / "out", fpr=0.2)
+    table = tmp_path / "out/results.csv"
+    older = pandas.read_csv(table).drop(columns=["regions", "area"])
+    older.to_csv(table, index=False)
+    (tmp_path / "out/regions.csv").unlink()
+    with pytest.raises(
+        ValueError, match=r"results\.csv must have the columns path, .*, regions, area, .*; got path, verd"
+    ):
+        spade.predict_folder(line, tmp_path / "out", fpr=0.2)
+    pandas.testing.assert_frame_equal(pandas.read_csv(table), older)
+
+
 def test_an_interrupted_run_is_resumed(spade, line, tmp_path, monkeypatch):
     whole = spade.predict_folder(line, tmp_path / "whole", fpr=0.2)
     finish, finished = batch._finish, []
@@ -116,16 +176,17 @@ CHANGED = {
 
 
 @pytest.mark.parametrize("change", CHANGED)
-def test_a_table_that_was_changed_by_hand_is_not_written_again(spade, line, tmp_path, change):
+@pytest.mark.parametrize("name", ["results", "regions"])
+def test_a_table_that_was_changed_by_hand_is_not_written_again(spade, line, tmp_path, name, change):
     spade.predict_folder(line, tmp_path / "out", fpr=0.2)
-    table = tmp_path / "out/results.csv"
+    table = tmp_path / f"out/{name}.csv"
     with table.open(newline="", encoding="utf-8") as lines:
         rows = CHANGED[change](list(csv.reader(lines)))
     with table.open("w", newline="", encoding="utf-8") as lines:
         csv.writer(lines).writerows(rows)
     (tmp_path / "out/maps/9.tiff").unlink()  # something is left to do
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    said = r"results\.csv must (have the columns path, verdict, .*; got |be as it was written; got ).*\. Keep your"
+    said = rf"{name}\.csv must (have the columns path, .*; got |be as it was written; got ).*\. Keep your"
     with pytest.raises(ValueError, match=said) as refused:
         spade.predict_folder(line, tmp_path / "out", fpr=0.2)
     assert ("got also 'note'. " in str(refused.value)) == (change == "a column")
@@ -134,11 +195,11 @@ def test_a_table_that_was_changed_by_hand_is_not_written_again(spade, line, tmp_
 
 def test_a_table_that_a_spreadsheet_saved_again_is_read(spade, line, tmp_path):
     whole = spade.predict_folder(line, tmp_path / "out", fpr=0.2)
-    table = tmp_path / "out/results.csv"
-    before = table.read_bytes()
-    table.write_bytes(b"\xef\xbb\xbf" + before.replace(b"\n", b"\r\n"))
-    pandas.testing.assert_frame_equal(spade.predict_folder(line, tmp_path / "out", fpr=0.2), whole)
-    assert table.read_bytes() == before
+    for table in (tmp_path / "out/results.csv", tmp_path / "out/regions.csv"):
+        before = table.read_bytes()
+        table.write_bytes(b"\xef\xbb\xbf" + before.replace(b"\n", b"\r\n").replace(b"False", b"FALSE"))
+        pandas.testing.assert_frame_equal(spade.predict_folder(line, tmp_path / "out", fpr=0.2), whole)
+        assert table.read_bytes() == before
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -156,10 +217,11 @@ def test_results_of_another_run_are_not_mixed_in(spade, line, tmp_path):
         ValueError, match=r"holds results of another run: options was 'K=5, .*' and is now 'K=2, .*another folder"
     ):
         spade.with_options(k=2).predict_folder(line, tmp_path / "out", fpr=0.2)
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other/results.csv").write_text("something,else\n")
-    with pytest.raises(ValueError, match=r"holds a results\.csv but no run\.json, so its run is unknown"):
-        spade.predict_folder(line, tmp_path / "other", fpr=0.2)
+    for name in ("results", "regions"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.csv").write_text("something,else\n")
+        with pytest.raises(ValueError, match=rf"holds a {name}\.csv but no run\.json, so its run is unknown"):
+            spade.predict_folder(line, tmp_path / name, fpr=0.2)
     assert (tmp_path / "out/results.csv").read_text() == before
     assert json.loads((tmp_path / "out/run.json").read_text())["normals"] == 12
 
@@ -245,6 +307,8 @@ def test_any_name_gives_a_row_and_two_pictures_of_its_own(spade, demo, tmp_path,
     with open(tmp_path / "out/results.csv", newline="", encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
     assert [row["path"] for row in rows] == frame["path"].tolist()
+    with open(tmp_path / "out/regions.csv", newline="", encoding="utf-8") as lines:
+        assert {row["path"] for row in csv.DictReader(lines)} == set(frame["path"][frame["regions"] > 0])
     assert not [cell for row in rows for cell in row.values() if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
     results = [spade.predict(folder / as_path(text)) for text in frame["path"]]
     np.testing.assert_allclose(frame["image_score"], [result.image_score for result in results], rtol=1e-5)
@@ -494,6 +558,48 @@ def test_a_row_comes_back_exactly_unless_it_was_cut_off(cells, data):
     assert again == items[whole:]
     for row, expected in zip(found[:whole], rows):
         assert repr(sorted(row.items())) == repr(sorted(({"label": None} | expected).items()))  # NaN is not itself
+
+
+PARTS = {"path": str, "part": int, "value": float}
+
+
+@given(
+    st.lists(st.tuples(TEXT, st.lists(st.floats(allow_nan=False), max_size=3)), unique_by=lambda row: row[0]), st.data()
+)
+def test_a_run_that_ends_at_any_byte_is_resumed_to_the_same_tables(cells, data):
+    rows = [{"path": path, "parts": len(values)} for path, values in cells]
+    for row, (path, values) in zip(rows, cells):
+        parts = [{"path": path, "part": at, "value": value} for at, value in enumerate(values)]
+        row["parts.csv"] = encode_rows(parts, PARTS)
+    finished = data.draw(st.permutations(range(len(rows))))
+    written, append = [], _files._append_to
+
+    def note(*added):
+        written.append(added)
+        append(*added)
+
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        run = RunFolder(folder, "table.csv", {"path": str, "parts": int}, parts={"parts.csv": PARTS})
+        items = [Item({"path": row["path"]}, [], []) for row in rows]
+        tables = [folder / "parts.csv", folder / "table.csv"]
+
+        def judge(waiting):
+            for at in finished:
+                yield at, rows[at]
+
+        with mock.patch.object(_files, "_append_to", note):
+            run.resume(items, judge)
+        whole = [table.read_bytes() for table in tables]
+        run.write([])
+        left = data.draw(st.integers(0, sum(len(added) for _, added in written)))
+        for table, added in written:
+            with table.open("ab") as lines:
+                lines.write(added[:left])
+            left = max(left - len(added), 0)
+        named = {row["path"]: row for row in rows}
+        run.resume(items, lambda waiting: ((at, named[item.name["path"]]) for at, item in enumerate(waiting)))
+        assert [table.read_bytes() for table in tables] == whole
 
 
 def test_two_runs_cannot_write_one_folder_and_a_killed_one_does_not_block_it(spade, line, tmp_path):

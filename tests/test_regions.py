@@ -120,8 +120,13 @@ def test_a_result_has_the_regions_of_its_segmentation(spade, scratched):
     assert first["peak"] == result.judged_map.max()
     match = result.match(int(first["row"]), int(first["col"]))
     assert (match.image, match.row, match.col) == tuple(first[["normal", "normal_row", "normal_col"]])
-    with pytest.raises(ValueError, match="A threshold must be a finite raw distance"):
-        result.regions(np.nan)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("threshold", [np.nan, np.inf, "high", None, True, [1.0], 1j])
+def test_a_threshold_that_is_no_number_is_refused(spade, scratched, threshold):
+    with pytest.raises(ValueError, match=r"A threshold must be a finite raw distance, such as .*; got "):
+        spade.predict(scratched).regions(threshold)
 
 
 def test_the_regions_of_a_figure_are_numbered(spade, scratched):

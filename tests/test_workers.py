@@ -114,6 +114,8 @@ def test_workers_write_what_one_process_does(quick, many, client, tmp_path, monk
     found = quick.predict_folder(many, tmp_path / "two", fpr=0.2, client=client)
     assert_same(found, expected)
     assert_same_maps(tmp_path / "one", tmp_path / "two")
+    regions = [pandas.read_csv(tmp_path / name / "regions.csv") for name in ("one", "two")]
+    pandas.testing.assert_frame_equal(*regions, rtol=1e-4)
     assert (tmp_path / "two/fit/spade.json").is_file()
     assert found.loc[found["path"] == "1-11.png", "verdict"].tolist() == ["not judged"]
 

@@ -20,11 +20,14 @@ def find_regions(
     judged: Float[np.ndarray, "H W"], threshold: float, crop: Crop, found: Correspondence, neighbours: Neighbours
 ) -> pandas.DataFrame:
     """The 8-connected pixels of a map at or above a threshold, the most anomalous region first: `Result.regions`."""
-    labels, count = label(judged >= threshold, np.ones((3, 3)))
-    inside = np.flatnonzero(labels)
-    values, own = judged.flat[inside], labels.flat[inside] - 1
-    order = np.lexsort((inside, -values, own))  # by region, then by value; ties go to the first pixel
-    peaks = order[np.searchsorted(own[order], np.arange(count))]
+    reached = judged >= threshold
+    labels, count = label(reached, np.ones((3, 3)))
+    inside = np.flatnonzero(reached)
+    values, own = judged.ravel()[inside], labels.ravel()[inside] - 1
+    highest = np.full(count, -np.inf, values.dtype)
+    np.maximum.at(highest, own, values)
+    tops = np.flatnonzero(values == highest[own])
+    peaks = tops[np.unique(own[tops], return_index=True)[1]]  # ties go to the first pixel
     pixels = np.bincount(own, minlength=count)
     row, col = np.unravel_index(inside[peaks], judged.shape)
     image, normal_row, normal_col = found.nearest_at(found.cell_of(row, col, judged.shape), judged.shape)
