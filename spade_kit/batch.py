@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas
 
-from spade_kit._arguments import check_switch, warn
+from spade_kit._arguments import check_switch, hold_warnings, warn
 from spade_kit._files import (
     STATE,
     Item,
@@ -41,10 +41,12 @@ from spade_kit.datasets.images import (
     holds_picture,
     list_once,
     pictures_below,
+    read_image,
 )
 from spade_kit.datasets.layouts import check_folder, count, name_some
 from spade_kit.datasets.pairing import pair
 from spade_kit.datasets.samples import Photo, Sample, explain_memory
+from spade_kit.evaluation.regions import draw_regions
 from spade_kit.features.pyramid import Pyramid, compute_each, in_batches, try_to_read
 from spade_kit.gallery.gallery import QueryImage, digest
 from spade_kit.options import Options
@@ -74,6 +76,7 @@ def predict_folder(
     fpr: float | None = None,
     *,
     maps: bool = True,
+    overlays: bool = False,
     jobs: int = 1,
     client: Any = None,
 ) -> pandas.DataFrame:
@@ -88,12 +91,13 @@ def predict_folder(
     rate = max(FPR, smallest) if fpr is None else fpr
     threshold, doubt = spade.calibration.examine_threshold(spade.options, rate, "image")
     outline, _ = spade.calibration.examine_threshold(spade.options, PIXEL_FPR, "pixel")
-    kinds = {"segmentations": ".png"} | ({"maps": ".tiff"} if check_switch("maps", maps) else {})
+    wanted = {"maps": check_switch("maps", maps), "overlays": check_switch("overlays", overlays)}
+    kinds = ["segmentations", *(kind for kind, asked in wanted.items() if asked)]
     items = [
         Item(
             {"path": as_text(photo)},
             [folder / photo],
-            [out / kind / f"{name}{suffix}" for kind, suffix in kinds.items()],
+            [out / kind / f"{name}{'.tiff' if kind == 'maps' else '.png'}" for kind in kinds],
         )
         for photo, name in zip(photos, _name_outputs(photos))
     ]
@@ -241,13 +245,19 @@ def _finish(
 
 
 def _write(result: Result, item: Item, threshold: float, outline: float) -> Row:
-    segmentation, *raw = item.files
+    segmentation, *others = item.files
     judged = result.crop.put_back(result.judged_map)
     write_whole(segmentation, encode_png(judged >= outline))
-    for file in raw:
-        write_whole(file, encode_tiff(judged if result.judged_map is result.anomaly_map else result.on_photo()))
+    found = result.regions(outline)
+    for file in others:
+        if file.suffix == ".tiff":
+            write_whole(file, encode_tiff(judged if result.judged_map is result.anomaly_map else result.on_photo()))
+        else:
+            with hold_warnings():  # which were given when it was judged
+                image = read_image(item.sources[0])
+            write_whole(file, encode_png(draw_regions(image, result.judged_map, outline, result.crop, found)))
     row, col = np.unravel_index(np.nanargmax(judged), judged.shape)
-    regions = [item.name | row for row in _list_regions(result, outline)]
+    regions = [item.name | row for row in _list_regions(found)]
     nearest = int(result.neighbours.index[0])
     sample = result.spade.gallery.normals[nearest].sample
     return {
@@ -266,8 +276,8 @@ def _write(result: Result, item: Item, threshold: float, outline: float) -> Row:
     }
 
 
-def _list_regions(result: Result, outline: float) -> Iterator[Row]:
-    for row in result.regions(outline).reset_index().to_dict("records"):
+def _list_regions(regions: pandas.DataFrame) -> Iterator[Row]:
+    for row in regions.reset_index().to_dict("records"):
         shortened = {name: _six_digits(row[name]) for name in ("peak", "mean")}
         yield row | shortened | {"area": round(row["area"], 1)}
 

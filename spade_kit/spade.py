@@ -554,6 +554,7 @@ class SPADE:
         fpr: float | None = None,
         *,
         maps: bool = True,
+        overlays: bool = False,
         jobs: int = 1,
         client: Any = None,
     ) -> pandas.DataFrame:
@@ -573,6 +574,8 @@ class SPADE:
             The fraction of normal images that may reach the threshold: 0.05 unless there are too few of them.
         maps
             Whether to write the raw maps, 4 bytes per pixel of the original image.
+        overlays
+            Whether to write ``overlays``, the images with numbered outlines of their regions, at most 1,024 px.
         jobs
             Processes on this machine that share the work, of one core each.
         client
@@ -595,7 +598,7 @@ class SPADE:
         OSError
             If something cannot be written; files written before are intact.
         """
-        return predict_folder(self._freeze(), folder, out, fpr, maps=maps, jobs=jobs, client=client)
+        return predict_folder(self._freeze(), folder, out, fpr, maps=maps, overlays=overlays, jobs=jobs, client=client)
 
     # ---- thresholds and the reference level --------------------------------------------------------------------------
 

@@ -204,9 +204,10 @@ def test_a_table_that_a_spreadsheet_saved_again_is_read(spade, line, tmp_path):
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("wrong", ["no", 0, None])
-def test_maps_is_a_switch(spade, line, tmp_path, wrong):
-    with pytest.raises(ValueError, match=f"maps must be True or False; got {wrong!r}"):
-        spade.predict_folder(line, tmp_path / "out", fpr=0.2, maps=wrong)
+@pytest.mark.parametrize("name", ["maps", "overlays"])
+def test_maps_and_overlays_are_switches(spade, line, tmp_path, name, wrong):
+    with pytest.raises(ValueError, match=f"{name} must be True or False; got {wrong!r}"):
+        spade.predict_folder(line, tmp_path / "out", fpr=0.2, **{name: wrong})
     assert not (tmp_path / "out").exists()
 
 
@@ -376,7 +377,9 @@ def test_results_are_not_read_as_photos_even_in_the_same_folder(spade, line):
     assert first["path"].tolist() == spade.predict_folder(line, line, fpr=0.2)["path"].tolist() == NAMES
 
 
-@pytest.mark.parametrize("foreign", ["segmentations/9.png", "segmentations/u.png", "maps/9.tiff", "maps/deep/m.txt"])
+@pytest.mark.parametrize(
+    "foreign", ["segmentations/9.png", "segmentations/u.png", "maps/9.tiff", "overlays/deep/m.txt"]
+)
 @pytest.mark.parametrize("inside", [True, False], ids=["into the input folder", "into a new folder"])
 @pytest.mark.parametrize("maps", [True, False])
 @pytest.mark.filterwarnings("ignore:1 mask not judged")  # a folder of the user's named segmentations
@@ -493,6 +496,27 @@ def test_maps_are_optional_and_made_when_asked_for(spade, line, tmp_path):
     assert len(list((tmp_path / "out/segmentations").rglob("*.png"))) == 6
     pandas.testing.assert_frame_equal(spade.predict_folder(line, tmp_path / "out", fpr=0.2), without)
     assert len(list((tmp_path / "out/maps").rglob("*.tiff"))) == 6
+
+
+def test_overlays_show_each_image_with_its_regions_when_asked_for(spade, line, tmp_path):
+    without = spade.predict_folder(line, tmp_path / "out", fpr=0.2)
+    assert not (tmp_path / "out/overlays").exists()
+    frame = spade.predict_folder(line, tmp_path / "out", fpr=0.2, overlays=True)
+    pandas.testing.assert_frame_equal(frame, without)
+    for row in frame[frame["verdict"] != "not judged"].itertuples():
+        with Image.open(line / row.path) as photo, Image.open(tmp_path / "out/overlays" / row.path) as drawn:
+            before, after = np.asarray(photo.convert("RGB").resize(drawn.size)).astype(int), np.asarray(drawn)
+        ringed = (after == (213, 94, 0)).all(-1)
+        assert ringed.any() == (row.regions > 0)
+        assert (before != after).any() == (row.regions > 0)
+    assert not (tmp_path / "out/overlays/broken.png").exists()
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_overlays_are_results_and_no_images(spade, line, tmp_path, inside):
+    out = line if inside else tmp_path / "out"
+    first = spade.predict_folder(line, out, fpr=0.2, overlays=True)
+    assert first["path"].tolist() == spade.predict_folder(line, out, fpr=0.2, overlays=True)["path"].tolist() == NAMES
 
 
 def test_a_file_that_the_system_cannot_read_is_named_and_the_others_are_judged(spade, line, demo, tmp_path):

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from spade_kit import figures
 from spade_kit.correspondence import Correspondence
-from spade_kit.evaluation.regions import find_regions
+from spade_kit.evaluation.regions import draw_regions, find_regions
 from spade_kit.features.crops import Crop
 from spade_kit.retrieval import Neighbours
 
@@ -107,6 +107,26 @@ def test_boxes_lie_in_the_image_and_hold_a_pixel_at_any_scale(height, width, row
     assert 0 <= box[0] < box[2] <= height
     assert 0 <= box[1] < box[3] <= width
     assert box[0] <= (row + 1.5) * height / 14 <= box[2]
+
+
+@given(st.sampled_from([(512, 700), (200, 310), (2000, 1100)]), arrays(bool, (6, 7)))
+def test_outlines_run_inside_the_regions_and_each_has_its_number(size, marked):
+    judged = np.kron(marked, np.ones((9, 8))).astype(np.float32)
+    crop = Crop(size, (60, 64), (2, 3), judged.shape)
+    found = Correspondence(judged, judged[None], *(np.zeros((1, *judged.shape), int) for _ in range(3)))
+    regions = find_regions(judged, 0.5, crop, found, Neighbours(np.zeros(1, int), np.zeros(1, np.float32)))
+    drawn = draw_regions(np.full((*size, 3), 128, np.uint8), judged, 0.5, crop, regions)
+    assert max(drawn.shape) == min(max(*size, 512), 1024)
+    scale = np.array(drawn.shape[:2]) / crop.scaled
+    rows, cols = np.argwhere((drawn == (213, 94, 0)).all(-1)).T
+    row, col = ((at + 0.5) / by - start for at, by, start in zip((rows, cols), scale, crop.offset))
+    border = [np.abs(place / side - np.round(place / side)) * side < 1 for place, side in ((row, 9), (col, 8))]
+    assert (border[0] | border[1]).all()  # along the sides of the blocks
+    grey = (drawn == 128).all(-1)
+    assert grey.all() == (not marked.any())
+    for y, x in (regions[["row", "col"]].to_numpy() + 0.5 + crop.offset) * scale:
+        box = drawn[max(int(y) - 30, 0) : int(y) + 30, max(int(x) - 45, 0) : int(x) + 45]
+        assert (box == 255).all(-1).any()
 
 
 def test_a_result_has_the_regions_of_its_segmentation(spade, scratched):

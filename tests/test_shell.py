@@ -31,7 +31,8 @@ def test_fit_and_predict_as_a_script_would(folders, capsys):
     assert told.out == ""
     assert "images: " in told.err
     (folders / "new/broken.png").write_bytes(b"broken")
-    assert shell.main([*call, "--fpr", "0.2", "--json"]) == 1
+    assert shell.main([*call, "--fpr", "0.2", "--json", "--overlays"]) == 1
+    assert len(list((folders / "out/overlays").iterdir())) == len(list((folders / "new").iterdir())) - 1
     counts = json.loads(capsys.readouterr().out)
     assert counts["not judged"] == 1
     assert counts["anomalous"] + counts["normal"] == len(list((folders / "new").iterdir())) - 1

@@ -37,7 +37,7 @@ UNSUPPORTED = {
     *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".svg", ".psd", ".tga", ".pgm", ".ppm", ".pnm", ".exr"),
     *(".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".raw", ".jfif", ".apng"),
 }
-RESULTS = ("maps", "segmentations")  # folders of images that a run writes beside its manifest
+RESULTS = ("maps", "segmentations", "overlays")  # folders of images that a run writes beside its manifest
 _SYSTEM = {  # thumbnails, recycle bins and the like; hidden ones begin with a dot
     *("@eadir", "@recycle", "@recently-snapshot", "@sharebin", "#recycle", "#snapshot"),
     *("$recycle.bin", "recycler", "system volume information", "lost+found", "found.000"),

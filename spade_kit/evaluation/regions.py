@@ -6,14 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 import pandas
-from jaxtyping import Float, Int
-from scipy.ndimage import find_objects, label
+from jaxtyping import Float, Int, UInt8
+from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import binary_dilation, binary_erosion, find_objects, label
 
 from spade_kit.correspondence import Correspondence
 from spade_kit.features.crops import Crop
 from spade_kit.retrieval import Neighbours
 
 _BOX = ("top", "left", "bottom", "right")
+_SMALL, _LARGE = 512, 1024  # px: the long side of a picture with outlines
+_RING, _DARK = (213, 94, 0), (34, 34, 34)  # as in figures, and around it
+_LETTER = 18  # px
 
 
 def find_regions(
@@ -50,6 +54,32 @@ def find_regions(
     regions = regions.sort_values("peak", ascending=False, kind="stable", ignore_index=True)
     regions.index = pandas.RangeIndex(1, count + 1, name="region")
     return regions
+
+
+def draw_regions(
+    image: UInt8[np.ndarray, "H W 3"],
+    judged: Float[np.ndarray, "h w"],
+    threshold: float,
+    crop: Crop,
+    regions: pandas.DataFrame,
+) -> UInt8[np.ndarray, "y x 3"]:
+    """An original image, its long side 512 to 1,024 px, with its regions outlined and numbered beside their peaks."""
+    scale = min(max(*image.shape[:2], _SMALL), _LARGE) / max(image.shape[:2])
+    height, width = (max(round(side * scale), 1) for side in image.shape[:2])
+    pixels = np.array(Image.fromarray(image).resize((width, height)))
+    smaller = replace(crop, photo=(height, width))
+    reached = smaller.put_back(judged) >= threshold  # nowhere outside the crop
+    line = reached & ~binary_erosion(reached, iterations=2)
+    pixels[binary_dilation(line)] = _DARK
+    pixels[line] = _RING
+    picture = Image.fromarray(pixels)
+    pen = ImageDraw.Draw(picture)
+    style = {"font": ImageFont.load_default(_LETTER), "fill": "white", "stroke_width": 3, "stroke_fill": _DARK}
+    for number, (y, x) in zip(regions.index, smaller.on_photo(regions[["row", "col"]].to_numpy(float))):
+        left = x > width / 2  # towards the middle
+        at = x - _LETTER / 2 if left else x + _LETTER / 2, min(max(y, _LETTER), height - _LETTER)
+        pen.text(at, str(number), anchor="rm" if left else "lm", **style)
+    return np.asarray(picture)
 
 
 def _place(crop: Crop, rows: slice, columns: slice) -> Int[np.ndarray, "4"]:
