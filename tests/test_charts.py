@@ -113,5 +113,5 @@ def test_the_hardest_of_few_images_and_of_missing_files(spade, demo, tmp_path):
     assert (np.asarray(picture) == 128).all()
     with pytest.raises(ValueError, match="n must be at most 8 images of a kind; got 9"):
         draw_hardest(report, n=9)
-    with pytest.raises(ValueError, match="draw_hardest needs labels, but no image of 1 photos has one"):
+    with pytest.raises(ValueError, match="draw_hardest needs labels; no image of 1 photos has one"):
         draw_hardest(evaluate(spade, [Sample(demo.test[0].path)]))

@@ -642,7 +642,36 @@ def test_missing_values_of_a_table_are_no_labels_and_no_masks(put):
     assert found(dataset.train) == [("good", "0.png", None)]
     assert [sample.label for sample in dataset.test] == [None, None, None, "bent"]
     assert [sample.mask_path is not None for sample in dataset.test] == [False, True, False, False]
-    assert dataset.remarks == ("3 labels of list.csv missing (NaN, None, n/a): unknown, in train good.",)
+    assert dataset.remarks == ("1 row of list.csv without a label: 1 in train, as good, and 0 in test.",)
+
+
+def test_an_image_that_nobody_labelled_is_no_normal_image(put):
+    folder = put(*(f"{at}.png" for at in range(4)))
+    (folder / "list.csv").write_text("path,label\n0.png,good\n1.png,ok\n2.png,\n3.png,n/a\n")
+    dataset = load_dataset(folder / "list.csv")
+    assert found(dataset.train) == [("good", "0.png", None), ("good", "1.png", None)]
+    assert found(dataset.test) == [(None, "2.png", None), (None, "3.png", None)]
+    assert dataset.remarks == ("2 rows of list.csv without a label: 2 in test.",)
+
+
+def test_a_row_without_a_split_is_told(put):
+    folder = put(*(f"{at}.png" for at in range(3)))
+    (folder / "list.csv").write_text("path,label,split\n0.png,good,train\n1.png,good\n2.png,bent,test\n")
+    dataset = load_dataset(folder / "list.csv")
+    assert [sample.path.name for sample in dataset.train] == ["0.png", "1.png"]
+    assert dataset.remarks == ("1 row of list.csv without a split: in train.",)
+
+
+def test_a_row_with_more_cells_than_names_is_refused(put):
+    folder = put("0.png", "1.png")
+    table = folder / "list.csv"
+    table.write_text("path,label,split\n0.png,good,train,,\n1.png,good,,test\n")
+    with pytest.raises(
+        ValueError, match=r"Row 3 of .*list\.csv must have as many cells as the first line, 3; got 4\. Put"
+    ):
+        load_dataset(table)
+    table.write_text("path,label,split\n0.png,good,train,,\n1.png,good,test\n")
+    assert len(load_dataset(table).test) == 1
 
 
 def test_a_test_image_that_is_also_normal_is_reported(put):

@@ -303,9 +303,9 @@ def _read_csv(path: Path) -> Found:
         if not columns & {"label", "split"}:
             raise ValueError(f"{told}. Rename them.")
         remarks.append(f"{told}. The others are not used.")
-    if rows and not columns & {"label", "split"}:
-        remarks.append(f"{table} has no labels: all images count as normal.")
     remarks += _drop_missing(rows, table) + _name_numbered_labels(rows, table)
+    if rows and not any(row.get("label") or row.get("split") for row in rows):
+        remarks.append(f"{table} has no labels: all images count as normal.")
     defects = [row["label"] for row in rows if row.get("label") and _label(row["label"]) != GOOD]
     if defects and "split" not in columns:
         needed = "a column split with 'train' or 'test' in each row"
@@ -352,12 +352,23 @@ def _join_rows(parts: dict[str, list[Sample]], table: str) -> list[str]:
 
 
 def _drop_missing(rows: list[dict[str, str]], table: str) -> list[str]:
-    """Empty the cells that programs write for a missing value, and return a remark on the labels among them."""
-    labels = [row["label"] for row in rows if row.get("label", "").lower() in MISSING]
+    """Empty the cells that programs write for a missing value; return remarks on rows without a label or a split.
+
+    Where others have a label, an image without one may be defective: it is for testing, unless its split says else.
+    """
     for row in rows:
-        row |= {name: "" for name in ("label", "mask") if row.get(name, "").lower() in MISSING}
-    named = ", ".join(sorted({*labels}))
-    return [f"{count(labels, 'label')} of {table} missing ({named}): unknown, in train {GOOD}."] if labels else []
+        row |= {name: "" for name in ("label", "mask", "split") if row.get(name, "").lower() in MISSING}
+    labelled, split = (any(row.get(name) for row in rows) for name in ("label", "split"))
+    bare = [row for row in rows if labelled and not row.get("label") and row.get("split", "").lower() != "test"]
+    normal = [row for row in bare if row.get("split")]
+    remarks = []
+    if bare:
+        told = f"{len(normal)} in train, as {GOOD}, and " if normal else ""
+        remarks.append(f"{count(bare, 'row')} of {table} without a label: {told}{len(bare) - len(normal)} in test.")
+    for row in bare:
+        row["split"] = row.get("split") or "test"
+    rest = [row for row in rows if not row.get("split")]
+    return [*remarks, f"{count(rest, 'row')} of {table} without a split: in train."] if split and rest else remarks
 
 
 def _name_numbered_labels(rows: list[dict[str, str]], table: str) -> list[str]:

@@ -42,7 +42,10 @@ def read_table(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
             f"The first line of {as_text(path)} must name the columns {', '.join(columns)}, separated by commas, "
             f"semicolons or tabs; got {head.strip()!r}."
         )
-    for row in rows:
+    for number, row in enumerate(rows, 2):
+        if any(more := row.get(None) or ()):
+            told = f"as many cells as the first line, {len(names)}; got {len(names) + len(more)}"
+            raise ValueError(f"Row {number} of {as_text(path)} must have {told}. Put names with a comma into quotes.")
         cells = {name: cell.strip() for name, cell in row.items() if name is not None}
         if any(cells.values()):
             yield cells

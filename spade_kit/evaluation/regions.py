@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas
@@ -74,7 +75,12 @@ def draw_regions(
     pixels[line] = _RING
     picture = Image.fromarray(pixels)
     pen = ImageDraw.Draw(picture)
-    style = {"font": ImageFont.load_default(_LETTER), "fill": "white", "stroke_width": 3, "stroke_fill": _DARK}
+    style: dict[str, Any] = {
+        "font": ImageFont.load_default(_LETTER),
+        "fill": "white",
+        "stroke_width": 3,
+        "stroke_fill": _DARK,
+    }
     for number, (y, x) in zip(regions.index, smaller.on_photo(regions[["row", "col"]].to_numpy(float))):
         left = x > width / 2  # towards the middle
         at = x - _LETTER / 2 if left else x + _LETTER / 2, min(max(y, _LETTER), height - _LETTER)

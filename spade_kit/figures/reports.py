@@ -276,7 +276,9 @@ def draw_hardest(report: Report, n: int = 4) -> Figure:
     halves = {"misses": bad.nsmallest(n, "image_score"), "false alarms": good.nlargest(n, "image_score")}
     shown = {name: rows for name, rows in halves.items() if len(rows)}
     if not shown:
-        raise ValueError(f"draw_hardest needs labels, but no image of {report.name} has one. Label them with dataset.label.")
+        raise ValueError(
+            f"draw_hardest needs labels; no image of {report.name} has one. Label them: dataset.label(...)."
+        )
     columns = max(map(len, shown.values()))
     first = report.judged(frame.index[0])
     assert first is not None  # it has a score
