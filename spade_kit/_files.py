@@ -140,7 +140,12 @@ class RunFolder:
                     "overwritten. Use another folder for the results."
                 )
 
-    def resume(self, items: Sequence[Item], judge: Callable[[Sequence[Item]], Iterable[tuple[int, Row]]]) -> list[Row]:
+    def resume(
+        self,
+        items: Sequence[Item],
+        judge: Callable[[Sequence[Item]], Iterable[tuple[int, Row]]],
+        what: str = "images",
+    ) -> list[Row]:
         """Rows of all items, in order: existing rows of finished items, and those that ``judge`` yields for the others.
 
         It yields the index of an item with its complete row, in any order, and each is written at once. Items that
@@ -158,7 +163,7 @@ class RunFolder:
         rows = [row if row is not None and item.is_done(row) else None for item, row in zip(items, found)]
         self.write(filter(None, rows))  # an old row must not stay beside new files of its image
         waiting = [at for at, row in enumerate(rows) if row is None]
-        with track(total=len(items), initial=len(items) - len(waiting), desc="images") as progress:
+        with track(total=len(items), initial=len(items) - len(waiting), desc=what) as progress:
             for at, row in judge([items[at] for at in waiting]) if waiting else ():
                 self._append(row)
                 rows[waiting[at]] = row

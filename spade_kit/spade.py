@@ -47,7 +47,7 @@ from spade_kit.options import OPTIONS, Options, Weights
 from spade_kit.result import Result
 from spade_kit.scores import make_map
 
-_RUNS_DEPEND_ON = ("spade_kit", "torch", "numpy")
+RUNS_DEPEND_ON = ("spade_kit", "torch", "numpy")
 _correcting = Lock()  # corrections in two threads follow each other, and none is lost
 _ITSELF = (
     "This image is one of the fitted images and matches itself at distance 0. "
@@ -277,7 +277,7 @@ class SPADE:
         height, width = normals[0].crop.size
         chosen = self.backbone.recipe is None or self.backbone.recipe["layers"]
         return {
-            **{package: version(package) for package in _RUNS_DEPEND_ON},
+            **{package: version(package) for package in RUNS_DEPEND_ON},
             "backbone": self.backbone.name,
             "weights": self.backbone.weights,
             "weights_sha256": self.backbone.sha256,

@@ -4,12 +4,15 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from sklearn.metrics import average_precision_score
 from tqdm import tqdm
 
 from spade_kit import SPADE, draw_sweep, evaluate, load_backbone, match_pixels, sweep
+from spade_kit._files import RunFolder
+from spade_kit.evaluation import sweep as sweeping
 from spade_kit.scores import make_map
 
 
@@ -191,3 +194,85 @@ def test_two_options_are_a_heat_map_and_three_are_lines(small):
             draw_sweep(wrong)
     with pytest.raises(ValueError, match="draw_sweep needs a metric, but all are NaN"):
         draw_sweep(frame.assign(aupro=np.nan))
+
+
+# ---- a folder --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def over(tiny) -> dict:
+    """24 settings of a small network: two draws of two normals and all of them, each with two weights, K and sigmas."""
+    return {"backbone": [tiny], "normals": [2, None], "weights": [None, "equal"], "k": [1, 3], "sigma": [0, 4]}
+
+
+def assert_same_but_seconds(found, expected):
+    pandas.testing.assert_frame_equal(found.drop(columns="seconds"), expected.drop(columns="seconds"), check_exact=True)
+
+
+def rows_of(folder) -> list[str]:
+    return (folder / "sweep.csv").read_text().splitlines()[1:]
+
+
+def test_a_sweep_in_a_folder_is_the_same_and_a_second_call_measures_nothing(small, over, tmp_path, monkeypatch):
+    over, wanted = (
+        over | {"normals": [2, 3], "weights": [None]},
+        {"metrics": ["image_roc_auc"], "intervals": True, "draws": 1},
+    )
+    expected = sweep(small, over, **wanted)
+    first = sweep(small, over, **wanted, folder=tmp_path)
+    assert_same_but_seconds(first, expected)
+    assert len(rows_of(tmp_path)) == len(expected) == 8
+    monkeypatch.setattr(sweeping, "_Galleries", None)
+    pandas.testing.assert_frame_equal(sweep(small, over, **wanted, folder=tmp_path), first, check_exact=True)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 8, 23])
+def test_an_interrupted_sweep_measures_only_what_is_missing(small, over, tmp_path, monkeypatch, kept):
+    wanted = {"metrics": ["image_roc_auc"], "draws": 2}
+    expected = sweep(small, over, **wanted)
+    measure, searches, write = sweeping._measure_step, [], RunFolder._append
+
+    def write_some(run, row):
+        if len(rows_of(run.folder)) == kept:
+            raise KeyboardInterrupt
+        write(run, row)
+
+    monkeypatch.setattr(RunFolder, "_append", write_some)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(small, over, **wanted, folder=tmp_path)
+    assert len(rows_of(tmp_path)) == kept
+    monkeypatch.setattr(RunFolder, "_append", write)
+    monkeypatch.setattr(sweeping, "_measure_step", lambda *given: searches.append(given[-2]) or measure(*given))
+    assert_same_but_seconds(sweep(small, over, **wanted, folder=tmp_path), expected)
+    assert len(searches) == 6 - kept // 4  # four settings need one search
+    assert len(rows_of(tmp_path)) == 24
+
+
+def test_a_folder_of_another_sweep_is_refused(small, tiny, tmp_path):
+    over = {"backbone": [tiny], "k": [1, 3], "sigma": [4]}
+    sweep(small, over, metrics=["aupro"], folder=tmp_path)
+    fewer, turned = replace(small, test=small.test[:-1]), replace(small, train=small.train[::-1])
+    unlabelled = replace(small, test=[replace(one, label=None) for one in small.test])
+    for change, told in [
+        ({"over": over | {"k": [1, 2]}}, r"results of another run: over was .*'3'.* and is now .*'2'.*\. Use another"),
+        ({"metrics": ["image_roc_auc"]}, r"metrics was .* and is now"),
+        ({"seed": 1}, r"seed was 0 and is now 1"),
+        ({"intervals": True}, r"intervals was False and is now True"),
+        ({"dataset": fewer}, r"dataset_sha256 was"),
+        ({"dataset": turned}, r"dataset_sha256 was"),
+        ({"dataset": unlabelled}, r"dataset_sha256 was"),
+        ({"over": over | {"backbone": [replace(tiny, crop=32)]}}, r"backbones was"),
+    ]:
+        with pytest.raises(ValueError, match=told):
+            sweep(**{"dataset": small, "over": over, "metrics": ["aupro"], "folder": tmp_path} | change)
+    (tmp_path / "sweep.csv").write_text("mine\n")
+    with pytest.raises(ValueError, match=r"sweep\.csv must have the columns setting, .*; got also 'mine'"):
+        sweep(small, over, metrics=["aupro"], folder=tmp_path)
+
+
+def test_the_bar_names_the_latest_row(small, tiny, capsys, monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "0")
+    monkeypatch.setattr("spade_kit.evaluation.sweep.track", partial(tqdm, ascii=True, mininterval=0, disable=False))
+    frame = sweep(small, {"backbone": [tiny], "radius": [0, 1]}, metrics=["aupro"])
+    told = f"radius=1, k=50, sigma=4.0, score=max, judged=map: aupro {frame['aupro'][1]:.3f}"
+    assert told in capsys.readouterr().err

@@ -151,11 +151,13 @@ def test_an_evaluation_is_shared_out_too(quick, demo, client, tmp_path, monkeypa
         evaluate(quick, demo, client=client)
 
 
-def test_settings_are_shared_out_too(demo, client):
+def test_settings_are_shared_out_too(demo, client, tmp_path):
     some = replace(demo, train=demo.train[:6], test=demo.test[::6])
     over = {"backbone": [quick_backbone()], "normals": [3, None], "weights": [None, "equal"], "k": [1, 3]}
-    expected, found = (sweep(some, over, draws=2, **workers) for workers in ({}, {"client": client}))
-    pandas.testing.assert_frame_equal(found.drop(columns="seconds"), expected.drop(columns="seconds"), rtol=1e-4)
+    expected = sweep(some, over, draws=2)
+    for folder in (None, tmp_path, tmp_path):
+        found = sweep(some, over, draws=2, folder=folder, client=client)
+        pandas.testing.assert_frame_equal(found.drop(columns="seconds"), expected.drop(columns="seconds"), rtol=1e-4)
     own = load_backbone(TinyNet(), layers=("early",), resize=72, crop=64)
     with pytest.raises(ValueError, match=r"Workers load a network by its name; got the custom module TinyNet"):
         sweep(some, {"backbone": [own]}, client=client)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
+from importlib.metadata import version
 from itertools import product
 from math import nan
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas
 
 from spade_kit._arguments import check_count, choose
-from spade_kit._files import as_text
+from spade_kit._files import Item, RunFolder, as_folder, as_text, describe_state
 from spade_kit._work import crew, hand_out, track
 from spade_kit.datasets.samples import Dataset, Sample, absolute
 from spade_kit.evaluation.evaluate import describe_scores
@@ -22,9 +25,9 @@ from spade_kit.evaluation.map_store import Judged
 from spade_kit.evaluation.report import METRICS, Report
 from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.features.pyramid import chosen_layers, iterate_features
-from spade_kit.gallery.checkpoint import open_backbone, tell_backbone
+from spade_kit.gallery.checkpoint import describe_backbone, open_backbone, tell_backbone
 from spade_kit.gallery.gallery import QueryImage, digest
-from spade_kit.spade import SPADE
+from spade_kit.spade import RUNS_DEPEND_ON, SPADE
 
 MEASURED = ("image_roc_auc", "retrieval_roc_auc", "pixel_roc_auc", "aupro")
 # ordered from slow to fast to change: later options reuse results computed for earlier ones
@@ -45,14 +48,15 @@ def sweep(
     intervals: bool = False,
     draws: int = 3,
     seed: int = 0,
+    folder: str | Path | None = None,
     jobs: int = 1,
     client: Any = None,
 ) -> pandas.DataFrame:
     """Judge a dataset under all combinations of the given options, and measure each combination.
 
     Features are computed once per backbone and crop and kept in memory, about 0.5 MB per image; a smaller K is looked
-    up, and another sigma needs no search. A progress bar is shown. Images that were fitted are judged against the
-    others.
+    up, and another sigma needs no search. A progress bar shows the latest row. Images that were
+    fitted are judged against the others.
 
     Parameters
     ----------
@@ -67,6 +71,9 @@ def sweep(
         Add a bootstrap confidence interval of each metric, as ``<metric>_low`` and ``<metric>_high``.
     draws, seed
         The number of random draws for each number of normals; within a draw, smaller sets are subsets of larger ones.
+    folder
+        Where to save each row as soon as it is measured, in ``sweep.csv``. After an interruption, a second call
+        measures only the settings that are missing.
     jobs, client
         Processes, or a client whose workers share the settings, as in `SPADE.predict_folder`. Each worker computes the
         features itself.
@@ -78,6 +85,12 @@ def sweep(
         undefined, such as pixel metrics without masks), and ``seconds`` per image for features, search and map (NaN
         if K was looked up or only sigma differs).
 
+    Raises
+    ------
+    ValueError
+        If an option or metric is wrong, or the folder holds a sweep of other settings, networks or images, or is being
+        written by another run.
+
     Examples
     --------
     ``sweep(parts, {"layers": [("layer1",), ("layer2",), ("layer3",), None]})`` shows which layer matters, with a vision
@@ -85,7 +98,6 @@ def sweep(
     ``sweep(parts, {"k": [1, 5, 20, 50]})`` repeats the paper's ablation of K.
     """
     values = _check(dataset, over, metrics)
-    rows: list[Setting] = []
     looks = product(values.get("backbone", [EMBEDDED]), values.get("crop", [224]))
     networks = [(name, crop, _load(name, crop, "crop" in values)) for name, crop in looks]
     for layers, (*_, backbone) in product(values.get("layers", []), networks):
@@ -94,35 +106,109 @@ def sweep(
     plan = list(_plan(values, check_count("draws", draws), len(dataset.train)))
     quick = {name: values[name] for name in ("k", *_READ) if name in values}
     work = partial(_measure_step, quick, metrics, intervals, seed)
+    lasts = [dict(zip(quick, last)) for last in product(*quick.values())]
+    settings = [
+        {"backbone": name, "crop": crop} | fitted | searched | last
+        for (name, crop, _), (fitted, searched), last in product(networks, plan, lasts)
+    ]
     with crew(jobs, client) as workers:
-        for name, crop, backbone in networks:
-            run = _run_plan if workers is None else partial(_run_on, workers)
-            rows += [{"backbone": name, "crop": crop} | row for row in run(work, plan, backbone, dataset)]
-    return _tabulate(rows, values)
+        run = _run_plan if workers is None else partial(_run_on, workers)
+        judge = partial(_judge_settings, [backbone for *_, backbone in networks], plan, len(lasts), run, work, dataset)
+        if folder is None:
+            found = dict(judge(range(len(settings))))
+            rows = [found[at] for at in range(len(settings))]
+        else:
+            manifest = _describe(dataset, [backbone for *_, backbone in networks]) | {
+                "over": {name: list(map(repr, some)) for name, some in values.items()},
+                **{"metrics": [*metrics], "intervals": bool(intervals), "draws": int(draws), "seed": int(seed)},
+            }
+            rows = _resume(as_folder("folder", folder), manifest, settings, metrics, judge)
+    return _tabulate([row | setting for row, setting in zip(rows, settings)], values)
 
 
-def _run_plan(work: Callable, plan: Sequence[Step], backbone: Backbone, dataset: Dataset) -> Iterator[Setting]:
+def _judge_settings(
+    networks: Sequence[Backbone],
+    plan: Sequence[Step],
+    count: int,
+    run: Callable,
+    work: Callable,
+    dataset: Dataset,
+    wanted: Sequence[int],
+) -> Iterator[tuple[int, Setting]]:
+    """The rows of some settings, of which ``count`` in succession need one search, as they come."""
+    steps = sorted({at // count for at in wanted})
+    for number, backbone in enumerate(networks):
+        own = [step for step in steps if step // len(plan) == number]
+        some = [plan[step % len(plan)] for step in own]
+        for at, rows in run(work, some, backbone, dataset) if own else ():
+            yield from enumerate(rows, own[at] * count)
+
+
+def _resume(
+    folder: Path, manifest: dict[str, Any], settings: Sequence[Setting], metrics: Sequence[str], judge: Callable
+) -> list[Setting]:
+    """The rows of all settings: those that a folder holds, and the others, each written as it comes."""
+    names = [{"setting": at, **{name: repr(value) for name, value in one.items()}} for at, one in enumerate(settings)]
+    items = [Item(name, [], []) for name in names]
+    measured = *(f"{metric}{end}" for metric in metrics for end in ("", "_low", "_high")), "seconds"
+    columns = dict.fromkeys(names[0], str) | {"setting": int} | dict.fromkeys(measured, float)
+
+    def measure(some: Sequence[Item]) -> Iterator[tuple[int, Setting]]:
+        places = {item.name["setting"]: place for place, item in enumerate(some)}
+        return ((places[at], items[at].complete(row, {})) for at, row in judge([*places]) if at in places)
+
+    run = RunFolder(folder, "sweep.csv", columns)
+    with run.claim(manifest):
+        rows = run.resume(items, measure, "settings")
+    return [{name: row[name] for name in measured if name in row} for row in rows]
+
+
+def _describe(dataset: Dataset, networks: Sequence[Backbone]) -> dict[str, Any]:
+    """What the rows of a sweep depend on beside its settings: versions, networks, and the images by their content."""
+    states = [
+        [(one.label, one.masked, describe_state([one.path, *one.mask_parts])) for one in part]
+        for part in (dataset.train, dataset.test)
+    ]
+    content = repr([[(*one, state and state["sha256"]) for *one, state in part] for part in states])
+    return {
+        **{package: version(package) for package in RUNS_DEPEND_ON},
+        "backbones": [f"{backbone}, {backbone.sources}, {describe_backbone(backbone)}" for backbone in networks],
+        "dataset": dataset.name,
+        "dataset_sha256": hashlib.sha256(content.encode()).hexdigest(),
+    }
+
+
+def _run_plan(
+    work: Callable, plan: Sequence[Step], backbone: Backbone, dataset: Dataset
+) -> Iterator[tuple[int, list[Setting]]]:
     """In this process."""
     galleries = _Galleries(backbone, dataset.train, dataset.test)
     with track(total=len(plan) * len(galleries.queries), desc=f"{backbone}: settings x images") as progress:
-        for step in plan:
-            yield from work(galleries, step, progress.update)
+        for at, step in enumerate(plan):
+            rows = work(galleries, step, progress.update)
+            progress.set_postfix_str(_tell(rows[-1]))
+            yield at, rows
 
 
 def _run_on(
     workers: Any, work: Callable, plan: Sequence[Step], backbone: Backbone, dataset: Dataset
-) -> Iterator[Setting]:
-    """By the workers of a client."""
+) -> Iterator[tuple[int, list[Setting]]]:
+    """By the workers of a client, in the order in which they finish."""
     samples: list[Any] = [tuple(map(absolute, part)) for part in (dataset.train, dataset.test)]
     measure = partial(_measure_steps, work, *tell_backbone(backbone), *samples)
-    found: dict[int, list[Setting]] = {}
     with track(total=len(plan), desc=f"{backbone}: settings") as progress:
         for at, rows in hand_out(workers, measure, plan, 1):
             if isinstance(rows, Exception):
                 raise rows
-            found[at] = rows
+            progress.set_postfix_str(_tell(rows[-1]))
             progress.update()
-    return (row for at in sorted(found) for row in found[at])
+            yield at, rows
+
+
+def _tell(row: Setting) -> str:
+    """``radius=0, k=5: aupro 0.803``."""
+    options = [f"{name}={value}" for name, value in row.items() if name in OPTIONS and value is not None]
+    return f"{', '.join(options)}: {', '.join(f'{name} {row[name]:.3f}' for name in METRICS if name in row)}"
 
 
 def _measure_steps(
