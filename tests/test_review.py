@@ -3,13 +3,19 @@
 import asyncio
 from concurrent.futures import ThreadPoolExecutor as Apart  # a browser's event loop may run in this thread
 from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
 
+import spade_kit
 from spade_kit import SPADE, review_suspects
+from spade_kit.datasets import tables
 
 
 @pytest.fixture
@@ -376,3 +382,140 @@ def test_dropping_too_many_is_an_error_that_changes_nothing(demo):
 def test_a_review_needs_at_least_two_photos(demo):
     with pytest.raises(ValueError, match="Leave-one-out needs at least one other normal image"):
         review_suspects(SPADE(k=1).fit(demo.train[:1]))
+
+
+# ---- labels ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shots(demo, tmp_path) -> tuple[SPADE, Path]:
+    """A fit of four images of a folder, and one of its labels beside them."""
+    for sample in demo.train[:4]:
+        (tmp_path / sample.path.name).write_bytes(sample.path.read_bytes())
+    return SPADE(k=2).fit(spade_kit.load_dataset(tmp_path).train), tmp_path
+
+
+def labels_in(folder) -> list[str]:
+    return (folder / "labels.csv").read_text().splitlines()
+
+
+def name_of(spade, index) -> str:
+    return spade.gallery.normals[index].sample.path.name
+
+
+def test_labels_are_kept_after_each_key_and_read_by_a_dataset(shots):
+    spade, folder = shots
+    review = review_suspects(spade, folder)
+    assert not (folder / "labels.csv").exists()
+    rows, labels = ["path,label"], {"keep": "good", "drop": "defect", "skip": "unknown"}
+    for kind, label in labels.items():
+        rows.append(f"{name_of(spade, review.index)},{label}")
+        review._on_message(None, {"kind": kind}, [])
+        assert (review.problem, labels_in(folder)) == ("", rows)
+    assert [len(review.kept), len(review.dropped), len(review.unknown), len(review.spade)] == [1, 1, 1, 3]
+    assert [decided for *_, decided in review.suspects] == ["kept", "dropped", "unknown", ""]
+    dataset = spade_kit.load_dataset(folder).label(folder / "labels.csv")
+    assert [f"{one.path.name},{one.label}" for one in dataset.test] == [rows[2]]
+    assert sorted(str(one.label) for one in dataset.train) == ["None", "good", "good"]
+    review.undo()
+    review.undo()
+    assert (labels_in(folder), len(review.spade)) == (rows[:2], 4)
+    review.close()
+
+
+def test_a_later_review_goes_on_from_the_labels(shots):
+    spade, folder = shots
+    names = [name_of(spade, index) for index in range(4)]
+    rows = ["path,label", f"{names[2]},scratch", f"{names[0]},OK", "other/9.png,chip", f"{names[1]},"]
+    (folder / "labels.csv").write_text("\ufeff" + "\r\n".join(rows).replace(",", ";") + "\r\n", encoding="utf-8")
+    review = review_suspects(spade, folder)
+    assert (review.kept, review.dropped, review.unknown, review.index) == ([0], [2], [1], 3)
+    assert [normal.digest for normal in review.spade.gallery.normals] == [gallery_of(spade)[at] for at in (0, 1, 3)]
+    review.skip()
+    kept = ["other/9.png,chip", f"{names[0]},good", f"{names[1]},unknown", f"{names[2]},scratch", f"{names[3]},unknown"]
+    assert labels_in(folder) == ["path,label", *kept]
+    for _ in range(4):
+        review.undo()
+    assert (labels_in(folder), gallery_of(review.spade)) == (["path,label", kept[0]], gallery_of(spade))
+    review.close()
+
+
+def test_images_elsewhere_are_named_by_their_whole_path(shots, tmp_path_factory):
+    spade, folder = shots
+    other = tmp_path_factory.mktemp("labels")
+    review = review_suspects(spade, other)
+    path = spade.gallery.normals[review.index].sample.path
+    review.keep()
+    assert labels_in(other) == ["path,label", f"{path},good"]
+    assert [one.label for one in spade_kit.load_dataset(folder).label(other / "labels.csv").train] == ["good"] * 4
+    review.close()
+
+
+@pytest.mark.parametrize(
+    ("table", "got"),
+    [
+        ("path,label,note\n1.png,good,mine\n", r"\['path', 'label', 'note'\]"),
+        ("path,label,note\n", r"\['path', 'label', 'note'\]"),
+        ("path,label\n1.png,good,mine\n", r"\['1.png', 'good', 'mine'\]"),
+        ("path,label\n1.png,good\n2.png,good\n1.png,chip\n", r"\['1.png', 'good'\]"),
+        ("label,path\ngood,1.png\n", r"\['label', 'path'\]"),
+        ("my notes\n", r"\['my notes'\]"),
+        ("\n", r"\[\]"),
+    ],
+)
+def test_a_table_that_holds_more_than_labels_is_not_overwritten(shots, table, got):
+    spade, folder = shots
+    (folder / "labels.csv").write_text(table)
+    told = rf"labels\.csv must have the columns path and label and one row an image; got {got}\. Keep your notes in "
+    with pytest.raises(ValueError, match=told):
+        review_suspects(spade, folder)
+    assert (folder / "labels.csv").read_text() == table
+
+
+@pytest.mark.parametrize("kind", ["keep", "drop", "undo"])
+def test_a_table_that_another_program_changed_is_not_overwritten(shots, kind):
+    spade, folder = shots
+    review = review_suspects(spade, folder)
+    review.drop()
+    (folder / "labels.csv").write_text("path,label,note\n")
+    before = told(review), gallery_of(review.spade)
+    review._on_message(None, {"kind": kind}, [])
+    assert review.problem.endswith("labels.csv was changed by another program. Open the review again to read it.")
+    assert (told(review), gallery_of(review.spade)) == before
+    assert (folder / "labels.csv").read_text() == "path,label,note\n"
+    review.close()
+
+
+def test_a_full_disk_changes_no_decision(shots, monkeypatch):
+    spade, folder = shots
+    review = review_suspects(spade, folder)
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tables, "write_whole", fail)
+    with pytest.raises(OSError, match="No space left"):
+        review.drop()
+    assert (review.dropped, gallery_of(review.spade)) == ([], gallery_of(spade))
+    review.close()
+
+
+def test_arrays_have_no_labels_to_keep(demo, tmp_path):
+    spade = SPADE(k=2).fit([sample.image for sample in demo.train[:3]])
+    with pytest.raises(ValueError, match=r"Labels are kept by path; got images that were fitted as arrays\. Leave"):
+        review_suspects(spade, tmp_path)
+
+
+@given(
+    st.dictionaries(
+        st.text(min_size=1).filter(lambda text: text == text.strip() and text.isprintable()),
+        st.sampled_from(["good", "a, b", 'a "b"', ""]),
+        min_size=1,
+    )
+)
+def test_a_table_is_read_as_it_was_written(labels):
+    with TemporaryDirectory() as folder:
+        table = tables.LabelTable(Path(folder))
+        table.write(labels)
+        assert tables.LabelTable(Path(folder)).labels == labels
+        assert dict(tables.read_labels(Path(folder, "labels.csv"))) == labels

@@ -31,6 +31,7 @@ CUT_OFF = """root => [...root.querySelectorAll('button, label, figcaption, p, sp
     const cut = inner.left < -1 || inner.right > outer.right + 1 || node.scrollWidth > node.clientWidth + 1;
     return cut && inner.width && !node.closest('.sk-strip');
 }).map(node => node.outerHTML.slice(0, 90))"""
+KEYS = {"keep": "good G", "drop": "defect D", "skip": "unknown U", "undo": "undo Z"}
 PLACES = ((100, 61), (5, 9), (218, 130))
 
 
@@ -132,9 +133,9 @@ rv, pd = spade_kit.review_suspects(judge), spade_kit.paint_defect(judge, parts, 
 def test_photos_are_kept_dropped_and_undone(notebook, shown, spade, most_anomalous, refit, hand):
     def decide(kind: str) -> None:
         if hand == "keys":
-            shown.page.keyboard.press(kind[0])
+            shown.page.keyboard.press(KEYS[kind][-1].lower())
         else:
-            shown.press(f"{kind} {kind[0].upper()}")
+            shown.press(KEYS[kind])
 
     shown.photo.focus()
     first, second, *_ = most_anomalous
@@ -162,7 +163,7 @@ def test_photos_are_kept_dropped_and_undone(notebook, shown, spade, most_anomalo
     notebook.execute("rv.finish()")
     settle(notebook, shown)
     assert [key for key, *_ in cards_of(shown)] == most_anomalous
-    assert shown.root.get_by_role("button", name="undo U").is_disabled()
+    assert shown.root.get_by_role("button", name=KEYS["undo"]).is_disabled()
 
 
 def test_decided_photos_are_marked_and_locked(notebook, shown, most_anomalous):
@@ -187,11 +188,37 @@ def test_decided_photos_are_marked_and_locked(notebook, shown, most_anomalous):
     notebook.until("rv.index", most_anomalous[0])
     settle(notebook, shown)
     assert "✕ dropped" in shown.photo.locator("xpath=..").inner_text()
-    for name in ("keep K", "drop D"):
+    for name in [KEYS[kind] for kind in ("keep", "drop", "skip")]:
         assert shown.root.get_by_role("button", name=name, exact=True).is_disabled()
     shown.page.keyboard.press("k")
     shown.page.wait_for_timeout(200)
     assert notebook.ask("[rv.kept, rv.dropped, rv.problem]") == [[most_anomalous[1]], [most_anomalous[0]], ""]
+
+
+def test_labels_are_given_by_keys_and_kept_in_a_table(browser, lab, demo, tmp_path):
+    for sample in demo.train[:4]:
+        (tmp_path / sample.path.name).write_bytes(sample.path.read_bytes())
+    start = f"""
+import spade_kit
+folder = {str(tmp_path)!r}
+parts = spade_kit.load_dataset(folder)
+rv = spade_kit.review_suspects(spade_kit.SPADE(k=2).fit(parts.train), folder)
+"""
+    with Notebook(browser, lab, "labels.ipynb", start, "rv") as notebook:
+        shown, rows = Shown(notebook.page), ["path,label"]
+        settle(notebook, shown)
+        assert shown.root.locator(".sk-source").inner_text().endswith(f"labels in {tmp_path.as_posix()}/labels.csv")
+        shown.photo.focus()
+        for key, label in (("u", "unknown"), ("g", "good"), ("d", "defect")):
+            at = notebook.ask("rv.index")
+            rows.append(f"{demo.train[at].path.name},{label}")
+            shown.page.keyboard.press(key)
+            notebook.until("open(folder + '/labels.csv').read().split()", rows)
+            settle(notebook, shown)
+        assert progress(shown).startswith("1 kept, 1 dropped, 1 unknown, 1 to review; 3 normal photos")
+        assert "? unknown" in cards_of(shown)[0][2]
+        shown.page.keyboard.press("z")
+        notebook.until("open(folder + '/labels.csv').read().split()", rows[:-1])
 
 
 def test_stale_scores_are_marked_until_they_are_fresh(notebook, shown, spade, most_anomalous, refit):
@@ -380,7 +407,7 @@ def test_a_saved_page_shows_matches_offline(offline, saved, spade, most_anomalou
         assert_explains(shown, spade, result, place, left)
     assert [key for key, *_ in cards_of(shown)] == [index for index, *_ in review.suspects]
     assert progress(shown) == "1 kept, 1 dropped, 10 to review; 11 normal photos"
-    for name in ("keep K", "drop D", "undo U", "save page", "PNG"):
+    for name in (*KEYS.values(), "save page", "PNG"):
         assert shown.root.get_by_role("button", name=name, exact=True).is_disabled()
     assert shown.root.get_by_role("alert").count() == 0
 
@@ -434,7 +461,7 @@ def test_keys_do_not_reach_the_notebook(notebook, shown, most_anomalous):
     assert shown.page.evaluate("jupyterapp.shell.currentWidget.content.widgets.length") == 4
 
 
-@pytest.mark.parametrize("on", ["a card", "keep K", "undo U"])
+@pytest.mark.parametrize("on", ["a card", KEYS["keep"], KEYS["undo"]])
 def test_keys_keep_working_after_a_click(notebook, shown, most_anomalous, on):
     """A decision moves the card and may disable the button."""
     if on == "a card":
@@ -443,13 +470,13 @@ def test_keys_keep_working_after_a_click(notebook, shown, most_anomalous, on):
         settle(notebook, shown)
         shown.page.keyboard.press("k")
         until_decided(notebook, shown, [most_anomalous[2]], [], most_anomalous[0])
-    elif on == "keep K":
-        shown.press("keep K")
+    elif on == KEYS["keep"]:
+        shown.press(KEYS["keep"])
         until_decided(notebook, shown, [most_anomalous[0]], [], most_anomalous[1])
     else:
         notebook.execute("rv.keep()")
         settle(notebook, shown)
-        shown.press("undo U")
+        shown.press(KEYS["undo"])
         until_decided(notebook, shown, [], [], most_anomalous[0])
     kept, index = notebook.ask("[rv.kept, rv.index]")
     shown.page.keyboard.press("k")
@@ -474,7 +501,7 @@ def test_after_the_last_decision_the_page_is_not_busy(notebook):
         settle(notebook, shown, "kept")
     assert progress(shown) == "3 kept, 0 dropped, 0 to review; 3 normal photos"
     assert shown.root.get_attribute("aria-busy") == "false"
-    notebook.page.keyboard.press("u")
+    notebook.page.keyboard.press("z")
     notebook.until("kept.kept", order[:2], seconds=3)
     settle(notebook, shown, "kept")
     notebook.page.keyboard.press("k")

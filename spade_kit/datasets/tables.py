@@ -6,15 +6,17 @@ import csv
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from io import StringIO
+from itertools import zip_longest
 from pathlib import Path
 
 from spade_kit._arguments import suggest
-from spade_kit._files import as_text, explain_reading, printable
+from spade_kit._files import as_text, explain_reading, printable, write_whole
 from spade_kit.datasets.naming import GOOD, MISSING, name_some, plain
 
 COLUMNS = ("path", "label", "mask", "split")
+_LABELLED = ["path", "label"]
 UNKNOWN = "unknown"  # what stands for no label
 
 
@@ -68,6 +70,40 @@ def read_labels(table: Path) -> list[tuple[str, str]]:
 def clean_label(label: str | None) -> str | None:
     """None for what stands for no label."""
     return None if isinstance(label, str) and plain(label) in {"", UNKNOWN, *MISSING} else label
+
+
+class LabelTable:
+    """``labels.csv`` in a folder, written whole; rows of other images stay, and a table that holds more is refused."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "labels.csv"
+        self.name = as_text(self.file)
+        self._content = self._read()
+        text = self._content.decode("utf-8-sig", errors="surrogateescape")
+        separator = max(",;\t", key=text.partition("\n")[0].count)
+        lines = [[cell.strip() for cell in line] for line in csv.reader(StringIO(text, ""), delimiter=separator)]
+        self.labels: dict[str, str] = {line[0]: line[1] for line in lines[1:] if len(line) == 2}  # by path
+        expected = [_LABELLED, *map(list, self.labels.items())] if lines else []
+        if lines != expected:
+            got = next((line for line, one in zip_longest(lines, expected) if line != one), lines[0])
+            raise ValueError(
+                f"{self.name} must have the columns path and label and one row an image; got {got!r:.200}. "
+                "Keep your notes in another file, or use another folder for the labels."
+            )
+
+    def _read(self) -> bytes:
+        with explain_reading(self.file, "a table"):
+            return self.file.read_bytes() if self.file.exists() else b""
+
+    def write(self, labels: Mapping[str, str]) -> None:
+        """Replace the table, unless somebody else changed it since it was read."""
+        if self._read() != self._content:
+            raise ValueError(f"{self.name} was changed by another program. Open the review again to read it.")
+        stream = StringIO()
+        csv.writer(stream, lineterminator="\n").writerows([_LABELLED, *labels.items()])
+        content = stream.getvalue().encode(errors="surrogateescape")
+        write_whole(self.file, content)
+        self._content = content
 
 
 class ImageNames:

@@ -1,8 +1,10 @@
-"""Review the normal images, most anomalous first, and keep or drop each with one key."""
+"""Review the normal images, most anomalous first, and label each with one key: good, defect or unknown."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,9 @@ import traitlets
 from matplotlib.figure import Figure
 
 from spade_kit._arguments import check_index
+from spade_kit._files import as_folder, as_text
+from spade_kit.datasets.naming import GOOD, as_label
+from spade_kit.datasets.tables import UNKNOWN, LabelTable, clean_label
 from spade_kit.figures.results import draw_explanation
 from spade_kit.figures.style import SCALE
 from spade_kit.gallery.gallery import Normal
@@ -24,19 +29,32 @@ from spade_kit.widgets._shared.export import fit_crops
 from spade_kit.widgets._shared.images import ImageList, find_name
 from spade_kit.widgets._shared.scheduler import Steps
 
+_DEFECT = "defect"
+_SAID = {GOOD: "kept", UNKNOWN: "unknown"}  # of any other label: dropped
 _BATCH = 24  # thumbnails in a message
 _THUMBS = 200_000  # bytes of them in a saved page
 
 
-def review_suspects(spade: SPADE) -> Review:
+def review_suspects(spade: SPADE, folder: str | Path | None = None) -> Review:
     """A widget to review the normal images, each judged against the others, most anomalous first.
+
+    Parameters
+    ----------
+    folder
+        Where to keep the labels, such as the folder of the images: ``labels.csv`` is written after each decision, a
+        later review goes on from it, and `Dataset.label` reads it. None keeps them in the widget only.
 
     Returns
     -------
     Review
         ``review.spade`` is the SPADE without the dropped images; the one passed in is never modified.
+
+    Raises
+    ------
+    ValueError
+        If ``labels.csv`` holds anything else, or the images have no files.
     """
-    return Review(spade)
+    return Review(spade, folder)
 
 
 class Review(Waiting, page="review.js"):
@@ -52,19 +70,21 @@ class Review(Waiting, page="review.js"):
     MOVABLE = ("index",)
     TOLD = ("photo", "place_level", "neighbours", "suspects", "state")
     CROPS = 400_000
-    MESSAGES = Live.MESSAGES | {"keep": "", "drop": "", "undo": "", "normals": "images"}
+    MESSAGES = Live.MESSAGES | {"keep": "", "drop": "", "skip": "", "undo": "", "normals": "images"}
 
     index = Checked(0, lambda self, value: self._check_number(value))
 
     suspects: traitlets.List = traitlets.List().tag(sync=True)
     state = traitlets.Dict().tag(sync=True)
 
-    def __init__(self, spade: SPADE) -> None:
+    def __init__(self, spade: SPADE, folder: str | Path | None = None) -> None:
         self._named = find_name(spade) or "spade"
         self._corrections = Corrections(spade)
         self._given = self.spade
         self.images = ImageList(self.spade, None)
-        self._decisions: list[tuple[int, bool]] = []  # index, and whether it was dropped
+        self._decisions: list[tuple[int, str]] = []  # index and label
+        self._table = None if folder is None else LabelTable(as_folder("folder", folder))
+        self._paths = {} if self._table is None else self._name_images(self._table.file.parent)
         self._scores = Scores(self.images)
         self._scores.start(request_for(self.spade))
         self._ranked = not self._missing()
@@ -77,9 +97,10 @@ class Review(Waiting, page="review.js"):
         self._start_waiting()
         self.about = self.about | {
             "names": [self.images.name(index) for index in range(len(spade))],
-            "options": self.spade.describe_options(),
+            "options": self.spade.describe_options() + (f"; labels in {self._table.name}" if self._table else ""),
         }
         self._open()
+        self._go_on()
 
     # ---- for Python --------------------------------------------------------------------------------------------------
 
@@ -94,12 +115,17 @@ class Review(Waiting, page="review.js"):
     @property
     def kept(self) -> list[int]:
         """The images confirmed as normal."""
-        return [index for index, dropped in self._decisions if not dropped]
+        return [index for index, label in self._decisions if label == GOOD]
 
     @property
     def dropped(self) -> list[int]:
         """The images removed from the normal ones."""
-        return [index for index, dropped in self._decisions if dropped]
+        return [index for index, label in self._decisions if label not in _SAID]
+
+    @property
+    def unknown(self) -> list[int]:
+        """The images of which it stays open whether they are normal."""
+        return [index for index, label in self._decisions if label == UNKNOWN]
 
     @property
     def result(self) -> Result:
@@ -107,22 +133,23 @@ class Review(Waiting, page="review.js"):
         return self._results.find(self.index, request_for(self.spade))
 
     def keep(self) -> None:
-        """Confirm the image as normal and move on to the next suspect."""
-        self._decide(dropped=False)
+        """Confirm the image as normal and move on to the next suspect; its label is ``good``."""
+        self._decide(GOOD)
 
     def drop(self) -> None:
-        """Remove the image, as a refit would, and move on to the next suspect."""
-        self._decide(dropped=True)
+        """Remove the image, as a refit would, and move on to the next suspect; its label is ``defect``."""
+        self._decide(_DEFECT)
+
+    def skip(self) -> None:
+        """Leave open whether the image is normal, and move on to the next suspect; its label is ``unknown``."""
+        self._decide(UNKNOWN)
 
     def undo(self) -> None:
         """Undo the last decision and return to its image."""
         if not self._decisions:
             raise ValueError("There is no decision to undo.")
-        index, dropped = self._decisions.pop()
-        if dropped:
-            self._corrections.undo()
-            self._forget()
-        self._go(index)
+        self._write(self._decisions[:-1])
+        self._go(self._untake())
 
     def code(self) -> str:
         """Lines of Python that remove the dropped images."""
@@ -148,21 +175,65 @@ class Review(Waiting, page="review.js"):
         self._ranked = True
         self._go(self.index or self._open_ones()[0])
 
-    def _decide(self, dropped: bool) -> None:
+    def _name_images(self, folder: Path) -> dict[int, str]:
+        """The path of each image in the table of labels: relative to its folder, if it is below."""
+        here, paths = folder.absolute(), dict[int, str]()
+        for index, normal in enumerate(self._given.gallery.normals):
+            if normal.sample is not None:
+                path = normal.sample.path.absolute()
+                paths[index] = as_text(path.relative_to(here) if path.is_relative_to(here) else path)
+        if not paths:
+            raise ValueError("Labels are kept by path; got images that were fitted as arrays. Leave the folder out.")
+        return paths
+
+    def _go_on(self) -> None:
+        """Decide what the table of labels says already."""
+        labels = {} if self._table is None else self._table.labels
+        known = [(index, clean_label(labels[path])) for index, path in self._paths.items() if path in labels]
+        for index, label in known:
+            self._take(index, as_label(label or UNKNOWN))
+        if known:
+            self._go(next(iter(self._open_ones()), self.index))
+
+    def _write(self, decisions: Sequence[tuple[int, str]]) -> None:
+        """Keep the labels, if there is a folder for them."""
+        if self._table is not None:
+            own = {*self._paths.values()}
+            others = {path: label for path, label in self._table.labels.items() if path not in own}
+            told = {self._paths[index]: label for index, label in decisions if index in self._paths}
+            self._table.write(others | told)
+
+    def _decide(self, label: str) -> None:
         if not self._ranked:
             self.finish()
         known = dict(self._decisions)
         if self.index in known:
-            raise ValueError(f"Normal image {self.index} is already {'dropped' if known[self.index] else 'kept'}.")
-        if dropped:
+            raise ValueError(f"Normal image {self.index} is already {_SAID.get(known[self.index], 'dropped')}.")
+        self._take(self.index, label)
+        try:
+            self._write(self._decisions)
+        except (OSError, ValueError):
+            self._untake()
+            raise
+        self._go(next(iter(self._open_ones()), self.index))
+
+    def _take(self, index: int, label: str) -> None:
+        if label not in _SAID:
             gallery, normals = self.spade.gallery, self._given.gallery.normals
-            image = gallery.places[normals[self.index].digest]
+            image = gallery.places[normals[index].digest]
             if len(np.unique(np.delete(gallery.contents, image))) < 2:
                 raise ValueError("Cannot drop one of the last two: judging needs at least one other normal image.")
             self._corrections.remove(image)
             self._forget()
-        self._decisions.append((self.index, dropped))
-        self._go(next(iter(self._open_ones()), self.index))
+        self._decisions.append((index, label))
+
+    def _untake(self) -> int:
+        """Revert the last decision, and return its image."""
+        index, label = self._decisions.pop()
+        if label not in _SAID:
+            self._corrections.undo()
+            self._forget()
+        return index
 
     def _open_ones(self) -> list[int]:
         """The undecided images, most anomalous first."""
@@ -202,7 +273,7 @@ class Review(Waiting, page="review.js"):
             self._send_state()
 
     def _send_state(self) -> None:
-        decided = {index: "dropped" if dropped else "kept" for index, dropped in self._decisions}
+        decided = {index: _SAID.get(label, "dropped") for index, label in self._decisions}
         counts = {"kept": len(self.kept), "dropped": len(self.dropped), "left": len(self.spade)}
         with self._without_events(), self.hold_sync():
             indexes = *decided, *self._open_ones()

@@ -1,4 +1,4 @@
-// Reviewing the normal photos, most anomalous first: keep or drop with one key.
+// Reviewing the normal photos, most anomalous first: good, defect or unknown with one key.
 
 import { brief, clamp, el, setText } from "./dom.js";
 import { Cells, contour, paintMap } from "./maps.js";
@@ -7,7 +7,8 @@ import { Pane, Patch } from "./pane.js";
 import { MapPage } from "./map_page.js";
 import { Strip } from "./strip.js";
 
-const SIGNS = { kept: "✓ kept", dropped: "✕ dropped" };
+const SIGNS = { kept: "✓ kept", dropped: "✕ dropped", unknown: "? unknown" };
+const KEYS = { g: "keep", k: "keep", d: "drop", u: "skip", z: "undo" };
 
 class Review extends MapPage {
   constructor(model, root) {
@@ -23,11 +24,16 @@ class Review extends MapPage {
   build() {
     const pointed = { hover: (row, col) => this.hover([row, col]), leave: () => this.hover(null), pin: () => {} };
     this.photo = new Pane("Normal photo under review", { ...pointed, key: () => {} });
-    this.photo.stage.setAttribute("aria-label", "Photo under review: K keeps it, D drops it, U undoes the last decision");
+    this.photo.stage.setAttribute("aria-label", "Photo under review: G good, D defect, U unknown, Z undoes the last decision");
     this.map = new Pane("Anomaly map, judged against the others", pointed);
     this.normal = new Pane("Normal photo that explains the probe");
     const act = (kind, text, help) => button(text, help, () => this.decide(kind), { class: `python ${kind}` });
-    this.acts = { keep: act("keep", "keep  K", "Confirm as normal and go to the next"), drop: act("drop", "drop  D", "Remove from the normal photos and go to the next"), undo: act("undo", "undo  U", "Undo the last decision") };
+    this.acts = {
+      keep: act("keep", "good  G", "Confirm as normal and go to the next"),
+      drop: act("drop", "defect  D", "Remove from the normal photos and go to the next"),
+      skip: act("skip", "unknown  U", "Leave open and go to the next"),
+      undo: act("undo", "undo  Z", "Undo the last decision"),
+    };
     this.progress = el("div", { class: "sk-score", role: "status" });
     this.spinner = el("span", { class: "sk-spinner", role: "img", "aria-label": "computing" });
     this.strip = new Strip("normal photos: decided, then most anomalous first", (index) => this.disconnected || this.put({ index }));
@@ -111,7 +117,7 @@ class Review extends MapPage {
 
   key(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const kind = { k: "keep", d: "drop", u: "undo" }[event.key.toLowerCase()];
+    const kind = KEYS[event.key.toLowerCase()];
     const by = { "[": -1, "]": 1 }[event.key];
     if (kind) this.decide(kind);
     else if (by) this.step(by);
@@ -138,14 +144,15 @@ class Review extends MapPage {
     })), this.get("index"));
     this.strip.reveal(this.get("index"));
     const { kept, dropped, left } = this.get("state");
-    const open = suspects.filter(([, , , decided]) => !decided).length;
+    const count = (what) => suspects.filter(([, , , decided]) => decided === what).length;
+    const [open, unknown] = [count(""), count("unknown")];
     const stale = suspects.some(([, , fresh, decided]) => !fresh && !decided);
     const ranked = suspects.every(([, score]) => score !== null);
     this.root.classList.toggle("waiting", Boolean(this.get("waiting")));
-    setText(this.progress, this.get("waiting") || `${kept} kept, ${dropped} dropped, ${open} to review; ${left} normal photos${stale ? ", rescoring…" : ""}`);
+    setText(this.progress, this.get("waiting") || `${kept} kept, ${dropped} dropped, ${unknown ? `${unknown} unknown, ` : ""}${open} to review; ${left} normal photos${stale ? ", rescoring…" : ""}`);
     const decided = suspects.find(([index]) => index === this.get("index"))?.[3];
-    for (const kind of ["keep", "drop"]) this.acts[kind].disabled = this.disconnected || Boolean(decided) || !ranked;
-    this.acts.undo.disabled = this.disconnected || !(kept + dropped);
+    for (const kind of ["keep", "drop", "skip"]) this.acts[kind].disabled = this.disconnected || Boolean(decided) || !ranked;
+    this.acts.undo.disabled = this.disconnected || open === suspects.length;
     setText(this.photo.remark, decided ? SIGNS[decided] : "");
     const now = this.root.getRootNode().activeElement;
     if (focused && (!this.root.contains(now) || now.disabled)) this.photo.stage.focus({ preventScroll: true });
