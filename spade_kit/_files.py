@@ -206,7 +206,7 @@ class RunFolder:
         return done
 
     def _read(self, table: str) -> list[Row]:
-        """The complete rows; the last one may be cut off anywhere.
+        """The complete rows; the last one may be cut off, and then has no line break.
 
         A table that was changed by hand is refused: writing it again would delete what was added.
         """
@@ -224,11 +224,13 @@ class RunFolder:
         for number, cells in enumerate(lines[1:], 2):
             try:
                 read = zip(parsers.items(), map(_unguard, cells), strict=True)
-                rows.append({name: kind(cell) for (name, kind), cell in read if cell})
+                row = {name: kind(cell) for (name, kind), cell in read if cell}
+                if next(iter(parsers)) not in row or {"reason", "image_score"} <= row.keys():
+                    raise ValueError("an image has a name, and either a score or a reason why it has none")
+                rows.append(row)
             except ValueError as problem:
-                if number < len(lines) or len(cells) > len(parsers):  # not the end that was cut off
-                    told = f"Row {number} of {as_text(file)} must be as it was written; got {cells!r:.200}"
-                    raise ValueError(f"{told}. {cure}") from problem
+                told = f"Row {number} of {as_text(file)} must be as it was written; got {cells!r:.200}"
+                raise ValueError(f"{told}. {cure}") from problem
         return rows
 
     @property

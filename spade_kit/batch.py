@@ -40,6 +40,7 @@ from spade_kit.datasets.images import (
     find_locked,
     holds_picture,
     list_once,
+    natural_order,
     pictures_below,
     read_image,
 )
@@ -283,7 +284,7 @@ def _list_regions(regions: pandas.DataFrame) -> Iterator[Row]:
 
 
 def _list_photos(folder: Path) -> list[Path]:
-    """Relative paths of all images in a folder and below, except results; warns about unsupported formats."""
+    """Relative paths of all images in a folder and below, except results, also of those that cannot be read."""
     with list_once() as listed:
         found = pictures_below(folder)
         photos = pair(found, folder)[0] or found
@@ -299,8 +300,8 @@ def _list_photos(folder: Path) -> list[Path]:
     if others:
         warn(f"{count(others, 'image')} of unsupported formats not judged: {name_some(others)}. Convert them to PNG.")
     if unnamed := [path for path in rest if path not in others and holds_picture(path)]:
-        warn(f"{count(unnamed, 'image')} with an unknown extension not judged: {name_some(unnamed)}. Rename them.")
-    return [photo.relative_to(folder) for photo in photos]
+        warn(f"{count(unnamed, 'image')} with an unknown extension, known by their content: {name_some(unnamed)}.")
+    return [photo.relative_to(folder) for photo in sorted([*photos, *others, *unnamed], key=natural_order)]
 
 
 def _name_outputs(photos: list[Path]) -> list[Path]:

@@ -92,7 +92,7 @@ def _fit(given: Any) -> tuple[int, Any]:
     from spade_kit.features.sources import EMBEDDED
     from spade_kit.spade import SPADE
 
-    dataset = load_dataset(given.folder)
+    dataset = load_dataset(Path(given.folder) if Path(given.folder).is_dir() else given.folder)  # a folder named demo
     print(dataset)
     spade = (SPADE.recommended if given.recommended else SPADE)(given.backbone or EMBEDDED).fit(dataset.train)
     spade.save(given.gallery)

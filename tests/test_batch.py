@@ -156,10 +156,21 @@ def test_an_incomplete_row_is_rewritten(spade, line, tmp_path):
     whole = spade.predict_folder(line, tmp_path / "out", fpr=0.2)
     table = tmp_path / "out/results.csv"
     text = table.read_text()
-    for end in ("", "\n"):
-        table.write_text(text[: text.index("y.png") + 9] + end)
-        pandas.testing.assert_frame_equal(spade.predict_folder(line, tmp_path / "out", fpr=0.2), whole)
-        assert table.read_text() == text
+    table.write_text(text[: text.index("y.png") + 9])
+    pandas.testing.assert_frame_equal(spade.predict_folder(line, tmp_path / "out", fpr=0.2), whole)
+    assert table.read_text() == text
+
+
+def test_a_note_as_the_reason_of_a_judged_image_is_kept(spade, line, tmp_path):
+    spade.predict_folder(line, tmp_path / "out", fpr=0.2)
+    table = tmp_path / "out/results.csv"
+    noted = pandas.read_csv(table, dtype=str, keep_default_na=False)
+    noted.loc[noted["image_score"] != "", "reason"] = "dust, Ann"
+    noted.to_csv(table, index=False)
+    before = table.read_bytes()
+    with pytest.raises(ValueError, match=r"Row 2 of .*results\.csv must be as it was written; got .*dust, Ann"):
+        spade.predict_folder(line, tmp_path / "out", fpr=0.2)
+    assert table.read_bytes() == before
 
 
 CHANGED = {
@@ -171,6 +182,9 @@ CHANGED = {
     "no head": lambda rows: rows[1:],
     "a note in a row": lambda rows: [*rows[:-1], [*rows[-1], "by Ann"]],
     "a note between rows": lambda rows: [*rows[:2], ["# checked by Ann"], *rows[2:]],
+    "a note below": lambda rows: [*rows, ["checked by Ann"]],
+    "a row of empty cells": lambda rows: [*rows, [""] * len(rows[0])],
+    "a row without its name": lambda rows: [*rows[:2], ["", *rows[2][1:]], *rows[3:]],
     "a note in place of a number": lambda rows: [*rows[:2], [*rows[2][:2], "see Ann", *rows[2][3:]], *rows[3:]],
 }
 
@@ -324,7 +338,10 @@ def test_images_of_unsupported_formats_are_named(spade, line, tmp_path):
     (line / "monday/a.HEIC").write_bytes(b"heic")
     told = r"1 image of unsupported formats not judged: monday/a\.HEIC\. Convert them to PNG\."
     with pytest.warns(UserWarning, match=told):
-        assert spade.predict_folder(line, tmp_path / "out", fpr=0.2)["path"].tolist() == NAMES
+        table = spade.predict_folder(line, tmp_path / "out", fpr=0.2).set_index("path")
+    assert sorted(table.index) == sorted([*NAMES, "monday/a.HEIC"])
+    assert table.loc["monday/a.HEIC", "verdict"] == "not judged"
+    assert "its format is none of PNG, JPEG" in table.loc["monday/a.HEIC", "reason"]
 
 
 def test_images_whose_names_do_not_say_so_are_named(spade, line, tmp_path):
@@ -333,9 +350,13 @@ def test_images_whose_names_do_not_say_so_are_named(spade, line, tmp_path):
     for name in ("b.png.bak", "c", "d.jpeg_large"):
         (line / "monday" / name).write_bytes(whole)
     (line / "monday/notes.txt").write_text("BM: II* GIF")
-    told = r"3 images with an unknown extension not judged: monday/b\.png\.bak, monday/c, monday/d\.jpeg_large\. Rename"
+    told = r"3 images with an unknown extension, known by their content: monday/b\.png\.bak, monday/c, monday/d\.jpeg_l"
     with pytest.warns(UserWarning, match=told):
-        assert spade.predict_folder(line, tmp_path / "out", fpr=0.2)["path"].tolist() == NAMES
+        table = spade.predict_folder(line, tmp_path / "out", fpr=0.2).set_index("path")
+    others = ["monday/b.png.bak", "monday/c", "monday/d.jpeg_large"]
+    assert sorted(table.index) == sorted([*NAMES, *others])
+    assert set(table.loc[others, "image_score"]) == {table.loc[NAMES[0], "image_score"]}
+    assert len(list((tmp_path / "out/maps").rglob("*.tiff"))) == len(NAMES) - 1 + 3
 
 
 def test_a_fitted_photo_is_judged_against_the_others(spade, demo, tmp_path):

@@ -48,6 +48,24 @@ def test_an_image_that_cannot_be_fitted_gives_exit_code_1(folders, capsys):
     assert "spade-kit: some: 1 of 11 images are skipped. Cannot read" in told.err
 
 
+def test_images_of_unsupported_formats_give_exit_code_1(folders, tmp_path, capsys):
+    shutil.copytree(folders / "good", tmp_path / "good")
+    (tmp_path / "good/IMG_1.HEIC").write_bytes(b"heic")
+    SPADE().fit(sorted((folders / "good").iterdir())).save(tmp_path / "gallery")
+    call = ["predict", *(str(tmp_path / name) for name in ("gallery", "good", "out")), "--fpr", "0.2", "--json"]
+    assert shell.main(call) == 1
+    assert json.loads(capsys.readouterr().out)["not judged"] == 1
+    assert shell.main(["fit", str(tmp_path / "good"), str(tmp_path / "again"), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out) == {"fitted": 10, "of": 11, "gallery": str(tmp_path / "again")}
+
+
+def test_a_folder_named_demo_is_fitted_and_not_the_demo(folders, tmp_path, monkeypatch, capsys):
+    shutil.copytree(folders / "good", tmp_path / "demo")
+    monkeypatch.chdir(tmp_path)
+    assert shell.main(["fit", "demo", "gallery", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["fitted"] == 10
+
+
 @pytest.mark.parametrize(
     ("call", "told"),
     [

@@ -17,9 +17,11 @@ from spade_kit._arguments import choose, warn
 from spade_kit._files import printable
 from spade_kit._work import track
 from spade_kit.datasets.images import (
+    UNSUPPORTED,
     UnreadablePhotoError,
     find_locked,
     fits,
+    holds_picture,
     list_folder,
     list_masks,
     list_once,
@@ -135,16 +137,18 @@ def _assemble(found: Found, name: str, locked: Sequence[str] = ()) -> Dataset:
         reasons = "; ".join(list(skipped.values())[:NAMED])
         remarks.append(f"{len(skipped)} of {len(photos)} images are skipped. {reasons}")
         warn(f"{name}: {remarks[-1]}")
-    if others := _find_others({path.parent for path in photos}):
+    others = _find_others({path.parent for path in photos})
+    if others:
         remarks.append(f"{count(others, 'file')} with an unknown extension not used: {name_some(others)}.")
-    test, lost = _check_masks(test, sizes)
-    remarks += lost
+    test, odd = _check_masks(test, sizes)
+    remarks += odd
     uses = Counter(part for sample in test for part in sample.mask_parts)
     if shared := [part for part, number in uses.items() if number > 1]:
         remarks.append(f"{count(shared, 'mask')} used for several images: {name_some(shared)}.")
     if twice := _in_both(train, test):
         remarks.append(f"{count(twice, 'test image')} also among the training images: {name_some(twice)}.")
-    return Dataset(name, train, test, found.layout, tuple(remarks), len(skipped))
+    lost = len(skipped) + sum(file.suffix.lower() in UNSUPPORTED or holds_picture(file) for file in others)
+    return Dataset(name, train, test, found.layout, tuple(remarks), lost)
 
 
 def _find_others(folders: set[Path]) -> list[Path]:
