@@ -210,6 +210,29 @@ def test_a_table_without_a_column_is_damaged(report, tmp_path, column):
         Report.load(tmp_path)
 
 
+def test_a_column_that_somebody_added_to_a_table_is_kept(spade, demo, tmp_path):
+    report = evaluate(spade, demo.test[18:21], folder=tmp_path)
+    table = pandas.read_parquet(tmp_path / "photos.parquet").assign(comment="Ann")
+    table.to_parquet(tmp_path / "photos.parquet")
+    told = r"photos\.parquet must have the columns of a report; got also 'comment'\. Keep your notes"
+    with pytest.raises(ValueError, match=told):
+        evaluate(spade, demo.test[18:21], folder=tmp_path)
+    with pytest.raises(ValueError, match=told):
+        report.save(tmp_path)
+    assert (pandas.read_parquet(tmp_path / "photos.parquet")["comment"] == "Ann").all()
+    Report.load(tmp_path).save(tmp_path / "copy")
+    assert (Report.load(tmp_path / "copy").to_frame()["comment"] == "Ann").all()
+
+
+@pytest.mark.parametrize("key", ["dataset", "options", "backbone", "weights"])
+def test_a_manifest_without_an_entry_is_told(report, tmp_path, key):
+    report.save(tmp_path)
+    run = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({name: value for name, value in run.items() if name != key}))
+    with pytest.raises(ValueError, match=rf"run\.json must say {key}; it does not\. Restore it"):
+        Report.load(tmp_path)
+
+
 WRONG = {
     "load": (lambda report, spade, demo: Report.load(5), "folder must be the path of a folder; got 5"),
     "save": (lambda report, spade, demo: report.save(None), "folder must be the path of a folder; got None"),

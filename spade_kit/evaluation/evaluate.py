@@ -15,7 +15,7 @@ from spade_kit.batch import explain, judge_all, judge_on
 from spade_kit.datasets.samples import GOOD, Dataset, Sample, absolute, as_list
 from spade_kit.evaluation.advice import examine
 from spade_kit.evaluation.map_store import Judged, MapStore, name_maps, write_judged
-from spade_kit.evaluation.report import FORMAT, TABLE, Report, write_table
+from spade_kit.evaluation.report import FORMAT, TABLE, Report, check_table, write_table
 from spade_kit.result import Result
 from spade_kit.scores import mean_of_top, share_out
 from spade_kit.spade import SPADE
@@ -81,6 +81,7 @@ def evaluate(
     places = ("maps", "photos", TABLE)
     run = RunFolder(as_folder("folder", folder).absolute(), "photos.csv", {"photo": int, **columns}, places)
     with crew(jobs, client) as workers, run.claim(manifest):
+        check_table(run.folder, columns)
         (run.folder / TABLE).unlink(missing_ok=True)  # left by a complete run, which is now incomplete
         store = MapStore(run.folder, [as_text(sample.path) for sample in samples])
         frame = pandas.DataFrame(_judge_into(run, store, spade, name, samples, workers), columns=list(columns))

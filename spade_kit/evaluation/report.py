@@ -289,6 +289,7 @@ class Report:
         self._examine()
         run = RunFolder(as_folder("folder", folder), TABLE, {}, ("photos",))
         with run.claim(self.run):
+            check_table(run.folder, self._frame.columns)
             store = MapStore(run.folder, self._frame["path"].tolist())
             for index in range(len(store)):
                 if (judged := self.judged(index)) is not None:
@@ -306,6 +307,10 @@ class Report:
             raise ValueError(
                 f"Expected a report of format {FORMAT}, but {name} holds format {run['report']}, written by "
                 f"spade_kit {run.get('spade_kit')}. Read it with that version, or evaluate again."
+            )
+        if missing := [key for key in ("dataset", "options", "backbone", "weights") if key not in run]:
+            raise ValueError(
+                f"{name}/run.json must say {', '.join(missing)}; it does not. Restore it, or evaluate again."
             )
         if not (folder / TABLE).is_file():
             raise FileNotFoundError(
@@ -361,6 +366,16 @@ def _thin(x: np.ndarray, y: np.ndarray, threshold: np.ndarray, points: int) -> p
     kept = np.unique(np.searchsorted(way, np.linspace(0, way[-1], points)).clip(0, len(x) - 1))
     kept = np.arange(len(x)) if len(x) <= points else kept
     return pandas.DataFrame({"x": x[kept], "y": y[kept], "threshold": threshold[kept]})
+
+
+def check_table(folder: Path, columns: Collection[str]) -> None:
+    """Refuse to write a table again that somebody added a column to."""
+    known: Collection[str] = ()
+    with suppress(OSError, ValueError):  # there is none, or it is damaged
+        known = pandas.read_parquet(folder / TABLE).columns
+    if more := ", ".join(repr(name) for name in known if name not in columns):
+        told = f"{as_text(folder)}/{TABLE} must have the columns of a report; got also {more}"
+        raise ValueError(f"{told}. Keep your notes in another file, or use another folder for the report.")
 
 
 def write_table(folder: Path, frame: pandas.DataFrame) -> None:
