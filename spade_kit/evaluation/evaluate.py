@@ -13,7 +13,6 @@ from spade_kit._files import Item, Row, RunFolder, as_folder, as_text, encode_ti
 from spade_kit._work import crew, track
 from spade_kit.batch import explain, judge_all, judge_on
 from spade_kit.datasets.samples import GOOD, Dataset, Sample, absolute, as_list
-from spade_kit.evaluation.advice import examine
 from spade_kit.evaluation.map_store import Judged, MapStore, name_maps, write_judged
 from spade_kit.evaluation.report import FORMAT, TABLE, Report, check_table, write_table
 from spade_kit.result import Result
@@ -87,7 +86,7 @@ def evaluate(
         frame = pandas.DataFrame(_judge_into(run, store, spade, name, samples, workers), columns=list(columns))
         report = _conclude(Report(name, manifest, frame, store, spade), samples, spade)
         if len(spade) <= _EXAMINED:
-            report.facts.update(examine(spade))
+            report.advice()  # so that its facts are saved
         write_table(run.folder, frame)
     return report
 

@@ -96,12 +96,9 @@ class Report:
         the mask where it is widest); there are too few normal images for that false-alarm rate. Empty if there is none
         of it. The first call judges each normal image against the others, as `SPADE.threshold` does.
         """
-        self._examine()
-        return advise(self._frame, self.judged, self.facts)
-
-    def _examine(self) -> None:
         if self._spade is not None and "normals" not in self.facts:
             self.facts.update(examine(self._spade))
+        return advise(self._frame, self.judged, self.facts)
 
     @property
     def options(self) -> str:
@@ -286,7 +283,7 @@ class Report:
         ValueError
             If the folder holds another run, or another run is writing to it.
         """
-        self._examine()
+        self.advice()  # so that its facts are saved
         run = RunFolder(as_folder("folder", folder), TABLE, {}, ("photos",))
         with run.claim(self.run):
             check_table(run.folder, self._frame.columns)

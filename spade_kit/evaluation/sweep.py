@@ -111,14 +111,15 @@ def sweep(
         {"backbone": name, "crop": crop} | fitted | searched | last
         for (name, crop, _), (fitted, searched), last in product(networks, plan, lasts)
     ]
+    backbones = [backbone for *_, backbone in networks]
     with crew(jobs, client) as workers:
-        run = _run_plan if workers is None else partial(_run_on, workers)
-        judge = partial(_judge_settings, [backbone for *_, backbone in networks], plan, len(lasts), run, work, dataset)
+        run = partial(_run_plan if workers is None else partial(_run_on, workers), work, dataset)
+        judge = partial(_judge_settings, run, backbones, plan, len(lasts))
         if folder is None:
             found = dict(judge(range(len(settings))))
             rows = [found[at] for at in range(len(settings))]
         else:
-            manifest = _describe(dataset, [backbone for *_, backbone in networks]) | {
+            manifest = _describe(dataset, backbones) | {
                 "over": {name: list(map(repr, some)) for name, some in values.items()},
                 **{"metrics": [*metrics], "intervals": bool(intervals), "draws": int(draws), "seed": int(seed)},
             }
@@ -127,20 +128,13 @@ def sweep(
 
 
 def _judge_settings(
-    networks: Sequence[Backbone],
-    plan: Sequence[Step],
-    count: int,
-    run: Callable,
-    work: Callable,
-    dataset: Dataset,
-    wanted: Sequence[int],
+    run: Callable, networks: Sequence[Backbone], plan: Sequence[Step], count: int, wanted: Sequence[int]
 ) -> Iterator[tuple[int, Setting]]:
-    """The rows of some settings, of which ``count`` in succession need one search, as they come."""
+    """The rows of some settings as they come; ``count`` settings in succession need one search."""
     steps = sorted({at // count for at in wanted})
     for number, backbone in enumerate(networks):
         own = [step for step in steps if step // len(plan) == number]
-        some = [plan[step % len(plan)] for step in own]
-        for at, rows in run(work, some, backbone, dataset) if own else ():
+        for at, rows in run([plan[step % len(plan)] for step in own], backbone) if own else ():
             yield from enumerate(rows, own[at] * count)
 
 
@@ -149,37 +143,34 @@ def _resume(
 ) -> list[Setting]:
     """The rows of all settings: those that a folder holds, and the others, each written as it comes."""
     names = [{"setting": at, **{name: repr(value) for name, value in one.items()}} for at, one in enumerate(settings)]
-    items = [Item(name, [], []) for name in names]
     measured = *(f"{metric}{end}" for metric in metrics for end in ("", "_low", "_high")), "seconds"
     columns = dict.fromkeys(names[0], str) | {"setting": int} | dict.fromkeys(measured, float)
 
     def measure(some: Sequence[Item]) -> Iterator[tuple[int, Setting]]:
         places = {item.name["setting"]: place for place, item in enumerate(some)}
-        return ((places[at], items[at].complete(row, {})) for at, row in judge([*places]) if at in places)
+        return ((places[at], row | names[at]) for at, row in judge([*places]) if at in places)
 
     run = RunFolder(folder, "sweep.csv", columns)
     with run.claim(manifest):
-        rows = run.resume(items, measure, "settings")
+        rows = run.resume([Item(name, [], []) for name in names], measure, "settings")
     return [{name: row[name] for name in measured if name in row} for row in rows]
 
 
 def _describe(dataset: Dataset, networks: Sequence[Backbone]) -> dict[str, Any]:
     """What the rows of a sweep depend on beside its settings: versions, networks, and the images by their content."""
-    states = [
-        [(one.label, one.masked, describe_state([one.path, *one.mask_parts])) for one in part]
-        for part in (dataset.train, dataset.test)
-    ]
-    content = repr([[(*one, state and state["sha256"]) for *one, state in part] for part in states])
+    samples = [*dataset.train, None, *dataset.test]
+    states = [one and (describe_state([one.path, *one.mask_parts]) or {}).get("sha256") for one in samples]
+    marks = [one and (one.label, one.masked, state) for one, state in zip(samples, states)]
     return {
         **{package: version(package) for package in RUNS_DEPEND_ON},
         "backbones": [f"{backbone}, {backbone.sources}, {describe_backbone(backbone)}" for backbone in networks],
         "dataset": dataset.name,
-        "dataset_sha256": hashlib.sha256(content.encode()).hexdigest(),
+        "dataset_sha256": hashlib.sha256(repr(marks).encode()).hexdigest(),
     }
 
 
 def _run_plan(
-    work: Callable, plan: Sequence[Step], backbone: Backbone, dataset: Dataset
+    work: Callable, dataset: Dataset, plan: Sequence[Step], backbone: Backbone
 ) -> Iterator[tuple[int, list[Setting]]]:
     """In this process."""
     galleries = _Galleries(backbone, dataset.train, dataset.test)
@@ -191,7 +182,7 @@ def _run_plan(
 
 
 def _run_on(
-    workers: Any, work: Callable, plan: Sequence[Step], backbone: Backbone, dataset: Dataset
+    workers: Any, work: Callable, dataset: Dataset, plan: Sequence[Step], backbone: Backbone
 ) -> Iterator[tuple[int, list[Setting]]]:
     """By the workers of a client, in the order in which they finish."""
     samples: list[Any] = [tuple(map(absolute, part)) for part in (dataset.train, dataset.test)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -176,32 +177,28 @@ class Review(Waiting, page="review.js"):
         self._go(self.index or self._open_ones()[0])
 
     def _name_images(self, folder: Path) -> dict[int, str]:
-        """The path of each image in the table of labels: relative to its folder, if it is below."""
-        here, paths = folder.absolute(), dict[int, str]()
-        for index, normal in enumerate(self._given.gallery.normals):
-            if normal.sample is not None:
-                path = normal.sample.path.absolute()
-                paths[index] = as_text(path.relative_to(here) if path.is_relative_to(here) else path)
+        """The path of each image in the table of labels, relative to its folder."""
+        samples = {index: normal.sample for index, normal in enumerate(self._given.gallery.normals)}
+        paths = {index: as_text(os.path.relpath(one.path, folder)) for index, one in samples.items() if one}
         if not paths:
             raise ValueError("Labels are kept by path; got images that were fitted as arrays. Leave the folder out.")
         return paths
 
     def _go_on(self) -> None:
         """Decide what the table of labels says already."""
-        labels = {} if self._table is None else self._table.labels
-        known = [(index, clean_label(labels[path])) for index, path in self._paths.items() if path in labels]
-        for index, label in known:
-            self._take(index, as_label(label or UNKNOWN))
-        if known:
+        known = {} if self._table is None else self._table.labels
+        labels = {index: known[path] for index, path in self._paths.items() if path in known}
+        for index, label in labels.items():
+            self._take(index, as_label(clean_label(label) or UNKNOWN))
+        if labels:
             self._go(next(iter(self._open_ones()), self.index))
 
     def _write(self, decisions: Sequence[tuple[int, str]]) -> None:
         """Keep the labels, if there is a folder for them."""
         if self._table is not None:
-            own = {*self._paths.values()}
-            others = {path: label for path, label in self._table.labels.items() if path not in own}
-            told = {self._paths[index]: label for index, label in decisions if index in self._paths}
-            self._table.write(others | told)
+            others = self._table.labels.keys() - {*self._paths.values()}
+            labels = {path: label for path, label in self._table.labels.items() if path in others}
+            self._table.write(labels | {self._paths[at]: label for at, label in decisions if at in self._paths})
 
     def _decide(self, label: str) -> None:
         if not self._ranked:
