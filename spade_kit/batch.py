@@ -278,7 +278,8 @@ def _write(result: Result, item: Item, threshold: float, outline: float) -> Row:
 
 
 def _list_regions(regions: pandas.DataFrame) -> Iterator[Row]:
-    for row in regions.reset_index().to_dict("records"):
+    for cells in regions.itertuples(name=None):
+        row = dict(zip(["region", *regions], cells))
         shortened = {name: _six_digits(row[name]) for name in ("peak", "mean")}
         yield row | shortened | {"area": round(row["area"], 1)}
 

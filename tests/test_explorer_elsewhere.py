@@ -106,6 +106,50 @@ def test_a_saved_page_switches_between_the_map_and_its_excess(offline, spade, de
         shown.press("map")
 
 
+def tell_region(region) -> list[str]:
+    area = f"{region.area:.1f}" if region.area < 10 else f"{region.area:,.0f}"
+    where = f"rows {region.top} to {region.bottom - 1}, cols {region.left} to {region.right - 1}"
+    normal = f"normal {region.normal}, ({region.normal_row}, {region.normal_col})"
+    return [f"{region.Index}", f"{area} px²", f"{region.peak:.1f}", where, normal]
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
+def test_a_saved_page_lists_the_regions_of_python_and_goes_to_them(offline, spade, demo, share):
+    shown, result = Shown(offline), spade.predict(demo.test[SEEN[0]])
+    threshold = float(np.quantile(result.anomaly_map, share))
+    shown.slide("threshold", threshold)
+    expected = list(result.regions(threshold).itertuples())
+    listed = [row.locator("th, td").all_inner_texts() for row in shown.root.locator(".sk-regions tbody tr").all()]
+    assert listed == [tell_region(region) for region in expected[:20]]
+    for stage in (shown.photo, shown.map):
+        numbers = stage.locator(".sk-numbers span").all()
+        assert [number.inner_text() for number in numbers] == [cells[0] for cells in listed]
+        limits = stage.bounding_box()
+        for number, region in zip(numbers, expected):
+            box = number.bounding_box()
+            assert limits["x"] <= box["x"] <= box["x"] + box["width"] <= limits["x"] + limits["width"]
+            row = (box["y"] + box["height"] / 2 - limits["y"]) * shown.size[0] / limits["height"] - 0.5
+            assert row == pytest.approx(np.clip(region.row, 6, shown.size[0] - 7), abs=2)
+    for at in {0, len(listed) - 1}:
+        row, region = shown.root.locator(".sk-regions tbody tr").nth(at), expected[at]
+        if at:
+            row.locator("td").nth(1).click()
+        else:
+            row.get_by_role("button").focus()
+            offline.keyboard.press("Enter")
+        assert shown.ring(shown.map, "pinned") == (region.row, region.col)
+        assert shown.ring(shown.normal, "pinned") == (region.normal_row, region.normal_col)
+        assert shown.root.locator(".sk-regions .here th").inner_text() == f"{region.Index}"
+
+
+def test_without_a_region_a_saved_page_says_so(offline):
+    shown = Shown(offline)
+    shown.slide("threshold", 1e6)
+    offline.evaluate("0")
+    assert shown.root.locator(".sk-regions").inner_text() == "No region reaches the threshold."
+    assert shown.root.locator(".sk-numbers span").count() == 0
+
+
 def test_a_saved_page_offers_no_more_neighbours_than_it_has(browser, spade, demo, tmp_path, monkeypatch):
     monkeypatch.setattr("spade_kit.widgets.explorer._REACH", 7)
     path = tmp_path / "page.html"

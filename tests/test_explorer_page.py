@@ -206,6 +206,20 @@ def test_the_outline_of_detections_is_the_segmentation(notebook, shown, spade, d
     assert (np.array(inside, bool).reshape(224, 224) != segmentation).mean() < 0.002  # rounding along the outline
 
 
+def test_the_table_of_regions_leads_to_the_pixel_that_explains_each(notebook, shown, spade, demo):
+    result = spade.predict(demo.test[0])
+    threshold = float(np.quantile(result.anomaly_map, 0.95))
+    shown.slide("threshold", threshold)
+    region = result.regions(threshold).loc[2]
+    shown.press("go to region 2")
+    notebook.until("[ex.probe, ex.pinned]", [[region["row"], region["col"]], True])
+    assert shown.ring(shown.normal, "pinned") == (region["normal_row"], region["normal_col"])
+    notebook.execute(f"ex.only = {region['normal']}")  # no threshold applies to the map
+    shown.settle()
+    assert shown.root.locator(".sk-regions").inner_text() == ""
+    assert shown.root.locator(".sk-numbers span").count() == 0
+
+
 def test_the_truth_is_outlined_where_the_mask_is(notebook, shown, demo, spade):
     mask = spade.predict(demo.test[0]).mask
     box = shown.photo.locator(".sk-truth .ink").evaluate(

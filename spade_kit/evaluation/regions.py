@@ -38,23 +38,21 @@ def find_regions(
     image, normal_row, normal_col = found.nearest_at(found.cell_of(row, col, judged.shape), judged.shape)
     boxes = find_objects(labels)
     ends = np.array([[(side.start, side.stop) for side in box] for box in boxes], int).reshape(-1, 2, 2)
-    regions = pandas.DataFrame(
-        {
-            **dict(zip(_BOX, np.array([_place(crop, *box) for box in boxes], int).reshape(-1, 4).T)),
-            "area": pixels * np.prod(crop.photo) / np.prod(crop.scaled),
-            "peak": values[peaks],
-            "row": row,
-            "col": col,
-            "mean": np.bincount(own, values, minlength=count) / pixels,
-            "normal": neighbours.index[image],
-            "normal_row": normal_row,
-            "normal_col": normal_col,
-            "at_edge": ((ends == 0) | (ends == np.array(judged.shape)[:, None])).any((1, 2)),
-        }
-    )
-    regions = regions.sort_values("peak", ascending=False, kind="stable", ignore_index=True)
-    regions.index = pandas.RangeIndex(1, count + 1, name="region")
-    return regions
+    columns: dict[str, np.ndarray] = {
+        **dict(zip(_BOX, np.array([_place(crop, *box) for box in boxes], int).reshape(-1, 4).T)),
+        "area": pixels * np.prod(crop.photo) / np.prod(crop.scaled),
+        "peak": highest,
+        "row": row,
+        "col": col,
+        "mean": np.bincount(own, values, minlength=count) / pixels,
+        "normal": neighbours.index[image],
+        "normal_row": normal_row,
+        "normal_col": normal_col,
+        "at_edge": ((ends == 0) | (ends == np.array(judged.shape)[:, None])).any((1, 2)),
+    }
+    order = np.argsort(-highest, kind="stable")
+    columns = {name: column[order] for name, column in columns.items()}
+    return pandas.DataFrame(columns, pandas.RangeIndex(1, count + 1, name="region"))
 
 
 def draw_regions(

@@ -57,8 +57,9 @@ def rank_by_use(result: Result) -> list[int]:
 
 
 def pack_photo(result: Result, mask: np.ndarray | None, quality: int = 90) -> dict[str, Any]:
-    """The crop, its size, how much of the image it covers, and its defect mask."""
-    told = {"size": list(result.anomaly_map.shape), "judged": result.crop.describe()}
+    """The crop, its size, how much of the image it covers, where it lies in it, and its defect mask."""
+    crop = {name: list(getattr(result.crop, name)) for name in ("photo", "scaled", "offset")}
+    told = {"size": list(result.anomaly_map.shape), "judged": result.crop.describe(), "crop": crop}
     return told | {"jpeg": jpeg(result.image, quality=quality), "mask": pack_mask(mask)}
 
 

@@ -6,6 +6,7 @@ import { Pane, Patch } from "./pane.js";
 import { Choice, Slider, button } from "./controls.js";
 import { MapPage } from "./map_page.js";
 import { Readout, tellAngle } from "./readout.js";
+import { Regions, findRegions } from "./regions.js";
 import { Retrieved } from "./retrieved.js";
 import { Strip } from "./strip.js";
 import { Weights } from "./weights.js";
@@ -150,6 +151,10 @@ class Explorer extends MapPage {
     this.legend = el("div", { class: "sk-legend" },
       el("span", { class: "found" }, "detected"), el("span", { class: "truth" }, "ground truth"), el("span", { class: "pointed" }, "hover"), el("span", { class: "pin" }, "pinned ", this.unpin));
     this.photo.figure.append(this.legend);
+    this.regions = new Regions((place) => {
+      this.hovered = null;
+      this.put({ probe: place, pinned: true });
+    });
 
     // the explanation of the probe
     this.patches = [new Patch("Close-up of the probe"), new Patch("Close-up of the match")];
@@ -166,7 +171,7 @@ class Explorer extends MapPage {
 
     // export, help and corrections
     this.copy = button("copy as Python", "Copy Python code that reproduces this view", () => this.copyText(this.copy, this.get("as_python")));
-    this.help = el("div", { class: "sk-help", hidden: true }, el("p", {}, "Point at the photo, the map or a layer: rings mark the pixel and the normal pixel that explains it. Click to pin the pixel and compare it with others; click it again to unpin it. Click a retrieved normal photo to see which part of the map it explains."),
+    this.help = el("div", { class: "sk-help", hidden: true }, el("p", {}, "Point at the photo, the map or a layer: rings mark the pixel and the normal pixel that explains it. Click to pin the pixel and compare it with others; click it again to unpin it. Click a row of the table below the map to go to that region. Click a retrieved normal photo to see which part of the map it explains."),
       el("dl", {}, ...[...HELP, ...(unit ? [["°", ANGLE]] : [])].flatMap(([keys, text]) => [el("dt", {}, keys), el("dd", {}, text)])));
     this.helper = button("?", "Help and shortcuts  ?", () => this.toggleHelp(), { "aria-label": "help", "aria-expanded": "false" });
     this.corrected = el("span", { class: "sk-remark", role: "status" });
@@ -179,7 +184,7 @@ class Explorer extends MapPage {
     this.place = el("div", { class: "sk-row sk-place" }, el("span", { class: "sk-heading" }, "Place"), this.asker, this.placed);
     this.retrieved.head.append(this.correcting);
     this.root.append(head, this.problem, this.strip.node, controls,
-      el("div", { class: "sk-views" }, this.photo.figure, this.map.figure, this.normal.figure),
+      el("div", { class: "sk-views" }, this.photo.figure, this.map.figure, this.normal.figure, this.regions.node),
       el("div", { class: "sk-row" }, el("span", { class: "sk-heading" }, "Layers"), switcher, this.combining.node, this.weighing.node, this.marks, this.layersRemark),
       el("div", { class: "sk-below" }, el("div", { class: "sk-layers", style: `--columns: ${columnsFor(this.layers.length)}` }, ...this.layers.map((layer) => layer.pane.figure)), el("div", { class: "sk-why" }, close, this.readout.node)),
       this.retrieved.head, this.retrieved.strip.node, this.place,
@@ -477,7 +482,11 @@ class Explorer extends MapPage {
     const why = this.unjudged();
     const judged = !why;
     const path = judged ? contour(this.values, H, W, threshold) : "";
-    for (const pane of [this.photo, this.map]) pane.outline("found", path);
+    this.regions.show(judged ? findRegions(this.values, H, W, threshold) : null, this.shown.photo.crop, (place) => this.see(place));
+    for (const pane of [this.photo, this.map]) {
+      pane.outline("found", path);
+      pane.number(this.regions.listed.map(({ label }) => label));
+    }
     const marked = this.values.reduce((count, value) => count + (value >= threshold), 0) / this.values.length;
     this.threshold.max = this.end;
     this.threshold.value = Math.min(threshold, this.end);
@@ -728,6 +737,7 @@ class Explorer extends MapPage {
       pane.point("pinned", pin?.place);
       pane.point("hovered", hover?.place);
     }
+    this.regions.mark(pin?.place);
     if (this.unpin.hidden === pinned) this.unpin.hidden = !pinned;
     const { part } = this.retrieved;
     const image = part && !this.hovered ? part.image : seen.match.image;

@@ -28,7 +28,8 @@ export class Pane {
     this.dots = svg("g", { class: "sk-dots" });
     this.rings = Object.fromEntries(["pinned", "hovered"].map((kind) => [kind, ring(kind)]));
     this.marks = svg("svg", { class: "marks", "aria-hidden": "true", preserveAspectRatio: "none" }, this.dots, this.truth, this.found, ...Object.values(this.rings));
-    this.stage = el("div", { class: "sk-stage" }, this.canvas, this.over, this.veil, this.marks);
+    this.numbers = el("div", { class: "sk-numbers", "aria-hidden": "true" });
+    this.stage = el("div", { class: "sk-stage" }, this.canvas, this.over, this.veil, this.marks, this.numbers);
     this.title = el("span", { class: "sk-title" });
     this.remark = el("span", { class: "sk-remark" });
     this.chip = el("button", { type: "button", class: "sk-chip", hidden: true, onclick: () => on.letGo() });
@@ -75,6 +76,13 @@ export class Pane {
 
   outline(which, path) {
     for (const line of this[which].children) line.setAttribute("d", path);
+  }
+
+  /** Number some pixels from 1, each on the side towards the middle. */
+  number(places) {
+    const part = (at, size) => `${(100 * (at + 0.5)) / size}%`;
+    this.numbers.replaceChildren(...places.map(([row, col], i) =>
+      el("span", { class: col > this.W / 2 ? "left" : "", style: `--top: ${part(row, this.H)}; left: ${part(col, this.W)}` }, `${i + 1}`)));
   }
 
   #listen(on) {
