@@ -22,7 +22,7 @@ def draw(rng, blank=False, size=(60, 80)):
 
 
 def take(rng, size=(60, 80)):
-    """A photograph: a bright part on black, with noise."""
+    """An image of a part: bright part on black, with noise."""
     photo = rng.integers(0, 3, (*size, 3))
     height, width = size
     part = photo[height // 6 : -height // 6, width // 6 : -width // 6]
@@ -87,7 +87,7 @@ def test_empty_masks_of_good_images_are_no_images(put, photo, mask):
         ("bad/{}.png", "label/{}.png"),
     ],
 )
-def test_two_photographs_of_one_name_stay_images(put, one, other):
+def test_two_images_of_one_name_stay_images(put, one, other):
     folder = put("good/{}.png", take)
     put(one, take)
     put(other, take)
@@ -111,7 +111,7 @@ def test_masks_of_this_kind_are_not_judged_and_said(put, tmp_path):
     assert table["path"].tolist() == ["0.jpg", "1.jpg", "2.jpg"]
 
 
-def test_a_photograph_that_is_taken_as_a_mask_is_remarked_on(put):
+def test_an_image_that_is_taken_as_a_mask_is_remarked_on(put):
     folder = put("good/{}.png", take)
     put("bad/{}.png", take)
     put("bad/{}_label.png", lambda rng: rng.integers(0, 90, (60, 80, 3), np.uint8))

@@ -36,7 +36,7 @@ from spade_kit.datasets.tables import ImageNames, clean_label, read_labels
 
 SQUASHED = 1.2  # a larger change of the aspect ratio is remarked on: round parts become ovals
 _MASKS = 200  # at most so many masks are read to describe all
-_VARIED = 0.5  # of the pixels: more of other colours than two make a mask look like a photograph
+_VARIED = 0.5  # of the pixels: more of other colours than two make a mask look like an image
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def _describe_masks(masked: Sequence[Sample]) -> tuple[str, list[str]]:
     """How masks were understood, and remarks on those that are probably wrong; of many masks, some are read."""
     read = [masked[at] for at in spread_evenly(len(masked), _MASKS)]
     reasons: Counter[str] = Counter()
-    empty, inverted, contradicted, photographs, unreadable = [], [], [], [], list[str]()
+    empty, inverted, contradicted, varied, unreadable = [], [], [], [], list[str]()
     for sample in track(read, desc="masks"):
         path = sample.mask_parts[0]
         try:
@@ -205,7 +205,7 @@ def _describe_masks(masked: Sequence[Sample]) -> tuple[str, list[str]]:
             unreadable.append(str(problem))
             continue
         reasons[reason] += 1
-        photographs += [file for file in list_masks(sample.mask_path)[:1] if count_colours(file, _VARIED) == 0]
+        varied += [file for file in list_masks(sample.mask_path)[:1] if count_colours(file, _VARIED) == 0]
         if not mask.any():
             empty += [path] if sample.label != GOOD else []
         elif sample.label == GOOD:
@@ -220,7 +220,7 @@ def _describe_masks(masked: Sequence[Sample]) -> tuple[str, list[str]]:
     wrong = {
         "Empty masks ({}): {}. Check that their defects were saved.": empty,
         "Masks of more than half of the image ({}): {}. Check that they are not inverted.": inverted,
-        "Masks of many colours ({}): {}. Check that they are no photographs.": photographs,
+        "Masks of many colours ({}): {}. Check that they are masks.": varied,
         "Masks that mark a defect in a good image ({}): {}. Correct the label or the mask.": contradicted,
     }
     remarks = [remark.format(f"{len(at)} of {len(read)}", name_some(at)) for remark, at in wrong.items() if at]

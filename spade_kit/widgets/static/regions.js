@@ -4,7 +4,7 @@ import { brief, el, setText } from "./dom.js";
 import { button } from "./controls.js";
 
 const MOST = 20; // regions that are numbered and listed
-const HEADS = ["region", "area", "peak", "where in the photo", "explained by"];
+const HEADS = ["region", "area", "peak", "where in the image", "explained by"];
 
 /** The 8-connected pixels at or above a level, the most anomalous first: `Result.regions`. */
 export function findRegions(map, H, W, level) {
