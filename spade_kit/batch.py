@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from math import nan
@@ -47,6 +48,7 @@ from spade_kit.datasets.images import (
 from spade_kit.datasets.layouts import check_folder, count, name_some
 from spade_kit.datasets.pairing import pair
 from spade_kit.datasets.samples import Photo, Sample, explain_memory
+from spade_kit.evaluation.page import NOT_JUDGED, PAGE, write_page
 from spade_kit.evaluation.regions import draw_regions
 from spade_kit.features.pyramid import Pyramid, compute_each, in_batches, try_to_read
 from spade_kit.gallery.gallery import QueryImage, digest
@@ -66,7 +68,6 @@ REGIONS: dict[str, Callable[[str], Any]] = {  # the columns of regions.csv
     **{"row": int, "col": int, "mean": float, "normal": int, "normal_row": int, "normal_col": int},
     "at_edge": lambda cell: bool(("FALSE", "TRUE").index(cell.upper())),
 }
-NOT_JUDGED = "not judged"
 Finish: TypeAlias = "Callable[[Item, Any, Result | Exception, float], Row]"  # the second is the photo
 
 
@@ -78,6 +79,7 @@ def predict_folder(
     *,
     maps: bool = True,
     overlays: bool = False,
+    report: bool = True,
     jobs: int = 1,
     client: Any = None,
 ) -> pandas.DataFrame:
@@ -86,6 +88,7 @@ def predict_folder(
     if jobs != 1 or client is not None:  # workers may have another working directory
         folder, out = folder.resolve(), out.resolve()
     check_is_no_file(out)
+    check_switch("report", report)
     photos = _list_photos(folder)
     normals = len(spade.gallery.distinct)
     smallest = 1 / (normals + 1)  # rate that this many normal images can estimate
@@ -102,17 +105,22 @@ def predict_folder(
         )
         for photo, name in zip(photos, _name_outputs(photos))
     ]
-    run = RunFolder(out, "results.csv", COLUMNS, RESULTS, {"regions.csv": REGIONS})
+    run = RunFolder(out, "results.csv", COLUMNS, (*RESULTS, PAGE), {"regions.csv": REGIONS})
     manifest = spade.describe_run() | {"input": as_text(folder.resolve()), "rate": rate, "threshold": threshold}
     manifest["pixel_threshold"] = outline
     with crew(jobs, client) as workers, run.claim(manifest):
+        with suppress(OSError):
+            (out / PAGE).unlink()  # of earlier results
         judge = judge_on(workers, spade, out, partial(_finish, threshold, outline))
         rows = run.resume(items, lambda some: judge([(item, item.sources[0]) for item in some]))
-    unsaid = {"nearest_normal": "", "reason": "", "sha256": ""}
-    frame = pandas.DataFrame([unsaid | row for row in rows], columns=list(COLUMNS))
-    done = frame.dropna(subset="judged")
-    cropping = spade.gallery.cropping
-    covered = cropping.describe_coverage(done["path"].tolist(), done["judged"].tolist(), done["squash"].tolist())
+        unsaid = {"nearest_normal": "", "reason": "", "sha256": ""}
+        frame = pandas.DataFrame([unsaid | row for row in rows], columns=list(COLUMNS))
+        done = frame.dropna(subset="judged")
+        cropping = spade.gallery.cropping
+        covered = cropping.describe_coverage(done["path"].tolist(), done["judged"].tolist(), done["squash"].tolist())
+        if report:
+            found = [item.sources[0] for item in items]
+            write_page(out, spade, frame, found, manifest | {"pixel_rate": PIXEL_FPR}, "results.csv", [covered, doubt])
     print(*filter(None, [_conclude(frame, max(rate, smallest), threshold, normals), covered, doubt]))
     return frame.astype(dict.fromkeys(("row", "col", "regions", "bytes", "modified"), "Int64"))  # may be missing
 

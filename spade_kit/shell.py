@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--fpr", type=float, help="the fraction of good images that may be called anomalous")
     predict.add_argument("--no-maps", action="store_true", help="write no raw maps")
     predict.add_argument("--overlays", action="store_true", help="write the images with their regions outlined")
+    predict.add_argument("--no-report", action="store_true", help="write no report.html")
     predict.add_argument("--jobs", type=int, default=1, help="processes on this machine")
     predict.add_argument("--scheduler", help="the address of a Dask scheduler, whose workers do the work")
     lab = add("lab", _lab, "Open JupyterLab, on this machine only.")
@@ -112,7 +113,7 @@ def _predict(given: Any) -> tuple[int, Any]:
 
         client = Client(given.scheduler, timeout="10s")
     spade = SPADE.load(given.gallery)
-    written = {"maps": not given.no_maps, "overlays": given.overlays}
+    written = {"maps": not given.no_maps, "overlays": given.overlays, "report": not given.no_report}
     table = spade.predict_folder(given.folder, given.out, given.fpr, **written, jobs=given.jobs, client=client)
     counts = {name: int((table["verdict"] == name).sum()) for name in ("anomalous", "normal", NOT_JUDGED)}
     told = {"table": str(Path(given.out, "results.csv")), **counts}

@@ -555,6 +555,7 @@ class SPADE:
         *,
         maps: bool = True,
         overlays: bool = False,
+        report: bool = True,
         jobs: int = 1,
         client: Any = None,
     ) -> pandas.DataFrame:
@@ -576,6 +577,9 @@ class SPADE:
             Whether to write the raw maps, 4 bytes per pixel of the original image.
         overlays
             Whether to write ``overlays``, the images with numbered outlines of their regions, at most 1,024 px.
+        report
+            Whether to write ``report.html``, one page of less than 4 MB for a browser, with the threshold and what
+            justifies it, and pictures of the most anomalous images.
         jobs
             Processes on this machine that share the work, of one core each.
         client
@@ -598,7 +602,8 @@ class SPADE:
         OSError
             If something cannot be written; files written before are intact.
         """
-        return predict_folder(self._freeze(), folder, out, fpr, maps=maps, overlays=overlays, jobs=jobs, client=client)
+        written = {"maps": maps, "overlays": overlays, "report": report}
+        return predict_folder(self._freeze(), folder, out, fpr, **written, jobs=jobs, client=client)
 
     # ---- thresholds and the reference level --------------------------------------------------------------------------
 

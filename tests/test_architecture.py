@@ -26,7 +26,7 @@ ROOMS = {  # from the ground up: a module may import modules listed before it, i
     "gallery": "gallery.gallery gallery.place_level gallery.placement gallery.calibration gallery.recommendation "
     "gallery.checkpoint gallery.fitting",
     "result": "result",
-    "batch": "batch",
+    "batch": "evaluation.page batch",
     "spade": "spade",
     "evaluation": "evaluation.operating_point evaluation.threshold_study evaluation.views evaluation.map_store "
     "evaluation.advice evaluation.report evaluation.evaluate evaluation.sweep",

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas
 
 from spade_kit._arguments import warn
 from spade_kit._files import Item, Row, RunFolder, as_folder, as_text, encode_tiff, write_whole
 from spade_kit._work import crew, track
-from spade_kit.batch import explain, judge_all, judge_on
+from spade_kit.batch import FPR, PIXEL_FPR, explain, judge_all, judge_on
 from spade_kit.datasets.samples import GOOD, Dataset, Sample, absolute, as_list
 from spade_kit.evaluation.map_store import Judged, MapStore, name_maps, write_judged
+from spade_kit.evaluation.page import NOT_JUDGED, PAGE, write_page
 from spade_kit.evaluation.report import FORMAT, TABLE, Report, check_table, write_table
 from spade_kit.result import Result
 from spade_kit.scores import mean_of_top, share_out
@@ -34,15 +37,17 @@ def evaluate(
 
     An unreadable image becomes a row with the reason, and a single warning counts such images. Images that were fitted
     are judged against the others. Leave-one-out maps and confidence intervals are computed only on request; with a
-    folder, those maps of up to 1,000 normal images are, too, for `Report.advice`.
+    folder, those maps of up to 1,000 normal images are, too, for `Report.advice` and ``report.html``.
 
     Parameters
     ----------
     folder
         Where to save everything. After an interruption, a second call resumes; `Report.load` reads the folder later.
         ``maps`` holds raw distances as float32 TIFF at the image's original size, 0 outside the evaluated crop, under
-        the names that MVTec AD's evaluation script expects: ``<dataset>/test/<kind>/<photo>.tiff``. Maps then stay on
-        disk; without a folder, they are kept in memory, 0.2 MB each at 224 px, because exact metrics need every value.
+        the names that MVTec AD's evaluation script expects: ``<dataset>/test/<kind>/<photo>.tiff``. ``report.html`` is
+        a page for a browser: what was found, missed and called anomalous by mistake at a threshold from normal images,
+        with pictures of the most anomalous; it needs 2 to 1,000 normal images. Maps then stay on disk;
+        without a folder, they are kept in memory, 0.2 MB each at 224 px, because exact metrics need every value.
     jobs, client
         Processes, or a client whose workers share the work, as in `SPADE.predict_folder`; they need a ``folder``.
 
@@ -77,18 +82,61 @@ def evaluate(
         rows, kept = zip(*(_describe(sample, *judged) for sample, judged in found))
         frame = pandas.DataFrame(rows, columns=list(columns))
         return _conclude(Report(name, manifest, frame, kept, spade), samples, spade)
-    places = ("maps", "photos", TABLE)
+    places = ("maps", "photos", TABLE, PAGE)
     run = RunFolder(as_folder("folder", folder).absolute(), "photos.csv", {"photo": int, **columns}, places)
     with crew(jobs, client) as workers, run.claim(manifest):
         check_table(run.folder, columns)
-        (run.folder / TABLE).unlink(missing_ok=True)  # left by a complete run, which is now incomplete
+        for complete in (TABLE, PAGE):  # left by a complete run, which is now incomplete
+            with suppress(OSError):
+                (run.folder / complete).unlink()
         store = MapStore(run.folder, [as_text(sample.path) for sample in samples])
         frame = pandas.DataFrame(_judge_into(run, store, spade, name, samples, workers), columns=list(columns))
         report = _conclude(Report(name, manifest, frame, store, spade), samples, spade)
         if len(spade) <= _EXAMINED:
             report.advice()  # so that its facts are saved
         write_table(run.folder, frame)
+        if spade.gallery.comparable and len(spade) <= _EXAMINED:
+            _write_page(run, spade, report, samples)
     return report
+
+
+def _write_page(run: RunFolder, spade: SPADE, report: Report, samples: Sequence[Sample]) -> None:
+    """Write ``report.html``, with the thresholds of `predict_folder`."""
+    frame, rate = report.to_frame(), max(FPR, 1 / (len(spade.gallery.distinct) + 1))
+    threshold, _ = spade.calibration.examine_threshold(spade.options, rate, "image")
+    outline, _ = spade.calibration.examine_threshold(spade.options, PIXEL_FPR, "pixel")
+    frame["path"] = [as_text(Path(*sample.path.parts[-2:])) for sample in samples]
+    frame["kind"] = [_name_kind(sample) for sample in samples]
+    frame["verdict"] = [_name_verdict(*pair, threshold) for pair in zip(frame["image_score"], frame["kind"])]
+    done = frame.dropna(subset="judged")
+    covered = spade.gallery.cropping.describe_coverage(*(done[name].tolist() for name in ("path", "judged", "squash")))
+    told = report.run | {"rate": rate, "threshold": threshold, "pixel_rate": PIXEL_FPR, "pixel_threshold": outline}
+    remarks = [_compare(frame, report.metric_or_nan("image_roc_auc")), covered, *report.advice()]
+    write_page(run.folder, spade, frame, samples, told, run.table, remarks)
+
+
+def _name_kind(sample: Sample) -> str:
+    return "unlabelled" if sample.label is None else "good" if sample.label == GOOD else "defective"
+
+
+def _name_verdict(score: float, kind: str, threshold: float) -> str:
+    if np.isnan(score):
+        return NOT_JUDGED
+    if score >= threshold:
+        return {"good": "false alarm", "defective": "found"}.get(kind, "anomalous")
+    return "missed" if kind == "defective" else "normal"
+
+
+def _compare(frame: pandas.DataFrame, auroc: float) -> str:
+    """The verdicts on labelled images in a sentence, empty if there are none."""
+    counts = frame[frame["verdict"] != NOT_JUDGED].groupby("kind")["verdict"].value_counts()
+    told = [
+        f"{counts.get((kind, verdict), 0)} of {counts[kind].sum()} {kind} images are {said}"
+        for kind, verdict, said in (("defective", "found", "found"), ("good", "false alarm", "false alarms"))
+        if kind in counts
+    ]
+    area = "" if np.isnan(auroc) else f" The area under the ROC curve of the image scores (AUROC) is {auroc:.3f}."
+    return f"By their labels, {' and '.join(told)}.{area}" if told else ""
 
 
 def _judge_into(
