@@ -6,13 +6,14 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from math import nan
 from pathlib import Path
 from threading import Lock
 from time import perf_counter
 from typing import Any, TypeAlias
+from uuid import uuid4
 
 import numpy as np
 import pandas
@@ -177,9 +178,11 @@ class Fit:
 
     folder: Path
     load: Callable[..., Any]  # `SPADE.load`
-    mark: tuple[str, ...]  # of the weights and the normal images
+    mark: tuple[str, ...]  # of the weights, the normal images and their roi
     device: str
-    options: Options
+    options: Options = field(compare=False)
+    look: Any = field(compare=False)  # the function given as roi, which arrives anew with each chunk
+    run: str  # tells the functions of two runs apart
 
     @classmethod
     def of(cls, spade: Any, out: Path) -> Fit:
@@ -188,11 +191,13 @@ class Fit:
         if spade.folder is None and not (out / "fit" / "spade.json").is_file():
             spade.save(out / "fit")
         folder = (out / "fit" if spade.folder is None else spade.folder).resolve()
-        return cls(folder, spade.load, _mark(spade), spade.backbone.device.type, spade.options)
+        look = spade.roi and spade.roi.function
+        run = uuid4().hex if look else ""
+        return cls(folder, spade.load, _mark(spade), spade.backbone.device.type, spade.options, look, run)
 
     def open(self) -> Any:
         with _opening:
-            spade = _open(self.load, self.folder, self.mark, self.device)
+            spade = _open(self)
         return spade.under(self.options)
 
 
@@ -200,17 +205,17 @@ _opening = Lock()  # a worker with several threads loads once
 
 
 @lru_cache(maxsize=1)
-def _open(load: Callable[..., Any], folder: Path, mark: tuple[str, ...], device: str) -> Any:
-    check_shared(folder)
-    spade = load(folder, device=device)
-    if _mark(spade) != mark:
-        raise ValueError(f"{as_text(folder)} holds another fit now. Save this one again, or load that one.")
+def _open(fit: Fit) -> Any:
+    check_shared(fit.folder)
+    spade = fit.load(fit.folder, device=fit.device, roi=fit.look)
+    if _mark(spade) != fit.mark:
+        raise ValueError(f"{as_text(fit.folder)} holds another fit now. Save this one again, or load that one.")
     return spade
 
 
 def _mark(spade: Any) -> tuple[str, ...]:
     run = spade.describe_run()
-    return run["weights_sha256"], run["normals_sha256"]
+    return run["weights_sha256"], run["normals_sha256"], spade.gallery.roi_mark
 
 
 def judge_on(
@@ -255,12 +260,13 @@ def _finish(
 
 def _write(result: Result, item: Item, threshold: float, outline: float) -> Row:
     segmentation, *others = item.files
-    judged = result.crop.put_back(result.judged_map)
+    by_excess = result.spade.options.judged == "excess" and result.place_level is not None
+    judged = result.crop.put_back(result.excess_map) if by_excess else result.on_photo()
     write_whole(segmentation, encode_png(judged >= outline))
     found = result.regions(outline)
     for file in others:
         if file.suffix == ".tiff":
-            write_whole(file, encode_tiff(judged if result.judged_map is result.anomaly_map else result.on_photo()))
+            write_whole(file, encode_tiff(result.on_photo() if by_excess else judged))
         else:
             with hold_warnings():  # which were given when it was judged
                 image = read_image(item.sources[0])

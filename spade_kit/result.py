@@ -23,7 +23,7 @@ from spade_kit.gallery.calibration import Calibration
 from spade_kit.gallery.gallery import Gallery, QueryImage
 from spade_kit.options import Options
 from spade_kit.retrieval import Neighbours
-from spade_kit.scores import check_threshold, make_map, score_image, share_out, split, take_level
+from spade_kit.scores import check_threshold, choose_map, make_map, score_image, share_out, split, take_level
 
 
 @runtime_checkable
@@ -117,6 +117,11 @@ class Result:
         return self.source.crop
 
     @property
+    def roi(self) -> Bool[np.ndarray, "H W"] | None:
+        """The region of interest on the evaluated crop, outside of which nothing is scored; None for all of it."""
+        return self.crop.roi
+
+    @property
     def sample(self) -> Sample | None:
         return self.source.sample
 
@@ -127,8 +132,8 @@ class Result:
     @property
     def image_score(self) -> float:
         """The maximum of the map or, under ``score="top"`` or ``"excess"``, the mean of the highest 1 % of a map."""
-        options = self.spade.options
-        return score_image(self.anomaly_map, self.place_level if options.score == "excess" else None, options.score)
+        score = self.spade.options.score
+        return score_image(self.anomaly_map, self.place_level if score == "excess" else None, score, self.roi)
 
     @cached_property
     def place_level(self) -> Float[np.ndarray, "H W"] | None:
@@ -154,8 +159,12 @@ class Result:
 
     @property
     def judged_map(self) -> Float[np.ndarray, "H W"]:
-        """The map from which pixel thresholds are taken: `excess_map` under ``judged="excess"``, else `anomaly_map`."""
-        return take_level(self.anomaly_map, self.place_level if self.spade.options.judged == "excess" else None)
+        """The map from which pixel thresholds are taken: `excess_map` under ``judged="excess"``, else `anomaly_map`.
+
+        NaN outside `roi`.
+        """
+        judged = self.spade.options.judged
+        return choose_map(self.anomaly_map, self.place_level if judged == "excess" else None, judged, self.roi)
 
     @property
     def retrieval_score(self) -> float:
@@ -205,7 +214,7 @@ class Result:
         return options
 
     def on_photo(self) -> Float[np.ndarray, "H W"]:
-        """The anomaly map at the size of the original image, NaN where it was not judged."""
+        """The anomaly map at the size of the original image, NaN where it was not judged, also outside the roi."""
         return self.crop.put_back(self.anomaly_map)
 
     def segmentation(self, threshold: float) -> Bool[np.ndarray, "H W"]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from math import ceil, floor, inf, log1p, log10
+from math import ceil, floor, inf, log1p, log10, nan
+from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.ndimage import gaussian_filter
 from scipy.stats import binom
 
@@ -14,6 +15,8 @@ from spade_kit._arguments import check_number, choose, warn
 from spade_kit.correspondence import Correspondence, resize
 from spade_kit.evaluation.bootstrap import bootstrap
 
+Map: TypeAlias = Float[np.ndarray, "H W"]
+Mask: TypeAlias = Bool[np.ndarray, "H W"]
 _TAIL_BINS = 1024
 _RESTS = 0.2  # a threshold that falls by this fraction without one image rests on it
 
@@ -23,7 +26,7 @@ def make_map(distance: Float[np.ndarray, "h w"], size: tuple[int, int], sigma: f
     return gaussian_filter(resize(distance, size), sigma, mode="reflect", truncate=4)
 
 
-def mean_of_top(values: Float[np.ndarray, "H W"], part: float = 0.01) -> float:
+def mean_of_top(values: Float[np.ndarray, "*p"], part: float = 0.01) -> float:
     """The mean of the highest values of a map (1 % by default): less sensitive to single pixels than the maximum."""
     count = max(1, int(part * values.size))
     return float(np.partition(values, -count, axis=None)[-count:].mean())
@@ -34,21 +37,25 @@ def take_level(anomaly_map: Float[np.ndarray, "H W"], level: Float[np.ndarray, "
     return anomaly_map if level is None else anomaly_map - level
 
 
-def score_image(anomaly_map: Float[np.ndarray, "H W"], level: Float[np.ndarray, "H W"] | None, score: str) -> float:
-    """The image score: the maximum of the map, or the mean of the highest 1 % of the map or of its excess.
+def score_image(anomaly_map: Map, level: Map | None, score: str, roi: Mask | None = None) -> float:
+    """The image score: the maximum of the map, or the mean of the highest 1 % of the map or of its excess, in its roi.
 
     Without a level, ``"excess"`` is the same as ``"top"``.
     """
-    if score == "max":
-        return float(anomaly_map.max())
-    return mean_of_top(take_level(anomaly_map, level if score == "excess" else None))
+    values = take_level(anomaly_map, level if score == "excess" else None)
+    values = values if roi is None else values[roi]
+    return float(values.max()) if score == "max" else mean_of_top(values)
 
 
-def choose_map(
-    anomaly_map: Float[np.ndarray, "H W"], level: Float[np.ndarray, "H W"] | None, judged: str
-) -> Float[np.ndarray, "H W"]:
-    """The map from which pixel thresholds are taken: the anomaly map, or its excess."""
-    return take_level(anomaly_map, level if judged == "excess" else None)
+def choose_map(anomaly_map: Map, level: Map | None, judged: str, roi: Mask | None = None) -> Map:
+    """The map from which pixel thresholds are taken: the anomaly map, or its excess; NaN outside its roi."""
+    values = take_level(anomaly_map, level if judged == "excess" else None)
+    return values if roi is None else np.where(roi, values, np.float32(nan))
+
+
+def take_inside(judged: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "p"]:
+    """The values of judged maps, without the NaN outside a roi."""
+    return judged[~np.isnan(judged)]
 
 
 def share_out(found: Correspondence) -> Float[np.ndarray, "L h w"]:

@@ -23,9 +23,10 @@ from spade_kit._arguments import check_attribute, check_count, cut_count, sugges
 from spade_kit._files import as_folder
 from spade_kit.batch import predict_folder
 from spade_kit.correspondence import warn_about_clipping
-from spade_kit.datasets.samples import GOOD, Photo, Sample, as_list, name_of
+from spade_kit.datasets.roi import Look, Roi, Where
+from spade_kit.datasets.samples import GOOD, Photo, Sample, as_list, name_of, shape_of
 from spade_kit.features.backbones import EMBEDDED, SIDES, Backbone, is_transformer, load_backbone
-from spade_kit.features.pyramid import compute_features, read_crop
+from spade_kit.features.pyramid import compute_features, fit_cropping, read_crop
 from spade_kit.gallery.calibration import Calibration
 from spade_kit.gallery.checkpoint import load_gallery, save_gallery, save_settings
 from spade_kit.gallery.fitting import fit_into
@@ -268,8 +269,9 @@ class SPADE:
         return len(self.gallery)
 
     def describe_options(self) -> str:
-        """The options in one line, for captions."""
-        return self.options.rename(self.backbone.find_label).describe()
+        """The options in one line, for captions; with a roi, its kind and a hash."""
+        told = self.options.rename(self.backbone.find_label).describe()
+        return told if self._fitted is None or self.roi is None else f"{told}, roi {self.gallery.roi_mark}"
 
     def describe_run(self) -> dict[str, Any]:
         """The run manifest: versions, the network with a hash of its weights, options, a hash of the normal images."""
@@ -302,10 +304,16 @@ class SPADE:
             raise NotFittedError("This SPADE has no normal images yet. Call spade.fit(images) first.")
         return self._fitted
 
+    @property
+    def roi(self) -> Roi | None:
+        """The region of interest that was given to `fit`, and holds for all images; None if all is scored."""
+        return self.gallery.cropping.roi
+
     def fit(
         self,
         images: Iterable[Photo] | Photo,
         *,
+        roi: Where | None = None,
         folder: str | Path | None = None,
         jobs: int = 1,
         client: Any = None,
@@ -316,6 +324,11 @@ class SPADE:
         ----------
         images
             Samples, paths, PIL images or (H, W, 3) uint8 arrays, all normal.
+        roi
+            Where to look: outside it nothing is scored, in these images and in those to be judged; neighbours may lie
+            anywhere. In pixels of the image: a mask (a path, a PIL image, an (H, W) bool or uint8 array), or a polygon
+            (a list of (row, col)), for images of one size; or a function, which takes an (H, W, 3) uint8 array and
+            returns an (H, W) mask, and is called for each image, by several threads at once.
         folder
             Where to save the fit, as `save` does. Features are written there as they are computed, and those of more
             than 1 GB stay there: for more images than memory holds.
@@ -325,9 +338,9 @@ class SPADE:
         photos, backbone = as_list(images), self.backbone.renewed()
         if folder is not None:
             place = as_folder("folder", folder)
-            gallery = fit_into(place, photos, backbone, self.options, jobs, client)
+            gallery = fit_into(place, photos, backbone, self.options, jobs, client, roi)
         elif jobs == 1 and client is None:
-            gallery = build_gallery(photos, backbone)
+            gallery = build_gallery(photos, backbone, cropping=fit_cropping(photos, backbone, roi))
         else:
             raise ValueError("With jobs or a client, fit needs a folder for what the workers write. Pass folder=.")
         self.backbone = backbone
@@ -357,7 +370,7 @@ class SPADE:
 
         Only this object changes; results, and other objects with the same gallery, keep the old one. Cached values such
         as thresholds are discarded, since they depend on all normal images. Whole images (``crop=None``) keep the size
-        of the first fit.
+        of the first fit, and its roi holds.
 
         Parameters
         ----------
@@ -399,7 +412,7 @@ class SPADE:
 
         An older save in the folder stays intact until the new one is complete. Features are stored as safetensors and
         the crops of normal images as JPEG; ``spade.json`` records where each image came from, when and why. Nothing in
-        the folder is executable code.
+        the folder is executable code: of a function given as roi, only the masks of the normal images are saved.
 
         Raises
         ------
@@ -412,7 +425,12 @@ class SPADE:
 
     @classmethod
     def load(
-        cls, folder: str | Path, backbone: str | Backbone | None = None, *, device: str | torch.device | None = None
+        cls,
+        folder: str | Path,
+        backbone: str | Backbone | None = None,
+        *,
+        device: str | torch.device | None = None,
+        roi: Look | None = None,
     ) -> SPADE:
         """Read a folder written by `save`. Features above 1 GB stay in the file until a search needs them.
 
@@ -424,6 +442,8 @@ class SPADE:
         backbone
             The backbone it was fitted with, if that is a custom module, which is not saved, or if its file of weights
             is somewhere else now.
+        roi
+            The function that was given to `fit` as roi, if it was one: it is needed to judge other images.
 
         Raises
         ------
@@ -431,7 +451,8 @@ class SPADE:
             If the folder holds no saved SPADE, or one that is damaged or from another backbone or version.
         """
         stored = load_gallery(as_folder("folder", folder), backbone, device)
-        spade = cls(stored.backbone).under(stored.options).with_gallery(stored.gallery)
+        gallery = stored.gallery if roi is None else stored.gallery.with_look(roi)
+        spade = cls(stored.backbone).under(stored.options).with_gallery(gallery)
         spade.folder = as_folder("folder", folder)
         spade._choices = _tabulate(stored.choices)
         spade._undecided = frozenset({*UNDECIDED, "k", "resize"}) & {option for option, *_ in stored.choices}
@@ -485,15 +506,15 @@ class SPADE:
             alike = "" if gallery.comparable else " All are identical: there is no threshold. Fit more normal images."
             warn(f"{twice} of {len(normals)} fitted images are duplicates. Duplicates are left out together.{alike}")
 
-    def predict(self, image: Photo) -> Result:
-        """Judge one image.
+    def predict(self, image: Photo, *, roi: Where | None = None) -> Result:
+        """Judge one image, within the roi given to `fit`, or another one for this image.
 
         Warns if the image is one of the fitted ones: it matches itself at distance 0. Also if it was squashed by more
         than 1.2 : 1 to fit a square crop, unless `fit` warned about images squashed alike; or, with ``crop=None``, by
         more than 1.15 : 1 to fit the size of the normal images.
         """
         now = self._freeze()
-        query = now.read(image)
+        query = now.read(image, roi=roi)
         if query.digest in now.gallery.places:
             warn(_ITSELF)
         if told := now.gallery.describe_squash([name_of(image) or "The image"], [query.crop]):
@@ -510,10 +531,11 @@ class SPADE:
         """Whether both have the same backbone and crop images alike, so that an image read by one suits the other."""
         return self.backbone is other.backbone and self.gallery.cropping == other.gallery.cropping
 
-    def read(self, image: Photo) -> QueryImage:
+    def read(self, image: Photo, *, roi: Where | None = None) -> QueryImage:
         """Prepare an image to be judged: crop it like the fitted ones, and pass it through the network once."""
         gallery = self.gallery
-        crop, pixels = read_crop(image, gallery.cropping)
+        cropping = gallery.cropping if roi is None else replace(gallery.cropping, roi=Roi.of(roi, shape_of(image)))
+        crop, pixels = read_crop(image, cropping)
         self.backbone.check_unchanged(quickly=True)
         mark = digest(pixels)
         known = gallery.places.get(mark)  # reuse its features: another batch gives other rounding

@@ -16,7 +16,7 @@ PACKAGE = Path(spade_kit.__file__).parent
 ROOMS = {  # from the ground up: a module may import modules listed before it, in its own room or an earlier one
     "helpers": "_arguments _work _files options",
     "datasets": "datasets.naming datasets.decoding datasets.images datasets.drawn datasets.pairing datasets.tables "
-    "datasets.samples datasets.layouts datasets.loading datasets.synthetic",
+    "datasets.roi datasets.samples datasets.layouts datasets.loading datasets.synthetic",
     "metrics": "evaluation.metrics metrics evaluation.bootstrap",
     "search": "search.layout search.simd search.runtime search.branch_and_bound search.projection search.brute_force "
     "search.shared_grid search.dispatch",

@@ -424,7 +424,7 @@ def test_invalid_folders_raise_a_clear_error(fitted, tmp_path):
     for wrong, said in [
         (
             {"format": 99, "spade_kit": "9.0"},
-            r"format of .* must be the number 1 or 2; got 99, written by spade_kit 9\.0",
+            r"format of .* must be a number from 1 to 3; got 99, written by spade_kit 9\.0",
         ),
         ({"normals": record["normals"][1:]}, "damaged or incomplete .*8 pictures for 7 images"),
         ({"shapes": record["shapes"][:2]}, "damaged or incomplete"),
@@ -546,7 +546,7 @@ def test_any_entry_of_a_forged_manifest_is_refused_or_harmless(saved, data):
     ({"shards": []}, "damaged or incomplete"),
     ({"shards": ["a.safetensors"] * 2}, "shards must be at most 9999 different files; got 2"),
     ({"shards": [f"{at}.safetensors" for at in range(10_000)]}, "at most 9999 different files; got 10000"),
-    ({"format": "2"}, r"must be the number 1 or 2; got '2', written by"),
+    ({"format": "2"}, r"must be a number from 1 to 3; got '2', written by"),
     ({"layers": ["layer1"] * 3}, "a shape for each of its layers"),
     ({"shapes": [[24, 2**40, 1]] * 3}, "a shape must have 3 sides of at most 65536"),
 ])  # fmt: skip

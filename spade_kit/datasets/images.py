@@ -121,9 +121,17 @@ def interpret_mask(path: MaskPath | str) -> tuple[Bool[np.ndarray, "H W"], str]:
     return np.logical_or.reduce(masks), max(reasons, key=reasons.count)
 
 
+def interpret_opened(picture: Image.Image) -> Bool[np.ndarray, "H W"]:
+    """Like `read_mask`, for a mask that was opened with Pillow."""
+    return _interpret(turn_upright(picture))[0]
+
+
 def _interpret_file(path: Path) -> tuple[Bool[np.ndarray, "H W"], str]:
     content = read_bytes(path)
-    mask = decode(content, path, narrow=_keep_labels)
+    return _interpret(decode(content, path, narrow=_keep_labels), _is_lossy(content))
+
+
+def _interpret(mask: Image.Image, lossy: bool = False) -> tuple[Bool[np.ndarray, "H W"], str]:
     if mask.has_transparency_data:
         alpha = np.array(mask.convert("RGBA").getchannel("A"))
         if np.ptp(alpha):
@@ -132,7 +140,7 @@ def _interpret_file(path: Path) -> tuple[Bool[np.ndarray, "H W"], str]:
         return np.array(mask) > 0, "where the palette index is not 0"
     bands = mask.convert("L" if len(mask.getbands()) == 1 else "RGB").split()
     grey = np.maximum.reduce([np.array(band) for band in bands])
-    return _cut(grey, lossy=_is_lossy(content) or _is_noisy(grey))
+    return _cut(grey, lossy=lossy or _is_noisy(grey))
 
 
 def _is_lossy(content: bytes) -> bool:

@@ -23,7 +23,7 @@ from spade_kit._files import as_text, shorten, write_whole
 from spade_kit.datasets.samples import Sample
 from spade_kit.features.crops import Crop
 from spade_kit.result import Result
-from spade_kit.scores import make_map, take_level
+from spade_kit.scores import choose_map, make_map
 
 _DAMAGED = (BadZipFile, EOFError, KeyError, OSError, TypeError, ValueError)  # raised when reading a damaged file
 
@@ -58,7 +58,7 @@ class Judged:
     @property
     def judged_map(self) -> Float[np.ndarray, "H W"]:
         """The same map as `Result.judged_map`."""
-        return take_level(self.anomaly_map, self.level)
+        return choose_map(self.anomaly_map, self.level, "excess", self.crop.roi)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ class MapStore(Sequence[Judged]):
                 found = json.loads(str(arrays["row"]))["path"]
                 if found != path:
                     raise ValueError(f"it is of {found}, not of {path}")
-                crop = Crop(*(tuple(pair) for pair in arrays["crop"].tolist()))
+                crop = Crop(*(tuple(pair) for pair in arrays["crop"].tolist()), roi=arrays.get("roi"))
                 mask = arrays["mask"] if arrays["mask"].size else None
                 if "map" in arrays:  # written by version 0.1, which stored the map itself
                     return Judged(arrays["map"], 0, mask, crop)
@@ -110,7 +110,8 @@ def write_judged(file: Path, path: str, judged: Judged) -> None:
         "mask": np.empty(0, bool) if judged.mask is None else judged.mask,
         "crop": np.array([crop.photo, crop.scaled, crop.offset, crop.size]),
     }
-    np.savez(stream, **arrays | ({} if judged.level is None else {"level": judged.level}))
+    more = {"level": judged.level, "roi": crop.roi}
+    np.savez(stream, **arrays | {name: array for name, array in more.items() if array is not None})
     write_whole(file, stream.getvalue())
 
 

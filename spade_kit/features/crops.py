@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from scipy.ndimage import map_coordinates
 
+from spade_kit.datasets.roi import Roi, RoiError
 from spade_kit.datasets.samples import SQUASHED
 
 GRID = 32  # sides that are multiples of this make the grids of strides 4, 8, 16 and 32 nest
@@ -36,6 +38,7 @@ class Crop:
     scaled: tuple[int, int]  # the image after resizing
     offset: tuple[int, int]  # the window's first row and column in the scaled image
     size: tuple[int, int]  # the window
+    roi: Bool[np.ndarray, "h w"] | None = field(default=None, compare=False, repr=False)  # of the window; None: all
 
     @property
     def box(self) -> tuple[int, int, int, int]:
@@ -50,7 +53,8 @@ class Crop:
     def judged(self) -> float:
         """The fraction of the original image's pixels that were judged."""
         top, left, bottom, right = self.box
-        return (bottom - top) * (right - left) / (self.photo[0] * self.photo[1])
+        whole = (bottom - top) * (right - left) / (self.photo[0] * self.photo[1])
+        return whole if self.roi is None else whole * float(self.roi.mean())
 
     @property
     def squash(self) -> float:
@@ -98,7 +102,22 @@ class Crop:
             places = np.meshgrid(rows[start : start + _ROWS], columns, indexing="ij")
             part = on_photo[top + start : top + start + len(places[0]), left:right]
             part[:] = map_coordinates(values, places, order=1, mode="nearest")
+            if self.roi is not None:
+                part[~map_coordinates(self.roi, places, order=0, mode="nearest")] = np.nan
         return on_photo
+
+    def within(self, mask: Bool[np.ndarray, "H W"]) -> Crop:
+        """The crop with the roi that a mask of the original image marks."""
+        roi = self.cut_mask(mask)
+        if not roi.any():
+            top, left, bottom, right = self.box
+            raise RoiError(
+                f"roi must mark some of the evaluated crop, rows {top} to {bottom - 1} and columns {left} to "
+                f"{right - 1} of the image; got {np.count_nonzero(mask)} pixels, none of them there. Mark more, or use "
+                "load_backbone(..., crop=None)."
+            )
+        roi.setflags(write=False)  # images may share it
+        return self if roi.all() else replace(self, roi=roi)
 
     def on_photo(self, places: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
         """Positions (row, col) of the crop on the original image; whole numbers are pixel centres on both."""
@@ -121,6 +140,7 @@ class Cropping:
     crop: int | None
     size: tuple[int, int] | None = None
     multiple: int = GRID
+    roi: Roi | None = None
 
     def fit(self, photos: Iterable[tuple[int, int]]) -> Cropping:
         """One size for whole images of these (rows, columns): the median aspect ratio, sides in multiples of a number.
@@ -161,13 +181,21 @@ class Cropping:
         height, width = self.size or _check_sides(*(count * self.multiple for count in cells))
         return Crop(photo, (height, width), (0, 0), (height, width))
 
+    def look(self, photo: UInt8[np.ndarray, "H W 3"]) -> Crop:
+        """The evaluated crop of an image, with its roi."""
+        height, width, _ = photo.shape
+        place, roi = self.find((height, width)), self.roi
+        if roi is None:
+            return place
+        return place.within(roi.find(photo)) if roi.size is None else _look_at(roi, place)
+
     def describe_coverage(self, names: Sequence[str], judged: Sequence[float], squash: Sequence[float]) -> str:
         """How much of each image was judged, and which were squashed: `Crop.judged`, `Crop.squash` of each, by name."""
         if not len(names):
             return ""
         least, most = (f"{100 * end:.0f}" for end in (min(judged), max(judged)))
         told = f"{least if least == most else f'{least} to {most}'} % of each image was judged"
-        told += "." if least == "100" else "; load_backbone(..., crop=None) judges all of it."
+        told += "." if least == "100" or self.roi else "; load_backbone(..., crop=None) judges all of it."
         return " ".join(filter(None, [told, self.describe_squash(names, squash)]))
 
     def describe_squash(self, names: Sequence[str], squash: Sequence[float]) -> str:
@@ -185,6 +213,17 @@ class Cropping:
         rounded = self.size is not None and squash[worst] <= cells / (cells - 0.5)
         cure = f"Fit images of another shape separately{', or use a larger resize' if rounded else ''}."
         return f"{told}. {cure if whole else 'Use load_backbone(..., crop=None) to keep the aspect ratio.'}"
+
+
+@lru_cache(64)
+def _look_at(roi: Roi, place: Crop) -> Crop:
+    if roi.size != place.photo:
+        told = "{} x {} px".format
+        raise RoiError(
+            f"roi must have the size of its image, {told(*place.photo)}; got a {roi.kind} for {told(*roi.size or ())}. "
+            "Use a function of the image for images of several sizes."
+        )
+    return place.within(roi.mask)
 
 
 def _check_sides(height: int, width: int) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from spade_kit._arguments import check_count, choose, warn
 from spade_kit._work import share, side_by_side, track
 from spade_kit.datasets.images import UnreadablePhotoError
+from spade_kit.datasets.roi import Roi, RoiError, Where
 from spade_kit.datasets.samples import Photo, Sample, as_array, as_list, name_of, shape_of
 from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.features.crops import Crop, Cropping, SmallPhotoError
@@ -170,11 +171,14 @@ def extract_features(
     )
 
 
-def fit_cropping(images: Sequence[Photo], backbone: Backbone) -> Cropping:
+def fit_cropping(images: Sequence[Photo], backbone: Backbone, roi: Where | None = None) -> Cropping:
     """How the backbone crops these images together; whole ones need their sizes, which the heads of files tell."""
+    cropping = backbone.cropping
+    if roi is not None:
+        cropping = replace(cropping, roi=Roi.of(roi, next(filter(None, map(shape_of, images)), None)))
     if backbone.crop is not None:
-        return backbone.cropping
-    return backbone.cropping.fit(filter(None, map(shape_of, track(images, desc="sizes"))))
+        return cropping
+    return cropping.fit(filter(None, map(shape_of, track(images, desc="sizes"))))
 
 
 def iterate_features(
@@ -264,15 +268,14 @@ def try_to_read(image: Photo, cropping: Cropping) -> Read | Exception:
             return read_crop(image, cropping)
     except (UnreadablePhotoError, OSError) as problem:
         return problem
-    except SmallPhotoError as problem:
-        return SmallPhotoError(f"{name}: {problem}") if (name := name_of(image)) else problem
+    except (SmallPhotoError, RoiError) as problem:
+        return type(problem)(f"{name}: {problem}") if (name := name_of(image)) else problem
 
 
 def read_crop(image: Photo, cropping: Cropping) -> Read:
     """The position of the evaluated crop of an image, and its pixels."""
     photo = as_array(image)
-    height, width, _ = photo.shape
-    place = cropping.find((height, width))
+    place = cropping.look(photo)
     return place, place.cut(photo)
 
 

@@ -26,6 +26,7 @@ from spade_kit.scores import (
     find_threshold,
     make_map,
     score_image,
+    take_inside,
     take_level,
     threshold_interval,
     tighten_fpr,
@@ -130,9 +131,11 @@ class Calibration:
     def judge(
         self, options: Options, images: Iterable[int], labels: tuple[Hashable, ...] | None = None
     ) -> Iterator[tuple[Float[np.ndarray, "H W"], float]]:
-        """Yield the judged map and the image score of some images, each judged against the others."""
-        for anomaly_map, level in self._maps_and_levels(options, images, labels):
-            yield choose_map(anomaly_map, level, options.judged), score_image(anomaly_map, level, options.score)
+        """Yield the judged map and the image score of some images, each judged against the others in its roi."""
+        images = list(images)
+        for image, (values, level) in zip(images, self._maps_and_levels(options, images, labels)):
+            roi = self.gallery.normals[image].crop.roi
+            yield choose_map(values, level, options.judged, roi), score_image(values, level, options.score, roi)
 
     def _maps_and_levels(
         self, options: Options, images: Iterable[int], labels: tuple[Hashable, ...] | None
@@ -210,7 +213,7 @@ class Calibration:
     def scores(self, options: Options, images: Sequence[int]) -> NormalScores:
         """The scores of some of the images; the gallery must hold others."""
         maps, scores = map(np.array, zip(*self.judge(options, images)))
-        return NormalScores(find_level(maps), np.sort(maps, axis=None), np.sort(scores))
+        return NormalScores(find_level(maps), np.sort(take_inside(maps)), np.sort(scores))
 
     def level(self, options: Options) -> float | None:
         """The reference level of the judged maps; None if there are no different images to be judged against."""
@@ -283,7 +286,7 @@ class Calibration:
         rows = []
         judged = self.judge(options, range(len(self.gallery)), self._check_groups(groups))
         for normal, (values, score) in zip(self.gallery.normals, judged):
-            row, col = np.unravel_index(values.argmax(), values.shape)
+            row, col = np.unravel_index(np.nanargmax(values), values.shape)
             path = as_text(normal.sample.path) if normal.sample else ""
             rows.append({"path": path, "score": score, "row": int(row), "col": int(col)})
         return pandas.DataFrame(rows).sort_values("score", ascending=False, kind="stable")
@@ -298,7 +301,7 @@ class Calibration:
             **({"score": "max"} if of == "pixel" else {"judged": "map"})
         )  # spare what is not read
         judged = self.judge(options, range(len(self.gallery)), labels)
-        return [np.array([score], np.float32) if of == "image" else values.ravel() for values, score in judged]
+        return [np.array([score], np.float32) if of == "image" else take_inside(values) for values, score in judged]
 
     def _once(
         self, scores: Sequence[Float[np.ndarray, "_"]], labels: Sequence[Hashable] | None
@@ -326,4 +329,4 @@ class Calibration:
 
 def find_level(maps: Sequence[np.ndarray] | np.ndarray) -> float:
     """The reference level of some judged maps: 99 % of their pixels stay below it."""
-    return float(np.percentile(maps, 99))
+    return float(np.percentile(take_inside(np.asarray(maps)), 99))

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import uuid
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -16,7 +17,6 @@ from io import BytesIO
 from pathlib import Path
 from threading import Lock
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from spade_kit._arguments import check_count, warn
 from spade_kit._files import as_text, check_is_no_file, explain_failure, explain_reading, remove_unfinished, write_whole
+from spade_kit.datasets.roi import Roi, check_corners, pack_mask, unpack_mask
 from spade_kit.datasets.samples import Sample
 from spade_kit.features.backbones import Backbone, load_backbone
 from spade_kit.features.crops import Crop, Cropping
@@ -42,22 +43,23 @@ from spade_kit.search.runtime import usual_settings
 from spade_kit.search.shared_grid import CellLayout
 
 FORMAT = 2
-_READ = (1, FORMAT)  # version 0.1 stored the name of its only shard as "features", and a precision
+WITH_ROI = 3  # for fits with a roi, which versions that know none must refuse
+_READ = (1, FORMAT, WITH_ROI)  # version 0.1 stored the name of its only shard as "features", and a precision
 MANIFEST = "spade.json"
 _DATA = "gallery-*.safetensors"
 _WRONG = (  # errors that a damaged manifest or picture may cause
-    *(AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError),
+    *(AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError, zlib.error),
     Image.DecompressionBombError,
 )
 _KINDS = {"shards": list, "backbone": dict, "options": dict, "layers": list, "shapes": list}
-_KEYS = {"format", "spade_kit", "features", "precision", "normals", "choices", "checksum", *_KINDS}
-_NORMAL_KEYS = {"sha", "crop", "added", "why", "path", "label", "features", "checksum"}
+_KEYS = {"format", "spade_kit", "features", "precision", "normals", "choices", "checksum", "roi", *_KINDS}
+_NORMAL_KEYS = {"sha", "crop", "added", "why", "path", "label", "roi", "features", "checksum"}
 _RECIPE = {
     **{"name": str, "pretrained": bool, "layers": list | None, "pooled": str | None},
     **{"resize": int, "crop": int | None, "average": int, "unit": bool, "weights": str, "weights_sha256": str},
 }
 _ADDED = {"unit": False}  # what recipes that were saved before these entries meant
-_SETTINGS = ("backbone", "options", "layers", "shapes", "choices")  # what the checksum of the manifest covers
+_SETTINGS = ("backbone", "options", "layers", "shapes", "choices", "roi")  # what the checksum of the manifest covers
 _MOST = {"k": 2**31, "kappa": MOST_KAPPA, "radius": 2**31, "sigma": MOST_SIGMA}  # beyond, a prediction would never end
 _READ_UP_TO = 2**30  # bytes: larger galleries stay in their files
 _LARGEST_SIDE = 2**16  # of a level and of a photo
@@ -75,6 +77,7 @@ class Shard:
     layers: list[str]
     shapes: list[list[int]]
     normals: list[dict[str, Any]]
+    roi: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,9 @@ def write_shard(place: Path, gallery: Gallery) -> Shard:
             raise OSError(str(problem)) from problem
 
     explain_failure(file, write)
-    return Shard(file, list(gallery.layers), [list(shape) for shape in gallery.shapes], normals)
+    roi = gallery.cropping.roi
+    saved = None if roi is None else {"size": roi.size, "packed": roi.packed, "corners": roi.corners}
+    return Shard(file, list(gallery.layers), [list(shape) for shape in gallery.shapes], normals, saved)
 
 
 def publish(
@@ -182,6 +187,8 @@ def publish(
         "shapes": shards[0].shapes,
         "normals": [told for shard in shards for told in shard.normals],
     }
+    if (roi := shards[0].roi) is not None:
+        manifest |= {"format": WITH_ROI, "roi": roi}
     concerned = [file.name for file in moved + _find_named(folder, _read_text(folder))]
     write_whole(shards[0].file.with_name(MANIFEST), json.dumps(concerned).encode())
     for shard, file in zip(shards, moved):
@@ -251,6 +258,16 @@ def _load(
     return Stored(gallery, network, options, list(map(tuple, manifest.get("choices", []))))
 
 
+def _read_roi(told: dict[str, Any] | None) -> Roi | None:
+    if told is None or told["size"] is None:  # of a function nothing is saved
+        return None if told is None else Roi()
+    _check_sides("a roi", told["size"], 2)
+    corners = check_corners(told["corners"]) if told["corners"] else ()
+    roi = Roi((told["size"][0], told["size"][1]), told["packed"], corners)
+    roi.mask  # noqa: B018  raises if it is damaged
+    return roi
+
+
 @contextmanager
 def _open_shard(file: Path) -> Iterator[Any]:
     """Open a file of features. safetensors refuses a path that is not UTF-8; only Unix has such paths."""
@@ -295,15 +312,15 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{as_text(file)} is damaged ({problem}). Fit again, or restore a copy.") from problem
     if found not in _READ:
         raise ValueError(
-            f"The format of {as_text(folder)} must be the number {_READ[0]} or {_READ[1]}; got {found!r}, written by "
-            f"spade_kit {manifest.get('spade_kit')}. Load it with that version, or fit again."
+            f"The format of {as_text(folder)} must be a number from {_READ[0]} to {_READ[-1]}; got {found!r}, written "
+            f"by spade_kit {manifest.get('spade_kit')}. Load it with that version, or fit again."
         )
     if manifest.get("precision", "float32") != "float32":
         raise ValueError(
             f"{as_text(folder)} holds features as {manifest['precision']}, which disabled the fast search and is no "
             "longer supported. Fit again."
         )
-    summed = found == FORMAT and "checksum" in manifest and manifest["options"]
+    summed = found != 1 and "checksum" in manifest and manifest["options"]
     if summed and manifest["checksum"] != _sum_settings(manifest):
         raise ValueError(
             f"{as_text(file)} is damaged or incomplete (its settings have another checksum). Fit again, or restore a "
@@ -430,6 +447,8 @@ def _describe(normal: Normal) -> dict[str, Any]:
     }
     if sample is not None:
         told |= {"path": str(sample.path), "label": sample.label}
+    if crop.roi is not None:
+        told["roi"] = pack_mask(crop.roi)
     return told
 
 
@@ -454,7 +473,7 @@ def _unpack(folder: Path, manifest: dict[str, Any], shards: Sequence[dict[str, T
     small = [name for name in shards[0] if name.startswith(("pooled", "means", "squares"))]
     arrays = {name: _join([shard[name] for shard in shards]) for name in small}
     jpegs = [jpeg for shard in shards for jpeg in _cut_jpegs(shard["jpegs"].numpy(), shard["jpeg_ends"].tolist())]
-    cropping = _find_cropping(told, backbone)
+    cropping = replace(_find_cropping(told, backbone), roi=_read_roi(manifest.get("roi")))
     normals = tuple(_normals(told, jpegs, cropping))
     pooled, moments = arrays["pooled"], [(arrays[f"means{at}"], arrays[f"squares{at}"]) for at in range(len(shapes))]
     check_size([pooled], ["pooled"], np.ones(1))
@@ -537,7 +556,7 @@ def _sum(*parts: Any) -> int:
     """One checksum (CRC-32) of several arrays or bytes."""
     total = 0
     for part in parts:
-        total = crc32(part, total)
+        total = zlib.crc32(part, total)
     return total
 
 
@@ -586,6 +605,8 @@ def _normals(told: Sequence[dict[str, Any]], jpegs: Sequence[bytes], cropping: C
         width, height = Image.open(BytesIO(jpeg), formats=["JPEG"]).size
         if crop.size != (height, width):
             raise ValueError(f"a crop must have the size of its picture, {(height, width)}; got {crop.size}")
+        if "roi" in one:
+            crop = replace(crop, roi=unpack_mask(one["roi"], crop.size))
         sample = Sample(Path(one["path"]), one["label"]) if "path" in one else None
         yield Normal(jpeg, bytes.fromhex(one["sha"]), crop, sample, one["added"], one["why"])
 
@@ -608,7 +629,7 @@ def _read_crop(told: Sequence[Sequence[int]], cropping: Cropping) -> Crop:
     """A crop follows from the size of its photo; other numbers are refused."""
     for pair in told:
         _check_sides("a crop", pair, 2)
-    crop = Crop(*((rows, columns) for rows, columns in told))
+    crop = Crop(*[(rows, columns) for rows, columns in told])  # type: ignore[arg-type]
     if crop != cropping.find(crop.photo):
         raise ValueError(f"a crop must be that of the backbone; got {told}")
     return crop

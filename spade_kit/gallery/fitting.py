@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from spade_kit._files import check_shared, lock
 from spade_kit._work import LostImageError, crew, hand_out, share, track
+from spade_kit.datasets.roi import Where
 from spade_kit.datasets.samples import Photo, absolute, name_of
 from spade_kit.features.backbones import Backbone
 from spade_kit.features.crops import Cropping
@@ -31,13 +33,19 @@ Outcome: TypeAlias = "tuple[Shard | None, list[Exception]]"  # and why images we
 
 
 def fit_into(
-    folder: Path, images: Sequence[Photo], backbone: Backbone, options: Options, jobs: int = 1, client: Any = None
+    folder: Path,
+    images: Sequence[Photo],
+    backbone: Backbone,
+    options: Options,
+    jobs: int = 1,
+    client: Any = None,
+    roi: Where | None = None,
 ) -> Gallery:
     """The gallery of `build_gallery`, in a folder: written file by file, listed when complete, then loaded."""
     check_replaceable(folder)
     if not images:
         raise ValueError(NO_IMAGES)
-    cropping = fit_cropping(images, backbone)
+    cropping = fit_cropping(images, backbone, roi)
     with (
         crew(jobs, client) as workers,
         lock(folder),
@@ -48,7 +56,7 @@ def fit_into(
         outcomes = run(backbone, cropping, place, images, progress.update)
         tell_skipped([problem for _, skipped in outcomes for problem in skipped], len(images))
         publish(folder, [shard for shard, _ in outcomes if shard], backbone, options, [])
-    return load_gallery(folder, backbone, None).gallery
+    return replace(load_gallery(folder, backbone, None).gallery, cropping=cropping)
 
 
 def _fit_all(

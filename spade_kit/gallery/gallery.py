@@ -21,6 +21,7 @@ from torch import Tensor
 from spade_kit._arguments import check_index, warn
 from spade_kit._files import as_text
 from spade_kit.correspondence import Correspondence, search_pixels
+from spade_kit.datasets.roi import Look, Roi
 from spade_kit.datasets.samples import SQUASHED, Photo, Sample
 from spade_kit.features.backbones import Backbone
 from spade_kit.features.crops import Crop, Cropping
@@ -114,6 +115,26 @@ class Gallery:
         """The file name of an image, or its number if it has none."""
         sample = self.normals[index].sample
         return f"normal image {index}" if sample is None else as_text(sample.path.name)
+
+    def with_look(self, look: Look) -> Gallery:
+        """The same gallery, as it was saved, with the function that was given as roi."""
+        roi = self.cropping.roi
+        if roi != Roi() or not callable(look):
+            held = f"a {roi.kind}, which was saved" if roi else "none"
+            raise ValueError(
+                f"roi must be a function, if one was given to fit; got {look!r:.80}, and the roi of this fit is {held}."
+                " Leave it out, or fit again."
+            )
+        return replace(self, cropping=replace(self.cropping, roi=Roi(function=look)))
+
+    @cached_property
+    def roi_mark(self) -> str:
+        """The kind of the roi, with a hash of those of the normal images; empty if there is none."""
+        if self.cropping.roi is None:
+            return ""
+        rois = (normal.crop.roi for normal in self.normals)
+        packed = (b"all" if roi is None else np.packbits(roi).tobytes() for roi in rois)
+        return f"{self.cropping.roi.kind} {hashlib.sha256(b'|'.join(packed)).hexdigest()[:12]}"
 
     @cached_property
     def _lengths(self) -> Float[np.ndarray, "n"]:

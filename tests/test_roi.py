@@ -1,0 +1,414 @@
+"""Where to look: outside a roi nothing is scored, and everything else stays as it was."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from matplotlib.path import Path as Outline
+from PIL import Image
+
+from spade_kit import SPADE, load_backbone
+from spade_kit.datasets.roi import Roi, pack_mask, unpack_mask
+from spade_kit.features.crops import Crop
+from spade_kit.gallery import checkpoint
+from spade_kit.scores import choose_map, score_image, take_inside
+
+pytestmark = pytest.mark.filterwarnings("ignore:The threshold rests on one image")
+HEIGHT, WIDTH = 90, 106
+CORNERS = [(20, 30), (20, 75), (60, 90), (70, 30)]
+MAPS = st.tuples(st.integers(1, 7), st.integers(1, 9)).flatmap(
+    lambda shape: st.tuples(
+        arrays(np.float32, shape, elements=st.integers(0, 9).map(float)),
+        arrays(np.float32, shape, elements=st.integers(0, 9).map(float)),
+        arrays(bool, shape),
+    )
+)
+
+
+def noise(height=HEIGHT, width=WIDTH, seed=0):
+    small = Image.fromarray(np.random.default_rng(seed).integers(0, 255, (8, 8, 3), np.uint8))
+    return np.asarray(small.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def bright(photo):
+    """A roi that differs from image to image."""
+    return photo.mean(2) > 110
+
+
+def as_mask(corners=CORNERS, size=(HEIGHT, WIDTH)):
+    return Roi.of(corners, size).mask
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return [noise(seed=seed) for seed in range(7)]
+
+
+@pytest.fixture
+def fit(tiny, photos):
+    """Fit the seven images under options, with a roi."""
+
+    def make(roi=CORNERS, **options):
+        return SPADE(tiny, **options).fit(photos, roi=roi)
+
+    return make
+
+
+# ---- scores ----------------------------------------------------------------------------------------------------------
+
+
+@given(MAPS, st.sampled_from(["max", "top", "excess"]), st.sampled_from(["map", "excess"]))
+def test_only_pixels_inside_are_scored_and_judged(drawn, score, judged):
+    anomaly_map, level, roi = drawn
+    assume(roi.any())
+    inside = np.sort((anomaly_map - level if score == "excess" else anomaly_map)[roi])[::-1]
+    count = 1 if score == "max" else max(1, int(0.01 * roi.sum()))
+    assert score_image(anomaly_map, level, score, roi) == pytest.approx(inside[:count].mean(), rel=1e-6)
+    found = choose_map(anomaly_map, level, judged, roi)
+    np.testing.assert_array_equal(np.isnan(found), ~roi)
+    np.testing.assert_array_equal(found[roi], (anomaly_map - level if judged == "excess" else anomaly_map)[roi])
+    np.testing.assert_array_equal(take_inside(found), found[roi])
+
+
+def test_a_roi_of_everything_changes_no_bit(tiny, photos, fit):
+    for options in ({}, {"score": "top"}, {"score": "excess", "judged": "excess"}):
+        plain = SPADE(tiny, **options).fit(photos)
+        for roi in (np.ones((HEIGHT, WIDTH), bool), [(-9, -9), (-9, 300), (300, 300), (300, -9)]):
+            spade = fit(roi, **options)
+            for mine, its in ((spade.predict(noise(seed=9)), plain.predict(noise(seed=9))),
+                              (spade.predict_left_out(2), plain.predict_left_out(2))):  # fmt: skip
+                assert mine.roi is None
+                assert mine.image_score == its.image_score
+                np.testing.assert_array_equal(mine.judged_map, its.judged_map)
+            assert spade.threshold() == plain.threshold()
+            assert spade.threshold(0.2, of="image") == plain.threshold(0.2, of="image")
+            assert spade.normal_level == plain.normal_level
+
+
+@pytest.mark.parametrize("options", [{}, {"score": "top"}, {"score": "excess"}, {"judged": "excess"}])
+@pytest.mark.parametrize("roi", [CORNERS, bright], ids=["polygon", "function"])
+def test_thresholds_come_from_left_out_images_within_their_own_roi(fit, roi, options):
+    spade, fpr = fit(roi, **options), 0.2
+    results = [spade.predict_left_out(index) for index in range(len(spade))]
+    scores, pixels = [], []
+    for result in results:
+        assert not np.isnan(result.anomaly_map).any()
+        values = result.excess_map if options.get("score") == "excess" else result.anomaly_map
+        own = np.sort(values[result.roi])
+        scores.append(own[-1] if "score" not in options else own[-max(1, len(own) // 100) :].mean())
+        assert result.image_score == pytest.approx(scores[-1], rel=1e-6)
+        pixels.append((result.excess_map if "judged" in options else result.anomaly_map)[result.roi])
+    every = np.sort(np.concatenate(pixels))
+    rank = int(np.ceil(round((len(every) + 1) * (1 - fpr), 9)))
+    assert spade.threshold(fpr) == pytest.approx(every[rank - 1], rel=1e-6)
+    assert spade.threshold(fpr, of="image") == pytest.approx(np.sort(scores)[6], rel=1e-6)  # ceil(8 * 0.8) = 7
+    low, high = spade.threshold_interval(fpr, draws=20)
+    assert every[0] <= low <= high <= every[-1]
+    suspects = spade.suspects()
+    worst = int(np.argmax(scores))
+    assert suspects.index[0] == worst
+    highest = np.where(results[worst].roi, results[worst].judged_map, -np.inf)
+    assert (suspects["row"][worst], suspects["col"][worst]) == np.unravel_index(highest.argmax(), highest.shape)
+    maps = [result.anomaly_map[result.roi] for result in results]
+    assert spade.normal_level == pytest.approx(np.percentile(np.concatenate(maps), 99), rel=1e-6)
+
+
+@pytest.mark.parametrize("judged", ["map", "excess"])
+def test_segmentations_and_regions_lie_inside(fit, judged):
+    spade = fit(judged=judged)
+    result = spade.predict(noise(seed=9))
+    raw = result.excess_map if judged == "excess" else result.anomaly_map
+    threshold = float(np.median(raw))
+    assert not np.isnan(raw).any()
+    np.testing.assert_array_equal(result.segmentation(threshold), (raw >= threshold) & result.roi)
+    assert ((raw >= threshold) & ~result.roi).any()
+    regions = result.regions(threshold)
+    assert result.roi[regions["row"], regions["col"]].all()
+    assert regions["peak"].max() == raw[result.roi].max()
+    pixels = np.prod(result.crop.photo) / np.prod(result.crop.scaled)
+    assert regions["area"].sum() == pytest.approx(result.segmentation(threshold).sum() * pixels)
+
+
+def test_a_defect_outside_changes_neither_score_nor_segmentation(fit):
+    spade = fit([(20, 75), (20, 100), (70, 100), (70, 75)], sigma=1)
+    image = noise(seed=9)
+    spoilt = image.copy()
+    spoilt[10:80:5, 6:15] = (255, 0, 0)  # farther from the roi than the network and the filter look
+    before, after = spade.predict(image), spade.predict(spoilt)
+    assert after.anomaly_map.max() > before.anomaly_map.max()
+    threshold = float(np.median(before.anomaly_map))
+    assert after.image_score == pytest.approx(before.image_score, rel=1e-5)
+    np.testing.assert_allclose(after.judged_map, before.judged_map, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(after.segmentation(threshold), before.segmentation(threshold))
+
+
+def test_results_under_other_options_keep_the_roi(fit):
+    result = fit(k=7).predict(noise(seed=9))
+    others = [result.with_k(3), result.with_options(sigma=1), result.with_normals([0, 1, 2])]
+    for other in (*others, result.with_options(score="excess", judged="excess", kappa=2)):
+        np.testing.assert_array_equal(other.roi, result.roi)
+        np.testing.assert_array_equal(np.isnan(other.judged_map), ~result.roi)
+    assert others[0].image_score == others[0].anomaly_map[result.roi].max()
+
+
+# ---- what a roi may be -----------------------------------------------------------------------------------------------
+
+
+def test_a_mask_a_file_a_polygon_and_a_function_are_alike(fit, tmp_path):
+    mask = as_mask()
+    Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / "roi.png")
+    given = [
+        *(mask, mask.astype(np.uint8), tmp_path / "roi.png", str(tmp_path / "roi.png")),
+        *(Image.open(tmp_path / "roi.png"), np.array(CORNERS), lambda photo: mask, Roi.of(CORNERS, mask.shape)),
+    ]
+    first = fit()
+    wanted, threshold = first.predict(noise(seed=9)), first.threshold()
+    np.testing.assert_array_equal(wanted.roi, wanted.crop.cut_mask(mask))
+    for roi in given:
+        spade = fit(roi)
+        result = spade.predict(noise(seed=9))
+        np.testing.assert_array_equal(result.roi, wanted.roi)
+        assert (result.image_score, spade.threshold()) == (wanted.image_score, threshold)
+    assert fit(mask).gallery.roi_mark[5:] == first.gallery.roi_mark[8:]
+
+
+@given(st.lists(st.tuples(st.integers(-5, 45), st.integers(-5, 55)), min_size=3, max_size=6))
+def test_a_polygon_holds_the_pixels_whose_centres_it_contains(corners):
+    mask = as_mask(corners, (40, 50))
+    outline = Outline([*corners, corners[0]], closed=True)
+    places = np.argwhere(np.ones((40, 50)))
+    edges = [np.array(pair, float) for pair in zip(corners, [*corners[1:], corners[0]])]
+
+    def reach(start, end):
+        way = end - start
+        part = np.clip(((places - start) @ way) / max(way @ way, 1e-9), 0, 1)
+        return np.hypot(*(places - start - part[:, None] * way).T)
+
+    away = np.min([reach(*edge) for edge in edges], 0) > 1
+    found = mask[tuple(places[away].T)]
+    crossed = len({*corners}) != len(corners) or not _is_simple(edges)
+    if not crossed:  # where a polygon crosses itself, what is inside is a matter of rule
+        np.testing.assert_array_equal(found, outline.contains_points(places[away]))
+    hull = (places >= np.min(corners, 0) - 1).all(1) & (places <= np.max(corners, 0) + 1).all(1)
+    assert not mask[tuple(places[~hull].T)].any()
+
+
+def _is_simple(edges):
+    def turn(a, b, c):
+        (x, y), (u, v) = b - a, c - a
+        return np.sign(x * v - y * u)
+
+    for one, (a, b) in enumerate(edges):
+        for c, d in edges[one + 1 :]:
+            shared = any((p == q).all() for p in (a, b) for q in (c, d))
+            if not shared and turn(a, b, c) * turn(a, b, d) <= 0 and turn(c, d, a) * turn(c, d, b) <= 0:
+                return False
+    return True
+
+
+@given(arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40))))
+def test_a_mask_survives_as_text(mask):
+    np.testing.assert_array_equal(unpack_mask(pack_mask(mask), mask.shape), mask)
+
+
+def test_an_image_may_have_a_roi_of_its_own(fit, photos):
+    spade = fit()
+    left = np.zeros((HEIGHT, WIDTH), bool)
+    left[:, :40] = True
+    result = spade.predict(noise(seed=9), roi=left)
+    np.testing.assert_array_equal(result.roi, result.crop.cut_mask(left))
+    assert result.image_score == result.anomaly_map[result.roi].max()
+    np.testing.assert_array_equal(result.anomaly_map, spade.predict(noise(seed=9)).anomaly_map)
+    whole = SPADE(spade.backbone).fit(photos)
+    polygon = whole.predict(noise(70, 80), roi=[(20, 20), (20, 60), (50, 60)])  # of the size of this image
+    np.testing.assert_array_equal(polygon.roi, polygon.crop.cut_mask(as_mask([(20, 20), (20, 60), (50, 60)], (70, 80))))
+    assert spade.judge(spade.read(noise(seed=9), roi=left)).image_score == result.image_score
+
+
+def test_a_function_is_called_for_images_of_any_size(tiny):
+    images = [noise(80 + 9 * at, 95 + 6 * at, seed=at) for at in range(4)]
+    spade = SPADE(tiny).fit(images, roi=bright)
+    for image, normal in zip(images, spade.gallery.normals):
+        np.testing.assert_array_equal(normal.crop.roi, normal.crop.cut_mask(bright(image)))
+    assert spade.predict(noise(64, 64, seed=9)).roi.any()
+    assert len(spade.add(noise(77, 85, seed=8))) == 5
+    assert spade.gallery.normals[-1].crop.roi is not None
+
+
+def test_whole_images_have_a_roi_too(tiny):
+    network = load_backbone(tiny.module.network, layers=tiny.sources, pooled="late", resize=64, crop=None)
+    spade = SPADE(network).fit([noise(96, 128, seed) for seed in range(4)], roi=CORNERS)
+    result = spade.predict(noise(96, 128, 9))
+    assert result.roi.shape == spade.gallery.cropping.size == (64, 96)
+    np.testing.assert_array_equal(result.roi, result.crop.cut_mask(as_mask(size=(96, 128))))
+    assert result.crop.judged == pytest.approx(result.roi.mean())
+    assert f"{100 * result.roi.mean():.0f} % of the image judged" in result.crop.describe()
+
+
+@given(st.integers(33, 130), st.integers(33, 130), st.integers(0, 2**32))
+def test_a_map_on_the_image_is_nan_outside(height, width, seed):
+    rng = np.random.default_rng(seed)
+    place = Crop((height, width), (72, 72), (4, 4), (64, 64))
+    mask = rng.random((height, width)) < 0.5
+    crop = place.within(mask)
+    assume(crop.roi is not None)
+    values = rng.random((64, 64)).astype(np.float32)
+    whole, found = place.put_back(values), crop.put_back(values)
+    rows, cols = (
+        (np.arange(crop.photo[axis]) + 0.5) * crop.scaled[axis] / crop.photo[axis] - 0.5 - crop.offset[axis]
+        for axis in (0, 1)
+    )
+    tied = np.logical_or.outer(*(abs(at % 1 - 0.5) < 1e-6 for at in (rows, cols)))  # between two places of the crop
+    rows, cols = (np.rint(at).astype(int).clip(0, 63) for at in (rows, cols))
+    expected = np.where(crop.roi[np.ix_(rows, cols)], whole, np.nan)
+    np.testing.assert_array_equal(found[~tied], expected[~tied])
+
+
+# ---- saving ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["mask", "polygon", "function"])
+def test_a_saved_fit_has_its_roi(fit, tmp_path, kind):
+    roi = {"mask": as_mask(), "polygon": CORNERS, "function": bright}[kind]
+    spade = fit(roi)
+    spade.save(tmp_path)
+    assert json.loads((tmp_path / "spade.json").read_text())["format"] == 3
+    again = SPADE.load(tmp_path, spade.backbone, **({"roi": bright} if kind == "function" else {}))
+    assert again.roi == spade.roi
+    assert again.gallery.roi_mark == spade.gallery.roi_mark
+    assert f"roi {kind} " in repr(again)
+    assert again.threshold() == spade.threshold()
+    mine, its = again.predict(noise(seed=9)), spade.predict(noise(seed=9))
+    np.testing.assert_array_equal(mine.judged_map, its.judged_map)
+    again.save(tmp_path / "twice")
+    twice = SPADE.load(tmp_path / "twice", spade.backbone)
+    assert twice.threshold(0.1) == spade.threshold(0.1)
+
+
+def test_a_function_is_asked_for_again(fit, tmp_path):
+    spade = fit(bright)
+    spade.save(tmp_path)
+    again = SPADE.load(tmp_path, spade.backbone)
+    assert again.threshold(0.2, of="image") == spade.threshold(0.2, of="image")
+    assert again.predict_left_out(1).image_score == spade.predict_left_out(1).image_score
+    for judge in (again.predict, again.add, again.judge):
+        with pytest.raises(
+            ValueError, match=r"fitted with a function as roi, .* not saved\. Pass it again: SPADE\.load"
+        ):
+            judge(noise(seed=9))
+    assert again.predict(noise(seed=9), roi=CORNERS).roi.any()
+
+
+def test_a_function_is_for_fits_that_had_one(fit, tmp_path):
+    for roi, held in ((None, "none"), (CORNERS, "a polygon, which was saved")):
+        spade = fit(roi)
+        spade.save(tmp_path)
+        with pytest.raises(ValueError, match=rf"roi must be a function, if one .* this fit is {held}\. Leave it out"):
+            SPADE.load(tmp_path, spade.backbone, roi=bright)
+    spade = fit(bright)
+    spade.save(tmp_path)
+    with pytest.raises(ValueError, match=r"roi must be a function.*got \[\(20, 30\)"):
+        SPADE.load(tmp_path, spade.backbone, roi=CORNERS)
+
+
+def test_versions_that_know_no_roi_refuse_such_a_fit(fit, tmp_path, monkeypatch):
+    plain, spade = fit(None), fit()
+    plain.save(tmp_path / "plain")
+    spade.save(tmp_path / "roi")
+    assert json.loads((tmp_path / "plain" / "spade.json").read_text())["format"] == 2
+    monkeypatch.setattr(checkpoint, "_READ", (1, 2))
+    assert SPADE.load(tmp_path / "plain", plain.backbone).roi is None
+    with pytest.raises(ValueError, match=r"format of .* must be a number from 1 to 2; got 3, written by spade_kit"):
+        SPADE.load(tmp_path / "roi", spade.backbone)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"size": [HEIGHT, -1]},
+        {"size": [HEIGHT]},
+        {"packed": "", "corners": [[1, 2], [3, 4]]},
+        {"packed": "", "corners": "corners"},
+        {"packed": "~~~"},
+        {"packed": "abc"},
+        {"packed": ""},
+        {"packed": 3},
+    ],
+)
+def test_a_damaged_roi_is_refused(fit, tmp_path, change):
+    spade = fit(as_mask())
+    spade.save(tmp_path)
+    manifest = json.loads((tmp_path / "spade.json").read_text())
+    manifest["roi"] |= change
+    (tmp_path / "spade.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="its settings have another checksum"):
+        SPADE.load(tmp_path, spade.backbone)
+    del manifest["checksum"]
+    (tmp_path / "spade.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"is damaged or incomplete"):
+        SPADE.load(tmp_path, spade.backbone)
+
+
+def test_a_fit_into_a_folder_has_the_same_roi(tiny, photos, fit, tmp_path):
+    for roi in (CORNERS, bright):
+        spade = SPADE(tiny).fit(photos, folder=tmp_path, roi=roi)
+        assert spade.roi == fit(roi).roi
+        assert spade.gallery.roi_mark == fit(roi).gallery.roi_mark
+        assert spade.predict(noise(seed=9)).image_score == pytest.approx(fit(roi).predict(noise(seed=9)).image_score)
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("roi", "said"),
+    [
+        ([(1, 2), (3, 4)], r"a polygon of at least three corners \(row, col\).*; got \[\(1, 2\), \(3, 4\)\]"),
+        ([(1, 2), (3, 4), (5, np.nan)], r"each a finite number of pixels; got \[\(1, 2\), .*nan"),
+        ([(1, 2), (3, 4), (5, np.inf)], r"each a finite number of pixels"),
+        ([(1, 2), (3, 4), (5, 1e9)], r"each a finite number of pixels"),
+        ([(1, 2), (3, 4), (5,)], r"roi must be a mask"),
+        ([], r"roi must be a mask"),
+        (3, r"roi must be a mask \(a path, a PIL image, or a bool or uint8 array\), a function .*; got 3\. Pass"),
+        (np.ones((HEIGHT, WIDTH)), r"roi must be a mask .*; got an array of shape \(90, 106\)"),
+        (np.ones((HEIGHT, WIDTH, 3), bool), r"roi must be a mask .*; got an array of shape \(90, 106, 3\)"),
+        (np.ones((50, 60), bool), r"size of its image, 90 x 106 px; got a mask for 50 x 60 px\. Use a function"),
+        (np.zeros((HEIGHT, WIDTH), bool), r"roi must mark some of the evaluated crop, rows 5 to 84 and columns 6 to 99 "
+         r"of the image; got 0 pixels, none of them there\. Mark more, or use load_backbone\(\.\.\., crop=None\)"),
+        ([(0, 0), (0, 3), (3, 3), (3, 0)], r"rows 5 to 84 and .*; got 16 pixels, none of them there"),
+        ([(-9, -9), (-9, -3), (-3, -3)], r"got 0 pixels, none of them there"),
+        (lambda photo: photo > 9, r"must return a bool or uint8 array of its image's size, \(90, 106\); got shape "
+         r"\(90, 106, 3\) and type bool\. Compare"),
+        (lambda photo: photo.mean(2), r"got shape \(90, 106\) and type float64"),
+        (lambda photo: (photo > 9).any(2).T, r"got shape \(106, 90\) and type bool"),
+        (lambda photo: None, r"got shape \(\) and type object"),
+        (lambda photo: np.zeros(photo.shape[:2], bool), r"got 0 pixels, none of them there"),
+    ],
+)  # fmt: skip
+def test_each_mistake_has_its_sentence(fit, tiny, photos, roi, said):
+    with pytest.raises(ValueError, match=said):
+        fit(roi)
+    with pytest.raises(ValueError, match=said):
+        SPADE(tiny).fit(photos).predict(noise(seed=9), roi=roi)
+
+
+def test_a_missing_mask_is_named(fit, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"roi\.png"):
+        fit(tmp_path / "roi.png")
+
+
+def test_images_of_another_size_are_left_out_and_named(tiny, photos, tmp_path):
+    Image.fromarray(noise(70, 80)).save(tmp_path / "other.png")
+    with pytest.warns(
+        UserWarning, match=r"Skipped 1 of 8 images\. other\.png: roi must have the size of its image, 70"
+    ):
+        spade = SPADE(tiny).fit([*photos, tmp_path / "other.png"], roi=CORNERS)
+    assert len(spade) == 7
+    with pytest.raises(
+        ValueError, match=r"roi must have the size of its image, 70 x 80 px; got a polygon for 90 x 106"
+    ):
+        spade.predict(tmp_path / "other.png")
