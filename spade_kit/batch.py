@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,6 @@ from pathlib import Path
 from threading import Lock
 from time import perf_counter
 from typing import Any, TypeAlias
-from uuid import uuid4
 
 import numpy as np
 import pandas
@@ -181,8 +181,7 @@ class Fit:
     mark: tuple[str, ...]  # of the weights, the normal images and their roi
     device: str
     options: Options = field(compare=False)
-    look: Any = field(compare=False)  # the function given as roi, which arrives anew with each chunk
-    run: str  # tells the functions of two runs apart
+    look: bytes | None  # the function given as roi, pickled with the code that it consists of
 
     @classmethod
     def of(cls, spade: Any, out: Path) -> Fit:
@@ -191,9 +190,12 @@ class Fit:
         if spade.folder is None and not (out / "fit" / "spade.json").is_file():
             spade.save(out / "fit")
         folder = (out / "fit" if spade.folder is None else spade.folder).resolve()
-        look = spade.roi and spade.roi.function
-        run = uuid4().hex if look else ""
-        return cls(folder, spade.load, _mark(spade), spade.backbone.device.type, spade.options, look, run)
+        look = None
+        if spade.roi is not None and spade.roi.function is not None:
+            from cloudpickle import dumps  # which Dask needs
+
+            look = dumps(spade.roi.function)
+        return cls(folder, spade.load, _mark(spade), spade.backbone.device.type, spade.options, look)
 
     def open(self) -> Any:
         with _opening:
@@ -207,7 +209,7 @@ _opening = Lock()  # a worker with several threads loads once
 @lru_cache(maxsize=1)
 def _open(fit: Fit) -> Any:
     check_shared(fit.folder)
-    spade = fit.load(fit.folder, device=fit.device, roi=fit.look)
+    spade = fit.load(fit.folder, device=fit.device, roi=fit.look and pickle.loads(fit.look))
     if _mark(spade) != fit.mark:
         raise ValueError(f"{as_text(fit.folder)} holds another fit now. Save this one again, or load that one.")
     return spade
@@ -261,7 +263,8 @@ def _finish(
 def _write(result: Result, item: Item, threshold: float, outline: float) -> Row:
     segmentation, *others = item.files
     by_excess = result.spade.options.judged == "excess" and result.place_level is not None
-    judged = result.crop.put_back(result.excess_map) if by_excess else result.on_photo()
+    complete = result.excess_map if by_excess else result.anomaly_map
+    judged = result.crop.put_back(complete)
     write_whole(segmentation, encode_png(judged >= outline))
     found = result.regions(outline)
     for file in others:
@@ -270,7 +273,7 @@ def _write(result: Result, item: Item, threshold: float, outline: float) -> Row:
         else:
             with hold_warnings():  # which were given when it was judged
                 image = read_image(item.sources[0])
-            write_whole(file, encode_png(draw_regions(image, result.judged_map, outline, result.crop, found)))
+            write_whole(file, encode_png(draw_regions(image, complete, outline, result.crop, found)))
     row, col = np.unravel_index(np.nanargmax(judged), judged.shape)
     regions = [item.name | row for row in _list_regions(found)]
     nearest = int(result.neighbours.index[0])

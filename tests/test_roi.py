@@ -1,6 +1,7 @@
 """Where to look: outside a roi nothing is scored, and everything else stays as it was."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,9 +10,26 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from matplotlib.path import Path as Outline
 from PIL import Image
+from scipy.ndimage import label
+from sklearn.metrics import average_precision_score, roc_auc_score
 
-from spade_kit import SPADE, load_backbone
+from spade_kit import (
+    SPADE,
+    choose_threshold,
+    compare_layers,
+    draw_hardest,
+    draw_result,
+    evaluate,
+    explore,
+    load_backbone,
+    paint_defect,
+    review_suspects,
+)
+from spade_kit._work import crew
 from spade_kit.datasets.roi import Roi, pack_mask, unpack_mask
+from spade_kit.evaluation.bootstrap import BINNED, PixelCounts
+from spade_kit.evaluation.metrics import aupro, pixel_average_precision, pixel_roc_auc
+from spade_kit.evaluation.report import OF_PIXELS, Report
 from spade_kit.features.crops import Crop
 from spade_kit.gallery import checkpoint
 from spade_kit.scores import choose_map, score_image, take_inside
@@ -412,3 +430,208 @@ def test_images_of_another_size_are_left_out_and_named(tiny, photos, tmp_path):
         ValueError, match=r"roi must have the size of its image, 70 x 80 px; got a polygon for 90 x 106"
     ):
         spade.predict(tmp_path / "other.png")
+
+
+# ---- folders and evaluations -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def client():
+    with crew(2) as client:
+        yield client
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for seed in range(5):
+        Image.fromarray(noise(seed=20 + seed)).save(folder / f"{seed}.png")
+    Image.fromarray(noise(80, 90)).save(folder / "other.png")
+    return folder
+
+
+@pytest.mark.parametrize("judged", ["map", "excess"])
+def test_folders_are_judged_inside(fit, folder, tmp_path, judged):
+    spade = fit(judged=judged)
+    table = spade.predict_folder(folder, tmp_path / "out", 0.2)
+    assert table["verdict"].tolist()[-1] == "not judged"
+    assert "other.png: roi must have the size of its image" in table["reason"].tolist()[-1]
+    for row in table.iloc[:-1].itertuples():
+        result = spade.predict(folder / row.path)
+        assert row.image_score == pytest.approx(result.anomaly_map[result.roi].max(), rel=1e-4)
+        assert row.judged == pytest.approx(result.crop.judged, abs=1e-4)
+        whole = replace(result.crop, roi=None)
+        inside = ~np.isnan(result.on_photo())
+        assert 0 < inside.mean() < 0.4
+        assert inside[row.row, row.col]
+        raw = np.array(Image.open(tmp_path / "out" / "maps" / f"{row.path[:-4]}.tiff"))
+        np.testing.assert_allclose(raw, np.where(inside, whole.put_back(result.anomaly_map), 0), rtol=1e-3)
+        values = whole.put_back(result.excess_map if judged == "excess" else result.anomaly_map)
+        found = np.array(Image.open(tmp_path / "out" / "segmentations" / f"{row.path[:-4]}.png")) > 0
+        np.testing.assert_array_equal(found, inside & (values >= spade.threshold()))
+
+
+def test_a_folder_of_results_belongs_to_one_roi(fit, folder, tmp_path):
+    fit().predict_folder(folder, tmp_path / "out", 0.2)
+    for other in (None, as_mask([(20, 30), (20, 75), (60, 90)])):
+        with pytest.raises(ValueError, match=r"holds results of another run: .*options was '.*roi polygon \w{12}'"):
+            fit(other).predict_folder(folder, tmp_path / "out", 0.2)
+    fit(None).predict_folder(folder, tmp_path / "plain", 0.2)
+    with pytest.raises(ValueError, match=r"holds results of another run: .*is now '.*roi polygon \w{12}'"):
+        fit().predict_folder(folder, tmp_path / "plain", 0.2)
+
+
+def test_workers_get_the_roi(demo, client, folder, tmp_path):
+    (folder / "other.png").unlink()
+    limit = 110
+    backbone = load_backbone("resnet18", pretrained=False, resize=72, crop=64)
+    photos = [folder / f"{seed}.png" for seed in range(5)]
+    spade = SPADE(backbone).fit(photos, roi=lambda photo: photo.mean(2) > limit, folder=tmp_path / "fit", client=client)
+    expected = SPADE(backbone).fit(photos, roi=bright)
+    assert spade.gallery.roi_mark == expected.gallery.roi_mark
+    tables = [one.predict_folder(folder, tmp_path / str(at), 0.2, client=client if at else None) for at, one in
+              enumerate((expected, spade))]  # fmt: skip
+    np.testing.assert_allclose(tables[1]["image_score"], tables[0]["image_score"], rtol=1e-4)
+    assert tables[1]["judged"].tolist() == tables[0]["judged"].tolist()
+
+
+def slow_aupro(maps, masks, rois, limit):
+    """Region by region and threshold by threshold, over the pixels inside."""
+    regions = [(at, found == one) for at, mask in enumerate(masks & rois)
+               for found, count in [label(mask, np.ones((3, 3)))] for one in range(1, count + 1)]  # fmt: skip
+    points = [(0.0, 0.0)]
+    for threshold in np.unique(maps[rois])[::-1]:
+        found = (maps >= threshold) & rois
+        false = (found & ~masks).sum() / (rois & ~masks).sum()
+        points.append((false, np.mean([(found[at] & region).sum() / region.sum() for at, region in regions])))
+    x, y = np.array(points).T
+    ends = np.append(x[x <= limit], limit), np.append(y[x <= limit], np.interp(limit, x, y))
+    return np.sum(np.diff(ends[0]) * (ends[1][1:] + ends[1][:-1]) / 2) / limit
+
+
+@given(st.integers(0, 2**32))
+def test_pixel_metrics_leave_the_outside_out(seed):
+    rng = np.random.default_rng(seed)
+    maps = rng.integers(0, 30, (3, 9, 7)).astype(np.float32)
+    masks, rois = rng.random((2, 3, 9, 7)) < [[[[0.2]]], [[[0.6]]]]
+    bad = masks[rois]
+    assume(bad.any() and not bad.all())
+    maps[masks] += 10
+    spoilt = np.where(rois, maps, np.nan)
+    for limit in (0.05, 0.3):
+        assert aupro(spoilt, masks, limit, rois) == pytest.approx(slow_aupro(maps, masks, rois, limit), abs=1e-9)
+    assert pixel_roc_auc(spoilt, masks, rois) == pytest.approx(roc_auc_score(bad, maps[rois]), abs=1e-9)
+    assert pixel_average_precision(spoilt, masks, rois) == pytest.approx(average_precision_score(bad, maps[rois]))
+    counts = PixelCounts.of(spoilt, masks & rois, rois)  # each value is a bin of its own
+    assert counts.normal.sum() + counts.defect.sum() == rois.sum()
+    for name in BINNED:
+        assert BINNED[name](counts, np.ones(3, int)) == pytest.approx(OF_PIXELS[name](maps, masks, rois=rois), abs=1e-6)
+
+
+def test_evaluations_leave_the_outside_out(demo, tmp_path):
+    some = [sample for sample in demo.test if sample.label in ("good", "scratch", "stain")][::4]
+    corners = [(30, 30), (30, 200), (290, 290), (290, 30)]
+    spade = SPADE(k=5, score="top").fit(demo.train[:6], roi=corners)
+    report, stored = evaluate(spade, some), evaluate(spade, some, folder=tmp_path)
+    results = [spade.predict(sample) for sample in some]
+    maps, masks, rois = (np.stack([getattr(one, name) for one in results]) for name in ("anomaly_map", "mask", "roi"))
+    assert (masks & ~rois).any()
+    for one in (report, stored, Report.load(tmp_path)):
+        assert "roi polygon" in one.options
+        assert one.metric("aupro") == pytest.approx(aupro(maps, masks, 0.3, rois), abs=1e-3)
+        assert one.metric("pixel_roc_auc") == pytest.approx(roc_auc_score(masks[rois], maps[rois]), abs=1e-4)
+        low, high = one.interval("aupro", draws=20)
+        assert low <= one.metric("aupro") <= high
+        threshold = float(np.median(maps))
+        rates = one.rates(threshold)
+        assert rates["recall"] == pytest.approx((maps >= threshold)[masks & rois].mean(), abs=1e-3)
+        assert rates["false_positive_rate"] == pytest.approx((maps >= threshold)[rois & ~masks].mean(), abs=1e-3)
+        frame, scores = one.to_frame(), [result.image_score for result in results]
+        for name in ("image_score", "top_score"):
+            np.testing.assert_allclose(frame[name], scores, rtol=1e-4)
+        pro = one.curves().query("curve == 'pro'")
+        assert pro[["x", "y"]].iloc[-1].tolist() == pytest.approx([1, 1])
+    draw_hardest(report, 2)
+    raw = np.array(Image.open(next((tmp_path / "maps").rglob("*.tiff"))))
+    assert (raw > 0).mean() == pytest.approx(results[0].crop.judged, abs=0.01)
+
+
+# ---- figures and widgets ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def framed(demo):
+    """A fit of six images of the demo that is judged on its left half, and an image with a scratch."""
+    spade = SPADE(k=3).fit(demo.train[:6], roi=[(40, 40), (40, 170), (280, 170), (280, 40)])
+    return spade, [next(sample for sample in demo.test if sample.label == "scratch"), demo.test[-1]]
+
+
+def test_a_figure_shows_the_border_of_the_roi(framed):
+    spade, photos = framed
+    result = spade.predict(photos[0])
+    figure = draw_result(result, regions=True)
+    heat, outline = figure.axes[1:3]
+    np.testing.assert_array_equal(np.ma.getmaskarray(heat.images[0].get_array()), ~result.roi)
+    assert [text.get_text() for text in outline.get_legend().get_texts()][:2] == ["detected", "roi"]
+    plain = draw_result(spade.predict(photos[0], roi=np.ones((320, 320), bool)))
+    assert "roi" not in [text.get_text() for text in plain.axes[2].get_legend().get_texts()]
+
+
+@pytest.mark.parametrize("judged", ["map", "excess"])
+def test_the_explorer_stays_inside(framed, judged, tmp_path):
+    spade, photos = framed
+    widget = explore(spade.with_options(judged=judged), photos)
+    widget.finish()
+    result = spade.with_options(judged=judged).predict(photos[0])
+    assert result.roi[widget.probe]
+    assert widget.photo["roi"] == np.packbits(result.roi).tobytes()
+    assert widget.threshold == pytest.approx(widget.spade.with_options(judged=judged).threshold(), rel=1e-5)
+    assert widget.scores[0][0] == pytest.approx(result.image_score, rel=1e-5)
+    row, col = np.argwhere(~result.roi)[0]
+    widget.probe = (int(row), int(col))
+    assert np.isfinite(widget.readout().drop(columns=["normal", "neighbour"]).to_numpy(float)).all()
+    widget.draw()
+    widget.save_html(tmp_path / "page.html")
+    assert widget._repr_mimebundle_()
+
+
+def test_the_chooser_counts_what_lies_inside(framed):
+    spade, photos = framed
+    for of in ("image", "pixel"):
+        widget = choose_threshold(spade, photos, of=of)
+        widget.finish()
+        widget.rule = "0.2"
+        assert float(widget) == pytest.approx(spade.threshold(0.2, of=of), rel=1e-5)
+    inside = sum(spade.predict_left_out(index).roi.sum() for index in range(len(spade)))
+    assert widget.judgement.normals == inside
+    widget.rule = "f1"
+    assert widget.judgement.sentence
+
+
+def test_views_are_ranked_and_scaled_inside(framed):
+    spade, photos = framed
+    widget = compare_layers(spade, photos, views=["layer1", None])
+    widget.finish()
+    result = spade.predict(photos[0])
+    assert (result.mask & result.roi).any()
+    expected = aupro(result.anomaly_map[None], result.mask[None], rois=result.roi[None])
+    assert widget.readout()["aupro"].iloc[-1] == pytest.approx(expected, abs=1e-3)
+    assert widget.levels[-1]["level"] == pytest.approx(spade.normal_level, rel=1e-4)
+    widget.draw()
+
+
+def test_reviews_and_paintings_stay_inside(framed):
+    spade, photos = framed
+    review = review_suspects(spade)
+    review.finish()
+    assert review.photo["score"] == pytest.approx(spade.suspects()["score"].iloc[0], rel=1e-5)
+    assert review.photo["roi"] == np.packbits(review.result.roi).tobytes()
+    review.draw()
+    painting = paint_defect(spade, photos[0])
+    painting.finish()
+    assert painting.result.roi[painting.probe]
+    before = painting.result.image_score
+    painting.stroke("brush", [(100, 205), (120, 205)], size=9, colour="red")  # far outside
+    assert painting.result.roi is not None
+    assert painting.result.image_score == pytest.approx(before, rel=0.2)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from scipy.special import betaincinv
 from sklearn.metrics import auc
 
 from spade_kit._arguments import check_count, check_number
-from spade_kit.evaluation.metrics import mean_up_to, weigh_regions
+from spade_kit.evaluation.metrics import Maps, Masks, mean_up_to, weigh_regions
 
 LEVEL = 0.95
 TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
@@ -64,13 +64,15 @@ class PixelCounts:
     thresholds: Float[np.ndarray, "b"]
 
     @classmethod
-    def of(cls, maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"]) -> PixelCounts:
+    def of(cls, maps: Maps, masks: Masks, rois: Masks | None = None) -> PixelCounts:
+        """Count the pixels, with ``rois`` those inside; masks must mark none outside."""
         at = np.linspace(0, 1, _BINS // 2 + 1)[1:]
-        samples = (some[:: max(1, some.size // _SAMPLED)] for some in (maps.ravel(), maps[masks]))
-        edges = np.unique([maps.min(), *np.ravel([np.quantile(some, at) for some in samples])])
+        rois = np.ones(masks.shape, bool) if rois is None else rois
+        samples = (some[:: max(1, some.size // _SAMPLED)] for some in (maps[rois], maps[masks]))
+        edges = np.unique([maps[rois].min(), *np.ravel([np.quantile(some, at) for some in samples])])
         weights, regions = weigh_regions(masks)
         rows = []
-        for values, *kinds in zip(maps, ~masks, masks, weights):
+        for values, *kinds in zip(maps, ~masks & rois, masks, weights):
             bins = len(edges) - np.searchsorted(edges, values.ravel(), side="right")
             rows.append([np.bincount(bins, kind.ravel(), len(edges)) for kind in kinds])
         normal, defect, overlap = np.moveaxis(np.array(rows), 1, 0)

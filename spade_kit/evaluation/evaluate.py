@@ -19,7 +19,7 @@ from spade_kit.evaluation.map_store import Judged, MapStore, name_maps, write_ju
 from spade_kit.evaluation.page import NOT_JUDGED, PAGE, write_page
 from spade_kit.evaluation.report import FORMAT, TABLE, Report, check_table, write_table
 from spade_kit.result import Result
-from spade_kit.scores import mean_of_top, share_out
+from spade_kit.scores import score_image, share_out
 from spade_kit.spade import SPADE
 
 _EXAMINED = 1000  # normal images that are judged against the others in seconds
@@ -222,7 +222,7 @@ def describe_scores(result: Result) -> dict[str, float]:
     shares, labels = parts / max(parts.sum(), 1e-30), result.spade.backbone.labels
     return {
         "image_score": result.image_score,
-        "top_score": mean_of_top(result.anomaly_map),
+        "top_score": score_image(result.anomaly_map, None, "top", result.roi),
         "retrieval_score": result.retrieval_score,
         **{f"share_{labels[layer]}": float(part) for layer, part in zip(result.query.layers, shares)},
     }

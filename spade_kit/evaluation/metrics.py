@@ -5,11 +5,15 @@ All take raw scores, higher for more anomalous; scores are neither squashed nor 
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.ndimage import label
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
 
+Maps: TypeAlias = Float[np.ndarray, "n H W"]
+Masks: TypeAlias = Bool[np.ndarray, "n H W"]
 _EIGHT_CONNECTED = np.ones((3, 3))
 
 
@@ -22,9 +26,9 @@ def roc_auc(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> fl
     return float(roc_auc_score(*_checked(scores, labels)))
 
 
-def pixel_roc_auc(maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"]) -> float:
-    """ROC-AUC over all pixels of all images together."""
-    return roc_auc(*_flatten(maps, masks))
+def pixel_roc_auc(maps: Maps, masks: Masks, rois: Masks | None = None) -> float:
+    """ROC-AUC over all pixels of all images together; with ``rois``, over those in the roi of each."""
+    return roc_auc(*_flatten(maps, masks, rois))
 
 
 def average_precision(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> float:
@@ -36,14 +40,14 @@ def average_precision(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "
     return float(average_precision_score(*_checked(scores, labels)))
 
 
-def pixel_average_precision(maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"]) -> float:
-    """Average precision over all pixels of all images together."""
-    return average_precision(*_flatten(maps, masks))
+def pixel_average_precision(maps: Maps, masks: Masks, rois: Masks | None = None) -> float:
+    """Average precision over all pixels of all images together; ``rois`` as in `pixel_roc_auc`."""
+    return average_precision(*_flatten(maps, masks, rois))
 
 
-def pixel_f1_max(maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"]) -> float:
-    """The best harmonic mean of precision and recall over all pixels of all images together."""
-    return f1_max(*_flatten(maps, masks))
+def pixel_f1_max(maps: Maps, masks: Masks, rois: Masks | None = None) -> float:
+    """The best harmonic mean of precision and recall over all pixels of all images together; ``rois`` likewise."""
+    return f1_max(*_flatten(maps, masks, rois))
 
 
 def f1_max(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> float:
@@ -65,7 +69,7 @@ def _best_f1(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> t
     return float(f1.max()), float(thresholds[f1.argmax()])
 
 
-def aupro(maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"], fpr_limit: float = 0.3) -> float:
+def aupro(maps: Maps, masks: Masks, fpr_limit: float = 0.3, rois: Masks | None = None) -> float:
     """Area under the per-region overlap curve, normalised to 1; every defect has equal weight, however small.
 
     The curve shows, for each threshold, the found fraction of each 8-connected defect region, averaged over regions,
@@ -75,6 +79,8 @@ def aupro(maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"], fp
     ----------
     fpr_limit
         The false-positive rate at which integration ends.
+    rois
+        Where each image is scored: pixels outside count neither as normal nor as parts of a defect.
 
     Notes
     -----
@@ -85,14 +91,16 @@ def aupro(maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"], fp
     ----------
     .. [1] P. Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 129, 2021, doi:10.1007/s11263-020-01400-4.
     """
-    masks = _as_bool(masks, "masks")
-    scores, bad = _flatten(maps, masks)
+    masks = _as_bool(masks, "masks") if rois is None else _as_bool(masks, "masks") & rois
+    scores, bad = _flatten(maps, masks, rois)
     if not 0 < fpr_limit <= 1:
         raise ValueError(f"fpr_limit must be a rate above 0 and up to 1; got {fpr_limit!r}.")
-    _check_both(masks, "masks")
+    _check_both(bad, "masks")
     _check_finite(scores)
     weights, regions = weigh_regions(masks)
-    weight = weights.ravel() / regions.sum()  # contribution of each pixel to the mean overlap
+    weight = (
+        weights.ravel() if rois is None else weights[rois]
+    ) / regions.sum()  # contribution of each pixel to the mean overlap
     order = np.argsort(scores, kind="stable")[::-1]
     fpr = np.cumsum(~bad[order]) / (~bad).sum()
     pro = np.cumsum(weight[order])
@@ -130,14 +138,14 @@ def _checked(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nda
     return labels, scores
 
 
-def _flatten(maps: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Maps and masks as flat arrays."""
+def _flatten(maps: np.ndarray, masks: np.ndarray, rois: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Maps and masks as flat arrays, of the pixels inside."""
     if np.shape(maps) != np.shape(masks) or np.ndim(maps) != 3:
         raise ValueError(
             f"Maps and masks must have the same shape (n, H, W); got {np.shape(maps)} and {np.shape(masks)}. "
             "Use each image's mask on the evaluated crop, result.mask."
         )
-    return np.ravel(maps), np.ravel(masks)
+    return (np.ravel(maps), np.ravel(masks)) if rois is None else (maps[rois], masks[rois])
 
 
 def _as_bool(labels: np.ndarray, name: str) -> Bool[np.ndarray, "..."]:

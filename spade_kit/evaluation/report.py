@@ -37,7 +37,7 @@ OF_IMAGES: dict[str, _Scored] = {  # the metric, and the score that is compared 
     "top_roc_auc": (metrics.roc_auc, "top_score"),
     "retrieval_roc_auc": (metrics.roc_auc, "retrieval_score"),
 }
-OF_PIXELS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+OF_PIXELS: dict[str, Callable[..., float]] = {
     "pixel_roc_auc": metrics.pixel_roc_auc,
     "pixel_average_precision": metrics.pixel_average_precision,
     "pixel_f1_max": metrics.pixel_f1_max,
@@ -123,7 +123,8 @@ class Report:
         """
         if self._is_of_images(name):
             return OF_IMAGES[name][0](*self._scores(name, kinds)[:2])
-        return OF_PIXELS[name](*self._pixels(name, kinds)[:2])
+        maps, masks, rois, _ = self._pixels(name, kinds)
+        return OF_PIXELS[name](maps, masks, rois=rois)
 
     def interval(
         self, name: str, kinds: Sequence[str] | None = None, *, level: float = 0.95, draws: int = 200, seed: int = 0
@@ -146,10 +147,10 @@ class Report:
             def repeat(drawn: np.ndarray) -> float:
                 return metric(np.repeat(scores, drawn), np.repeat(bad, drawn))
         else:
-            maps, masks, strata = self._pixels(name, kinds)
-            if masks.all() or not masks.any():
-                OF_PIXELS[name](maps, masks)  # raises; not called otherwise, because it sorts all pixels
-            repeat = partial(BINNED[name], PixelCounts.of(maps, masks))
+            maps, masks, rois, strata = self._pixels(name, kinds)
+            if masks[slice(None) if rois is None else rois].all() or not masks.any():
+                OF_PIXELS[name](maps, masks, rois=rois)  # raises; not called otherwise, because it sorts all pixels
+            repeat = partial(BINNED[name], PixelCounts.of(maps, masks, rois))
         return bootstrap(repeat, strata, level, draws, seed)
 
     def _is_of_images(self, name: str) -> bool:
@@ -173,8 +174,10 @@ class Report:
         labels = rows["label"]
         return rows[OF_IMAGES[name][1]].to_numpy(float), (labels != GOOD).to_numpy(bool), labels.tolist()
 
-    def _pixels(self, name: str, kinds: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """Maps, masks and labels of images with known ground truth."""
+    def _pixels(
+        self, name: str, kinds: Sequence[str] | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, list[str]]:
+        """Maps, masks of what is scored, rois (None for all) and labels of images with known ground truth."""
         rows = self._rows(kinds)
         known = [
             (judged.judged_map, judged.mask, label)
@@ -190,7 +193,9 @@ class Report:
             raise ValueError(
                 f"{name} needs maps of the same size. Use a backbone with crop=224, or images of the same aspect ratio."
             )
-        return np.stack(maps), np.stack(masks), list(labels)
+        every, truth = np.stack(maps), np.stack(masks)
+        outside = np.isnan(every)
+        return every, truth & ~outside, ~outside if outside.any() else None, list(labels)
 
     def summary(self) -> pandas.DataFrame:
         """All metrics for all defects, and for each kind against all good images; NaN where a metric is undefined."""
@@ -233,10 +238,10 @@ class Report:
         if choose("of", of, ("pixel", "image")) == "image":
             scores, bad, _ = self._scores("image_roc_auc", None)
             return _rate(scores >= threshold, bad)
-        maps, masks, _ = self._pixels("A pixel rate", None)
+        maps, masks, rois, _ = self._pixels("A pixel rate", None)
         weights, regions = metrics.weigh_regions(masks)
-        found = maps >= threshold
-        return _rate(found, masks) | {"overlap": float(weights[found].sum() / max(regions.sum(), 1))}
+        found, inside = maps >= threshold, slice(None) if rois is None else rois
+        return _rate(found[inside], masks[inside]) | {"overlap": float(weights[found].sum() / max(regions.sum(), 1))}
 
     def curves(self, points: int = 200) -> pandas.DataFrame:
         """ROC and precision-recall curves for images and pixels, and the PRO curve.
@@ -268,10 +273,10 @@ class Report:
         return _trace(false, true, -falling)
 
     def _trace_pixels(self) -> list[_Curve]:
-        maps, masks, _ = self._pixels("A pixel curve", None)
+        maps, masks, rois, _ = self._pixels("A pixel curve", None)
         if not any(mask.any() for mask in masks):
             raise ValueError(f"A pixel curve needs defects, but all masks of {self.name} are empty.")
-        counts = PixelCounts.of(maps, masks)
+        counts = PixelCounts.of(maps, masks, rois)
         false, true, overlap, _ = counts.curve(np.ones(len(maps), int))
         return _trace(false[1:], true[1:], counts.thresholds, overlap[1:])
 

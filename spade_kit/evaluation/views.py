@@ -16,7 +16,7 @@ from spade_kit.features.pyramid import Pyramid
 from spade_kit.options import OPTIONS, Options
 from spade_kit.result import Match, Result, match_at
 from spade_kit.retrieval import Neighbours
-from spade_kit.scores import make_map
+from spade_kit.scores import choose_map, make_map
 from spade_kit.spade import SPADE
 
 ALL = "all layers"
@@ -51,9 +51,10 @@ class View:
         return Seen(make_map(found.distance, size, options.sigma), neighbours, found, layers)
 
     def judge_left_out(self, index: int) -> Float[np.ndarray, "H W"]:
-        """The leave-one-out map of a training image, judged against the others."""
-        gallery = self.spade.gallery
-        return self.judge(gallery.pyramid(index), gallery.others(index), gallery.normals[index].crop.size).anomaly_map
+        """The leave-one-out map of a training image, judged against the others; NaN outside its roi."""
+        gallery, crop = self.spade.gallery, self.spade.gallery.normals[index].crop
+        seen = self.judge(gallery.pyramid(index), gallery.others(index), crop.size)
+        return choose_map(seen.anomaly_map, None, "map", crop.roi)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,8 +164,11 @@ def _describe_crop(result: Result) -> str:
 
 
 def rank(maps: Sequence[Iterable[np.ndarray]], masks: Sequence[np.ndarray]) -> list[float] | None:
-    """AUPRO of each view over the same images; None if no mask contains a defect."""
-    truth = np.stack(masks) if masks else np.zeros(0, bool)
-    if not truth.any() or truth.all():
+    """AUPRO of each view over the same images, where maps are not NaN; None if no mask contains a defect there."""
+    if not masks:
         return None
-    return [float(aupro(np.stack(list(some)), truth)) for some in maps]
+    views, truth = [np.stack(list(some)) for some in maps], np.stack(masks)
+    rois = ~np.isnan(views[0])
+    if not truth[rois].any() or truth[rois].all():
+        return None
+    return [float(aupro(values, truth, rois=rois)) for values in views]

@@ -37,6 +37,7 @@ from spade_kit.figures.style import (
     show_picture,
     small_print,
 )
+from spade_kit.scores import take_inside
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -303,7 +304,7 @@ def draw_hardest(report: Report, n: int = 4) -> Figure:
 def _find_end(report: Report, choices: Sequence[pandas.Index], excess: bool) -> float:
     """The end of one scale for all maps, from the first choice of images that gives one above 0."""
     for images in choices:
-        found = (judged.judged_map for at in images if (judged := report.judged(at)))
+        found = (take_inside(judged.judged_map) for at in images if (judged := report.judged(at)))
         values = [float(values.max() if excess else np.percentile(values, 99)) for values in found]
         if values and (end := max(values) if excess else SCALE * float(np.mean(values))) > 0:
             return end

@@ -43,7 +43,7 @@ _MOST_LAYERS = 6  # side by side
 def draw_result(
     result: Result, threshold: float | None = None, *, regions: bool = False, axes: Sequence[Axes] | None = None
 ) -> Figure:
-    """The image, its anomaly map, and the segmentation (solid) with the ground truth (dashed) if known.
+    """The image, its anomaly map, and the segmentation (solid) with ground truth (dashed) and roi (dotted), if any.
 
     Parameters
     ----------
@@ -74,11 +74,14 @@ def draw_result(
         lines.append(Line2D([], [], color=RING, label="detected"))
         for number, place in result.regions(level).head(_NUMBERED if regions else 0).iterrows():
             _number(outline, int(number), place["row"], place["col"])
+    if result.roi is not None:
+        draw_contour(outline, result.roi, "white", "dotted")
+        lines.append(Line2D([], [], color="white", linestyle="dotted", label="roi"))
     if result.mask is not None and result.mask.any():
         draw_contour(outline, result.mask, "white", "dashed")
         lines.append(Line2D([], [], color="white", linestyle="dashed", label="ground truth"))
     if lines:
-        below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncols": 2}
+        below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncols": len(lines)}
         outline.legend(handles=lines, fontsize=8, facecolor="#333333", labelcolor="white", framealpha=1, **below)
     return _finish(figure, result)
 
@@ -240,7 +243,7 @@ def _heat(
     """
     level = result.normal_level if reference is None else reference
     level = level if level is not None and level > 0 else None
-    end = SCALE * level if level else max(float((result.anomaly_map if reference is None else values).max()), 1e-9)
+    end = SCALE * level if level else max(float(np.nanmax(result.anomaly_map if reference is None else values)), 1e-9)
     image = show_map(panel, values, end, title)
     if bar:
         add_scale(panel, image, end, level)

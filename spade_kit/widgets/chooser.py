@@ -214,7 +214,7 @@ class Chooser(Live, page="chooser.js"):
         with self._lock:  # not while results are being counted
             self._judged[score.index], self._thumbs[score.index] = score, thumb
             if score.score is not None:
-                self._peaks[score.index] = float(score.make_map(self.spade.sigma).max())
+                self._peaks[score.index] = float(np.nanmax(score.make_map(self.spade.sigma)))
 
     def _known(self, normal: bool) -> list[Score]:
         """The scores of all judged images, normal or test."""
@@ -233,8 +233,16 @@ class Chooser(Live, page="chooser.js"):
         return score.score if self.of == "image" else self._peaks.get(score.index)
 
     def _make_map(self, score: Score) -> np.ndarray:
-        """The judged map; for whole images, only the score."""
-        return np.array([[score.score]], np.float32) if self.of == "image" else score.make_map(self.spade.sigma)
+        """The judged pixels as one row, without those outside a roi; for whole images, only the score."""
+        if self.of == "image":
+            return np.array([[score.score]], np.float32)
+        return scores.take_inside(score.make_map(self.spade.sigma))[None]
+
+    def _find_truth(self, score: Score) -> np.ndarray | None:
+        """The mask at the same pixels."""
+        return (
+            None if score.mask is None else score.mask[slice(None) if score.roi is None else score.roi].reshape(1, -1)
+        )
 
     @property
     def _study(self) -> ThresholdStudy:
@@ -242,7 +250,7 @@ class Chooser(Live, page="chooser.js"):
 
     def _collect(self) -> ThresholdStudy:
         normal, tested = self._known(normal=True), self._known(normal=False)
-        truth = [self.images.label(one.index) for one in tested], [one.mask for one in tested]
+        truth = [self.images.label(one.index) for one in tested], [self._find_truth(one) for one in tested]
         return collect(self.of, map(self._make_map, normal), map(self._make_map, tested), *truth)
 
     def _refresh(self) -> None:
@@ -334,7 +342,7 @@ class Chooser(Live, page="chooser.js"):
         """The best F1 over labelled test images, or pixels with masks; the old threshold while these are pending."""
         maps, truth = [], []
         for one in self._known(normal=False):
-            known = self.images.label(one.index) if self.of == "image" else one.mask
+            known = self.images.label(one.index) if self.of == "image" else self._find_truth(one)
             if known is not None:
                 maps.append(self._make_map(one).ravel())
                 truth.append(np.array([known != GOOD]) if self.of == "image" else np.ravel(known))
@@ -392,8 +400,8 @@ class Chooser(Live, page="chooser.js"):
         if score.level is not None:  # it is smooth: half its resolution outlines a small picture
             level = resize(score.level, ((score.size[0] + 1) // 2, (score.size[1] + 1) // 2))
             packed |= {"level_size": list(level.shape), **pack_place_level(level)}
-        mask = pack_mask(score.mask)
-        return packed if mask is None else packed | {"mask": mask}
+        masks = {"mask": pack_mask(score.mask), "roi": pack_mask(score.roi)}
+        return packed | {name: mask for name, mask in masks.items() if mask is not None}
 
     def _title_and_stem(self) -> tuple[str, str]:
         return "Threshold", f"threshold-{self.of}"

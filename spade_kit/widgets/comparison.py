@@ -22,6 +22,7 @@ from spade_kit.figures.style import SCALE, SIGNED
 from spade_kit.gallery.calibration import find_level
 from spade_kit.gallery.gallery import Normal
 from spade_kit.result import Result
+from spade_kit.scores import choose_map
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.base import MISTAKES, Checked, Index, Live, Probe
 from spade_kit.widgets._shared.caches import Recent, Results, request_for
@@ -266,7 +267,7 @@ class Comparison(Live, page="comparison.js"):
             for view, one in zip(shown, seen):
                 if view not in self._known:
                     self._known[view] = self._guess_level(view, one), not view.spade.gallery.comparable
-            self._agreed = None if mask is None else _rounded(rank([[one.anomaly_map] for one in seen], [mask]))
+            self._agreed = None if mask is None else _rounded(rank([[_take(results, one)] for one in seen], [mask]))
             self._told = (self.index, *shown)
             self._publish()
         self._background.restart()
@@ -342,7 +343,7 @@ class Comparison(Live, page="comparison.js"):
             results = self._judge_by(self._bases, partial(self.images.judge, index))
         except MISTAKES:
             return None, []
-        return results[0].mask, [look(results, view).anomaly_map for view in views]
+        return results[0].mask, [_take(results, look(results, view)) for view in views]
 
     # ---- the page ----------------------------------------------------------------------------------------------------
 
@@ -358,6 +359,11 @@ class Comparison(Live, page="comparison.js"):
             for image, count in zip(seen.neighbours.index.tolist(), np.bincount(seen.found.image[0].ravel()).tolist()):
                 counts[self._number(view.base, image)] += count
         return [number for number, count in counts.most_common() if count]
+
+
+def _take(results: Sequence[Result], seen: Seen) -> np.ndarray:
+    """The map of a view, NaN outside the roi of its image."""
+    return choose_map(seen.anomaly_map, None, "map", results[0].roi)
 
 
 def _rounded(scores: Sequence[float] | None) -> list[float] | None:

@@ -176,7 +176,7 @@ class Explorer(Live, page="explorer.js"):
         end = SCALE * self._known.level if self._known else 0
         verdict = self._verdict if self._level_known else None
         return encoding.draw_preview(
-            self.result, values, self.probe, verdict, end if end > 0 else max(values.max(), 1e-9)
+            self.result, values, self.probe, verdict, end if end > 0 else max(np.nanmax(values), 1e-9)
         )
 
     @property

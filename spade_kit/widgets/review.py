@@ -25,7 +25,7 @@ from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.base import Checked, Live, Waiting
 from spade_kit.widgets._shared.caches import Results, Score, Scores, request_for
 from spade_kit.widgets._shared.edits import Corrections
-from spade_kit.widgets._shared.encoding import find_highest, jpeg
+from spade_kit.widgets._shared.encoding import find_highest, jpeg, pack_mask
 from spade_kit.widgets._shared.export import fit_crops
 from spade_kit.widgets._shared.images import ImageList, find_name
 from spade_kit.widgets._shared.scheduler import Steps
@@ -263,6 +263,7 @@ class Review(Waiting, page="review.js"):
             photo = {
                 "size": list(result.anomaly_map.shape),
                 "jpeg": jpeg(result.image, quality=90),
+                "roi": pack_mask(result.roi),
                 "level": float(result.anomaly_map.max()) / SCALE if level is None else level,
                 "score": score,
             }

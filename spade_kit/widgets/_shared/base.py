@@ -350,7 +350,7 @@ class Waiting(Live):
             return super()._preview()
         values = self._judged_map
         return encoding.draw_preview(
-            self.result, values, encoding.find_highest(values), None, max(float(values.max()), 1e-9)
+            self.result, values, encoding.find_highest(values), None, max(float(np.nanmax(values)), 1e-9)
         )
 
 

@@ -15,7 +15,7 @@ from spade_kit.evaluation.metrics import f1_threshold
 from spade_kit.gallery.calibration import Calibration
 from spade_kit.options import Options
 from spade_kit.result import Result
-from spade_kit.scores import choose_map, make_map, score_image
+from spade_kit.scores import choose_map, make_map, score_image, take_inside
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.images import ImageList
 from spade_kit.widgets._shared.scheduler import Steps
@@ -125,18 +125,19 @@ class Score:
     level: np.ndarray | None = None
     judged: str = "map"
     among: np.ndarray | None = None  # the normal images it was judged against
+    roi: np.ndarray | None = None
 
     @classmethod
     def of(cls, index: int, result: Result) -> Score:
         options, distance = result.spade.options, result.correspondence.distance
         level = result.place_level if options.need_level else None
-        about = result.crop.size, result.mask, level, options.judged, result.among
+        about = result.crop.size, result.mask, level, options.judged, result.among, result.roi
         return cls(index, result.image_score, distance, *about)
 
     def make_map(self, sigma: float) -> np.ndarray:
         """The judged map; sigma must be that of the level, if there is one."""
         assert self.distance is not None
-        return choose_map(make_map(self.distance, self.size, sigma), self.level, self.judged)
+        return choose_map(make_map(self.distance, self.size, sigma), self.level, self.judged, self.roi)
 
 
 class Scores:
@@ -177,7 +178,7 @@ class Scores:
         options, level = judge.options, None
         if options.need_level and known.among is not None:
             level = judge.calibration.place_level(options, known.among)
-        score = score_image(make_map(known.distance, known.size, options.sigma), level, options.score)
+        score = score_image(make_map(known.distance, known.size, options.sigma), level, options.score, known.roi)
         return replace(known, score=score, level=level, judged=options.judged)
 
     def take(self, score: Score) -> None:
@@ -201,6 +202,7 @@ class Scores:
             judged = [one for one in self.known.values() if one.distance is not None]
             pairs = [(one.make_map(sigma).ravel(), one.mask.ravel()) for one in judged if one.mask is not None]
             maps, masks = map(np.concatenate, zip(*pairs))
+            maps, masks = take_inside(maps), masks[~np.isnan(maps)]
             self._best_f1 = f1_threshold(maps, masks)
         return self._best_f1
 

@@ -46,7 +46,7 @@ def colour_table(name: str = COLOURS) -> bytes:
 
 def find_highest(anomaly_map: np.ndarray) -> tuple[int, int]:
     """(row, col) of the maximum."""
-    row, col = divmod(int(anomaly_map.argmax()), anomaly_map.shape[1])
+    row, col = divmod(int(np.nanargmax(anomaly_map)), anomaly_map.shape[1])
     return row, col
 
 
@@ -57,14 +57,15 @@ def rank_by_use(result: Result) -> list[int]:
 
 
 def pack_photo(result: Result, mask: np.ndarray | None, quality: int = 90) -> dict[str, Any]:
-    """The crop, its size, how much of the image it covers, where it lies in it, and its defect mask."""
+    """The crop, its size, how much of the image it covers, where it lies in it, its roi, and its defect mask."""
     crop = {name: list(getattr(result.crop, name)) for name in ("photo", "scaled", "offset")}
     told = {"size": list(result.anomaly_map.shape), "judged": result.crop.describe(), "crop": crop}
+    told["roi"] = pack_mask(result.roi)
     return told | {"jpeg": jpeg(result.image, quality=quality), "mask": pack_mask(mask)}
 
 
 def pack_mask(mask: np.ndarray | None) -> bytes | None:
-    """The defect mask, one bit per pixel in row-major order; None if there is no known defect."""
+    """A mask of a defect or a roi, one bit per pixel in row-major order; None if there is none."""
     return None if mask is None or not mask.any() else np.packbits(mask).tobytes()
 
 

@@ -1,7 +1,7 @@
 // Choosing a threshold: histograms, a line to drag, and the resulting error rates.
 
 import { brief, bytes, clamp, el, numbers, picture, setText, svg } from "./dom.js";
-import { Upsampler, contour, decodeLevel, unpack } from "./maps.js";
+import { Upsampler, contour, decodeLevel, roiOf, unpack } from "./maps.js";
 import { Choice, button } from "./controls.js";
 import { Page } from "./page.js";
 
@@ -93,7 +93,7 @@ class Chooser extends Page {
     const truth = photo.mask ? contour(unpack(bytes(photo.mask), H * W), H, W, 0.5) : "";
     const level = photo.level_size && this.upsampler.map(decodeLevel(photo), photo.level_size, photo.size, 0);
     const excess = level && map.map((value, i) => value - level[i]);
-    this.pictures.set(photo.at, { map, excess, truth, size: photo.size, bitmap: await picture(photo.jpeg) });
+    this.pictures.set(photo.at, { map, excess, truth, roi: roiOf(photo), size: photo.size, bitmap: await picture(photo.jpeg) });
     this.wanted.delete(photo.at);
     this.paintNear();
   }
@@ -243,7 +243,7 @@ class Chooser extends Page {
       for (const line of marks.children[0].children) line.setAttribute("d", seen.truth);
     }
     const map = this.get("about").excess[this.get("study").of] ? seen.excess : seen.map;
-    const found = contour(map, H, W, threshold);
+    const found = contour(map, H, W, threshold, seen.roi);
     for (const line of marks.children[1].children) line.setAttribute("d", found);
   }
 

@@ -1,7 +1,7 @@
 // The explorer's page: all state lives in the model, and every change of it triggers a repaint.
 
 import { brief, bytes, clamp, el, setText, svg } from "./dom.js";
-import { Matches, cellOf, contour, decodeAlone, decodeLevel, degrees, meanOfTop, middleOf, paintMap, unpack } from "./maps.js";
+import { Matches, cellOf, contour, decodeAlone, decodeLevel, degrees, inside, meanOfTop, middleOf, paintMap, roiOf, unpack } from "./maps.js";
 import { Pane, Patch } from "./pane.js";
 import { Choice, Slider, button } from "./controls.js";
 import { MapPage } from "./map_page.js";
@@ -252,6 +252,7 @@ class Explorer extends MapPage {
     const truth = photo.mask ? contour(unpack(bytes(photo.mask), H * W), H, W, 0.5) : "";
     for (const pane of [this.photo, this.map]) pane.outline("truth", truth);
     this.legend.classList.toggle("known", Boolean(photo.mask));
+    this.roi = roiOf(photo);
     this.paintMaps();
     this.paintOptions();
     this.paintOpacity();
@@ -389,7 +390,7 @@ class Explorer extends MapPage {
     this.values = (this.judged() === "excess" && this.excess) || this.raw;
     const highest = (map) => map.reduce((most, value) => Math.max(most, value), 0);
     const score = this.get("score");
-    this.imageScore = score === "max" ? highest(this.raw) : score === "excess" && this.comparable() ? this.excess && meanOfTop(this.excess) : meanOfTop(this.raw);
+    this.imageScore = score === "max" ? highest(inside(this.raw, this.roi)) : score === "excess" && this.comparable() ? this.excess && meanOfTop(inside(this.excess, this.roi)) : meanOfTop(inside(this.raw, this.roi));
     const endOf = (map, { level }) => (level > 0 ? this.about.scale * level : highest(map) || 1);
     const whole = endOf(this.raw, this.reference("map"));
     this.end = this.values === this.raw ? whole : endOf(this.values, this.reference());
@@ -481,13 +482,15 @@ class Explorer extends MapPage {
     const [H, W] = this.shown.photo.size;
     const why = this.unjudged();
     const judged = !why;
-    const path = judged ? contour(this.values, H, W, threshold) : "";
-    this.regions.show(judged ? findRegions(this.values, H, W, threshold) : null, this.shown.photo.crop, (place) => this.see(place));
+    const path = judged ? contour(this.values, H, W, threshold, this.roi) : "";
+    const within = this.roi ? this.values.map((value, i) => (this.roi[i] ? value : NaN)) : this.values;
+    this.regions.show(judged ? findRegions(within, H, W, threshold) : null, this.shown.photo.crop, (place) => this.see(place));
     for (const pane of [this.photo, this.map]) {
       pane.outline("found", path);
       pane.number(this.regions.listed.map(({ label }) => label));
     }
-    const marked = this.values.reduce((count, value) => count + (value >= threshold), 0) / this.values.length;
+    const judging = inside(this.values, this.roi);
+    const marked = judging.reduce((count, value) => count + (value >= threshold), 0) / judging.length;
     this.threshold.max = this.end;
     this.threshold.value = Math.min(threshold, this.end);
     this.threshold.setAttribute("aria-valuetext", threshold.toFixed(2));

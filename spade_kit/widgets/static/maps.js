@@ -188,9 +188,9 @@ export function paintMap(canvas, map, table, end) {
 // 1 right, 2 bottom, 3 left; the inside is on the left.
 const SIDES = [[], [2, 3], [1, 2], [1, 3], [0, 1], [0, 1, 2, 3], [0, 2], [0, 3], [3, 0], [2, 0], [3, 0, 1, 2], [1, 0], [3, 1], [2, 1], [3, 2], []];
 
-/** The outline of the pixels at or above a level, as an SVG path in map pixels (marching squares), closed at the border. */
-export function contour(map, H, W, level) {
-  const inside = (r, c) => r >= 0 && c >= 0 && r < H && c < W && map[r * W + c] >= level;
+/** The outline of the pixels at or above a level, as an SVG path in map pixels (marching squares), closed at the border and at that of a roi. */
+export function contour(map, H, W, level, roi = null) {
+  const inside = (r, c) => r >= 0 && c >= 0 && r < H && c < W && map[r * W + c] >= level && (!roi || roi[r * W + c] === 1);
   const value = (r, c) => (r >= 0 && c >= 0 && r < H && c < W ? map[r * W + c] : level - 1e-6);
   const next = new Map();
   const points = new Map();
@@ -230,6 +230,12 @@ export function contour(map, H, W, level) {
   }
   return path;
 }
+
+/** The roi of a photo as numbers 0 and 1; null if all of it is judged. */
+export const roiOf = ({ roi, size: [H, W] }) => (roi ? unpack(bytes(roi), H * W) : null);
+
+/** The values of a map in a roi. */
+export const inside = (map, roi) => (roi ? map.filter((_, i) => roi[i]) : map);
 
 /** Unpack a mask of one bit per pixel, in row-major order, to numbers 0 and 1. */
 export function unpack(bits, count) {

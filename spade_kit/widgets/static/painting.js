@@ -1,7 +1,7 @@
 // Painting defects: the page draws the stroke at once; Python paints it and replies with the new map.
 
 import { brief, bytes, clamp, el, setText, svg } from "./dom.js";
-import { Cells, contour, paintMap, unpack } from "./maps.js";
+import { Cells, contour, paintMap, roiOf, unpack } from "./maps.js";
 import { Choice, Slider, button } from "./controls.js";
 import { Pane } from "./pane.js";
 import { MapPage } from "./map_page.js";
@@ -319,7 +319,7 @@ class Painting extends MapPage {
     const [H, W] = this.shown.size;
     paintMap(this.map.canvas, this.values, this.table, end);
     const { score } = this.shown;
-    const found = score === null ? "" : contour(this.values, H, W, level);
+    const found = score === null ? "" : contour(this.values, H, W, level, roiOf(this.shown));
     for (const pane of [this.photo, this.map]) pane.outline("found", found);
     this.root.classList.toggle("waiting", score === null);
     const reached = scores.filter((other) => other >= score).length;

@@ -1,7 +1,7 @@
 // Reviewing the normal photos, most anomalous first: good, defect or unknown with one key.
 
 import { brief, clamp, el, setText } from "./dom.js";
-import { Cells, contour, paintMap } from "./maps.js";
+import { Cells, contour, inside, paintMap, roiOf } from "./maps.js";
 import { button } from "./controls.js";
 import { Pane, Patch } from "./pane.js";
 import { MapPage } from "./map_page.js";
@@ -76,9 +76,11 @@ class Review extends MapPage {
     this.photo.draw(this.bitmap);
     this.values = this.takeOff(this.upsampler.map(this.seen.distance, seen.grid, size, seen.sigma));
     paintMap(this.map.canvas, this.values, this.table, this.endOf(this.values, level));
-    const found = photo.score === null ? "" : contour(this.values, H, W, level);
+    const roi = roiOf(photo);
+    const highest = inside(this.values, roi).reduce((a, b) => Math.max(a, b), 0);
+    const found = photo.score === null ? "" : contour(this.values, H, W, level, roi);
     for (const pane of [this.photo, this.map]) pane.outline("found", found);
-    const at = this.values.indexOf(this.values.reduce((a, b) => Math.max(a, b), 0));
+    const at = this.values.findIndex((value, i) => value === highest && (!roi || roi[i]));
     this.highest = [Math.floor(at / W), at % W];
     setText(this.photo.title, `Normal ${photo.index}: ${this.about.names[photo.index]}`);
     setText(this.map.title, `${this.mapName}, judged against the others`);
