@@ -74,7 +74,7 @@ def test_the_summary_has_all_metrics_by_kind(report):
 
 @pytest.mark.parametrize("name", OF_PIXELS)
 def test_a_pixel_metric_on_bins_is_nearly_exact(report, name):
-    maps, masks, _ = report._pixels(name, None)
+    maps, masks, *_ = report._pixels(name, None)
     binned = BINNED[name](PixelCounts.of(maps, masks), np.ones(len(maps), int))
     assert binned == pytest.approx(report.metric(name), abs=3e-3)
 

@@ -60,8 +60,7 @@ def pack_photo(result: Result, mask: np.ndarray | None, quality: int = 90) -> di
     """The crop, its size, how much of the image it covers, where it lies in it, its roi, and its defect mask."""
     crop = {name: list(getattr(result.crop, name)) for name in ("photo", "scaled", "offset")}
     told = {"size": list(result.anomaly_map.shape), "judged": result.crop.describe(), "crop": crop}
-    told["roi"] = pack_mask(result.roi)
-    return told | {"jpeg": jpeg(result.image, quality=quality), "mask": pack_mask(mask)}
+    return told | {"jpeg": jpeg(result.image, quality=quality), "mask": pack_mask(mask), "roi": pack_mask(result.roi)}
 
 
 def pack_mask(mask: np.ndarray | None) -> bytes | None:
