@@ -470,6 +470,9 @@ def test_folders_are_judged_inside(fit, folder, tmp_path, judged):
         values = whole.put_back(result.excess_map if judged == "excess" else result.anomaly_map)
         found = np.array(Image.open(tmp_path / "out" / "segmentations" / f"{row.path[:-4]}.png")) > 0
         np.testing.assert_array_equal(found, inside & (values >= spade.threshold()))
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    for row in table.iloc[:-1].itertuples():
+        assert f"at row {row.row}, column {row.col} of the" in " ".join(page.split())
 
 
 def test_a_folder_of_results_belongs_to_one_roi(fit, folder, tmp_path):

@@ -249,9 +249,9 @@ def _draw_large(spade: Any, rows: Sequence[Any], threshold: float, card: Templat
 def _describe(result: Result, row: Any, threshold: float) -> dict[str, Any]:
     """The pictures of a result, the marks on them in pixels of the map, and its figures."""
     values, level, regions = result.judged_map, result.judged_level, result.regions(threshold)
-    (height, width), peak = values.shape, divmod(int(values.argmax()), values.shape[1])
+    (height, width), peak = values.shape, divmod(int(np.nanargmax(values)), values.shape[1])
     match, known = result.match(*peak), level if level and level > 0 else None
-    end = _SCALE * known if known else max(float(values.max()), 1e-9)
+    end = _SCALE * known if known else max(float(np.nanmax(values)), 1e-9)
     pictures = {
         "photo": result.image,
         "heat": _COLOURS(values / end, bytes=True)[..., :3],
