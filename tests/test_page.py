@@ -15,7 +15,7 @@ import pandas
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from browsing import open_offline
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.metrics import roc_auc_score
@@ -141,6 +141,7 @@ def test_names_run_nothing_and_are_shown_as_they_are(run, line):
 TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"])) | st.text("<>\"'&/$-! scriptonl=", min_size=1)
 
 
+@example("<b>&lt;</b>", "<script>&amp;")
 @given(TEXTS, TEXTS)
 def test_any_name_and_reason_is_text(name, reason):
     lost = SimpleNamespace(path=name, verdict="not judged", reason=reason, image_score=np.nan)
