@@ -17,8 +17,7 @@ export function findRegions(map, H, W, level) {
     for (const at of inside) { // grows meanwhile
       const [row, col] = [Math.floor(at / W), at % W];
       if (map[at] > map[peak] || (map[at] === map[peak] && at < peak)) peak = at;
-      [top, left] = [Math.min(top, row), Math.min(left, col)];
-      [bottom, right] = [Math.max(bottom, row + 1), Math.max(right, col + 1)];
+      [top, left, bottom, right] = [Math.min(top, row), Math.min(left, col), Math.max(bottom, row + 1), Math.max(right, col + 1)];
       for (let r = Math.max(row - 1, 0); r <= Math.min(row + 1, H - 1); r++)
         for (let c = Math.max(col - 1, 0); c <= Math.min(col + 1, W - 1); c++)
           if (!seen[r * W + c] && map[r * W + c] >= level) seen[inside[inside.push(r * W + c) - 1]] = 1;
