@@ -39,6 +39,7 @@ from spade_kit.datasets.images import (
     FORMATS,
     RESULTS,
     UNSUPPORTED,
+    UnreadablePhotoError,
     find_locked,
     holds_picture,
     list_once,
@@ -256,7 +257,7 @@ def _finish(
         if isinstance(found, Exception):
             return {"verdict": NOT_JUDGED, "reason": explain(found)}
         return _write(found, item, threshold, outline)
-    except MemoryError as problem:
+    except (MemoryError, UnreadablePhotoError, FileNotFoundError) as problem:  # an image that is gone has no overlay
         return {"verdict": NOT_JUDGED, "reason": explain(problem)}
 
 
