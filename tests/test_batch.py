@@ -218,8 +218,6 @@ def test_a_table_that_a_spreadsheet_saved_again_is_read(spade, line, tmp_path):
         assert table.read_bytes() == before
 
 
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("wrong", ["no", 0, None])
 @pytest.mark.parametrize("gone", [FileNotFoundError("gone"), UnreadablePhotoError("cut")])
 def test_an_image_that_is_gone_before_its_overlay_is_drawn_is_not_judged(spade, line, tmp_path, monkeypatch, gone):
     read = batch.read_image
@@ -236,6 +234,8 @@ def test_an_image_that_is_gone_before_its_overlay_is_drawn_is_not_judged(spade, 
     assert not list((tmp_path / "out").rglob("y.*"))
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("wrong", ["no", 0, None])
 @pytest.mark.parametrize("name", ["maps", "overlays"])
 def test_maps_and_overlays_are_switches(spade, line, tmp_path, name, wrong):
     with pytest.raises(ValueError, match=f"{name} must be True or False; got {wrong!r}"):
