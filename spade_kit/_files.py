@@ -155,8 +155,9 @@ class RunFolder:
             remove_unfinished(place)
         known = self._read_done(items)
         if gone := known.keys() - {tuple(item.name.values()) for item in items}:
+            first = min(gone, key=str)
             warn(
-                f"Images of an earlier run that are gone: {len(gone)}, such as {known[min(gone, key=str)]['path']}. "
+                f"Images of an earlier run that are gone: {len(gone)}, such as {known[first].get('path', first)}. "
                 f"Their rows are removed; delete their other files in {as_text(self.folder)} if you do not need them."
             )
         found = [known.get(tuple(item.name.values())) for item in items]
@@ -212,11 +213,11 @@ class RunFolder:
         """
         file, parsers = self.folder / table, self._tables[table]
         content = file.read_bytes() if file.is_file() else b""
-        lines, rows, cure = [], [], "Keep your notes in another file, or use another folder for the results."
+        cure = "Keep your notes in another file, or use another folder for the results."
+        lines, rows = list[list[str]](), []
         with suppress(csv.Error):
             text = StringIO(content[: content.rfind(b"\n") + 1].decode("utf-8-sig", errors="replace"))
-            for cells in csv.reader(text, strict=True):
-                lines.append(cells)
+            lines.extend(filter(None, csv.reader(text, strict=True)))
         if lines and lines[0] != list(parsers):
             more = ", ".join(map(repr, [name for name in lines[0] if name not in parsers]))
             got = f"also {more}" if more else ", ".join(lines[0])

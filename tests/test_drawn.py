@@ -1,5 +1,6 @@
 """Masks that no name marks are told from images by their few colours."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,8 @@ def put(tmp_path, rng):
         ("bad/camera/{}.jpg", "bad/SegmentationClassPNG/{}.png"),
         ("bad/img/{}.png", "bad/masks/{}.png"),
         ("bad/img/{}.png", "bad/Labels/{}_label.jpg"),
+        ("bad/{}.jpg", "bad/Masks2/{}.png"),
+        ("bad/lot/{}.jpg", "bad/lot/annotated/{}.png"),
     ],
 )
 def test_a_mask_is_told_by_its_colours_where_names_do_not(put, photo, mask):
@@ -66,16 +69,21 @@ def test_a_mask_is_told_by_its_colours_where_names_do_not(put, photo, mask):
         ("bad", folder / photo.format(at), folder / mask.format(at)) for at in range(COUNT)
     ]
     assert "not used" not in str(dataset)
+    told = f"3 masks told by few colours, not by name: {Path(mask.format(0)).parent.name}/0"
+    assert (told in str(dataset)) == all(word not in mask.lower() for word in ("masks/", "label"))
 
 
-@pytest.mark.parametrize(("photo", "mask"), [("good/{}.jpg", "good/{}.png"), ("good/img/{}.png", "good/label/{}.png")])
+@pytest.mark.parametrize(
+    ("photo", "mask"),
+    [("good/{}.jpg", "good/{}.png"), ("good/img/{}.png", "good/label/{}.png"), ("good/img/{}.jpg", "good/ann/{}.png")],
+)
 def test_empty_masks_of_good_images_are_no_images(put, photo, mask):
     folder = put(photo, take)
     put(mask, draw, blank=True)
     put("bad/{}.png", take)
     dataset = load_dataset(folder)
     assert [sample.path for sample in dataset.train] == [folder / photo.format(at) for at in range(COUNT)]
-    assert "3 masks not used" in str(dataset)
+    assert re.search("3 (masks|images) not used", str(dataset))
 
 
 @pytest.mark.parametrize(
@@ -102,6 +110,20 @@ def test_images_of_nothing_stay_images(put, one, other):
     assert len(load_dataset(folder).test) == 2 * COUNT
 
 
+def test_images_of_few_colours_have_masks_in_a_folder_that_says_so(put):
+    folder = put("good/{}.png", take)
+    put("bad/images/{}.png", draw)
+    put("bad/masks/{}.png", draw)
+    assert [sample.mask_path is not None for sample in load_dataset(folder).test] == [True] * COUNT
+
+
+def test_dark_images_are_no_masks(put):
+    folder = put("good/{}.png", take)
+    put("bad/cam1/{}.png", take)
+    put("bad/cam2/{}.png", lambda rng: rng.integers(0, 3, (60, 80), np.uint8))
+    assert len(load_dataset(folder).test) == 2 * COUNT
+
+
 def test_masks_of_this_kind_are_not_judged_and_said(put, tmp_path):
     folder = put("in/{}.jpg", take, size=(64, 64))
     put("in/{}.png", draw, size=(64, 64))
@@ -124,7 +146,7 @@ def test_an_image_that_is_taken_as_a_mask_is_remarked_on(put):
 def test_few_colours_are_counted(tmp_path_factory, colours, seed, suffix):
     rng = np.random.default_rng(seed)
     levels = rng.permutation(256)[:colours].astype(np.uint8)
-    image = levels[np.arange(64 * 48).reshape(48, 64) // 7 % colours]
+    image = levels[np.arange(64 * 48).reshape(48, 64) // 7 % colours]  # a change every seventh pixel
     path = tmp_path_factory.mktemp("colours") / f"image{suffix}"
     Image.fromarray(image).save(path)
     assert count_colours(path) == colours

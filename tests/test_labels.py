@@ -146,3 +146,11 @@ def test_every_path_is_found_as_it_is_written(names):
     for path in {*paths}:
         assert found.find(path, Path()) == path
         assert found.find(as_text(path), Path()) == path
+
+
+@pytest.mark.parametrize(("good", "bad"), [("0", "1"), ("0.0", "1.0"), ("False", "True"), ("0", "7")])
+def test_of_numbers_zero_is_good(tmp_path, parts, good, bad):
+    (tmp_path / "labels.csv").write_text(f"path,label\na/003.png,{good}\n004.jpg,{bad}\nx y.png,\n")
+    for labels in (tmp_path / "labels.csv", {"a/003.png": good, "004.jpg": bad, "x y.png": None}):
+        assert labels_of(parts.label(labels).test) == ["good", bad, None, None]
+    assert labels_of(parts.label({"a/003.png": "1", "004.jpg": "2"}).test) == ["1", "2", None, None]

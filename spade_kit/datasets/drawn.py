@@ -25,38 +25,42 @@ def find_twins(photos: Collection[Path]) -> set[Path]:
     return {photo for suffix in drawn for photo in twins[suffix]} if drawn != twins.keys() else set()
 
 
-def find_folders(photos: Collection[Path], folder: Path) -> dict[Path, str]:
-    """Folders of masks beside a folder of images with the same names, which is given: label beside img.
+def find_folders(photos: Collection[Path], folder: Path, least: int = 2) -> dict[Path, str]:
+    """Folders of masks with the name of the folder beside that holds the images: label, and img; "" if it is below it.
 
-    Beside each other at the top, where folders are kinds, one must have a name such as ``images``.
+    Beside each other at the top, where folders are kinds, that of the images must have a name such as ``images``.
+    Where no name says so, one of the masks must have at least so many colours: blank images have one.
     """
     held, places = defaultdict(list), defaultdict(set)
     for photo in photos:
+        places[fold(str(photo.with_suffix("")))].add(photo.parent)
         for one in [*photo.parents][: len(photo.relative_to(folder).parts) - 1]:
             held[one].append(photo)
             places[_place(photo, one, photo.stem)].add(one)
 
-    def find_partners(photo: Path, one: Path) -> set[Path]:
+    def find_partners(photo: Path, one: Path) -> set[str]:
         beside = {other for stem in (photo.stem, strip_mark(photo.stem)) for other in places[_place(photo, one, stem)]}
-        return {
-            other
-            for other in beside - {one}
-            if one.parent != folder or plain(other.name) in UNSORTED_NAMES - {one.name}
-        }
+        names = {other.name for other in beside - {one} if other.parent == one.parent}
+        kept = names if one.parent != folder else {name for name in names if plain(name) in UNSORTED_NAMES}
+        return kept | ({""} if beside - {one} - {one.parent / name for name in names} else set())
 
-    partners: dict[Path, Path] = {}
+    partners: dict[Path, str] = {}
     tried: dict[str, list[Path]] = defaultdict(list)
     for one, files in list(held.items()):
         found = [find_partners(photo, one) for photo in files]
         if all(found) or (plain(one.name) in MASK_NAMES and any(found)):
-            partners[one] = min(set().union(*found))
+            partners[one] = max(set().union(*found))
             tried[plain(one.name)] += files
     likely = sorted(tried, key=lambda name: -len(tried[name]))[:_GUESSED]
-    drawn = {name for name in likely if name in MASK_NAMES or _are_drawn(tried[name], 1 if name in LABEL_NAMES else 2)}
+    drawn = {
+        name for name in likely if name in MASK_NAMES or _are_drawn(tried[name], 1 if name in LABEL_NAMES else least)
+    }
     return {
-        one: partner.name
+        one: partner
         for one, partner in partners.items()
-        if plain(one.name) in drawn and plain(partner.name) not in drawn
+        if plain(one.name) in drawn - {plain(partner)}
+        and (plain(one.name) in MASK_NAMES | LABEL_NAMES or plain(partner) not in drawn)
+        and plain(partner) not in MASK_NAMES
     }
 
 

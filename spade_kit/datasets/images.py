@@ -47,6 +47,7 @@ _SYSTEM = {  # thumbnails, recycle bins and the like; hidden ones begin with a d
 MaskPath: TypeAlias = "Path | tuple[Path, ...]"  # a file, a folder of several, or several
 _OPAQUE = 128  # alpha: an image without a pixel that is more opaque than not is no cut-out
 _DRAWN, _SAMPLED = 32, 400  # colours of a mask, at most, and pixels along a side that tell
+_EDGES = 0.25  # of its pixels differ from the next, at most: noise in a dark image does more often
 _FEW, _NOISE = 4, 32  # so many grey levels are labels, unless they are that close to black and white
 
 
@@ -83,11 +84,13 @@ def count_colours(path: Path, rest: float = 0.03) -> int:
             picture = decode(read_bytes(path), path, narrow=_keep_labels).convert("RGB")
     except (OSError, UnreadablePhotoError):
         return 0
+    whole = np.array(picture)
     step = max(1, max(picture.size) // _SAMPLED)
-    pixels = np.array(picture)[::step, ::step].reshape(-1, 3).astype(int)
+    pixels = whole[::step, ::step].reshape(-1, 3).astype(int)
     colours, counts = np.unique(pixels, axis=0, return_counts=True)
     if len(colours) <= _DRAWN:
-        return len(colours)
+        changes = (whole[:, 1:] != whole[:, :-1]).any(2)
+        return len(colours) if changes.size == 0 or changes.mean() < _EDGES else 0
     for _ in range(2):
         far = (abs(colours - colours[counts.argmax()]) > 8).any(1)
         colours, counts = colours[far], counts[far]

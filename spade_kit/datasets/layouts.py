@@ -21,6 +21,7 @@ from spade_kit.datasets.naming import (
     TRAIN_NAMES,
     UNSORTED_NAMES,
     as_label,
+    is_marked,
     name_file,
     plain,
 )
@@ -169,7 +170,7 @@ def _read_good_bad(folder: Path) -> Found:
 
 def _read_good(folder: Path, photos: list[Path]) -> list[Sample]:
     """Normal images, without files that are masks of them."""
-    return [Sample(path, GOOD) for path in pair(photos, folder)[0]]
+    return [Sample(path, GOOD) for path in pair(photos, folder, least=1)[0]]  # blank masks, too
 
 
 def _find_deeper(folder: Path, normal: list[Sample]) -> list[str]:
@@ -210,6 +211,9 @@ def _find_what_has_no_partner(masks: Path | None, folder: Path, test: list[Sampl
     used = _list_used(test)
     lost = [] if masks is None else [mask for mask in pictures_below(masks) if mask not in used]
     remarks = [f"{count(lost, 'mask')} without an image: {name_some(lost)}."] if lost else []
+    drawn = [mask for mask in used - {sample.path for sample in test} if not {masks} & {*mask.parents}]
+    drawn = sorted(mask for mask in drawn if not is_marked(mask.relative_to(folder)))
+    remarks += [f"{count(drawn, 'mask')} told by few colours, not by name: {name_some(drawn)}."] if drawn else []
     bare = [sample.path for sample in test if sample.label not in (GOOD, None) and sample.mask_path is None]
     if bare and _has_masks(masks, test):
         place = bare[0].relative_to(folder).with_name(f"{bare[0].stem}_mask.png")

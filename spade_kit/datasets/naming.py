@@ -58,6 +58,14 @@ def strip_mark(name: str) -> str:
     return next((bare for mark in _MARKS if (bare := mark.sub("", name)) != name), name)
 
 
+def is_marked(path: Path) -> bool:
+    """Whether a name, or that of a folder, marks a mask."""
+    folders = {plain(folder) for folder in path.parts[:-1]}
+    return any(strip_mark(name) != name for name in (*path.parts[:-1], path.stem)) or bool(
+        folders & (MASK_NAMES | LABEL_NAMES)
+    )
+
+
 def name_file(path: Path) -> str:
     """The last two parts of a path."""
     return as_text(Path(path.parent.name, path.name))

@@ -11,7 +11,9 @@ from spade_kit.datasets.images import MaskPath, walk
 from spade_kit.datasets.naming import LABEL_NAMES, MASK_NAMES, UNSORTED_NAMES, fold, plain, strip_mark
 
 
-def pair(photos: Collection[Path], folder: Path, masks: Path | None = None) -> tuple[list[Path], dict[Path, MaskPath]]:
+def pair(
+    photos: Collection[Path], folder: Path, masks: Path | None = None, least: int = 2
+) -> tuple[list[Path], dict[Path, MaskPath]]:
     """Separate the images in and below a folder from masks, and find the mask of each image that has one.
 
     Masks are in the folder ``masks`` under the names of the images; below ``folder`` in a folder called ``masks`` (or
@@ -37,14 +39,14 @@ def pair(photos: Collection[Path], folder: Path, masks: Path | None = None) -> t
     labels = {one for one in folders if plain(one.name) in LABEL_NAMES}
     labels -= {one for photo in photos for one in labels & {*photo.parents} if not is_label(photo, one)}
 
-    partners = find_folders(photos, folder)
+    partners = find_folders(photos, folder, least)
 
     def leave_masks(parent: Path) -> PurePath:
         """The folder of the images whose masks are in a folder, relative to the whole; of images, their own."""
         entered = [folder / one for one in list((parent / "file").relative_to(folder).parents)[-2::-1]]
         left = [one for one in entered if one in partners or (plain(one.name) not in MASK_NAMES and one not in labels)]
-        names = (partners.get(one) or (strip_mark(one.name) if is_named_after(one) else one.name) for one in left)
-        return PurePath(*names)
+        names = (partners.get(one, strip_mark(one.name) if is_named_after(one) else one.name) for one in left)
+        return PurePath(*filter(None, names))
 
     own: dict[Path, PurePath] = {parent: parent.relative_to(folder) for parent in below}
     homes = {parent: leave_masks(parent) for parent in below}

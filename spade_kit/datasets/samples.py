@@ -32,7 +32,7 @@ from spade_kit.datasets.images import (
 )
 from spade_kit.datasets.naming import GOOD as GOOD
 from spade_kit.datasets.naming import NAMED, as_label, name_some
-from spade_kit.datasets.tables import ImageNames, clean_label, read_labels
+from spade_kit.datasets.tables import ImageNames, clean_label, name_numbers, read_labels
 
 SQUASHED = 1.2  # a larger change of the aspect ratio is remarked on: round parts become ovals
 _MASKS = 200  # at most so many masks are read to describe all
@@ -135,7 +135,8 @@ class Dataset:
         labels
             ``{"003.png": "good", "b/004.png": "scratch", "005": "unknown"}``: an image is named by its path or the end
             of it, with or without suffix. Or a CSV table with the columns ``path`` (or ``name``) and ``label``, such as
-            `review_suspects` writes; its paths may be relative to its folder. ``unknown`` or nothing is no label.
+            `review_suspects` writes; its paths may be relative to its folder. ``unknown`` or nothing is no label; if
+            all are numbers or truth values, 0 and false are good.
 
         Raises
         ------
@@ -152,6 +153,7 @@ class Dataset:
                 f"labels must be a label by image, like {{'003.png': 'good'}}, or a CSV table of them; got {labels!r}. "
                 "Name at least one image."
             )
+        given = [*zip([name for name, _ in given], name_numbers([label for _, label in given]))]
         names = ImageNames((sample.path for sample in self.train + self.test), self.name)
         chosen: dict[Path, str | None] = {}
         for name, wanted in given:

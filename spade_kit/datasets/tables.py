@@ -6,10 +6,11 @@ import csv
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import StringIO
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from spade_kit._arguments import suggest
 from spade_kit._files import as_text, explain_reading, printable, write_whole
@@ -58,13 +59,20 @@ def are_numbers(labels: set[str], good: str) -> bool:
     return good in labels and all(re.fullmatch(r"-?\d+(\.0*)?|true|false", label, re.I) for label in labels)
 
 
+def name_numbers(labels: Sequence[Any]) -> list[Any]:
+    """Labels, of which 0 and false become good, if all are numbers or truth values."""
+    told = {label for label in labels if isinstance(label, str) and clean_label(label) is not None}
+    zeros = {label for label in told if re.fullmatch(r"0(\.0*)?|false", label, re.I)}
+    numbered = zeros and are_numbers(told, min(zeros))
+    return [GOOD if numbered and label in zeros else label for label in labels]
+
+
 def read_labels(table: Path) -> list[tuple[str, str]]:
-    """The name or path of each image in a table, and its label; of numbers 0 is good."""
+    """The name or path of each image in a table, and its label."""
     rows = list(read_table(table, ("label",)))
     named = "name" if rows and "name" in rows[0] and "path" not in rows[0] else "path"
-    numbered = are_numbers({row["label"] for row in rows}, "0")
     rows = list(read_table(table, (named, "label")))  # raises if neither is there
-    return [(row[named], GOOD if numbered and row["label"] == "0" else row["label"]) for row in rows]
+    return [(row[named], row["label"]) for row in rows]
 
 
 def clean_label(label: str | None) -> str | None:

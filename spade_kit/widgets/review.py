@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from spade_kit._arguments import check_index
 from spade_kit._files import as_folder, as_text
 from spade_kit.datasets.naming import GOOD, as_label
-from spade_kit.datasets.tables import UNKNOWN, LabelTable, clean_label
+from spade_kit.datasets.tables import UNKNOWN, LabelTable, clean_label, name_numbers
 from spade_kit.figures.results import draw_explanation
 from spade_kit.figures.style import SCALE
 from spade_kit.gallery.gallery import Normal
@@ -187,6 +187,7 @@ class Review(Waiting, page="review.js"):
     def _go_on(self) -> None:
         """Decide what the table of labels says already."""
         known = {} if self._table is None else self._table.labels
+        known = dict(zip(known, name_numbers([*known.values()])))
         labels = {index: known[path] for index, path in self._paths.items() if path in known}
         for index, label in labels.items():
             self._take(index, as_label(clean_label(label) or UNKNOWN))
