@@ -199,8 +199,9 @@ def test_labels_are_given_by_keys_and_kept_in_a_table(browser, lab, demo, tmp_pa
     for sample in demo.train[:4]:
         (tmp_path / sample.path.name).write_bytes(sample.path.read_bytes())
     start = f"""
-import spade_kit
+import pathlib, spade_kit
 folder = {str(tmp_path)!r}
+table = pathlib.Path(folder, "labels.csv")
 parts = spade_kit.load_dataset(folder)
 rv = spade_kit.review_suspects(spade_kit.SPADE(k=2).fit(parts.train), folder)
 """
@@ -213,12 +214,12 @@ rv = spade_kit.review_suspects(spade_kit.SPADE(k=2).fit(parts.train), folder)
             at = notebook.ask("rv.index")
             rows.append(f"{demo.train[at].path.name},{label}")
             shown.page.keyboard.press(key)
-            notebook.until("open(folder + '/labels.csv').read().split()", rows)
+            notebook.until("table.read_text().split() if table.exists() else []", rows)
             settle(notebook, shown)
         assert progress(shown).startswith("1 kept, 1 dropped, 1 unknown, 1 to review; 3 normal photos")
         assert "? unknown" in cards_of(shown)[0][2]
         shown.page.keyboard.press("z")
-        notebook.until("open(folder + '/labels.csv').read().split()", rows[:-1])
+        notebook.until("table.read_text().split() if table.exists() else []", rows[:-1])
 
 
 def test_stale_scores_are_marked_until_they_are_fresh(notebook, shown, spade, most_anomalous, refit):
