@@ -13,7 +13,6 @@ from multiprocessing import current_process
 from socket import gethostname
 from typing import Any, TypeVar
 
-import torch
 from tqdm.auto import tqdm
 
 from spade_kit._arguments import check_count, hold_warnings, warn
@@ -58,6 +57,7 @@ def side_by_side(work: Callable[[_T], Iterable[_R]], items: Iterable[_T], thread
 
     Warnings are repeated here, and an error is raised here, after what was yielded before it.
     """
+    import torch  # slow to import, and progress bars do without
 
     def do(item: _T) -> tuple[list[_R], list[str], BaseException | None]:
         made = list[_R]()
@@ -228,6 +228,8 @@ def share(count: int, chunk: int) -> list[range]:
 
 def _work_on(work: Callable[[Sequence[_T]], Sequence[_R]], items: Sequence[_T]) -> tuple[Sequence[_R], list[str]]:
     """On a worker: one thread for torch, and so for the search; errors name the machine."""
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -143,6 +143,13 @@ def test_importing_the_package_imports_no_heavy_library():
     assert run.stdout.strip() == "[]"
 
 
+def test_datasets_are_read_without_torch():
+    script = "import sys; from spade_kit import load_dataset; print('torch' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout == "False\n"
+    )
+
+
 def test_every_public_name_is_found_on_first_use():
     for name in spade_kit.__all__:
         assert getattr(spade_kit, name) is not None
