@@ -94,7 +94,7 @@ def predict_folder(
     photos = _list_photos(folder)
     normals = len(spade.gallery.distinct)
     smallest = 1 / (normals + 1)  # rate that this many normal images can estimate
-    rate = max(FPR, smallest) if fpr is None else fpr
+    rate = choose_rate(normals) if fpr is None else fpr
     threshold, doubt = spade.calibration.examine_threshold(spade.options, rate, "image")
     outline, _ = spade.calibration.examine_threshold(spade.options, PIXEL_FPR, "pixel")
     wanted = {"maps": check_switch("maps", maps), "overlays": check_switch("overlays", overlays)}
@@ -125,6 +125,11 @@ def predict_folder(
             write_page(out, spade, frame, found, manifest | {"pixel_rate": PIXEL_FPR}, "results.csv", [covered, doubt])
     print(*filter(None, [_conclude(frame, max(rate, smallest), threshold, normals), covered, doubt]))
     return frame.astype(dict.fromkeys(("row", "col", "regions", "bytes", "modified"), "Int64"))  # may be missing
+
+
+def choose_rate(normals: int) -> float:
+    """The default rate of false alarms, or the smallest that so many normal images can estimate."""
+    return max(FPR, 1 / (normals + 1))
 
 
 def judge_all(spade: Any, photos: Sequence[Photo]) -> Iterator[tuple[Result | Exception, float]]:

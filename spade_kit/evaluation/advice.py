@@ -11,7 +11,7 @@ import numpy as np
 import pandas
 from scipy.ndimage import distance_transform_edt
 
-from spade_kit.batch import FPR
+from spade_kit.batch import FPR, choose_rate
 from spade_kit.datasets.samples import GOOD
 from spade_kit.evaluation.map_store import Judged
 from spade_kit.features.backbones import SIDES
@@ -28,7 +28,7 @@ def examine(spade: SPADE) -> dict[str, Any]:
     normals = len(spade.gallery.distinct)
     if not spade.gallery.comparable:
         return {"normals": normals}
-    threshold, doubt = spade.calibration.examine_threshold(spade.options, max(FPR, 1 / (normals + 1)), "image")
+    threshold, doubt = spade.calibration.examine_threshold(spade.options, choose_rate(normals), "image")
     return {"normals": normals, "threshold": threshold, "doubt": doubt}
 
 

@@ -13,7 +13,7 @@ import pandas
 from spade_kit._arguments import warn
 from spade_kit._files import Item, Row, RunFolder, as_folder, as_text, encode_tiff, write_whole
 from spade_kit._work import crew, track
-from spade_kit.batch import FPR, PIXEL_FPR, explain, judge_all, judge_on
+from spade_kit.batch import PIXEL_FPR, choose_rate, explain, judge_all, judge_on
 from spade_kit.datasets.samples import GOOD, Dataset, Sample, absolute, as_list
 from spade_kit.evaluation.map_store import Judged, MapStore, name_maps, write_judged
 from spade_kit.evaluation.page import NOT_JUDGED, PAGE, write_page
@@ -102,8 +102,7 @@ def evaluate(
 
 def _write_page(run: RunFolder, spade: SPADE, report: Report, samples: Sequence[Sample]) -> None:
     """Write ``report.html``, with the thresholds of `predict_folder`."""
-    frame, rate = report.to_frame(), max(FPR, 1 / (len(spade.gallery.distinct) + 1))
-    threshold, _ = spade.calibration.examine_threshold(spade.options, rate, "image")
+    frame, rate, threshold = report.to_frame(), choose_rate(report.facts["normals"]), report.facts["threshold"]
     outline, _ = spade.calibration.examine_threshold(spade.options, PIXEL_FPR, "pixel")
     frame["path"] = [as_text(Path(*sample.path.parts[-2:])) for sample in samples]
     frame["kind"] = [_name_kind(sample) for sample in samples]

@@ -98,9 +98,8 @@ def aupro(maps: Maps, masks: Masks, fpr_limit: float = 0.3, rois: Masks | None =
     _check_both(bad, "masks")
     _check_finite(scores)
     weights, regions = weigh_regions(masks)
-    weight = (
-        weights.ravel() if rois is None else weights[rois]
-    ) / regions.sum()  # contribution of each pixel to the mean overlap
+    inside = weights.ravel() if rois is None else weights[rois]
+    weight = inside / regions.sum()  # contribution of each pixel to the mean overlap
     order = np.argsort(scores, kind="stable")[::-1]
     fpr = np.cumsum(~bad[order]) / (~bad).sum()
     pro = np.cumsum(weight[order])
