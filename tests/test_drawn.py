@@ -1,6 +1,5 @@
 """Masks that no name marks are told from images by their few colours."""
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +82,7 @@ def test_empty_masks_of_good_images_are_no_images(put, photo, mask):
     put("bad/{}.png", take)
     dataset = load_dataset(folder)
     assert [sample.path for sample in dataset.train] == [folder / photo.format(at) for at in range(COUNT)]
-    assert re.search("3 (masks|images) not used", str(dataset))
+    assert "3 masks not used" in str(dataset)
 
 
 @pytest.mark.parametrize(

@@ -232,7 +232,7 @@ def _find_unused(folder: Path, samples: list[Sample], told: Collection[Path | No
     """Remarks on images and masks that no sample refers to, except those in folders that other remarks are about."""
     used = _list_used(samples)
     lost = [path for path in pictures_below(folder) if path not in used and not {*path.parents} & {*told}]
-    images = {*pair(pictures_below(folder), folder)[0]}
+    images = {*pair(pictures_below(folder), folder, least=1)[0]} if lost else set()
     kinds = {"image": [path for path in lost if path in images], "mask": [path for path in lost if path not in images]}
     return [f"{count(paths, kind)} not used: {name_some(paths)}." for kind, paths in kinds.items() if paths]
 
