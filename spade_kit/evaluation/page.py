@@ -29,6 +29,7 @@ from spade_kit._work import side_by_side
 from spade_kit.datasets.decoding import FORMATS
 from spade_kit.datasets.images import read_image, read_opened
 from spade_kit.datasets.samples import Sample
+from spade_kit.features.pyramid import in_batches
 from spade_kit.result import Result
 
 PAGE = "report.html"
@@ -236,7 +237,9 @@ def _open_small(file: Path) -> Image.Image:
 
 def _draw_large(spade: Any, rows: Sequence[Any], threshold: float, card: Template, remarks: list[str]) -> Iterator[str]:
     """Images with their maps, regions and explanations; they are judged again, and those that changed remarked on."""
-    for rank, row in enumerate(rows, 1):
+
+    def draw(some: Sequence[tuple[int, Any]]) -> Iterator[str]:
+        ((rank, row),) = some
         try:
             result = spade.judge(row.photo)
             if not np.isclose(result.image_score, row.image_score, rtol=0.01):
@@ -244,6 +247,8 @@ def _draw_large(spade: Any, rows: Sequence[Any], threshold: float, card: Templat
             yield card.substitute(_describe(result, row, threshold), rank=rank, caption=_caption(row))
         except _LOST as problem:
             remarks.append(f"{row.path} was judged, and is not shown large: {problem}")
+
+    return in_batches(draw, [*enumerate(rows, 1)], spade.backbone, spade.gallery.cropping, 1)
 
 
 def _describe(result: Result, row: Any, threshold: float) -> dict[str, Any]:
