@@ -638,3 +638,54 @@ def test_reviews_and_paintings_stay_inside(framed):
     painting.stroke("brush", [(100, 205), (120, 205)], size=9, colour="red")  # far outside
     assert painting.result.roi is not None
     assert painting.result.image_score == pytest.approx(before, rel=0.2)
+
+
+# ---- what normal images say about place ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("roi", [CORNERS, bright], ids=["polygon", "function"])
+def test_place_is_examined_inside_the_roi_of_every_normal_image(fit, roi):
+    """Whatever lies outside does not count: the same figures follow from maps without it."""
+    spade = fit(roi, sigma=2)
+    results = [spade.with_options(judged="excess").predict_left_out(index) for index in range(len(spade))]
+    inside = np.logical_and.reduce([result.roi for result in results])
+    assert 0 < inside.sum() < inside.size
+    step = max(1, inside.shape[1] // 80)
+    sampled = inside[::step, ::step]
+    raw = np.array([result.anomaly_map[::step, ::step][sampled] for result in results], float)
+    left = [((values - np.delete(raw, at, 0).mean(0)) ** 2).sum() for at, values in enumerate(raw)]
+    assert spade.placement.share == pytest.approx(1 - sum(left) / ((raw - raw.mean()) ** 2).sum(), rel=1e-4)
+    level = spade.predict(noise(seed=9)).place_level
+    assert spade.placement.relief == pytest.approx(level[inside].std() / level[inside].mean(), rel=1e-5)
+    tops = [np.sort(result.anomaly_map[inside])[-max(1, inside.sum() // 100) :].mean() for result in results]
+    excess = [np.sort(result.excess_map[inside])[-max(1, inside.sum() // 100) :].mean() for result in results]
+    parts = raw.mean(0) - np.percentile(raw.mean(0), 1)
+    parts = np.maximum(parts, 0)
+    rises = []
+    for values, found in ((tops, raw), (excess, [result.excess_map[::step, ::step][sampled] for result in results])):
+        rises.append(np.quantile(values, 0.9) - np.average(np.mean(found, 0), weights=parts))
+    assert spade.placement.hurdle == pytest.approx(rises[1] / rises[0], rel=1e-3)
+
+
+def test_matches_outside_a_roi_do_not_count_as_near(tiny, fit):
+    spade = fit([(0, 0), (0, 40), (89, 40), (89, 0)])
+    h, w = spade.gallery.shapes[0][1:]
+    near, far = (max(1, round(part * min(h, w))) for part in (0.05, 0.15))
+    mask = spade.gallery.common_roi
+    cells = np.array([[block.any() for block in np.array_split(rows, w, axis=1)] for rows in np.array_split(mask, h)])
+    assert 0 < cells.sum() < cells.size
+    close = []
+    for index in range(len(spade)):
+        found = spade.with_options(radius=far).predict_left_out(index).correspondence
+        rows, cols = np.indices((h, w))
+        close.append(np.maximum(abs(found.row[0] - rows), abs(found.col[0] - cols))[cells] <= near)
+    assert spade.placement.alike == pytest.approx(np.mean(close))
+
+
+def test_rois_without_a_common_place_leave_the_whole_crop_to_be_examined(tiny, photos):
+    turns = iter(range(99))
+
+    def half(photo):
+        return (np.arange(photo.shape[1]) < 50) == (next(turns) % 2 == 0) * np.ones((photo.shape[0], 1), bool)
+
+    assert SPADE(tiny).fit(photos, roi=half).placement == SPADE(tiny).fit(photos).placement

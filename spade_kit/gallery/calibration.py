@@ -159,7 +159,8 @@ class Calibration:
             assert level is not None
             pairs = self._maps_and_levels(options, images.tolist(), None)
             excess = ((anomaly_map, take_level(anomaly_map, own)) for anomaly_map, own in pairs)
-            self._placements[options] = Placement.of(excess, level, self.alike(options))
+            inside = np.where(self.gallery.common_roi, level, np.float32(np.nan))
+            self._placements[options] = Placement.of(excess, inside, self.alike(options))
         return self._placements[options]
 
     def known_placement(self, options: Options) -> Placement | None:
@@ -178,10 +179,13 @@ class Calibration:
         options = options.of_map.replace(radius=far, sigma=0)
         if options not in self._alike:
             rows, cols = np.indices((h, w))
+            height, width = gallery.common_roi.shape
+            inside = np.logical_or.reduceat(gallery.common_roi, np.arange(h) * height // h)
+            inside = np.logical_or.reduceat(inside, np.arange(w) * width // w, axis=1)  # cells with a pixel of the roi
             close = []
             for image in track(spread_evenly(len(gallery), _COMPARED), desc="where matches lie"):
                 _, found = gallery.search(gallery.pyramid(image), options, gallery.others(image))
-                close.append(np.maximum(abs(found.row[0] - rows), abs(found.col[0] - cols)) <= near)
+                close.append(np.maximum(abs(found.row[0] - rows), abs(found.col[0] - cols))[inside] <= near)
             self._alike[options] = float(np.mean(close))
         return self._alike[options]
 

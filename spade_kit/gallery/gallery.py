@@ -14,7 +14,7 @@ from typing import SupportsIndex
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -135,6 +135,14 @@ class Gallery:
         rois = (normal.crop.roi for normal in self.normals)
         packed = (b"all" if roi is None else np.packbits(roi).tobytes() for roi in rois)
         return f"{self.cropping.roi.kind} {hashlib.sha256(b'|'.join(packed)).hexdigest()[:12]}"
+
+    @cached_property
+    def common_roi(self) -> Bool[np.ndarray, "H W"]:
+        """The places of the crop inside the roi of every image; all if there is no such place."""
+        common = np.ones(self.normals[0].crop.size, bool)
+        for roi in {id(normal.crop.roi): normal.crop.roi for normal in self.normals}.values():  # images may share it
+            common &= True if roi is None else roi
+        return common if common.any() else ~common
 
     @cached_property
     def _lengths(self) -> Float[np.ndarray, "n"]:

@@ -19,6 +19,8 @@ _PASSED = 0.9  # of the normal images: a defect has to stand out from so many
 class Placement:
     """How much place explains of normal images, from their maps alone, each judged against the others.
 
+    With a roi, only places inside that of every normal image count, unless there is no such place.
+
     Attributes
     ----------
     share
@@ -46,7 +48,7 @@ class Placement:
         level: Float[np.ndarray, "H W"],
         alike: float,
     ) -> Placement:
-        """Measure the maps and excess maps of normal images, and the level over all of them.
+        """Measure the maps and excess maps of normal images, where the level over all of them is not NaN.
 
         Notes
         -----
@@ -54,12 +56,16 @@ class Placement:
         place counts by the mean map less its 1st percentile. The hurdle of a score, the mean of the highest 1 %, is its
         90th percentile over the images, less the mean value at such places.
         """
+        inside, sampled = ~np.isnan(level), np.zeros(level.shape, bool)
         step = max(1, level.shape[1] // _CELLS)
+        sampled[::step, ::step] = inside[::step, ::step]
+        if not sampled.any():  # a roi smaller than a step
+            sampled = inside
         seen, tops = [], []
         for pair in maps:
-            tops.append([mean_of_top(values) for values in pair])
-            seen.append([values[::step, ::step] for values in pair])
-        raw, excess = np.array(seen, np.float64).transpose(1, 0, 2, 3)  # (n, h, w) each
+            tops.append([mean_of_top(values[inside]) for values in pair])
+            seen.append([values[sampled] for values in pair])
+        raw, excess = np.array(seen, np.float64).transpose(1, 0, 2)  # (n, places) each
         mean = raw.mean(0)
         others = (raw.sum(0) - raw) / (len(raw) - 1)
         variance = ((raw - raw.mean()) ** 2).mean()
@@ -70,7 +76,7 @@ class Placement:
             share=float(1 - ((raw - others) ** 2).mean() / max(variance, 1e-30)),
             alike=alike,
             hurdle=float(low / high) if high > 0 else 1.0,
-            relief=float(level.std() / max(level.mean(), 1e-30)),
+            relief=float(level[inside].std() / max(level[inside].mean(), 1e-30)),
         )
 
     def __str__(self) -> str:
