@@ -118,9 +118,9 @@ class RunFolder:
                     raise ValueError(
                         f"{name} holds a {file} but no {MANIFEST}, so its run is unknown. Use another folder."
                     )
-            changed = [key for key in run if before and before.get(key) != run[key]]
+            changed = [key for key in {**before, **run} if before.get(key) != run.get(key)] if before else []
             if changed:
-                told = ", ".join(f"{key} was {before.get(key)!r} and is now {run[key]!r}" for key in changed)
+                told = ", ".join(f"{key} was {before.get(key)!r} and is now {run.get(key)!r}" for key in changed)
                 raise ValueError(f"{name} holds results of another run: {told}. Use another folder.")
             for table in self._tables if self.columns else ():
                 self._read(table)  # raises if it was changed by hand

@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("gallery", help="the folder to save to")
     fit.add_argument("--backbone", default=None, help="the name of a network of torchvision or timm")
     fit.add_argument("--recommended", action="store_true", help="the settings of SPADE.recommended()")
+    fit.add_argument("--roi", help="a mask image of where to look, of the size of the images")
     predict = add("predict", _predict, "Judge all images of a folder; an interrupted run goes on.")
     predict.add_argument("gallery", help="a folder made by fit")
     predict.add_argument("folder", help="the images")
@@ -95,7 +96,9 @@ def _fit(given: Any) -> tuple[int, Any]:
 
     dataset = load_dataset(Path(given.folder) if Path(given.folder).is_dir() else given.folder)  # a folder named demo
     print(dataset)
-    spade = (SPADE.recommended if given.recommended else SPADE)(given.backbone or EMBEDDED).fit(dataset.train)
+    spade = (SPADE.recommended if given.recommended else SPADE)(given.backbone or EMBEDDED).fit(
+        dataset.train, roi=given.roi
+    )
     spade.save(given.gallery)
     used, of = len(spade), len(dataset.train) + dataset.skipped
     return SOME_NOT_JUDGED if used < of else ALL_JUDGED, {"fitted": used, "of": of, "gallery": given.gallery}

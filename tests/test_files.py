@@ -291,3 +291,23 @@ def test_a_name_that_is_too_long_is_that_of_no_file(tmp_path):
         load_backbone("resnet18", weights="x" * 5000)
     with pytest.raises(FileNotFoundError, match="holds no fitted SPADE"):
         SPADE.load("x" * 5000)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [
+        ({"k": 1}, {"k": 2}, "k was 1 and is now 2"),
+        ({"k": 1}, {"k": 1, "layers": "a"}, "layers was None and is now 'a'"),
+        ({"k": 1, "layers": "a"}, {"k": 1}, "layers was 'a' and is now None"),
+    ],
+)
+def test_a_run_that_differs_in_any_key_is_another_one(tmp_path, first, second, told):
+    run = RunFolder(tmp_path, "table.csv", {})
+    for _ in range(2):
+        with run.claim(first):
+            pass
+    with (
+        pytest.raises(ValueError, match=f"holds results of another run: {told}. Use another folder"),
+        run.claim(second),
+    ):
+        pass

@@ -5,7 +5,9 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from spade_kit import SPADE, shell
 
@@ -46,6 +48,16 @@ def test_an_image_that_cannot_be_fitted_gives_exit_code_1(folders, capsys):
     told = capsys.readouterr()
     assert told.out == ""
     assert "spade-kit: some: 1 of 11 images are skipped. Cannot read" in told.err
+
+
+def test_a_mask_says_where_to_look(folders, capsys):
+    mask = np.zeros((320, 320), np.uint8)
+    mask[100:200, 60:] = 255
+    Image.fromarray(mask).save(folders / "roi.png")
+    assert shell.main(["fit", str(folders / "good"), str(folders / "within"), "--roi", str(folders / "roi.png")]) == 0
+    np.testing.assert_array_equal(SPADE.load(folders / "within").roi.mask, mask > 0)
+    assert shell.main(["fit", str(folders / "good"), str(folders / "none"), "--roi", str(folders / "no.png")]) == 2
+    assert "no.png" in capsys.readouterr().err
 
 
 def test_images_of_unsupported_formats_give_exit_code_1(folders, tmp_path, capsys):

@@ -276,3 +276,38 @@ def test_the_bar_names_the_latest_row(small, tiny, capsys, monkeypatch):
     frame = sweep(small, {"backbone": [tiny], "radius": [0, 1]}, metrics=["aupro"])
     told = f"radius=1, k=50, sigma=4.0, score=max, judged=map: aupro {frame['aupro'][1]:.3f}"
     assert told in capsys.readouterr().err
+
+
+# ---- where to look ---------------------------------------------------------------------------------------------------
+
+RIGHT = [(0, 160), (0, 319), (319, 319), (319, 160)]
+
+
+def right_half(photo):
+    return np.indices(photo.shape[:2])[1] >= 160
+
+
+@pytest.mark.parametrize("roi", [RIGHT, right_half], ids=["polygon", "function"])
+def test_a_sweep_looks_where_it_is_told_to(small, tiny, roi):
+    frame = sweep(small, {"backbone": [tiny], "k": [2, 5]}, roi=roi)
+    for k, found in zip((2, 5), frame["aupro"]):
+        report = evaluate(SPADE(tiny, k=k).fit(small.train, roi=roi), small)
+        assert found == pytest.approx(report.metric("aupro"))
+        assert found != pytest.approx(evaluate(SPADE(tiny, k=k).fit(small.train), small).metric("aupro"))
+
+
+def test_a_folder_holds_the_sweep_of_one_roi(small, tiny, tmp_path, monkeypatch):
+    first = sweep(small, {"backbone": [tiny]}, roi=RIGHT, folder=tmp_path)
+    monkeypatch.setattr(sweeping, "_Galleries", None)  # nothing is measured again
+    assert_same_but_seconds(sweep(small, {"backbone": [tiny]}, roi=np.array(RIGHT), folder=tmp_path), first)
+    for other in (None, [(0, 161), *RIGHT[1:]]):
+        with pytest.raises(ValueError, match="roi"):
+            sweep(small, {"backbone": [tiny]}, roi=other, folder=tmp_path)
+    with pytest.raises(ValueError, match=r"must be a mask or a polygon, .* got a function\. Leave folder out"):
+        sweep(small, {"backbone": [tiny]}, roi=right_half, folder=tmp_path / "new")
+
+
+@pytest.mark.slow
+def test_workers_look_where_they_are_told_to(small):
+    alone = sweep(small, {"k": [2], "sigma": [2, 4]}, roi=right_half)
+    assert_same_but_seconds(sweep(small, {"k": [2], "sigma": [2, 4]}, roi=right_half, jobs=2), alone)

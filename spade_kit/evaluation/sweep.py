@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,12 +20,13 @@ import pandas
 from spade_kit._arguments import check_count, choose
 from spade_kit._files import Item, RunFolder, as_folder, as_text, describe_state
 from spade_kit._work import crew, hand_out, track
+from spade_kit.datasets.roi import Roi, Where
 from spade_kit.datasets.samples import Dataset, Sample, absolute
 from spade_kit.evaluation.evaluate import describe_scores
 from spade_kit.evaluation.map_store import Judged
 from spade_kit.evaluation.report import METRICS, Report
 from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
-from spade_kit.features.pyramid import chosen_layers, iterate_features
+from spade_kit.features.pyramid import chosen_layers, find_roi, iterate_features
 from spade_kit.gallery.checkpoint import describe_backbone, open_backbone, tell_backbone
 from spade_kit.gallery.gallery import QueryImage, digest
 from spade_kit.spade import RUNS_DEPEND_ON, SPADE
@@ -48,6 +50,7 @@ def sweep(
     intervals: bool = False,
     draws: int = 3,
     seed: int = 0,
+    roi: Where | None = None,
     folder: str | Path | None = None,
     jobs: int = 1,
     client: Any = None,
@@ -71,6 +74,8 @@ def sweep(
         Add a bootstrap confidence interval of each metric, as ``<metric>_low`` and ``<metric>_high``.
     draws, seed
         The number of random draws for each number of normals; within a draw, smaller sets are subsets of larger ones.
+    roi
+        Where to look, as in `SPADE.fit`; with a folder, a mask or a polygon.
     folder
         Where to save each row as soon as it is measured, in ``sweep.csv``. After an interruption, a second call
         measures only the settings that are missing.
@@ -111,15 +116,21 @@ def sweep(
         {"backbone": name, "crop": crop} | fitted | searched | last
         for (name, crop, _), (fitted, searched), last in product(networks, plan, lasts)
     ]
-    backbones = [backbone for *_, backbone in networks]
+    backbones, looked = [backbone for *_, backbone in networks], find_roi(dataset.train, roi)
+    if folder is not None and looked is not None and looked.function is not None:
+        raise ValueError(
+            "With a folder, roi must be a mask or a polygon, so that a second call can tell whether it is the same; "
+            "got a function. Leave folder out, or pass a mask."
+        )
     with crew(jobs, client) as workers:
-        run = partial(_run_plan if workers is None else partial(_run_on, workers), work, dataset)
+        run = partial(_run_plan if workers is None else partial(_run_on, workers), work, dataset, looked)
         judge = partial(_judge_settings, run, backbones, plan, len(lasts))
         if folder is None:
             found = dict(judge(range(len(settings))))
             rows = [found[at] for at in range(len(settings))]
         else:
             manifest = _describe(dataset, backbones) | {
+                "roi": looked and hashlib.sha256(pickle.dumps(looked)).hexdigest(),
                 "over": {name: list(map(repr, some)) for name, some in values.items()},
                 **{"metrics": [*metrics], "intervals": bool(intervals), "draws": int(draws), "seed": int(seed)},
             }
@@ -170,10 +181,10 @@ def _describe(dataset: Dataset, networks: Sequence[Backbone]) -> dict[str, Any]:
 
 
 def _run_plan(
-    work: Callable, dataset: Dataset, plan: Sequence[Step], backbone: Backbone
+    work: Callable, dataset: Dataset, roi: Roi | None, plan: Sequence[Step], backbone: Backbone
 ) -> Iterator[tuple[int, list[Setting]]]:
     """In this process."""
-    galleries = _Galleries(backbone, dataset.train, dataset.test)
+    galleries = _Galleries(backbone, roi, dataset.train, dataset.test)
     with track(total=len(plan) * len(galleries.queries), desc=f"{backbone}: settings x images") as progress:
         for at, step in enumerate(plan):
             rows = work(galleries, step, progress.update)
@@ -182,11 +193,13 @@ def _run_plan(
 
 
 def _run_on(
-    workers: Any, work: Callable, dataset: Dataset, plan: Sequence[Step], backbone: Backbone
+    workers: Any, work: Callable, dataset: Dataset, roi: Roi | None, plan: Sequence[Step], backbone: Backbone
 ) -> Iterator[tuple[int, list[Setting]]]:
     """By the workers of a client, in the order in which they finish."""
+    from cloudpickle import dumps  # which Dask needs
+
     samples: list[Any] = [tuple(map(absolute, part)) for part in (dataset.train, dataset.test)]
-    measure = partial(_measure_steps, work, *tell_backbone(backbone), *samples)
+    measure = partial(_measure_steps, work, *tell_backbone(backbone), dumps(roi), *samples)
     with track(total=len(plan), desc=f"{backbone}: settings") as progress:
         for at, rows in hand_out(workers, measure, plan, 1):
             if isinstance(rows, Exception):
@@ -206,18 +219,21 @@ def _measure_steps(
     work: Callable,
     told: str,
     device: str,
+    roi: bytes,
     train: tuple[Sample, ...],
     test: tuple[Sample, ...],
     steps: Sequence[Step],
 ) -> list[list[Setting]]:
     """On a worker."""
-    galleries = _open_galleries(told, device, train, test)
+    galleries = _open_galleries(told, device, roi, train, test)
     return [work(galleries, step, lambda: None) for step in steps]
 
 
 @lru_cache(maxsize=1)
-def _open_galleries(told: str, device: str, train: tuple[Sample, ...], test: tuple[Sample, ...]) -> _Galleries:
-    return _Galleries(open_backbone(told, device), train, test)
+def _open_galleries(
+    told: str, device: str, roi: bytes, train: tuple[Sample, ...], test: tuple[Sample, ...]
+) -> _Galleries:
+    return _Galleries(open_backbone(told, device), pickle.loads(roi), train, test)
 
 
 def _measure_step(
@@ -287,8 +303,8 @@ def _plan(values: dict[str, list], draws: int, available: int) -> Iterator[Step]
 class _Galleries:
     """Features of all images, computed once, and the parts of them that each setting uses."""
 
-    def __init__(self, backbone: Backbone, train: Sequence[Sample], test: Sequence[Sample]) -> None:
-        self.spade = SPADE(backbone).fit(train)
+    def __init__(self, backbone: Backbone, roi: Roi | None, train: Sequence[Sample], test: Sequence[Sample]) -> None:
+        self.spade = SPADE(backbone).fit(train, roi=roi)
         start = time.perf_counter()
         self.queries = [
             QueryImage(pyramid.select(at), picture, place, photo, digest(picture))

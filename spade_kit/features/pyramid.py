@@ -173,12 +173,15 @@ def extract_features(
 
 def fit_cropping(images: Sequence[Photo], backbone: Backbone, roi: Where | None = None) -> Cropping:
     """How the backbone crops these images together; whole ones need their sizes, which the heads of files tell."""
-    cropping = backbone.cropping
-    if roi is not None:
-        cropping = replace(cropping, roi=Roi.of(roi, next(filter(None, map(shape_of, images)), None)))
+    cropping = replace(backbone.cropping, roi=find_roi(images, roi))
     if backbone.crop is not None:
         return cropping
     return cropping.fit(filter(None, map(shape_of, track(images, desc="sizes"))))
+
+
+def find_roi(images: Iterable[Photo], given: Where | None) -> Roi | None:
+    """Where to look; a polygon holds for images of the size of the first that can be read."""
+    return None if given is None else Roi.of(given, next(filter(None, map(shape_of, images)), None))
 
 
 def iterate_features(
