@@ -76,9 +76,22 @@ def test_defects_outside_the_crop_are_counted(spade, tmp_path):
     samples = [Sample(tmp_path / f"{name}.png", "hole", tmp_path / f"{name}_mask.png") for name in ("corner", "middle")]
     with pytest.warns(UserWarning, match="1 defects of .* lie outside the evaluated crop"):
         report = evaluate(spade, samples)
-    told = "1 of 2 defects lie outside the evaluated crop, where nothing is judged. Use load_backbone(..., crop=None)"
+    told = "1 of 2 defects lie outside the evaluated crop or roi, where nothing is judged. Use load_backbone(..., crop="
     assert [remark for remark in report.advice() if remark.startswith(told)]
     assert not [remark for remark in evaluate(spade, samples[1:]).advice() if "outside" in remark]
+
+
+def test_defects_outside_the_roi_are_counted(demo):
+    defects = [sample for sample in demo.test if sample.label == "scratch"]
+    rows = [np.flatnonzero(sample.mask.any(1)) for sample in defects]
+    limit = int(np.median([lines.max() for lines in rows]))  # px from the top
+    above = sum(lines.max() < limit for lines in rows)
+    assert 0 < above < len(defects)
+    spade = SPADE(k=3).fit(demo.train[:4], roi=[(limit, -9), (limit, 999), (999, 999), (999, -9)])
+    with pytest.warns(UserWarning, match=f"{above} defects of .* lie outside the evaluated crop or roi"):
+        report = evaluate(spade, defects)
+    told = f"{above} of {len(defects)} defects lie outside the evaluated crop or roi"
+    assert [remark for remark in report.advice() if remark.startswith(told)]
 
 
 # ---- squashed --------------------------------------------------------------------------------------------------------

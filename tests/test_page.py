@@ -412,6 +412,19 @@ def test_an_evaluation_compares_its_verdicts_with_the_labels(spade, evaluated):
     assert "white: the labelled defect" in shown.all("article")[0].text
 
 
+def test_large_pictures_are_dark_outside_the_roi_and_say_so(demo, line, tmp_path):
+    spade = SPADE(k=3).fit(demo.train[:4], roi=[(40, 40), (40, 170), (280, 170), (280, 40)])
+    spade.predict_folder(line, tmp_path)
+    shown, result = read(tmp_path), spade.predict(demo.test[0])
+    wanted = np.array(result.image)
+    wanted[~result.roi] //= 2
+    distances = [abs(pixels(one).astype(int) - wanted).mean() for one in shown.all("img", alt="photo")]
+    assert len(distances) == 6
+    assert min(distances) < 5 < abs(wanted.astype(int) - result.image).mean()
+    assert "numbered regions; dark: outside the roi" in shown.all("article")[0].text
+    assert "roi polygon" in shown.all("section", class_="settings")[0].text
+
+
 def test_images_of_one_label_or_of_none_have_no_roc_curve(spade, demo, tmp_path):
     good = [sample for sample in demo.test if sample.label == "good"][:2]
     evaluate(spade, good, tmp_path / "good")

@@ -47,8 +47,8 @@ def advise(rows: pandas.DataFrame, judged: Callable[[int], Judged | None], facts
 
 
 def _describe_outside(outside: int, defects: int) -> str:
-    told = f"{outside} of {defects} defects lie outside the evaluated crop, where nothing is judged."
-    return f"{told} Use load_backbone(..., crop=None), or a larger resize." if outside else ""
+    told = f"{outside} of {defects} defects lie outside the evaluated crop or roi, where nothing is judged."
+    return f"{told} Use load_backbone(..., crop=None), a larger resize, or a larger roi." if outside else ""
 
 
 def _describe_squash(done: pandas.DataFrame, judged: Callable[[int], Judged | None]) -> str:

@@ -177,7 +177,9 @@ def _describe(sample: Sample, found: Result | Exception, seconds: float) -> tupl
 
 
 def _has_no_defect(judged: Judged | None) -> bool:
-    return judged is not None and judged.mask is not None and not judged.mask.any()
+    if judged is None or judged.mask is None:
+        return False
+    return not judged.mask[... if judged.crop.roi is None else judged.crop.roi].any()
 
 
 def _is_blank(sample: Sample) -> bool:
@@ -203,8 +205,8 @@ def _conclude(report: Report, samples: Sequence[Sample], spade: SPADE) -> Report
     report.facts["outside"] = len(emptied) - len(blank)
     if len(emptied) > len(blank):
         warn(
-            f"{len(emptied) - len(blank)} defects of {report.name} lie outside the evaluated crop: all pixels of their "
-            "maps count as normal. Use load_backbone(..., crop=None), or a larger resize."
+            f"{len(emptied) - len(blank)} defects of {report.name} lie outside the evaluated crop or roi: no pixel of "
+            "their maps counts as a defect. Use load_backbone(..., crop=None), a larger resize, or a larger roi."
         )
     names, squash = [as_text(sample.path.name) for sample in samples], report.to_frame()["squash"]
     judged = (report.judged(at) if change > 1 else None for at, change in enumerate(squash))

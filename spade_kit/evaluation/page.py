@@ -255,10 +255,10 @@ def _describe(result: Result, row: Any, threshold: float) -> dict[str, Any]:
     """The pictures of a result, the marks on them in pixels of the map, and its figures."""
     values, level, regions = result.judged_map, result.judged_level, result.regions(threshold)
     (height, width), peak = values.shape, divmod(int(np.nanargmax(values)), values.shape[1])
-    match, known = result.match(*peak), level if level and level > 0 else None
+    match, roi, known = result.match(*peak), result.roi, level if level and level > 0 else None
     end = _SCALE * known if known else max(float(np.nanmax(values)), 1e-9)
     pictures = {
-        "photo": result.image,
+        "photo": result.image if roi is None else np.where(roi[..., None], result.image, result.image // 2),
         "heat": _COLOURS(values / end, bytes=True)[..., :3],
         "normal": result.normal_image(match.image),
     }
@@ -273,7 +273,7 @@ def _describe(result: Result, row: Any, threshold: float) -> dict[str, Any]:
             f'<text x="{min(one.col + 0.055 * side, width - 0.05 * side):.0f}" y="{one.row}">{one.Index}</text>'
             for one in regions.head(_NUMBERED).itertuples()
         ),
-        "white": "" if truth is None else "; white: the labelled defect",
+        "legend": "; white: the labelled defect" * (truth is not None) + "; dark: outside the roi" * (roi is not None),
         "level": f"<span>normal level {known:.3g}</span>" if known else "",
         **{"end": f"{end:.3g}", "peak": f"{values[peak]:.3g}", "distance": f"{match.distance:.3g}"},
         **{"row": f"{place[0]:.0f}", "col": f"{place[1]:.0f}"},
