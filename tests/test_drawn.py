@@ -10,6 +10,7 @@ from PIL import Image
 
 from spade_kit import SPADE, load_dataset
 from spade_kit.datasets.images import count_colours
+from spade_kit.datasets.naming import name_file
 
 COUNT = 3
 
@@ -57,6 +58,11 @@ def put(tmp_path, rng):
         ("bad/img/{}.png", "bad/Labels/{}_label.jpg"),
         ("bad/{}.jpg", "bad/Masks2/{}.png"),
         ("bad/lot/{}.jpg", "bad/lot/annotated/{}.png"),
+        *(("bad/{}.png", f"bad/{{}}{end}.png") for end in ("_anno", "(mask)", "Mask", ".png.mask", "_m", "_bin 2")),
+        *(("bad/{}.png", f"bad/{start}{{}}.bmp") for start in ("anno_", "roi-")),
+        ("bad/part {}.jpg", "bad/part {} target.png"),
+        *(("bad/{}.png", f"{place}/{{}}.png") for place in ("labels", "lbl", "targets", "binary", "roi", "masks")),
+        ("bad/lot 7/{}.jpg", "targets/{}_label.png"),
     ],
 )
 def test_a_mask_is_told_by_its_colours_where_names_do_not(put, photo, mask):
@@ -68,8 +74,8 @@ def test_a_mask_is_told_by_its_colours_where_names_do_not(put, photo, mask):
         ("bad", folder / photo.format(at), folder / mask.format(at)) for at in range(COUNT)
     ]
     assert "not used" not in str(dataset)
-    told = f"3 masks told by few colours, not by name: {Path(mask.format(0)).parent.name}/0"
-    assert (told in str(dataset)) == all(word not in mask.lower() for word in ("masks/", "label"))
+    told = f"3 masks told by few colours, not by name: {name_file(Path(mask.format(0)))}"
+    assert (told in str(dataset)) == all(word not in mask.lower() for word in ("masks/", "label", ".mask"))
 
 
 @pytest.mark.parametrize(

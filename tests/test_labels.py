@@ -4,11 +4,12 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spade_kit import Dataset, Sample
+from spade_kit import Dataset, Sample, load_dataset
 from spade_kit._files import as_text
 from spade_kit.datasets.tables import ImageNames
 
@@ -81,7 +82,13 @@ def test_masks_stay(parts):
             r"name one image; got '003.png', the name of 2 in parts: a/003.png, b/003.png\. Add the ",
         ),
         ({"004": "good", "a/004": "chip"}, r"a/004.jpg must have one label; got 'good' and 'chip'\. Drop one\."),
-        ({"004": 3}, r'label must be "good", the name of a type of defect, or None if unknown; got 3\. Pass a name\.'),
+        (
+            {"004": [3]},
+            r'label must be "good", the name of a type of defect, or None if unknown; got \[3\]\. Pass a name',
+        ),
+        ({"004": "0", "a/003": "chip"}, r"all numbers, of which 0 is good; got '0' beside 'chip'\. Write good for "),
+        ({"004": "no", "a/003": "yes"}, r"of which 0 is good; got 'no'\. Write good for images of good parts"),
+        ({"004": 0, "a/003": "good"}, r"got '0' beside 'good'\."),
         (dict.fromkeys(NORMALS, "chip"), r"needs normal images; these labels leave none in parts\. Label some good\."),
     ],
 )
@@ -148,9 +155,41 @@ def test_every_path_is_found_as_it_is_written(names):
         assert found.find(as_text(path), Path()) == path
 
 
-@pytest.mark.parametrize(("good", "bad"), [("0", "1"), ("0.0", "1.0"), ("False", "True"), ("0", "7")])
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        *(("0", "1"), ("0.0", "1.0"), ("False", "True"), ("0", "7"), ("00", "01"), ("-0", "+1"), (" 0 ", "1")),
+        *(('"0,0"', '"1,0"'), ("\uff10", "\uff11"), ("0", "0.5"), ("0.", "1.")),
+    ],
+)
 def test_of_numbers_zero_is_good(tmp_path, parts, good, bad):
-    (tmp_path / "labels.csv").write_text(f"path,label\na/003.png,{good}\n004.jpg,{bad}\nx y.png,\n")
+    table = f"path,label\na/003.png,{good}\n004.jpg,{bad}\nx y.png,\n"
+    (tmp_path / "labels.csv").write_text(table, encoding="utf-8")
+    good, bad = good.strip('"'), bad.strip('"')
     for labels in (tmp_path / "labels.csv", {"a/003.png": good, "004.jpg": bad, "x y.png": None}):
         assert labels_of(parts.label(labels).test) == ["good", bad, None, None]
     assert labels_of(parts.label({"a/003.png": "1", "004.jpg": "2"}).test) == ["1", "2", None, None]
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "named"),
+    [
+        (0, 1, "1"),
+        (False, True, "True"),
+        (0.0, 2.0, "2.0"),
+        (np.int64(0), np.int64(3), "3"),
+        (np.False_, np.True_, "True"),
+    ],
+)
+def test_numbers_are_labels(parts, good, bad, named):
+    labels = {"a/003.png": good, "004.jpg": bad, "x y.png": float("nan")}
+    assert labels_of(parts.label(labels).test) == ["good", named, None, None]
+
+
+def test_a_table_of_numbers_beside_names_is_refused_when_it_is_loaded_too(tmp_path):
+    table = tmp_path / "parts.csv"
+    for cells in (("good", "0", "1"), ("good", "bent", "0"), ("good", "no", "yes"), ("good", "False", "True")):
+        rows = (f"{at}.png,{cell},{'test' if at else 'train'}" for at, cell in enumerate(cells))
+        table.write_text("\n".join(["path,label,split", *rows]))
+        with pytest.raises(ValueError, match=r"Labels must be good and the names of defects, or all numbers"):
+            load_dataset(table)

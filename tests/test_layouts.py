@@ -12,6 +12,7 @@ from PIL import Image
 
 from spade_kit import SPADE, load_dataset
 from spade_kit.datasets.images import pictures_below, pictures_in
+from spade_kit.datasets.naming import name_file
 
 
 @pytest.fixture
@@ -412,7 +413,6 @@ def test_masks_among_test_images_are_masks(put, mask):
         (["good/0.png", "bad/1.png"], "good/0_gt.png"),
         (["good/0.png", "bad/1.png"], "good_masks/0.png"),
         (["0.png"], "0_mask (1).png"),
-        (["train/good/0.png", "test/bent/1.png"], "test/masks/1_mask.png"),
     ],
 )
 def test_masks_are_never_normal_images_nor_defects(put, images, mask):
@@ -420,6 +420,23 @@ def test_masks_are_never_normal_images_nor_defects(put, images, mask):
     assert {sample.path.name for sample in dataset.train + dataset.test} == {Path(image).name for image in images}
     named = "/".join(Path("set", mask).parts[-2:])
     assert f"1 mask not used: {named}." in dataset.remarks
+
+
+@pytest.mark.parametrize(
+    ("images", "mask", "of"),
+    [
+        (["train/good/0.png", "test/bent/1.png", "test/good/1.png"], "test/masks/1_mask.png", "bent/1.png"),
+        (["train/good/0.png", "test/bent/1.png", "test/torn/2.png"], "ground_truth/2.png", "torn/2.png"),
+        (["good/1.png", "bad/lot/1.png"], "masks/1.png", "lot/1.png"),
+        (["good/0.png", "bad/a/1.png", "bad/b/1.png"], "masks/1.png", None),
+        (["good/0.png", "torn/1.png", "bad/1.png"], "masks/1.png", None),
+    ],
+)
+def test_masks_in_one_folder_are_those_of_the_images_that_alone_have_their_names(put, images, mask, of):
+    dataset = load_dataset(put(*images, mask))
+    masked = {name_file(sample.path): sample.mask_path for sample in dataset.test if sample.mask_path}
+    assert {*masked} == ({of} - {None})
+    assert any("without an image" in remark for remark in dataset.remarks) == (of is None)
 
 
 def test_defects_beside_good_images_have_their_masks_beside_them(put):
@@ -445,7 +462,11 @@ def test_a_mask_of_several_images_is_reported(put):
         put("train/good/0.png", "test/bent/0.png", "test/bent/0.jpg", "ground_truth/bent/0_mask.png")
     )
     assert [sample.mask_path.name for sample in dataset.test] == ["0_mask.png"] * 2
-    assert dataset.remarks == ("1 mask used for several images: bent/0_mask.png.",)
+    assert dataset.remarks == (
+        "1 mask used for several images: bent/0_mask.png.",
+        "2 images differ only in the extension: bent/0.jpg, bent/0.png. If some are masks, move them to a folder masks "
+        "beside the images.",
+    )
 
 
 def test_masks_in_a_folder_to_predict_are_left_out_with_a_warning(put, spade, tmp_path):

@@ -3,26 +3,83 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from spade_kit._arguments import spread_evenly
 from spade_kit.datasets.images import count_colours
-from spade_kit.datasets.naming import LABEL_NAMES, MASK_NAMES, UNSORTED_NAMES, fold, plain, strip_mark
+from spade_kit.datasets.naming import (
+    BAD_NAMES,
+    GOOD_NAMES,
+    LABEL_NAMES,
+    MASK_NAMES,
+    TEST_NAMES,
+    TRAIN_NAMES,
+    UNSORTED_NAMES,
+    fold,
+    plain,
+    strip_mark,
+)
 
 _READ = 6  # so many files tell whether all of their kind are masks
 _GUESSED = 10  # so many names of folders are tried
+_IMAGES = GOOD_NAMES | BAD_NAMES | UNSORTED_NAMES | TRAIN_NAMES | TEST_NAMES  # folders that never hold masks alone
 
 
-def find_twins(photos: Collection[Path]) -> set[Path]:
-    """The masks that have the name of an image beside them and another extension: 000.png of 000.jpg."""
-    named, twins = defaultdict(list), defaultdict(list)
+def find_twins(photos: Collection[Path]) -> dict[Path, str]:
+    """The masks beside an image, with its name: 000.png of 000.jpg, and 000_anno.png or anno_000.png of 000.
+
+    All masks have the same extension, and add the same to the name.
+    """
+    named = defaultdict[str, list[Path]](list)
+    twins = defaultdict[tuple[str, str], dict[Path, str]](dict)  # by addition and extension: mask -> name of its image
+    images = defaultdict[tuple[str, str], set[Path]](set)
     for photo in photos:
         named[fold(str(photo.with_suffix("")))].append(photo)
-    for photo in (photo for several in named.values() if len(several) > 1 for photo in several):
-        twins[photo.suffix.lower()].append(photo)
-    drawn = {suffix for suffix, files in twins.items() if _are_drawn(files, 1)}
-    return {photo for suffix in drawn for photo in twins[suffix]} if drawn != twins.keys() else set()
+    for photo in photos:
+        place = str(photo.parent / "_")[:-1]
+        for name, addition in _split(photo.stem):
+            if others := {*named.get(fold(place + name), ())} - {photo}:
+                kind = addition.lower(), photo.suffix.lower()
+                twins[kind][photo] = name
+                images[kind] |= others
+                break
+    drawn = [kind for kind, held in twins.items() if _are_drawn([*held], 2 if kind[0] else 1)]
+    told = [kind for kind in drawn if not _are_drawn(sorted(images[kind]), 1)]
+    return {photo: name for kind in told for photo, name in twins[kind].items()}
+
+
+def _split(stem: str) -> Iterator[tuple[str, str]]:
+    """A name, and shorter ones without what may have been added at its end or beginning; and the addition."""
+    yield stem, ""
+    for at in range(len(stem) - 1, 0, -1):
+        before, after = stem[at - 1], stem[at]
+        if before.isalnum() and not (before.isalpha() and after.islower()) and not (before + after).isdigit():
+            yield stem[:at], f"*{stem[at:]}"
+    for at in range(1, len(stem)):
+        before, after = stem[at - 1], stem[at]
+        if after.isalnum() and not before.isalnum():
+            yield stem[at:], f"{stem[:at]}*"
+
+
+def find_flat(photos: Collection[Path], folder: Path) -> set[Path]:
+    """Folders of masks of images that lie in folders beside: labels/000.png of bad/000.png."""
+    held, named = defaultdict[Path, list[Path]](list), defaultdict[tuple[str, str], list[Path]](list)
+    for photo in photos:
+        held[photo.parent].append(photo)
+        for one in [*photo.parents][1 : len(photo.relative_to(folder).parts)]:
+            named[str(one), fold(photo.stem)].append(photo)
+
+    def find_images(mask: Path) -> list[Path]:
+        alike = named[str(mask.parents[1]), fold(strip_mark(mask.stem))] + named[str(mask.parents[1]), fold(mask.stem)]
+        return [photo for photo in alike if photo.parent != mask.parent]
+
+    def are_masks(files: Sequence[Path]) -> bool:
+        images = [find_images(file) for file in files]
+        return all(images) and _are_drawn(files, 2) and not _are_drawn([*map(min, images)], 1)
+
+    possible = {one: files for one, files in held.items() if one != folder and plain(one.name) not in _IMAGES}
+    return {one for one, files in possible.items() if are_masks(files)}
 
 
 def find_folders(photos: Collection[Path], folder: Path, least: int = 2) -> dict[Path, str]:

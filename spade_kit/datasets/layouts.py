@@ -28,7 +28,7 @@ from spade_kit.datasets.naming import (
 from spade_kit.datasets.naming import name_some as name_some
 from spade_kit.datasets.pairing import pair
 from spade_kit.datasets.samples import Sample
-from spade_kit.datasets.tables import COLUMNS, are_numbers, read_table
+from spade_kit.datasets.tables import COLUMNS, are_numbers, clean_label, name_numbers, read_table
 
 ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
 VISA_SPLIT = Path("split_csv", "1cls.csv")
@@ -192,8 +192,11 @@ def _read_kinds(folder: Path, masks: Path | None = None) -> tuple[list[Sample], 
     for kind in (folder, *list_folder(folder).folders):
         label = None if kind == folder or plain(kind.name) in UNSORTED_NAMES else _label(kind.name)
         samples += [Sample(path, label, truth.get(path)) for path in of_kind[kind]]
-    if not are_numbers({sample.label for sample in samples if sample.label}, "0"):
+    labels = {sample.label for sample in samples if sample.label}
+    if "0" not in labels:
         return samples, []
+    if not are_numbers(labels):
+        return samples, [f"{name_file(folder / '0')}: a kind of defect. If its images are good, rename it {GOOD}."]
     samples = [replace(sample, label=GOOD) if sample.label == "0" else sample for sample in samples]
     return samples, [_tell_numbers(folder)]
 
@@ -361,7 +364,8 @@ def _drop_missing(rows: list[dict[str, str]], table: str) -> list[str]:
     Where others have a label, an image without one may be defective: it is for testing, unless its split says else.
     """
     for row in rows:
-        row |= {name: "" for name in ("label", "mask", "split") if row.get(name, "").lower() in MISSING}
+        row |= {name: "" for name in ("mask", "split") if row.get(name, "").lower() in MISSING}
+        row |= {"label": ""} if clean_label(row.get("label")) is None else {}
     labelled, split = (any(row.get(name) for row in rows) for name in ("label", "split"))
     bare = [row for row in rows if labelled and not row.get("label") and row.get("split", "").lower() != "test"]
     normal = [row for row in bare if row.get("split")]
@@ -376,15 +380,14 @@ def _drop_missing(rows: list[dict[str, str]], table: str) -> list[str]:
 
 
 def _name_numbered_labels(rows: list[dict[str, str]], table: str) -> list[str]:
-    """Where all labels are numbers, call that of the training images good, and return a remark; else do nothing."""
-    labels = {row["label"] for row in rows if row.get("label")}
+    """Where all labels are numbers, call that of the training images good, or else 0, and return a remark."""
     trained = {row["label"] for row in rows if row.get("label") and (row.get("split") or "train").lower() == "train"}
-    good = trained.pop() if len(trained) == 1 else "0"
-    if not are_numbers(labels, good):
-        return []
-    for row in rows:
-        row["label"] = GOOD if row["label"] == good else row["label"]
-    return [f"Labels of {table} are numbers: {good} counts as {GOOD}."]
+    good = trained.pop() if len(trained) == 1 else None
+    named = name_numbers([row.get("label") for row in rows], good)
+    told = {row["label"] for row, label in zip(rows, named) if label == GOOD != row["label"]}
+    for row, label in zip(rows, named):
+        row["label"] = label or ""
+    return [f"Labels of {table} are numbers: {' and '.join(sorted(told))} counts as {GOOD}."] if told else []
 
 
 def _find_file(folder: Path, cell: str) -> Path:

@@ -145,10 +145,16 @@ def _assemble(found: Found, name: str, locked: Sequence[str] = ()) -> Dataset:
     uses = Counter(part for sample in test for part in sample.mask_parts)
     if shared := [part for part, number in uses.items() if number > 1]:
         remarks.append(f"{count(shared, 'mask')} used for several images: {name_some(shared)}.")
+    names = Counter(path.with_suffix("") for path in photos)
+    if alike := [path for path in photos if names[path.with_suffix("")] > 1]:
+        remarks.append(f"{count(alike, 'image')} differ only in the extension: {name_some(alike)}. {_IF_MASKS}")
     if twice := _in_both(train, test):
         remarks.append(f"{count(twice, 'test image')} also among the training images: {name_some(twice)}.")
     lost = len(skipped) + sum(file.suffix.lower() in UNSUPPORTED or holds_picture(file) for file in others)
     return Dataset(name, train, test, found.layout, tuple(remarks), lost)
+
+
+_IF_MASKS = "If some are masks, move them to a folder masks beside the images."
 
 
 def _find_others(folders: set[Path]) -> list[Path]:

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Callable, Collection
 from pathlib import Path, PurePath
 
-from spade_kit.datasets.drawn import find_folders, find_twins
+from spade_kit.datasets.drawn import find_flat, find_folders, find_twins
 from spade_kit.datasets.images import MaskPath, walk
-from spade_kit.datasets.naming import LABEL_NAMES, MASK_NAMES, UNSORTED_NAMES, fold, plain, strip_mark
+from spade_kit.datasets.naming import GOOD, LABEL_NAMES, MASK_NAMES, UNSORTED_NAMES, as_label, fold, plain, strip_mark
 
 
 def pair(
@@ -39,7 +39,7 @@ def pair(
     labels = {one for one in folders if plain(one.name) in LABEL_NAMES}
     labels -= {one for photo in photos for one in labels & {*photo.parents} if not is_label(photo, one)}
 
-    partners = find_folders(photos, folder, least)
+    partners = dict.fromkeys(find_flat(photos, folder), "") | find_folders(photos, folder, least)
 
     def leave_masks(parent: Path) -> PurePath:
         """The folder of the images whose masks are in a folder, relative to the whole; of images, their own."""
@@ -51,7 +51,8 @@ def pair(
     own: dict[Path, PurePath] = {parent: parent.relative_to(folder) for parent in below}
     homes = {parent: leave_masks(parent) for parent in below}
     apart = {photo: homes[photo.parent] / photo.stem for photo in photos if homes[photo.parent] != own[photo.parent]}
-    apart |= {photo: own[photo.parent] / photo.stem for photo in find_twins([*{*photos} - {*apart}])}
+    twins = find_twins([photo for photo in photos if photo not in apart])
+    apart |= {photo: own[photo.parent] / name for photo, name in twins.items()}
     images = {photo: own[photo.parent] / photo.stem for photo in photos if photo not in apart}
     truth = _match(images, apart | ({} if masks is None else _list_masks(masks)))
     beside = {photo: at for photo, at in images.items() if photo not in truth and is_named_after(photo.with_suffix(""))}
@@ -90,4 +91,18 @@ def _match(images: dict[Path, PurePath], masks: dict[Path, PurePath]) -> dict[Pa
                 truth[image] = chosen if len(chosen) > 1 else chosen[0]
             taken = {mask for held in found.values() for mask in held}
             free = {mask: at for mask, at in free.items() if mask not in taken}
+    return truth | _match_below({image: at for image, at in images.items() if image not in truth}, free)
+
+
+def _match_below(images: dict[Path, PurePath], masks: dict[Path, PurePath]) -> dict[Path, MaskPath]:
+    """The masks of images in folders below that of the masks, where one image alone has the name; a defect, if any."""
+    named = defaultdict[str, list[Path]](list)
+    for image, at in images.items():
+        named[at.name].append(image)
+    truth: dict[Path, MaskPath] = {}
+    for mask, at in masks.items():
+        below = [image for image in named[strip_mark(at.name)] or named[at.name] if at.parent in images[image].parents]
+        bad = [image for image in below if GOOD not in map(as_label, images[image].parts[:-1])]
+        if len(alone := bad or below) == 1:
+            truth[alone[0]] = mask
     return truth

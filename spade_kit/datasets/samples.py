@@ -125,7 +125,7 @@ class Dataset:
         remarks = [*self.remarks, *strange, _describe_shape(sizes)]
         return "\n".join(filter(None, [first, "; ".join(filter(None, details)), *remarks]))
 
-    def label(self, labels: Mapping[str, str | None] | str | Path) -> Dataset:
+    def label(self, labels: Mapping[str, Any] | str | Path) -> Dataset:
         """The same images with these labels; images that are not named keep theirs.
 
         Normal images (``train``) that are labelled as defects become test images.
@@ -153,7 +153,9 @@ class Dataset:
                 f"labels must be a label by image, like {{'003.png': 'good'}}, or a CSV table of them; got {labels!r}. "
                 "Name at least one image."
             )
-        given = [*zip([name for name, _ in given], name_numbers([label for _, label in given]))]
+        texts = [label if isinstance(label, Iterable | None) else str(label) for _, label in given]  # of numbers, too
+        named = name_numbers([Sample(Path(), text).label for text in texts])  # type: ignore[arg-type]  # or it raises
+        given = [*zip([name for name, _ in given], named)]
         names = ImageNames((sample.path for sample in self.train + self.test), self.name)
         chosen: dict[Path, str | None] = {}
         for name, wanted in given:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import os
 import re
+import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from io import StringIO
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 from spade_kit._arguments import suggest
 from spade_kit._files import as_text, explain_reading, printable, write_whole
@@ -19,6 +19,8 @@ from spade_kit.datasets.naming import GOOD, MISSING, name_some, plain
 COLUMNS = ("path", "label", "mask", "split")
 _LABELLED = ["path", "label"]
 UNKNOWN = "unknown"  # what stands for no label
+_NUMBER, _ZERO = re.compile(r"[+-]?\d+([.,]\d*)?|true|false"), re.compile(r"[+-]?0+([.,]0*)?|false")
+_ANSWERS = {"yes", "no", "y", "n"}
 
 
 def read_table(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
@@ -54,17 +56,31 @@ def read_table(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
             yield cells
 
 
-def are_numbers(labels: set[str], good: str) -> bool:
-    """Whether all labels are numbers or truth values, among them that of good parts."""
-    return good in labels and all(re.fullmatch(r"-?\d+(\.0*)?|true|false", label, re.I) for label in labels)
+def are_numbers(labels: Collection[str]) -> bool:
+    """Whether all labels are numbers or truth values."""
+    return bool(labels) and all(_NUMBER.fullmatch(_normalize(label)) for label in labels)
 
 
-def name_numbers(labels: Sequence[Any]) -> list[Any]:
-    """Labels, of which 0 and false become good, if all are numbers or truth values."""
-    told = {label for label in labels if isinstance(label, str) and clean_label(label) is not None}
-    zeros = {label for label in told if re.fullmatch(r"0(\.0*)?|false", label, re.I)}
-    numbered = zeros and are_numbers(told, min(zeros))
-    return [GOOD if numbered and label in zeros else label for label in labels]
+def name_numbers(labels: Sequence[str | None], good: str | None = None) -> list[str | None]:
+    """Labels, of which ``good``, or else 0 and false, become good, if all are numbers or truth values.
+
+    Raises where 0 is among names, and for answers to a question that nobody knows.
+    """
+    told = {label for label in labels if label is not None and clean_label(label) is not None}
+    zeros = {label for label in told if _ZERO.fullmatch(_normalize(label))}
+    if are_numbers(told):
+        return [GOOD if label in (zeros if good is None else {good}) else label for label in labels]
+    if unclear := sorted(zeros | {label for label in told if _normalize(label) in _ANSWERS}):
+        others = "".join(f" beside {other!r}" for other in sorted(told - {*unclear})[:1])
+        raise ValueError(
+            "Labels must be good and the names of defects, or all numbers, of which 0 is good; got "
+            f"{unclear[0]!r}{others}. Write good for images of good parts."
+        )
+    return [*labels]
+
+
+def _normalize(label: str) -> str:
+    return unicodedata.normalize("NFKC", label).strip().lower()
 
 
 def read_labels(table: Path) -> list[tuple[str, str]]:

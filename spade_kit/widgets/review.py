@@ -186,8 +186,8 @@ class Review(Waiting, page="review.js"):
 
     def _go_on(self) -> None:
         """Decide what the table of labels says already."""
-        known = {} if self._table is None else self._table.labels
-        known = dict(zip(known, name_numbers([*known.values()])))
+        table = {} if self._table is None else self._table.labels
+        known = dict(zip(table, name_numbers([*table.values()])))
         labels = {index: known[path] for index, path in self._paths.items() if path in known}
         for index, label in labels.items():
             self._take(index, as_label(clean_label(label) or UNKNOWN))
