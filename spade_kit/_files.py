@@ -124,8 +124,13 @@ class RunFolder:
                 raise ValueError(f"{name} holds results of another run: {told}. Use another folder.")
             for table in self._tables if self.columns else ():
                 self._read(table)  # raises if it was changed by hand
-            write_whole(folder / MANIFEST, json.dumps(run, indent=1).encode())
+            manifest = json.dumps(run, indent=1).encode()
+            write_whole(folder / MANIFEST, manifest)
             yield
+            if not (
+                folder / MANIFEST
+            ).is_file():  # the folder was removed meanwhile; another call can go on in the rest
+                write_whole(folder / MANIFEST, manifest)
 
     def _check_is_free(self) -> None:
         """Refuse a new run where its output files could replace other files."""
@@ -171,7 +176,17 @@ class RunFolder:
                 progress.update()
         done = [item.name | row for item, row in zip(items, rows) if row is not None]
         self.write(done)  # in order
+        self._warn_of_lost([item for item, row in zip(items, rows) if row is not None and "reason" not in row])
         return done
+
+    def _warn_of_lost(self, items: Sequence[Item]) -> None:
+        lost = [item for item in items if not all(file.is_file() for file in item.files)]
+        if lost:
+            first = next(file for file in lost[0].files if not file.is_file())
+            warn(
+                f"Files of {len(lost)} images in {as_text(self.folder)} were removed while it was written, such as "
+                f"{as_text(first.relative_to(self.folder))}. Call again to write them."
+            )
 
     def write(self, rows: Iterable[Row]) -> None:
         """Rewrite the tables with these rows."""

@@ -243,6 +243,30 @@ def test_maps_and_overlays_are_switches(spade, line, tmp_path, name, wrong):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("gone", ["", "segmentations"])
+def test_files_that_are_removed_during_a_run_are_missed_and_written_by_the_next(
+    spade, line, tmp_path, monkeypatch, gone
+):
+    out, finish, seen = tmp_path / "out", batch._finish, []
+    whole = spade.predict_folder(line, tmp_path / "whole", fpr=0.2)
+
+    def interfere(*given):
+        seen.append(given)
+        if len(seen) == 3:
+            shutil.rmtree(out / gone)
+        return finish(*given)
+
+    monkeypatch.setattr(batch, "_finish", interfere)
+    monkeypatch.setattr("spade_kit.features.pyramid._choose_threads", lambda *_: 1)
+    with pytest.warns(
+        UserWarning, match=r"Files of \d images in .*out were removed while it was written, such as \w+/"
+    ):
+        spade.predict_folder(line, out, fpr=0.2)
+    pandas.testing.assert_frame_equal(spade.predict_folder(line, out, fpr=0.2), whole)
+    for file in (tmp_path / "whole").rglob("*.*"):
+        assert (out / file.relative_to(tmp_path / "whole")).is_file()
+
+
 def test_results_of_another_run_are_not_mixed_in(spade, line, tmp_path):
     spade.predict_folder(line, tmp_path / "out", fpr=0.2)
     before = (tmp_path / "out/results.csv").read_text()
