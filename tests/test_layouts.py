@@ -194,6 +194,14 @@ def test_images_deeper_down_are_used_with_the_label_of_their_kind(put):
     assert dataset.remarks == ("1 image of train/good from folders below it: cam1.",)
 
 
+@pytest.mark.parametrize(("place", "label"), [("good/nok", "good"), ("bent/lot/OK", "bent")])
+def test_folders_that_contradict_each_other_are_reported(put, place, label):
+    dataset = load_dataset(put("train/good/0.png", f"test/{place}/1.png", "test/bent/lot/2.png", "test/good/lot/3.png"))
+    told = f"1 image in folders that contradict the one above: {place}/1.png counts as {label}."
+    assert [remark for remark in dataset.remarks if remark.startswith(told)]
+    assert not load_dataset(put("other/train/good/0.png", "other/test/bent/lot/2.png").joinpath("other")).remarks
+
+
 @pytest.mark.parametrize(("good", "as_train"), [("train/good", False), ("ok", False), ("ok", True)])
 def test_normal_images_from_folders_below_are_used_and_the_folders_named(put, good, as_train):
     """A folder such as Trash may hold what is not normal."""

@@ -640,6 +640,14 @@ def test_reviews_and_paintings_stay_inside(framed):
     assert painting.result.image_score == pytest.approx(before, rel=0.2)
 
 
+def test_an_image_given_as_roi_by_mistake_is_remarked_on(tiny, photos, tmp_path):
+    Image.fromarray(photos[0]).save(tmp_path / "photo.png")
+    with pytest.warns(
+        UserWarning, match=r"roi should be a mask; .*photo\.png has many colours, like an image, and 89 %"
+    ):
+        SPADE(tiny).fit(photos, roi=tmp_path / "photo.png")
+
+
 # ---- what normal images say about place ------------------------------------------------------------------------------
 
 

@@ -193,12 +193,30 @@ def _read_kinds(folder: Path, masks: Path | None = None) -> tuple[list[Sample], 
         label = None if kind == folder or plain(kind.name) in UNSORTED_NAMES else _label(kind.name)
         samples += [Sample(path, label, truth.get(path)) for path in of_kind[kind]]
     labels = {sample.label for sample in samples if sample.label}
+    remarks = _find_contrary(samples, folder)
     if "0" not in labels:
-        return samples, []
+        return samples, remarks
     if not are_numbers(labels):
-        return samples, [f"{name_file(folder / '0')}: a kind of defect. If its images are good, rename it {GOOD}."]
+        return samples, [
+            *remarks,
+            f"{name_file(folder / '0')}: a kind of defect. If its images are good, rename it {GOOD}.",
+        ]
     samples = [replace(sample, label=GOOD) if sample.label == "0" else sample for sample in samples]
-    return samples, [_tell_numbers(folder)]
+    return samples, [*remarks, _tell_numbers(folder)]
+
+
+def _find_contrary(samples: list[Sample], folder: Path) -> list[str]:
+    """A remark on images whose kind says one thing, and a folder below it another."""
+    contrary = []
+    for sample in samples:
+        below = {plain(part) for part in sample.path.relative_to(folder).parts[1:-1]}
+        if sample.label is not None and below & (BAD_NAMES if sample.label == GOOD else GOOD_NAMES):
+            contrary.append(sample.path)
+    if not contrary:
+        return []
+    first = contrary[0].relative_to(folder)
+    told = f"{count(contrary, 'image')} in folders that contradict the one above: {as_text(first)} counts as"
+    return [f"{told} {_label(first.parts[0])}. Move them if that is wrong."]
 
 
 def _tell_numbers(folder: Path) -> str:

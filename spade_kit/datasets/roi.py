@@ -16,7 +16,9 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw
 
-from spade_kit.datasets.images import interpret_opened, read_mask
+from spade_kit._arguments import warn
+from spade_kit._files import as_text
+from spade_kit.datasets.images import count_colours, interpret_opened, read_mask
 
 Corners: TypeAlias = "tuple[tuple[float, float], ...]"
 Look: TypeAlias = "Callable[[np.ndarray], np.ndarray]"
@@ -58,6 +60,9 @@ class Roi:
             return cls(function=given)
         if isinstance(given, (str, os.PathLike)):
             mask = read_mask(Path(given))
+            if count_colours(Path(given), 0.5) == 0:
+                told = f"{as_text(given)} has many colours, like an image, and {100 * mask.mean():.0f} % of it is"
+                warn(f"roi should be a mask; {told} taken as inside. Check that it is the right file.")
         elif isinstance(given, Image.Image):
             mask = interpret_opened(given)
         elif _is_mask(given):
