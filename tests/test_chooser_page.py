@@ -35,7 +35,7 @@ NOW = """root => ({
     label: root.querySelector('.sk-line span').textContent,
     left: parseFloat(root.querySelector('.sk-line').style.left),
     words: Object.fromEntries([...root.querySelectorAll('.sk-histogram:not([hidden]) .name')].map(
-        name => [...name.children].map(child => child.textContent))),
+        name => [name.firstChild.firstChild.textContent, name.lastChild.textContent])),
     facts: [...root.querySelectorAll('.sk-facts strong')].map(fact => fact.textContent),
     stale: root.querySelector('.sk-sentence').classList.contains('stale'),
 })"""
@@ -278,10 +278,14 @@ def test_a_threshold_for_pixels_counts_pixels_within_a_bin(notebook, shown, spad
     for threshold in (25.0, 67.6, 80.0):
         now = shown.root.evaluate(MOVE, threshold)
         for kind, some in by_kind.items():
-            reached, of, *words = now["words"][ROWS[kind]].replace(",", "").replace(" of ", " ").split(" ")
-            assert (int(of), words) == (len(some), ["at", "or", "above"])
-            assert (some >= threshold + width).sum() <= int(reached) <= (some >= threshold - width).sum()
+            told = re.fullmatch(r"about (\S+) of (\S+) at or above", now["words"][ROWS[kind]].replace(",", ""))
+            reached, of = map(int, told.groups())
+            assert of == len(some)
+            assert (some >= threshold + width).sum() <= reached <= (some >= threshold - width).sum()
         settle(notebook, shown)
+        exact = shown.root.evaluate(NOW)["words"]
+        for kind, some in by_kind.items():  # the same as in the sentence
+            assert exact[ROWS[kind]] == f"{(some >= threshold).sum():,} of {len(some):,} at or above"
         recall = float(now["facts"][1].removesuffix(" %")) / 100
         assert recall == pytest.approx(notebook.ask("ch.judgement.recall"), rel=0.02, abs=0.002)
         precision = float(now["facts"][2].removesuffix(" %")) / 100
@@ -294,6 +298,49 @@ def test_a_threshold_for_pixels_counts_pixels_within_a_bin(notebook, shown, spad
     shown.root.locator(":scope[data-shown=image]").wait_for()
     settle(notebook, shown)
     assert notebook.ask("[ch.of, ch.rule]") == ["image", "0.05"]
+
+
+TICKS = """() => {
+    const plot = document.querySelector(".sk-plot").getBoundingClientRect();
+    const on = ([...marks], place) => marks.map((mark) => [+mark.textContent.replaceAll(",", ""), place(mark)]);
+    const middle = (mark) => {
+        const box = mark.getBoundingClientRect();
+        return (box.left + box.width / 2 - plot.left) / plot.width;
+    };
+    const bars = [...document.querySelectorAll(".sk-histogram")].filter((row) => row.offsetHeight).map((row) => {
+      const whole = row.querySelector(".bars").getBoundingClientRect();
+      const up = (mark) => (whole.bottom - mark.getBoundingClientRect().top) / whole.height;
+      const name = row.querySelector(".name").textContent;
+      return [name.includes("log scale"), on(row.querySelectorAll(".sk-heights span"), up)];
+    });
+    return { across: on(document.querySelectorAll(".sk-ticks span"), middle), bars };
+}"""
+
+
+@pytest.mark.parametrize("of", ["image", "pixel"])
+def test_axes_have_ticks_where_their_values_are(notebook, shown, of):
+    if of == "pixel":
+        shown.press("pixels")
+        shown.root.locator(":scope[data-shown=pixel]").wait_for()
+        settle(notebook, shown)
+    least, most = shown.root.locator(".sk-plot input").evaluate("line => [+line.min, +line.max]")
+    drawn = shown.page.evaluate(TICKS)
+    assert 3 <= len(drawn["across"]) <= 7
+    for value, place in drawn["across"]:
+        assert place == pytest.approx((value - least) / (most - least), abs=0.01)
+    for row, (is_log, heights) in zip(("normal", "good", "defect"), drawn["bars"]):
+        assert is_log == (of == "pixel")
+        assert heights
+        counts = notebook.ask(f"ch.study['counts']['{row}']")
+        first = round(least / most * 256)
+        highest = max(sum(counts[at : at + 4]) for at in range(first, 256, 4))
+        scale = (lambda count: np.log10(1 + count)) if is_log else float
+        for value, place in heights:
+            assert place == pytest.approx(scale(value) / scale(highest), abs=0.04)
+    if of == "pixel":
+        shown.press("whole photos")
+        shown.root.locator(":scope[data-shown=image]").wait_for()
+        settle(notebook, shown)
 
 
 def test_the_line_follows_its_rule(notebook, shown, spade, scores):

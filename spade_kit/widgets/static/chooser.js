@@ -1,6 +1,6 @@
 // Choosing a threshold: histograms, a line to drag, and the resulting error rates.
 
-import { brief, bytes, clamp, el, numbers, picture, setText, svg } from "./dom.js";
+import { bytes, clamp, el, numbers, picture, setText, svg, ticks } from "./dom.js";
 import { Upsampler, contour, decodeLevel, roiOf, unpack } from "./maps.js";
 import { Choice, button } from "./controls.js";
 import { Page } from "./page.js";
@@ -35,11 +35,13 @@ class Chooser extends Page {
     this.line = el("input", { type: "range", min: 0, step: "any", "aria-label": "threshold", title: "Drag to set the threshold (raw distance)", oninput: () => this.move(+this.line.value) });
     this.rows = Object.entries(KINDS).map(([kind, name]) => {
       const bars = svg("svg", { class: `bars ${kind}`, viewBox: `0 0 ${WIDE} ${HIGH}`, preserveAspectRatio: "none", role: "img", "aria-label": `Histogram: ${name}` }, svg("path", { class: "below" }), svg("path", { class: "above" }));
-      const words = el("span", { class: "sk-remark" });
-      return { kind, bars, words, node: el("div", { class: "sk-histogram" }, el("div", { class: "name" }, el("span", {}, name), words), bars) };
+      const [scale, words] = ["", ""].map(() => el("span", { class: "sk-remark" }));
+      const heights = el("div", { class: "sk-heights", "aria-hidden": "true" });
+      return { kind, bars, scale, words, heights, node: el("div", { class: "sk-histogram" }, el("div", { class: "name" }, el("span", {}, name, scale), words), heights, bars) };
     });
     this.mark = el("div", { class: "sk-line", "aria-hidden": "true" }, el("span"));
-    this.axis = el("div", { class: "ends" }, el("span", {}, "0"), el("span"), el("span"));
+    this.ticks = el("div", { class: "sk-ticks", "aria-hidden": "true" });
+    this.axis = el("p", { class: "sk-axis" });
     this.plot = el("div", { class: "sk-plot" }, ...this.rows.map(({ node }) => node), this.mark, this.line);
     this.fact = Object.fromEntries(["rate", "found", "alarms"].map((name) => [name, [el("span"), el("strong")]]));
     this.facts = el("div", { class: "sk-facts" }, ...Object.values(this.fact).map((both) => el("div", {}, ...both)));
@@ -54,7 +56,7 @@ class Chooser extends Page {
     this.root.append(
       el("div", { class: "sk-head" }, el("span", { class: "sk-group", role: "group", "aria-label": "threshold for" }, ...this.ofs.map(([, one]) => one)), this.rule.node, this.confidence.node, this.spinner, this.waitingText),
       this.problem,
-      el("div", { class: "sk-choosing" }, el("div", {}, this.plot, this.axis), el("div", { class: "sk-follows" }, this.facts, this.sentence, this.remarks)),
+      el("div", { class: "sk-choosing" }, el("div", {}, this.plot, this.ticks, this.axis), el("div", { class: "sk-follows" }, this.facts, this.sentence, this.remarks)),
       el("div", { class: "sk-sides" }, ...this.sides.map(({ node }) => node)),
       el("div", { class: "sk-foot" }, this.copy, this.saves.page, this.saves.png, el("span", { class: "sk-source" }, this.get("about").options)), this.text);
   }
@@ -70,6 +72,7 @@ class Chooser extends Page {
     this.follow({
       "change:told": () => {
         this.onAnswer();
+        this.paintLine();
         this.paintSentence();
         this.paintConfidence();
       },
@@ -124,9 +127,9 @@ class Chooser extends Page {
     this.first = Math.max(0, Math.floor((least - 2) / 4) * 4);
     this.begin = study.start + (this.first / study.counts.normal.length) * (study.end - study.start);
     [this.line.min, this.line.max] = [this.begin, study.end];
-    setText(this.axis.firstChild, brief(this.begin));
-    setText(this.axis.children[1], `${this.get("about").axis[study.of]}, raw distance`);
-    setText(this.axis.lastChild, brief(study.end));
+    const across = (value) => `left:${(100 * (value - this.begin)) / (study.end - this.begin)}%`;
+    this.ticks.replaceChildren(...ticks(this.begin, study.end).map((value) => el("span", { style: across(value) }, `${value}`)));
+    setText(this.axis, `${this.get("about").axis[study.of]}, raw distance`);
     const { normals, tested } = this.get("about");
     const unread = this.get("photos").length - photos.length;
     setText(this.waitingText, (study.waiting ? `${normals + tested - study.waiting} of ${normals + tested} photos judged…` : "") + (unread ? ` ${unread} unreadable.` : ""));
@@ -144,10 +147,16 @@ class Chooser extends Page {
     const { counts, of } = this.get("study");
     const by = 4;
     this.bars = Math.ceil((counts.normal.length - this.first) / by);
-    this.heights = Object.fromEntries(this.rows.map(({ kind }) => {
+    const scale = of === "pixel" ? (count) => Math.log10(1 + count) : (count) => count;
+    this.heights = Object.fromEntries(this.rows.map((row) => {
+      const { kind } = row;
       const bars = Array.from({ length: this.bars }, (_, i) => counts[kind].slice(this.first + i * by, this.first + (i + 1) * by).reduce((a, b) => a + b, 0));
-      const scaled = bars.map((count) => (of === "pixel" ? Math.log10(1 + count) : count));
-      const most = Math.max(...scaled, 1e-9);
+      const [highest, scaled] = [Math.max(...bars), bars.map(scale)];
+      const most = scale(highest) || 1;
+      const round = of === "pixel" ? [1, 2, 3, 4, 5, 6, 7, 8].map((power) => 10 ** power) : ticks(1, highest, 2).filter(Number.isInteger);
+      const marks = round.filter((count) => count <= highest && scale(count) / most > 0.2); // lower ones have no room
+      setText(row.scale, of === "pixel" ? " (log scale)" : "");
+      row.heights.replaceChildren(...marks.map((count) => el("span", { style: `bottom:${(100 * scale(count)) / most}%` }, count.toLocaleString("en"))));
       return [kind, scaled.map((value) => (value ? Math.max(value / most, 0.04) : 0))];
     }));
   }
@@ -177,15 +186,23 @@ class Chooser extends Page {
       const [below, above] = bars.children;
       below.setAttribute("d", Array.from({ length: cut }, (_, i) => column(i)).join(""));
       above.setAttribute("d", Array.from({ length: this.bars - cut }, (_, i) => column(cut + i)).join(""));
-      setText(words, `${Math.round(count[kind]).toLocaleString("en")} of ${total.toLocaleString("en")} at or above`);
+      const about = of === "pixel" && !this.isTold() ? "about " : "";
+      setText(words, `${about}${Math.round(count[kind]).toLocaleString("en")} of ${total.toLocaleString("en")} at or above`);
     }
     this.paintFacts(count, at, band, of);
     this.paintNear();
     this.stale();
   }
 
-  /** Exact for photos, accurate to one bin for pixels; the sentence from Python is exact for both. */
+  /** Whether Python has counted at this threshold. */
+  isTold() {
+    const [told, now] = [this.get("told"), this.get("threshold")];
+    return told.of === this.get("study").of && Math.abs(told.threshold - now) <= 1e-6 * Math.abs(now);
+  }
+
+  /** Exact for photos, and for pixels where Python has counted; until then accurate to one bin. */
   countAbove(kind, threshold, at) {
+    if (this.isTold()) return this.get("told").above[kind];
     if (this.get("study").of === "image") {
       const kindOf = ({ at: photo, label }) => (photo < 0 ? "normal" : label === null ? "unknown" : label === "good" ? "good" : "defect");
       return this.sorted.filter((photo) => photo.score >= threshold && kindOf(photo) === kind).length;
@@ -264,9 +281,7 @@ class Chooser extends Page {
 
   /** Mark the sentence from Python as stale if it belongs to another threshold. */
   stale() {
-    const told = this.get("told");
-    const stale = Math.abs(told.threshold - this.get("threshold")) > 1e-6 * Math.abs(this.get("threshold")) || told.of !== this.get("of");
-    for (const node of [this.sentence, this.remarks]) node.classList.toggle("stale", stale);
+    for (const node of [this.sentence, this.remarks]) node.classList.toggle("stale", !this.isTold() || this.get("told").of !== this.get("of"));
   }
 
   paintBusy() {
