@@ -128,7 +128,7 @@ class Chooser extends Page {
     this.begin = study.start + (this.first / study.counts.normal.length) * (study.end - study.start);
     [this.line.min, this.line.max] = [this.begin, study.end];
     const across = (value) => `left:${(100 * (value - this.begin)) / (study.end - this.begin)}%`;
-    this.ticks.replaceChildren(...ticks(this.begin, study.end).map((value) => el("span", { style: across(value) }, `${value}`)));
+    this.ticks.replaceChildren(...ticks(this.begin, study.end, 6).map((value) => el("span", { style: across(value) }, `${value}`)));
     setText(this.axis, `${this.get("about").axis[study.of]}, raw distance`);
     const { normals, tested } = this.get("about");
     const unread = this.get("photos").length - photos.length;
@@ -154,7 +154,8 @@ class Chooser extends Page {
       const [highest, scaled] = [Math.max(...bars), bars.map(scale)];
       const most = scale(highest) || 1;
       const round = of === "pixel" ? [1, 2, 3, 4, 5, 6, 7, 8].map((power) => 10 ** power) : ticks(1, highest, 2).filter(Number.isInteger);
-      const marks = round.filter((count) => count <= highest && scale(count) / most > 0.2); // lower ones have no room
+      const fit = round.filter((count) => count <= highest && scale(count) / most > 0.2); // lower ones have no room
+      const marks = fit.filter((_, i) => fit.length < 4 || (fit.length - 1 - i) % 2 === 0);
       setText(row.scale, of === "pixel" ? " (log scale)" : "");
       row.heights.replaceChildren(...marks.map((count) => el("span", { style: `bottom:${(100 * scale(count)) / most}%` }, count.toLocaleString("en"))));
       return [kind, scaled.map((value) => (value ? Math.max(value / most, 0.04) : 0))];

@@ -39,7 +39,7 @@ export const brief = (value) => value.toFixed(Math.abs(value) < 10 ? 2 : 1);
 export const clamp = (value, least, most) => Math.min(Math.max(value, least), most);
 
 /** Round numbers from least to most, about so many: multiples of 1, 2 or 5 times a power of ten. */
-export function ticks(least, most, wanted = 5) {
+export function ticks(least, most, wanted) {
   const rough = Math.max((most - least) / wanted, Number.MIN_VALUE), power = 10 ** Math.floor(Math.log10(rough));
   const step = power * [1, 2, 5, 10].find((one) => one * power >= rough * 0.999);
   const first = Math.ceil(least / step), digits = Math.max(0, -Math.floor(Math.log10(step)));
