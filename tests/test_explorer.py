@@ -67,6 +67,23 @@ def test_changes_can_be_observed(explorer):
     assert explorer.threshold_rule == "hand"
 
 
+@pytest.mark.parametrize("judged", ["map", "excess"])
+@pytest.mark.parametrize("fitted", [True, False])
+def test_the_python_code_reproduces_a_view_with_a_roi(spade, demo, judged, fitted):
+    explorer = explore(spade.with_options(judged=judged, score="excess"), None if fitted else demo)
+    explorer.roi = [(60, 60.4), (60, 250), (250, 200)]
+    assert explorer.roi == [(60, 60), (60, 250), (250, 200)]
+    names = {"spade": spade.with_options(judged=judged, score="excess"), "parts": demo, "dataset": demo}
+    exec(explorer.code(), names)
+    result = names["result"]
+    np.testing.assert_array_equal(result.judged_map, explorer.result.judged_map)
+    assert result.image_score == explorer.result.image_score
+    assert 0 < result.roi.mean() < 0.5
+    explorer.roi = None
+    assert explorer.result.roi is None
+    assert "roi" not in explorer.code()
+
+
 def test_the_python_code_reproduces_the_view(explorer, spade, demo):
     explorer.index, explorer.k, explorer.sigma = 9, 3, 2
     explorer.without = [int(explorer.result.neighbours.index[0])]
@@ -454,6 +471,9 @@ def test_the_pages_code_is_one_module_without_imports():
         ("only", "layer1", "only must be a whole number of at least 0; got 'layer1'"),
         ("score", "mean", "score must be one of 'max', 'top', 'excess'; got 'mean'"),
         ("judged", "maps", "Did you mean 'map'"),
+        ("roi", "all", r"roi must be the corners of a polygon, a list of \(row, col\), or None; got 'all'"),
+        ("roi", [(1, 2), (3, 4)], r"of at least three corners \(row, col\)"),
+        ("roi", [(0, 0), (0, 9), (9, 9)], "roi must mark some of the evaluated crop"),
         ("opacity", 2, "opacity must be a number from 0 to 1; got 2."),
     ],
 )

@@ -179,6 +179,23 @@ def test_there_are_no_serious_accessibility_violations(browser, saved, scheme):
     page.close()
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_saved_page_stays_inside_a_drawn_roi(browser, spade, demo, tmp_path, scheme):
+    explorer = spade_kit.explore(spade, [demo.test[26], demo.test[0].image[:, 20:300]])
+    explorer.roi = [(60, 60), (60, 250), (250, 200)]
+    explorer.save_html(tmp_path / "page.html", photos=[0, 1])
+    with open_offline(browser, tmp_path / "page.html", color_scheme=scheme) as page:
+        shown = Shown(page)
+        score = spade.predict(demo.test[26], roi=explorer.roi).image_score
+        assert f"score {score:.2f}" in shown.root.locator(".sk-score").inner_text()
+        assert shown.root.locator(".sk-roi code").inner_text() == "roi = [(60, 60), (60, 250), (250, 200)]"
+        shown.press("next photo")
+        shown.root.locator(".sk-roi", has_text="320 x 280 px and is judged without it").wait_for(timeout=2000)
+        results = Axe().run(page)
+        grave = [found for found in results.response["violations"] if found["impact"] in ("serious", "critical")]
+        assert not grave, results.generate_report()
+
+
 @pytest.mark.parametrize("width", [760, 1600])
 def test_nothing_is_cut_off_at_any_width(browser, saved, width):
     page = browser.new_page(viewport={"width": width, "height": 900})

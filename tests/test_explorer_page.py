@@ -2,10 +2,11 @@
 
 import json
 from base64 import b64encode
+from fractions import Fraction
 
 import numpy as np
 import pytest
-from browsing import RUN_ALL, Notebook, Shown, read_canvas
+from browsing import INSIDE, RUN_ALL, Notebook, Shown, read_canvas
 from PIL import Image
 
 from spade_kit.widgets._shared.encoding import colour_table
@@ -18,7 +19,7 @@ ex = spade_kit.explore(spade, parts)
 def reset(index=0):
     for name, value in ex.about["start"].items():
         setattr(ex, name, value)
-    ex.index, ex.pinned, ex.alone = index, False, False
+    ex.index, ex.pinned, ex.alone, ex.roi = index, False, False, None
     ex.finish()
 """
 CELLS = (START, "ex")
@@ -712,6 +713,129 @@ def test_sliders_move_by_keys(notebook, shown, spade, demo):
     shown.page.keyboard.press("ArrowLeft")
     notebook.until("ex.k", 3)
     assert_shows(shown, shown.map, spade.predict(demo.test[0]).with_k(3).anomaly_map, notebook)
+
+
+# ---- where to look ---------------------------------------------------------------------------------------------------
+
+
+def on_photo(*places):
+    """The nearest pixels of a demo image, 320 px, to pixels of its crop: the middle 224 px of 256."""
+    return [[round(Fraction(2 * at + 1 + 32, 2) * Fraction(320, 256) - Fraction(1, 2)) for at in one] for one in places]
+
+
+def drawn(stage, mark: str) -> np.ndarray:
+    return np.array(stage.locator(f"{mark} .ink").evaluate(INSIDE), bool).reshape(224, 224)
+
+
+def test_a_roi_is_drawn_by_mouse_and_kept_as_python(notebook, shown, spade, demo):
+    mouse, code = shown.page.mouse, shown.root.locator(".sk-roi code")
+    shown.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    shown.press("draw roi")
+    for place in [(30, 20), (40, 200), (190, 180), (100, 100)]:
+        shown.click(shown.photo, *place)
+    shown.page.keyboard.press("Backspace")
+    shown.click(shown.photo, 200, 60)
+    shown.hover(shown.photo, 200, 60)
+    mouse.down()
+    shown.hover(shown.photo, 180, 40)
+    mouse.up()
+    assert notebook.ask("[ex.roi, ex.pinned]") == [None, False]
+    shown.hover(shown.photo, 120, 10)
+    edge = shown.photo.locator(".sk-draft .ink").get_attribute("d")
+    assert edge.endswith("L10.5,120.5Z")
+    shown.click(shown.photo, 30, 20)  # the first corner closes
+    corners = on_photo((30, 20), (40, 200), (190, 180), (180, 40))
+    notebook.until("ex.roi", corners)
+    shown.settle()
+    assert shown.photo.locator(".sk-draft circle").count() == 0
+    shown.press("copy the roi as Python")
+    assert shown.page.evaluate("navigator.clipboard.readText()") == code.inner_text()
+    assert notebook.execute(f"{code.inner_text()}; print(roi == ex.roi)") == "True"
+
+    for index in (0, 26):
+        notebook.execute(f"ex.index = {index}")
+        shown.settle()
+        result = spade.predict(demo.test[index], roi=corners)
+        threshold = float(np.quantile(result.anomaly_map[result.roi], 0.9))
+        shown.slide("threshold", threshold)
+        shown.root.locator(".sk-score", has_text=f"score {result.image_score:.2f}").wait_for(timeout=2000)
+        assert (drawn(shown.photo, ".sk-found") != result.segmentation(threshold)).mean() < 0.002
+        assert (drawn(shown.map, ".sk-border") == result.roi).mean() < 0.002  # all outside is dimmed
+        regions = result.regions(threshold)
+        rows = shown.root.locator(".sk-regions tbody tr").all_inner_texts()
+        assert len(rows) == len(regions)
+        assert [row.split()[1] for row in rows[:1]] == [f"{regions.area[1]:,.0f}"]
+    notebook.execute("ex.finish()")
+    assert notebook.ask("ex.scores[26]") == [pytest.approx(result.image_score, rel=1e-5), True]
+    shown.press("copy as Python")
+    notebook.execute(shown.page.evaluate("navigator.clipboard.readText()"))
+    assert notebook.ask("[bool((result.roi == ex.result.roi).all()), result.image_score == ex.result.image_score]") == [
+        True, True,
+    ]  # fmt: skip
+    fitted = "spade_kit.SPADE().fit(parts.train[:3], roi=ex.roi).predict(parts.test[26]).roi"
+    assert notebook.ask(f"bool(({fitted} == ex.result.roi).all())")
+
+    shown.press("clear")
+    notebook.until("ex.roi", None)
+    shown.settle()
+    whole = spade.predict(demo.test[26]).image_score
+    shown.root.locator(".sk-score", has_text=f"score {whole:.2f}").wait_for(timeout=2000)
+    assert code.inner_text() == shown.map.locator(".sk-border .ink").get_attribute("d") == ""
+
+
+def test_a_roi_is_drawn_by_keys(notebook, shown, spade, demo):
+    notebook.execute("ex.probe = (100, 100); ex.pinned = False")
+    shown.settle()
+    keyboard, remark = shown.page.keyboard, shown.root.locator(".sk-roi [role=status]")
+    pencil = shown.root.get_by_role("button", name="draw roi")
+
+    def type_keys(*keys: str) -> None:
+        for key in keys:
+            keyboard.press(key)
+
+    pencil.focus()
+    type_keys("Enter", "Space", "Shift+ArrowDown", "Space", "Enter")
+    assert remark.inner_text() == "Corners: 2 of at least 3"
+    type_keys("Escape")
+    assert (pencil.get_attribute("aria-pressed"), remark.inner_text()) == ("false", "")
+    assert notebook.ask("ex.roi") is None
+    pencil.focus()
+    type_keys("Enter", "Space", "ArrowUp", "Space", "Backspace", "Shift+ArrowRight", "Space", "Shift+ArrowDown")
+    assert remark.inner_text() == "Corners: 2 of at least 3"
+    type_keys("Space", "Enter")
+    corners = on_photo((116, 100), (112, 116), (128, 116))
+    notebook.until("ex.roi", corners)
+    shown.settle()
+    assert notebook.ask("ex.result.image_score") == spade.predict(demo.test[0], roi=corners).image_score
+    type_keys("Enter")  # pins again
+    notebook.until("[ex.probe, ex.pinned]", [[128, 116], True])
+
+
+def test_a_drawn_roi_can_be_changed_and_left(notebook, shown):
+    corners = [[60, 60], [60, 250], [250, 200]]
+    notebook.execute(f"ex.roi = {corners}")
+    shown.settle()
+    shown.press("draw roi")
+    shown.click(shown.photo, 150, 40)
+    shown.page.keyboard.press("Escape")
+    assert shown.root.locator(".sk-roi code").inner_text() == "roi = [(60, 60), (60, 250), (250, 200)]"
+    shown.press("draw roi")
+    shown.click(shown.photo, 150, 40)
+    shown.page.keyboard.press("Enter")
+    notebook.until("ex.roi", corners + on_photo((150, 40)))
+
+
+def test_a_photo_of_another_size_is_judged_without_the_roi_and_says_so(notebook, shown):
+    notebook.execute("ex.roi = [(60, 60), (60, 250), (250, 200)]; ex.show(parts.test[0].image[:, 20:300])")
+    shown.settle()
+    said = "This roi is for photos of 320 x 320 px. This one has 320 x 280 px and is judged without it."
+    shown.root.locator(".sk-roi", has_text=said).wait_for(timeout=2000)
+    assert notebook.ask("ex.result.roi is None")
+    assert shown.map.locator(".sk-border .ink").get_attribute("d") == ""
+    notebook.execute("ex.index = 0")
+    shown.settle()
+    assert notebook.ask("ex.result.roi is not None")
+    assert (drawn(shown.map, ".sk-border")).any()
 
 
 # ---- more than one, and none -----------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ class Crop:
                 "load_backbone(..., crop=None)."
             )
         roi.setflags(write=False)  # images may share it
-        return self if roi.all() else replace(self, roi=roi)
+        return replace(self, roi=None if roi.all() else roi)
 
     def on_photo(self, places: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
         """Positions (row, col) of the crop on the original image; whole numbers are pixel centres on both."""

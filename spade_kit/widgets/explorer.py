@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import traitlets
 from matplotlib.figure import Figure
 
 from spade_kit._arguments import check_count, check_number, choose, hold_warnings, warn
+from spade_kit.datasets.roi import Roi, check_corners
 from spade_kit.datasets.samples import Dataset, Photo
 from spade_kit.figures.results import draw_explanation
 from spade_kit.figures.style import SCALE
@@ -24,7 +26,7 @@ from spade_kit.result import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared import encoding
 from spade_kit.widgets._shared.base import MISTAKES, Checked, Index, Live, Probe, check_distance, check_rate
-from spade_kit.widgets._shared.caches import Recent, Request, Results, Scores, judge_normals
+from spade_kit.widgets._shared.caches import Recent, Request, Results, Scores, judge_normals, look_within
 from spade_kit.widgets._shared.edits import Corrections
 from spade_kit.widgets._shared.export import fit_crops
 from spade_kit.widgets._shared.images import ImageList, find_name, read_upload
@@ -78,6 +80,10 @@ class Explorer(Live, page="explorer.js"):
     without, only
         Excluded training images; the only training image to compare with, or None for all. Choosing another image
         resets ``only``.
+    roi
+        The corners of a polygon, a list of (row, col) in pixels of the original image, or None. All images of the size
+        of the one that it is drawn on are judged within it, as by ``spade.predict(image, roi=roi)``; thresholds remain
+        those of the fit. `SPADE.fit` takes it as it is.
     opacity
         Opacity of the map over the image.
     alone
@@ -85,7 +91,7 @@ class Explorer(Live, page="explorer.js"):
     """
 
     MOVABLE = ("index", "k", *_OPTIONS, "sigma", "score", "judged", "threshold", "threshold_rule",
-               "probe", "pinned", "opacity", "alone")  # fmt: skip
+               "probe", "pinned", "roi", "roi_size", "opacity", "alone")  # fmt: skip
     TOLD = ("gallery", "photos", "normals", "placed", "scores", "as_python")
     MESSAGES = Live.MESSAGES | {"normals": "images", "upload": "name part parts buffers",
                                 "add": "", "remove": "image", "undo": "", "ask": ""}  # fmt: skip
@@ -105,6 +111,8 @@ class Explorer(Live, page="explorer.js"):
     pinned = traitlets.Bool(False).tag(sync=True)
     without = Checked((), lambda self, images: self._check_without(images))
     only = Checked(None, lambda self, value: None if value is None else self.spade.gallery.check_index(value, "only"))
+    roi = Checked(None, lambda _, value: _check_roi(value))
+    roi_size = Checked(None, lambda _, value: value and tuple(value))  # of the images that it holds for, set with it
     opacity = Checked(0.35, lambda _, value: check_number("opacity", value, "a number from 0 to 1", least=0, most=1))
     alone = traitlets.Bool(False).tag(sync=True)
 
@@ -187,7 +195,7 @@ class Explorer(Live, page="explorer.js"):
     @property
     def result(self) -> Result:
         """The result of the current view."""
-        wanted = self.index, self._request(self.k), self._request_of_all
+        wanted = self.index, self._request(self.k), self._request_of_all, self._drawn
         return self._narrowed.find(wanted, lambda: self._narrow(self._find(self.index)))
 
     @property
@@ -200,9 +208,14 @@ class Explorer(Live, page="explorer.js"):
         return None if apart or self.only is not None else self.threshold
 
     def _narrow(self, full: Result) -> Result:
-        """Apply the current K, sigma, score and judged map to the result of `_find`."""
+        """Apply the current K, sigma, score, judged map and roi to the result of `_find`."""
         fewer = full.with_k(self.k) if self.k < len(full.neighbours) else full
-        return self._request_of_all.judge.judge(fewer.source, fewer.among, fewer)
+        return look_within(self._request_of_all.judge.judge(fewer.source, fewer.among, fewer), self._drawn)
+
+    @property
+    def _drawn(self) -> Roi | None:
+        """The roi that was set here, for images of its size."""
+        return None if self.roi is None else Roi(self.roi_size, corners=tuple(self.roi))
 
     def _judged_map(self, result: Result) -> np.ndarray:
         """The judged map; the map itself until it is known what is taken off."""
@@ -312,10 +325,11 @@ class Explorer(Live, page="explorer.js"):
         changed = [name for name in ("k", *_SEARCH, *_READ) if getattr(self, name) != start[name]]
         options = ", ".join(f"{name}={getattr(self, name)!r}" for name in changed)
         lines = ["import spade_kit", "" if self._named else "# spade as in spade_kit.explore(spade, ...)"]
-        lines += [self.images.origin(self.index, self._normal_at(self.index))]
+        normal, drawn = self._normal_at(self.index), self.roi is not None and self.roi_size == self.result.crop.photo
+        lines += [self.images.origin(self.index, None if drawn else normal), f"roi = {self.roi}" if drawn else ""]
         name, corrections = self._corrections.code(self._named or "spade")
         judge = name + (f".with_options({options})" if options else "")
-        lines += [*corrections, f"result = {self.images.describe(self.index, judge, self._normal_at(self.index))}"]
+        lines += [*corrections, f"result = {self.images.describe(self.index, judge, normal, drawn)}"]
         if self.only is not None:
             lines += [f"result = result.with_normals([{self.only}])"]
         elif self.without:
@@ -362,6 +376,8 @@ class Explorer(Live, page="explorer.js"):
     def _reconcile(self, changed: set[str], by_page: bool) -> None:
         if "index" in changed:
             self.only = None
+        if "roi" in changed:
+            self.roi_size = None if self.roi is None else self._find(self.index).crop.photo
         if "probe" in changed and not by_page:
             self.pinned = True
         if "threshold" in changed and not by_page:
@@ -399,10 +415,12 @@ class Explorer(Live, page="explorer.js"):
         request, told, can_undo = self._request(), self._corrections.tell(), self._corrections.can_undo
         with self._without_events(), self.hold_sync():
             self.gallery = {"normals": len(self.spade), "corrected": told, "undo": can_undo}
+            new = self._seen[0] != self.index
+            if new or self.photo["drawn"] != [self.roi, self.roi_size]:
+                self.photo = self._pack_photo(self.index, self._find(self.index))
             if self._seen != (self.index, request):
                 full = self._find(self.index)
-                if self._seen[0] != self.index:
-                    self.photo = self._pack_photo(self.index, full)
+                if new:
                     self.probe = self._place_probe(encoding.find_highest(self._judged_map(self.result)))
                 self.neighbours = self._pack_neighbours(full)
                 self.matches = self._pack_matches(self.index, full)
@@ -412,7 +430,7 @@ class Explorer(Live, page="explorer.js"):
                 self.layers_alone = self._pack_alone(self.index, self.result)
             self._refresh_normals()
             self._conclude()
-        to_do = (self.index, self._request_of_all, self.threshold_rule, len(self.images))
+        to_do = (self.index, self._request_of_all, self._drawn, self.threshold_rule, len(self.images))
         if self._to_do != to_do:
             self._to_do = to_do
             self._background.restart()
@@ -463,7 +481,8 @@ class Explorer(Live, page="explorer.js"):
         return {"index": index, "options": {name: getattr(self, name) for name in _OPTIONS}}
 
     def _pack_photo(self, index: int, full: Result) -> dict[str, Any]:
-        return {"index": index, "normal": self._normal_at(index), **encoding.pack_photo(full, full.mask)}
+        photo = encoding.pack_photo(look_within(full, self._drawn), full.mask)
+        return {"index": index, "normal": self._normal_at(index), "drawn": [self.roi, self.roi_size], **photo}
 
     def _pack_neighbours(self, full: Result) -> dict[str, Any]:
         numbers = full.neighbours.index.tolist()
@@ -521,7 +540,8 @@ class Explorer(Live, page="explorer.js"):
     @property
     def _request_of_scores(self) -> Request:
         """The options that affect the scores of images; best F1 needs their judged maps, too."""
-        return self._request_of_all if self.threshold_rule == "f1" else self._request_of_all.replace(judged="map")
+        request = replace(self._request_of_all, roi=self._drawn)
+        return request if self.threshold_rule == "f1" else request.replace(judged="map")
 
     def _send_normals(self, request: Request, known: NormalScores, score: str, stale: bool = False) -> None:
         self._known, self._known_of = known, request
@@ -593,7 +613,7 @@ class Explorer(Live, page="explorer.js"):
         self._scores.start(request)
         judge, missing = request.judge, self._scores.missing()
         for index in missing:
-            self._scores.take((yield partial(self._scores.score, index, judge)))
+            self._scores.take((yield partial(self._scores.score, index, judge, request.roi)))
             if index % _BATCH == 0:
                 self.scores = self._scores.pack()
         if missing:
@@ -655,6 +675,15 @@ class Explorer(Live, page="explorer.js"):
         state = self._saved() | {"index": self.index if self.index in indexes else indexes[0]}
         thumbs = self.images.thumbs(indexes)
         return self._frame(self.images.name(state["index"]), state=state, photos=saved, thumbs=thumbs, normals=normals)
+
+
+def _check_roi(value: Any) -> list[tuple[float, float]] | None:
+    """The corners of a polygon, or None."""
+    if value is None:
+        return None
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise ValueError(f"roi must be the corners of a polygon, a list of (row, col), or None; got {value!r:.80}.")
+    return [(round(row), round(col)) for row, col in check_corners(value)]
 
 
 def _bytes_in(value: Any) -> int:

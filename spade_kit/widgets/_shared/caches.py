@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from spade_kit.datasets.roi import Roi
 from spade_kit.evaluation.metrics import f1_threshold
 from spade_kit.gallery.calibration import Calibration
 from spade_kit.options import Options
@@ -60,6 +61,7 @@ class Request:
     options: Options
     without: tuple[int, ...] = ()  # excluded training images
     only: int | None = None  # the only training image to search
+    roi: Roi | None = None  # drawn on the images; only their scores depend on it
 
     @property
     def judge(self) -> SPADE:
@@ -77,6 +79,13 @@ class Request:
 
     def replace(self, **options: Any) -> Request:
         return replace(self, options=self.options.replace(**options))
+
+
+def look_within(result: Result, roi: Roi | None) -> Result:
+    """The result within another roi, if that is for images of its size."""
+    if roi is None or roi.size != result.crop.photo:
+        return result
+    return replace(result, source=replace(result.source, crop=result.crop.within(roi.mask)))
 
 
 def request_for(spade: SPADE) -> Request:
@@ -167,12 +176,12 @@ class Scores:
     def missing(self) -> list[int]:
         return [index for index in range(len(self._images)) if index not in self.fresh]
 
-    def score(self, index: int, judge: SPADE) -> Score:
-        """Judge an image; if only sigma, the score or the judged map has changed, reuse the known distances."""
+    def score(self, index: int, judge: SPADE, roi: Roi | None = None) -> Score:
+        """Judge an image, within a roi; if only sigma, the score or the judged map has changed, reuse the distances."""
         known = self.known.get(index)
         if known is None or known.distance is None:
             try:
-                return Score.of(index, self._images.judge(index, judge))
+                return Score.of(index, look_within(self._images.judge(index, judge), roi))
             except (ValueError, OSError):
                 return Score(index)
         options, level = judge.options, None

@@ -162,12 +162,16 @@ class ImageList:
         sample = self._spade.gallery.normals[photo].sample
         return f"photo = {str(sample.path)!r}" if sample else f"# photo as normal {photo} was fitted"
 
-    def describe(self, index: int, name: str, normal: int | None) -> str:
-        """The call that judges the image with a SPADE of this name; ``normal`` is its index if it is fitted."""
-        if normal is not None:
-            return f"{name}.predict_left_out({normal})"
+    def describe(self, index: int, name: str, normal: int | None, drawn: bool = False) -> str:
+        """The call that judges the image with a SPADE of this name, within the variable ``roi`` if one is ``drawn``.
+
+        ``normal`` is its index if it is fitted.
+        """
         photo = self._listed[index].photo
-        return f"{name}.predict({'photo' if isinstance(photo, int) else self._listed[index].expression})"
+        given = ("photo" if isinstance(photo, int) else self._listed[index].expression) + (", roi=roi" if drawn else "")
+        if normal is None:
+            return f"{name}.predict({given})"
+        return f"{name}.judge({name}.read({given}))" if drawn else f"{name}.predict_left_out({normal})"
 
 
 def _check_photo(photo: Photo) -> Photo:

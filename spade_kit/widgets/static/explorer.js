@@ -5,6 +5,7 @@ import { Matches, cellOf, contour, decodeAlone, decodeLevel, degrees, inside, me
 import { Pane, Patch } from "./pane.js";
 import { Choice, Slider, button } from "./controls.js";
 import { MapPage } from "./map_page.js";
+import { Polygon } from "./polygon.js";
 import { Readout, tellAngle } from "./readout.js";
 import { Regions, findRegions } from "./regions.js";
 import { Retrieved } from "./retrieved.js";
@@ -68,7 +69,12 @@ class Explorer extends MapPage {
       leave: () => this.leave(),
       pin: (row, col) => this.pin([row, col]),
     };
-    this.photo = new Pane("Photo", { ...pointed, key: (event) => this.key(event), letGo: () => this.retrieved.choose(null) });
+    const drawn = {
+      press: (row, col) => this.polygon.press([row, col]),
+      pin: (row, col) => (this.polygon.corners ? this.polygon.click([row, col]) : this.pin([row, col])),
+    };
+    this.photo = new Pane("Photo", { ...pointed, ...drawn, key: (event) => this.key(event), letGo: () => this.retrieved.choose(null) });
+    this.polygon = new Polygon(this.photo, { put: (roi) => this.put({ roi_size: roi && this.shown.photo.crop.photo, roi }), copy: (pressed, text) => this.copyText(pressed, text) });
     this.map = new Pane("Anomaly map", { ...pointed, letGo: () => this.put({ only: null, without: [] }) });
     this.map.chip.classList.add("python");
     this.maps = [["map", "The distances themselves"], ["excess", EXCESS]].map(([judged, help]) => button(judged, help, () => this.judgeBy(judged)));
@@ -184,7 +190,7 @@ class Explorer extends MapPage {
     this.place = el("div", { class: "sk-row sk-place" }, el("span", { class: "sk-heading" }, "Place"), this.asker, this.placed);
     this.retrieved.head.append(this.correcting);
     this.root.append(head, this.problem, this.strip.node, controls,
-      el("div", { class: "sk-views" }, this.photo.figure, this.map.figure, this.normal.figure, this.regions.node),
+      el("div", { class: "sk-views" }, this.photo.figure, this.map.figure, this.normal.figure, this.polygon.node, this.regions.node),
       el("div", { class: "sk-row" }, el("span", { class: "sk-heading" }, "Layers"), switcher, this.combining.node, this.weighing.node, this.marks, this.layersRemark),
       el("div", { class: "sk-below" }, el("div", { class: "sk-layers", style: `--columns: ${columnsFor(this.layers.length)}` }, ...this.layers.map((layer) => layer.pane.figure)), el("div", { class: "sk-why" }, close, this.readout.node)),
       this.retrieved.head, this.retrieved.strip.node, this.place,
@@ -206,6 +212,7 @@ class Explorer extends MapPage {
       "change:opacity": () => this.paintOpacity(),
       "change:placed change:normals": () => this.paintPlace(),
       "change:probe change:pinned": () => this.paintProbe(),
+      "change:roi": () => this.paintPolygon(),
       "change:photos": () => this.paintPhotos(),
       "change:scores": () => this.paintScores(),
       [["index", ...OPTIONS].map((name) => `change:${name}`).join(" ")]: () => this.paintOptions(),
@@ -253,6 +260,9 @@ class Explorer extends MapPage {
     for (const pane of [this.photo, this.map]) pane.outline("truth", truth);
     this.legend.classList.toggle("known", Boolean(photo.mask));
     this.roi = roiOf(photo);
+    const border = this.roi ? `M-9-9H${W + 9}V${H + 9}H-9Z${contour(this.roi, H, W, 0.5)}` : "";
+    for (const pane of [this.photo, this.map]) pane.outline("border", border);
+    this.paintPolygon();
     this.paintMaps();
     this.paintOptions();
     this.paintOpacity();
@@ -312,6 +322,7 @@ class Explorer extends MapPage {
   }
 
   key(event) {
+    if (this.polygon.key(event.key, this.hovered ?? this.get("probe"))) return event.preventDefault();
     const direction = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
     if (direction && this.shown) {
       const [H, W] = this.shown.photo.size;
@@ -336,6 +347,7 @@ class Explorer extends MapPage {
     else if (event.key === "?") this.toggleHelp();
     else if (event.key === "Escape") {
       if (!this.help.hidden) this.toggleHelp();
+      else if (this.polygon.corners) this.polygon.stop();
       else if (this.get("pinned")) this.put({ pinned: false });
       else if (this.retrieved.chosen !== null) this.retrieved.choose(null);
       else if (this.get("only") !== null && !this.disconnected) this.put({ only: null });
@@ -601,6 +613,13 @@ class Explorer extends MapPage {
     setText(this.placed, text ? `${text}\n${this.about.advice}` : asked ? "asking the normal photos…" : "does what is normal depend on place, and do parts lie alike?");
   }
 
+  /** The drawn roi and what it is for. */
+  paintPolygon() {
+    if (!this.shown) return;
+    this.polygon.show(this.shown.photo.crop, this.get("roi"), this.get("roi_size"));
+    this.paintBusy();
+  }
+
   paintOpacity() {
     this.photo.over.style.opacity = this.get("opacity");
     this.sliders.opacity.show(this.get("opacity"));
@@ -634,6 +653,7 @@ class Explorer extends MapPage {
     const covered = k >= this.matches.least && k <= this.matches.most;
     const awaited =
       this.get("index") !== matches.index ||
+      !same([this.get("roi"), this.get("roi_size")], this.shown.photo.drawn) ||
       OPTIONS.some((name) => !same(this.get(name), matches.options[name])) ||
       (!covered && matches.asked_k !== k) ||
       (this.get("alone") && !this.aloneNow());
@@ -740,6 +760,7 @@ class Explorer extends MapPage {
       pane.point("pinned", pin?.place);
       pane.point("hovered", hover?.place);
     }
+    this.polygon.move(seen.place);
     this.regions.mark(pin?.place);
     if (this.unpin.hidden === pinned) this.unpin.hidden = !pinned;
     const { part } = this.retrieved;

@@ -17,17 +17,18 @@ export class Pane {
   /**
    * @param {string} name accessible name of the picture
    * @param {object} on ``hover(row, col)``, ``leave()``, ``pin(row, col)``, ``key(event)``; null for a static pane.
-   *  ``letGo()`` when its chip is pressed
+   *  ``letGo()`` when its chip is pressed; ``press(row, col)``, true if the pointer is to be followed outside, too
    */
   constructor(name, on = null) {
     this.canvas = el("canvas", { class: "base", role: "img", "aria-label": name });
     this.over = el("canvas", { class: "over", "aria-hidden": "true" });
     this.veil = el("canvas", { class: "veil", "aria-hidden": "true" });
     this.truth = svg("g", { class: "sk-truth" }, svg("path", { class: "halo" }), svg("path", { class: "ink" }));
+    this.border = svg("g", { class: "sk-border" }, svg("path", { class: "dim" }), svg("path", { class: "ink" })); // of the roi
     this.found = svg("g", { class: "sk-found" }, svg("path", { class: "halo" }), svg("path", { class: "ink" }));
     this.dots = svg("g", { class: "sk-dots" });
     this.rings = Object.fromEntries(["pinned", "hovered"].map((kind) => [kind, ring(kind)]));
-    this.marks = svg("svg", { class: "marks", "aria-hidden": "true", preserveAspectRatio: "none" }, this.dots, this.truth, this.found, ...Object.values(this.rings));
+    this.marks = svg("svg", { class: "marks", "aria-hidden": "true", preserveAspectRatio: "none" }, this.border, this.dots, this.truth, this.found, ...Object.values(this.rings));
     this.numbers = el("div", { class: "sk-numbers", "aria-hidden": "true" });
     this.stage = el("div", { class: "sk-stage" }, this.canvas, this.over, this.veil, this.marks, this.numbers);
     this.title = el("span", { class: "sk-title" });
@@ -96,6 +97,7 @@ export class Pane {
     let under = null; // clicks have whole screen pixels and may be off by one from the hovered place
     this.stage.addEventListener("pointermove", (event) => on.hover(...(under = place(event))));
     this.stage.addEventListener("pointerleave", () => on.leave((under = null)));
+    if (on.press) this.stage.addEventListener("pointerdown", (event) => on.press(...(under ?? place(event))) && this.stage.setPointerCapture(event.pointerId));
     this.stage.addEventListener("click", (event) => on.pin(...(under ?? place(event))));
     if (on.key) {
       this.stage.tabIndex = 0;
