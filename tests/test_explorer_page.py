@@ -820,9 +820,13 @@ def test_a_drawn_roi_can_be_changed_and_left(notebook, shown):
     shown.page.keyboard.press("Escape")
     assert shown.root.locator(".sk-roi code").inner_text() == "roi = [(60, 60), (60, 250), (250, 200)]"
     shown.press("draw roi")
+    shown.hover(shown.photo, 32, 32)  # the first corner, at (31.9, 31.9): moving it does not close
+    shown.page.mouse.down()
+    shown.hover(shown.photo, 20, 25)
+    shown.page.mouse.up()
     shown.click(shown.photo, 150, 40)
     shown.page.keyboard.press("Enter")
-    notebook.until("ex.roi", corners + on_photo((150, 40)))
+    notebook.until("ex.roi", on_photo((20, 25)) + corners[1:] + on_photo((150, 40)))
 
 
 def test_a_photo_of_another_size_is_judged_without_the_roi_and_says_so(notebook, shown):

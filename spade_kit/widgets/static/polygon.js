@@ -4,7 +4,7 @@ import { clamp, el, setText, svg } from "./dom.js";
 import { button } from "./controls.js";
 
 const REACH = 5; // from a corner, on a map of 224 pixels: within it a press takes hold of the corner
-const STEPS = "Click to place corners, drag to move one; Enter or a click on the first corner closes, Backspace removes the last, Esc leaves. By keys: arrows, Space.";
+const STEPS = "Click to place corners, drag to move one; Enter or a click on the first closes, Backspace removes the last, Esc leaves. By keys: arrows, Space.";
 const HOLDS = "Photos of this size are judged inside. Thresholds stay those of the fit; fit with roi=roi to find them inside, too.";
 
 export class Polygon {
@@ -18,7 +18,7 @@ export class Polygon {
     this.copying = button("copy", "Copy the roi as Python", () => on.copy(this.copying, this.code.textContent), { "aria-label": "copy the roi as Python" });
     this.code = el("code");
     [this.remark, this.steps] = [el("p", { class: "sk-remark", role: "status" }), el("p", { class: "sk-remark" }, STEPS)];
-    this.node = el("div", { class: "sk-roi" }, el("div", { class: "sk-group" }, this.pencil, this.clearing, this.copying), this.code, this.remark, this.steps);
+    this.node = el("div", { class: "sk-roi" }, el("div", { class: "sk-group" }, this.pencil, this.clearing, this.copying), this.steps, this.code, this.remark);
   }
 
   /** Show the roi for a photo of this crop. @param {Array} roi its corners, or null; @param {Array} size of the photos that it is for */
