@@ -120,9 +120,107 @@ def test_visa_is_read_by_its_official_split(put):
     assert found(dataset.test) == [("good", "0002.JPG", None), ("anomaly", "000.JPG", "000.png")]
     assert dataset.layout == "VisA, official split of one class"
     with pytest.raises(
-        FileNotFoundError, match=r"contains all of VisA: candle, capsules\. Load one object, .*candle'\)"
+        FileNotFoundError, match=r"must list images of .*; it lists candle, capsules\. Load one of them, .*candle'\)"
     ):
         load_dataset(root)
+
+
+def write_visa(put, *rows: str) -> Path:
+    """Two normal images for training and one good and two defective ones, and a table with these rows."""
+    names = [
+        f"candle/Data/Images/{name}.JPG" for name in ("Normal/0", "Normal/1", "Normal/2", "Anomaly/0", "Anomaly/1")
+    ]
+    root = put(*names, *(f"candle/Data/Masks/Anomaly/{at}.png" for at in (0, 1)))
+    (root / "split_csv").mkdir()
+    lines = (row.replace("Images", "candle/Data/Images").replace("Masks", "candle/Data/Masks") for row in rows)
+    head = "object,split,label,image,mask"
+    (root / "split_csv/1cls.csv").write_text("\n".join([head, *(f"candle,{line}" for line in lines)]))
+    return root / "candle"
+
+
+TRAINED = "train,normal,Images/Normal/0.JPG,", "train,normal,Images/Normal/1.JPG,"
+BROKEN = "test,anomaly,Images/Anomaly/0.JPG,Masks/Anomaly/0.png"
+
+
+def test_images_that_the_table_of_visa_does_not_list_are_counted(put):
+    dataset = load_dataset(write_visa(put, *TRAINED, BROKEN))
+    assert "2 images not used: Anomaly/1.JPG, Normal/2.JPG." in dataset.remarks
+    assert "1 mask not used: Anomaly/1.png." in dataset.remarks
+
+
+def test_numbers_of_visa_are_labels(put):
+    rows = (row.replace("normal", "0").replace("anomaly", "1") for row in (*TRAINED, BROKEN))
+    dataset = load_dataset(write_visa(put, *rows))
+    assert {sample.label for sample in dataset.train} == {"good"}
+    assert [sample.label for sample in dataset.test] == ["1"]
+    assert "Labels of 1cls.csv are numbers: 0 counts as good." in dataset.remarks
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        (
+            "train,anomaly,Images/Anomaly/1.JPG,",
+            r"1cls\.csv puts .*Anomaly/1\.JPG, a 'anomaly' image, among the normal",
+        ),
+        ("test,normal,Images/Anomaly/0.JPG,", r"must give each image one label; got 'anomaly' and 'good' for .*0\.JPG"),
+        ("test,normal,Images/lot/../Anomaly/0.JPG,", r"must give each image one label; got 'anomaly' and 'good'"),
+        ("val,normal,Images/Normal/2.JPG,", r"split of .*Normal/2\.JPG in 1cls\.csv must be one of 'train', 'test'"),
+    ],
+)
+def test_rows_of_visa_that_contradict_are_refused(put, row, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        load_dataset(write_visa(put, *TRAINED, BROKEN, row))
+
+
+def test_a_table_of_visa_without_rows_is_refused(put):
+    with pytest.raises(
+        FileNotFoundError, match=r"1cls\.csv must list images of .*candle; it lists nothing\. Unpack it"
+    ):
+        load_dataset(write_visa(put))
+
+
+def test_defects_of_a_table_without_a_mask_are_reported(put):
+    folder = put(*(f"{at}.png" for at in range(4)), "m.png")
+    rows = ["0.png,good,train,", "1.png,bent,test,m.png", "2.png,bent,test,", "3.png,good,test,"]
+    (folder / "list.csv").write_text("\n".join(["path,label,split,mask", *rows]))
+    assert load_dataset(folder / "list.csv").remarks == ("1 defect image without a mask: set/2.png.",)
+
+
+@pytest.mark.parametrize("name", ["{}.jfif", "{}.heic", "{}"])
+@pytest.mark.parametrize(
+    ("images", "place"),
+    [
+        (("good/0.png", "good/1.png"), "bad"),
+        (("train/good/0.png", "test/good/0.png"), "test/crack"),
+        (("train/good/0.png", "test/dent/cam1/0.png"), "test/dent/cam2"),
+        (("train/good/0.png",), "train/good/cam2"),
+        (("0.png",), "more"),
+    ],
+)
+def test_images_with_an_unknown_extension_alone_in_their_folder_are_counted(put, images, place, name):
+    folder = put(*images, f"{place}/part.png")
+    (folder / place / "part.png").rename(folder / place / name.format("part"))
+    (folder / place / "notes.txt").write_text("nothing")
+    if place == "bad":
+        (folder / "bad").rename(folder / "nok")
+        place = "nok"
+    dataset = load_dataset(folder)
+    told = f"1 file with an unknown extension not used: {Path(place).name}/{name.format('part')}."
+    assert told in dataset.remarks
+    assert dataset.skipped == 1
+
+
+@pytest.mark.parametrize("mask", ["masks/bad/0_mask.png", "masks/0.png", "bad_masks/0.png", "bad/0_mask.png"])
+def test_folders_of_test_images_have_their_masks_in_the_usual_places(put, mask):
+    folder = put("good/0.png", "bad/0.png", mask)
+    dataset = load_dataset(train=folder / "good", test=folder / "bad")
+    expected = None if mask.startswith("bad_masks") else folder / mask
+    assert [sample.mask_path for sample in dataset.test] == [expected]
+    whole = put("train/good/0.png", "test/dent/0.png", "ground_truth/dent/0_mask.png")
+    for test in ("test", "test/dent"):
+        dataset = load_dataset(train=whole / "train/good", test=whole / test)
+        assert [sample.mask_path for sample in dataset.test] == [whole / "ground_truth/dent/0_mask.png"]
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
@@ -671,7 +769,10 @@ def test_missing_values_of_a_table_are_no_labels_and_no_masks(put):
     assert found(dataset.train) == [("good", "0.png", None)]
     assert [sample.label for sample in dataset.test] == [None, None, None, "bent"]
     assert [sample.mask_path is not None for sample in dataset.test] == [False, True, False, False]
-    assert dataset.remarks == ("1 row of list.csv without a label: 1 in train, as good, and 0 in test.",)
+    assert dataset.remarks == (
+        "1 row of list.csv without a label: 1 in train, as good, and 0 in test.",
+        "1 defect image without a mask: set/4.png.",
+    )
 
 
 def test_an_image_that_nobody_labelled_is_no_normal_image(put):
@@ -792,12 +893,12 @@ def test_a_dataset_without_any_readable_image_is_an_error(tmp_path):
             "path,class\n0.png,dent\n",
             "has unknown columns class; known columns are path, label, mask and split. Rename them",
         ),
-        ("path,split\n0.png,trian\n", "split in row 2 of list.csv must be one of 'train', 'test'; got 'trian'"),
-        ("path,label,split\n0.png,dent,train\n", "Row 2 of list.csv puts a 'dent' image among the normal ones"),
+        ("path,split\n0.png,trian\n", "split of 0.png in list.csv must be one of 'train', 'test'; got 'trian'"),
+        ("path,label,split\n0.png,dent,train\n", "list.csv puts 0.png, a 'dent' image, among the normal ones"),
         ("path,label\n0.png,0\n0.png,1\n", "lists defects, such as '1', so it needs a column split"),
         (
             "path,label,split\n0.png,0,train\n0.png,1,train\n",
-            "Row 3 of list.csv puts a '1' image among the normal ones",
+            "a '1' image, among the normal ones",
         ),
         ("path,split\n0.png,test\n", "lists no normal image for training"),
         (

@@ -367,6 +367,11 @@ def holds_picture(path: Path) -> bool:
         return False
 
 
+def is_image(path: Path) -> bool:
+    """Whether a file is one, or has the extension of an unsupported format."""
+    return path.suffix.lower() in UNSUPPORTED or holds_picture(path)
+
+
 def _is_folder(entry: os.DirEntry) -> bool:
     """Without a call to the system for each entry, which takes long over a network, except for links."""
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()

@@ -233,14 +233,19 @@ def _find_what_has_no_partner(masks: Path | None, folder: Path, test: list[Sampl
     lost = [] if masks is None else [mask for mask in pictures_below(masks) if mask not in used]
     remarks = [f"{count(lost, 'mask')} without an image: {name_some(lost)}."] if lost else []
     drawn = [mask for mask in used - {sample.path for sample in test} if not {masks} & {*mask.parents}]
-    drawn = sorted(mask for mask in drawn if not is_marked(mask.relative_to(folder)))
+    drawn = sorted(mask for mask in drawn if folder in mask.parents and not is_marked(mask.relative_to(folder)))
     remarks += [f"{count(drawn, 'mask')} told by few colours, not by name: {name_some(drawn)}."] if drawn else []
-    bare = [sample.path for sample in test if sample.label not in (GOOD, None) and sample.mask_path is None]
-    if bare and _has_masks(masks, test):
+    if bare := _find_bare(test, masks):
         place = bare[0].relative_to(folder).with_name(f"{bare[0].stem}_mask.png")
         wanted = as_text(place.name if masks is None else Path(masks.name, place))
         remarks.append(f"{count(bare, 'defect image')} without a mask: {name_some(bare)}; expected mask: {wanted}.")
     return remarks
+
+
+def _find_bare(test: list[Sample], masks: Path | None = None) -> list[Path]:
+    """Defects without a mask, if others have one."""
+    bare = [sample.path for sample in test if sample.label not in (GOOD, None) and sample.mask_path is None]
+    return bare if _has_masks(masks, test) else []
 
 
 def _list_used(samples: list[Sample]) -> set[Path]:
@@ -271,15 +276,25 @@ def read_folders(train: list[Path], test: list[Path]) -> Found:
     judged = []
     for folder in test:
         label = _label_of(folder)
-        photos, truth = pair(pictures_below(folder), folder)
+        photos, truth = pair(pictures_below(folder), folder, None if label is None else _find_masks(folder))
         known = [Sample(path, label, truth.get(path)) for path in photos]
-        samples, numbered = (known, []) if label else _read_kinds(folder)
+        samples, numbered = (known, []) if label else _read_kinds(folder, _find_masks(folder))
         if not samples:
             raise FileNotFoundError(_describe_contents(folder))
         judged += samples
         remarks += numbered + _find_what_has_no_partner(None, folder, samples) + _find_unused(folder, samples, train)
     several = "two folders" if len(train) == len(test) == 1 else f"{len(train)} + {len(test)} folders"
     return Found(normal, judged, several if test else _PLAIN, _has_masks(None, judged), tuple(remarks))
+
+
+def _find_masks(folder: Path) -> Path | None:
+    """The masks of a folder of test images, in one beside it or beside that: masks, masks/bad, ../ground_truth/bad."""
+    place = folder.absolute()
+    for parent in [*place.parents][:2]:
+        if beside := _child(parent, MASK_NAMES):
+            own = _child(beside, {plain(place.name)})
+            return own or (beside if parent == place.parent else None)
+    return None
 
 
 def _label_of(folder: Path) -> str | None:
@@ -308,19 +323,17 @@ def _read_visa(folder: Path) -> Found:
     rows = list(read_table(table, ("object", "split", "label", "image", "mask")))
     objects = sorted({row["object"] for row in rows})
     if folder.resolve().name not in objects:
-        cure = f"Load one object, such as load_dataset({str(root / objects[0])!r})."
-        raise FileNotFoundError(f"{as_text(folder)} contains all of VisA: {', '.join(objects)}. {cure}")
-    parts: dict[str, list[Sample]] = {"train": [], "test": []}
-    for row in rows:
-        if row["object"] == folder.resolve().name:
-            mask = root / row["mask"] if row["mask"] else None
-            parts[row["split"]].append(Sample(root / row["image"], _label(row["label"]), mask))
-    return Found(parts["train"], parts["test"], "VisA, official split of one class", True)
+        cure = f"Load one of them, such as load_dataset({str(root / objects[0])!r})." if objects else "Unpack it again."
+        listed = ", ".join(objects) or "nothing"
+        raise FileNotFoundError(f"{as_text(table)} must list images of {as_text(folder)}; it lists {listed}. {cure}")
+    own = [row | {"path": row["image"]} for row in rows if row["object"] == folder.resolve().name]
+    train, test, remarks = _read_rows(own, root, printable(table.name))
+    remarks += _find_unused(folder, train + test, ())
+    return Found(train, test, "VisA, official split of one class", True, tuple(remarks))
 
 
 def _read_csv(path: Path) -> Found:
-    parts: dict[str, list[Sample]] = {"train": [], "test": []}
-    remarks, table = [], printable(path.name)
+    table, remarks = printable(path.name), []
     rows = list(read_table(path, ("path",)))
     columns = set(rows[0] if rows else ()) - {""}
     if unknown := sorted(columns - {*COLUMNS}):
@@ -328,28 +341,36 @@ def _read_csv(path: Path) -> Found:
         if not columns & {"label", "split"}:
             raise ValueError(f"{told}. Rename them.")
         remarks.append(f"{told}. The others are not used.")
-    remarks += _drop_missing(rows, table) + _name_numbered_labels(rows, table)
+    train, test, more = _read_rows(rows, path.parent, table)
+    return Found(train, test, f"table {table}", _has_masks(None, test), (*remarks, *more))
+
+
+def _read_rows(rows: list[dict[str, str]], folder: Path, table: str) -> tuple[list[Sample], list[Sample], list[str]]:
+    """Normal and test images of a table, with paths below a folder, and remarks."""
+    parts: dict[str, list[Sample]] = {"train": [], "test": []}
+    has_split = any("split" in row for row in rows)
+    remarks = _drop_missing(rows, table) + _name_numbered_labels(rows, table)
     if rows and not any(row.get("label") or row.get("split") for row in rows):
         remarks.append(f"{table} has no labels: all images count as normal.")
     defects = [row["label"] for row in rows if row.get("label") and _label(row["label"]) != GOOD]
-    if defects and "split" not in columns:
+    if defects and not has_split:
         needed = "a column split with 'train' or 'test' in each row"
-        raise ValueError(f"{as_text(path)} lists defects, such as {defects[0]!r}, so it needs {needed}.")
-    for number, row in enumerate(rows, 2):
+        raise ValueError(f"{table} lists defects, such as {defects[0]!r}, so it needs {needed}.")
+    for row in rows:
         split = (row.get("split") or "train").lower()
-        choose(f"split in row {number} of {table}", split, parts)
+        choose(f"split of {printable(row['path'])} in {table}", split, parts)
         label = _label(row["label"]) if row.get("label") else GOOD if split == "train" else None
         if split == "train" and label != GOOD:
-            wrong = f"puts a {label!r} image among the normal ones"
-            raise ValueError(f"Row {number} of {table} {wrong}. Set its split to 'test'.")
-        mask = _find_file(path.parent, row["mask"]) if row.get("mask") else None
-        parts[split].append(Sample(_find_file(path.parent, row["path"]), label, mask))
+            wrong = f"puts {printable(row['path'])}, a {label!r} image, among the normal ones"
+            raise ValueError(f"{table} {wrong}. Set its split to 'test'.")
+        mask = _find_file(folder, row["mask"]) if row.get("mask") else None
+        parts[split].append(Sample(_find_file(folder, row["path"]), label, mask))
     if not parts["train"]:
-        raise FileNotFoundError(
-            f"{as_text(path)} lists no normal image for training. Give some rows the split 'train'."
-        )
+        raise FileNotFoundError(f"{table} lists no normal image for training. Give some rows the split 'train'.")
     remarks += _join_rows(parts, table)
-    return Found(parts["train"], parts["test"], f"table {table}", _has_masks(None, parts["test"]), tuple(remarks))
+    bare = _find_bare(parts["test"])
+    remarks += [f"{count(bare, 'defect image')} without a mask: {name_some(bare)}."] if bare else []
+    return parts["train"], parts["test"], remarks
 
 
 def _join_rows(parts: dict[str, list[Sample]], table: str) -> list[str]:
@@ -410,7 +431,7 @@ def _name_numbered_labels(rows: list[dict[str, str]], table: str) -> list[str]:
 
 def _find_file(folder: Path, cell: str) -> Path:
     """A path in a table; backslashes separate folders, as on Windows, unless there is such a file."""
-    return folder / (cell if os.path.exists(folder / cell) else cell.replace("\\", "/"))
+    return Path(os.path.normpath(folder / (cell if os.path.exists(folder / cell) else cell.replace("\\", "/"))))
 
 
 def count(things: list, name: str) -> str:

@@ -17,11 +17,10 @@ from spade_kit._arguments import choose, warn
 from spade_kit._files import printable
 from spade_kit._work import track
 from spade_kit.datasets.images import (
-    UNSUPPORTED,
     UnreadablePhotoError,
     find_locked,
     fits,
-    holds_picture,
+    is_image,
     list_folder,
     list_masks,
     list_once,
@@ -51,7 +50,7 @@ def load_dataset(
     train, test
         Instead of a path: a folder of normal images, and one of test images, directly in it or in one subfolder per
         kind; or lists of such folders. A test folder's name is the label if it is a word such as ``ok`` or ``defect``,
-        or if the folder is beside one of good images.
+        or if the folder is beside one of good images; its masks may be in a folder such as ``masks`` beside it.
     layout
         One of ``LAYOUTS``, if the guess is wrong.
 
@@ -104,12 +103,15 @@ def load_dataset(
         if folders["train"]:
             normal, judged = (list(map(check_folder, given)) for given in folders.values())
             found, name = read_folders(normal, judged), normal[0].resolve().name
+            roots = {*normal, *judged}
         else:
             path = Path(str(name_or_path)).expanduser()
             is_file = os.path.isfile(path)
             found = LAYOUTS[layout or guess(path if is_file else check_folder(path))](path)
             name = path.resolve().stem if is_file else path.resolve().name
-        return _assemble(found, name, find_locked(listed.values()))
+            roots = {path}
+        below = [folder for folder in listed if roots & {folder, *folder.parents}]
+        return _assemble(found, name, find_locked(listed.values()), below)
 
 
 def _as_folders(given: Any) -> list:
@@ -117,7 +119,7 @@ def _as_folders(given: Any) -> list:
     return [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
 
 
-def _assemble(found: Found, name: str, locked: Sequence[str] = ()) -> Dataset:
+def _assemble(found: Found, name: str, locked: Sequence[str] = (), below: Sequence[Path] = ()) -> Dataset:
     """Drop unreadable files, and collect remarks on anything unexpected."""
     name = printable(name)
     skipped: dict[Path, str] = {}
@@ -137,7 +139,7 @@ def _assemble(found: Found, name: str, locked: Sequence[str] = ()) -> Dataset:
         reasons = "; ".join(list(skipped.values())[:NAMED])
         remarks.append(f"{len(skipped)} of {len(photos)} images are skipped. {reasons}")
         warn(f"{name}: {remarks[-1]}")
-    others = _find_others({path.parent for path in photos})
+    others = _find_others({path.parent for path in photos}, below)
     if others:
         remarks.append(f"{count(others, 'file')} with an unknown extension not used: {name_some(others)}.")
     test, odd = _check_masks(test, sizes)
@@ -150,16 +152,18 @@ def _assemble(found: Found, name: str, locked: Sequence[str] = ()) -> Dataset:
         remarks.append(f"{count(alike, 'image')} differ only in the extension: {name_some(alike)}. {_IF_MASKS}")
     if twice := _in_both(train, test):
         remarks.append(f"{count(twice, 'test image')} also among the training images: {name_some(twice)}.")
-    lost = len(skipped) + sum(file.suffix.lower() in UNSUPPORTED or holds_picture(file) for file in others)
+    lost = len(skipped) + sum(map(is_image, others))
     return Dataset(name, train, test, found.layout, tuple(remarks), lost)
 
 
 _IF_MASKS = "If some are masks, move them to a folder masks beside the images."
 
 
-def _find_others(folders: set[Path]) -> list[Path]:
-    """Files in the image folders that have an unsupported extension, such as HEIC."""
-    others = (file for folder in folders if os.path.isdir(folder) for file in list_folder(folder).others)
+def _find_others(folders: set[Path], below: Sequence[Path]) -> list[Path]:
+    """Files in the image folders that have an unsupported extension, such as HEIC, and other images in those below."""
+    others = {file for folder in folders if os.path.isdir(folder) for file in list_folder(folder).others}
+    apart = (file for folder in below if folder not in folders for file in list_folder(folder).others)
+    others |= {file for file in apart if is_image(file)}
     return sorted((file for file in others if file.suffix.lower() != ".csv"), key=natural_order)
 
 

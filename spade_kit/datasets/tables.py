@@ -71,7 +71,8 @@ def name_numbers(labels: Sequence[str | None], good: str | None = None) -> list[
     if are_numbers(told):
         return [GOOD if label in (zeros if good is None else {good}) else label for label in labels]
     if unclear := sorted(zeros | {label for label in told if _normalize(label) in _ANSWERS}):
-        others = "".join(f" beside {other!r}" for other in sorted(told - {*unclear})[:1])
+        names = sorted(label for label in told - {*unclear} if not _NUMBER.fullmatch(_normalize(label)))
+        others = "".join(f" beside {name!r}" for name in names[:1])
         raise ValueError(
             "Labels must be good and the names of defects, or all numbers, of which 0 is good; got "
             f"{unclear[0]!r}{others}. Write good for images of good parts."

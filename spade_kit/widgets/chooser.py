@@ -259,8 +259,8 @@ class Chooser(Live, page="chooser.js"):
             self._set_threshold()
             judgement = self.judgement
             above = {"normal": judgement.reached, "good": judgement.alarms, "defect": judgement.found}
-            told = {"sentence": judgement.sentence, "remarks": list(judgement.remarks)}
-            told |= {"above": above | {"unknown": judgement.unknown_above}}
+            told: dict[str, Any] = {"sentence": judgement.sentence, "remarks": list(judgement.remarks)}
+            told["above"] = above | {"unknown": judgement.unknown_above}
             told |= {"images": list(filter(None, [self._name_lost(), self._describe_coverage()]))}
             offered = {"confidences": self._confidences()}
             self.told = {"threshold": self.threshold, "of": self.of, **told, **offered}
