@@ -107,6 +107,12 @@ def test_a_dropped_photo_is_judged_against_the_remaining_ones(review, refit, mos
     np.testing.assert_allclose(review.result.anomaly_map, alike, rtol=1e-4, atol=1e-3)  # features of another batch
 
 
+def test_dropping_a_photo_judges_no_other_one_and_keeps_the_scale_of_the_maps(review, spade):
+    review.drop()
+    assert review.photo["level"] == spade.normal_level
+    assert not any(review.spade.calibration._distances.values())
+
+
 def test_old_scores_are_stale_until_they_are_computed_again(review, most_anomalous):
     before = {index: score for index, score, *_ in review.suspects}
     review.drop()

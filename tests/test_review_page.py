@@ -147,7 +147,7 @@ def test_photos_are_kept_dropped_and_undone(notebook, shown, spade, most_anomalo
     following = [left[at] for at in scores.index]
     notebook.until("[rv.kept, rv.dropped, rv.index]", [[], [first], second])
     settle(notebook, shown)
-    assert_shows(shown, refitted.predict_left_out(left.index(second)), refitted.normal_level)
+    assert_shows(shown, refitted.predict_left_out(left.index(second)), spade.normal_level)
     notebook.execute("rv.finish()")
     settle(notebook, shown)
     assert progress(shown) == "0 kept, 1 dropped, 11 to review; 11 normal photos"
@@ -402,7 +402,7 @@ def test_a_saved_page_shows_matches_offline(offline, saved, spade, most_anomalou
     review, (refitted, left) = saved[1], refit
     assert shown.root.get_attribute("data-shown") == str(review.index)
     result = refitted.predict_left_out(left.index(review.index))
-    assert_shows(shown, result, refitted.normal_level)
+    assert_shows(shown, result, spade.normal_level)
     for place in PLACES:
         shown.hover(shown.map, *place)
         assert_explains(shown, spade, result, place, left)

@@ -256,7 +256,8 @@ class Review(Waiting, page="review.js"):
         result, score, level = self.result, None, None
         with self._without_events(), self.hold_sync():
             if not self.waiting:
-                score, level = result.image_score, result.judged_level
+                score = result.image_score
+                level = self._given.calibration.level(self.spade.options)  # known, and one scale for the whole review
                 self._scores.take(Score(self.index, score))
             # indexes of the normal images at the start of the review
             places, normals = self._given.gallery.places, self.spade.gallery.normals
