@@ -15,7 +15,6 @@ from spade_kit.lessons.when_it_fails import (
     choose_mono,
     darken,
     draw_methods,
-    find_difference,
     image_auc,
     judge_dino,
     judge_maps,
@@ -57,17 +56,6 @@ def test_monocrystalline_cells_are_those_in_the_label_table(tmp_path):
     a, b, c, d, e = (Sample(Path(tmp_path, "images", f"{name}.png"), "good" if part == 0 else "defect 100 %")
                      for name, part, _ in rows)  # fmt: skip
     assert choose_mono(Dataset("cells", [a, b], [c, d, e])) == ([a], [c], [d])
-
-
-def test_a_difference_is_paired(rng):
-    bad = np.repeat([False, True], 40)
-    first = rng.normal(size=80) + bad
-    gain, low, high = find_difference(first, first, bad)
-    assert (gain, low, high) == (0, 0, 0)
-    second = first + bad
-    gain, low, high = find_difference(first, second, bad)
-    assert gain == pytest.approx(roc_auc(second, bad) - roc_auc(first, bad))
-    assert 0 < low <= gain <= high
 
 
 def test_layers_are_stacked_on_one_grid(rng):

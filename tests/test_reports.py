@@ -10,7 +10,7 @@ import pandas
 import pytest
 from PIL import Image
 from scipy.ndimage import label
-from sklearn.metrics import auc, precision_recall_curve, roc_curve
+from sklearn.metrics import auc, precision_recall_curve, roc_auc_score, roc_curve
 
 from spade_kit import Report, Sample, compare_layers, draw_curves, draw_result, evaluate, load_backbone
 from spade_kit._files import RunFolder
@@ -267,6 +267,26 @@ def test_a_value_of_a_wrong_type_is_refused_in_a_sentence(report, spade, demo, w
 def test_invalid_arguments_of_an_interval_raise_an_error(report, wrong):
     with pytest.raises(ValueError, match=r"draws must be a whole number|level must be a fraction of all draws"):
         report.interval("image_roc_auc", **wrong)
+
+
+def test_reports_are_compared_on_the_same_draws(spade, demo, samples, report):
+    other = evaluate(spade.with_options(k=1, sigma=0), replace(demo, test=samples))
+    frames = [one.to_frame() for one in (report, other)]
+    bad = (frames[0]["label"] != "good").to_numpy()
+    kinds = [np.flatnonzero(frames[0]["label"] == kind) for kind in frames[0]["label"].unique()]
+    rng, gains = np.random.default_rng(0), []
+    for _ in range(200):
+        drawn = np.concatenate([rng.choice(kind, len(kind)) for kind in kinds])
+        first, second = (roc_auc_score(bad[drawn], frame["image_score"][drawn]) for frame in frames)
+        gains.append(first - second)
+    gain, *interval = report.compare(other, "image_roc_auc")
+    assert interval == pytest.approx(np.quantile(gains, [0.025, 0.975]))
+    assert gain == report.metric("image_roc_auc") - other.metric("image_roc_auc")
+    assert report.compare(report, "aupro") == (0, 0, 0)
+    gain, low, high = report.compare(other, "aupro")
+    assert 0 < low < gain < high
+    with pytest.raises(ValueError, match=r"same images with the same labels, in one order; got others\. Evaluate both"):
+        report.compare(evaluate(spade, samples[::-1]), "image_roc_auc")
 
 
 def test_mistakes_raise_a_clear_error(spade, report, tmp_path):

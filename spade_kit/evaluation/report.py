@@ -140,18 +140,51 @@ class Report:
         level
             The fraction of draws inside the interval.
         """
-        if self._is_of_images(name):
-            metric, (scores, bad, strata) = OF_IMAGES[name][0], self._scores(name, kinds)
-            metric(scores, bad)  # raises if labels are missing
+        repeat, labels, _ = self._resample(name, kinds)
+        return bootstrap(repeat, labels, level, draws, seed)
 
-            def repeat(drawn: np.ndarray) -> float:
-                return metric(np.repeat(scores, drawn), np.repeat(bad, drawn))
-        else:
-            maps, masks, rois, strata = self._pixels(name, kinds)
-            if masks[slice(None) if rois is None else rois].all() or not masks.any():
-                OF_PIXELS[name](maps, masks, rois=rois)  # raises; not called otherwise, because it sorts all pixels
-            repeat = partial(BINNED[name], PixelCounts.of(maps, masks, rois))
-        return bootstrap(repeat, strata, level, draws, seed)
+    def compare(
+        self,
+        other: Report,
+        name: str,
+        kinds: Sequence[str] | None = None,
+        *,
+        level: float = 0.95,
+        draws: int = 200,
+        seed: int = 0,
+    ) -> tuple[float, float, float]:
+        """How much higher a metric is than in another report of the same images, and the confidence interval of that.
+
+        Each draw takes the same images for both reports, so what is hard for both does not widen the interval. If it
+        includes 0, these images do not show which one is better. Parameters are those of `interval`.
+
+        Raises
+        ------
+        ValueError
+            If the reports are not of the same images with the same labels.
+        """
+        (after, *images), (before, *others) = (report._resample(name, kinds) for report in (self, other))
+        if images != others:
+            raise ValueError(
+                "compare needs two reports of the same images with the same labels, in one order; got others. Evaluate "
+                "both on one dataset."
+            )
+        interval = bootstrap(lambda drawn: after(drawn) - before(drawn), images[0], level, draws, seed)
+        return self.metric(name, kinds) - other.metric(name, kinds), *interval
+
+    def _resample(
+        self, name: str, kinds: Sequence[str] | None
+    ) -> tuple[Callable[[np.ndarray], float], list[str], list[str]]:
+        """A metric, given the number of times that each image was drawn, and the labels and paths of the images."""
+        paths = self._rows(kinds)["path"].tolist()
+        if self._is_of_images(name):
+            metric, (scores, bad, labels) = OF_IMAGES[name][0], self._scores(name, kinds)
+            metric(scores, bad)  # raises if labels are missing
+            return lambda drawn: metric(np.repeat(scores, drawn), np.repeat(bad, drawn)), labels, paths
+        maps, masks, rois, labels = self._pixels(name, kinds)
+        if masks[slice(None) if rois is None else rois].all() or not masks.any():
+            OF_PIXELS[name](maps, masks, rois=rois)  # raises; not called otherwise, because it sorts all pixels
+        return partial(BINNED[name], PixelCounts.of(maps, masks, rois)), labels, paths
 
     def _is_of_images(self, name: str) -> bool:
         return choose("A metric", name, METRICS) in OF_IMAGES

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 from PIL import Image, ImageEnhance
 from torch import Tensor
@@ -56,20 +56,6 @@ def choose_mono(cells: Dataset) -> tuple[list[Sample], list[Sample], list[Sample
     )
     good, broken = ([cell for cell in tested if cell.label == label] for label in (GOOD, "defect 100 %"))
     return normals, good, broken
-
-
-def find_difference(
-    first: Float[np.ndarray, "n"], second: Float[np.ndarray, "n"], bad: Bool[np.ndarray, "n"], draws: int = 500
-) -> tuple[float, float, float]:
-    """How much higher the second ROC-AUC is, and its 95 % interval: the same images are drawn for both."""
-    rng = np.random.default_rng(0)
-    kinds = [np.flatnonzero(bad == kind) for kind in (False, True)]
-    gains = []
-    for _ in range(draws):
-        drawn = np.concatenate([rng.choice(kind, len(kind)) for kind in kinds])
-        gains.append(roc_auc(second[drawn], bad[drawn]) - roc_auc(first[drawn], bad[drawn]))
-    low, high = np.quantile(gains, [0.025, 0.975])
-    return roc_auc(second, bad) - roc_auc(first, bad), float(low), float(high)
 
 
 def stack(pyramid: Pyramid) -> Float[Tensor, "n c h w"]:
