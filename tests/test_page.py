@@ -104,7 +104,7 @@ def test_the_report_says_how_many_are_bad_which_is_worst_and_why_the_threshold_l
     assert f"its score reaches the threshold of {threshold:.4g}, as about 20 % of normal images do" in summary.text
     assert "the\n12 fitted normal images, each judged against the others" in summary.text
     peak = f"Its peak is at row {worst['row']}, column {worst['col']}."
-    times = f"{worst['image_score'] / threshold:.2g} times the threshold"
+    times = f"{worst['image_score'] / threshold:.3g} times the threshold"
     assert f"is {worst['path']}: its image score is {worst['image_score']:.4g}, {times}. {peak}" in summary.text
     assert "Not judged: 1; reasons are in the list of images. The first: Cannot read" in summary.text
     assert "77 % of each image was judged" in summary.text

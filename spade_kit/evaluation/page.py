@@ -132,7 +132,7 @@ def _fill(parts: Iterable[str], room: int) -> tuple[list[str], int]:
 def _summarise(judged: Sequence[Any], lost: Sequence[Any], threshold: float) -> Iterator[str]:
     if judged:
         worst = judged[0]
-        times = f", {worst.image_score / threshold:.2g} times the threshold" if threshold > 0 else ""
+        times = f", {worst.image_score / threshold:.3g} times the threshold" if threshold > 0 else ""
         peak = f" Its peak is at row {worst.row:.0f}, column {worst.col:.0f}." if hasattr(worst, "row") else ""
         yield f"The most anomalous is {worst.path}: its image score is {worst.image_score:.4g}{times}.{peak}"
     if lost:
