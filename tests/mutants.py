@@ -267,6 +267,14 @@ FAULTS = [
         "reports",
         "07_thresholds_and_metrics",
     ),
+    Fault(
+        "reports compared on different draws",
+        "evaluation/report.py",
+        "after(drawn) - before(drawn)",
+        "after(drawn) - before(drawn[::-1])",
+        "reports",
+        "10_hand_it_on",
+    ),
 ]
 
 

@@ -36,7 +36,7 @@ ROOMS = {  # from the ground up: a module may import modules listed before it, i
     "widgets.explorer widgets.comparison widgets.chooser widgets.painting widgets.review",
     "lessons": "lessons.checking lessons.material lessons.quickstart lessons.nearest_neighbours lessons.features "
     "lessons.retrieval lessons.correspondence lessons.pyramid_layers lessons.explorer lessons.thresholds_and_metrics "
-    "lessons.when_it_fails lessons.how_it_is_fast",
+    "lessons.when_it_fails lessons.how_it_is_fast lessons.hand_it_on",
     "shell": "shell",
     "reference": "reference",
 }

@@ -93,6 +93,18 @@ def test_a_lesson_has_a_widget_with_a_picture(lesson):
     assert all("image/png" in data for data in widgets)
 
 
+def test_only_widgets_that_are_shown_are_saved(lesson):
+    """A widget that was closed is saved, too, and the images in it may not be ours to show."""
+    state = lesson.metadata["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
+    saved = {name for name, model in state.items() if model["model_name"] == "AnyModel"}
+    views = [
+        output.get("data", {}).get("application/vnd.jupyter.widget-view+json")
+        for cell in codes(lesson)
+        for output in cell.outputs
+    ]
+    assert saved == {view["model_id"] for view in views if view}
+
+
 def test_cells_are_short(lesson):
     for cell in codes(lesson):
         assert len(cell.source.splitlines()) <= MOST_LINES, cell.source
