@@ -67,3 +67,13 @@ def test_widgets_follow_the_pointer_offline(browser, site):
     assert frame.bounding_box()["height"] >= inner.bounding_box()["height"]
     context.close()
     assert mistakes == []
+
+
+def test_a_review_shows_its_thumbnails_offline(browser, site):
+    page = browser.new_page()
+    page.goto((site / "10_hand_it_on-5.html").as_uri())
+    page.locator(".spade-kit[data-shown='12']").wait_for()
+    cards = page.locator(".sk-strip img")
+    assert cards.count() == 13
+    assert cards.evaluate_all("images => Promise.all(images.map((one) => one.decode()))") == [None] * 13
+    page.close()
