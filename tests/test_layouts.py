@@ -211,6 +211,15 @@ def test_images_with_an_unknown_extension_alone_in_their_folder_are_counted(put,
     assert dataset.skipped == 1
 
 
+def test_a_label_that_comes_from_a_folder_beside_is_told(put):
+    folder = put("good/0.png", "line/0.png", "line/1.png", "bad/0.png")
+    told = (
+        "line is beside a folder of good images, so its 2 images are labelled 'line'. If they have no label, rename it"
+    )
+    assert any(remark.startswith(told) for remark in load_dataset(train=folder / "good", test=folder / "line").remarks)
+    assert not load_dataset(train=folder / "good", test=folder / "bad").remarks
+
+
 @pytest.mark.parametrize("mask", ["masks/bad/0_mask.png", "masks/0.png", "bad_masks/0.png", "bad/0_mask.png"])
 def test_folders_of_test_images_have_their_masks_in_the_usual_places(put, mask):
     folder = put("good/0.png", "bad/0.png", mask)

@@ -282,6 +282,11 @@ def read_folders(train: list[Path], test: list[Path]) -> Found:
         if not samples:
             raise FileNotFoundError(_describe_contents(folder))
         judged += samples
+        if label and plain(label) not in GOOD_NAMES | BAD_NAMES:
+            told = (
+                f"{printable(folder.name)} is beside a folder of good images, so its {len(samples)} images are labelled"
+            )
+            numbered = [f"{told} {label!r}. If they have no label, rename it test."]
         remarks += numbered + _find_what_has_no_partner(None, folder, samples) + _find_unused(folder, samples, train)
     several = "two folders" if len(train) == len(test) == 1 else f"{len(train)} + {len(test)} folders"
     return Found(normal, judged, several if test else _PLAIN, _has_masks(None, judged), tuple(remarks))
