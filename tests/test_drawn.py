@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from spade_kit import SPADE, load_dataset
 from spade_kit.datasets.images import count_colours
@@ -63,6 +64,7 @@ def put(tmp_path, rng):
         ("bad/part {}.jpg", "bad/part {} target.png"),
         *(("bad/{}.png", f"{place}/{{}}.png") for place in ("labels", "lbl", "targets", "binary", "roi", "masks")),
         ("bad/lot 7/{}.jpg", "targets/{}_label.png"),
+        *(("bad/{}.jpg", f"{place}/bad/{{}}.png") for place in ("lbl", "Maske", "labels")),
     ],
 )
 def test_a_mask_is_told_by_its_colours_where_names_do_not(put, photo, mask):
@@ -76,6 +78,29 @@ def test_a_mask_is_told_by_its_colours_where_names_do_not(put, photo, mask):
     assert "not used" not in str(dataset)
     told = f"3 masks told by few colours, not by name: {name_file(Path(mask.format(0)))}"
     assert (told in str(dataset)) == all(word not in mask.lower() for word in ("masks/", "label", ".mask"))
+
+
+def as_alpha(rng, size=(60, 80)):
+    """A red brush stroke on nothing."""
+    alpha = draw(rng, size=size)
+    return np.dstack([np.full(size, 200, np.uint8), *np.zeros((2, *size), np.uint8), alpha])
+
+
+def as_soft(rng, size=(60, 80)):
+    mask = np.zeros(size)
+    mask[12:48, rng.integers(5, 12) : 68] = 255
+    return gaussian_filter(mask, 1.5).round().astype(np.uint8)
+
+
+@pytest.mark.parametrize("make", [as_alpha, as_soft])
+@pytest.mark.parametrize("mask", ["lbl/{}.png", "bad/{}_anno.png", "bad/x/{}.png"])
+def test_masks_of_transparency_or_a_soft_brush_are_told_too(put, make, mask):
+    folder = put("good/{}.png", take)
+    put("bad/{}.jpg", take)
+    put(mask, make)
+    assert [sample.mask_path for sample in load_dataset(folder).test] == [
+        folder / mask.format(at) for at in range(COUNT)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,9 @@ def test_masks_stay(parts):
         ({"004": "0", "a/003": "chip"}, r"all numbers, of which 0 is good; got '0' beside 'chip'\. Write good for "),
         ({"004": "no", "a/003": "yes"}, r"of which 0 is good; got 'no'\. Write good for images of good parts"),
         ({"004": 0, "a/003": "good"}, r"got '0' beside 'good'\."),
+        ({"004": -1, "a/003": 1}, r"got '-1'\. Write good for images of good parts"),
+        ({"004": -1, "a/003": "good"}, r"got '-1' beside 'good'\."),
+        ({"004": "T", "a/003": "F"}, r"got 'F'\. Write good for images of good parts"),
         (dict.fromkeys(NORMALS, "chip"), r"needs normal images; these labels leave none in parts\. Label some good\."),
     ],
 )

@@ -220,12 +220,13 @@ def test_a_label_that_comes_from_a_folder_beside_is_told(put):
     assert not load_dataset(train=folder / "good", test=folder / "bad").remarks
 
 
-@pytest.mark.parametrize("mask", ["masks/bad/0_mask.png", "masks/0.png", "bad_masks/0.png", "bad/0_mask.png"])
+@pytest.mark.parametrize(
+    "mask", ["masks/bad/0_mask.png", "masks/0.png", "bad_masks/0.png", "bad/0_mask.png", "labels/0.png"]
+)
 def test_folders_of_test_images_have_their_masks_in_the_usual_places(put, mask):
     folder = put("good/0.png", "bad/0.png", mask)
     dataset = load_dataset(train=folder / "good", test=folder / "bad")
-    expected = None if mask.startswith("bad_masks") else folder / mask
-    assert [sample.mask_path for sample in dataset.test] == [expected]
+    assert [sample.mask_path for sample in dataset.test] == [folder / mask]
     whole = put("train/good/0.png", "test/dent/0.png", "ground_truth/dent/0_mask.png")
     for test in ("test", "test/dent"):
         dataset = load_dataset(train=whole / "train/good", test=whole / test)
@@ -561,7 +562,7 @@ def test_defects_beside_good_images_have_their_masks_beside_them(put):
     assert found(dataset.test) == [("bad", "1.png", "1_mask.png"), ("bad", "2.png", "2.png"), ("bad", "3.png", None)]
     assert dataset.remarks == ("1 defect image without a mask: bad/3.png; expected mask: 3_mask.png.",)
     listed = load_dataset(train=folder / "good", test=folder / "bad")
-    assert found(listed.test) == [("bad", "1.png", "1_mask.png"), ("bad", "2.png", None), ("bad", "3.png", None)]
+    assert found(listed.test) == found(dataset.test)
 
 
 def test_kinds_whose_names_differ_in_case_keep_their_own_masks(put):
@@ -639,6 +640,26 @@ def test_folders_that_are_numbers_are_labels_and_0_counts_as_good(put, good):
         ]  # fmt: skip
         assert told in str(dataset)
     assert ("Folders in train are numbers" in str(load_dataset(folder))) == (good == "0")
+
+
+@pytest.mark.parametrize(("good", "bad"), [("False", "True"), ("0.0", "1.0"), ("00", "01")])
+def test_truth_values_are_labels_of_folders(put, good, bad):
+    dataset = load_dataset(put("train/good/0.png", f"test/{good}/1.png", f"test/{bad}/2.png"))
+    assert found(dataset.test) == [("good", "1.png", None), (bad, "2.png", None)]
+    assert f"Folders in test are numbers: {good} counts as good." in dataset.remarks
+
+
+def test_folders_that_answer_an_unknown_question_are_reported(put):
+    dataset = load_dataset(put("train/good/0.png", "test/no/1.png", "test/yes/2.png"))
+    told = "no, yes in test: kinds of defects. If images of one are good, rename it good."
+    assert told in dataset.remarks
+
+
+def test_test_images_beside_good_ones_may_lie_in_kinds(put):
+    folder = put("ok/0.png", "te/good/1.png", "te/dent/2.png")
+    dataset = load_dataset(train=folder / "ok", test=folder / "te")
+    assert sorted(found(dataset.test)) == [("dent", "2.png", None), ("good", "1.png", None)]
+    assert dataset.remarks == ()
 
 
 @pytest.mark.parametrize("kinds", [("good", "0"), ("1", "2"), ("0", "bent")])

@@ -62,24 +62,24 @@ def _split(stem: str) -> Iterator[tuple[str, str]]:
             yield stem[at:], f"{stem[:at]}*"
 
 
-def find_flat(photos: Collection[Path], folder: Path) -> set[Path]:
-    """Folders of masks of images that lie in folders beside: labels/000.png of bad/000.png."""
+def find_apart(photos: Collection[Path], folder: Path) -> set[Path]:
+    """Folders of masks of images that lie in folders beside: labels/000.png, or labels/bad/000.png, of bad/000.png."""
     held, named = defaultdict[Path, list[Path]](list), defaultdict[tuple[str, str], list[Path]](list)
     for photo in photos:
-        held[photo.parent].append(photo)
-        for one in [*photo.parents][1 : len(photo.relative_to(folder).parts)]:
-            named[str(one), fold(photo.stem)].append(photo)
+        for one in [*photo.parents][: len(photo.relative_to(folder).parts) - 1]:
+            held[one].append(photo)
+            named[str(one.parent), fold(photo.stem)].append(photo)
 
-    def find_images(mask: Path) -> list[Path]:
-        alike = named[str(mask.parents[1]), fold(strip_mark(mask.stem))] + named[str(mask.parents[1]), fold(mask.stem)]
-        return [photo for photo in alike if photo.parent != mask.parent]
+    def find_images(mask: Path, one: Path) -> list[Path]:
+        alike = named[str(one.parent), fold(strip_mark(mask.stem))] + named[str(one.parent), fold(mask.stem)]
+        return [photo for photo in alike if one not in photo.parents]
 
-    def are_masks(files: Sequence[Path]) -> bool:
-        images = [find_images(file) for file in files]
-        return all(images) and _are_drawn(files, 2) and not _are_drawn([*map(min, images)], 1)
+    def are_masks(one: Path, files: Sequence[Path]) -> bool:
+        if not (all(find_images(file, one) for file in files) and _are_drawn(files, 2)):
+            return False
+        return not _are_drawn([min(find_images(file, one)) for file in files], 1)
 
-    possible = {one: files for one, files in held.items() if one != folder and plain(one.name) not in _IMAGES}
-    return {one for one, files in possible.items() if are_masks(files)}
+    return {one for one, files in held.items() if plain(one.name) not in _IMAGES | MASK_NAMES and are_masks(one, files)}
 
 
 def find_folders(photos: Collection[Path], folder: Path, least: int = 2) -> dict[Path, str]:

@@ -47,6 +47,7 @@ _SYSTEM = {  # thumbnails, recycle bins and the like; hidden ones begin with a d
 MaskPath: TypeAlias = "Path | tuple[Path, ...]"  # a file, a folder of several, or several
 _OPAQUE = 128  # alpha: an image without a pixel that is more opaque than not is no cut-out
 _DRAWN, _SAMPLED = 32, 400  # colours of a mask, at most, and pixels along a side that tell
+_PURE, _LEAST = 0.6, 0.005  # of its pixels are black or white, and each of both, at least, if a brush was soft
 _EDGES = 0.25  # of its pixels differ from the next, at most: noise in a dark image does more often
 _FEW, _NOISE = 4, 32  # so many grey levels are labels, unless they are that close to black and white
 
@@ -81,15 +82,21 @@ def count_colours(path: Path, rest: float = 0.03) -> int:
     """
     try:
         with hold_warnings():
-            picture = decode(read_bytes(path), path, narrow=_keep_labels).convert("RGB")
+            picture = decode(read_bytes(path), path, narrow=_keep_labels)
     except (OSError, UnreadablePhotoError):
         return 0
-    whole = np.array(picture)
+    whole = np.array(picture.convert("RGBA" if picture.has_transparency_data else "RGB"))
     step = max(1, max(picture.size) // _SAMPLED)
-    pixels = whole[::step, ::step].reshape(-1, 3).astype(int)
+    pixels = whole[::step, ::step].reshape(-1, whole.shape[2]).astype(int)
     colours, counts = np.unique(pixels, axis=0, return_counts=True)
+    changes = (whole[:, 1:] != whole[:, :-1]).any(2)
+    if (whole[..., :3] == whole[..., :1]).all():  # grey: a soft brush leaves most pixels black or white
+        black, white = ((whole[..., :3] == level).all(2) for level in (0, 255))
+        pure = black | white
+        both = min(black.mean(), white.mean()) > _LEAST and pure.mean() > _PURE
+        if both and changes.size and changes[pure[:, 1:]].mean() < _EDGES:
+            return 2
     if len(colours) <= _DRAWN:
-        changes = (whole[:, 1:] != whole[:, :-1]).any(2)
         return len(colours) if changes.size == 0 or changes.mean() < _EDGES else 0
     for _ in range(2):
         far = (abs(colours - colours[counts.argmax()]) > 8).any(1)

@@ -15,6 +15,7 @@ from spade_kit.datasets.naming import (
     BAD_NAMES,
     GOOD,
     GOOD_NAMES,
+    LABEL_NAMES,
     MASK_NAMES,
     MISSING,
     TEST_NAMES,
@@ -24,11 +25,12 @@ from spade_kit.datasets.naming import (
     is_marked,
     name_file,
     plain,
+    strip_mark,
 )
 from spade_kit.datasets.naming import name_some as name_some
 from spade_kit.datasets.pairing import pair
 from spade_kit.datasets.samples import Sample
-from spade_kit.datasets.tables import COLUMNS, are_numbers, clean_label, name_numbers, read_table
+from spade_kit.datasets.tables import COLUMNS, are_numbers, clean_label, find_zeros, name_numbers, read_table
 
 ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
 VISA_SPLIT = Path("split_csv", "1cls.csv")
@@ -144,7 +146,7 @@ def read_splits(folder: Path) -> Found:
         )
     none_good = f"{train_folder.name} has no folder {GOOD}: all images in it count as normal."
     remarks = [none_good] if good is None else _find_deeper(good, train)
-    remarks += [_tell_numbers(train_folder)] if good and good.name == "0" else []
+    remarks += [_tell_numbers(train_folder, "0")] if good and good.name == "0" else []
     told = {other: pictures_below(other) for other in list_folder(train_folder).folders if other != good}
     remarks += [f"{name_file(other)}: {len(held)} images not used." for other, held in told.items() if held]
     unused = [other for other in list_folder(folder).folders if other not in (train_folder, test_folder, mask_folder)]
@@ -194,15 +196,13 @@ def _read_kinds(folder: Path, masks: Path | None = None) -> tuple[list[Sample], 
         samples += [Sample(path, label, truth.get(path)) for path in of_kind[kind]]
     labels = {sample.label for sample in samples if sample.label}
     remarks = _find_contrary(samples, folder)
-    if "0" not in labels:
-        return samples, remarks
-    if not are_numbers(labels):
-        return samples, [
-            *remarks,
-            f"{name_file(folder / '0')}: a kind of defect. If its images are good, rename it {GOOD}.",
-        ]
-    samples = [replace(sample, label=GOOD) if sample.label == "0" else sample for sample in samples]
-    return samples, [*remarks, _tell_numbers(folder)]
+    if (zeros := find_zeros(labels)) and are_numbers(labels):
+        samples = [replace(sample, label=GOOD) if sample.label in zeros else sample for sample in samples]
+        return samples, [*remarks, _tell_numbers(folder, *sorted(zeros))]
+    unclear = sorted(zeros | {label for label in labels if plain(label) in ("yes", "no")})
+    what = "kinds of defects" if len(unclear) > 1 else "a kind of defect"
+    told = f"{', '.join(unclear)} in {printable(folder.name)}: {what}. If images of one are good, rename it {GOOD}."
+    return samples, [*remarks, told] if unclear else remarks
 
 
 def _find_contrary(samples: list[Sample], folder: Path) -> list[str]:
@@ -219,8 +219,8 @@ def _find_contrary(samples: list[Sample], folder: Path) -> list[str]:
     return [f"{told} {_label(first.parts[0])}. Move them if that is wrong."]
 
 
-def _tell_numbers(folder: Path) -> str:
-    return f"Folders in {printable(folder.name)} are numbers: 0 counts as {GOOD}."
+def _tell_numbers(folder: Path, *zeros: str) -> str:
+    return f"Folders in {printable(folder.name)} are numbers: {' and '.join(zeros)} counts as {GOOD}."
 
 
 def _has_masks(folder: Path | None, samples: list[Sample]) -> bool:
@@ -293,19 +293,22 @@ def read_folders(train: list[Path], test: list[Path]) -> Found:
 
 
 def _find_masks(folder: Path) -> Path | None:
-    """The masks of a folder of test images, in one beside it or beside that: masks, masks/bad, ../ground_truth/bad."""
+    """The masks of test images: masks/bad, bad_masks or masks beside their folder, or masks/bad one folder up."""
     place = folder.absolute()
     for parent in [*place.parents][:2]:
-        if beside := _child(parent, MASK_NAMES):
+        if beside := _child(parent, MASK_NAMES | LABEL_NAMES):
             own = _child(beside, {plain(place.name)})
             return own or (beside if parent == place.parent else None)
-    return None
+    others = (one for one in list_folder(place.parent).folders if one.name != place.name)
+    return next((one for one in others if strip_mark(one.name) == place.name), None)
 
 
 def _label_of(folder: Path) -> str | None:
     """The label that a folder's name gives its images: of a known kind, or of one beside a folder of good images."""
     place = folder.absolute()
     name = plain(place.name)
+    if _child(folder, GOOD_NAMES) is not None:  # it holds kinds
+        return None
     beside = name not in UNSORTED_NAMES and _child(place.parent, GOOD_NAMES) is not None
     return _label(place.name) if beside or name in GOOD_NAMES | BAD_NAMES else None
 

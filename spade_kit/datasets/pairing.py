@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection
 from pathlib import Path, PurePath
 
-from spade_kit.datasets.drawn import find_flat, find_folders, find_twins
+from spade_kit.datasets.drawn import find_apart, find_folders, find_twins
 from spade_kit.datasets.images import MaskPath, walk
 from spade_kit.datasets.naming import GOOD, LABEL_NAMES, MASK_NAMES, UNSORTED_NAMES, as_label, fold, plain, strip_mark
 
@@ -39,7 +39,7 @@ def pair(
     labels = {one for one in folders if plain(one.name) in LABEL_NAMES}
     labels -= {one for photo in photos for one in labels & {*photo.parents} if not is_label(photo, one)}
 
-    partners = dict.fromkeys(find_flat(photos, folder), "") | find_folders(photos, folder, least)
+    partners = dict.fromkeys(find_apart(photos, folder), "") | find_folders(photos, folder, least)
 
     def leave_masks(parent: Path) -> PurePath:
         """The folder of the images whose masks are in a folder, relative to the whole; of images, their own."""

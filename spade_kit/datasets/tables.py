@@ -20,7 +20,8 @@ COLUMNS = ("path", "label", "mask", "split")
 _LABELLED = ["path", "label"]
 UNKNOWN = "unknown"  # what stands for no label
 _NUMBER, _ZERO = re.compile(r"[+-]?\d+([.,]\d*)?|true|false"), re.compile(r"[+-]?0+([.,]0*)?|false")
-_ANSWERS = {"yes", "no", "y", "n"}
+_UNCLEAR = re.compile(r"yes|no|y|n|-\d*[1-9]\d*([.,]\d*)?")  # answers to an unknown question, and less than 0
+_LETTERS = [{"t", "f"}, {"p", "f"}]  # true, pass, and what is not
 
 
 def read_table(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
@@ -64,20 +65,29 @@ def are_numbers(labels: Collection[str]) -> bool:
 def name_numbers(labels: Sequence[str | None], good: str | None = None) -> list[str | None]:
     """Labels, of which ``good``, or else 0 and false, become good, if all are numbers or truth values.
 
-    Raises where 0 is among names, and for answers to a question that nobody knows.
+    Raises where 0 is among names, and for labels such as no or -1, which may mean either.
     """
-    told = {label for label in labels if label is not None and clean_label(label) is not None}
-    zeros = {label for label in told if _ZERO.fullmatch(_normalize(label))}
-    if are_numbers(told):
-        return [GOOD if label in (zeros if good is None else {good}) else label for label in labels]
-    if unclear := sorted(zeros | {label for label in told if _normalize(label) in _ANSWERS}):
-        names = sorted(label for label in told - {*unclear} if not _NUMBER.fullmatch(_normalize(label)))
+    told = {label: _normalize(label) for label in labels if label is not None and clean_label(label) is not None}
+    zeros = find_zeros(told)
+    if good is not None and are_numbers(told):
+        return [GOOD if label == good else label for label in labels]
+    if are_numbers(told) and (zeros or not any(_UNCLEAR.fullmatch(text) for text in told.values())):
+        return [GOOD if label in zeros else label for label in labels]
+    unclear = {label for label, text in told.items() if _UNCLEAR.fullmatch(text) or {*told.values()} in _LETTERS}
+    if unclear | zeros:
+        first, *_ = sorted(unclear | zeros)
+        names = sorted(label for label, text in told.items() if label not in unclear and not _NUMBER.fullmatch(text))
         others = "".join(f" beside {name!r}" for name in names[:1])
         raise ValueError(
             "Labels must be good and the names of defects, or all numbers, of which 0 is good; got "
-            f"{unclear[0]!r}{others}. Write good for images of good parts."
+            f"{first!r}{others}. Write good for images of good parts."
         )
     return [*labels]
+
+
+def find_zeros(labels: Iterable[str]) -> set[str]:
+    """The labels that are 0 or false."""
+    return {label for label in labels if _ZERO.fullmatch(_normalize(label))}
 
 
 def _normalize(label: str) -> str:
