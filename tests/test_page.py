@@ -18,6 +18,7 @@ from browsing import open_offline
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.stats import beta
 from sklearn.metrics import roc_auc_score
 
 from spade_kit import SPADE, Sample, evaluate, shell
@@ -102,7 +103,12 @@ def test_the_report_says_how_many_are_bad_which_is_worst_and_why_the_threshold_l
     (summary,) = shown.all("div", class_="summary")
     threshold = spade.threshold(0.2, of="image")
     assert f"its score reaches the threshold of {threshold:.4g}, as about 20 % of normal images do" in summary.text
-    assert "the\n12 fitted normal images, each judged against the others" in summary.text
+    scores = np.array([spade.predict_left_out(index).image_score for index in range(12)])
+    reached = int((scores >= threshold).sum())
+    at_most = beta.ppf(0.975, reached + 1, 12 - reached)
+    assert f"{reached} of 12\nreach it, so of new ones" in summary.text
+    assert f"to {100 * at_most:.2g} % do (95 % confidence interval)" in summary.text
+    assert "6 of 6 judged images are shown here" in shown.all("section")[0].text
     peak = f"Its peak is at row {worst['row']}, column {worst['col']}."
     times = f"{worst['image_score'] / threshold:.3g} times the threshold"
     assert f"is {worst['path']}: its image score is {worst['image_score']:.4g}, {times}. {peak}" in summary.text
@@ -150,7 +156,7 @@ def test_any_name_and_reason_is_text(name, reason):
     assert [one.tag for one in row.elements] == ["tr", "td", "td", "td"]
     assert [one.tag for one in caption.elements] == ["span", "b", "span"]
     assert row.elements[0].text == f"{name}not judged: {reason}"
-    assert [one.text for one in caption.elements] == [name, "2.5", "normal"]
+    assert [one.text for one in caption.elements] == [name, "2.5", "below the threshold"]
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]))), st.integers(0, 100))
@@ -418,7 +424,7 @@ def test_large_pictures_are_dark_outside_the_roi_and_say_so(demo, line, tmp_path
     shown, result = read(tmp_path), spade.predict(demo.test[0])
     wanted = np.array(result.image)
     wanted[~result.roi] //= 2
-    distances = [abs(pixels(one).astype(int) - wanted).mean() for one in shown.all("img", alt="photo")]
+    distances = [abs(pixels(one).astype(int) - wanted).mean() for one in shown.all("img", alt="the image")]
     assert len(distances) == 6
     assert min(distances) < 5 < abs(wanted.astype(int) - result.image).mean()
     assert "numbered regions; dark: outside the roi" in shown.all("article")[0].text

@@ -29,12 +29,14 @@ from spade_kit._work import side_by_side
 from spade_kit.datasets.decoding import FORMATS
 from spade_kit.datasets.images import read_image, read_opened
 from spade_kit.datasets.samples import Sample
+from spade_kit.evaluation.bootstrap import clopper_pearson
 from spade_kit.features.pyramid import in_batches
 from spade_kit.result import Result
 
 PAGE = "report.html"
 NOT_JUDGED = "not judged"
 ALARMS = ("anomalous", "found", "false alarm")  # verdicts at or above the threshold
+_SAID = {"normal": "below the threshold"}  # which a reader may take for a promise
 _LOST = (OSError, ValueError, MemoryError)  # raised for an image that was replaced or removed
 _ROOM_OF_LARGE, _ROOM_OF_SMALL, _ROOM_OF_ROWS = 1_500_000, 2_100_000, 300_000  # bytes; the rest is less than 100 kB
 _LARGE, _SMALL = 12, 1000  # the most anomalous images, as large pictures and as thumbnails
@@ -42,6 +44,7 @@ _SIDE, _THUMB = 448, 128  # px of their long sides
 _HEAVY, _LIGHT = 30_000, 12_000  # bytes that a picture should have at most
 _COLOURS, _SCALE = colormaps["cividis"], 2  # those of the figures: the scale ends at this multiple of the normal level
 _REGIONS, _NUMBERED = 5, 20  # in the table, and in the picture
+_ALT = {"photo": "the image", "heat": "its anomaly map", "normal": "the normal image that explains the peak"}
 _NORMALS, _BINS, _WIDTH, _PANEL, _END = 1000, 60, 660, 66, 4  # of the histogram, up to this multiple of the threshold
 
 
@@ -91,19 +94,29 @@ def _compose(spade: Any, frame: pandas.DataFrame, run: dict[str, Any], table: st
     rest = lost + judged[len(small) :]
     lines, _ = _fill(map(_write_row, rest), _ROOM_OF_ROWS + left)
     counts = {"all": len(rows)} | Counter(row.verdict for row in rows)
+    groups, threshold, alarms = (
+        _group_scores(spade, frame),
+        run["threshold"],
+        [row for row in judged if row.verdict in ALARMS],
+    )
+    reached, known = int((groups["normal"] >= threshold).sum()), len(groups["normal"])
+    low, high = (f"{100 * end.item():.2g}" for end in clopper_pearson(np.array([reached]), known))
     more = f"{len(rest) - len(lines)} more images are only in the table, {table}." if len(rest) > len(lines) else ""
     return Template(page).substitute(
         {key: f"{value:.4g}" if isinstance(value, float) else escape(str(value)) for key, value in run.items()},
         title=escape(run.get("input") or run["dataset"]),
         hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         colours=", ".join("rgb({} {} {})".format(*_COLOURS(at, bytes=True)[:3]) for at in np.linspace(0, 1, 9)),
-        headline=f"Anomalous: {sum(row.verdict in ALARMS for row in judged)} of {len(judged)} images",
+        headline=f"Anomalous: {len(alarms)} of {len(judged)} images",
         percent=f"{100 * run['rate']:.2g}",
+        **{"reached": reached, "known": known, "low": low, "high": high},
+        shown=f"{len(large)} of {len(judged)}",
         pixel_percent=f"{100 * run['pixel_rate']:.2g}",
-        distinct=len(spade.gallery.distinct),
         less=", less what normal images reach at its place" * (spade.options.judged == "excess"),
         remarks="\n".join(f"<p>{escape(remark)}</p>" for remark in told),
-        histogram=_draw_histogram(_group_scores(spade, frame), run["threshold"]),
+        histogram=_draw_histogram(groups, threshold),
+        beyond="Scores beyond the axis are in the last bar."
+        * (max(map(np.max, groups.values())) > _END * threshold > 0),
         large="\n".join(large),
         filters="\n".join(starmap(_offer, counts.items())),
         small="\n".join(small),
@@ -140,19 +153,21 @@ def _summarise(judged: Sequence[Any], lost: Sequence[Any], threshold: float) -> 
 
 
 def _offer(kind: str, count: int) -> str:
-    told = f'value="{kind}"{" checked" * (kind == "all")}> {kind} <span class="count">{count}</span>'
+    told = f'value="{kind}"{" checked" * (kind == "all")}> {_SAID.get(kind, kind)} <span class="count">{count}</span>'
     return f'<label><input type="radio" name="kind" {told}</label>'
 
 
 def _caption(row: Any) -> str:
     tone = "tag alarm" if row.verdict in (*ALARMS, "missed") else "tag"
     name = f'<span class="name">{escape(row.path)}</span>'
-    return f'{name} <b>{row.image_score:.4g}</b> <span class="{tone}">{row.verdict}</span>'
+    return f'{name} <b>{row.image_score:.4g}</b> <span class="{tone}">{_SAID.get(row.verdict, row.verdict)}</span>'
 
 
 def _write_row(row: Any) -> str:
     cells = (
-        ("", f"{row.verdict}: {row.reason}") if row.verdict == NOT_JUDGED else (f"{row.image_score:.4g}", row.verdict)
+        ("", f"{row.verdict}: {row.reason}")
+        if row.verdict == NOT_JUDGED
+        else (f"{row.image_score:.4g}", _SAID.get(row.verdict, row.verdict))
     )
     told = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
     return f'<tr data-kind="{row.verdict}"><td class="name">{escape(row.path)}</td>{told}</tr>'
@@ -265,7 +280,7 @@ def _describe(result: Result, row: Any, threshold: float) -> dict[str, Any]:
     place = (row.row, row.col) if hasattr(row, "row") else result.crop.on_photo(np.array([peak], float))[0]
     side, truth = max(height, width), result.mask if result.mask is not None and result.mask.any() else None
     return {
-        **{name: _embed(Image.fromarray(pixels), _SIDE, _HEAVY, name) for name, pixels in pictures.items()},
+        **{name: _embed(Image.fromarray(pixels), _SIDE, _HEAVY, _ALT[name]) for name, pixels in pictures.items()},
         **{"width": width, "height": height, "font": round(0.06 * side), "radius": round(0.04 * side, 1)},
         **dict(zip(("y", "x", "normal_y", "normal_x"), np.add([*peak, match.row, match.col], 0.5))),
         "marks": ("" if truth is None else _outline(truth, "truth")) + _outline(values >= threshold, "found"),
