@@ -656,8 +656,8 @@ def test_folders_that_answer_an_unknown_question_are_reported(put):
 
 
 def test_test_images_beside_good_ones_may_lie_in_kinds(put):
-    folder = put("ok/0.png", "te/good/1.png", "te/dent/2.png")
-    dataset = load_dataset(train=folder / "ok", test=folder / "te")
+    folder = put("ok/0.png", "check/good/1.png", "check/dent/2.png")
+    dataset = load_dataset(train=folder / "ok", test=folder / "check")
     assert sorted(found(dataset.test)) == [("dent", "2.png", None), ("good", "1.png", None)]
     assert dataset.remarks == ()
 

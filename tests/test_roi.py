@@ -640,6 +640,21 @@ def test_reviews_and_paintings_stay_inside(framed):
     assert painting.result.image_score == pytest.approx(before, rel=0.2)
 
 
+def test_another_function_than_the_one_that_was_fitted_is_refused(tiny, photos, tmp_path):
+    for at, photo in enumerate(photos):
+        Image.fromarray(photo).save(tmp_path / f"{at}.png")
+    files = sorted(tmp_path.glob("*.png"))
+    SPADE(tiny).fit(files, roi=bright).save(tmp_path / "fit")
+    assert SPADE.load(tmp_path / "fit", tiny, roi=bright).roi.function is bright
+    with pytest.raises(
+        ValueError, match=r"the function that was given to fit; got one that marks other pixels of .*0\.png"
+    ):
+        SPADE.load(tmp_path / "fit", tiny, roi=lambda photo: photo.mean(2) > 90)
+    for file in files:
+        file.unlink()
+    SPADE.load(tmp_path / "fit", tiny, roi=bright)  # there is nothing to compare with
+
+
 def test_an_image_given_as_roi_by_mistake_is_remarked_on(tiny, photos, tmp_path):
     Image.fromarray(photos[0]).save(tmp_path / "photo.png")
     with pytest.warns(

@@ -147,8 +147,8 @@ def _assemble(found: Found, name: str, locked: Sequence[str] = (), below: Sequen
     uses = Counter(part for sample in test for part in sample.mask_parts)
     if shared := [part for part, number in uses.items() if number > 1]:
         remarks.append(f"{count(shared, 'mask')} used for several images: {name_some(shared)}.")
-    names = Counter(path.with_suffix("") for path in photos)
-    if alike := [path for path in photos if names[path.with_suffix("")] > 1]:
+    names = Counter(path.with_suffix("") for path in {*photos})
+    if alike := [path for path in dict.fromkeys(photos) if names[path.with_suffix("")] > 1]:
         remarks.append(f"{count(alike, 'image')} differ only in the extension: {name_some(alike)}. {_IF_MASKS}")
     if twice := _in_both(train, test):
         remarks.append(f"{count(twice, 'test image')} also among the training images: {name_some(twice)}.")

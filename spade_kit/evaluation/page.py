@@ -116,7 +116,8 @@ def _compose(spade: Any, frame: pandas.DataFrame, run: dict[str, Any], table: st
         remarks="\n".join(f"<p>{escape(remark)}</p>" for remark in told),
         histogram=_draw_histogram(groups, threshold),
         beyond="Scores beyond the axis are in the last bar."
-        * (max(map(np.max, groups.values())) > _END * threshold > 0),
+        if max(map(max, groups.values())) > _END * threshold > 0
+        else "",
         large="\n".join(large),
         filters="\n".join(starmap(_offer, counts.items())),
         small="\n".join(small),

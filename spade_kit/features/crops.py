@@ -57,6 +57,11 @@ class Crop:
         return whole if self.roi is None else whole * float(self.roi.mean())
 
     @property
+    def looked_at(self) -> Bool[np.ndarray, "h w"]:
+        """The roi, also where it is all of the crop."""
+        return np.ones(self.size, bool) if self.roi is None else self.roi
+
+    @property
     def squash(self) -> float:
         """How much the aspect ratio was changed: 1.5 if an image of 300 x 200 pixels became square, 1 if unchanged."""
         return max(self.change, 1 / self.change)

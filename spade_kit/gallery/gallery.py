@@ -21,6 +21,7 @@ from torch import Tensor
 from spade_kit._arguments import check_index, warn
 from spade_kit._files import as_text
 from spade_kit.correspondence import Correspondence, search_pixels
+from spade_kit.datasets.images import UnreadablePhotoError
 from spade_kit.datasets.roi import Look, Roi
 from spade_kit.datasets.samples import SQUASHED, Photo, Sample
 from spade_kit.features.backbones import Backbone
@@ -32,6 +33,7 @@ from spade_kit.search.dispatch import layout_for, levels_of
 from spade_kit.search.layout import Layout, Shards
 
 _WORTH_SAYING = 2.0  # GB
+_COMPARED = 3  # images on which a function given as roi is compared with the one that was fitted
 _MANY = 10_000  # images: below, a product saves nothing
 _JPEG_QUALITY = 92
 NO_IMAGES = "fit needs at least one normal image; got none."
@@ -125,6 +127,17 @@ class Gallery:
                 f"roi must be a function, if one was given to fit; got {look!r:.80}, and the roi of this fit is {held}."
                 " Leave it out, or fit again."
             )
+        samples = [(one.sample, one.crop) for one in self.normals if one.sample]
+        for sample, crop in samples[:_COMPARED]:
+            try:
+                found = Roi(function=look).find(sample.image)
+            except (OSError, UnreadablePhotoError):  # its file is gone, for example
+                continue
+            if not np.array_equal(crop.cut_mask(found), crop.looked_at):
+                raise ValueError(
+                    "roi must be the function that was given to fit; got one that marks other pixels of "
+                    f"{as_text(sample.path)}. Pass that one, or fit again."
+                )
         return replace(self, cropping=replace(self.cropping, roi=Roi(function=look)))
 
     @cached_property
@@ -140,8 +153,10 @@ class Gallery:
     def common_roi(self) -> Bool[np.ndarray, "H W"]:
         """The places of the crop inside the roi of every image; all if there is no such place."""
         common = np.ones(self.normals[0].crop.size, bool)
-        for roi in {id(normal.crop.roi): normal.crop.roi for normal in self.normals}.values():  # images may share it
-            common &= True if roi is None else roi
+        for roi in {
+            id(normal.crop.roi): normal.crop.looked_at for normal in self.normals
+        }.values():  # images may share it
+            common &= roi
         return common if common.any() else ~common
 
     @cached_property
