@@ -33,7 +33,7 @@ ROOMS = {  # from the ground up: a module may import modules listed before it, i
     "figures": "figures.style figures.results figures.curves figures.reports",
     "widgets": "widgets._shared.scheduler widgets._shared.export widgets._shared.encoding "
     "widgets._shared.base widgets._shared.images widgets._shared.caches widgets._shared.edits "
-    "widgets.explorer widgets.comparison widgets.chooser widgets.painting widgets.review",
+    "widgets.explorer widgets.comparison widgets.chooser widgets.painting widgets.review widgets.atlas",
     "lessons": "lessons.checking lessons.material lessons.quickstart lessons.nearest_neighbours lessons.features "
     "lessons.retrieval lessons.correspondence lessons.pyramid_layers lessons.explorer lessons.thresholds_and_metrics "
     "lessons.when_it_fails lessons.how_it_is_fast lessons.hand_it_on",

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import spade_kit
-from spade_kit import SPADE, choose_threshold, compare_layers, explore, paint_defect, review_suspects
+from spade_kit import SPADE, choose_threshold, compare_layers, explore, map_images, paint_defect, review_suspects
 from spade_kit.scores import share_out
 from spade_kit.widgets._shared.export import join_modules
 
@@ -529,7 +529,7 @@ def test_an_empty_list_shows_no_other_images(spade):
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("make", [
-    explore, choose_threshold, review_suspects, lambda spade: compare_layers(spade, "x"),
+    explore, choose_threshold, map_images, review_suspects, lambda spade: compare_layers(spade, "x"),
     lambda spade: paint_defect(spade, "x"),
 ])  # fmt: skip
 @pytest.mark.parametrize("wrong", [None, "efficientnet_lite0", []])

@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import tqdm.std
 from matplotlib.text import Text
@@ -35,6 +36,7 @@ def opened(spade, demo, tmp_path):
         "comparison": compare_layers(spade, photos),
         "painting": paint_defect(spade, photos, folder=tmp_path / "painted"),
         "review": spade_kit.review_suspects(spade),
+        "atlas": spade_kit.map_images(spade, photos),
     }
 
 
@@ -53,6 +55,7 @@ def test_a_saved_page_is_finished(opened, tmp_path):
     assert not any(level["stale"] for level in opened["comparison"].levels)
     assert len(opened["painting"].normals["scores"]) == 12
     assert all(fresh for _, _, fresh, _ in opened["review"].suspects)
+    assert np.isfinite(np.frombuffer(opened["atlas"].places["pca"], np.float32)).all()
 
 
 def test_the_page_that_a_page_asks_for_is_finished_too(opened, monkeypatch):
@@ -89,6 +92,7 @@ def test_no_name_of_an_image_can_end_or_open_a_script(spade, demo, tmp_path, nam
     spade = spade.with_options().add([Sample(photos[0], "good")])
     widgets = [explore(spade, photos), choose_threshold(spade, photos), compare_layers(spade, photos)]
     widgets += [paint_defect(spade, photos, folder=tmp_path / name), spade_kit.review_suspects(spade)]
+    widgets.append(spade_kit.map_images(spade, photos))
     for widget in widgets:
         widget.save_html(tmp_path / "page.html")
         page = (tmp_path / "page.html").read_text(encoding="utf-8")

@@ -1,5 +1,7 @@
 """Interactive widgets for notebooks: state and events only; all computation lives in other modules."""
 
+from spade_kit.widgets.atlas import Atlas as Atlas
+from spade_kit.widgets.atlas import map_images as map_images
 from spade_kit.widgets.chooser import Chooser as Chooser
 from spade_kit.widgets.chooser import choose_threshold as choose_threshold
 from spade_kit.widgets.comparison import Comparison as Comparison

@@ -66,6 +66,8 @@ class Explorer(Live, page="explorer.js"):
     ----------
     index
         Index of the image.
+    selection
+        Indices of the images in the strip; empty for all. Link it to that of `map_images`.
     k, kappa, radius, weights, combine, sigma, score, judged
         As in `SPADE`. With another ``judged``, a threshold set manually returns to the rule ``"pixel 0.01"``.
     threshold
@@ -90,13 +92,14 @@ class Explorer(Live, page="explorer.js"):
         Whether to show each layer searched alone instead of its share of the distance.
     """
 
-    MOVABLE = ("index", "k", *_OPTIONS, "sigma", "score", "judged", "threshold", "threshold_rule",
+    MOVABLE = ("index", "selection", "k", *_OPTIONS, "sigma", "score", "judged", "threshold", "threshold_rule",
                "probe", "pinned", "roi", "roi_size", "opacity", "alone")  # fmt: skip
     TOLD = ("gallery", "photos", "normals", "placed", "scores", "as_python")
     MESSAGES = Live.MESSAGES | {"normals": "images", "upload": "name part parts buffers",
                                 "add": "", "remove": "image", "undo": "", "ask": ""}  # fmt: skip
 
     index = Index()
+    selection = Checked((), lambda self, images: self.images.check_all(images, "selection"))
     k = Checked(1, lambda self, value: min(check_count("k", value), len(self.spade)))
     kappa = Checked(1, lambda _, value: check_kappa(value))
     radius = Checked(None, lambda _, value: None if value is None else check_count("radius", value, least=0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from PIL import Image
 
@@ -80,6 +80,11 @@ class ImageList:
 
     def check(self, index: int, name: str = "index") -> int:
         return check_index(name, index, len(self), "image")
+
+    def check_all(self, indexes: Any, name: str) -> tuple[int, ...]:
+        """Indices in ascending order, each once, from one or several."""
+        given = indexes if isinstance(indexes, Iterable) else [indexes]
+        return tuple(sorted({self.check(index, name) for index in given}))
 
     def _sample(self, index: int) -> Photo | None:
         photo = self._listed[index].photo

@@ -213,7 +213,7 @@ class Explorer extends MapPage {
       "change:placed change:normals": () => this.paintPlace(),
       "change:probe change:pinned": () => this.paintProbe(),
       "change:roi": () => this.paintPolygon(),
-      "change:photos": () => this.paintPhotos(),
+      "change:photos change:selection": () => this.paintPhotos(),
       "change:scores": () => this.paintScores(),
       [["index", ...OPTIONS].map((name) => `change:${name}`).join(" ")]: () => this.paintOptions(),
     });
@@ -676,8 +676,9 @@ class Explorer extends MapPage {
 
   /** The photos in the strip as cards, in display order. */
   listed() {
-    const wanted = this.filter.select.value || "all";
+    const [wanted, selection] = [this.filter.select.value || "all", this.get("selection")];
     const shown = this.known()
+      .filter(({ index }) => !selection.length || selection.includes(index))
       .filter(({ label, wrong }) => wanted === "all" || wanted === `label ${label}` || wanted === wrong)
       .map(({ index, name, label, score, fresh }) => ({
         key: index, name: `photo ${name}${score === null ? "" : `, score ${score.toFixed(2)}`}`, top: name.split("/").at(-1), kind: label ?? "",
@@ -708,9 +709,10 @@ class Explorer extends MapPage {
     this.filter.offer([["all", `all (${photos.length})`], ...labels.map((label) => [`label ${label}`, `${label} (${count(label, "label")})`]), ...wrong]);
     const wanted = this.filter.select.value;
     const pixelwise = /^(pixel|f1)/.test(this.get("threshold_rule")) && ["misses", "alarms"].includes(wanted);
+    const few = this.get("selection").length ? `Only the ${this.get("selection").length} photos selected on the map. ` : "";
     const none = wrong.some(([value, text]) => value === wanted && text.endsWith("(0)")) ? "None at this threshold. " : "";
     const hint = this.apart() && pixelwise ? "This threshold is for pixels of another map than the score. To judge whole photos, choose a threshold rule for photos." : pixelwise ? "This threshold is for pixels: most photos have some above it. To judge whole photos, choose a threshold rule for photos." : "";
-    this.strip.node.dataset.remark = none + hint;
+    this.strip.node.dataset.remark = few + none + hint;
   }
 
   paintNeighbours() {
