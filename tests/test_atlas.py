@@ -77,7 +77,7 @@ def test_normal_images_are_placed_at_once_and_test_images_as_they_are_read(atlas
     assert np.isfinite(places_of(atlas)).all()
 
 
-def test_tsne_is_seeded_says_how_far_it_is_and_is_as_good_as_in_one_piece(spade, demo):
+def test_tsne_is_the_same_each_time_says_how_far_it_is_and_is_as_good_as_in_one_piece(spade, demo):
     normals = SPADE(spade.backbone, k=5).fit(demo.train)
     atlas, other = map_images(normals, None), map_images(normals, None)
     said = []
@@ -193,6 +193,9 @@ def test_identical_images_lie_on_one_place(demo):
     atlas = map_images(same)
     assert not places_of(atlas).any()
     assert "0 % of the variance" in atlas.told["axes"]["pca"]
+    atlas.projection = "tsne"
+    atlas.finish()
+    assert np.isfinite(places_of(atlas, "tsne")).all()
 
 
 @pytest.mark.parametrize(("name", "value", "said"), [

@@ -116,6 +116,12 @@ def test_the_lasso_selects_what_is_inside_its_path(browser, saved, scored, proje
         tests = (inside < 12).sum()
         told = f"{tests} test and {len(inside) - tests} normal photos selected"
         shown.root.get_by_text(told, exact=True).wait_for()
+        more = next(at for at in np.linalg.norm(places - middle, axis=1).argsort()[::-1] if at not in inside)
+        page.keyboard.down("Shift")
+        page.mouse.move(*places[more])
+        draw_lasso(shown, [places[more], places[more] + 1])
+        assert cards_of(shown) == sorted([*inside, more])
+        page.keyboard.up("Shift")
         page.keyboard.press("Escape")
         assert cards_of(shown) == []
 

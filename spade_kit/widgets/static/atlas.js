@@ -144,7 +144,7 @@ class Atlas extends Page {
     const told = at === null ? [] : [`${at < this.about.tested ? "test " : ""}${this.get("photos")[at][0]}`];
     const [score, count] = ["score", "neighbours"].map((name) => this.values[name][at]);
     if (score === score && at !== null) told.push(`score ${score.toFixed(2)}`);
-    if (count >= 0) told.push(`neighbour of ${count} test photos`);
+    if (count >= 0) told.push(`neighbour of ${count} test photo${count === 1 ? "" : "s"}`);
     const near = this.near.get(at) ?? [];
     if (near.length) told.push(`its neighbours: normal ${near.slice(0, 8).join(", ")}${near.length > 8 ? ` and ${near.length - 8} more` : ""}`);
     setText(this.words, told.join(", "));
