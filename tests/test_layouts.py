@@ -180,6 +180,14 @@ def test_a_table_of_visa_without_rows_is_refused(put):
         load_dataset(write_visa(put))
 
 
+def test_masks_of_normal_images_in_a_table_are_reported(put):
+    folder = put("0.png", "1.png", "m.png")
+    (folder / "list.csv").write_text("path,label,split,mask\n0.png,good,train,m.png\n1.png,unlabeled,test,\n")
+    dataset = load_dataset(folder / "list.csv")
+    assert dataset.remarks == ("1 normal image with a mask, not used: set/0.png.",)
+    assert [sample.label for sample in dataset.test] == [None]
+
+
 def test_defects_of_a_table_without_a_mask_are_reported(put):
     folder = put(*(f"{at}.png" for at in range(4)), "m.png")
     rows = ["0.png,good,train,", "1.png,bent,test,m.png", "2.png,bent,test,", "3.png,good,test,"]

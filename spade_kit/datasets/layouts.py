@@ -376,6 +376,8 @@ def _read_rows(rows: list[dict[str, str]], folder: Path, table: str) -> tuple[li
     if not parts["train"]:
         raise FileNotFoundError(f"{table} lists no normal image for training. Give some rows the split 'train'.")
     remarks += _join_rows(parts, table)
+    masked = [sample.path for sample in parts["train"] if sample.mask_path is not None]
+    remarks += [f"{count(masked, 'normal image')} with a mask, not used: {name_some(masked)}."] if masked else []
     bare = _find_bare(parts["test"])
     remarks += [f"{count(bare, 'defect image')} without a mask: {name_some(bare)}."] if bare else []
     return parts["train"], parts["test"], remarks

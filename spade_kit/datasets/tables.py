@@ -104,7 +104,9 @@ def read_labels(table: Path) -> list[tuple[str, str]]:
 
 def clean_label(label: str | None) -> str | None:
     """None for what stands for no label."""
-    return None if isinstance(label, str) and plain(label) in {"", UNKNOWN, *MISSING} else label
+    return (
+        None if isinstance(label, str) and plain(label) in {"", UNKNOWN, "unlabelled", "unlabeled", *MISSING} else label
+    )
 
 
 class LabelTable:
