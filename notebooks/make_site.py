@@ -120,11 +120,14 @@ def _fold(cell: Any) -> list[Any]:
 
 
 def _frame(output: Any, cell: Any, models: dict[str, Any], stem: str, site: Path) -> Any:
-    """Put a widget on a separate page and show it in a frame; leave other outputs unchanged."""
+    """Put a widget on a separate page and show it in a frame, and describe a picture; leave other outputs unchanged."""
     data = output.get("data", {})
     if _CURVES in data:
         return nbformat.v4.new_output("display_data", {"text/html": _draw_curves(data[_CURVES], site)})
     model = models.get(data.get(_WIDGET, {}).get("model_id", ""))
+    if model is None and "image/png" in data:  # nbconvert leaves out what a picture shows
+        source, alt = f"data:image/png;base64,{data['image/png'].strip()}", escape(cell.metadata["alt"], quote=True)
+        return nbformat.v4.new_output("display_data", {"text/html": f'<img src="{source}" alt="{alt}">'})
     if model is None:
         return output
     state = _read_state(model)

@@ -1,11 +1,14 @@
 """Lessons as offline pages: no network requests, no dead links, and widgets respond to the pointer."""
 
 import re
+from html import unescape
 from pathlib import Path
 
+import nbformat
 import pytest
 from make_site import write_site
 
+WIDGET, CURVES = "application/vnd.jupyter.widget-view+json", "application/vnd.plotly.v1+json"
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
 
@@ -31,6 +34,18 @@ def test_nothing_is_fetched_and_every_link_has_a_target(site):
         assert not re.search(r"import\(|cdnjs|unpkg|jsdelivr", code), page.name
         for target in re.findall(r'(?:href|src)="([^":#]+)(?:#[^"]*)?"', code):
             assert (site / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_picture_is_described(site):
+    for path in NOTEBOOKS.glob("*.ipynb"):
+        cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+        kinds = [(cell, output.get("data", {}).keys()) for cell in cells for output in cell.outputs]
+        shown = [cell for cell, kind in kinds if kind & {"image/png", WIDGET, CURVES} == {"image/png"}]
+        text = (site / f"{path.stem}.html").read_text(encoding="utf-8")
+        pictures = re.findall(r'<img\b[^>]*src="data:image/png[^>]*>', text)
+        found = [unescape(re.search(r'alt="([^"]*)"', picture)[1]) for picture in pictures]
+        assert found == [cell.metadata["alt"] for cell in shown], path.stem
+        assert "No description" not in text
 
 
 def test_formulas_are_mathml_and_solutions_are_folded(site):
