@@ -288,6 +288,7 @@ class SPADE:
             "options": self.describe_options(),
             "normals": len(normals),
             "normals_sha256": hashlib.sha256(b"".join(normal.digest for normal in normals)).hexdigest(),
+            **({"roi_code": self.roi.code} if self.roi and self.roi.function else {}),
         }
 
     # ---- the gallery -------------------------------------------------------------------------------------------------

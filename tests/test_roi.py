@@ -2,8 +2,10 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
+import pandas
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -653,6 +655,45 @@ def test_another_function_than_the_one_that_was_fitted_is_refused(tiny, photos, 
     for file in files:
         file.unlink()
     SPADE.load(tmp_path / "fit", tiny, roi=bright)  # there is nothing to compare with
+
+
+class Brighter:
+    def __init__(self, level):
+        self.level = level
+
+    def __call__(self, photo):
+        return photo.mean(2) > self.level
+
+
+def brighter(level, photo):
+    return photo.mean(2) > level
+
+
+def make_brighter(level):
+    return lambda photo: photo.mean(2) > level
+
+
+def calls_itself(photo):
+    return photo.mean(2) > 80 if photo.ndim else calls_itself(photo)
+
+
+@pytest.mark.parametrize("make", [make_brighter, Brighter, lambda level: partial(brighter, level)])
+def test_functions_are_told_apart_by_their_code_and_what_they_refer_to(make):
+    assert Roi(function=make(80)).code == Roi(function=make(80)).code != Roi(function=make(90)).code
+    assert Roi(function=calls_itself).code == Roi(function=calls_itself).code != Roi(function=bright).code
+    assert Roi.of(CORNERS, (90, 106)).code == ""
+
+
+def test_a_run_of_another_function_is_another_run(tiny, photos, tmp_path):
+    (tmp_path / "in").mkdir()
+    Image.fromarray(noise(seed=9)).save(tmp_path / "in/0.png")
+    SPADE(tiny).fit(photos, roi=make_brighter(80)).save(tmp_path / "fit")  # of arrays: there is nothing to compare with
+    first = SPADE.load(tmp_path / "fit", tiny, roi=make_brighter(80)).predict_folder(tmp_path / "in", tmp_path / "out")
+    again = SPADE.load(tmp_path / "fit", tiny, roi=make_brighter(80)).predict_folder(tmp_path / "in", tmp_path / "out")
+    pandas.testing.assert_frame_equal(first, again)
+    other = SPADE.load(tmp_path / "fit", tiny, roi=make_brighter(120))
+    with pytest.raises(ValueError, match="holds results of another run: roi_code was"):
+        other.predict_folder(tmp_path / "in", tmp_path / "out")
 
 
 def test_an_image_given_as_roi_by_mistake_is_remarked_on(tiny, photos, tmp_path):

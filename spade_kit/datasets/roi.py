@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from base64 import b85decode, b85encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from math import prod
 from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, TypeAlias
 from zlib import compress, decompressobj
 
@@ -75,6 +77,11 @@ class Roi:
     def kind(self) -> str:
         return "function" if self.size is None else "polygon" if self.corners else "mask"
 
+    @property
+    def code(self) -> str:
+        """A hash of the function's code and what it refers to, which differs between versions of Python; else empty."""
+        return hashlib.sha256(repr(_read_code(self.function)).encode()).hexdigest() if self.function else ""
+
     @cached_property
     def mask(self) -> Bool[np.ndarray, "H W"]:
         """Of a mask or polygon."""
@@ -99,6 +106,31 @@ class Roi:
                 f"got shape {mask.shape} and type {mask.dtype}. Compare the image with a number, for example."
             )
         return mask > 0
+
+
+def _read_code(value: Any, entered: tuple[int, ...] = ()) -> Any:
+    """What a function consists of, without where it was written; ``entered`` are the objects that hold it."""
+    if isinstance(value, (str, bytes, int, float, type(None))):
+        return value
+    if isinstance(value, np.ndarray):
+        return value.shape, str(value.dtype), hashlib.sha256(value.tobytes()).hexdigest()
+    if id(value) in entered or isinstance(value, (ModuleType, type)):
+        return getattr(value, "__name__", "")
+    parts: Iterable[Any] = vars(value).values() if hasattr(value, "__dict__") else ()
+    if isinstance(value, (tuple, list, frozenset, set)):
+        parts = value if isinstance(value, (tuple, list)) else sorted(value, key=repr)
+    elif isinstance(value, dict):
+        parts = value.items()
+    elif isinstance(value, CodeType):
+        parts = value.co_code, *value.co_names, *value.co_varnames, *value.co_consts
+    elif isinstance(value, partial):
+        parts = value.func, *value.args, *value.keywords.items()
+    elif isinstance(value, FunctionType):
+        held = (cell.cell_contents for cell in value.__closure__ or ())
+        parts = value.__code__, value.__defaults__, *held, *map(value.__globals__.get, value.__code__.co_names)
+    elif callable(value):  # an object
+        parts = type(value).__call__, *parts
+    return type(value).__qualname__, *(_read_code(part, (*entered, id(value))) for part in parts)
 
 
 def _is_mask(given: Any) -> bool:
