@@ -89,6 +89,7 @@ def test_masks_stay(parts):
         ({"004": "0", "a/003": "chip"}, r"all numbers, of which 0 is good; got '0' beside 'chip'\. Write good for "),
         ({"004": "no", "a/003": "yes"}, r"of which 0 is good; got 'no'\. Write good for images of good parts"),
         ({"004": 0, "a/003": "good"}, r"got '0' beside 'good'\."),
+        ({"004": 0.02, "a/003": 0.98}, r"got '0\.02'\. Write good for images of good parts"),
         ({"004": -1, "a/003": 1}, r"got '-1'\. Write good for images of good parts"),
         ({"004": -1, "a/003": "good"}, r"got '-1' beside 'good'\."),
         ({"004": "T", "a/003": "F"}, r"got 'F'\. Write good for images of good parts"),
@@ -163,6 +164,7 @@ def test_every_path_is_found_as_it_is_written(names):
     [
         *(("0", "1"), ("0.0", "1.0"), ("False", "True"), ("0", "7"), ("00", "01"), ("-0", "+1"), (" 0 ", "1")),
         *(('"0,0"', '"1,0"'), ("\uff10", "\uff11"), ("0", "0.5"), ("0.", "1.")),
+        *(("0.000e+00", "1.000e+00"), ("b'0'", "b'1'")),
     ],
 )
 def test_of_numbers_zero_is_good(tmp_path, parts, good, bad):
@@ -196,3 +198,8 @@ def test_a_table_of_numbers_beside_names_is_refused_when_it_is_loaded_too(tmp_pa
         table.write_text("\n".join(["path,label,split", *rows]))
         with pytest.raises(ValueError, match=r"Labels must be good and the names of defects, or all numbers"):
             load_dataset(table)
+
+
+@pytest.mark.parametrize("good", ["\ufeffgood", "go\u200bod", "\u00a0good", "\uff27\uff4f\uff4f\uff44", " OK "])
+def test_good_is_known_by_how_it_looks(parts, good):
+    assert labels_of(parts.label({"a/003.png": good}).test)[0] == "good"

@@ -657,10 +657,17 @@ def test_truth_values_are_labels_of_folders(put, good, bad):
     assert f"Folders in test are numbers: {good} counts as good." in dataset.remarks
 
 
-def test_folders_that_answer_an_unknown_question_are_reported(put):
-    dataset = load_dataset(put("train/good/0.png", "test/no/1.png", "test/yes/2.png"))
-    told = "no, yes in test: kinds of defects. If images of one are good, rename it good."
-    assert told in dataset.remarks
+@pytest.mark.parametrize(
+    ("kinds", "told"),
+    [
+        (("no", "yes"), "no, yes in test: kinds of defects."),
+        (("N", "Y"), "N, Y in test: kinds of defects."),
+        (("-1", "1"), "-1 in test: a kind of defect."),
+    ],
+)
+def test_folders_that_answer_an_unknown_question_are_reported(put, kinds, told):
+    dataset = load_dataset(put("train/good/0.png", *(f"test/{kind}/1.png" for kind in kinds)))
+    assert f"{told} If images of one are good, rename it good." in dataset.remarks
 
 
 def test_test_images_beside_good_ones_may_lie_in_kinds(put):

@@ -30,7 +30,15 @@ from spade_kit.datasets.naming import (
 from spade_kit.datasets.naming import name_some as name_some
 from spade_kit.datasets.pairing import pair
 from spade_kit.datasets.samples import Sample
-from spade_kit.datasets.tables import COLUMNS, are_numbers, clean_label, find_zeros, name_numbers, read_table
+from spade_kit.datasets.tables import (
+    COLUMNS,
+    are_numbers,
+    clean_label,
+    find_unclear,
+    find_zeros,
+    name_numbers,
+    read_table,
+)
 
 ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
 VISA_SPLIT = Path("split_csv", "1cls.csv")
@@ -199,7 +207,7 @@ def _read_kinds(folder: Path, masks: Path | None = None) -> tuple[list[Sample], 
     if (zeros := find_zeros(labels)) and are_numbers(labels):
         samples = [replace(sample, label=GOOD) if sample.label in zeros else sample for sample in samples]
         return samples, [*remarks, _tell_numbers(folder, *sorted(zeros))]
-    unclear = sorted(zeros | {label for label in labels if plain(label) in ("yes", "no")})
+    unclear = sorted(find_unclear(labels))
     what = "kinds of defects" if len(unclear) > 1 else "a kind of defect"
     told = f"{', '.join(unclear)} in {printable(folder.name)}: {what}. If images of one are good, rename it {GOOD}."
     return samples, [*remarks, told] if unclear else remarks

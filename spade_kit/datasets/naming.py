@@ -49,8 +49,9 @@ def plain(name: str) -> str:
 
 
 def as_label(name: str) -> str:
-    """A label or the name of a folder; all names of good parts become ``good``."""
-    return GOOD if plain(name) in GOOD_NAMES else name
+    """A label or the name of a folder; all names of good parts become ``good``, in full-width letters, too."""
+    seen = "".join(one for one in unicodedata.normalize("NFKC", name) if unicodedata.category(one) != "Cf")
+    return GOOD if plain(seen.strip()) in GOOD_NAMES else name
 
 
 def strip_mark(name: str) -> str:

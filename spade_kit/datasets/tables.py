@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from io import StringIO
 from itertools import zip_longest
 from pathlib import Path
@@ -19,8 +20,7 @@ from spade_kit.datasets.naming import GOOD, MISSING, name_some, plain
 COLUMNS = ("path", "label", "mask", "split")
 _LABELLED = ["path", "label"]
 UNKNOWN = "unknown"  # what stands for no label
-_NUMBER, _ZERO = re.compile(r"[+-]?\d+([.,]\d*)?|true|false"), re.compile(r"[+-]?0+([.,]0*)?|false")
-_UNCLEAR = re.compile(r"yes|no|y|n|-\d*[1-9]\d*([.,]\d*)?")  # answers to an unknown question, and less than 0
+_ANSWERS = {"yes", "no", "y", "n"}  # to an unknown question
 _LETTERS = [{"t", "f"}, {"p", "f"}]  # true, pass, and what is not
 
 
@@ -59,39 +59,51 @@ def read_table(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
 
 def are_numbers(labels: Collection[str]) -> bool:
     """Whether all labels are numbers or truth values."""
-    return bool(labels) and all(_NUMBER.fullmatch(_normalize(label)) for label in labels)
+    return bool(labels) and None not in map(_as_number, labels)
+
+
+def find_zeros(labels: Iterable[str]) -> set[str]:
+    """The labels that are 0 or false."""
+    return {label for label in labels if _as_number(label) == 0}
+
+
+def find_unclear(labels: Iterable[str]) -> set[str]:
+    """Labels that may mean good or defective: 0 among names, no, -1 and 0.5."""
+    told = {label: _normalize(label) for label in labels}
+    letters = {*told.values()} in _LETTERS
+    unclear = {label for label, text in told.items() if letters or text in _ANSWERS}
+    numbers = {label: value for label in told if (value := _as_number(label)) is not None}
+    return unclear | {label for label, value in numbers.items() if value <= 0 or value % 1}
 
 
 def name_numbers(labels: Sequence[str | None], good: str | None = None) -> list[str | None]:
     """Labels, of which ``good``, or else 0 and false, become good, if all are numbers or truth values.
 
-    Raises where 0 is among names, and for labels such as no or -1, which may mean either.
+    Raises where 0 is among names, and for labels such as no, -1 or 0.5, which may mean either.
     """
-    told = {label: _normalize(label) for label in labels if label is not None and clean_label(label) is not None}
+    told = {label for label in labels if label is not None and clean_label(label) is not None}
     zeros = find_zeros(told)
-    if good is not None and are_numbers(told):
-        return [GOOD if label == good else label for label in labels]
-    if are_numbers(told) and (zeros or not any(_UNCLEAR.fullmatch(text) for text in told.values())):
-        return [GOOD if label in zeros else label for label in labels]
-    unclear = {label for label, text in told.items() if _UNCLEAR.fullmatch(text) or {*told.values()} in _LETTERS}
-    if unclear | zeros:
-        first, *_ = sorted(unclear | zeros)
-        names = sorted(label for label, text in told.items() if label not in unclear and not _NUMBER.fullmatch(text))
+    if are_numbers(told) and (zeros or good is not None):
+        return [GOOD if label in (zeros if good is None else {good}) else label for label in labels]
+    if unclear := find_unclear(told):
+        names = sorted(label for label in told if label not in unclear and _as_number(label) is None)
         others = "".join(f" beside {name!r}" for name in names[:1])
         raise ValueError(
             "Labels must be good and the names of defects, or all numbers, of which 0 is good; got "
-            f"{first!r}{others}. Write good for images of good parts."
+            f"{min(unclear)!r}{others}. Write good for images of good parts."
         )
     return [*labels]
 
 
-def find_zeros(labels: Iterable[str]) -> set[str]:
-    """The labels that are 0 or false."""
-    return {label for label in labels if _ZERO.fullmatch(_normalize(label))}
+def _as_number(label: str) -> float | None:
+    text = _normalize(label)
+    with suppress(ValueError):
+        return float(text == "true") if text in ("true", "false") else float(text.replace(",", "."))
+    return None
 
 
 def _normalize(label: str) -> str:
-    return unicodedata.normalize("NFKC", label).strip().lower()
+    return re.sub(r"""^b?(['"])(.*)\1$""", r"\2", unicodedata.normalize("NFKC", label).strip().lower())
 
 
 def read_labels(table: Path) -> list[tuple[str, str]]:
