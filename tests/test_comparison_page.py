@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browsing import Shown, open_offline, read_canvas
+from browsing import Shown, open_offline, page_hurries, read_canvas, run_beside
 from PIL import Image
 
 import spade_kit
@@ -464,19 +464,12 @@ def test_a_repeated_error_is_shown_again(notebook, shown):
 
 
 def test_a_disconnected_page_reconnects_when_python_replies(notebook, shown):
-    hasty = """() => {
-        const later = window.setTimeout;
-        window.setTimeout = (act, ms, ...more) => later(act, ms === 5000 ? 200 : ms, ...more);
-        window.slowly = () => (window.setTimeout = later);
-    }"""
-    busy = "code => void jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({ code })"
-    shown.page.evaluate(hasty)
-    shown.page.evaluate(busy, LATE)
-    shown.press("next photo")
-    alert = shown.root.get_by_role("alert").get_by_text("No kernel connected.")
-    alert.wait_for(timeout=5000)
-    assert shown.root.get_by_role("button", name="next photo").is_disabled()
-    shown.page.evaluate("slowly()")
+    with page_hurries(shown.page, status="idle"):
+        run_beside(shown.page, LATE)
+        shown.press("next photo")
+        alert = shown.root.get_by_role("alert").get_by_text("No kernel connected")
+        alert.wait_for(timeout=5000)
+        assert shown.root.get_by_role("button", name="next photo").is_disabled()
     shown.until_photo(SCRATCH + 1)
     assert alert.count() == 0
     assert shown.root.get_by_role("button", name="next photo").is_enabled()

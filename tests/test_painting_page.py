@@ -9,7 +9,7 @@ from math import hypot
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browsing import Shown
+from browsing import Shown, page_hurries
 from PIL import Image
 
 from spade_kit import paint_defect
@@ -707,10 +707,11 @@ def test_drawing_without_a_visible_change_still_gets_replies(notebook, shown):
 
 def test_after_a_slow_reply_everything_works_again(notebook, shown):
     notebook.execute("import time; answer = pd._show")
-    notebook.execute("pd._show = lambda: (time.sleep(5.5), answer())")
+    notebook.execute("pd._show = lambda: (time.sleep(2), answer())")
     take(shown, "brush", size=8, strength=1)
-    shown.click(shown.photo, 60, 60)
-    shown.root.get_by_role("alert").filter(has_text="No kernel connected").wait_for(timeout=8000)
+    with page_hurries(shown.page, status="idle"):
+        shown.click(shown.photo, 60, 60)
+        shown.root.get_by_role("alert").filter(has_text="No kernel connected").wait_for(timeout=8000)
     assert shown.root.get_by_role("button", name="brush", exact=True).is_disabled()
     shown.root.locator(":scope[data-shown='0 1']").wait_for(timeout=20_000)
     notebook.execute("del pd._show")

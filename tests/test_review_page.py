@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browsing import INSIDE, Notebook, Shown, open_offline, read_canvas, settle_on
+from browsing import INSIDE, Notebook, Shown, open_offline, page_hurries, read_canvas, run_beside, settle_on
 from PIL import Image
 
 from spade_kit import review_suspects
@@ -19,7 +19,7 @@ rv = spade_kit.review_suspects(spade)
 three = spade_kit.SPADE(k=2).fit(parts.train[:3])
 kept, gone = (spade_kit.review_suspects(three) for _ in range(2))
 def reset(review=rv):
-    while review.kept or review.dropped:
+    while review.kept or review.dropped or review.unknown:
         review.undo()
     review.index, review.problem = int(review.spade.suspects().index[0]), ""
     review.finish()
@@ -458,6 +458,7 @@ def test_keys_do_not_reach_the_notebook(notebook, shown, most_anomalous):
     for key in "dduu":
         shown.page.keyboard.press(key)
         shown.page.wait_for_timeout(150)
+    notebook.until("[len(rv.dropped), len(rv.unknown)]", [2, 2])
     settle(notebook, shown)
     assert shown.page.evaluate("jupyterapp.shell.currentWidget.content.widgets.length") == 4
 
@@ -482,6 +483,37 @@ def test_keys_keep_working_after_a_click(notebook, shown, most_anomalous, on):
     kept, index = notebook.ask("[rv.kept, rv.index]")
     shown.page.keyboard.press("k")
     notebook.until("rv.kept", [*kept, index], seconds=3)
+
+
+def test_keys_wait_for_a_busy_kernel(notebook, shown, most_anomalous):
+    """Each counts for the photo that is shown once those before it are done."""
+    shown.photo.focus()
+    with page_hurries(shown.page):
+        run_beside(shown.page, "time.sleep(2)")
+        for key in "ddd":
+            shown.page.keyboard.press(key)
+        shown.page.wait_for_timeout(1500)  # a kernel that is not busy would have replied
+        assert shown.root.get_by_role("alert").count() == 0
+    notebook.until("[len(rv.dropped), rv.dropped[:2], rv.problem]", [3, most_anomalous[:2], ""])
+    settle(notebook, shown)
+    before = notebook.ask("rv.index")
+    run_beside(shown.page, "time.sleep(1)")
+    for key in "g]uz":
+        shown.page.keyboard.press(key)
+    notebook.until("[len(rv.dropped), rv.kept, rv.unknown]", [3, [before], []])
+    settle(notebook, shown)
+    following = [index for index, *_, decided in notebook.ask("rv.suspects") if not decided]
+    assert notebook.ask("rv.index") in following[1:]  # not the next: a step lay between
+
+
+def test_keys_after_a_key_that_failed_are_forgotten(notebook):
+    shown = of_three(notebook, "gone", 2)
+    run_beside(notebook.page, "time.sleep(1)")
+    for key in "dddg":
+        notebook.page.keyboard.press(key)
+    shown.root.get_by_role("alert").filter(has_text="at least one").wait_for(timeout=5000)
+    notebook.page.wait_for_timeout(300)
+    assert notebook.ask("[len(gone.dropped), len(gone.kept)]") == [1, 0]
 
 
 def of_three(notebook, name: str, nth: int) -> Shown:

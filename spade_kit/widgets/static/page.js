@@ -44,7 +44,7 @@ export class Page {
     this.root.addEventListener("focusin", (event) => (event.target.dataset.lmSuppressShortcuts = "true"));
     this.setConnected(!this.model.saved);
     this.send({ kind: "hello" });
-    if (!this.model.saved) this.greeting = setTimeout(() => this.setConnected(false), PATIENCE / 2);
+    this.expect("greeting", PATIENCE / 2);
   }
 
   onMessage(message, buffers) {
@@ -118,7 +118,14 @@ export class Page {
     this.root.classList.toggle("busy", awaited);
     this.root.setAttribute("aria-busy", awaited);
     clearTimeout(this.waiting);
-    if (awaited && !this.model.saved) this.waiting = setTimeout(() => this.setConnected(false), PATIENCE);
+    if (awaited) this.expect("waiting", PATIENCE);
+  }
+
+  /** Without a reply within so many ms, the page counts as disconnected, unless Jupyter says that the kernel is busy. */
+  expect(timer, patience) {
+    if (this.model.saved) return;
+    const busy = () => this.model.widget_manager?.kernel?.status === "busy";
+    this[timer] = setTimeout(() => (busy() ? this.expect(timer, PATIENCE) : this.setConnected(false)), patience);
   }
 
   close() {

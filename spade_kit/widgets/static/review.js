@@ -14,6 +14,7 @@ class Review extends MapPage {
   constructor(model, root) {
     super(model, root, "hover");
     this.asking = false;
+    this.queue = []; // what keys and buttons ask for while a reply is pending
     this.offer();
     this.build();
     this.listen();
@@ -27,7 +28,7 @@ class Review extends MapPage {
     this.photo.stage.setAttribute("aria-label", "Photo under review: G good, D defect, U unknown, Z undoes the last decision");
     this.map = new Pane("Anomaly map, judged against the others", pointed);
     this.normal = new Pane("Normal photo that explains the probe");
-    const act = (kind, text, help) => button(text, help, () => this.decide(kind), { class: `python ${kind}` });
+    const act = (kind, text, help) => button(text, help, () => this.ask(() => this.decide(kind)), { class: `python ${kind}` });
     this.acts = {
       keep: act("keep", "good  G", "Confirm as normal and go to the next"),
       drop: act("drop", "defect  D", "Remove from the normal photos and go to the next"),
@@ -89,6 +90,7 @@ class Review extends MapPage {
     this.paintProbe();
     this.paintBusy();
     this.root.dataset.shown = photo.index;
+    this.proceed();
   }
 
   onMessage(message, buffers) {
@@ -104,13 +106,28 @@ class Review extends MapPage {
   showProblem(text) {
     super.showProblem(text);
     this.asking = false;
+    if (text) this.queue = [];
     if (this.shown) this.paintBusy();
   }
 
   // ---- input --------------------------------------------------------------------------------------------------------
 
+  /** Act now or, while a reply is pending, once the photo is shown that the reply leads to. */
+  ask(act) {
+    this.queue.push(act);
+    this.proceed();
+  }
+
+  proceed() {
+    while (this.queue.length && !this.awaited) this.queue.shift()();
+  }
+
+  get awaited() {
+    return this.asking || this.get("index") !== this.shown?.index;
+  }
+
   decide(kind) {
-    if (this.disconnected || this.asking || this.acts[kind].disabled) return;
+    if (this.disconnected || this.acts[kind].disabled) return;
     this.showProblem("");
     this.asking = true;
     this.send({ kind });
@@ -121,7 +138,8 @@ class Review extends MapPage {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const kind = KEYS[event.key.toLowerCase()];
     const by = { "[": -1, "]": 1 }[event.key];
-    if (kind) this.decide(kind);
+    if (kind) this.ask(() => this.decide(kind));
+    else if (by && (this.asking || this.queue.length)) this.ask(() => this.step(by));
     else if (by) this.step(by);
     else return;
     event.preventDefault();
@@ -161,7 +179,7 @@ class Review extends MapPage {
   }
 
   paintBusy() {
-    this.awaitAnswer(this.asking || this.get("index") !== this.shown.index);
+    this.awaitAnswer(this.awaited);
   }
 
   paintProbe() {
