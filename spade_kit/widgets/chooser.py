@@ -90,6 +90,7 @@ class Chooser(Live, page="chooser.js"):
 
     study = traitlets.Dict().tag(sync=True)
     told = traitlets.Dict().tag(sync=True)
+    pictures = traitlets.List().tag(sync=True)  # what a notebook shows without a kernel
 
     def __init__(self, spade: SPADE, dataset: Dataset | Iterable[Photo] | None, *, of: str) -> None:
         self.spade = copy.copy(spade)
@@ -380,6 +381,8 @@ class Chooser(Live, page="chooser.js"):
             except MISTAKES as mistake:  # such as the best F1 when no labelled image is readable
                 self.problem, self.rule = str(mistake), "hand"
                 self._refresh()
+            if not self._to_judge():
+                self.pictures = self._pack_nearest(2 * _NEAR)
 
     # ---- the page ----------------------------------------------------------------------------------------------------
 
@@ -409,12 +412,16 @@ class Chooser(Live, page="chooser.js"):
         return "Threshold", f"threshold-{self.of}"
 
     def _saved(self) -> dict[str, Any]:
+        return super()._saved() | {"pictures": self._pack_nearest(_SAVED)}
+
+    def _pack_nearest(self, count: int) -> list[dict[str, Any]]:
+        """The images nearest to the threshold: at least those that the page shows on each side."""
         known = [*self._known(normal=True), *self._known(normal=False)]
         place = {one: (self._place(one) or 0) - self.threshold for one in known}
         nearest = sorted(known, key=lambda one: abs(place[one]))
         sides = ([one for one in nearest if (place[one] >= 0) == above] for above in (False, True))
-        nearest = list(dict.fromkeys([*(one for side in sides for one in side[:_NEAR]), *nearest]))[:_SAVED]
-        return super()._saved() | {"pictures": [self._pack_photo(score) for score in nearest]}
+        nearest = list(dict.fromkeys([*(one for side in sides for one in side[:_NEAR]), *nearest]))[:count]
+        return [self._pack_photo(score) for score in nearest]
 
 
 def _check_rule(rule: str) -> str:

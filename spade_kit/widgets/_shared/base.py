@@ -24,6 +24,7 @@ from spade_kit.widgets._shared.export import STYLE, fit_crops, frame_page, load_
 from spade_kit.widgets._shared.scheduler import Background, Steps
 
 MISTAKES = (ValueError, OSError)
+_THUMBS = 200_000  # bytes of the thumbnails that a notebook keeps
 
 
 class Checked(traitlets.TraitType):
@@ -104,6 +105,7 @@ class Live(anywidget.AnyWidget):
     photos: traitlets.List = traitlets.List().tag(sync=True)
     photo: traitlets.Dict = traitlets.Dict().tag(sync=True)
     neighbours: traitlets.Dict = traitlets.Dict().tag(sync=True)
+    thumbs: traitlets.Dict = traitlets.Dict().tag(sync=True)  # by index: what a notebook shows without a kernel
 
     def __init_subclass__(cls, page: str | None = None) -> None:
         if page is not None:
@@ -287,6 +289,7 @@ class Live(anywidget.AnyWidget):
 
     def _send_thumbs(self, thumbs: dict[int, bytes]) -> None:
         self.send({"kind": "thumbs", "indexes": list(thumbs)}, list(thumbs.values()))
+        self.thumbs = fit_crops((self.thumbs | thumbs).items(), _THUMBS)
 
 
 class Waiting(Live):

@@ -142,7 +142,6 @@ class Comparison extends MapPage {
     setText(this.photo.title, this.about.photos[photo.index][0]);
     setText(this.photo.remark, photo.judged);
     this.truth = photo.mask ? contour(unpack(bytes(photo.mask), H * W), H, W, 0.5) : "";
-    this.name.show(photo.index);
     this.arrange();
     this.root.dataset.shown = `${photo.index}`;
   }
@@ -273,7 +272,7 @@ class Comparison extends MapPage {
       pane.canvas.setAttribute("aria-label", `Map of ${this.decoded[at].name}`);
     });
     this.scales.forEach((one, at) => one.setAttribute("aria-pressed", own === (at === 0)));
-    const stale = !this.model.saved && this.get("levels").some((level) => level.stale);
+    const stale = !this.disconnected && this.get("levels").some((level) => level.stale);
     const ends = this.decoded.map((_, at) => this.end(at).toFixed(1));
     setText(this.scaleText, (own
       ? `Colours: 0 to twice each view's reference level, the 99th percentile of normal pixels (${ends.join(", ")}). Raw distances are not comparable.`
@@ -322,6 +321,7 @@ class Comparison extends MapPage {
     if (!this.shown) return;
     const awaited = this.asking || this.get("index") !== this.shown.photo.index || this.get("views").length !== this.decoded.length;
     this.awaitAnswer(awaited);
+    this.name.show(this.get("index"));
     const count = this.get("views").length;
     this.full.hidden = count < this.about.most;
     this.adding.disabled = this.disconnected || count >= this.about.most;

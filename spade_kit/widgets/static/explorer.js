@@ -273,10 +273,7 @@ class Explorer extends MapPage {
 
   onMessage(message, buffers) {
     super.onMessage(message, buffers);
-    if (message.kind === "thumbs") {
-      message.indexes.forEach((index, i) => this.strip.picture(index, buffers[i]));
-      this.paintPhotos();
-    }
+    if (message.kind === "thumbs") this.paintPhotos();
   }
 
   setConnected(yes) {

@@ -10,6 +10,7 @@ export class Page {
   constructor(model, root, alive) {
     [this.model, this.root, this.alive] = [model, root, alive];
     this.disconnected = false;
+    this.before = null; // the state before what was put last, or since a reply is pending
     this.problemText = el("span");
     this.problem = el("div", { class: "sk-problem", role: "alert", hidden: true }, this.problemText, button("×", "Close this message", () => this.dismiss(), { class: "sk-chip", "aria-label": "close this message" }));
     this.saves = { page: button("save page", "Save as one file that works offline", () => this.save("page"), { class: "python" }), png: button("PNG", "Save a picture for slides", () => this.save("png"), { class: "python" }) };
@@ -20,6 +21,8 @@ export class Page {
   get = (name) => this.model.get(name);
 
   put(changes) {
+    const before = Object.fromEntries(Object.keys(changes).map((name) => [name, this.get(name)]));
+    this.before = this.pending ? this.before && { ...before, ...this.before } : before;
     for (const [name, value] of Object.entries(changes)) this.model.set(name, value);
     this.model.save_changes();
   }
@@ -34,7 +37,7 @@ export class Page {
 
   /** Follow the model. @param {object} on handlers by event names, such as "change:name change:other" */
   follow(on) {
-    const all = { "change:problem": () => this.showProblem(this.get("problem")), "msg:custom": (message, buffers) => this.onMessage(message, buffers), ...on };
+    const all = { comm_live_update: () => this.setConnected(false), "change:problem": () => this.showProblem(this.get("problem")), "msg:custom": (message, buffers) => this.onMessage(message, buffers), ...on };
     const each = (act) => {
       for (const [names, what] of Object.entries(all)) for (const name of names.split(" ")) act(name, what);
     };
@@ -43,12 +46,14 @@ export class Page {
     // keeps key presses from the notebook, which checks this mark on the focused element
     this.root.addEventListener("focusin", (event) => (event.target.dataset.lmSuppressShortcuts = "true"));
     this.setConnected(!this.model.saved);
+    for (const [index, view] of Object.entries(this.get("thumbs") ?? {})) this.strip?.picture(+index, view);
     this.send({ kind: "hello" });
     this.expect("greeting", PATIENCE / 2);
   }
 
   onMessage(message, buffers) {
     if (message.kind === "here") this.setConnected(true);
+    if (message.kind === "thumbs") message.indexes.forEach((index, i) => this.strip.picture(index, buffers[i]));
     if (message.kind === "file") {
       const kind = message.name.endsWith(".png") ? "png" : "page";
       this.saves[kind].removeAttribute("aria-busy");
@@ -61,12 +66,14 @@ export class Page {
     this.disconnected = !yes;
     for (const control of this.root.querySelectorAll(".python")) control.disabled = this.disconnected;
     this.root.classList.toggle("disconnected", this.disconnected);
+    if (this.disconnected) this.takeBack();
     if (yes) this.showProblem(this.get("problem"));
-    else if (!this.model.saved) this.showProblem(`No kernel connected. Still available: ${this.alive}. Run the cell again for everything else.`);
+    else if (!this.model.saved) this.showProblem(`No kernel connected: run this cell to recompute. Still available: ${this.alive}.`);
   }
 
   showProblem(text) {
     this.problem.hidden = !text;
+    this.problem.classList.toggle("calm", this.disconnected);
     setText(this.problemText, text);
     for (const save of Object.values(this.saves)) save.removeAttribute("aria-busy");
   }
@@ -115,10 +122,19 @@ export class Page {
 
   /** Show whether a reply is pending; report a lost connection if none arrives. */
   awaitAnswer(awaited) {
+    this.pending = awaited;
     this.root.classList.toggle("busy", awaited);
     this.root.setAttribute("aria-busy", awaited);
     clearTimeout(this.waiting);
-    if (awaited) this.expect("waiting", PATIENCE);
+    if (awaited && (this.before || !this.disconnected)) this.expect("waiting", this.disconnected ? 0 : PATIENCE);
+  }
+
+  /** Take back what was asked for without a reply: menus and pictures agree again. */
+  takeBack() {
+    const before = (this.pending && this.before) || {};
+    this.before = null;
+    for (const [name, value] of Object.entries(before)) this.model.set(name, value);
+    this.model.save_changes();
   }
 
   /** Without a reply within so many ms, the page counts as disconnected, unless Jupyter says that the kernel is busy. */

@@ -18,7 +18,6 @@ class Review extends MapPage {
     this.offer();
     this.build();
     this.listen();
-    for (const [index, view] of Object.entries(this.get("thumbs") ?? {})) this.strip.picture(+index, view);
     this.answer();
   }
 
@@ -91,11 +90,6 @@ class Review extends MapPage {
     this.paintBusy();
     this.root.dataset.shown = photo.index;
     this.proceed();
-  }
-
-  onMessage(message, buffers) {
-    super.onMessage(message, buffers);
-    if (message.kind === "thumbs") message.indexes.forEach((index, i) => this.strip.picture(index, buffers[i]));
   }
 
   setConnected(yes) {
