@@ -42,7 +42,7 @@ FIGURES = ".sk-compared > figure"
 
 
 class Compared(Shown):
-    """A user's access to the page; the stages are the photo, the views, and the difference if shown."""
+    """A user's access to the page; the stages are the photo and the views, one of which may show the difference."""
 
     def view(self, at: int):
         return self.stages.nth(at + 1)
@@ -81,7 +81,7 @@ class Compared(Shown):
     def until_named(self, names: list[str]) -> None:
         """Wait until these views are shown and their reference levels are final."""
         self.until(lambda: self.names, names)
-        self.until(lambda: "still being computed" in self.colours.inner_text(), False)
+        self.until(lambda: "so far" in self.colours.inner_text(), False)
         self.settle()
 
     def until_photo(self, index: int) -> None:
@@ -171,12 +171,12 @@ def assert_patch(shown: Compared, at: int, crop: np.ndarray, place: tuple[int, i
 def test_rings_mark_the_place_in_all_panes_and_texts_equal_pythons(notebook, shown, python):
     shown.press("difference")
     panes = shown.stages.all()
-    assert len(panes) == 6  # the photo, four views, the difference
-    places = [(5, 9), (100, 61), (218, 130), (37, 200), (150, 3), (112, 112)]
+    assert len(panes) == 5  # the photo and four views, one of which shows the difference
+    places = [(5, 9), (100, 61), (218, 130), (37, 200), (150, 3)]
     for pane, place in zip(panes, places):
         shown.hover(pane, *place)
-        assert [shown.ring(each) for each in panes] == [place] * 6
-        assert [shown.ring(each, "pinned") for each in panes] == [None] * 6
+        assert [shown.ring(each) for each in panes] == [place] * 5
+        assert [shown.ring(each, "pinned") for each in panes] == [None] * 5
         assert_says(shown, python, place)
         assert shown.place == f"probe ({place[0]}, {place[1]})"
 
@@ -316,11 +316,12 @@ def test_the_colour_scale_follows_its_buttons(notebook, shown, result, levels):
 
 
 def test_a_difference_is_orange_where_the_first_is_larger_and_violet_elsewhere(notebook, shown, result, levels):
-    button, stage = shown.root.get_by_role("button", name="difference"), shown.stages.nth(5)
-    maps = maps_of(result)
+    button, maps = shown.root.get_by_role("button", name="difference"), maps_of(result)
+    boxes = [stage.bounding_box() for stage in shown.stages.all()]
 
     def assert_subtracts(first: int, second: int, units: list[float], end: float) -> None:
-        values = maps[first] / units[first] - maps[second] / units[second]
+        values, stage = maps[first] / units[first] - maps[second] / units[second], shown.view(first)
+        assert shown.names[first] == f"{NAMES[first]} - {NAMES[second]}"
         assert_shows(shown, stage, values + end, 2 * end, SIGNED)
         red, _, blue = np.moveaxis(shown.pixels(stage)[..., :3].astype(int), -1, 0)
         clearly = np.abs(values) > end / 25  # in the middle both are white
@@ -330,8 +331,8 @@ def test_a_difference_is_orange_where_the_first_is_larger_and_violet_elsewhere(n
         assert [shown.root.get_by_label(name, exact=True).input_value() for name in ("show", "minus")] == [
             *(str(first), str(second))
         ]
-        said = shown.root.locator("p", has_text="Orange: ").inner_text()
-        assert said.startswith(f"Orange: higher in {NAMES[first]}; violet: higher in {NAMES[second]}.")
+        assert f"Orange: higher in {NAMES[first]}; violet: higher in {NAMES[second]}." in shown.colours.inner_text()
+        assert [stage.bounding_box() for stage in shown.stages.all()] == boxes  # nothing moves
 
     button.click()
     notebook.until("c.difference", [0, 3])
@@ -349,7 +350,25 @@ def test_a_difference_is_orange_where_the_first_is_larger_and_violet_elsewhere(n
     notebook.until("c.difference", [2, 3])
     button.click()
     notebook.until("c.difference", None)
-    assert shown.stages.count() == 5
+    shown.until(lambda: shown.names, NAMES)
+    assert_shows(shown, shown.view(2), maps[2], 2 * max(levels))
+
+
+def test_long_work_says_how_far_it_is(notebook, shown):
+    notebook.execute("plain = c._judge_for_ranking; import time")
+    notebook.execute("c._judge_for_ranking = lambda *of: (time.sleep(0.3), plain(*of))[1]")
+    try:
+        shown.ask_for("", K="1")
+        progress = shown.root.locator(".sk-head .sk-remark")
+        shown.until(lambda: "reference level of all layers, K=1: normal photo " in progress.inner_text(), True)
+        for at in (2, 4):
+            shown.until(lambda at=at: progress.inner_text(), f"ranking {at} of 6 photos with scratch")
+            assert shown.root.locator(".sk-spinner").is_visible()
+        shown.until(progress.inner_text, "")
+        assert not shown.root.locator(".sk-spinner").is_visible()
+        assert "…" not in shown.root.inner_text()
+    finally:
+        notebook.execute("del c._judge_for_ranking")
 
 
 def test_the_views_of_a_difference_can_be_changed_by_keys(notebook, shown):
@@ -588,7 +607,7 @@ def test_a_saved_page_works_offline(offline, python, result, levels):
     shown.press("difference")
     shown.choose("minus", "1")
     values = maps[0] / levels[0] - maps[1] / levels[1]
-    assert_shows(shown, shown.stages.nth(5), values + 1, 2, SIGNED)
+    assert_shows(shown, shown.view(0), values + 1, 2, SIGNED)
     assert "Best view of this scratch: " in shown.answer
     assert "Over 6 photos with scratch: " in shown.answer
     for name in ("add view", "remove view 1", "save page", "PNG"):
@@ -611,15 +630,15 @@ def test_a_saved_page_opens_in_its_saved_state(browser, crowded, spade, scratche
     page = browser.new_page()
     page.goto(crowded.as_uri())
     shown = Compared(page)
-    assert shown.stages.count() == 8
-    assert [shown.ring(each, "pinned") for each in shown.stages.all()] == [(100, 61)] * 8
+    assert shown.stages.count() == 7
+    assert [shown.ring(each, "pinned") for each in shown.stages.all()] == [(100, 61)] * 7
     pressed = shown.root.locator("button[aria-pressed=true]").all_inner_texts()
     assert pressed == ["shared", "difference"]
     assert [shown.root.get_by_label(name, exact=True).input_value() for name in ("show", "minus")] == ["1", "2"]
     first, second = (spade.with_options(weights={layer: 0}).predict(scratched) for layer in ("layer3", "layer1"))
     values = first.anomaly_map - second.anomaly_map
-    end = float(re.search(r"±(\d+\.\d) raw", shown.root.locator("p", has_text="Orange: ").inner_text())[1])
-    red, _, blue = np.moveaxis(shown.pixels(shown.stages.nth(7))[..., :3].astype(int), -1, 0)
+    end = float(re.search(r"±(\d+\.\d) raw", shown.colours.inner_text())[1])
+    red, _, blue = np.moveaxis(shown.pixels(shown.view(1))[..., :3].astype(int), -1, 0)
     clearly = np.abs(values) > end / 25
     assert (values > 0)[clearly].any()
     assert (values < 0)[clearly].any()
@@ -630,7 +649,7 @@ def test_a_saved_page_opens_in_its_saved_state(browser, crowded, spade, scratche
 def test_a_saved_page_does_not_announce_pending_work(browser, crowded):
     page = browser.new_page()
     page.goto(crowded.as_uri())
-    assert "still being computed" not in Compared(page).colours.inner_text()
+    assert "so far" not in Compared(page).colours.inner_text()
     page.close()
 
 

@@ -233,7 +233,7 @@ def test_stale_scores_are_marked_until_they_are_fresh(notebook, shown, spade, mo
         cards = cards_of(shown)[1:]
         scores = {key: text for key, kinds, text in cards if "stale" in kinds.split()}
         assert scores == {key: before[key] for key in most_anomalous[2:]}
-        assert progress(shown).endswith("11 normal photos, rescoring…")
+        assert progress(shown).endswith("11 normal photos, 10 to rescore")
         shown.root.locator(".sk-card.stale").first.wait_for(state="detached", timeout=20_000)  # in the background
     finally:
         notebook.execute("del rv.images.judge")

@@ -96,6 +96,7 @@ class Comparison(Live, page="comparison.js"):
     seen: traitlets.List = traitlets.List().tag(sync=True)
     levels: traitlets.List = traitlets.List().tag(sync=True)
     ranking = traitlets.Dict().tag(sync=True)
+    waiting = traitlets.Unicode().tag(sync=True)
 
     def __init__(self, spade: SPADE, image: Images, views: Sequence[Wanted] | None = None) -> None:
         self._given, self._bases = [spade], [copy.copy(spade)]  # the user's objects, and copies of their current state
@@ -318,11 +319,14 @@ class Comparison(Live, page="comparison.js"):
                 yield from self._judge_normals(view)
         if len(self._of_kind(kind)) > 1 and any((view, kind) not in self._kinds for view in self._shown):
             yield from self._rank_kind(str(kind))
+        self.waiting = ""
 
     def _judge_normals(self, view: View) -> Steps:
         """Judge one normal image per step, so that the page stays responsive."""
         maps: list[np.ndarray] = []
-        for image in view.spade.calibration.sample:
+        sample = view.spade.calibration.sample
+        for at, image in enumerate(sample, 1):
+            self.waiting = f"reference level of {view.name}: normal photo {at} of {len(sample)}"
             maps.append((yield partial(view.judge_left_out, image)))
         self._known[view] = find_level(maps), True
         self._publish()
@@ -330,7 +334,9 @@ class Comparison(Live, page="comparison.js"):
     def _rank_kind(self, kind: str) -> Steps:
         """AUPRO of each view over all images of a defect type, skipping those that cannot be judged."""
         shown, judged = self._shown, list[tuple[Any, list[np.ndarray]]]()
-        for index in self._of_kind(kind):
+        photos = self._of_kind(kind)
+        for at, index in enumerate(photos, 1):
+            self.waiting = f"ranking {at} of {len(photos)} photos with {kind}"
             judged.append((yield partial(self._judge_for_ranking, index, shown)))
         known = [(mask, maps) for mask, maps in judged if mask is not None]
         scores = rank(list(zip(*(maps for _, maps in known))), [mask for mask, _ in known])

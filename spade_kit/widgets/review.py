@@ -289,8 +289,10 @@ class Review(Waiting, page="review.js"):
         if not self._ranked:
             self._rank((yield self.spade.suspects))
         missing = [index for index in (*self._open_ones(), *self.kept) if index not in self._scores.fresh]
-        for index in missing:
+        for at, index in enumerate(missing, 1):
             self._scores.take((yield partial(self._scores.score, index, self.spade)))
+            if at % _BATCH == 0:
+                self._send_state()
         self._send_state()
 
     # ---- the page ----------------------------------------------------------------------------------------------------

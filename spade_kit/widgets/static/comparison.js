@@ -36,10 +36,8 @@ class Comparison extends MapPage {
     this.photo.figure.classList.add("sk-view");
     this.normalRemark = el("p", { class: "sk-remark sk-found-here" });
     this.photo.figure.append(this.normalRemark);
-    this.difference = new Pane("Difference of two views", this.pointed);
-    this.difference.figure.classList.add("sk-view");
     this.minus = [0, 1].map((at) => new Choice({ name: at ? "minus" : "show", help: at ? "View to subtract" : "View to subtract from", pick: () => this.subtract() }));
-    this.difference.figure.querySelector("figcaption").replaceChildren(el("span", { class: "sk-subtract" }, this.minus[0].node, this.minus[1].node));
+    this.pair = el("span", { class: "sk-group", hidden: true }, ...this.minus.map(({ node }) => node));
     this.views = [];
 
     this.name = new Choice({ name: "photo", help: "Select a photo", plain: true, pick: (index) => this.put({ index: +index }) });
@@ -47,12 +45,13 @@ class Comparison extends MapPage {
     const step = (by, text, help, name) => button(text, help, () => this.step(by), { "aria-label": name, class: "python" });
     const several = photos.length > 1 && !this.model.saved;
     this.spinner = el("span", { class: "sk-spinner", role: "img", "aria-label": "computing" });
+    this.progress = el("span", { class: "sk-remark" });
     this.scales = ["own", "one"].map((scale) =>
       button({ own: "per view", one: "shared" }[scale], { own: "Colours of each view end at twice its reference level", one: "Colours of all views end at the same raw distance" }[scale], () => this.put({ scale })));
-    this.subtracting = button("difference", "Show the difference of two views", () => this.put({ difference: this.get("difference") ? null : [0, this.get("views").length - 1] }));
+    this.subtracting = button("difference", "Show the difference of two views, in place of the first", () => this.put({ difference: this.get("difference") ? null : [0, this.get("views").length - 1] }));
     const head = el("div", { class: "sk-head" },
       several ? el("span", { class: "sk-group" }, step(-1, "‹", "Previous photo  [", "previous photo"), this.name.node, step(1, "›", "Next photo  ]", "next photo")) : "",
-      el("span", { class: "sk-group", role: "group", "aria-label": "colour scale" }, ...this.scales), this.subtracting, this.spinner);
+      el("span", { class: "sk-group", role: "group", "aria-label": "colour scale" }, ...this.scales), this.subtracting, this.pair, this.spinner, this.progress);
     this.answerText = el("p", { class: "sk-answer", role: "status" });
     this.scaleText = el("p", { class: "sk-remark" });
     this.panes = el("div", { class: "sk-compared" });
@@ -117,6 +116,7 @@ class Comparison extends MapPage {
       },
       "change:levels change:scale": () => this.paintMaps(),
       "change:difference": () => this.arrange(),
+      "change:waiting": () => this.paintBusy(),
       "change:ranking": () => this.paintRanking(),
       "change:probe change:pinned": () => this.paintProbe(),
       "change:index change:views": () => this.paintBusy(),
@@ -224,15 +224,15 @@ class Comparison extends MapPage {
     while (this.views.length < this.decoded.length) this.views.push(this.#makeView(this.views.length));
     const shown = this.views.slice(0, this.decoded.length);
     const figures = [this.photo.figure, ...shown.map(({ pane }) => pane.figure)];
-    if (this.get("difference")) figures.push(this.difference.figure);
     if (figures.some((figure, at) => this.panes.children[at] !== figure) || this.panes.children.length !== figures.length) this.panes.replaceChildren(...figures);
     this.panes.style.setProperty("--columns", figures.length > 5 ? Math.ceil(figures.length / 2) : figures.length);
     const [H, W] = this.shown.photo.size;
-    for (const pane of [this.photo, this.difference, ...shown.map(({ pane }) => pane)]) {
+    for (const pane of [this.photo, ...shown.map(({ pane }) => pane)]) {
       pane.resize(H, W);
       pane.outline("truth", this.truth);
     }
     const names = this.decoded.map(({ name }, at) => [at, name]);
+    this.pair.hidden = !this.get("difference");
     this.minus.forEach((choice, at) => {
       choice.offer(names);
       choice.show(this.get("difference")?.[at] ?? at);
@@ -272,11 +272,11 @@ class Comparison extends MapPage {
       pane.canvas.setAttribute("aria-label", `Map of ${this.decoded[at].name}`);
     });
     this.scales.forEach((one, at) => one.setAttribute("aria-pressed", own === (at === 0)));
-    const stale = !this.disconnected && this.get("levels").some((level) => level.stale);
+    const stale = this.get("levels").some((level) => level.stale);
     const ends = this.decoded.map((_, at) => this.end(at).toFixed(1));
     setText(this.scaleText, (own
       ? `Colours: 0 to twice each view's reference level, the 99th percentile of normal pixels (${ends.join(", ")}). Raw distances are not comparable.`
-      : `Colours: 0 to ${ends[0]} for all views (raw distance). Views with fewer channels are darker regardless of content.`) + (this.get("about").excess ? " All views show the map itself, not its excess." : "") + (stale ? " Reference levels are still being computed…" : ""));
+      : `Colours: 0 to ${ends[0]} for all views (raw distance). Views with fewer channels are darker regardless of content.`) + (this.get("about").excess ? " All views show the map itself, not its excess." : "") + (stale ? " Reference levels are estimated from a few normal photos so far." : ""));
     this.paintDifference();
     this.paintProbe();
   }
@@ -290,17 +290,13 @@ class Comparison extends MapPage {
     const [first, second] = pair.map((at) => this.maps[at]);
     const end = own ? 1 : this.end(0) / 2;
     const values = first.map((value, i) => value / unit[0] - second[i] / unit[1]);
-    this.subtracted = values;
-    paintMap(this.difference.canvas, values.map((value) => value + end), this.signed, 2 * end);
     const [one, other] = pair.map((at) => this.decoded[at].name);
-    this.difference.canvas.setAttribute("aria-label", `${one} minus ${other}`);
-    this.#tellDifference(own, end, one, other);
-  }
-
-  #tellDifference(own, end, one, other) {
-    this.differenceWords ??= this.difference.figure.appendChild(el("p", { class: "sk-remark sk-found-here" }));
-    const unit = own ? `${end} × reference level` : `${end.toFixed(1)} raw`;
-    setText(this.differenceWords, `Orange: higher in ${one}; violet: higher in ${other}. Colour scale ±${unit}.`);
+    const { pane } = this.views[pair[0]];
+    paintMap(pane.canvas, values.map((value) => value + end), this.signed, 2 * end);
+    setText(pane.title, `${one} - ${other}`);
+    pane.canvas.setAttribute("aria-label", `${one} minus ${other}`);
+    const told = own ? `${end} × reference level` : `${end.toFixed(1)} raw`;
+    this.scaleText.append(` Orange: higher in ${one}; violet: higher in ${other}. Colour scale of the difference ±${told}.`);
   }
 
   paintRanking() {
@@ -310,10 +306,10 @@ class Comparison extends MapPage {
     const scores = photo?.length === names.length ? photo : null;
     const places = scores && placesOf(scores);
     this.views.slice(0, names.length).forEach(({ badge, pane }, at) => {
-      setText(badge, scores ? `${ORDINALS[places[at]]} · AUPRO ${scores[at].toFixed(3)}` : "");
+      setText(badge, scores && at !== this.get("difference")?.[0] ? `${ORDINALS[places[at]]} · AUPRO ${scores[at].toFixed(3)}` : "");
       pane.figure.classList.toggle("best", Boolean(scores) && places[at] === 0);
     });
-    setText(this.answerText, scores ? `Best view of this ${kind ?? "defect"}: ${tellOrder(names, scores, (name, score) => `${name} (AUPRO ${score})`, ", then ", 4)}.${over && over.length === names.length ? ` Over ${photos} photos with ${kind}: ${tellOrder(names, over, (name, score) => `${name} ${score}`, ", ")}.` : photos > 1 && !this.model.saved ? ` Over all ${photos} photos with ${kind}: …` : ""}`
+    setText(this.answerText, scores ? `Best view of this ${kind ?? "defect"}: ${tellOrder(names, scores, (name, score) => `${name} (AUPRO ${score})`, ", then ", 4)}.${over && over.length === names.length ? ` Over ${photos} photos with ${kind}: ${tellOrder(names, over, (name, score) => `${name} ${score}`, ", ")}.` : ""}`
       : this.shown.photo.mask === null && kind === "good" ? "Good photo without a defect, so views are not ranked." : "No mask, so views are not ranked.");
   }
 
@@ -322,6 +318,9 @@ class Comparison extends MapPage {
     const awaited = this.asking || this.get("index") !== this.shown.photo.index || this.get("views").length !== this.decoded.length;
     this.awaitAnswer(awaited);
     this.name.show(this.get("index"));
+    const waiting = (!this.disconnected && this.get("waiting")) || "";
+    setText(this.progress, waiting);
+    this.root.classList.toggle("waiting", Boolean(waiting));
     const count = this.get("views").length;
     this.full.hidden = count < this.about.most;
     this.adding.disabled = this.disconnected || count >= this.about.most;
@@ -333,7 +332,7 @@ class Comparison extends MapPage {
     const { size } = this.shown.photo;
     const [pinned, probe] = [this.get("pinned"), this.get("probe").map((at, axis) => Math.min(at, size[axis] - 1))];
     const place = this.hovered ?? probe;
-    const panes = [this.photo, this.difference, ...this.views.slice(0, this.decoded.length).map(({ pane }) => pane)];
+    const panes = [this.photo, ...this.views.slice(0, this.decoded.length).map(({ pane }) => pane)];
     for (const pane of panes) {
       pane.point("pinned", pinned ? probe : null);
       pane.point("hovered", pinned && !this.hovered ? null : place);

@@ -160,10 +160,10 @@ class Review extends MapPage {
     const { kept, dropped, left } = this.get("state");
     const count = (what) => suspects.filter(([, , , decided]) => decided === what).length;
     const [open, unknown] = [count(""), count("unknown")];
-    const stale = suspects.some(([, , fresh, decided]) => !fresh && !decided);
+    const stale = suspects.filter(([, , fresh, decided]) => !fresh && !decided).length;
     const ranked = suspects.every(([, score]) => score !== null);
     this.root.classList.toggle("waiting", Boolean(this.get("waiting")));
-    setText(this.progress, this.get("waiting") || `${kept} kept, ${dropped} dropped, ${unknown ? `${unknown} unknown, ` : ""}${open} to review; ${left} normal photos${stale ? ", rescoring…" : ""}`);
+    setText(this.progress, this.get("waiting") || `${kept} kept, ${dropped} dropped, ${unknown ? `${unknown} unknown, ` : ""}${open} to review; ${left} normal photos${stale ? `, ${stale} to rescore` : ""}`);
     const decided = suspects.find(([index]) => index === this.get("index"))?.[3];
     for (const kind of ["keep", "drop", "skip"]) this.acts[kind].disabled = this.disconnected || Boolean(decided) || !ranked;
     this.acts.undo.disabled = this.disconnected || open === suspects.length;
