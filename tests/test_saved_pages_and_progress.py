@@ -13,6 +13,8 @@ import nbformat
 import numpy as np
 import pytest
 import tqdm.std
+from axe_playwright_python.sync_playwright import Axe
+from browsing import Shown, open_offline
 from matplotlib.text import Text
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
@@ -56,6 +58,26 @@ def test_a_saved_page_is_finished(opened, tmp_path):
     assert len(opened["painting"].normals["scores"]) == 12
     assert all(fresh for _, _, fresh, _ in opened["review"].suspects)
     assert np.isfinite(np.frombuffer(opened["atlas"].places["pca"], np.float32)).all()
+
+
+def test_a_saved_page_says_what_it_shows_and_what_works_offline(browser, opened, tmp_path):
+    for name, widget in opened.items():
+        widget.problem = "a message"
+        widget.save_html(tmp_path / "page.html")
+        with open_offline(browser, tmp_path / "page.html", color_scheme="dark") as page:
+            shown = Shown(page)
+            assert shown.root.locator("h1").inner_text() == page.title() != ""
+            told = shown.root.locator("header p").inner_text()
+            assert {"chooser": "score at least the threshold"}.get(name, "photo") in told
+            assert "works offline: " in told
+            assert shown.root.locator("header").bounding_box()["y"] < shown.root.locator(".sk-head").bounding_box()["y"]
+            assert shown.root.get_by_role("alert").count() == 0
+            assert not shown.root.locator(".sk-spinner").is_visible()
+            results = Axe().run(page)
+            assert not [one for one in results.response["violations"] if one["impact"] in ("serious", "critical")]
+            for width in (700, 1000, 1600):
+                page.set_viewport_size({"width": width, "height": 900})
+                assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (name, width)
 
 
 def test_the_page_that_a_page_asks_for_is_finished_too(opened, monkeypatch):

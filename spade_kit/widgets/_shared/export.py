@@ -73,7 +73,8 @@ def frame_page(code: str, style: str, title: str, data: dict[str, Any]) -> str:
 <title>{escape(title)}</title>
 <link rel="icon" href="data:,">
 <style>
-body {{ margin: 0; padding: 12px; color-scheme: light dark; }}
+:root {{ color-scheme: light dark; background: light-dark(#fff, #161616); }}
+body {{ margin: 0; padding: 12px; }}
 {style}
 </style>
 </head>

@@ -13,7 +13,7 @@ const percent = (part) => (part == null ? "?" : `${+(100 * part).toPrecision(par
 
 class Chooser extends Page {
   constructor(model, root) {
-    super(model, root, "threshold line, counts and loaded photos");
+    super(model, root, "threshold line, counts and loaded photos", "How many normal and test photos, or their pixels, score at least the threshold, and the photos next to it.");
     this.pictures = new Map();
     this.wanted = new Set();
     this.upsampler = new Upsampler();

@@ -8,8 +8,9 @@ import { Page } from "./page.js";
 const REST = 150; // ms for which the pointer must rest before its pixel is announced
 
 export class MapPage extends Page {
-  constructor(model, root, alive) {
-    super(model, root, alive);
+  constructor(...of) {
+    super(...of);
+    const [model] = of;
     this.about = model.get("about");
     this.table = colours(bytes(this.about.colours));
     this.upsampler = new Upsampler();

@@ -6,9 +6,9 @@ import { button } from "./controls.js";
 export const PATIENCE = 5000; // ms to wait for a reply before the page counts as disconnected
 
 export class Page {
-  /** @param {string} alive what still works without a kernel */
-  constructor(model, root, alive) {
-    [this.model, this.root, this.alive] = [model, root, alive];
+  /** @param {string} alive what still works without a kernel; @param {string} sees what the page shows */
+  constructor(model, root, alive, sees) {
+    [this.model, this.root, this.alive, this.sees] = [model, root, alive, sees];
     this.disconnected = false;
     this.before = null; // the state before what was put last, or since a reply is pending
     this.problemText = el("span");
@@ -45,6 +45,7 @@ export class Page {
     this.off = () => each((name, what) => this.model.off(name, what));
     // keeps key presses from the notebook, which checks this mark on the focused element
     this.root.addEventListener("focusin", (event) => (event.target.dataset.lmSuppressShortcuts = "true"));
+    if (this.model.saved) this.root.prepend(el("header", {}, el("h1", {}, document.title), el("p", {}, `${this.sees} Saved from spade_kit; works offline: ${this.alive}. Greyed controls need Python.`)));
     this.setConnected(!this.model.saved);
     for (const [index, view] of Object.entries(this.get("thumbs") ?? {})) this.strip?.picture(+index, view);
     this.send({ kind: "hello" });
