@@ -9,6 +9,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import matplotlib.style
 import nbformat
 import numpy as np
 import pytest
@@ -73,6 +74,10 @@ def test_a_saved_page_says_what_it_shows_and_what_works_offline(browser, opened,
             assert shown.root.locator("header").bounding_box()["y"] < shown.root.locator(".sk-head").bounding_box()["y"]
             assert shown.root.get_by_role("alert").count() == 0
             assert not shown.root.locator(".sk-spinner").is_visible()
+            if name == "explorer":  # provenance in words, the hash on hover
+                source = shown.root.locator(".sk-source")
+                assert source.inner_text().startswith("efficientnet_lite0, weights: ImageNet; ")
+                assert "SHA-256 " in source.get_attribute("title")
             results = Axe().run(page)
             assert not [one for one in results.response["violations"] if one["impact"] in ("serious", "critical")]
             for width in (700, 1000, 1600):
@@ -167,6 +172,27 @@ def test_the_home_directory_is_understood(opened, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     opened["painting"].save_html("~/page.html")
     assert (tmp_path / "page.html").is_file()
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------
+
+
+def test_pictures_are_dark_on_opaque_white_with_a_margin_whatever_the_style(opened, monkeypatch):
+    for name, widget in opened.items():
+        sent, drawn = [], []
+        monkeypatch.setattr(widget, "send", lambda content, buffers=(), sent=sent: sent.append(buffers[0]))
+        monkeypatch.setattr(widget, "draw", lambda draw=widget.draw, drawn=drawn: drawn.append(draw()) or drawn[-1])
+        with matplotlib.style.context("dark_background"), matplotlib.rc_context({"savefig.transparent": True}):
+            widget._on_png()
+            assert drawn[0].get_suptitle() == widget._title_and_stem()[0] != ""
+            pictures = [sent[0]] if name == "explorer" else [sent[0], widget._preview()]  # pictures edge to edge
+        for content in pictures:
+            pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGBA"))
+            inner = np.zeros(pixels.shape[:2], bool)
+            inner[14:-14, 14:-14] = True
+            assert (pixels[~inner] == 255).all()
+            assert (pixels[..., 3] == 255).all()
+            assert (pixels[inner][:, :3].max(-1) < 60).any()  # letters
 
 
 # ---- exported notebooks ----------------------------------------------------------------------------------------------

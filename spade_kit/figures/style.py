@@ -22,6 +22,7 @@ _INCH = 2.6  # inches, width of one image if there is enough room
 _FLAT, _TALL = 0.65, 1.6  # limits of a panel's height, as a multiple of its width
 _BAR = 0.7  # inches, width of a colour bar with its labels
 _SMALL = 7.5  # pt, for provenance
+_MARGIN = 0.2  # inches, around a picture that is saved
 _LETTER = 0.068  # inches, mean width of a letter of 9 pt
 
 
@@ -111,7 +112,7 @@ def draw_contour(panel: Axes, mask: np.ndarray | None, colour: str, style: str) 
 
 def as_png(figure: Figure, dpi: int = 80) -> bytes:
     stream = BytesIO()
-    figure.savefig(stream, dpi=dpi)
+    figure.savefig(stream, dpi=dpi, bbox_inches="tight", pad_inches=_MARGIN)
     return stream.getvalue()
 
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import anywidget
 import numpy as np
 import traitlets
+from matplotlib import style
 
 from spade_kit._arguments import check_attribute, check_count, check_number, choose
 from spade_kit._files import write_whole
@@ -167,7 +168,14 @@ class Live(anywidget.AnyWidget):
 
     def _preview(self) -> bytes:
         """A static PNG for places where the widget cannot run."""
-        return as_png(self.draw())
+        return self._draw_png(80)
+
+    def _draw_png(self, dpi: int, title: str = "") -> bytes:
+        """The current view on white: legible on dark pages, too, whatever style the user has set."""
+        with style.context("default"):
+            figure = self.draw()
+            figure.suptitle(title, parse_math=False)
+            return as_png(figure, dpi)
 
     def _title_and_stem(self) -> tuple[str, str]:
         """The page title and the file stem of the current view."""
@@ -279,7 +287,7 @@ class Live(anywidget.AnyWidget):
         self._send_file(".html", self._make_page().encode())
 
     def _on_png(self) -> None:
-        self._send_file(".png", as_png(self.draw(), 150))
+        self._send_file(".png", self._draw_png(150, self._title_and_stem()[0]))
 
     def _on_normals(self, images: list[int]) -> None:
         self.send({"kind": "normals", "images": images}, [self._normal(image).jpeg for image in images])

@@ -599,7 +599,8 @@ class Explorer extends MapPage {
     setText(this.corrected, `${normals} normal photos now: ${before}${corrected.slice(-3).join(", ")}`);
     this.correcting.hidden = !corrected.length;
     this.undoing.disabled = this.disconnected || !undo;
-    setText(this.source, `${this.about.backbone}; ${this.shown.photo.judged}; ${normals} normal photos${this.model.saved ? "; greyed controls need a kernel" : ""}`);
+    this.source.title = this.about.backbone;
+    setText(this.source, `${this.about.backbone.replace(/, SHA-256 \w+$/, "")}; ${this.shown.photo.judged}; ${normals} normal photos${this.model.saved ? "; greyed controls need a kernel" : ""}`);
   }
 
   /** How much place explains of the normal photos, or the button to ask. */
