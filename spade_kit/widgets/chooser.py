@@ -80,6 +80,7 @@ class Chooser(Live, page="chooser.js"):
     """
 
     MOVABLE = ("of", "threshold", "rule", "confidence")
+    OWN = ("_judged", "_peaks", "_thumbs", "_crops", "_lost")
     TOLD = ("photos", "study", "told")
     MESSAGES = Live.MESSAGES | {"photos": "photos"}
 
@@ -90,7 +91,7 @@ class Chooser(Live, page="chooser.js"):
 
     study = traitlets.Dict().tag(sync=True)
     told = traitlets.Dict().tag(sync=True)
-    pictures = traitlets.List().tag(sync=True)  # what a notebook shows without a kernel
+    pictures: traitlets.List = traitlets.List().tag(sync=True)  # what a notebook shows without a kernel
 
     def __init__(self, spade: SPADE, dataset: Dataset | Iterable[Photo] | None, *, of: str) -> None:
         self.spade = copy.copy(spade)

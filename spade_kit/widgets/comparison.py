@@ -81,6 +81,7 @@ class Comparison(Live, page="comparison.js"):
     """
 
     MOVABLE = ("index", "views", "scale", "difference", "probe", "pinned")
+    OWN = ("_given", "_bases", "_views", "_known", "_kinds")
     TOLD = ("photo", "neighbours", "seen", "levels", "ranking")
     CROPS = 900_000
     DONE = ("compared",)

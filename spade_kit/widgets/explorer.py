@@ -94,6 +94,7 @@ class Explorer(Live, page="explorer.js"):
 
     MOVABLE = ("index", "selection", "k", *_OPTIONS, "sigma", "score", "judged", "threshold", "threshold_rule",
                "probe", "pinned", "roi", "roi_size", "opacity", "alone")  # fmt: skip
+    OWN = ("_corrections", "_rule_before")
     TOLD = ("gallery", "photos", "normals", "placed", "scores", "as_python")
     MESSAGES = Live.MESSAGES | {"normals": "images", "upload": "name part parts buffers",
                                 "add": "", "remove": "image", "undo": "", "ask": ""}  # fmt: skip

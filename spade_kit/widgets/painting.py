@@ -76,6 +76,7 @@ class Painting(Waiting, page="painting.js"):
     """
 
     MOVABLE = ("index", "probe")
+    OWN = ("dataset", "kept", "_own_files")
     TOLD = ("photos", "photo", "place_level", "neighbours", "normals", "kept")
     CROPS = 600_000
     DONE = ("painted",)
@@ -246,6 +247,11 @@ class Painting(Waiting, page="painting.js"):
     def draw(self) -> Figure:
         """The current view as a Matplotlib figure."""
         return draw_explanation(self.result, *self.probe)
+
+    def _take_over(self, other: Painting) -> None:
+        super()._take_over(other)
+        for mine, theirs in ((self._strokes, other._strokes), (self._undone, other._undone)):
+            mine.update({index: [*strokes] for index, strokes in theirs.items()})
 
     # ---- painting ----------------------------------------------------------------------------------------------------
 

@@ -69,6 +69,7 @@ class Review(Waiting, page="review.js"):
     """
 
     MOVABLE = ("index",)
+    OWN = ("_decisions", "_corrections", "_ranked")
     TOLD = ("photo", "place_level", "neighbours", "suspects", "state")
     CROPS = 400_000
     MESSAGES = Live.MESSAGES | {"keep": "", "drop": "", "skip": "", "undo": "", "normals": "images"}
@@ -160,6 +161,10 @@ class Review(Waiting, page="review.js"):
     def draw(self) -> Figure:
         """The current view as a Matplotlib figure."""
         return draw_explanation(self.result, *find_highest(self.result.judged_map))
+
+    def _take_over(self, other: Review) -> None:
+        super()._take_over(other)
+        self._forget()
 
     # ---- decisions ---------------------------------------------------------------------------------------------------
 

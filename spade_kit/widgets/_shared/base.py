@@ -8,7 +8,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from threading import RLock
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import anywidget
 import numpy as np
@@ -23,6 +23,9 @@ from spade_kit.scores import check_fpr
 from spade_kit.widgets._shared import encoding
 from spade_kit.widgets._shared.export import STYLE, fit_crops, frame_page, load_module
 from spade_kit.widgets._shared.scheduler import Background, Steps
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 MISTAKES = (ValueError, OSError)
 _THUMBS = 200_000  # bytes of the thumbnails that a notebook keeps
@@ -94,6 +97,7 @@ class Live(anywidget.AnyWidget):
     MOVABLE: ClassVar[tuple[str, ...]] = ()  # traits that may be set
     TOLD: ClassVar[tuple[str, ...]] = ()  # further traits stored in a saved page
     CROPS: ClassVar[int] = 0  # maximum bytes of normal crops in a saved page
+    OWN: ClassVar[tuple[str, ...]] = ()  # attributes that `copy` takes over, too
     DONE: ClassVar[tuple[str, ...]] = ()  # what was done with the image, for titles and names of files
     # message kinds, each with the fields passed to `_on_<kind>` or else to the method of this name
     MESSAGES: ClassVar[dict[str, str]] = {"hello": "", "page": "", "png": ""}
@@ -106,12 +110,17 @@ class Live(anywidget.AnyWidget):
     photos: traitlets.List = traitlets.List().tag(sync=True)
     photo: traitlets.Dict = traitlets.Dict().tag(sync=True)
     neighbours: traitlets.Dict = traitlets.Dict().tag(sync=True)
-    thumbs: traitlets.Dict = traitlets.Dict().tag(sync=True)  # by index: what a notebook shows without a kernel
+    thumbs: Any = traitlets.Dict().tag(sync=True)  # by index: what a notebook shows without a kernel
 
     def __init_subclass__(cls, page: str | None = None) -> None:
         if page is not None:
             cls._esm = load_module(page)
         super().__init_subclass__()
+
+    def __new__(cls, *given: Any, **options: Any) -> Self:
+        widget = super().__new__(cls, *given, **options)
+        widget._arguments = given, options
+        return widget
 
     def __init__(self, **traits: Any) -> None:
         self._lock = RLock()
@@ -136,6 +145,28 @@ class Live(anywidget.AnyWidget):
         if hasattr(self, "_background"):  # ipywidgets also closes a widget that failed to construct
             self._background.stop()
         super().close()
+
+    def copy(self) -> Self:
+        """A widget of its own in the same state.
+
+        A notebook keeps a widget as the last cell left it. To show the effect of a later cell where that cell is, and
+        to leave the earlier widget as it is, move a copy::
+
+            closer = explorer.copy()
+            closer.k = 3
+            closer
+        """
+        with self._lock:
+            given, options = self._arguments
+            once = [self.images.given_ones if isinstance(one, Iterator) else one for one in given]  # it is used up
+            other, state = type(self)(*once, **options), self._current_traits()
+            with other._without_events(), other.hold_sync():
+                other._take_over(self)
+                other._restore({name: value for name, value in state.items() if name not in ("probe", "pinned")})
+                other._refresh()  # a probe lies within the image
+                other._restore(state)
+                other._refresh()
+        return other
 
     def finish(self) -> None:
         """Run all pending background work now."""
@@ -162,6 +193,14 @@ class Live(anywidget.AnyWidget):
 
     def _reconcile(self, changed: set[str], by_page: bool) -> None:
         """Update dependent traits without triggering events."""
+
+    def _take_over(self, other: Self) -> None:
+        """Take over from another widget what its traits do not say."""
+        self.images.take_over(other.images)
+        self.photos = other.photos
+        for name in self.OWN:
+            value = getattr(other, name)
+            setattr(self, name, value.copy() if hasattr(value, "copy") else value)
 
     def _on_connected(self) -> None:
         """Send data beyond the traits to a newly opened page."""

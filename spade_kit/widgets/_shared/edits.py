@@ -29,6 +29,12 @@ class Corrections:
         self.spade = copy.copy(spade)
         self._steps: list[Step] = []
 
+    def copy(self) -> Corrections:
+        """The same steps, to be continued or undone independently."""
+        other = copy.copy(self)
+        other._steps = [*self._steps]
+        return other
+
     def add(self, photo: Photo, name: str, expression: str) -> None:
         """Add an image to the normal images, as a refit would; ``expression`` is its Python expression."""
         corrected = copy.copy(self.spade).add(photo, why=WHY)

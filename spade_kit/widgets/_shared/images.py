@@ -61,6 +61,15 @@ class ImageList:
     def __len__(self) -> int:
         return len(self._listed)
 
+    @property
+    def given_ones(self) -> list[Photo]:
+        """The images passed by the user."""
+        return [self.photo(index)[0] for index in range(self.given)]
+
+    def take_over(self, other: ImageList) -> None:
+        """List the images of another list."""
+        self._listed = [*other._listed]
+
     def add(self, photo: Photo) -> int:
         """Append an image and return its index."""
         _check_photo(photo)
