@@ -166,11 +166,14 @@ def _make_widget(state: dict[str, Any]) -> str:
         names = ("photo", "neighbours", "matches", "layers_alone", "probe")
         photos = {traits["index"]: {name: traits[name] for name in names}}
         thumbs = {traits["index"]: traits["photo"]["jpeg"]}
-    if "suspects" in traits:  # a review is sent its thumbnails; here the crops of its photo and of the others stand in
+    if "suspects" in traits and not traits.get(
+        "thumbs"
+    ):  # a review is sent its thumbnails; here the crops of its photo and of the others stand in
         crops = dict(zip(traits["neighbours"]["images"], traits["neighbours"]["jpegs"]))
         traits["thumbs"] = crops | {traits["index"]: traits["photo"]["jpeg"]}
     data = {"state": traits, "photos": photos, "thumbs": thumbs, "normals": {}}
-    return frame_page(state["_esm"], state["_css"], "A widget", data).replace("</body>", f"{_TELLS_HEIGHT}</body>")
+    style = f"{state['_css']}\n.spade-kit > header {{ display: none; }}"  # the course says what is shown
+    return frame_page(state["_esm"], style, "A widget", data).replace("</body>", f"{_TELLS_HEIGHT}</body>")
 
 
 if __name__ == "__main__":

@@ -174,6 +174,16 @@ def test_the_home_directory_is_understood(opened, tmp_path, monkeypatch):
     assert (tmp_path / "page.html").is_file()
 
 
+def test_a_notebook_that_runs_without_a_page_keeps_thumbnails(opened):
+    for widget in opened.values():
+        widget.finish()
+    assert sorted(opened["explorer"].thumbs) == list(range(4))
+    assert sorted(opened["review"].thumbs) == list(range(12))
+    assert len(opened["chooser"].pictures) == 8
+    for jpeg in (*opened["explorer"].thumbs.values(), *opened["review"].thumbs.values()):
+        assert Image.open(io.BytesIO(jpeg)).size == (72, 72)
+
+
 # ---- pictures --------------------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas
@@ -26,14 +25,13 @@ from spade_kit.widgets._shared.base import Checked, Live, Waiting
 from spade_kit.widgets._shared.caches import Results, Score, Scores, request_for
 from spade_kit.widgets._shared.edits import Corrections
 from spade_kit.widgets._shared.encoding import find_highest, jpeg, pack_mask
-from spade_kit.widgets._shared.export import fit_crops
 from spade_kit.widgets._shared.images import ImageList, find_name
 from spade_kit.widgets._shared.scheduler import Steps
 
 _DEFECT = "defect"
 _SAID = {GOOD: "kept", UNKNOWN: "unknown"}  # of any other label: dropped
 _BATCH = 24  # thumbnails in a message
-_THUMBS = 200_000  # bytes of them in a saved page
+_SHOWN = 100  # thumbnails that a notebook or a saved page holds
 
 
 def review_suspects(spade: SPADE, folder: str | Path | None = None) -> Review:
@@ -70,7 +68,7 @@ class Review(Waiting, page="review.js"):
 
     MOVABLE = ("index",)
     OWN = ("_decisions", "_corrections", "_ranked")
-    TOLD = ("photo", "place_level", "neighbours", "suspects", "state")
+    TOLD = ("thumbs", "photo", "place_level", "neighbours", "suspects", "state")
     CROPS = 400_000
     MESSAGES = Live.MESSAGES | {"keep": "", "drop": "", "skip": "", "undo": "", "normals": "images"}
 
@@ -299,6 +297,8 @@ class Review(Waiting, page="review.js"):
             if at % _BATCH == 0:
                 self._send_state()
         self._send_state()
+        if not self.thumbs:  # no page has asked for them
+            self._send_thumbs((yield partial(self.images.thumbs, [index for index, *_ in self.suspects[:_SHOWN]])))
 
     # ---- the page ----------------------------------------------------------------------------------------------------
 
@@ -314,7 +314,3 @@ class Review(Waiting, page="review.js"):
 
     def _most_used(self) -> list[int]:
         return [number for number, _ in self.photo["seen"]["normals"]]
-
-    def _saved(self) -> dict[str, Any]:
-        thumbs = ((index, self.images.thumbs([index])[index]) for index, *_ in self.suspects)
-        return super()._saved() | {"thumbs": fit_crops(thumbs, _THUMBS)}
