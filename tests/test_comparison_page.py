@@ -482,15 +482,17 @@ def test_a_repeated_error_is_shown_again(notebook, shown):
         assert shown.root.get_by_role("button", name="add view").is_enabled()
 
 
-def test_a_disconnected_page_reconnects_when_python_replies(notebook, shown):
+def test_a_disconnected_page_takes_back_what_it_asked_for_and_reconnects_when_python_replies(notebook, shown):
     with page_hurries(shown.page, status="idle"):
         run_beside(shown.page, LATE)
         shown.press("next photo")
         alert = shown.root.get_by_role("alert").get_by_text("No kernel connected")
         alert.wait_for(timeout=5000)
         assert shown.root.get_by_role("button", name="next photo").is_disabled()
-    shown.until_photo(SCRATCH + 1)
-    assert alert.count() == 0
+    shown.until(alert.count, 0)
+    notebook.until("c.index", SCRATCH)  # what no reply came to was taken back
+    shown.until_photo(SCRATCH)
+    assert shown.root.get_by_label("photo", exact=True).input_value() == f"{SCRATCH}"
     assert shown.root.get_by_role("button", name="next photo").is_enabled()
 
 

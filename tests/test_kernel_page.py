@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from browsing import Notebook, Shown
 
 START = """
@@ -63,6 +64,15 @@ def test_the_message_has_a_calm_row_of_its_own(reopened, name):
     edges = message.evaluate("node => ['Left', 'Right'].map(side => getComputedStyle(node)[`border${side}Color`])")
     assert edges[0] == edges[1]
     assert shown.root.locator(".sk-spinner").evaluate("node => getComputedStyle(node).visibility") == "hidden"
+
+
+def test_without_a_kernel_there_are_no_serious_accessibility_violations(reopened):
+    for theme in ("JupyterLab Dark", "JupyterLab Light"):
+        reopened.page.evaluate(f"jupyterapp.commands.execute('apputils:change-theme', {{ theme: '{theme}' }})")
+        reopened.page.wait_for_timeout(800)
+        results = Axe().run(reopened.page, context=[[".spade-kit"]])
+        grave = [found for found in results.response["violations"] if found["impact"] in ("serious", "critical")]
+        assert not grave, results.generate_report()
 
 
 @pytest.mark.parametrize(("name", "pictures"), [("explorer", 6), ("review", 12)])
