@@ -16,13 +16,12 @@ const rangeOf = (values) => values.reduce(([low, high], value) => [value < low ?
 
 class Atlas extends Page {
   constructor(model, root) {
-    super(model, root, "hovering, colours and selecting");
+    super(model, root, "hovering, colours and selecting", "Each point is a photo; photos with similar pooled vectors are close together.");
     this.about = this.get("about");
     [this.near, this.asked] = [new Map(), new Set()];
     this.point = this.path = null; // under the pointer or the keys; the lasso
     this.build();
     for (const [at, near] of Object.entries(this.get("near") ?? {})) this.near.set(+at, near);
-    for (const [at, view] of Object.entries(this.get("thumbs") ?? {})) this.strip.picture(+at, view);
     this.listen();
   }
 
