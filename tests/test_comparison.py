@@ -471,7 +471,8 @@ def test_the_static_preview_is_deterministic(comparison):
     picture = Image.open(BytesIO(data["image/png"]))
     comparison.index = GOOD
     assert comparison._repr_mimebundle_()[0]["image/png"] != data["image/png"]
-    assert (picture.format, picture.width) == ("PNG", 832)
+    assert picture.format == "PNG"
+    assert 800 < picture.width <= 832 + 2 * 16  # a margin of 0.2 inches
 
 
 def test_a_saved_page_is_small_and_self_contained(comparison, tmp_path):
