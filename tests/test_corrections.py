@@ -136,12 +136,13 @@ def test_the_rule_of_the_threshold_comes_back_with_the_second_normal_photo(demo,
     explorer.finish()
     threshold = explorer.threshold
     explorer.remove(0)
-    assert explorer.threshold_rule == "hand"
+    assert [explorer.threshold_rule, explorer.image_threshold_rule] == ["hand", "hand"]
     if by_hand:
         explorer.threshold = 33
     explorer.undo()
     explorer.finish()
     assert (explorer.threshold_rule, explorer.threshold) == (("hand", 33) if by_hand else ("pixel 0.02", threshold))
+    assert explorer.image_threshold_rule == "image 0.01"
 
 
 def test_k_stays_at_the_end_of_its_slider(demo):

@@ -215,6 +215,16 @@ def test_thresholds_are_those_of_left_out_normals(explorer, spade, left_out):
     for rule, expected in (("pixel 0.05", spade.threshold(0.05)), ("image 0.2", spade.threshold(0.2, of="image"))):
         explorer.threshold_rule = rule
         assert explorer.threshold == pytest.approx(expected, rel=1e-6)
+    assert explorer.image_threshold == max(result.image_score for result in left_out)
+    explorer.image_threshold_rule = "image 0.2"
+    assert explorer.image_threshold == pytest.approx(spade.threshold(0.2, of="image"), rel=1e-6)
+    explorer.image_threshold = 31
+    explorer.threshold_rule = "pixel 0.05"
+    assert (explorer.image_threshold, explorer.image_threshold_rule) == (31, "hand")
+    explorer.score = "top"  # 31 is no threshold for another score
+    explorer.finish()
+    highest = max(spade.with_options(score="top").predict_left_out(index).image_score for index in range(12))
+    assert explorer.image_threshold == pytest.approx(highest, rel=1e-6)
     curve = explorer.normals["curve"]
     maps = np.stack([result.anomaly_map for result in left_out])
     for at, marked in list(enumerate(curve["marked"]))[::51]:
@@ -463,6 +473,7 @@ def test_the_pages_code_is_one_module_without_imports():
         ("threshold", float("nan"), "threshold must be a finite raw distance; got nan"),
         ("threshold_rule", "pixel", "as in 'pixel 0.01'; got 'pixel'"),
         ("threshold_rule", "photo 0.1", "A threshold rule must be one of"),
+        ("image_threshold_rule", "pixel 0.1", "A threshold rule must be one of 'hand', 'image'"),
         ("probe", (0, 224), r"0 <= row < 224 and 0 <= col < 224; got \(0, 224\)"),
         ("without", [12], "must refer to one of the training images, from 0 to 11; got 12"),
         ("without", range(12), "without must leave at least one normal image; got all 12"),

@@ -231,6 +231,30 @@ def test_the_truth_is_outlined_where_the_mask_is(notebook, shown, demo, spade):
     np.testing.assert_allclose(box, expected, atol=1.01)
 
 
+def test_the_legend_switches_each_mark_and_a_held_key_hides_all(notebook, shown):
+    notebook.execute("ex.roi = [(60, 60), (60, 250), (250, 200)]; ex.threshold = 40; ex.probe = (100, 100)")
+    shown.photo.locator(".sk-border").wait_for()
+    shown.settle()
+    marks = {"detected": ".sk-found", "ground truth": ".sk-truth", "regions": ".sk-numbers", "roi": ".sk-border"}
+    seen = lambda mark: [stage.locator(mark).is_visible() for stage in (shown.photo, shown.map)]  # noqa: E731
+    assert all(all(seen(mark)) for mark in marks.values())
+    for name, mark in marks.items():
+        shown.press(name)
+        assert shown.root.get_by_role("button", name=name, exact=True).get_attribute("aria-pressed") == "false"
+        assert [one for one in marks.values() if not any(seen(one))] == [mark]
+        shown.press(name)
+    shown.photo.focus()
+    shown.page.keyboard.down("h")
+    assert not any(any(seen(mark)) for mark in (*marks.values(), ".sk-ring.pinned", "canvas.over"))
+    assert shown.photo.locator("canvas.base").is_visible()
+    shown.page.keyboard.up("h")
+    assert all(all(seen(mark)) for mark in marks.values())
+    shown.press("next photo")
+    shown.root.get_by_label("photo", exact=True).select_option("10")  # a good one, with no truth to show
+    shown.settle()
+    assert not shown.root.get_by_role("button", name="ground truth").is_visible()
+
+
 def test_the_overlay_follows_its_slider(notebook, shown):
     shown.slide("overlay", 0.8)
     assert shown.photo.locator("canvas.over").evaluate("c => getComputedStyle(c).opacity") == "0.8"
@@ -378,7 +402,10 @@ def test_the_threshold_follows_its_rule(notebook, shown, spade, demo):
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
     best = thresholds[f1[:-1].argmax()]
     notebook.until(f"abs(ex.threshold - {best}) < {1e-4 * best}", True)
-    assert "uses test labels" in shown.root.get_by_label("threshold rule").locator("option:checked").inner_text()
+    assert (
+        "uses test labels"
+        in shown.root.get_by_label("threshold rule", exact=True).locator("option:checked").inner_text()
+    )
 
 
 # ---- neighbours ------------------------------------------------------------------------------------------------------
@@ -507,15 +534,19 @@ def test_the_strip_can_be_filtered_and_sorted(notebook, shown, spade, demo):
     assert keys() == scratches
     shown.choose("order", "score")
     assert keys() == sorted(scratches, key=lambda index: -scores[index])
-    threshold = notebook.ask("ex.threshold")
-    shown.choose("show", "alarms")
-    assert "This threshold is for pixels" in strip.get_attribute("data-remark")
+    threshold = max(spade.predict_left_out(index).image_score for index in range(12))
     good = [index for index, sample in enumerate(demo.test) if sample.label == "good"]
+    shown.choose("show", "alarms")
     assert set(keys()) == {index for index in good if scores[index] >= threshold}
-    middle = float(np.median(list(scores.values())))
-    notebook.execute(f"ex.threshold = {middle}")
+    middle = float(np.median(list(scores.values()))) + 0.01  # between two scores
+    typed = shown.root.get_by_label("image threshold", exact=True)
+    typed.fill(f"{middle:.2f}")
+    typed.press("Enter")
+    notebook.until("ex.image_threshold_rule", "hand")
     shown.choose("show", "misses")
     misses = {i for i, score in scores.items() if i not in good and score < middle}
+    assert set(keys()) == misses
+    shown.slide("threshold", middle / 2)  # of pixels
     assert set(keys()) == misses
     assert (
         shown.root.get_by_label("show", exact=True).locator("option:checked").inner_text() == f"misses ({len(misses)})"
@@ -523,6 +554,15 @@ def test_the_strip_can_be_filtered_and_sorted(notebook, shown, spade, demo):
     assert strip.get_attribute("data-remark") == ""
     shown.choose("show", "all")
     shown.choose("order", "listed")
+    for index in (min(misses), int(np.argmax(list(scores.values())))):
+        shown.choose("photo", str(index))
+        shown.settle()
+        verdict = "normal" if index in misses else "▲ anomalous"
+        shown.root.locator(".sk-verdict", has_text=verdict).wait_for(timeout=2000)
+        assert ("▲" in strip.locator("[aria-pressed=true]").inner_text()) == (index not in misses)
+    shown.choose("image threshold rule", "image 0.2")
+    notebook.until("ex.image_threshold_rule", "image 0.2")
+    assert notebook.ask("ex.image_threshold") == pytest.approx(spade.threshold(0.2, of="image"), rel=1e-6)
 
 
 def test_after_fifty_photos_picked_in_two_seconds_the_last_is_shown(notebook, shown, spade, demo):
@@ -680,7 +720,7 @@ def test_keys_alone_are_enough(notebook, shown, spade, demo):
     keyboard = shown.page.keyboard
     shown.root.get_by_role("button", name="previous photo").focus()
     keyboard.press("Tab")
-    for _ in range(16):  # a strip is a single tab stop
+    for _ in range(30):  # a strip is a single tab stop
         keyboard.press("Tab")
         if shown.photo.evaluate("stage => stage === document.activeElement"):
             break

@@ -36,7 +36,10 @@ _REACH = 50  # neighbours: the page follows K without the kernel at least up to 
 _BATCH = 8  # images per message to the page
 _PAGE_BYTES = 650_000  # budget of an image in a saved page before base64; full normal crops fill the rest
 _FINE: dict[str, Any] = {"k": None, "sigma": 0}  # options that hardly affect the reference level
-_RULE = "pixel 0.01"
+_RULES = {
+    "threshold": ("judged", "pixel 0.01"),
+    "image_threshold": ("score", "image 0.01"),
+}  # what each is of, and how it starts
 _SEARCH = ("kappa", "radius", "weights", "combine")
 _OPTIONS = (*_SEARCH, "without", "only")
 _READ = ("sigma", "score", "judged")  # options that only read the distances
@@ -69,14 +72,21 @@ class Explorer(Live, page="explorer.js"):
     selection
         Indices of the images in the strip; empty for all. Link it to that of `map_images`.
     k, kappa, radius, weights, combine, sigma, score, judged
-        As in `SPADE`. With another ``judged``, a threshold set manually returns to the rule ``"pixel 0.01"``.
+        As in `SPADE`. With another ``judged`` or ``score``, its threshold, if set manually, returns to its first rule.
     threshold
-        A raw distance; pixels of the judged map at or above it are anomalous. Setting it sets the rule to ``"hand"``.
+        A raw distance; pixels of the judged map at or above it are anomalous: outlines and regions. Setting it sets the
+        rule to ``"hand"``.
     threshold_rule
         ``"pixel 0.01"``: 1 % of the pixels of normal images reach the threshold; ``"image 0.05"``: 5 % of the normal
         images do; ``"f1"``: best F1 over the pixels of all images with masks, which uses test labels; ``"hand"``:
         set manually. With more than 64 normal images, 64 of them are judged. If only the score or only the map is an
         excess, a threshold for images does not apply to pixels.
+    image_threshold
+        An image score; images at or above it are anomalous: the list, its filters and the verdict on an image. Setting
+        it sets the rule to ``"hand"``.
+    image_threshold_rule
+        ``"image 0.01"``: 1 % of the normal images reach it or, if there are fewer than 99, none lies above it;
+        ``"hand"``: set manually.
     probe, pinned
         (row, col) of the map, and whether it stays there. Setting the probe pins it.
     without, only
@@ -93,7 +103,7 @@ class Explorer(Live, page="explorer.js"):
     """
 
     MOVABLE = ("index", "selection", "k", *_OPTIONS, "sigma", "score", "judged", "threshold", "threshold_rule",
-               "probe", "pinned", "roi", "roi_size", "opacity", "alone")  # fmt: skip
+               "image_threshold", "image_threshold_rule", "probe", "pinned", "roi", "roi_size", "opacity", "alone")  # fmt: skip
     OWN = ("_corrections", "_rule_before")
     TOLD = ("gallery", "photos", "normals", "placed", "scores", "as_python")
     MESSAGES = Live.MESSAGES | {"normals": "images", "upload": "name part parts buffers",
@@ -110,7 +120,11 @@ class Explorer(Live, page="explorer.js"):
     score = Checked("max", lambda _, value: choose("score", value, SCORE))
     judged = Checked("map", lambda _, value: choose("judged", value, JUDGED))
     threshold = Checked(0.0, lambda _, value: check_distance("threshold", value))
-    threshold_rule = Checked(_RULE, lambda self, value: self._check_rule(value))
+    threshold_rule = Checked(_RULES["threshold"][1], lambda self, value: self._check_rule(value))
+    image_threshold = Checked(0.0, lambda _, value: check_distance("image_threshold", value))
+    image_threshold_rule = Checked(
+        _RULES["image_threshold"][1], lambda self, value: self._check_rule(value, ("hand", "image"))
+    )
     probe = Probe()
     pinned = traitlets.Bool(False).tag(sync=True)
     without = Checked((), lambda self, images: self._check_without(images))
@@ -140,7 +154,7 @@ class Explorer(Live, page="explorer.js"):
         self._known: NormalScores | None = None  # scores of normal images
         self._known_of: Request | None = None
         self._statistics: Recent[NormalScores] = Recent(len(JUDGED))  # final scores of normal images, by request
-        self._rule_before: str | None = None  # the rule to restore, since one normal image gives no threshold
+        self._rules_before: dict[str, str] = {}  # to be restored: one normal image gives no threshold
         self._asked: Request | None = None  # for which the page asked what place explains
         self._narrowed: Recent[Result] = Recent(1)
         self._seen: tuple = (None, None)  # the image and options last sent to the page
@@ -158,7 +172,10 @@ class Explorer(Live, page="explorer.js"):
             "backbone": f"{spade.backbone.name}, weights: {spade.backbone.weights}",
             "masks": self.images.has_masks,
             "advice": ADVICE,
-            "start": {name: getattr(self, name) for name in ("k", *_OPTIONS, *_READ, "threshold_rule", "opacity")},
+            "start": {
+                name: getattr(self, name)
+                for name in ("k", *_OPTIONS, *_READ, "threshold_rule", "image_threshold_rule", "opacity")
+            },
         }
         self.index = self._find_first()
         self._open()
@@ -317,8 +334,9 @@ class Explorer(Live, page="explorer.js"):
             with self.hold_sync():
                 if not self.spade.gallery.comparable:  # there is no reference level
                     self._known, self._known_of, self.normals, self.place_level = None, None, {}, {}
-                elif self._rule_before is not None:
-                    self.threshold_rule, self._rule_before = self._rule_before, None
+                else:
+                    for name in [*self._rules_before]:
+                        setattr(self, f"{name}_rule", self._rules_before.pop(name))
                 self._refresh()
                 self._scores.start(self._request_of_scores)
                 self.scores = self._scores.pack()
@@ -368,13 +386,13 @@ class Explorer(Live, page="explorer.js"):
             raise ValueError(f"without must leave at least one normal image; got all {len(without)}.")
         return without
 
-    def _check_rule(self, value: str) -> str:
+    def _check_rule(self, value: str, known: Sequence[str] = ("hand", "pixel", "image", "f1")) -> str:
         of, _, rate = str(value).partition(" ")
-        choose("A threshold rule", of, ("hand", "pixel", "image", "f1"))
+        choose("A threshold rule", of, known)
         if of == "f1" and not self.about["masks"]:
             raise ValueError("The rule 'f1' needs images with masks; these have none. Use a rule like 'pixel 0.01'.")
         if of in ("pixel", "image"):
-            check_rate(rate, "A threshold rule needs a false-alarm rate between 0 and 1, as in 'pixel 0.01'", value)
+            check_rate(rate, f"A threshold rule needs a false-alarm rate between 0 and 1, as in '{of} 0.01'", value)
         return value
 
     def _reconcile(self, changed: set[str], by_page: bool) -> None:
@@ -384,14 +402,15 @@ class Explorer(Live, page="explorer.js"):
             self.roi_size = None if self.roi is None else self._find(self.index).crop.photo
         if "probe" in changed and not by_page:
             self.pinned = True
-        if "threshold" in changed and not by_page:
-            self.threshold_rule = "hand"
-        elif "judged" in changed and self.threshold_rule == "hand" and self.spade.gallery.comparable:
-            self.threshold_rule = _RULE
+        for name, (of, rule) in _RULES.items():
+            if name in changed and not by_page:
+                setattr(self, f"{name}_rule", "hand")
+            elif of in changed and getattr(self, f"{name}_rule") == "hand" and self.spade.gallery.comparable:
+                setattr(self, f"{name}_rule", rule)
+            if changed & {name, f"{name}_rule"}:
+                self._rules_before.pop(name, None)
         if changed & {"score", "judged"} and not by_page:
             self.spade.with_options(score=self.score, judged=self.judged)  # warns if there is no excess
-        if changed & {"threshold", "threshold_rule"}:
-            self._rule_before = None
 
     def _follow(self, change: dict) -> None:
         super()._follow(change)
@@ -441,7 +460,7 @@ class Explorer(Live, page="explorer.js"):
 
     def _conclude(self) -> None:
         """Update the traits that depend on all others."""
-        self._set_threshold()
+        self._set_thresholds()
         if self._known is not None:
             self.normals = self.normals | {"other": self._pack_other()}
         self._send_place_level()
@@ -453,7 +472,8 @@ class Explorer(Live, page="explorer.js"):
         (other,) = {*JUDGED} - {self.judged}
         if (known := self._find_statistics(other)) is None:
             return None
-        of, _, rate = (self.threshold_rule if self.threshold_rule != "hand" else _RULE).partition(" ")
+        first = _RULES["threshold"][1]
+        of, _, rate = (self.threshold_rule if self.threshold_rule != "hand" else first).partition(" ")
         threshold = known.level if of == "f1" else known.threshold(of, float(rate))
         rule = "hand" if of == "f1" else f"{of} {rate}"
         return encoding.pack_reference(known) | {"threshold": threshold, "threshold_rule": rule}
@@ -554,17 +574,22 @@ class Explorer(Live, page="explorer.js"):
         told = {"score": score, "judged": request.options.judged, "stale": stale, "other": None}
         self.normals = encoding.pack_normals(known, len(self.spade)) | told
 
-    def _set_threshold(self) -> None:
-        """Apply the threshold rule; missing statistics are computed in the background."""
-        of, _, rate = self.threshold_rule.partition(" ")
-        if of in ("pixel", "image") and self._known is not None:
-            if of == "pixel" or self.normals["score"] == self.score:
-                self.threshold = self._known.threshold(of, float(rate))
-        elif of in ("pixel", "image") and not self.spade.gallery.comparable:  # there is no reference level
-            self._rule_before = self.threshold_rule
-            self.threshold_rule, self.threshold = "hand", self.result.image_score / 2
-        elif of == "f1" and self._scores.complete(self._request_of_scores):
-            self.threshold = self._scores.best_f1_threshold()
+    def _set_thresholds(self) -> None:
+        """Apply the threshold rules; missing statistics are computed in the background."""
+        for name in _RULES:
+            rule = getattr(self, f"{name}_rule")
+            of, _, rate = rule.partition(" ")
+            if of == "f1" and self._scores.complete(self._request_of_scores):
+                self.threshold = self._scores.best_f1_threshold()
+            elif of not in ("pixel", "image"):
+                continue
+            elif not self.spade.gallery.comparable:  # there is no reference level
+                self._rules_before[name] = rule
+                setattr(self, f"{name}_rule", "hand")
+                setattr(self, name, self.result.image_score / 2)
+            elif self._known is not None and (of == "pixel" or self.normals["score"] == self.score):
+                with hold_warnings():  # too few images for the rate: the page says so
+                    setattr(self, name, self._known.threshold(of, float(rate)))
 
     # ---- background work ---------------------------------------------------------------------------------------------
 

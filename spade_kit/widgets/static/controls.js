@@ -27,6 +27,22 @@ export class Slider {
   }
 }
 
+/** A field for a number to type: Enter or leaving it sets the number; what is none is undone. */
+export class NumberField {
+  constructor(name, help, set, limits = { step: "any" }) {
+    this.input = el("input", { type: "number", class: "sk-number", "aria-label": name, title: help, ...limits });
+    const take = () => this.input.value !== "" && this.input.validity.valid && set(+this.input.value);
+    this.input.addEventListener("change", take);
+    this.input.addEventListener("keydown", (event) => event.key === "Enter" && take()); // some notebooks keep Enter from changing a field
+    this.input.addEventListener("blur", () => (this.input.value = this.shown));
+  }
+
+  show(value) {
+    this.shown = value;
+    if (!this.input.matches(":focus")) this.input.value = value;
+  }
+}
+
 export class Choice {
   /** @param {object} about name, help and ``pick(value)`` */
   constructor({ name, help, pick, plain = false }) {

@@ -3,7 +3,7 @@
 import { brief, bytes, clamp, el, setText, svg } from "./dom.js";
 import { Matches, cellOf, contour, decodeAlone, decodeLevel, degrees, inside, meanOfTop, middleOf, paintMap, roiOf, unpack } from "./maps.js";
 import { Pane, Patch } from "./pane.js";
-import { Choice, Slider, button } from "./controls.js";
+import { Choice, NumberField, Slider, button } from "./controls.js";
 import { MapPage } from "./map_page.js";
 import { Polygon } from "./polygon.js";
 import { Readout, tellAngle } from "./readout.js";
@@ -16,6 +16,8 @@ const OPTIONS = ["kappa", "radius", "weights", "combine", "without", "only"];
 const SORTED_AFTER = 300; // ms
 const PART = 500000; // bytes of an upload in one message
 const SHAPES = ["M-7 0A7 7 0 1 0 7 0A7 7 0 1 0-7 0Z", "M-6-6H6V6H-6Z", "M0-9L9 0L0 9L-9 0Z", "M0-9L8 6H-8Z", "M0 9L8-6H-8Z", "M0-10L2.4-3.2L9.5-3.1L3.8 1.2L5.9 8.1L0 4L-5.9 8.1L-3.8 1.2L-9.5-3.1L-2.4-3.2Z"]; // one per layer, distinguishable without colour
+
+const MARKS = [["found", "detected"], ["truth", "ground truth"], ["numbers", "regions"], ["border", "roi"]]; // what the legend switches
 
 const EXCESS = "What normal photos reach at this place is taken off";
 const SIGNS = ["○", "□", "◇", "△", "▽", "☆"]; // the same shapes as text
@@ -30,6 +32,7 @@ const HELP = [
   ["Enter", "pin the probe"],
   ["Esc", "close this help; unpin the probe; deselect a neighbour; compare with all again"],
   ["[  ]", "previous, next photo"],
+  ["H", "hold it to see the bare pictures, without marks and overlay; a click on the legend switches one kind of mark"],
   ["?", "this help"],
 ];
 
@@ -101,7 +104,7 @@ class Explorer extends MapPage {
 
     // choosing a photo
     this.name = new Choice({ name: "photo", help: "Select a photo", plain: true, pick: (index) => this.put({ index: +index }) });
-    this.filter = new Choice({ name: "show", help: "Filter the strip; misses and false alarms depend on the threshold", pick: () => this.paintPhotos() });
+    this.filter = new Choice({ name: "show", help: "Filter the strip; anomalous photos (▲), misses and false alarms are those of the image threshold", pick: () => this.paintPhotos() });
     this.order = new Choice({ name: "order", help: "Sort the strip", pick: () => this.paintPhotos() });
     this.order.offer([["listed", "as listed"], ["score", "highest score first"]]);
     this.file = el("input", { type: "file", accept: "image/*", hidden: true, "aria-label": "photo from disk", onchange: () => this.upload(this.file.files[0]) });
@@ -109,6 +112,11 @@ class Explorer extends MapPage {
     this.scoring = new Choice({ name: "image score", help: "How a photo is scored", plain: true, pick: (score) => this.put({ score }) });
     this.scoring.select.classList.add("python");
     this.score = el("span", { class: "sk-score", role: "status" });
+    this.imageRule = new Choice({ name: "image threshold", help: "How the threshold for scores of whole photos is set: the list and its filters follow it", pick: (value) => this.put({ image_threshold_rule: value }) });
+    this.imageRule.select.classList.add("python");
+    this.imageRule.select.setAttribute("aria-label", "image threshold rule");
+    this.imageThreshold = new NumberField("image threshold", "Threshold for scores of whole photos", (value) => this.put({ image_threshold: value, image_threshold_rule: "hand" }));
+    this.verdict = el("span", { class: "sk-verdict" });
     this.spinner = el("span", { class: "sk-spinner", role: "img", "aria-label": "computing" });
     const head = el("div", { class: "sk-head" },
       el("span", { class: "sk-group" },
@@ -117,7 +125,8 @@ class Explorer extends MapPage {
         button("›", "Next photo  ]", () => this.step(1), { "aria-label": "next photo" })),
       this.filter.node, this.order.node,
       button("open a photo…", "Open your own photo, or drop it here", () => this.file.click(), { class: "python" }), this.file, this.judge,
-      this.spinner, el("span", { class: "sk-scored" }, this.scoring.node, this.score));
+      this.spinner, el("span", { class: "sk-scored" }, this.scoring.node, this.score),
+      el("span", { class: "sk-scored" }, this.imageRule.node, this.imageThreshold.input, this.verdict));
     this.strip = new Strip("photos", (index) => this.put({ index }));
 
     // parameters
@@ -136,14 +145,15 @@ class Explorer extends MapPage {
     this.weighing.offer([["none", "unweighted"], ["equal", "equal"], ["hand", "custom"]]);
     this.combining = new Choice({ name: "matching", help: "One match for all layers together, or one per layer with the distances averaged", pick: (value) => this.put({ combine: value }) });
     this.combining.offer([["concat", "all layers together"], ["ensemble", "per layer, averaged"]]);
-    this.rule = new Choice({ name: "threshold rule", help: "How the threshold is set; it is updated when options change", pick: (value) => this.put({ threshold_rule: value }) });
+    this.rule = new Choice({ name: "pixel threshold", help: "How the threshold for pixels is set, which outlines and regions follow; it is updated when options change", pick: (value) => this.put({ threshold_rule: value }) });
+    this.rule.select.setAttribute("aria-label", "threshold rule");
     for (const choice of [this.weighing, this.combining, this.rule]) choice.select.classList.add("python");
     const controls = el("div", { class: "sk-controls" },
       ...Object.values(this.sliders).map((one) => one.node), this.rule.node,
       button("reset", "Reset all options to their initial values", () => this.reset(), { class: "reset python" }));
 
     // colour scale with the threshold slider
-    this.threshold = el("input", { type: "range", min: 0, step: "any", "aria-label": "threshold", title: "Threshold (raw distance)",
+    this.threshold = el("input", { type: "range", min: 0, step: "any", "aria-label": "threshold", title: "Pixel threshold (raw distance)",
       oninput: () => this.put({ threshold: +this.threshold.value, threshold_rule: "hand" }) });
     this.gradient = el("canvas", { width: 256, height: 1, "aria-hidden": "true" });
     paintMap(this.gradient, Float32Array.from({ length: 256 }, (_, i) => i), this.table, 256);
@@ -154,9 +164,8 @@ class Explorer extends MapPage {
     this.bar = el("div", { class: "sk-bar" }, el("div", { class: "scale" }, this.gradient, this.level, this.threshold), el("div", { class: "ends" }, ...this.ends));
     this.map.figure.append(this.bar);
     this.unpin = button("×", "Unpin  Esc", () => this.put({ pinned: false }), { class: "sk-chip", "aria-label": "unpin" });
-    this.legend = el("div", { class: "sk-legend" },
-      el("span", { class: "found" }, "detected"), el("span", { class: "truth" }, "ground truth"), el("span", { class: "pointed" }, "hover"), el("span", { class: "pin" }, "pinned ", this.unpin));
-    this.photo.figure.append(this.legend);
+    this.legend = Object.fromEntries(MARKS.map(([mark, text]) => [mark, button(text, `Show or hide: ${text}. Hold H to hide all marks`, () => this.switchMark(mark), { class: mark, "aria-pressed": "true" })]));
+    this.photo.figure.append(el("div", { class: "sk-legend" }, ...Object.values(this.legend), el("span", { class: "pointed" }, "hover"), el("span", { class: "pin" }, "pinned ", this.unpin)));
     this.regions = new Regions((place) => {
       this.hovered = null;
       this.put({ probe: place, pinned: true });
@@ -209,6 +218,7 @@ class Explorer extends MapPage {
       "change:k change:sigma change:judged change:score": () => this.paintMaps(),
       "change:place_level": () => this.get("matches") === this.shown?.matches && this.paintMaps(), // else they come together
       "change:threshold change:threshold_rule": () => this.paintThreshold(),
+      "change:image_threshold change:image_threshold_rule": () => this.paintImageThreshold(),
       "change:opacity": () => this.paintOpacity(),
       "change:placed change:normals": () => this.paintPlace(),
       "change:probe change:pinned": () => this.paintProbe(),
@@ -218,6 +228,7 @@ class Explorer extends MapPage {
       [["index", ...OPTIONS].map((name) => `change:${name}`).join(" ")]: () => this.paintOptions(),
     });
     this.root.addEventListener("keydown", (event) => this.keyAnywhere(event));
+    for (const end of ["keyup", "focusout"]) this.root.addEventListener(end, () => this.root.classList.remove("bare"));
     this.keepKeys(this.photo.stage);
     this.root.addEventListener("dragover", (event) => event.preventDefault());
     this.root.addEventListener("drop", (event) => {
@@ -258,10 +269,11 @@ class Explorer extends MapPage {
     this.photo.draw(this.bitmap);
     const truth = photo.mask ? contour(unpack(bytes(photo.mask), H * W), H, W, 0.5) : "";
     for (const pane of [this.photo, this.map]) pane.outline("truth", truth);
-    this.legend.classList.toggle("known", Boolean(photo.mask));
+    this.legend.truth.hidden = !photo.mask;
     this.roi = roiOf(photo);
     const border = this.roi ? `M-9-9H${W + 9}V${H + 9}H-9Z${contour(this.roi, H, W, 0.5)}` : "";
     for (const pane of [this.photo, this.map]) pane.outline("border", border);
+    this.legend.border.hidden = !border;
     this.paintPolygon();
     this.paintMaps();
     this.paintOptions();
@@ -342,6 +354,7 @@ class Explorer extends MapPage {
     if (event.key === "[") this.step(-1);
     else if (event.key === "]") this.step(1);
     else if (event.key === "?") this.toggleHelp();
+    else if (event.key.toLowerCase() === "h") this.root.classList.add("bare");
     else if (event.key === "Escape") {
       if (!this.help.hidden) this.toggleHelp();
       else if (this.polygon.corners) this.polygon.stop();
@@ -351,6 +364,11 @@ class Explorer extends MapPage {
     } else return;
     event.preventDefault();
     event.stopPropagation();
+  }
+
+  switchMark(mark) {
+    const hidden = this.root.classList.toggle(`no-${mark}`);
+    this.legend[mark].setAttribute("aria-pressed", !hidden);
   }
 
   toggleHelp() {
@@ -512,7 +530,8 @@ class Explorer extends MapPage {
     this.bar.classList.toggle("stale", stale);
     this.bar.title = !stale ? "" : this.model.saved ? "Normal photos were judged under the K and sigma of the saved page" : "The reference level for these options is still being computed";
     this.bar.classList.toggle("unused", !judged);
-    this.legend.classList.toggle("judged", judged);
+    this.legend.found.hidden = !judged;
+    this.legend.numbers.hidden = !this.regions.listed.length;
     const name = excess ? "Excess" : "Anomaly map";
     setText(this.map.title, judged ? `${name} ≥ ${threshold.toFixed(2)}` : name);
     this.map.canvas.setAttribute("aria-label", name);
@@ -521,33 +540,41 @@ class Explorer extends MapPage {
     this.maps[1].disabled = !this.comparable() || Boolean(this.model.saved && !this.taken);
     this.maps[1].title = this.comparable() ? EXCESS : "The excess needs at least two different normal photos";
     setText(this.map.remark, judged ? `${(100 * marked).toFixed(1)} % of this photo${this.rate(threshold)}` : why);
-    const rules = (normals.rates ?? []).map((rule) => {
-      const [of, rate] = rule.split(" ");
-      return [rule, `${+(100 * rate).toFixed(2)} % of normal ${of === "pixel" ? "pixels" : "photos"}`];
-    });
-    const now = this.get("threshold_rule");
-    if (now !== "hand" && now !== "f1" && !rules.some(([rule]) => rule === now)) rules.push([now, now]);
-    this.rule.offer([...rules, ...(this.rule.masks ? [["f1", "best F1 (uses test labels)"]] : []), ["hand", "manual"]]);
-    this.rule.show(now);
+    this.offerRules(this.rule, "pixel", this.get("threshold_rule"), this.rule.masks ? [["f1", "best F1 (uses test labels)"]] : []);
     this.scoring.offer([["max", "maximum of the map"], ["top", "highest 1 % of the map"], ...(this.comparable() ? [["excess", "highest 1 % of the excess"]] : [])]);
     this.scoring.show(this.get("score") === "excess" && !this.comparable() ? "top" : this.get("score"));
     this.paintScore();
-    this.paintFilter();
-    if (this.filter.select.value === "misses" || this.filter.select.value === "alarms") this.paintPhotos();
+  }
+
+  /** Offer the rules for one of the thresholds, with the current one. */
+  offerRules(choice, kind, now, more = []) {
+    const { rates = [], scores = [] } = this.get("normals");
+    const rules = rates.filter((rule) => rule.startsWith(kind));
+    if (now !== "hand" && now !== "f1" && !rules.includes(now)) rules.push(now);
+    const tell = (rule) => {
+      const [of, rate] = rule.split(" ");
+      if (of === "image" && !rates.includes(rule)) return `highest of ${scores.length} normal photos`;
+      return `${+(100 * rate).toFixed(2)} % of normal ${of === "pixel" ? "pixels" : "photos"}`;
+    };
+    choice.offer([...rules.map((rule) => [rule, tell(rule)]), ...more, ["hand", "manual"]]);
+    choice.show(now);
+  }
+
+  /** The threshold of whole photos, what it says of this one, and the list, which follows it. */
+  paintImageThreshold() {
+    if (!this.shown) return;
+    this.paintScore();
+    this.paintPhotos();
   }
 
   /** Why the threshold, which assumes a comparison with all normal photos, does not apply to the map; "" if it does. */
   unjudged() {
     if (this.judged() === "excess" && !this.excess) return "computing the excess…";
     if (this.shown.matches.options.only !== null) return "no threshold";
-    if (this.apart() && this.get("threshold_rule").startsWith("image")) return "the threshold is for image scores";
+    const apart = (this.get("score") === "excess") !== (this.get("judged") === "excess") && this.comparable(); // only one is an excess
+    if (apart && this.get("threshold_rule").startsWith("image")) return "the threshold is for image scores";
     const awaited = this.get("threshold_rule") === "f1" && this.get("scores").some(([, fresh]) => !fresh);
     return awaited && !this.model.saved ? "computing best F1…" : "";
-  }
-
-  /** Whether image scores and pixels cannot share a threshold, since only one of them is an excess. */
-  apart() {
-    return (this.get("score") === "excess") !== (this.get("judged") === "excess") && this.comparable();
   }
 
   /** The fraction of normal pixels at or above a threshold. */
@@ -585,6 +612,10 @@ class Explorer extends MapPage {
       if (stale) text += " so far…";
     }
     setText(this.score, text);
+    const threshold = this.get("image_threshold");
+    this.offerRules(this.imageRule, "image", this.get("image_threshold_rule"));
+    this.imageThreshold.show(threshold.toFixed(2));
+    setText(this.verdict, options.only !== null || this.imageScore === null || !this.scoreable() ? "" : this.imageScore >= threshold ? "▲ anomalous" : "normal");
     this.score.classList.toggle("stale", Boolean(stale));
     setText(this.photo.remark, this.shown.photo.normal === null ? "" : `normal ${this.shown.photo.normal}, judged against the others`);
   }
@@ -660,14 +691,20 @@ class Explorer extends MapPage {
     if (levelled && !(this.taken && !this.taken.stale) && !this.disconnected) this.root.classList.add("busy");
   }
 
-  /** All photos with their scores; ``wrong`` marks those where threshold and label disagree. */
+  /** Whether the image threshold is one for the current image score. */
+  scoreable() {
+    return !this.comparable() || this.get("normals").score === this.get("score") || this.get("image_threshold_rule") === "hand";
+  }
+
+  /** All photos with their scores; ``wrong`` marks those where image threshold and label disagree. */
   known() {
-    const [scores, threshold, saved] = [this.get("scores"), this.get("threshold"), this.model.saved];
-    const apart = this.apart() && !this.get("threshold_rule").startsWith("image");
+    const [scores, saved] = [this.get("scores"), this.model.saved];
+    const threshold = this.scoreable() ? this.get("image_threshold") : NaN;
     const photos = this.get("photos").map(([name, label], index) => {
       const [score, fresh] = scores[index] ?? [null, false];
-      const wrong = apart || label === null || score === null ? "" : label === "good" ? (score >= threshold ? "alarms" : "") : score < threshold ? "misses" : "";
-      return { index, name, label, score, fresh, wrong };
+      const above = score !== null && score >= threshold;
+      const wrong = label === "good" ? above && "alarms" : label !== null && score !== null && score < threshold && "misses";
+      return { index, name, label, score, fresh, above, wrong };
     });
     return saved ? photos.filter(({ index }) => saved.includes(index)) : photos;
   }
@@ -678,9 +715,9 @@ class Explorer extends MapPage {
     const shown = this.known()
       .filter(({ index }) => !selection.length || selection.includes(index))
       .filter(({ label, wrong }) => wanted === "all" || wanted === `label ${label}` || wanted === wrong)
-      .map(({ index, name, label, score, fresh }) => ({
-        key: index, name: `photo ${name}${score === null ? "" : `, score ${score.toFixed(2)}`}`, top: name.split("/").at(-1), kind: label ?? "",
-        bottom: score === null ? (fresh ? "unreadable" : "…") : brief(score), score, state: fresh ? "" : "stale",
+      .map(({ index, name, label, score, fresh, above }) => ({
+        key: index, name: `photo ${name}${score === null ? "" : `, score ${score.toFixed(2)}`}${above ? ", anomalous" : ""}`, top: name.split("/").at(-1), kind: label ?? "",
+        bottom: score === null ? (fresh ? "unreadable" : "…") : `${above ? "▲ " : ""}${brief(score)}`, score, state: fresh ? "" : "stale",
       }));
     return this.order.select.value === "score" ? shown.sort((a, b) => (b.score ?? -Infinity) - (a.score ?? -Infinity)) : shown;
   }
@@ -706,11 +743,9 @@ class Explorer extends MapPage {
     const wrong = labels.length ? [["misses", `misses (${count("misses", "wrong")})`], ["alarms", `false alarms (${count("alarms", "wrong")})`]] : [];
     this.filter.offer([["all", `all (${photos.length})`], ...labels.map((label) => [`label ${label}`, `${label} (${count(label, "label")})`]), ...wrong]);
     const wanted = this.filter.select.value;
-    const pixelwise = /^(pixel|f1)/.test(this.get("threshold_rule")) && ["misses", "alarms"].includes(wanted);
     const few = this.get("selection").length ? `Only the ${this.get("selection").length} photos selected on the map. ` : "";
-    const none = wrong.some(([value, text]) => value === wanted && text.endsWith("(0)")) ? "None at this threshold. " : "";
-    const hint = this.apart() && pixelwise ? "This threshold is for pixels of another map than the score. To judge whole photos, choose a threshold rule for photos." : pixelwise ? "This threshold is for pixels: most photos have some above it. To judge whole photos, choose a threshold rule for photos." : "";
-    this.strip.node.dataset.remark = few + none + hint;
+    const none = wrong.some(([value, text]) => value === wanted && text.endsWith("(0)")) ? "None at this image threshold." : "";
+    this.strip.node.dataset.remark = few + none;
   }
 
   paintNeighbours() {

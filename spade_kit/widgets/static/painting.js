@@ -65,7 +65,7 @@ class Painting extends MapPage {
     this.gradient = el("canvas", { width: 256, height: 1, "aria-hidden": "true", class: "sk-gradient" });
     paintMap(this.gradient, Float32Array.from({ length: 256 }, (_, i) => i), this.table, 256);
     this.map.figure.append(el("div", { class: "sk-scale" }, this.gradient, el("div", { class: "ends" }, ...this.ends)));
-    this.photo.figure.append(el("div", { class: "sk-legend judged known" }, el("span", { class: "truth" }, "painted"), el("span", { class: "found" }, "above reference level")));
+    this.photo.figure.append(el("div", { class: "sk-legend" }, el("span", { class: "truth" }, "painted"), el("span", { class: "found" }, "above reference level")));
     this.words = el("p", { class: "sk-remark" });
     this.normal.figure.append(this.words);
     this.help = el("p", { class: "sk-remark", hidden: true }, HELP);
