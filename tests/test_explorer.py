@@ -231,6 +231,18 @@ def test_thresholds_are_those_of_left_out_normals(explorer, spade, left_out):
         assert marked == pytest.approx((maps >= at / 255 * curve["end"]).mean(), abs=2e-5)
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_each_layer_has_its_own_reference_level(explorer, left_out, alone):
+    weights = {"layer2": 0.25}
+    explorer.alone, explorer.weights = alone, weights
+    explorer.finish()
+    results = [left_out[image].with_options(weights=weights) for image in explorer.spade.calibration.few]
+    for level, layer in zip(explorer.layer_levels["levels"], ("layer1", "layer2", "layer3")):
+        maps = [(result.layer_alone if alone else result.layer_maps)[layer] for result in results]
+        root = weights.get(layer, 1) ** 0.5 if alone else 1
+        assert level == pytest.approx(root * np.percentile(np.stack(maps), 99), rel=1e-5)
+
+
 def find_best_f1(spade, demo, name):
     """The threshold of the best F1 over the pixels of one kind of map of all test images."""
     results = [spade.predict(sample) for sample in demo.test]

@@ -18,7 +18,7 @@ from spade_kit.datasets.roi import Roi, check_corners
 from spade_kit.datasets.samples import Dataset, Photo
 from spade_kit.figures.results import draw_explanation
 from spade_kit.figures.style import SCALE
-from spade_kit.gallery.calibration import NormalScores
+from spade_kit.gallery.calibration import NormalScores, find_level
 from spade_kit.gallery.placement import Placement
 from spade_kit.gallery.recommendation import ADVICE
 from spade_kit.options import COMBINE, JUDGED, SCORE, Options, check_kappa, check_sigma
@@ -103,9 +103,10 @@ class Explorer(Live, page="explorer.js"):
     """
 
     MOVABLE = ("index", "selection", "k", *_OPTIONS, "sigma", "score", "judged", "threshold", "threshold_rule",
-               "image_threshold", "image_threshold_rule", "probe", "pinned", "roi", "roi_size", "opacity", "alone")  # fmt: skip
-    OWN = ("_corrections", "_rule_before")
-    TOLD = ("gallery", "photos", "normals", "placed", "scores", "as_python")
+               "image_threshold", "image_threshold_rule", "probe", "pinned", "roi", "roi_size",
+               "opacity", "alone")  # fmt: skip
+    OWN = ("_corrections", "_rules_before")
+    TOLD = ("gallery", "photos", "normals", "layer_levels", "placed", "scores", "as_python")
     MESSAGES = Live.MESSAGES | {"normals": "images", "upload": "name part parts buffers",
                                 "add": "", "remove": "image", "undo": "", "ask": ""}  # fmt: skip
 
@@ -140,6 +141,7 @@ class Explorer(Live, page="explorer.js"):
     layers_alone = traitlets.Dict().tag(sync=True)
     place_level = traitlets.Dict().tag(sync=True)
     normals = traitlets.Dict().tag(sync=True)
+    layer_levels = traitlets.Dict().tag(sync=True)
     placed = traitlets.Dict().tag(sync=True)
     scores: traitlets.List = traitlets.List().tag(sync=True)
     as_python = traitlets.Unicode().tag(sync=True)
@@ -599,6 +601,7 @@ class Explorer(Live, page="explorer.js"):
         yield from self._prefetch()
         yield from self._judge_all_normals(self.judged)
         yield from self._score_all_photos()
+        yield from self._judge_layers()
         for judged in JUDGED:  # let the page switch between the map and its excess without waiting
             yield from self._judge_all_normals(judged)
         if self._asked == self._request_of_all and not self.placed["text"]:
@@ -636,6 +639,27 @@ class Explorer(Live, page="explorer.js"):
             if request == self._request_of_all:
                 self._send_normals(request, known, self.score)
             self._conclude()
+
+    def _judge_layers(self) -> Steps:
+        """Find each layer's own reference level, on a few normal images, each judged against the others."""
+        judge, told = (
+            self._request_of_all.judge,
+            {"alone": self.alone, **{name: getattr(self, name) for name in _SEARCH}},
+        )
+        wanted = told | {"k": self.k, "sigma": self.sigma}
+        if not self.spade.gallery.comparable or wanted.items() <= self.layer_levels.items():
+            return
+        shown = "layer_alone" if self.alone else "layer_maps"
+        maps = []
+        for image in judge.calibration.few:
+            maps.append((yield partial(lambda image: getattr(judge.predict_left_out(image), shown), image)))
+        levels = [find_level([one[name] for one in maps]) for name in judge.backbone.layers]
+        if self.alone:  # weighted as in the page
+            weights = judge.gallery.factors(judge.options, np.arange(len(judge)))
+            levels = [
+                level * float(judge.options.root(np.asarray(weight or 1))) for level, weight in zip(levels, weights)
+            ]
+        self.layer_levels = wanted | {"levels": levels, "images": len(maps)}
 
     def _score_all_photos(self) -> Steps:
         request = self._request_of_scores

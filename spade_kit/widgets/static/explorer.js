@@ -214,7 +214,7 @@ class Explorer extends MapPage {
         this.coming ??= queueMicrotask(() => this.answer()) ?? true; // wait for the whole message
       },
       "change:layers_alone change:alone": () => this.paintMaps(),
-      "change:normals": () => this.paintMaps(),
+      "change:normals change:layer_levels": () => this.paintMaps(),
       "change:k change:sigma change:judged change:score": () => this.paintMaps(),
       "change:place_level": () => this.get("matches") === this.shown?.matches && this.paintMaps(), // else they come together
       "change:threshold change:threshold_rule": () => this.paintThreshold(),
@@ -425,11 +425,11 @@ class Explorer extends MapPage {
     this.photo.over.getContext("2d").drawImage(this.map.canvas, 0, 0);
 
     const alone = this.aloneNow();
-    const end = alone ? whole : whole / 2; // shares add up to the map, so each is small
+    const ends = this.layerEnds(alone) ?? this.layers.map(() => (alone ? whole : whole / 2)); // shares add up to the map, so each is small
     this.layers.forEach(({ name, pane }, l) => {
       const found = alone?.[l];
       const map = found ? this.upsample(found.distance, ...found.grid, sigma) : this.upsample(this.matches.grid(this.steps, l), h, w, sigma);
-      paintMap(pane.canvas, map, this.table, end);
+      paintMap(pane.canvas, map, this.table, ends[l]);
       this.veil(pane, found && this.marking.checked ? found.agrees : null, "disagree");
       setText(pane.title, found ? `${name} alone` : `${name} share`);
       pane.canvas.setAttribute("aria-label", found ? `Map of ${name} searched alone` : `Contribution of ${name} to the map`);
@@ -440,7 +440,7 @@ class Explorer extends MapPage {
     });
     this.alone.forEach((one, i) => one.setAttribute("aria-pressed", this.get("alone") === (i === 1)));
     this.marks.hidden = !alone;
-    setText(this.layersRemark, this.get("alone") && !alone ? "searching each layer…" : `colour scale 0 to ${brief(end)}`);
+    setText(this.layersRemark, this.get("alone") && !alone ? "searching each layer…" : same(ends, ends.map(() => ends[0])) ? `colour scale 0 to ${brief(ends[0])}` : `each layer's own colour scale, 0 to twice its reference level: ${ends.map(brief).join(", ")}`);
     const others = this.get("gallery").normals - (this.shown.photo.normal === null ? 0 : 1);
     this.sliders.k.show(this.k, this.model.saved ? most : others); // a saved page only has the neighbours stored in it
     this.sliders.sigma.show(sigma, 16);
@@ -452,6 +452,14 @@ class Explorer extends MapPage {
 
   upsample(grid, h, w, sigma) {
     return this.upsampler.map(grid, [h, w], this.shown.photo.size, sigma);
+  }
+
+  /** The end of each layer's colours: twice its own reference level, if that is known under these options; K and sigma hardly change it. */
+  layerEnds(alone) {
+    const { levels, ...of } = this.get("layer_levels");
+    const { options } = this.shown.matches;
+    const known = levels && of.alone === Boolean(alone) && ["kappa", "radius", "weights", "combine"].every((name) => same(of[name], options[name]));
+    return known && levels.every((level) => level > 0) ? levels.map((level) => this.about.scale * level) : null;
   }
 
   /** Whether normal photos differ, so that each can be judged against the others. */
