@@ -347,6 +347,26 @@ def _average(
     return Correspondence(distance.astype(np.float32), np.stack(squared), finest.image, finest.row, finest.col)
 
 
+def measure_from(
+    cell: tuple[int, int],
+    query: Pyramid,
+    gallery: Layout | Sequence[Tensor],
+    images: Int[np.ndarray, "k"],
+    factors: Float[np.ndarray, "L"],
+    options: Options,
+) -> Float[np.ndarray, "k h w"]:
+    """The distance of one cell of the query's finest grid to every cell of some images of a gallery."""
+    h, w = query.grid
+    here = [level[..., cell[0] * level.shape[2] // h, cell[1] * level.shape[3] // w] for level in query.levels]
+    levels = [at[..., None, None].expand_as(level) for at, level in zip(here, query.levels)]  # the cell everywhere
+    pixels = PixelSearch(levels, gallery, images, options.search)
+    place = np.arange(len(images) * h * w).reshape(len(images), h, w)
+    squared = pixels.measure_in_level(0, place) if len(levels) == 1 else pixels.measure(place)
+    weighted = factors[:, None, None, None].astype(np.float64) * squared
+    apart = weighted[factors > 0] if options.combine == "ensemble" else weighted.sum(0, keepdims=True)
+    return options.root(apart).mean(0).astype(np.float32)
+
+
 def match_level(
     query: Pyramid, gallery: Layout | Sequence[Tensor], images: Int[np.ndarray, "k"], level: int, options: Options
 ) -> Correspondence:

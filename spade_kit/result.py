@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from spade_kit._arguments import check_count, warn
 from spade_kit._files import as_text
-from spade_kit.correspondence import Breakpoints, Correspondence, ResultsPerK, match_level, spread
+from spade_kit.correspondence import Breakpoints, Correspondence, ResultsPerK, match_level, measure_from, spread
 from spade_kit.datasets.samples import Sample
 from spade_kit.evaluation.regions import find_regions
 from spade_kit.features.backbones import Backbone
@@ -349,6 +349,25 @@ class Result:
         size, layers = self.anomaly_map.shape, self.query.layers
         return match_at(row, col, size, self.correspondence, self.neighbours, layers, self.unit_weights)
 
+    def distances_from(self, row: SupportsIndex, col: SupportsIndex) -> Float[np.ndarray, "k h w"]:
+        """The distance from the pixel at (row, col) of the map to every pixel of each retrieved image.
+
+        Says how unique a match is. Without a ``radius``, which is ignored here, and with kappa 1 the minimum is the
+        distance of `match`. With ``combine="ensemble"`` it is the mean over the levels of weight above 0, for places that
+        all levels share, and so at least that.
+
+        Returns
+        -------
+        numpy.ndarray
+            (K, h, w), in the order of ``neighbours``, on the finest grid: Euclidean, or squared under ``squared``, and
+            weighted.
+        """
+        size = self.anomaly_map.shape
+        cell = self.correspondence.cell_of(*check_on_map(row, col, size), size)
+        gallery, options = self.spade.gallery, self.spade.options
+        factors = gallery.factors(options, self.among)
+        return measure_from(cell, self.query, gallery.pixels, self.neighbours.index, factors, options)
+
     @property
     def unit_weights(self) -> Float[np.ndarray, "L"] | None:
         """The weight of each layer's squared distance, if vectors have length 1, otherwise None: see `find_angles`."""
@@ -375,6 +394,14 @@ class Result:
         return normals[there]
 
 
+def check_on_map(row: SupportsIndex, col: SupportsIndex, size: tuple[int, ...]) -> tuple[int, int]:
+    height, width = size
+    row, col = int(check_count("row", row, least=0)), int(check_count("col", col, least=0))
+    if row >= height or col >= width:
+        raise ValueError(f"A map position must have 0 <= row < {height} and 0 <= col < {width}; got ({row}, {col}).")
+    return row, col
+
+
 def match_at(
     row: SupportsIndex,
     col: SupportsIndex,
@@ -385,11 +412,7 @@ def match_at(
     unit_weights: Float[np.ndarray, "L"] | None = None,
 ) -> Match:
     """The match that a search on some grid found for a pixel of a map of ``size``."""
-    height, width = size
-    row, col = check_count("row", row, least=0), check_count("col", col, least=0)
-    if row >= height or col >= width:
-        raise ValueError(f"A map position must have 0 <= row < {height} and 0 <= col < {width}; got ({row}, {col}).")
-    at = found.cell_of(row, col, size)
+    at = found.cell_of(*check_on_map(row, col, size), size)
     squared = found.layer_distance[:, at[0], at[1]]
     shares = split(found.distance[at][None], squared[:, None])[:, 0]
     angles = find_angles(squared, unit_weights) if unit_weights is not None else np.full(len(squared), np.nan)
