@@ -35,6 +35,7 @@ MEASURE = """async ([act, what, phase]) => {
         overlay: () => stage.querySelector('canvas.over').style.opacity,
         map: () => pixels(map), layer: () => pixels(layer),
         photo: () => root.getAttribute('data-shown'),
+        near: () => pixels(stages[2].querySelector('canvas.over')),
         gallery: () => root.querySelector('.sk-corrected').textContent,
         rings: () => [...root.querySelectorAll('.sk-ring.hovered')].map(one => one.getAttribute('transform')).join(),
         line: () => root.querySelector('.sk-line').style.left,
@@ -160,6 +161,10 @@ def run(results: Path) -> None:
         weighing = [f"slide('weight of layer2', {value:.2f})" for value in spread(0.2, 2.5)]
         bench.measure("weight of a layer", 300, "map", weighing)
         notebook.execute("ex.weights = None; ex.finish()")
+        bench.shown.press("distances")
+        pins = [f"hover({x:.3f}, {1 - x:.3f}); stage.click()" for x in spread(0.05, 0.95)]
+        bench.measure("distances of the pinned pixel", 30, "near", pins)
+        bench.shown.press("distances")
         out = [f"neighbour({rank}); press('exclude')" for rank in range(REPEATS)]
         bench.measure("excluding a neighbour", 300, "map", out, after="ex.without = ()")
         notebook.close()

@@ -356,15 +356,17 @@ def measure_from(
     options: Options,
 ) -> Float[np.ndarray, "k h w"]:
     """The distance of one cell of the query's finest grid to every cell of some images of a gallery."""
-    h, w = query.grid
+    (h, w), k = query.grid, len(images)
     here = [level[..., cell[0] * level.shape[2] // h, cell[1] * level.shape[3] // w] for level in query.levels]
     levels = [at[..., None, None].expand_as(level) for at, level in zip(here, query.levels)]  # the cell everywhere
     pixels = PixelSearch(levels, gallery, images, options.search)
-    place = np.arange(len(images) * h * w).reshape(len(images), h, w)
-    squared = pixels.measure_in_level(0, place) if len(levels) == 1 else pixels.measure(place)
-    weighted = factors[:, None, None, None].astype(np.float64) * squared
-    apart = weighted[factors > 0] if options.combine == "ensemble" else weighted.sum(0, keepdims=True)
-    return options.root(apart).mean(0).astype(np.float32)
+    weighted = []
+    for level in np.flatnonzero(factors > 0):
+        rows, cols = pixels.grids[level]
+        squared = pixels.measure_in_level(level, np.arange(k * rows * cols).reshape(k, rows, cols))[0]
+        weighted.append(float(factors[level]) * np.stack([spread(one, (h, w)) for one in squared]))
+    apart = weighted if options.combine == "ensemble" else [sum(weighted)]
+    return np.mean([options.root(one) for one in apart], axis=0).astype(np.float32)
 
 
 def match_level(

@@ -349,24 +349,27 @@ class Result:
         size, layers = self.anomaly_map.shape, self.query.layers
         return match_at(row, col, size, self.correspondence, self.neighbours, layers, self.unit_weights)
 
-    def distances_from(self, row: SupportsIndex, col: SupportsIndex) -> Float[np.ndarray, "k h w"]:
+    def distances_from(
+        self, row: SupportsIndex, col: SupportsIndex, images: Int[np.ndarray, "k"] | None = None
+    ) -> Float[np.ndarray, "k h w"]:
         """The distance from the pixel at (row, col) of the map to every pixel of each retrieved image.
 
         Says how unique a match is. Without a ``radius``, which is ignored here, and with kappa 1 the minimum is the
-        distance of `match`. With ``combine="ensemble"`` it is the mean over the levels of weight above 0, for places that
-        all levels share, and so at least that.
+        distance of `match`. With ``combine="ensemble"`` distances are means over the levels of weight above 0, from
+        places that all levels share, so the minimum is at least that.
 
         Returns
         -------
         numpy.ndarray
-            (K, h, w), in the order of ``neighbours``, on the finest grid: Euclidean, or squared under ``squared``, and
-            weighted.
+            (K, h, w), in the order of ``neighbours`` or of the training ``images`` given, on the finest grid: Euclidean,
+            or squared under ``squared``, and weighted.
         """
         size = self.anomaly_map.shape
         cell = self.correspondence.cell_of(*check_on_map(row, col, size), size)
         gallery, options = self.spade.gallery, self.spade.options
         factors = gallery.factors(options, self.among)
-        return measure_from(cell, self.query, gallery.pixels, self.neighbours.index, factors, options)
+        images = self.neighbours.index if images is None else images
+        return measure_from(cell, self.query, gallery.pixels, images, factors, options)
 
     @property
     def unit_weights(self) -> Float[np.ndarray, "L"] | None:

@@ -61,6 +61,8 @@ def test_the_radius_is_ignored_and_other_options_hold(spade, scratched):
     near = result.with_options(radius=1, k=3)
     np.testing.assert_array_equal(near.distances_from(103, 88), result.distances_from(103, 88)[:3])
     assert near.distances_from(103, 88).min() <= near.match(103, 88).distance
+    some = np.array([7, int(result.neighbours.index[2])])
+    np.testing.assert_array_equal(result.distances_from(103, 88, some)[1], result.distances_from(103, 88)[2])
     kappa = result.with_options(kappa=4).match(103, 88).distance
     assert np.sort(result.distances_from(103, 88), axis=None)[:4].mean() == pytest.approx(kappa, rel=1e-6)
     together = result.with_options(combine="ensemble")

@@ -9,6 +9,7 @@ import pytest
 from browsing import INSIDE, RUN_ALL, Notebook, Shown, read_canvas
 from PIL import Image
 
+from spade_kit.scores import make_map
 from spade_kit.widgets._shared.encoding import colour_table
 
 START = """
@@ -135,6 +136,41 @@ def test_a_second_click_the_button_and_escape_unpin_wherever_the_click_was(noteb
     shown.page.keyboard.press("]")
     shown.settle()
     notebook.until("ex.index", 1)
+
+
+def test_the_distances_of_the_pinned_pixel_tell_how_unique_its_match_is(notebook, shown, spade, demo):
+    result = spade.predict(demo.test[0])
+    told = shown.root.locator(".sk-near [role=status]")
+    shown.press("distances")
+    assert told.inner_text() == "pin a pixel"
+    for place in [(100, 61), (30, 180)]:
+        shown.click(shown.photo, *place)
+        match = result.match(*place)
+        distances = result.distances_from(*place)[match.neighbour]
+        near = np.unravel_index(distances.argmin(), distances.shape)
+        rows, cols = np.indices(distances.shape)
+        far = np.where(np.maximum(abs(rows - near[0]), abs(cols - near[1])) > 5.6, distances, np.inf)
+        second = np.unravel_index(far.argmin(), far.shape)
+        at = [f"({4 * row + 2}, {4 * col + 2})" for row, col in (near, second)]
+        ratio = f"{distances.min() / far.min():.2f}"
+        expected = f"at {at[0]}; next ✕ {far.min():.1f} at {at[1]}: ratio {ratio}"
+        shown.root.locator(".sk-near", has_text=expected).wait_for(timeout=5000)
+        assert shown.normal.locator(".sk-runner").get_attribute("data-row") == str(4 * second[0] + 2)
+        drawn = grey_of(shown.pixels(shown.normal, "over"))[
+            2::4, 2::4
+        ]  # a corner of four pixels lies at the cell's centre
+        between = make_map(distances, (224, 224), 0)[2::4, 2::4]
+        level = notebook.ask("ex.normals['level']")
+        assert np.abs(drawn - grey(between, 2 * level)).max() <= 2
+        shown.hover(shown.photo, 150, 150)  # what is shown of the pinned pixel stays
+        assert shown.ring(shown.normal, "pinned") == (match.row, match.col)
+    other = shown.root.get_by_label("retrieved normal photos").locator(".sk-card").nth((match.neighbour + 1) % 5)
+    other.click()
+    lowest = result.distances_from(30, 180)[(match.neighbour + 1) % 5].min()
+    shown.root.locator(".sk-near", has_text=f"nearest {lowest:.1f} at").wait_for(timeout=5000)
+    shown.page.keyboard.press("Escape")
+    shown.root.locator(".sk-near", has_text="pin a pixel").wait_for(timeout=5000)
+    assert shown.normal.locator(".sk-runner").get_attribute("visibility") == "hidden"
 
 
 def test_a_click_pins_the_hovered_place(notebook, shown):

@@ -108,7 +108,8 @@ class Explorer(Live, page="explorer.js"):
     OWN = ("_corrections", "_rules_before")
     TOLD = ("gallery", "photos", "normals", "layer_levels", "placed", "scores", "as_python")
     MESSAGES = Live.MESSAGES | {"normals": "images", "upload": "name part parts buffers",
-                                "add": "", "remove": "image", "undo": "", "ask": ""}  # fmt: skip
+                                "add": "", "remove": "image", "undo": "", "ask": "",
+                                "distances": "row col image"}  # fmt: skip
 
     index = Index()
     selection = Checked((), lambda self, images: self.images.check_all(images, "selection"))
@@ -685,6 +686,13 @@ class Explorer(Live, page="explorer.js"):
         self._asked = self._request_of_all
         self._send_placement()
         self._background.restart()
+
+    def _on_distances(self, row: int, col: int, image: int) -> None:
+        """The page asks how far the places of a normal image are from a pixel."""
+        number = self.spade.gallery.check_index(image)
+        distances = self.result.distances_from(row, col, np.array([number]))
+        told = {"kind": "distances", "row": row, "col": col, "image": image}
+        self.send(told, [distances.astype("<f4").tobytes()])
 
     def _on_upload(self, name: str, part: int, parts: int, buffers: Sequence[Any]) -> None:
         """A file arrives in parts, since the size of a notebook message is limited."""

@@ -1,10 +1,11 @@
 // The explorer's page: all state lives in the model, and every change of it triggers a repaint.
 
-import { brief, bytes, clamp, el, setText, svg } from "./dom.js";
+import { brief, bytes, clamp, el, numbers, setText, svg } from "./dom.js";
 import { Matches, cellOf, contour, decodeAlone, decodeLevel, degrees, inside, meanOfTop, middleOf, paintMap, roiOf, unpack } from "./maps.js";
 import { Pane, Patch } from "./pane.js";
 import { Choice, NumberField, Slider, button } from "./controls.js";
 import { MapPage } from "./map_page.js";
+import { NearPlaces } from "./near_places.js";
 import { Polygon } from "./polygon.js";
 import { Readout, tellAngle } from "./readout.js";
 import { Regions, findRegions } from "./regions.js";
@@ -83,6 +84,11 @@ class Explorer extends MapPage {
     this.maps = [["map", "The distances themselves"], ["excess", EXCESS]].map(([judged, help]) => button(judged, help, () => this.judgeBy(judged)));
     this.map.title.after(el("span", { class: "sk-group sk-judged", role: "group", "aria-label": "judged map" }, ...this.maps));
     this.normal = new Pane("Normal photo that explains the probe");
+    this.near = new NearPlaces(this.normal, {
+      ask: ([row, col], image) => this.send({ kind: "distances", row, col, image }),
+      changed: () => this.paintProbe(),
+      paint: (canvas, grid) => paintMap(canvas, this.upsample(grid, this.matches.h, this.matches.w, 0), this.table, this.whole),
+    });
     this.own = this.labels.map((name, l) => {
       const mark = svg("g", { class: `sk-own own${(l + Math.floor(l / 6)) % 6}`, visibility: "hidden" }, ...["halo", "ink"].map((c) => svg("path", { class: c, d: SHAPES[l % 6] })));
       this.normal.marks.append(mark);
@@ -285,6 +291,7 @@ class Explorer extends MapPage {
 
   onMessage(message, buffers) {
     super.onMessage(message, buffers);
+    if (message.kind === "distances") this.near.receive(message, numbers(buffers[0], Float32Array));
     if (message.kind === "thumbs") this.paintPhotos();
   }
 
@@ -419,7 +426,7 @@ class Explorer extends MapPage {
     const score = this.get("score");
     this.imageScore = score === "max" ? highest(inside(this.raw, this.roi)) : score === "excess" && this.comparable() ? this.excess && meanOfTop(inside(this.excess, this.roi)) : meanOfTop(inside(this.raw, this.roi));
     const endOf = (map, { level }) => (level > 0 ? this.about.scale * level : highest(map) || 1);
-    const whole = endOf(this.raw, this.reference("map"));
+    const whole = (this.whole = endOf(this.raw, this.reference("map")));
     this.end = this.values === this.raw ? whole : endOf(this.values, this.reference());
     paintMap(this.map.canvas, this.values, this.table, this.end);
     this.photo.over.getContext("2d").drawImage(this.map.canvas, 0, 0);
@@ -807,11 +814,13 @@ class Explorer extends MapPage {
     this.regions.mark(pin?.place);
     if (this.unpin.hidden === pinned) this.unpin.hidden = !pinned;
     const { part } = this.retrieved;
-    const image = part && !this.hovered ? part.image : seen.match.image;
+    const measured = pin && this.near.on; // the pinned pixel's normal photo stays
+    const image = part && (measured || !this.hovered) ? part.image : (measured ? pin : seen).match.image;
     const bitmap = this.normals.get(image);
     if (bitmap) this.normal.draw(bitmap);
     this.normal.point("pinned", pin?.match.image === image ? pin.match.place : null);
     this.normal.point("hovered", hover?.match.image === image ? hover.match.place : null);
+    this.near.show(pin && [pin.place[0], pin.place[1]], image, matches, this.matches);
     this.normal.dots.replaceChildren(...(image === part?.image ? part.dots : []));
     const rank = matches.neighbours.findIndex(([other]) => other === image);
     setText(this.normal.title, `Normal ${image}`);

@@ -1,0 +1,61 @@
+// How unique a match is: the distance from the pinned pixel to every place of the shown normal photo.
+
+import { brief, el, setText, svg } from "./dom.js";
+import { button } from "./controls.js";
+import { middleOf } from "./maps.js";
+
+const FAR = 0.1; // of the longer side: a place farther than this from the best one is another place
+
+/** The best place of a grid of distances, and the best one far from it; null if there is none. */
+export function findTwo(distances, h, w) {
+  const least = (allowed) => distances.reduce((best, value, i) => (allowed(i) && (best === null || value < distances[best]) ? i : best), null);
+  const best = least(() => true);
+  const far = FAR * Math.max(h, w);
+  const apart = (i) => Math.max(Math.abs(Math.floor(i / w) - Math.floor(best / w)), Math.abs((i % w) - (best % w)));
+  return [best, least((i) => apart(i) > far)];
+}
+
+export class NearPlaces {
+  /** @param {Pane} pane of the normal photo; @param {object} do_ ``ask(place, image)``, ``changed()``, ``paint(canvas, distances)`` */
+  constructor(pane, do_) {
+    [this.pane, this.do, this.on, this.wanted] = [pane, do_, false, null];
+    this.pressed = button("distances", "How unique is the match? Show the distance from the pinned pixel to every place of this normal photo", () => this.turn(), { class: "python", "aria-pressed": "false" });
+    this.told = el("span", { class: "sk-remark", role: "status" });
+    this.runner = svg("g", { class: "sk-own sk-runner", visibility: "hidden" }, ...["halo", "ink"].map((c) => svg("path", { class: c, d: "M-7-7L7 7M-7 7L7-7" })));
+    pane.marks.append(this.runner);
+    pane.figure.append(el("div", { class: "sk-near" }, this.pressed, this.told));
+  }
+
+  turn() {
+    this.on = !this.on;
+    this.pressed.setAttribute("aria-pressed", this.on);
+    this.do.changed();
+  }
+
+  /** Ask for the distances from a pinned place, null for none, to a normal photo; ``of`` is what they belong to. */
+  show(place, image, of, grid) {
+    const wanted = this.on && place ? { row: place[0], col: place[1], image, of } : null;
+    const now = this.wanted;
+    setText(this.told, wanted ? this.told.textContent : this.on ? "pin a pixel" : "");
+    if (wanted ? now && Object.keys(wanted).every((name) => wanted[name] === now[name]) : now === null) return;
+    [this.wanted, this.grid] = [wanted, grid];
+    this.pane.stage.classList.remove("measured");
+    this.pane.put(this.runner, null);
+    if (!wanted) return;
+    setText(this.told, "…");
+    this.do.ask(place, image);
+  }
+
+  receive({ row, col, image }, distances) {
+    const wanted = this.wanted;
+    if (!wanted || row !== wanted.row || col !== wanted.col || image !== wanted.image) return;
+    const { h, w } = this.grid;
+    const [best, second] = findTwo(distances, h, w);
+    this.do.paint(this.pane.over, distances);
+    this.pane.stage.classList.add("measured");
+    const place = (cell) => middleOf(cell, [this.pane.H, this.pane.W], [h, w]);
+    this.pane.put(this.runner, second === null ? null : place(second));
+    const told = `nearest ${brief(distances[best])} at (${place(best).join(", ")})`;
+    setText(this.told, second === null ? told : `${told}; next ✕ ${brief(distances[second])} at (${place(second).join(", ")}): ratio ${(distances[best] / (distances[second] || 1)).toFixed(2)}`);
+  }
+}
