@@ -361,11 +361,11 @@ def measure_from(
     levels = [at[..., None, None].expand_as(level) for at, level in zip(here, query.levels)]  # the cell everywhere
     pixels = PixelSearch(levels, gallery, images, options.search)
     weighted = []
-    for level in np.flatnonzero(factors > 0):
+    for level in np.flatnonzero(factors > 0).tolist():
         rows, cols = pixels.grids[level]
         squared = pixels.measure_in_level(level, np.arange(k * rows * cols).reshape(k, rows, cols))[0]
         weighted.append(float(factors[level]) * np.stack([spread(one, (h, w)) for one in squared]))
-    apart = weighted if options.combine == "ensemble" else [sum(weighted)]
+    apart = weighted if options.combine == "ensemble" else [np.sum(weighted, axis=0)]
     return np.mean([options.root(one) for one in apart], axis=0).astype(np.float32)
 
 

@@ -361,8 +361,8 @@ class Result:
         Returns
         -------
         numpy.ndarray
-            (K, h, w), in the order of ``neighbours`` or of the training ``images`` given, on the finest grid: Euclidean,
-            or squared under ``squared``, and weighted.
+            (K, h, w), in the order of ``neighbours`` or of the training ``images`` given, on the finest grid:
+            Euclidean, or squared under ``squared``, and weighted.
         """
         size = self.anomaly_map.shape
         cell = self.correspondence.cell_of(*check_on_map(row, col, size), size)

@@ -803,6 +803,124 @@ def test_sliders_move_by_keys(notebook, shown, spade, demo):
     assert_shows(shown, shown.map, spade.predict(demo.test[0]).with_k(3).anomaly_map, notebook)
 
 
+def window(stage) -> list[float]:
+    """What is seen of a picture: left, top, width and height, in map pixels."""
+    return [float(number) for number in stage.locator(".marks").get_attribute("viewBox").split()]
+
+
+def test_all_pictures_are_enlarged_together_and_the_rings_keep_their_size(notebook, shown, spade, demo):
+    shown.hover(shown.photo, 100, 61)
+    ring = shown.map.locator(".sk-ring.hovered circle").first
+    size = ring.bounding_box()["width"]
+    shown.page.keyboard.down("Control")
+    shown.page.mouse.wheel(0, -60)
+    shown.page.mouse.wheel(0, -60)
+    shown.page.keyboard.up("Control")
+    shown.page.wait_for_function("document.querySelector('.sk-stage.zoomed')")
+    left, top, width, height = window(shown.photo)
+    assert width == height == pytest.approx(224 / np.exp(1.2), rel=1e-3)
+    assert (100.5 - top) / height == pytest.approx(100.5 / 224, abs=0.01)  # what was under the pointer stays there
+    assert (61.5 - left) / width == pytest.approx(61.5 / 224, abs=0.01)
+    assert all(window(stage) == [left, top, width, height] for stage in (shown.map, shown.normal, *shown.layers))
+    assert ring.bounding_box()["width"] == pytest.approx(size, rel=0.01)
+    box = shown.map.bounding_box()
+    shown.page.mouse.move(box["x"] + 0.25 * box["width"], box["y"] + 0.75 * box["height"])
+    place = (int(top + 0.75 * height), int(left + 0.25 * width))
+    assert shown.ring(shown.photo) == place
+    match = spade.predict(demo.test[0]).match(*place)
+    assert shown.ring(shown.normal) == (match.row, match.col)
+    canvas, stage = shown.photo.locator("canvas.base").bounding_box(), shown.photo.bounding_box()
+    assert canvas["width"] / stage["width"] == pytest.approx(224 / width, rel=0.01)
+    assert (stage["x"] - canvas["x"]) / canvas["width"] == pytest.approx(left / 224, abs=0.002)
+
+    shown.page.mouse.down()
+    shown.page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"], steps=4)
+    shown.page.mouse.up()
+    assert window(shown.photo)[:2] == pytest.approx([max(left - width / 4, 0), top + height / 4], abs=0.5)
+    assert not notebook.ask("ex.pinned")  # a drag is no click
+    shown.page.mouse.dblclick(box["x"] + 50, box["y"] + 50)
+    assert window(shown.photo) == [0, 0, 224, 224]
+    assert shown.page.evaluate("getSelection().toString()") == ""
+    shown.photo.focus()
+    shown.page.keyboard.press("+")
+    assert window(shown.normal)[2] == pytest.approx(224 / 1.5, rel=1e-3)
+    shown.page.keyboard.press("-")
+    shown.page.keyboard.press("+")
+    shown.page.keyboard.press("0")
+    assert window(shown.normal) == [0, 0, 224, 224]
+
+
+def test_a_pinch_enlarges_all_pictures(notebook, shown):
+    box = shown.photo.bounding_box()
+    for kind, name, x in [
+        ("down", 1, 0.4),
+        ("down", 2, 0.6),
+        ("move", 1, 0.3),
+        ("move", 2, 0.7),
+        ("up", 1, 0),
+        ("up", 2, 0),
+    ]:
+        where = {"clientX": box["x"] + x * box["width"], "clientY": box["y"] + 0.5 * box["height"]}
+        finger = {"pointerId": name, "pointerType": "touch", "isPrimary": name == 1, "bubbles": True}
+        shown.photo.dispatch_event(f"pointer{kind}", where | finger)
+    left, _, width, _ = window(shown.map)
+    assert width == pytest.approx(112, rel=0.01)  # the fingers are twice as far apart
+    assert left == pytest.approx(56, abs=1)
+    shown.photo.focus()
+    shown.page.keyboard.press("0")
+    assert window(shown.map) == [0, 0, 224, 224]
+
+
+def test_a_double_click_selects_no_text(notebook, shown):
+    shown.page.mouse.dblclick(**shown.at(shown.photo, 2, 2))
+    shown.root.locator(".sk-slider .name").first.dblclick()
+    assert shown.page.evaluate("getSelection().toString()") == ""
+
+
+def test_numbers_can_be_typed(notebook, shown, spade, demo):
+    def enter(name: str, value: str) -> None:
+        shown.root.get_by_label(name, exact=True).fill(value)
+        shown.page.keyboard.press("Enter")
+
+    for name, value in {"K": "3", "sigma": "1.7", "radius": "6"}.items():
+        enter(f"{name}, typed", value)
+    enter("pixel threshold", "31.5")
+    notebook.until("[ex.k, ex.sigma, ex.radius, ex.threshold, ex.threshold_rule]", [3, 1.7, 6, 31.5, "hand"])
+    result = spade.with_options(k=3, sigma=1.7, radius=6).predict(demo.test[0])
+    assert_shows(shown, shown.map, result.anomaly_map, notebook)
+    enter("K, typed", "0")  # no number of photos
+    shown.page.keyboard.press("Tab")
+    assert shown.root.get_by_label("K, typed", exact=True).input_value() == "3"
+    assert notebook.ask("ex.k") == 3
+
+
+@pytest.mark.parametrize("width", [700, 1000, 1600])
+def test_the_compact_page_is_at_most_700_px_high(notebook, shown, width):
+    shown.page.set_viewport_size({"width": width + 140, "height": 900})  # with the notebook's own margins
+    shown.press("compact")
+    notebook.until("ex.compact", True)
+    box = shown.root.bounding_box()
+    assert box["height"] <= 700
+    views = [stage.bounding_box() for stage in (shown.photo, shown.map, shown.normal)]
+    assert len({round(view["y"]) for view in views}) == 1
+    assert min(view["width"] for view in views) > 180
+    controls = [shown.root.get_by_label(name, exact=True).bounding_box() for name in ("K", "radius", "overlay")]
+    assert len({round(control["y"]) for control in controls}) == 1
+    assert not shown.layers[0].is_visible()
+    shown.hover(shown.photo, 60, 60)
+    assert shown.ring(shown.normal) is not None
+    notebook.execute("ex.compact = False")
+    shown.layers[0].wait_for()
+    shown.page.set_viewport_size({"width": 1280, "height": 1000})
+
+
+def test_it_fills_the_screen_and_comes_back(notebook, shown):
+    shown.press("full screen")
+    shown.page.wait_for_function("document.fullscreenElement?.classList.contains('spade-kit')")
+    shown.press("full screen")
+    shown.page.wait_for_function("document.fullscreenElement === null")
+
+
 # ---- where to look ---------------------------------------------------------------------------------------------------
 
 

@@ -100,11 +100,13 @@ class Explorer(Live, page="explorer.js"):
         Opacity of the map over the image.
     alone
         Whether to show each layer searched alone instead of its share of the distance.
+    compact
+        Whether to fold all but the pictures and one row of controls, for low screens.
     """
 
     MOVABLE = ("index", "selection", "k", *_OPTIONS, "sigma", "score", "judged", "threshold", "threshold_rule",
                "image_threshold", "image_threshold_rule", "probe", "pinned", "roi", "roi_size",
-               "opacity", "alone")  # fmt: skip
+               "opacity", "alone", "compact")  # fmt: skip
     OWN = ("_corrections", "_rules_before")
     TOLD = ("gallery", "photos", "normals", "layer_levels", "placed", "scores", "as_python")
     MESSAGES = Live.MESSAGES | {"normals": "images", "upload": "name part parts buffers",
@@ -135,6 +137,7 @@ class Explorer(Live, page="explorer.js"):
     roi_size = Checked(None, lambda _, value: value and tuple(value))  # of the images that it holds for, set with it
     opacity = Checked(0.35, lambda _, value: check_number("opacity", value, "a number from 0 to 1", least=0, most=1))
     alone = traitlets.Bool(False).tag(sync=True)
+    compact = traitlets.Bool(False).tag(sync=True)
 
     # set by Python for the page
     gallery = traitlets.Dict().tag(sync=True)

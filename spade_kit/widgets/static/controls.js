@@ -1,22 +1,27 @@
-// Sliders and dropdowns with labels and values.
+// Sliders, fields for numbers and dropdowns, with labels and values.
 
 import { el, setText } from "./dom.js";
 
 export class Slider {
-  /** @param {object} about name, help, min, max, step, ``format(value)`` and ``move(value)`` */
-  constructor({ name, help, min, max, step = 1, format = String, move }) {
+  /** @param {object} about name, help, min, max, step, ``format(value)`` and ``move(value)``; ``typed``, the step of a field for its number */
+  constructor({ name, help, min, max, step = 1, format = String, move, typed = null }) {
     this.format = format;
+    this.field = typed && new NumberField(`${name}, typed`, help, move, { min, step: typed });
     this.output = el("output", {});
     this.input = el("input", { type: "range", min, max, step, "aria-label": name, title: help });
     this.input.addEventListener("input", () => {
       this.send(+this.input.value);
       move(+this.input.value);
     });
-    this.node = el("label", { class: "sk-slider", title: help }, el("span", { class: "name" }, name), this.output, this.input);
+    const value = this.field ? el("span", {}, this.field.input, this.output) : this.output;
+    this.node = el(typed ? "div" : "label", { class: "sk-slider", title: help }, el("span", { class: "name" }, name), value, this.input);
   }
 
   send(value) {
-    setText(this.output, this.format(value));
+    const [, number, rest] = /^([\d.]*)(.*)$/.exec(this.format(value));
+    this.field?.show(number);
+    if (this.field) this.field.input.placeholder = number ? "" : rest;
+    setText(this.output, !this.field ? number + rest : number ? rest : "");
     this.input.setAttribute("aria-valuetext", this.format(value));
   }
 

@@ -12,6 +12,7 @@ import { Regions, findRegions } from "./regions.js";
 import { Retrieved } from "./retrieved.js";
 import { Strip } from "./strip.js";
 import { Weights } from "./weights.js";
+import { Zoom } from "./zoom.js";
 
 const OPTIONS = ["kappa", "radius", "weights", "combine", "without", "only"];
 const SORTED_AFTER = 300; // ms
@@ -31,6 +32,7 @@ const HELP = [
   ["excess", "the map less what normal photos reach at each place"],
   ["← ↑ → ↓", "move the probe by one cell (Shift: four), or a second probe if it is pinned; click a picture first, or Tab to the photo"],
   ["Enter", "pin the probe"],
+  ["+  -  0", "enlarge all pictures around the probe, reduce them, show them whole; also Ctrl and the wheel, or a pinch; drag to move them; a double click shows them whole"],
   ["Esc", "close this help; unpin the probe; deselect a neighbour; compare with all again"],
   ["[  ]", "previous, next photo"],
   ["H", "hold it to see the bare pictures, without marks and overlay; a click on the legend switches one kind of mark"],
@@ -108,6 +110,8 @@ class Explorer extends MapPage {
       return { name, pane, weight, solo, mute };
     });
 
+    this.zoom = new Zoom([this.photo, this.map, this.normal, ...this.layers.map(({ pane }) => pane)]);
+
     // choosing a photo
     this.name = new Choice({ name: "photo", help: "Select a photo", plain: true, pick: (index) => this.put({ index: +index }) });
     this.filter = new Choice({ name: "show", help: "Filter the strip; anomalous photos (▲), misses and false alarms are those of the image threshold", pick: () => this.paintPhotos() });
@@ -124,13 +128,17 @@ class Explorer extends MapPage {
     this.imageThreshold = new NumberField("image threshold", "Threshold for scores of whole photos", (value) => this.put({ image_threshold: value, image_threshold_rule: "hand" }));
     this.verdict = el("span", { class: "sk-verdict" });
     this.spinner = el("span", { class: "sk-spinner", role: "img", "aria-label": "computing" });
+    this.compacting = button("compact", "One row of controls above the pictures; layers, regions and retrieved photos folded", () => this.put({ compact: !this.get("compact") }));
+    this.filling = button("full screen", "Fill the screen; Esc leaves", () => (document.fullscreenElement ? document.exitFullscreen() : this.root.requestFullscreen()));
+    this.filling.hidden = !document.fullscreenEnabled;
+    const opener = button("open a photo…", "Open your own photo, or drop it here", () => this.file.click(), { class: "python" });
     const head = el("div", { class: "sk-head" },
       el("span", { class: "sk-group" },
         button("‹", "Previous photo  [", () => this.step(-1), { "aria-label": "previous photo" }),
         this.name.node,
         button("›", "Next photo  ]", () => this.step(1), { "aria-label": "next photo" })),
       this.filter.node, this.order.node,
-      button("open a photo…", "Open your own photo, or drop it here", () => this.file.click(), { class: "python" }), this.file, this.judge,
+      opener, this.file, this.judge, this.compacting, this.filling,
       this.spinner, el("span", { class: "sk-scored" }, this.scoring.node, this.score),
       el("span", { class: "sk-scored" }, this.imageRule.node, this.imageThreshold.input, this.verdict));
     this.strip = new Strip("photos", (index) => this.put({ index }));
@@ -138,21 +146,23 @@ class Explorer extends MapPage {
     // parameters
     const slider = (name, key, help, about) => new Slider({ name, help, ...about, move: (value) => this.put({ [key]: about.read ? about.read(value) : value }) });
     this.sliders = {
-      k: slider("K", "k", "Number of nearest normal photos to compare with", { min: 1, max: 1, format: (value) => `${value} of ${this.get("gallery").normals}` }),
-      kappa: slider("kappa", "kappa", "Number of nearest pixels to average", { min: 1, max: 10 }),
+      k: slider("K", "k", "Number of nearest normal photos to compare with", { min: 1, max: 1, typed: 1, format: (value) => `${value} of ${this.get("gallery").normals}` }),
+      kappa: slider("kappa", "kappa", "Number of nearest pixels to average", { min: 1, max: 10, typed: 1 }),
       radius: slider("radius", "radius", "Largest distance of a match from the pixel's own position, in cells of the finest grid", {
-        min: 0, max: 56, format: (value) => (value >= this.everywhere ? "everywhere" : `${value}`), read: (value) => (value >= this.everywhere ? null : value),
+        min: 0, max: 56, typed: 1, format: (value) => (value >= this.everywhere ? "all" : `${value}`), read: (value) => (value >= this.everywhere ? null : value),
       }),
-      sigma: slider("sigma", "sigma", "Smoothing of the map, in pixels", { min: 0, max: 16, step: 0.5 }),
+      sigma: slider("sigma", "sigma", "Smoothing of the map, in pixels", { min: 0, max: 16, step: 0.5, typed: "any" }),
       opacity: slider("overlay", "opacity", "Opacity of the map over the photo", { min: 0, max: 1, step: 0.05, format: (value) => `${Math.round(100 * value)} %` }),
     };
-    for (const name of ["kappa", "radius"]) this.sliders[name].input.classList.add("python");
+    for (const { input, field } of [this.sliders.kappa, this.sliders.radius]) for (const control of [input, field.input]) control.classList.add("python");
     this.weighing = new Choice({ name: "weights", help: "Weights of the layers' squared distances", pick: (value) => this.put({ weights: value === "equal" ? "equal" : null }) });
     this.weighing.offer([["none", "unweighted"], ["equal", "equal"], ["hand", "custom"]]);
     this.combining = new Choice({ name: "matching", help: "One match for all layers together, or one per layer with the distances averaged", pick: (value) => this.put({ combine: value }) });
     this.combining.offer([["concat", "all layers together"], ["ensemble", "per layer, averaged"]]);
     this.rule = new Choice({ name: "pixel threshold", help: "How the threshold for pixels is set, which outlines and regions follow; it is updated when options change", pick: (value) => this.put({ threshold_rule: value }) });
     this.rule.select.setAttribute("aria-label", "threshold rule");
+    this.typed = new NumberField("pixel threshold", "Pixel threshold (raw distance)", (value) => this.put({ threshold: value, threshold_rule: "hand" }));
+    this.rule.node.append(this.typed.input);
     for (const choice of [this.weighing, this.combining, this.rule]) choice.select.classList.add("python");
     const controls = el("div", { class: "sk-controls" },
       ...Object.values(this.sliders).map((one) => one.node), this.rule.node,
@@ -211,6 +221,8 @@ class Explorer extends MapPage {
       this.retrieved.head, this.retrieved.strip.node, this.place,
       el("div", { class: "sk-foot" }, this.copy, this.saves.page, this.saves.png, this.helper, this.source), this.text, this.help);
     this.rule.masks = masks;
+    const folded = [this.order.node, opener, this.judge, this.polygon.node, this.regions.node, ...this.root.querySelectorAll(".reset, .sk-views ~ :not(.sk-foot, .sk-help, .sk-code)")];
+    for (const node of folded) node.classList.add("folds");
   }
 
   listen() {
@@ -226,6 +238,7 @@ class Explorer extends MapPage {
       "change:threshold change:threshold_rule": () => this.paintThreshold(),
       "change:image_threshold change:image_threshold_rule": () => this.paintImageThreshold(),
       "change:opacity": () => this.paintOpacity(),
+      "change:compact": () => this.paintCompact(),
       "change:placed change:normals": () => this.paintPlace(),
       "change:probe change:pinned": () => this.paintProbe(),
       "change:roi": () => this.paintPolygon(),
@@ -284,6 +297,7 @@ class Explorer extends MapPage {
     this.paintMaps();
     this.paintOptions();
     this.paintOpacity();
+    this.paintCompact();
     this.paintGallery();
     this.paintPlace();
     this.root.dataset.shown = `${photo.index}`;
@@ -348,6 +362,7 @@ class Explorer extends MapPage {
       const [down, right] = [(direction[0] * by * H) / this.matches.h, (direction[1] * by * W) / this.matches.w];
       const place = [clamp(Math.round(row + down), 0, H - 1), clamp(Math.round(col + right), 0, W - 1)];
       this.hovered = pinned ? place : null; // a second probe next to the pinned one
+      this.zoom.follow(place);
       if (pinned) this.paintProbe();
       else this.put({ probe: place });
     } else if (event.key === "Enter" || event.key === " ") this.put({ probe: this.hovered ?? this.get("probe"), pinned: true });
@@ -361,6 +376,7 @@ class Explorer extends MapPage {
     if (event.key === "[") this.step(-1);
     else if (event.key === "]") this.step(1);
     else if (event.key === "?") this.toggleHelp();
+    else if (["+", "=", "-", "0"].includes(event.key)) this.zoom.key(event.key, this.hovered ?? this.get("probe"));
     else if (event.key.toLowerCase() === "h") this.root.classList.add("bare");
     else if (event.key === "Escape") {
       if (!this.help.hidden) this.toggleHelp();
@@ -536,6 +552,7 @@ class Explorer extends MapPage {
     this.threshold.max = this.end;
     this.threshold.value = Math.min(threshold, this.end);
     this.threshold.setAttribute("aria-valuetext", threshold.toFixed(2));
+    this.typed.show(threshold.toFixed(2));
     setText(this.ends[1], `≥ ${brief(this.end)}`);
     this.level.hidden = !(level > 0);
     if (level > 0) {
@@ -667,6 +684,11 @@ class Explorer extends MapPage {
   paintOpacity() {
     this.photo.over.style.opacity = this.get("opacity");
     this.sliders.opacity.show(this.get("opacity"));
+  }
+
+  paintCompact() {
+    this.root.classList.toggle("compact", this.get("compact"));
+    this.compacting.setAttribute("aria-pressed", this.get("compact"));
   }
 
   paintOptions() {

@@ -35,6 +35,7 @@ export class Pane {
     this.remark = el("span", { class: "sk-remark" });
     this.chip = el("button", { type: "button", class: "sk-chip", hidden: true, onclick: () => on.letGo() });
     this.figure = el("figure", {}, el("figcaption", {}, el("span", { class: "sk-mark" }, this.chip), this.title, this.remark), this.stage);
+    [this.scale, this.top, this.left, this.numbered] = [1, 0, 0, []];
     if (on) this.#listen(on);
   }
 
@@ -42,10 +43,21 @@ export class Pane {
     if (this.H === H && this.W === W) return;
     [this.H, this.W, this.drawn] = [H, W, null];
     for (const canvas of [this.canvas, this.over, this.veil]) [canvas.width, canvas.height] = [W, H];
-    this.marks.setAttribute("viewBox", `0 0 ${W} ${H}`);
+    this.look(this.scale, this.top, this.left);
     this.stage.style.aspectRatio = `${W} / ${H}`;
     const width = H > W ? `calc(${W / H} * max(420px, 62vh))` : ""; // a tall picture leaves room for the controls
     [this.stage.style.maxWidth, this.figure.style.maxWidth] = [width, width && `max(240px, ${width})`];
+  }
+
+  /** Enlarge the picture, from ``top`` and ``left`` as fractions of its sides; marks keep their size on the screen. */
+  look(scale, top, left) {
+    [this.scale, this.top, this.left] = [scale, top, left];
+    this.stage.classList.toggle("zoomed", scale > 1);
+    if (!this.H) return;
+    for (const { style } of [this.canvas, this.over, this.veil]) style.transform = scale > 1 ? `scale(${scale}) translate(${-100 * left}%, ${-100 * top}%)` : "";
+    this.marks.setAttribute("viewBox", `${left * this.W} ${top * this.H} ${this.W / scale} ${this.H / scale}`);
+    for (const mark of this.marks.querySelectorAll('[data-row][visibility="visible"]')) this.put(mark, [+mark.dataset.row, +mark.dataset.col]);
+    this.number(this.numbered);
   }
 
   draw(bitmap) {
@@ -63,7 +75,7 @@ export class Pane {
   put(mark, place) {
     mark.setAttribute("visibility", place ? "visible" : "hidden");
     if (!place) return;
-    const scale = Math.max(this.H, this.W) / 224;
+    const scale = Math.max(this.H, this.W) / 224 / this.scale;
     mark.setAttribute("transform", `translate(${place[1] + 0.5} ${place[0] + 0.5}) scale(${scale})`);
     [mark.dataset.row, mark.dataset.col] = place;
   }
@@ -81,16 +93,17 @@ export class Pane {
 
   /** Number some pixels from 1, each on the side towards the middle. */
   number(places) {
-    const part = (at, size) => `${(100 * (at + 0.5)) / size}%`;
-    this.numbers.replaceChildren(...places.map(([row, col], i) =>
-      el("span", { class: col > this.W / 2 ? "left" : "", style: `--top: ${part(row, this.H)}; left: ${part(col, this.W)}` }, `${i + 1}`)));
+    this.numbered = places;
+    const spots = places.map(([row, col]) => [((row + 0.5) / this.H - this.top) * this.scale, ((col + 0.5) / this.W - this.left) * this.scale]);
+    this.numbers.replaceChildren(...spots.map(([down, right], i) =>
+      el("span", { class: right > 0.5 ? "left" : "", hidden: Math.min(down, right) < 0 || Math.max(down, right) > 1, style: `--top: ${100 * down}%; left: ${100 * right}%` }, `${i + 1}`)));
   }
 
   #listen(on) {
     const place = (event) => {
       const box = this.stage.getBoundingClientRect();
-      const row = Math.floor(((event.clientY - box.top) / box.height) * this.H);
-      const col = Math.floor(((event.clientX - box.left) / box.width) * this.W);
+      const row = Math.floor(((event.clientY - box.top) / box.height / this.scale + this.top) * this.H);
+      const col = Math.floor(((event.clientX - box.left) / box.width / this.scale + this.left) * this.W);
       return [clamp(row, 0, this.H - 1), clamp(col, 0, this.W - 1)];
     };
     this.stage.classList.add("pointed");
