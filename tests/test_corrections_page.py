@@ -1,5 +1,7 @@
 """The correction controls of the explorer in a real browser: equal to a refit, listed, and undoable."""
 
+import re
+
 import numpy as np
 import pytest
 from browsing import Shown, settle_on
@@ -269,7 +271,7 @@ def test_threshold_and_scores_are_stale_until_they_are_of_the_corrected_normals(
     finally:
         notebook.execute("del ex.images.judge")
     scores = [without_nearest.predict(sample).image_score for sample in photos[:FITTED]]
-    told = [card.get_attribute("aria-label").rpartition(" ")[2] for card in strip.all()[:FITTED]]
+    told = [re.findall(r"\d+\.\d\d", card.get_attribute("aria-label"))[-1] for card in strip.all()[:FITTED]]
     assert told == [f"{score:.2f}" for score in scores]
     threshold = without_nearest.threshold(0.01)
     assert notebook.ask("ex.threshold") == pytest.approx(threshold, rel=1e-6) != before

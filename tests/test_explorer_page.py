@@ -428,6 +428,7 @@ def test_layers_alone_equal_separate_searches(notebook, shown, spade, demo):
         veil = shown.layers[list(result.layer_alone).index(name)].locator("canvas.veil")
         assert veil.get_attribute("data-kind") == "disagree"
     shown.press("shares")
+    notebook.until("ex.alone", False)
     assert_shows_layers(shown, result.layer_maps.values(), notebook)
 
 

@@ -58,7 +58,7 @@ def cards_of(shown) -> list[tuple[int, str, str]]:
     cards = shown.root.locator(".sk-card").evaluate_all(
         "cards => cards.map(card => [+card.dataset.key, card.className, card.innerText])"
     )
-    return [(key, kinds, " ".join(text.split())) for key, kinds, text in cards]
+    return [(key, kinds, " ".join(text.replace("\u200b", "").split())) for key, kinds, text in cards]
 
 
 def progress(shown) -> str:
