@@ -80,6 +80,16 @@ def test_a_mask_is_told_by_its_colours_where_names_do_not(put, photo, mask):
     assert (told in str(dataset)) == all(word not in mask.lower() for word in ("masks/", "label", ".mask"))
 
 
+@pytest.mark.parametrize("mask", ["lbl/{}_lbl.png", "lbl/bad/{}_anno.png", "bad/lbl/{}_bin.png"])
+def test_masks_of_other_names_in_a_folder_of_another_name_are_no_images(put, mask):
+    folder = put("good/{}.png", take)
+    put("bad/{}.jpg", take)
+    put(mask, draw)
+    dataset = load_dataset(folder)
+    assert [sample.path.suffix for sample in dataset.test] == [".jpg"] * COUNT
+    assert "3 masks not used" in str(dataset)
+
+
 def as_alpha(rng, size=(60, 80)):
     """A red brush stroke on nothing."""
     alpha = draw(rng, size=size)

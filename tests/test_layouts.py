@@ -318,6 +318,13 @@ def test_folders_that_contradict_each_other_are_reported(put, place, label):
     assert not load_dataset(put("other/train/good/0.png", "other/test/bent/lot/2.png").joinpath("other")).remarks
 
 
+def test_folders_side_by_side_that_contradict_each_other_are_reported(put):
+    folder = put("ok/0.png", "nok/lot/ok/1.png", "nok/lot/dent/2.png")
+    for dataset in (load_dataset(folder), load_dataset(train=folder / "ok", test=folder / "nok")):
+        told = "1 image in folders that contradict the one above: nok/lot/ok/1.png counts as nok. Move them if"
+        assert [remark for remark in dataset.remarks if remark.startswith(told)]
+
+
 @pytest.mark.parametrize(("good", "as_train"), [("train/good", False), ("ok", False), ("ok", True)])
 def test_normal_images_from_folders_below_are_used_and_the_folders_named(put, good, as_train):
     """A folder such as Trash may hold what is not normal."""

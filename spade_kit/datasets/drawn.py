@@ -63,16 +63,18 @@ def _split(stem: str) -> Iterator[tuple[str, str]]:
 
 
 def find_apart(photos: Collection[Path], folder: Path) -> set[Path]:
-    """Folders of masks of images that lie in folders beside: labels/000.png, or labels/bad/000.png, of bad/000.png."""
+    """Folders of masks of images beside or in folders beside: labels/000.png, or labels/bad/000.png, of bad/000.png."""
     held, named = defaultdict[Path, list[Path]](list), defaultdict[tuple[str, str], list[Path]](list)
     for photo in photos:
+        named[str(photo.parent), fold(photo.stem)].append(photo)
         for one in [*photo.parents][: len(photo.relative_to(folder).parts) - 1]:
             held[one].append(photo)
             named[str(one.parent), fold(photo.stem)].append(photo)
 
     def find_images(mask: Path, one: Path) -> list[Path]:
-        alike = named[str(one.parent), fold(strip_mark(mask.stem))] + named[str(one.parent), fold(mask.stem)]
-        return [photo for photo in alike if one not in photo.parents]
+        names = (strip_mark(mask.stem), *(name for name, _ in _split(mask.stem)))
+        alike = (named.get((str(one.parent), fold(name)), ()) for name in names)
+        return next(filter(None, ([photo for photo in some if one not in photo.parents] for some in alike)), [])
 
     def are_masks(one: Path, files: Sequence[Path]) -> bool:
         if not (all(find_images(file, one) for file in files) and _are_drawn(files, 2)):

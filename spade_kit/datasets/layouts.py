@@ -172,7 +172,7 @@ def _read_good_bad(folder: Path) -> Found:
     if good is None or not (train := _read_good(good, pictures_below(good))):
         raise FileNotFoundError(_describe_contents(good or folder))
     test = [sample for sample in _read_kinds(folder, masks)[0] if good not in sample.path.parents]
-    remarks = _find_deeper(good, train) + _find_what_has_no_partner(masks, folder, test)
+    remarks = _find_deeper(good, train) + _find_what_has_no_partner(masks, folder, test) + _find_contrary(test, folder)
     remarks += _find_unused(folder, train + test, {masks})
     layout = f"normal images in {printable(good.name)}, each other folder is a kind of defect"
     return Found(train, test, layout, _has_masks(masks, test), tuple(remarks))
@@ -290,11 +290,12 @@ def read_folders(train: list[Path], test: list[Path]) -> Found:
         if not samples:
             raise FileNotFoundError(_describe_contents(folder))
         judged += samples
+        numbered += _find_contrary(known, folder.parent) if label else []
         if label and plain(label) not in GOOD_NAMES | BAD_NAMES:
             told = (
                 f"{printable(folder.name)} is beside a folder of good images, so its {len(samples)} images are labelled"
             )
-            numbered = [f"{told} {label!r}. If they have no label, rename it test."]
+            numbered += [f"{told} {label!r}. If they have no label, rename it test."]
         remarks += numbered + _find_what_has_no_partner(None, folder, samples) + _find_unused(folder, samples, train)
     several = "two folders" if len(train) == len(test) == 1 else f"{len(train)} + {len(test)} folders"
     return Found(normal, judged, several if test else _PLAIN, _has_masks(None, judged), tuple(remarks))
