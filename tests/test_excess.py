@@ -377,7 +377,7 @@ def test_a_review_ranks_normal_images_by_their_excess(judge):
     left = review.spade
     scores = sorted((left.predict_left_out(index).image_score for index in range(7)), reverse=True)
     np.testing.assert_allclose([score for _, score, _, decided in review.suspects if not decided], scores, atol=1e-3)
-    assert review.photo["level"] == left.predict_left_out(0).judged_level
+    assert review.photo["level"] == result.judged_level  # one scale for the whole review
 
 
 def test_the_hardest_cases_show_the_judged_maps(judge, demo):

@@ -287,6 +287,7 @@ def right_half(photo):
     return np.indices(photo.shape[:2])[1] >= 160
 
 
+@pytest.mark.filterwarnings("ignore:4 defects of demo lie outside the evaluated crop or roi")
 @pytest.mark.parametrize("roi", [RIGHT, right_half], ids=["polygon", "function"])
 def test_a_sweep_looks_where_it_is_told_to(small, tiny, roi):
     frame = sweep(small, {"backbone": [tiny], "k": [2, 5]}, roi=roi)
