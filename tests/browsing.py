@@ -15,6 +15,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -195,6 +196,13 @@ def open_offline(browser, path: Path, **options) -> Iterator:
     assert page.errors == []
     assert [url for url in page.asked if not url.startswith(("file:", "data:", "blob:"))] == []
     context.close()
+
+
+def assert_accessible(page, part: str | None = None) -> None:
+    """No serious violation of accessibility on a page, or in a part of it."""
+    results = Axe().run(page, **({"context": [[part]]} if part else {}))
+    grave = [found for found in results.response["violations"] if found["impact"] in ("serious", "critical")]
+    assert not grave, results.generate_report()
 
 
 def settle_on(notebook: Notebook, shown: "Shown", name: str, answer: str) -> None:

@@ -5,8 +5,7 @@ from dataclasses import replace
 import matplotlib.colors
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from browsing import Shown, open_offline, read_canvas
+from browsing import Shown, assert_accessible, open_offline, read_canvas
 from matplotlib.path import Path
 
 from spade_kit import map_images
@@ -203,8 +202,7 @@ def test_nothing_moves_or_is_cut_off_and_axe_finds_nothing(browser, saved, score
         shown.choose("projection", "tsne")
         assert shown.root.locator(parts).evaluate_all(measure) == before
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        found = Axe().run(page)
-        assert not [one for one in found.response["violations"] if one["impact"] in ("serious", "critical")]
+        assert_accessible(page)
 
 
 def test_the_lasso_filters_the_strip_of_a_linked_explorer(notebook, atlas):

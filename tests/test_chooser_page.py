@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from browsing import INSIDE, Shown, open_offline, read_canvas
+from browsing import INSIDE, Shown, assert_accessible, open_offline, read_canvas
 from PIL import Image
 from scipy.stats import binomtest
 
@@ -523,9 +522,7 @@ def test_there_are_no_serious_accessibility_violations(browser, saved, scores, s
             if threshold is not None:
                 shown.root.evaluate(MOVE, threshold)
             wait_for_pictures(shown)
-            found = Axe().run(page)
-            grave = [one for one in found.response["violations"] if one["impact"] in ("serious", "critical")]
-            assert not grave, found.generate_report()
+            assert_accessible(page)
 
 
 @pytest.mark.parametrize("width", [600, 900, 1600])

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browsing import READY, Jupyter, Notebook, Shown, open_offline, wait_for, write_notebook
+from browsing import READY, Jupyter, Notebook, Shown, assert_accessible, open_offline, wait_for, write_notebook
 
 import spade_kit
 
@@ -173,9 +173,7 @@ def test_there_are_no_serious_accessibility_violations(browser, saved, scheme):
     shown = Shown(page)
     shown.press("help")
     shown.root.get_by_label("retrieved normal photos").locator(".sk-card").nth(1).click()
-    results = Axe().run(page)
-    grave = [found for found in results.response["violations"] if found["impact"] in ("serious", "critical")]
-    assert not grave, results.generate_report()
+    assert_accessible(page)
     page.close()
 
 
@@ -191,9 +189,7 @@ def test_a_saved_page_stays_inside_a_drawn_roi(browser, spade, demo, tmp_path, s
         assert shown.root.locator(".sk-roi code").inner_text() == "roi = [(60, 60), (60, 250), (250, 200)]"
         shown.press("next photo")
         shown.root.locator(".sk-roi", has_text="320 x 280 px and is judged without it").wait_for(timeout=2000)
-        results = Axe().run(page)
-        grave = [found for found in results.response["violations"] if found["impact"] in ("serious", "critical")]
-        assert not grave, results.generate_report()
+        assert_accessible(page)
 
 
 @pytest.mark.parametrize("width", [760, 1600])

@@ -3,8 +3,7 @@
 import shutil
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from browsing import Notebook, Shown
+from browsing import Notebook, Shown, assert_accessible
 
 START = """
 import spade_kit
@@ -70,9 +69,7 @@ def test_without_a_kernel_there_are_no_serious_accessibility_violations(reopened
     for theme in ("JupyterLab Dark", "JupyterLab Light"):
         reopened.page.evaluate(f"jupyterapp.commands.execute('apputils:change-theme', {{ theme: '{theme}' }})")
         reopened.page.wait_for_timeout(800)
-        results = Axe().run(reopened.page, context=[[".spade-kit"]])
-        grave = [found for found in results.response["violations"] if found["impact"] in ("serious", "critical")]
-        assert not grave, results.generate_report()
+        assert_accessible(reopened.page, ".spade-kit")
 
 
 @pytest.mark.parametrize(("name", "pictures"), [("explorer", 6), ("review", 12)])

@@ -8,8 +8,7 @@ from math import hypot
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from browsing import Shown, page_hurries
+from browsing import Shown, assert_accessible, page_hurries
 from PIL import Image
 
 from spade_kit import paint_defect
@@ -630,9 +629,7 @@ def test_a_saved_page_has_no_serious_accessibility_violations(browser, saved, sc
     page.goto(saved[0].as_uri())
     shown = Shown(page)
     shown.press("help")
-    results = Axe().run(page)
-    grave = [found for found in results.response["violations"] if found["impact"] in ("serious", "critical")]
-    assert not grave, results.generate_report()
+    assert_accessible(page)
     page.close()
 
 
@@ -650,9 +647,7 @@ def test_both_jupyterlab_themes_have_no_serious_accessibility_violations(noteboo
         )
         notebook.page.wait_for_timeout(300)
         shown.settle()
-        results = Axe().run(notebook.page, context=[[".spade-kit"]])
-        grave = [found for found in results.response["violations"] if found["impact"] in ("serious", "critical")]
-        assert not grave, results.generate_report()
+        assert_accessible(notebook.page, ".spade-kit")
     shown.press("help")
 
 

@@ -2,8 +2,17 @@
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from browsing import INSIDE, Notebook, Shown, open_offline, page_hurries, read_canvas, run_beside, settle_on
+from browsing import (
+    INSIDE,
+    Notebook,
+    Shown,
+    assert_accessible,
+    open_offline,
+    page_hurries,
+    read_canvas,
+    run_beside,
+    settle_on,
+)
 from PIL import Image
 
 from spade_kit import review_suspects
@@ -433,9 +442,7 @@ def test_there_are_no_serious_accessibility_violations(browser, saved, scheme):
     page = browser.new_page(color_scheme=scheme)
     page.goto(saved[0].as_uri())
     Shown(page)
-    results = Axe().run(page)
-    grave = [found for found in results.response["violations"] if found["impact"] in ("serious", "critical")]
-    assert not grave, results.generate_report()
+    assert_accessible(page)
     page.close()
 
 

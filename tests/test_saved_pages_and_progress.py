@@ -14,8 +14,7 @@ import nbformat
 import numpy as np
 import pytest
 import tqdm.std
-from axe_playwright_python.sync_playwright import Axe
-from browsing import Shown, open_offline
+from browsing import Shown, assert_accessible, open_offline
 from matplotlib.text import Text
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
@@ -78,8 +77,7 @@ def test_a_saved_page_says_what_it_shows_and_what_works_offline(browser, opened,
                 source = shown.root.locator(".sk-source")
                 assert source.inner_text().startswith("efficientnet_lite0, weights: ImageNet; ")
                 assert "SHA-256 " in source.get_attribute("title")
-            results = Axe().run(page)
-            assert not [one for one in results.response["violations"] if one["impact"] in ("serious", "critical")]
+            assert_accessible(page)
             for width in (700, 1000, 1600):
                 page.set_viewport_size({"width": width, "height": 900})
                 assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (name, width)
