@@ -127,9 +127,7 @@ class RunFolder:
             manifest = json.dumps(run, indent=1).encode()
             write_whole(folder / MANIFEST, manifest)
             yield
-            if not (
-                folder / MANIFEST
-            ).is_file():  # the folder was removed meanwhile; another call can go on in the rest
+            if not os.path.isfile(folder / MANIFEST):  # the folder was removed: a second call goes on with the rest
                 write_whole(folder / MANIFEST, manifest)
 
     def _check_is_free(self) -> None:

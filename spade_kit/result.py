@@ -365,7 +365,7 @@ class Result:
             Euclidean, or squared under ``squared``, and weighted.
         """
         size = self.anomaly_map.shape
-        cell = self.correspondence.cell_of(*check_on_map(row, col, size), size)
+        cell = self.correspondence.cell_of(*_check_on_map(row, col, size), size)
         gallery, options = self.spade.gallery, self.spade.options
         factors = gallery.factors(options, self.among)
         images = self.neighbours.index if images is None else images
@@ -397,7 +397,8 @@ class Result:
         return normals[there]
 
 
-def check_on_map(row: SupportsIndex, col: SupportsIndex, size: tuple[int, ...]) -> tuple[int, int]:
+def _check_on_map(row: SupportsIndex, col: SupportsIndex, size: tuple[int, ...]) -> tuple[int, int]:
+    """A pixel of a map of ``size``."""
     height, width = size
     row, col = int(check_count("row", row, least=0)), int(check_count("col", col, least=0))
     if row >= height or col >= width:
@@ -415,7 +416,7 @@ def match_at(
     unit_weights: Float[np.ndarray, "L"] | None = None,
 ) -> Match:
     """The match that a search on some grid found for a pixel of a map of ``size``."""
-    at = found.cell_of(*check_on_map(row, col, size), size)
+    at = found.cell_of(*_check_on_map(row, col, size), size)
     squared = found.layer_distance[:, at[0], at[1]]
     shares = split(found.distance[at][None], squared[:, None])[:, 0]
     angles = find_angles(squared, unit_weights) if unit_weights is not None else np.full(len(squared), np.nan)

@@ -23,7 +23,7 @@ from spade_kit.datasets.naming import (
 
 _READ = 6  # so many files tell whether all of their kind are masks
 _GUESSED = 10  # so many names of folders are tried
-_IMAGES = GOOD_NAMES | BAD_NAMES | UNSORTED_NAMES | TRAIN_NAMES | TEST_NAMES  # folders that never hold masks alone
+_TOLD = GOOD_NAMES | BAD_NAMES | UNSORTED_NAMES | TRAIN_NAMES | TEST_NAMES | MASK_NAMES  # what folders of these hold
 
 
 def find_twins(photos: Collection[Path]) -> dict[Path, str]:
@@ -81,7 +81,7 @@ def find_apart(photos: Collection[Path], folder: Path) -> set[Path]:
             return False
         return not _are_drawn([min(find_images(file, one)) for file in files], 1)
 
-    return {one for one, files in held.items() if plain(one.name) not in _IMAGES | MASK_NAMES and are_masks(one, files)}
+    return {one for one, files in held.items() if plain(one.name) not in _TOLD and are_masks(one, files)}
 
 
 def find_folders(photos: Collection[Path], folder: Path, least: int = 2) -> dict[Path, str]:

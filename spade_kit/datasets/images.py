@@ -86,9 +86,6 @@ def count_colours(path: Path, rest: float = 0.03) -> int:
     except (OSError, UnreadablePhotoError):
         return 0
     whole = np.array(picture.convert("RGBA" if picture.has_transparency_data else "RGB"))
-    step = max(1, max(picture.size) // _SAMPLED)
-    pixels = whole[::step, ::step].reshape(-1, whole.shape[2]).astype(int)
-    colours, counts = np.unique(pixels, axis=0, return_counts=True)
     changes = (whole[:, 1:] != whole[:, :-1]).any(2)
     if (whole[..., :3] == whole[..., :1]).all():  # grey: a soft brush leaves most pixels black or white
         black, white = ((whole[..., :3] == level).all(2) for level in (0, 255))
@@ -96,6 +93,9 @@ def count_colours(path: Path, rest: float = 0.03) -> int:
         both = min(black.mean(), white.mean()) > _LEAST and pure.mean() > _PURE
         if both and changes.size and changes[pure[:, 1:]].mean() < _EDGES:
             return 2
+    step = max(1, max(picture.size) // _SAMPLED)
+    pixels = whole[::step, ::step].reshape(-1, whole.shape[2]).astype(int)
+    colours, counts = np.unique(pixels, axis=0, return_counts=True)
     if len(colours) <= _DRAWN:
         return len(colours) if changes.size == 0 or changes.mean() < _EDGES else 0
     for _ in range(2):

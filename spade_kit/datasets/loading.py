@@ -149,14 +149,12 @@ def _assemble(found: Found, name: str, locked: Sequence[str] = (), below: Sequen
         remarks.append(f"{count(shared, 'mask')} used for several images: {name_some(shared)}.")
     names = Counter(path.with_suffix("") for path in {*photos})
     if alike := [path for path in dict.fromkeys(photos) if names[path.with_suffix("")] > 1]:
-        remarks.append(f"{count(alike, 'image')} differ only in the extension: {name_some(alike)}. {_IF_MASKS}")
+        cure = "If some are masks, move them to a folder masks beside the images."
+        remarks.append(f"{count(alike, 'image')} differ only in the extension: {name_some(alike)}. {cure}")
     if twice := _in_both(train, test):
         remarks.append(f"{count(twice, 'test image')} also among the training images: {name_some(twice)}.")
     lost = len(skipped) + sum(map(is_image, others))
     return Dataset(name, train, test, found.layout, tuple(remarks), lost)
-
-
-_IF_MASKS = "If some are masks, move them to a folder masks beside the images."
 
 
 def _find_others(folders: set[Path], below: Sequence[Path]) -> list[Path]:

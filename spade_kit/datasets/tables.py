@@ -20,6 +20,7 @@ from spade_kit.datasets.naming import GOOD, MISSING, name_some, plain
 COLUMNS = ("path", "label", "mask", "split")
 _LABELLED = ["path", "label"]
 UNKNOWN = "unknown"  # what stands for no label
+_NO_LABEL = {"", UNKNOWN, "unlabelled", "unlabeled", *MISSING}
 _ANSWERS = {"yes", "no", "y", "n"}  # to an unknown question
 _LETTERS = [{"t", "f"}, {"p", "f"}]  # true, pass, and what is not
 
@@ -116,9 +117,7 @@ def read_labels(table: Path) -> list[tuple[str, str]]:
 
 def clean_label(label: str | None) -> str | None:
     """None for what stands for no label."""
-    return (
-        None if isinstance(label, str) and plain(label) in {"", UNKNOWN, "unlabelled", "unlabeled", *MISSING} else label
-    )
+    return None if isinstance(label, str) and plain(label) in _NO_LABEL else label
 
 
 class LabelTable:

@@ -177,9 +177,7 @@ def _describe(sample: Sample, found: Result | Exception, seconds: float) -> tupl
 
 
 def _has_no_defect(judged: Judged | None) -> bool:
-    if judged is None or judged.mask is None:
-        return False
-    return not judged.mask[... if judged.crop.roi is None else judged.crop.roi].any()
+    return judged is not None and judged.mask is not None and not judged.mask[judged.crop.looked_at].any()
 
 
 def _is_blank(sample: Sample) -> bool:

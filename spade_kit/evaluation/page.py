@@ -36,7 +36,6 @@ from spade_kit.result import Result
 PAGE = "report.html"
 NOT_JUDGED = "not judged"
 ALARMS = ("anomalous", "found", "false alarm")  # verdicts at or above the threshold
-_SAID = {"normal": "below the threshold"}  # which a reader may take for a promise
 _LOST = (OSError, ValueError, MemoryError)  # raised for an image that was replaced or removed
 _ROOM_OF_LARGE, _ROOM_OF_SMALL, _ROOM_OF_ROWS = 1_500_000, 2_100_000, 300_000  # bytes; the rest is less than 100 kB
 _LARGE, _SMALL = 12, 1000  # the most anomalous images, as large pictures and as thumbnails
@@ -44,6 +43,7 @@ _SIDE, _THUMB = 448, 128  # px of their long sides
 _HEAVY, _LIGHT = 30_000, 12_000  # bytes that a picture should have at most
 _COLOURS, _SCALE = colormaps["cividis"], 2  # those of the figures: the scale ends at this multiple of the normal level
 _REGIONS, _NUMBERED = 5, 20  # in the table, and in the picture
+_BEYOND = "Scores beyond the axis are in the last bar."
 _ALT = {"photo": "the image", "heat": "its anomaly map", "normal": "the normal image that explains the peak"}
 _NORMALS, _BINS, _WIDTH, _PANEL, _END = 1000, 60, 660, 66, 4  # of the histogram, up to this multiple of the threshold
 
@@ -94,11 +94,7 @@ def _compose(spade: Any, frame: pandas.DataFrame, run: dict[str, Any], table: st
     rest = lost + judged[len(small) :]
     lines, _ = _fill(map(_write_row, rest), _ROOM_OF_ROWS + left)
     counts = {"all": len(rows)} | Counter(row.verdict for row in rows)
-    groups, threshold, alarms = (
-        _group_scores(spade, frame),
-        run["threshold"],
-        [row for row in judged if row.verdict in ALARMS],
-    )
+    groups, threshold = _group_scores(spade, frame), run["threshold"]
     reached, known = int((groups["normal"] >= threshold).sum()), len(groups["normal"])
     low, high = (f"{100 * end.item():.2g}" for end in clopper_pearson(np.array([reached]), known))
     more = f"{len(rest) - len(lines)} more images are only in the table, {table}." if len(rest) > len(lines) else ""
@@ -107,7 +103,7 @@ def _compose(spade: Any, frame: pandas.DataFrame, run: dict[str, Any], table: st
         title=escape(run.get("input") or run["dataset"]),
         hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         colours=", ".join("rgb({} {} {})".format(*_COLOURS(at, bytes=True)[:3]) for at in np.linspace(0, 1, 9)),
-        headline=f"Anomalous: {len(alarms)} of {len(judged)} images",
+        headline=f"Anomalous: {sum(row.verdict in ALARMS for row in judged)} of {len(judged)} images",
         percent=f"{100 * run['rate']:.2g}",
         **{"reached": reached, "known": known, "low": low, "high": high},
         shown=f"{len(large)} of {len(judged)}",
@@ -115,9 +111,7 @@ def _compose(spade: Any, frame: pandas.DataFrame, run: dict[str, Any], table: st
         less=", less what normal images reach at its place" * (spade.options.judged == "excess"),
         remarks="\n".join(f"<p>{escape(remark)}</p>" for remark in told),
         histogram=_draw_histogram(groups, threshold),
-        beyond="Scores beyond the axis are in the last bar."
-        if max(map(max, groups.values())) > _END * threshold > 0
-        else "",
+        beyond=_BEYOND if max(map(max, groups.values())) > _END * threshold > 0 else "",
         large="\n".join(large),
         filters="\n".join(starmap(_offer, counts.items())),
         small="\n".join(small),
@@ -153,23 +147,24 @@ def _summarise(judged: Sequence[Any], lost: Sequence[Any], threshold: float) -> 
         yield f"Not judged: {len(lost)}; reasons are in the list of images. The first: {lost[0].reason}"
 
 
+def _say(verdict: str) -> str:
+    return "below the threshold" if verdict == "normal" else verdict  # a reader may take "normal" for a promise
+
+
 def _offer(kind: str, count: int) -> str:
-    told = f'value="{kind}"{" checked" * (kind == "all")}> {_SAID.get(kind, kind)} <span class="count">{count}</span>'
+    told = f'value="{kind}"{" checked" * (kind == "all")}> {_say(kind)} <span class="count">{count}</span>'
     return f'<label><input type="radio" name="kind" {told}</label>'
 
 
 def _caption(row: Any) -> str:
     tone = "tag alarm" if row.verdict in (*ALARMS, "missed") else "tag"
     name = f'<span class="name">{escape(row.path)}</span>'
-    return f'{name} <b>{row.image_score:.4g}</b> <span class="{tone}">{_SAID.get(row.verdict, row.verdict)}</span>'
+    return f'{name} <b>{row.image_score:.4g}</b> <span class="{tone}">{_say(row.verdict)}</span>'
 
 
 def _write_row(row: Any) -> str:
-    cells = (
-        ("", f"{row.verdict}: {row.reason}")
-        if row.verdict == NOT_JUDGED
-        else (f"{row.image_score:.4g}", _SAID.get(row.verdict, row.verdict))
-    )
+    lost = row.verdict == NOT_JUDGED
+    cells = ("", f"{row.verdict}: {row.reason}") if lost else (f"{row.image_score:.4g}", _say(row.verdict))
     told = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
     return f'<tr data-kind="{row.verdict}"><td class="name">{escape(row.path)}</td>{told}</tr>'
 

@@ -153,10 +153,9 @@ class Gallery:
     def common_roi(self) -> Bool[np.ndarray, "H W"]:
         """The places of the crop inside the roi of every image; all if there is no such place."""
         common = np.ones(self.normals[0].crop.size, bool)
-        for roi in {
-            id(normal.crop.roi): normal.crop.looked_at for normal in self.normals
-        }.values():  # images may share it
-            common &= roi
+        crops = {id(normal.crop.roi): normal.crop for normal in self.normals}  # images may share a roi
+        for crop in crops.values():
+            common &= crop.looked_at
         return common if common.any() else ~common
 
     @cached_property

@@ -646,11 +646,8 @@ class Explorer(Live, page="explorer.js"):
 
     def _judge_layers(self) -> Steps:
         """Find each layer's own reference level, on a few normal images, each judged against the others."""
-        judge, told = (
-            self._request_of_all.judge,
-            {"alone": self.alone, **{name: getattr(self, name) for name in _SEARCH}},
-        )
-        wanted = told | {"k": self.k, "sigma": self.sigma}
+        judge = self._request_of_all.judge
+        wanted = {name: getattr(self, name) for name in ("alone", *_SEARCH, "k", "sigma")}
         if not self.spade.gallery.comparable or wanted.items() <= self.layer_levels.items():
             return
         shown = "layer_alone" if self.alone else "layer_maps"
