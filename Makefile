@@ -6,6 +6,7 @@
 # make bench  how fast the search is, against what one would use otherwise   make bench ARGS=--quick
 # make bench-folders  how fast whole folders are judged, by one process and by several
 # make results DATA=path  how well each setting does on a dataset; demo, solar_cells, or a folder
+# make paper DATA="demo path"  the paper's ablations, of levels and of K, beside what it published
 # make bench-widgets  how fast the widgets are, in a browser
 # make site   all lessons as pages that work offline, in site/
 # make mutants  planted faults, and which of them lessons and tests catch
@@ -27,7 +28,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 # settings that a notebook with widgets needs: their state is saved with it
 export JUPYTER_CONFIG_PATH := $(CURDIR)/.jupyter
 
-.PHONY: lab app test quick check bench bench-folders bench-widgets results site mutants demo picture clean
+.PHONY: lab app test quick check bench bench-folders bench-widgets results paper site mutants demo picture clean
 
 lab: $(LAB)
 	$(BIN)/jupyter trust notebooks/*.ipynb
@@ -60,6 +61,9 @@ bench-folders: $(BENCH)
 
 results: $(LAB)
 	TQDM_DISABLE=1 $(BIN)/python benchmarks/accuracy.py $(DATA) $(ARGS)
+
+paper: $(LAB)
+	TQDM_DISABLE=1 $(BIN)/python benchmarks/paper.py $(DATA)
 
 bench-widgets: $(TEST)
 	TQDM_DISABLE=1 $(BIN)/python benchmarks/widgets.py $(ARGS)
