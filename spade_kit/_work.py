@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
 import sys
 from collections import deque
@@ -9,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import version
-from multiprocessing import current_process
 from socket import gethostname
 from typing import Any, TypeVar
 
@@ -98,6 +99,24 @@ class LostImageError(RuntimeError):
     """Every worker that was given this image, or these settings, ended."""
 
 
+def _check_guard() -> None:
+    """Refuse to start workers from a script that they would begin again, as they import it."""
+    main, frame = sys.modules["__main__"], inspect.currentframe()
+    while frame and frame.f_code.co_filename != getattr(main, "__file__", None):
+        frame = frame.f_back
+    while frame and frame.f_code.co_name != "<module>":
+        frame = frame.f_back
+    if frame is None:  # such as in a notebook
+        return
+    parts = ast.parse(inspect.getsource(main)).body
+    at = next(part for part in parts if part.lineno <= frame.f_lineno <= (part.end_lineno or 0))
+    if not (isinstance(at, ast.If) and "__name__" in ast.unparse(at.test)):
+        raise RuntimeError(
+            f'With jobs, line {frame.f_lineno} of {main.__file__} must be under if __name__ == "__main__":, because '
+            "workers import the script, too. Put it there."
+        )
+
+
 @contextmanager
 def crew(jobs: int = 1, client: Any = None) -> Iterator[Any]:
     """The client given, or one of ``jobs`` processes on this machine, of one thread each; None for this process alone.
@@ -119,10 +138,7 @@ def crew(jobs: int = 1, client: Any = None) -> Iterator[Any]:
         _check_client(client, distributed.Client)
         yield client
         return
-    if getattr(current_process(), "_inheriting", False):
-        raise RuntimeError(
-            'With jobs, a script must begin its work under if __name__ == "__main__":, as workers import it.'
-        )
+    _check_guard()
     settings = {
         "distributed.scheduler.allowed-failures": 1,
         "distributed.worker.multiprocessing-method": "spawn",

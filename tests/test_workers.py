@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -280,3 +282,28 @@ def test_our_workers_listen_on_this_machine_only_and_speak_to_nobody_else(client
     served = {connection.laddr.ip for process in [psutil.Process(), *psutil.Process().children(recursive=True)]
               for connection in process.net_connections("tcp") if connection.status == psutil.CONN_LISTEN}  # fmt: skip
     assert served <= {"127.0.0.1", "::1"}
+
+
+# ---- a script --------------------------------------------------------------------------------------------------------
+
+WORK = "    with crew(2) as workers:\n        print(workers.submit(abs, -7).result())\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "line"),
+    [
+        (f"if True:\n{WORK}", 3),
+        (f"def work():\n{WORK}\nwork()", 6),
+        (f"def work():\n{WORK}\nif __name__ == '__main__':\n    work()", None),
+    ],
+)
+def test_a_script_that_workers_would_begin_again_is_refused_in_a_sentence(tmp_path, script, line):
+    file = tmp_path / "judge.py"
+    file.write_text(f"from spade_kit._work import crew\n{script}")
+    ran = subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=100)
+    if line is None:
+        assert (ran.returncode, ran.stdout) == (0, "7\n")
+        return
+    told = f'RuntimeError: With jobs, line {line} of {file} must be under if __name__ == "__main__":'
+    assert told in ran.stderr
+    assert ran.stderr.count("Traceback") == 1
