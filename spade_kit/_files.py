@@ -157,10 +157,10 @@ class RunFolder:
         for place in {self.folder, *(file.parent for item in items for file in item.files)}:
             remove_unfinished(place)
         known = self._read_done(items)
-        if gone := known.keys() - {tuple(item.name.values()) for item in items}:
-            first = min(gone, key=str)
+        there = {item.name.get("path") for item in items}
+        if gone := {row["path"] for row in known.values() if "path" in row} - there:
             warn(
-                f"Images of an earlier run that are gone: {len(gone)}, such as {known[first].get('path', first)}. "
+                f"Images of an earlier run that are gone: {len(gone)}, such as {min(gone)}. "
                 f"Their rows are removed; delete their other files in {as_text(self.folder)} if you do not need them."
             )
         found = [known.get(tuple(item.name.values())) for item in items]

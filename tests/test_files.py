@@ -151,6 +151,15 @@ def test_images_that_are_gone_are_named(spade, demo, tmp_path):
     spade.predict_folder(tmp_path / "in", tmp_path / "out", fpr=0.2)  # said once
 
 
+def test_images_with_other_labels_are_not_gone(spade, demo, tmp_path):
+    one, other = demo.test[0], demo.test[-1]
+    evaluate(spade, replace(demo, test=[one, other]), folder=tmp_path)
+    report = evaluate(spade, replace(demo, test=[replace(one, label="dent"), other]), folder=tmp_path)
+    assert report.to_frame()["label"].tolist() == ["dent", other.label]
+    with pytest.warns(UserWarning, match=f"that are gone: 1, such as .*{other.path.name}"):
+        evaluate(spade, replace(demo, test=[one]), folder=tmp_path)
+
+
 # ---- what counts as done ---------------------------------------------------------------------------------------------
 
 
