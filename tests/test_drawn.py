@@ -1,5 +1,6 @@
 """Masks that no name marks are told from images by their few colours."""
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,59 @@ def test_masks_of_other_names_in_a_folder_of_another_name_are_no_images(put, mas
     dataset = load_dataset(folder)
     assert [sample.path.suffix for sample in dataset.test] == [".jpg"] * COUNT
     assert "3 masks not used" in str(dataset)
+
+
+@pytest.mark.parametrize("size", [(96, 96), (200, 256)])
+@pytest.mark.parametrize(("defect", "sigma"), [((4, 6), 2), ((10, 20), 2), ((10, 20), 4), ((20, 20), 5), ((40, 40), 6)])
+@pytest.mark.parametrize("mask", ["lbl/bad/{}.png", "bad/x/{}.png", "bad/{}_lbl2.png"])
+def test_masks_of_a_soft_brush_may_be_small_and_without_white(put, size, defect, sigma, mask):
+    def brush(rng):
+        mask, (row, col) = np.zeros(size), rng.integers(16, 30, 2)
+        mask[row : row + defect[0], col : col + defect[1]] = 255
+        return gaussian_filter(mask, sigma).round().astype(np.uint8)
+
+    folder = put("good/{}.jpg", take, size=size)
+    put("bad/{}.jpg", take, size=size)
+    put(mask, brush)
+    assert [(s.path, s.mask_path) for s in load_dataset(folder).test] == [
+        (folder / f"bad/{at}.jpg", folder / mask.format(at)) for at in range(COUNT)
+    ]
+
+
+@pytest.mark.parametrize("grain", [3, 20])
+def test_grey_images_on_pure_black_are_no_masks(put, grain):
+    def on_black(rng):
+        photo = np.zeros((96, 96), np.uint8)
+        photo[30:66, 30:66] = (gaussian_filter(rng.normal(0, 9 * grain, (36, 36)), 1) + 120).clip(1, 254)
+        return photo
+
+    folder = put("good/{}.png", take)
+    put("bad/cam1/{}.png", take)
+    put("bad/cam2/{}.png", on_black)
+    assert len(load_dataset(folder).test) == 2 * COUNT
+
+
+@pytest.mark.parametrize("kind", ["mask", "gt"])
+def test_images_on_black_in_a_folder_called_mask_are_remarked_on(put, kind):
+    folder = put("train/good/{}.png", take)
+    put("test/dent/{}.png", take)
+    put(f"test/{kind}/{{}}.png", take)
+    assert "Masks of many colours (3 of 3)" in str(load_dataset(folder))
+
+
+@pytest.mark.parametrize("quality", [30, 75, 95])
+@pytest.mark.parametrize("sigma", [0.1, 2, 8])
+def test_masks_of_a_jpeg_or_a_soft_brush_have_no_many_colours(put, quality, sigma):
+    def brush(rng):
+        mask = gaussian_filter(draw(rng, size=(200, 256)).astype(float), sigma).round().astype(np.uint8)
+        stream = BytesIO()
+        Image.fromarray(mask).save(stream, "JPEG", quality=quality)
+        return np.array(Image.open(stream))
+
+    folder = put("train/good/{}.png", take, size=(200, 256))
+    put("test/dent/{}.png", take, size=(200, 256))
+    put("ground_truth/dent/{}.png", brush)
+    assert "many colours" not in str(load_dataset(folder))
 
 
 def as_alpha(rng, size=(60, 80)):

@@ -47,7 +47,7 @@ _SYSTEM = {  # thumbnails, recycle bins and the like; hidden ones begin with a d
 MaskPath: TypeAlias = "Path | tuple[Path, ...]"  # a file, a folder of several, or several
 _OPAQUE = 128  # alpha: an image without a pixel that is more opaque than not is no cut-out
 _DRAWN, _SAMPLED = 32, 400  # colours of a mask, at most, and pixels along a side that tell
-_PURE, _LEAST = 0.6, 0.005  # of its pixels are black or white, and each of both, at least, if a brush was soft
+_SOFT, _BUMPS = 0.6, 0.12  # of its pixels are grey, and of these are brighter or darker than both next, at most
 _EDGES = 0.25  # of its pixels differ from the next, at most: noise in a dark image does more often
 _FEW, _NOISE = 4, 32  # so many grey levels are labels, unless they are that close to black and white
 
@@ -75,10 +75,11 @@ def read_mask(path: MaskPath | str) -> Bool[np.ndarray, "H W"]:
     return interpret_mask(path)[0]
 
 
-def count_colours(path: Path, rest: float = 0.03) -> int:
+def count_colours(path: Path, rest: float = 0.03, soft: float = _SOFT) -> int:
     """How many colours an image consists of, if they are few, as in a mask; else, or if it cannot be read, 0.
 
-    Those of a JPEG, or of soft edges, are two, if all pixels but the ``rest`` are near one or the other.
+    Those of a JPEG are two, if all pixels but the ``rest`` are near one or the other. So are those of a soft brush, if
+    at most the fraction ``soft`` is neither black nor white, and their levels rise and fall without noise.
     """
     try:
         with hold_warnings():
@@ -86,24 +87,31 @@ def count_colours(path: Path, rest: float = 0.03) -> int:
     except (OSError, UnreadablePhotoError):
         return 0
     whole = np.array(picture.convert("RGBA" if picture.has_transparency_data else "RGB"))
-    changes = (whole[:, 1:] != whole[:, :-1]).any(2)
-    if (whole[..., :3] == whole[..., :1]).all():  # grey: a soft brush leaves most pixels black or white
-        black, white = ((whole[..., :3] == level).all(2) for level in (0, 255))
-        pure = black | white
-        both = min(black.mean(), white.mean()) > _LEAST and pure.mean() > _PURE
-        if both and changes.size and changes[pure[:, 1:]].mean() < _EDGES:
-            return 2
     step = max(1, max(picture.size) // _SAMPLED)
     pixels = whole[::step, ::step].reshape(-1, whole.shape[2]).astype(int)
     colours, counts = np.unique(pixels, axis=0, return_counts=True)
     if len(colours) <= _DRAWN:
+        changes = (whole[:, 1:] != whole[:, :-1]).any(2)
         return len(colours) if changes.size == 0 or changes.mean() < _EDGES else 0
+    if (whole[..., :3] == whole[..., :1]).all() and _is_smooth(whole[..., 0], soft):
+        return 2
     for _ in range(2):
         far = (abs(colours - colours[counts.argmax()]) > 8).any(1)
         colours, counts = colours[far], counts[far]
         if counts.sum() < rest * len(pixels):
             return 2
     return 0
+
+
+def _is_smooth(grey: UInt8[np.ndarray, "H W"], soft: float) -> bool:
+    """Whether at most this fraction is neither black nor white, and few of it stand out from both next pixels."""
+    between = (grey > 0) & (grey < 255)
+    bumps = 0
+    for lines, inside in ((grey, between), (grey.T, between.T)):
+        before, here, after = lines[:-2], lines[1:-1], lines[2:]
+        bump = ((here > before) & (here > after)) | ((here < before) & (here < after))
+        bumps = max(bumps, int(np.count_nonzero(bump & inside[1:-1])))
+    return bool(between.mean() <= soft and bumps <= _BUMPS * np.count_nonzero(between))
 
 
 def list_masks(path: MaskPath | str) -> list[Path]:

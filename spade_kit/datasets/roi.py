@@ -62,7 +62,7 @@ class Roi:
             return cls(function=given)
         if isinstance(given, (str, os.PathLike)):
             mask = read_mask(Path(given))
-            if count_colours(Path(given), 0.5) == 0:
+            if count_colours(Path(given), 0.1, 1) == 0:
                 told = f"{as_text(given)} has many colours, like an image, and {100 * mask.mean():.0f} % of it is"
                 warn(f"roi should be a mask; {told} taken as inside. Check that it is the right file.")
         elif isinstance(given, Image.Image):

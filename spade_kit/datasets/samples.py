@@ -36,7 +36,7 @@ from spade_kit.datasets.tables import ImageNames, clean_label, name_numbers, rea
 
 SQUASHED = 1.2  # a larger change of the aspect ratio is remarked on: round parts become ovals
 _MASKS = 200  # at most so many masks are read to describe all
-_VARIED = 0.5  # of the pixels: more of other colours than two make a mask look like an image
+_VARIED = 0.1  # of the pixels: more of other colours than two make a mask look like an image, unless they are smooth
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def _describe_masks(masked: Sequence[Sample]) -> tuple[str, list[str]]:
             unreadable.append(str(problem))
             continue
         reasons[reason] += 1
-        varied += [file for file in list_masks(sample.mask_path)[:1] if count_colours(file, _VARIED) == 0]
+        varied += [file for file in list_masks(sample.mask_path)[:1] if count_colours(file, _VARIED, 1) == 0]
         if not mask.any():
             empty += [path] if sample.label != GOOD else []
         elif sample.label == GOOD:
