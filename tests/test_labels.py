@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -187,7 +188,7 @@ def test_of_numbers_zero_is_good(tmp_path, parts, good, bad):
     ],
 )
 def test_numbers_are_labels(parts, good, bad, named):
-    labels = {"a/003.png": good, "004.jpg": bad, "x y.png": float("nan")}
+    labels = {"a/003.png": good, "004.jpg": bad, "x y.png": float("nan"), "b/003.png": pandas.NaT}
     assert labels_of(parts.label(labels).test) == ["good", named, None, None]
 
 

@@ -1015,3 +1015,101 @@ def test_a_table_with_two_columns_of_one_name_is_refused(tmp_path, head, twice):
     (tmp_path / "table.csv").write_text(f"{head}\na.png,good,bad,test\n")
     with pytest.raises(ValueError, match=rf"table\.csv must name each column once; got {twice} again\. Rename one"):
         load_dataset(tmp_path / "table.csv")
+
+
+# ---- images beside masks ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def split(put, draw):
+    """Splits, or good and bad, in a folder beside one of masks."""
+
+    def split(images, masks, *names):
+        for at, name in enumerate(names):
+            put(f"{images}/{name}/{at}.png")
+            if "good" not in name:
+                draw(f"{masks}/{name}/{at}.png")
+        return put(f"{images}/{names[0]}/a.png")
+
+    return split
+
+
+@pytest.fixture
+def draw(put):
+    def draw(name):
+        mask = np.zeros((6, 8), np.uint8)
+        mask[2:4, 3:6] = 255
+        path = put() / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(path)
+
+    return draw
+
+
+@pytest.mark.parametrize("masks", ["masks", "labels", "ground_truth"])
+@pytest.mark.parametrize("images", ["images", "imgs", "JPEGImages"])
+def test_a_folder_of_images_beside_one_of_masks_is_one_dataset(split, images, masks):
+    folder = split(images, masks, "train/good", "test/good", "test/dent")
+    for root in (folder, folder / images):
+        dataset = load_dataset(root)
+        assert found(dataset.train) == [("good", "0.png", None), ("good", "a.png", None)]
+        assert [(s.label, s.mask_path) for s in dataset.test] == [
+            ("dent", folder / masks / "test/dent/2.png"), ("good", None),
+        ]  # fmt: skip
+        assert dataset.remarks == ()
+    assert load_dataset(folder).name == "set"
+
+
+def test_good_and_bad_images_beside_masks_are_one_dataset(split):
+    folder = split("images", "masks", "good", "bad")
+    for root in (folder, folder / "images"):
+        assert found(load_dataset(root).test) == [("bad", "1.png", "1.png")]
+
+
+def test_masks_beside_a_dataset_are_found_by_the_call_that_is_proposed(split):
+    folder = split("part 7", "masks", "train/good", "test/good", "test/dent")
+    with pytest.raises(FileNotFoundError, match="and the masks beside them are found: load_dataset") as refused:
+        load_dataset(folder)
+    call = str(refused.value).partition("are found: ")[2].rstrip(".")
+    assert [s.mask_path for s in eval(call, {"load_dataset": load_dataset}).test if s.label == "dent"] == [
+        folder / "masks/test/dent/2.png"
+    ]
+
+
+def test_images_of_labels_are_no_masks_of_other_images(put):
+    folder = put("images/train/good/0.png", "images/test/bad/1.png", "labels/train/good/0.png", "labels/test/bad/1.png")
+    with pytest.raises(FileNotFoundError, match="Specify the folders"):
+        load_dataset(folder)
+
+
+@pytest.mark.parametrize(("images", "masks"), [("images", "test/masks"), ("img", "ground_truth"), ("rgb", "masks/rgb")])
+def test_kinds_in_a_folder_of_test_images_are_labels(put, draw, images, masks):
+    folder = put("train/good/0.png", f"test/{images}/good/1.png", f"test/{images}/dent/2.png")
+    draw(f"{masks}/dent/2.png")
+    for dataset in (load_dataset(folder), load_dataset(train=folder / "train/good", test=folder / "test")):
+        assert sorted(found(dataset.test)) == [("dent", "2.png", "2.png"), ("good", "1.png", None)]
+        assert dataset.remarks == ()
+
+
+def test_folders_given_one_by_one_that_are_numbers_are_labels(put):
+    folder = put("a/0.png", "lot/0/1.png", "lot/1/2.png")
+    dataset = load_dataset(train=folder / "a", test=[folder / "lot/1", folder / "lot/0"])
+    assert found(dataset.test) == [("1", "2.png", None), ("good", "1.png", None)]
+    assert dataset.remarks == ("Folders in lot are numbers: 0 counts as good.",)
+
+
+def test_folders_given_one_by_one_whose_names_may_be_labels_are_named(put):
+    folder = put("a/0.png", "lot/dent/1.png", "lot/scratch/2.png", "new/3.png")
+    dataset = load_dataset(train=folder / "a", test=[folder / "lot/dent", folder / "lot/scratch", folder / "new"])
+    told = "dent, scratch: images without a label. If these names are labels, pass the folder that holds them as test."
+    assert dataset.remarks == (told,)
+    assert found(load_dataset(train=folder / "a", test=[folder / "lot"]).test)[0][0] == "dent"
+
+
+@pytest.mark.parametrize("test", [["lot"], ["lot", "nok"]])
+def test_a_folder_of_a_foreign_format_is_refused_by_its_name(put, test):
+    folder = put("a/0.png", "nok/1.png")
+    (folder / "lot").mkdir()
+    (folder / "lot/0.HEIC").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=r"lot, but it contains 0\.HEIC\. \.heic is not supported\. Convert"):
+        load_dataset(train=folder / "a", test=[folder / name for name in test])

@@ -44,8 +44,8 @@ def find_twins(photos: Collection[Path]) -> dict[Path, str]:
                 twins[kind][photo] = name
                 images[kind] |= others
                 break
-    drawn = [kind for kind, held in twins.items() if _are_drawn([*held], 2 if kind[0] else 1)]
-    told = [kind for kind in drawn if not _are_drawn(sorted(images[kind]), 1)]
+    drawn = [kind for kind, held in twins.items() if are_drawn([*held], 2 if kind[0] else 1)]
+    told = [kind for kind in drawn if not are_drawn(sorted(images[kind]), 1)]
     return {photo: name for kind in told for photo, name in twins[kind].items()}
 
 
@@ -77,9 +77,9 @@ def find_apart(photos: Collection[Path], folder: Path) -> set[Path]:
         return next(filter(None, ([photo for photo in some if one not in photo.parents] for some in alike)), [])
 
     def are_masks(one: Path, files: Sequence[Path]) -> bool:
-        if not (all(find_images(file, one) for file in files) and _are_drawn(files, 2)):
+        if not (all(find_images(file, one) for file in files) and are_drawn(files, 2)):
             return False
-        return not _are_drawn([min(find_images(file, one)) for file in files], 1)
+        return not are_drawn([min(find_images(file, one)) for file in files], 1)
 
     return {one for one, files in held.items() if plain(one.name) not in _TOLD and are_masks(one, files)}
 
@@ -112,7 +112,7 @@ def find_folders(photos: Collection[Path], folder: Path, least: int = 2) -> dict
             tried[plain(one.name)] += files
     likely = sorted(tried, key=lambda name: -len(tried[name]))[:_GUESSED]
     drawn = {
-        name for name in likely if name in MASK_NAMES or _are_drawn(tried[name], 1 if name in LABEL_NAMES else least)
+        name for name in likely if name in MASK_NAMES or are_drawn(tried[name], 1 if name in LABEL_NAMES else least)
     }
     return {
         one: partner
@@ -128,7 +128,7 @@ def _place(photo: Path, one: Path, stem: str) -> str:
     return fold(str(one.parent / photo.relative_to(one).with_name(stem)))
 
 
-def _are_drawn(files: Sequence[Path], least: int) -> bool:
+def are_drawn(files: Sequence[Path], least: int = 1) -> bool:
     """Whether some of these files have few colours, and one of them at least so many."""
     most = 0
     for at in spread_evenly(len(files), _READ):

@@ -10,11 +10,13 @@ from pathlib import Path
 
 from spade_kit._arguments import choose
 from spade_kit._files import as_text, printable
-from spade_kit.datasets.images import FORMATS, list_folder, list_masks, pictures_below, pictures_in, walk
+from spade_kit.datasets.drawn import are_drawn
+from spade_kit.datasets.images import FORMATS, UNSUPPORTED, list_folder, list_masks, pictures_below, pictures_in, walk
 from spade_kit.datasets.naming import (
     BAD_NAMES,
     GOOD,
     GOOD_NAMES,
+    IMAGE_NAMES,
     LABEL_NAMES,
     MASK_NAMES,
     MISSING,
@@ -77,7 +79,7 @@ def check_folder(path: str | Path) -> Path:
 
 def guess(path: Path) -> str:
     """Guess which of `LAYOUTS` a folder or file has."""
-    if path.is_file():
+    if os.path.isfile(path):
         if path.suffix.lower() == ".csv":
             return "csv"
         if path.suffix.lower() in ARCHIVES:
@@ -85,15 +87,46 @@ def guess(path: Path) -> str:
         raise FileNotFoundError(
             f"Expected a folder of images or a CSV table, but {as_text(path)} is another kind of file. Pass its folder."
         )
-    if _child(path, TRAIN_NAMES) is not None:
-        return "mvtec"
-    if (path.resolve().parent / VISA_SPLIT).is_file() or (path / VISA_SPLIT).is_file():
-        return "visa"
-    if _child(path, GOOD_NAMES) is not None and _child(path, BAD_NAMES) is not None:
-        return "good_bad"
-    if pictures_in(path):
-        return "plain"
+    if layout := _recognise(check_folder(path)):
+        return layout
     raise FileNotFoundError(_describe_contents(path))
+
+
+def _recognise(folder: Path) -> str | None:
+    if _child(folder, TRAIN_NAMES) is not None:
+        return "mvtec"
+    if (folder.resolve().parent / VISA_SPLIT).is_file() or (folder / VISA_SPLIT).is_file():
+        return "visa"
+    if _child(folder, GOOD_NAMES) is not None and _child(folder, BAD_NAMES) is not None:
+        return "good_bad"
+    return "plain" if pictures_in(folder) else None
+
+
+def find_root(path: Path) -> Path:
+    """The folder to read: ``images`` of one that holds nothing else but masks, else the folder itself."""
+    images = _enter(path, IMAGE_NAMES) if os.path.isdir(path) else None
+    return images if images and not _recognise(path) and _recognise(images) else path
+
+
+def _enter(folder: Path, names: Collection[str]) -> Path | None:
+    """The subfolder with one of these names, if it holds folders, and all images of the folder but masks."""
+    images = _child(folder, names)
+    if images is None or pictures_in(folder) or pictures_in(images):
+        return None
+    beside = {one: pictures_below(one) for one in list_folder(folder).folders if one != images}
+    masks = {one for one in beside if plain(one.name) in MASK_NAMES}
+    masks |= {one for one in beside if plain(one.name) in LABEL_NAMES and are_drawn(beside[one])}
+    return None if any(beside[one] for one in beside if one not in masks) else images
+
+
+def _find_mask_folder(folder: Path) -> Path | None:
+    """The folder of masks in that of a dataset, or beside ``images``; of these, the one called ``test``."""
+    place = folder.absolute()
+    masks = _child(folder, MASK_NAMES)
+    if masks is None and plain(place.name) in IMAGE_NAMES:
+        masks = _child(place.parent, MASK_NAMES | LABEL_NAMES)
+        masks = masks if masks and are_drawn(pictures_below(masks)) else None
+    return masks and (_child(masks, TEST_NAMES) or masks)
 
 
 def _describe_contents(folder: Path) -> str:
@@ -109,8 +142,15 @@ def _describe_contents(folder: Path) -> str:
     tables = [entry for entry in inside if entry.suffix.lower() == ".csv"]
     locked = next((listing.problem for listing in walk(folder) if listing.problem), "")
     cure = f"Pass the folder of images of good parts. Supported formats: {', '.join(FORMATS)}; convert others."
+    foreign = {entry.suffix.lower() for entry in listing.others} & UNSUPPORTED
+    if foreign and not listing.images:
+        cure = f"{', '.join(sorted(foreign))} is not supported. Convert these images to PNG."
     cure = "Check that it can be read." if locked else cure
-    if datasets:
+    if datasets and _child(folder, MASK_NAMES | LABEL_NAMES) not in (None, datasets[0]):
+        parts = {"train": _child(datasets[0], TRAIN_NAMES), "test": _child(datasets[0], TEST_NAMES)}
+        told = ", ".join(f"{part}={str(place)!r}" for part, place in parts.items() if place)
+        cure = f"Specify the folders, and the masks beside them are found: load_dataset({told})."
+    elif datasets:
         cure = f"It is a folder of datasets. Load one of them, such as load_dataset({str(datasets[0])!r})."
     elif good:
         judged = next((f", test={str(kind)!r}" for kind in kinds if kind != good[0]), "")
@@ -142,7 +182,8 @@ def _label(name: str) -> str:
 
 def read_splits(folder: Path) -> Found:
     """MVTec AD and similar layouts: one folder per split, and in it one folder per kind."""
-    train_folder, test_folder, mask_folder = (_child(folder, names) for names in (TRAIN_NAMES, TEST_NAMES, MASK_NAMES))
+    train_folder, test_folder = (_child(folder, names) for names in (TRAIN_NAMES, TEST_NAMES))
+    mask_folder = _find_mask_folder(folder)
     if train_folder is None:
         raise FileNotFoundError(_describe_contents(folder))
     good = _child(train_folder, GOOD_NAMES) or _child(train_folder, {"0"})
@@ -168,7 +209,7 @@ def read_splits(folder: Path) -> Found:
 
 def _read_good_bad(folder: Path) -> Found:
     """Folders of normal and of defective images side by side."""
-    good, masks = _child(folder, GOOD_NAMES), _child(folder, MASK_NAMES)
+    good, masks = _child(folder, GOOD_NAMES), _find_mask_folder(folder)
     if good is None or not (train := _read_good(good, pictures_below(good))):
         raise FileNotFoundError(_describe_contents(good or folder))
     test = [sample for sample in _read_kinds(folder, masks)[0] if good not in sample.path.parents]
@@ -194,6 +235,9 @@ def _find_deeper(folder: Path, normal: list[Sample]) -> list[str]:
 
 def _read_kinds(folder: Path, masks: Path | None = None) -> tuple[list[Sample], list[str]]:
     """Images directly in a folder, without a label, and images in and below one subfolder per kind; and remarks."""
+    if images := _enter(folder, IMAGE_NAMES | TEST_NAMES):
+        masks = masks and (_child(masks, {plain(images.name)}) or masks)
+        folder, masks = images, masks or _find_mask_folder(images)
     photos, truth = pair([path for path in pictures_below(folder) if masks not in path.parents], folder, masks)
     of_kind = defaultdict(list)
     for path in photos:
@@ -281,9 +325,14 @@ def read_folders(train: list[Path], test: list[Path]) -> Found:
             raise FileNotFoundError(_describe_contents(folder))
         normal += samples
         remarks += _find_deeper(good or folder, samples) + _find_unused(folder, samples, test)
-    judged = []
-    for folder in test:
-        label = _label_of(folder)
+    judged, bare = [], []
+    names = [printable(folder.absolute().name) for folder in test]
+    labels = [*map(_label_of, test)]
+    zeros = find_zeros(names) if len(test) > 1 and are_numbers(names) else set()
+    if zeros:
+        labels = [GOOD if name in zeros else name for name in names]
+        remarks.append(_tell_numbers(test[0].absolute().parent, *sorted(zeros)))
+    for folder, label, name in zip(test, labels, names):
         photos, truth = pair(pictures_below(folder), folder, None if label is None else _find_masks(folder))
         known = [Sample(path, label, truth.get(path)) for path in photos]
         samples, numbered = (known, []) if label else _read_kinds(folder, _find_masks(folder))
@@ -291,12 +340,14 @@ def read_folders(train: list[Path], test: list[Path]) -> Found:
             raise FileNotFoundError(_describe_contents(folder))
         judged += samples
         numbered += _find_contrary(known, folder.parent) if label else []
-        if label and plain(label) not in GOOD_NAMES | BAD_NAMES:
-            told = (
-                f"{printable(folder.name)} is beside a folder of good images, so its {len(samples)} images are labelled"
-            )
+        bare += [name] if plain(name) not in UNSORTED_NAMES and None in {sample.label for sample in samples} else []
+        if label and plain(label) not in GOOD_NAMES | BAD_NAMES and not zeros:
+            told = f"{name} is beside a folder of good images, so its {len(samples)} images are labelled"
             numbered += [f"{told} {label!r}. If they have no label, rename it test."]
         remarks += numbered + _find_what_has_no_partner(None, folder, samples) + _find_unused(folder, samples, train)
+    if bare and len(test) > 1:
+        told = f"{', '.join(bare)}: images without a label. If these names are labels, pass the folder"
+        remarks.append(f"{told} that holds them as test.")
     several = "two folders" if len(train) == len(test) == 1 else f"{len(train)} + {len(test)} folders"
     return Found(normal, judged, several if test else _PLAIN, _has_masks(None, judged), tuple(remarks))
 

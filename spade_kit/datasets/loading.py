@@ -28,7 +28,7 @@ from spade_kit.datasets.images import (
     read_head,
     read_size,
 )
-from spade_kit.datasets.layouts import LAYOUTS, Found, check_folder, count, guess, read_folders, read_splits
+from spade_kit.datasets.layouts import LAYOUTS, Found, check_folder, count, find_root, guess, read_folders, read_splits
 from spade_kit.datasets.naming import NAMED, name_some
 from spade_kit.datasets.samples import GOOD, Dataset, Sample
 
@@ -69,7 +69,7 @@ def load_dataset(
       ``_mask``; ``good`` may be called ``ok`` or ``normal``, and ``ground_truth`` may be called ``masks``. BTAD and
       MVTec LOCO also use this layout; several masks in a folder ``ground_truth/<kind>/<stem>/`` are joined. Folders
       inside ``good`` and a kind are read, too. Masks may also be beside their image, as ``<stem>_mask.png`` or in a
-      folder ``masks``.
+      folder ``masks``. The splits may be in a folder ``images`` beside ``masks``.
     - ``"good_bad"``: folders such as ``good`` and ``bad``, ``ok`` and ``nok``, ``normal`` and ``abnormal`` side by
       side. Normal images are for training, every other folder is a kind of defect.
     - ``"visa"``: the VisA folder of one object, with the official split in ``split_csv/1cls.csv``.
@@ -106,9 +106,9 @@ def load_dataset(
             roots = {*normal, *judged}
         else:
             path = Path(str(name_or_path)).expanduser()
-            is_file = os.path.isfile(path)
-            found = LAYOUTS[layout or guess(path if is_file else check_folder(path))](path)
-            name = path.resolve().stem if is_file else path.resolve().name
+            root = find_root(path)
+            found = LAYOUTS[layout or guess(root)](root)
+            name = path.resolve().stem if os.path.isfile(path) else path.resolve().name
             roots = {path}
         below = [folder for folder in listed if roots & {folder, *folder.parents}]
         return _assemble(found, name, find_locked(listed.values()), below)

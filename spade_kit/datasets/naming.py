@@ -19,12 +19,10 @@ BAD_NAMES = {
     *("anomalous", "defect", "defects", "defective", "fault", "faults", "faulty", "damaged", "fail", "failed"),
     *("reject", "rejects", "rejected", "scrap", "outlier", "outliers"),
 }
-UNSORTED_NAMES = {
-    *("test", "testing", "all", "new", "unknown", "unsorted", "unlabelled", "unlabeled"),
-    *("image", "images", "img", "imgs", "jpegimages", "photo", "photos", "rgb"),
-}
 TRAIN_NAMES = {"train", "training"}
 TEST_NAMES = {"test", "testing"}
+IMAGE_NAMES = {"image", "images", "img", "imgs", "jpegimages", "photo", "photos", "rgb"}
+UNSORTED_NAMES = TEST_NAMES | IMAGE_NAMES | {"all", "new", "unknown", "unsorted", "unlabelled", "unlabeled"}
 MASK_NAMES = {
     f"{of}{what}{several}"
     for of in ("", "defect_", "anomaly_", "binary_", "pixel_", "gt_", "label_", "test_")
@@ -32,7 +30,7 @@ MASK_NAMES = {
     for several in ("", "s", "class", "_class", "object", "_object", "_mask", "_masks", "_image", "_images", "_png")
 }
 LABEL_NAMES = {"label", "labels"}  # of masks, or a defective label: the names of the files tell
-MISSING = {"na", "n/a", "#n/a", "<na>", "nan", "none", "null"}  # what programs write for no value
+MISSING = {"na", "n/a", "#n/a", "<na>", "nan", "nat", "none", "null"}  # what programs write for no value
 NAMED = 3  # at most this many files are named in a remark
 _MARK = "(?:masks?|gt|(?:ground[ _-]?)?truth|labels?|seg(?:mentation)?|annotation)"
 _MARKS = [re.compile(rf"(?<=.)[ ._-]{_MARK}(?:[ ._-]?\(?\d+\)?)?$", re.I), re.compile(rf"^{_MARK}[ ._-](?=.)", re.I)]
