@@ -9,6 +9,7 @@
 # make paper DATA="demo path"  the paper's ablations, of levels and of K, beside what it published
 # make bench-widgets  how fast the widgets are, in a browser
 # make site   all lessons as pages that work offline, in site/
+# make student  the lessons without outputs and solutions, in student/
 # make mutants  planted faults, and which of them lessons and tests catch
 #
 # The environment is built once, in .venv; with a conda environment active (base, too), that one is used instead.
@@ -28,7 +29,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 # settings that a notebook with widgets needs: their state is saved with it
 export JUPYTER_CONFIG_PATH := $(CURDIR)/.jupyter
 
-.PHONY: lab app test quick check bench bench-folders bench-widgets results paper site mutants demo picture clean
+.PHONY: lab app test quick check bench bench-folders bench-widgets results paper site student mutants demo picture clean
 
 lab: $(LAB)
 	$(BIN)/jupyter trust notebooks/*.ipynb
@@ -70,6 +71,9 @@ bench-widgets: $(TEST)
 
 site: $(LAB)
 	$(BIN)/python notebooks/make_site.py notebooks site
+
+student:
+	$(PYTHON) notebooks/make_student.py notebooks student
 
 mutants: $(TEST)
 	TQDM_DISABLE=1 $(BIN)/python tests/mutants.py $(ARGS)
