@@ -10,7 +10,7 @@ from importlib import import_module
 # the search meanwhile. With this setting they sleep after a fraction of a millisecond; the pass itself is no slower.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _NAMES = {
     "features.backbones": "Backbone load_backbone",

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -132,7 +133,7 @@ def test_no_module_imports_private_names_of_another():
 
 
 def test_the_top_folder_has_few_entries():
-    entries = {path.name for path in PACKAGE.iterdir()} - {"__pycache__", "py.typed", "data"}
+    entries = {path.name for path in PACKAGE.iterdir()} - {"__pycache__", "py.typed", "__init__.pyi", "data"}
     assert len(entries) <= 23, sorted(entries)
 
 
@@ -155,6 +156,13 @@ def test_every_public_name_is_found_on_first_use():
         assert getattr(spade_kit, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'SPADES'"):
         spade_kit.SPADES  # noqa: B018
+
+
+def test_editors_and_type_checkers_are_told_the_same_names():
+    imports = ast.parse((PACKAGE / "__init__.pyi").read_text(encoding="utf-8")).body[1:-1]
+    told = {alias.asname: getattr(import_module(node.module), alias.name) for node in imports for alias in node.names}
+    assert told.keys() == {*spade_kit.__all__, *spade_kit._MODULES}
+    assert all(told[name] is getattr(spade_kit, name) for name in told)
 
 
 @pytest.mark.slow
