@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -71,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--jobs", type=int, default=1, help="processes on this machine")
     predict.add_argument("--scheduler", help="the address of a Dask scheduler, whose workers do the work")
     lab = add("lab", _lab, "Open JupyterLab, on this machine only.")
-    lab.add_argument("folder", nargs="?", default=".", help="the folder to open, made if there is none")
+    lab.add_argument("folder", nargs="?", help="the folder to open; a new or empty one is given the lessons")
     add("doctor", _examine, "Say what this machine has, what is missing, and what to do.")
     return parser
 
@@ -126,9 +127,18 @@ def _predict(given: Any) -> tuple[int, Any]:
 def _lab(given: Any) -> tuple[int, Any]:
     if find_spec("jupyterlab") is None:
         raise ImportError('JupyterLab is not installed. Run pip install "spade_kit[lab]".')
-    Path(given.folder).mkdir(parents=True, exist_ok=True)
-    done = subprocess.run([sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1", given.folder], check=False)
-    return done.returncode, None
+    folder = Path(given.folder or ".")
+    folder.mkdir(parents=True, exist_ok=True)
+    if given.folder and not any(folder.iterdir()):
+        package = Path(__file__).parent  # the lessons are inside it in a wheel; `make student` puts them next to it
+        places = (package / "data" / "course", package.parent / "student")
+        if not (course := next(filter(Path.is_dir, places), None)):
+            raise FileNotFoundError("A checkout has the lessons in notebooks; run make student for copies.")
+        shutil.copytree(course, folder, dirs_exist_ok=True)
+        print(f"The lessons are in {folder}. Begin with {min(path.name for path in folder.glob('*.ipynb'))}.")
+    as_root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    run = [sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1", *as_root, str(folder)]
+    return subprocess.run(run, check=False).returncode, None
 
 
 def _examine(given: Any) -> tuple[int, Any]:

@@ -114,6 +114,44 @@ def test_the_doctor_says_what_there_is_and_what_is_wrong(capsys, monkeypatch):
     assert "GB of disk are free here, and 1000000000 are needed: make room." in capsys.readouterr().out
 
 
+@pytest.fixture
+def opened(tmp_path, monkeypatch):
+    """A checkout in tmp_path, as far as the command can see, and the folders that JupyterLab was opened on."""
+    opened = []
+    monkeypatch.setattr(shell, "__file__", str(tmp_path / "spade_kit/shell.py"))
+    monkeypatch.setattr(
+        shell.subprocess, "run", lambda run, check: opened.append(run) or subprocess.CompletedProcess(run, 0)
+    )
+    return opened
+
+
+def test_the_lab_puts_lessons_into_a_new_folder_and_into_no_other(opened, tmp_path, monkeypatch, capsys):
+    (tmp_path / "student/images").mkdir(parents=True)
+    for name in ("00_first.ipynb", "images/one.png"):
+        (tmp_path / "student" / name).write_text("as made", encoding="utf-8")
+    course, own, here = (tmp_path / name for name in ("new/course", "own", "here"))
+    assert shell.main(["lab", str(course)]) == 0
+    assert "Begin with 00_first.ipynb." in capsys.readouterr().err
+    (course / "00_first.ipynb").write_text("as answered", encoding="utf-8")
+    (course / "images/one.png").unlink()
+    own.mkdir()
+    (own / "mine.txt").touch()
+    here.mkdir()
+    monkeypatch.chdir(here)
+    for call in (["lab", str(course)], ["lab", str(own)], ["lab"]):
+        assert shell.main(call) == 0
+    assert (course / "00_first.ipynb").read_text(encoding="utf-8") == "as answered"
+    assert [path.name for path in (*(course / "images").iterdir(), *own.iterdir(), *here.iterdir())] == ["mine.txt"]
+    assert [run[-1] for run in opened] == [str(course), str(course), str(own), "."]
+    assert {run[3] for run in opened} == {"--ip=127.0.0.1"}
+
+
+def test_a_checkout_says_where_the_lessons_are(opened, tmp_path, capsys):
+    assert shell.main(["lab", str(tmp_path / "course")]) == 2
+    assert "make student" in capsys.readouterr().err
+    assert opened == []
+
+
 def test_the_module_runs_as_a_program():
     done = subprocess.run(
         [sys.executable, "-m", "spade_kit.shell", "--help"], capture_output=True, text=True, check=True
