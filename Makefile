@@ -13,6 +13,7 @@
 # make mutants  planted faults, and which of them lessons and tests catch
 #
 # The environment is built once, in .venv; with a conda environment active (base, too), that one is used instead.
+# TORCH=cpu, cuda or as-is says which PyTorch a new environment is given; see install_torch.py.
 
 PYTHON ?= python3
 ifdef CONDA_PREFIX
@@ -24,6 +25,8 @@ BIN := $(HOME_OF_ENV)/bin
 LAB := $(HOME_OF_ENV)/.spade_kit-lab
 TEST := $(HOME_OF_ENV)/.spade_kit-test
 BENCH := $(HOME_OF_ENV)/.spade_kit-bench
+TORCH_CHOSEN := $(HOME_OF_ENV)/.spade_kit-torch
+TORCH ?= auto
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 # settings that a notebook with widgets needs: their state is saved with it
@@ -89,17 +92,21 @@ clean:
 	rm -rf .venv
 
 $(BIN)/python:
-	@echo "Building the environment in $(HOME_OF_ENV): several GB, a few minutes."
+	@echo "Building the environment in $(HOME_OF_ENV): a few minutes."
 	$(PYTHON) -m venv $(HOME_OF_ENV) || { rm -rf .venv; echo "On Debian and Ubuntu: apt install python3-venv"; exit 1; }
 
-$(LAB): pyproject.toml | $(BIN)/python
+$(TORCH_CHOSEN): | $(BIN)/python
+	$(BIN)/python install_torch.py $(TORCH)
+	@touch $@
+
+$(LAB): pyproject.toml | $(TORCH_CHOSEN)
 	$(BIN)/python -m pip install -e ".[lab]"
 	@touch $@
 
-$(TEST): pyproject.toml | $(BIN)/python
+$(TEST): pyproject.toml | $(TORCH_CHOSEN)
 	$(BIN)/python -m pip install -e ".[lab,test]"
 	@touch $@ $(LAB)
 
-$(BENCH): pyproject.toml | $(BIN)/python
+$(BENCH): pyproject.toml | $(TORCH_CHOSEN)
 	$(BIN)/python -m pip install -e ".[lab,bench]"
 	@touch $@ $(LAB)
