@@ -1,7 +1,7 @@
 # make lab    JupyterLab on the first notebook        make lab ARGS="--no-browser --port 8899"
 # make test   the whole test suite                    make test ARGS="tests/test_explorer_page.py -k threshold -n 0"
 # make quick  its fast part: no browser, no notebooks  make quick ARGS="tests/test_spade.py -k layer -n 0"
-# make check  formatting, lint, spelling, types, then the whole suite
+# make check  formatting, lint, spelling, types (make lint), then the whole suite
 # make app    the explorer alone, as a web page on this machine
 # make bench  how fast the search is, against what one would use otherwise   make bench ARGS=--quick
 # make bench-folders  how fast whole folders are judged, by one process and by several
@@ -32,7 +32,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 # settings that a notebook with widgets needs: their state is saved with it
 export JUPYTER_CONFIG_PATH := $(CURDIR)/.jupyter
 
-.PHONY: lab app test quick check bench bench-folders bench-widgets results paper site student mutants demo picture clean
+.PHONY: lab app test quick lint check bench bench-folders bench-widgets results paper site student mutants demo picture clean
 
 lab: $(LAB)
 	$(BIN)/jupyter trust notebooks/*.ipynb
@@ -50,11 +50,13 @@ test: $(TEST)
 quick: $(TEST)
 	HYPOTHESIS_PROFILE=quick $(PYTEST) -m "not browser and not notebook and not slow" $(or $(ARGS),tests spade_kit)
 
-check: $(TEST)
+lint: $(TEST)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/codespell
 	$(BIN)/mypy
+
+check: lint
 	$(PYTEST) $(ARGS)
 
 bench: $(BENCH)
