@@ -15,9 +15,11 @@ from torch import Tensor
 from spade_kit._arguments import cut_count
 from spade_kit.features.pyramid import Pyramid, check_pyramids, check_size
 from spade_kit.options import Options, Weights
-from spade_kit.search.dispatch import PixelSearch, least_candidates
+from spade_kit.search.dispatch import PixelSearch, least_candidates, levels_of
 from spade_kit.search.layout import Layout
 from spade_kit.search.runtime import NOWHERE
+
+DISTANT = 0.1  # of a grid's longer side, in rows or columns: a cell farther from another is distant
 
 
 @dataclass(frozen=True, eq=False)
@@ -367,6 +369,35 @@ def measure_from(
         weighted.append(float(factors[level]) * np.stack([spread(one, (h, w)) for one in squared]))
     apart = weighted if options.combine == "ensemble" else [np.sum(weighted, axis=0)]
     return np.mean([options.root(one) for one in apart], axis=0).astype(np.float32)
+
+
+def find_ratios(
+    cells: tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]],
+    query: Pyramid,
+    gallery: Layout | Sequence[Tensor],
+    image: int,
+    factors: Float[np.ndarray, "L"],
+    options: Options,
+) -> Float[np.ndarray, "n"]:
+    """The least distance of some cells to an image over the least to a distant cell of it; 1 if both are 0.
+
+    Distances are those of `measure_from`, from products in float64. 0 if no cell is distant.
+    """
+    (h, w), apart = query.grid, []
+    for level, (here, there) in enumerate(zip(query.levels, levels_of(gallery, np.array([image])))):
+        if factors[level] > 0:
+            rows, cols = np.arange(h)[:, None] * here.shape[2] // h, np.arange(w) * here.shape[3] // w
+            own, every = (side[0].cpu().double().numpy()[:, rows, cols] for side in (here, there))  # (c, h, w)
+            own, every = own[:, cells[0], cells[1]].T, every.reshape(-1, h * w)
+            squared = (own**2).sum(1)[:, None] + (every**2).sum(0) - 2 * own @ every
+            apart.append(float(factors[level]) * squared.clip(0))
+    together = apart if options.combine == "ensemble" else [np.sum(apart, axis=0)]
+    distances = np.mean([options.root(one) for one in together], axis=0)
+    row, col = np.divmod(distances.argmin(1)[:, None], w)
+    far = [abs(np.arange(side) - best) > DISTANT * max(h, w) for side, best in ((h, row), (w, col))]
+    distant = far[0][:, :, None] | far[1][:, None]
+    least, second = distances.min(1), distances.min(1, initial=np.inf, where=distant.reshape(-1, h * w))
+    return np.divide(least, second, out=np.ones(len(least)), where=second > 0).astype(np.float32)
 
 
 def match_level(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol, SupportsIndex, runtime_checkable
@@ -13,7 +13,15 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from spade_kit._arguments import check_count, warn
 from spade_kit._files import as_text
-from spade_kit.correspondence import Breakpoints, Correspondence, ResultsPerK, match_level, measure_from, spread
+from spade_kit.correspondence import (
+    Breakpoints,
+    Correspondence,
+    ResultsPerK,
+    find_ratios,
+    match_level,
+    measure_from,
+    spread,
+)
 from spade_kit.datasets.samples import Sample
 from spade_kit.evaluation.regions import find_regions
 from spade_kit.features.backbones import Backbone
@@ -24,6 +32,8 @@ from spade_kit.gallery.gallery import Gallery, QueryImage
 from spade_kit.options import Options
 from spade_kit.retrieval import Neighbours
 from spade_kit.scores import check_threshold, choose_map, make_map, score_image, share_out, split, take_level
+
+_CELLS = 512  # compared with all cells of an image at once
 
 
 @runtime_checkable
@@ -370,6 +380,32 @@ class Result:
         factors = gallery.factors(options, self.among)
         images = self.neighbours.index if images is None else images
         return measure_from(cell, self.query, gallery.pixels, images, factors, options)
+
+    @cached_property
+    def ratio_map(self) -> Float[np.ndarray, "h w"]:
+        """How ambiguous each match is: the least distance to a normal image over that to its best distant place.
+
+        Near 0, no other place is like the pixel; at 1, another explains it as well, as on an even surface. Both are of
+        the normal image that `match` names, and otherwise as in `distances_from`. Distant places are more than 10 % of
+        the grid's longer side away from the best one, in rows or columns.
+
+        Computed on first use, in some seconds: it takes all pairs of cells. (h, w) on the finest grid, unsmoothed.
+        """
+        *_, ratio = self.measure_ratios()
+        return ratio
+
+    def measure_ratios(self) -> Iterator[Float[np.ndarray, "h w"]]:
+        """Yield `ratio_map` again and again while it is computed, NaN where it is not known yet."""
+        gallery, options = self.spade.gallery, self.spade.options
+        factors, explained = gallery.factors(options, self.among), self.correspondence.image[0]
+        ratio = np.full(explained.shape, np.nan, np.float32)
+        for neighbour in np.unique(explained):
+            cells = np.argwhere(explained == neighbour)
+            for start in range(0, len(cells), _CELLS):
+                some = tuple(cells[start : start + _CELLS].T)
+                image = int(self.neighbours.index[neighbour])
+                ratio[some] = find_ratios(some, self.query, gallery.pixels, image, factors, options)
+                yield ratio
 
     @property
     def unit_weights(self) -> Float[np.ndarray, "L"] | None:
