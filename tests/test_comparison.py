@@ -443,18 +443,22 @@ def test_a_figure_shows_the_maps_on_the_scale_that_was_set(quick, quick_spade, d
 
 
 @pytest.mark.parametrize("scale", ["own", "one"])
-def test_a_figure_shows_the_selected_difference(quick, quick_spade, demo, scale):
-    quick.index, quick.scale, quick.difference = SCRATCH, scale, (3, 1)
+def test_a_figure_shows_the_selected_difference_in_place_of_its_first_view(quick, quick_spade, demo, scale):
+    quick.index, quick.scale, quick.difference = SCRATCH, scale, (2, 1)
     quick.finish()
-    panel = quick.draw().axes[-1]
+    figure = quick.draw()
+    _, *views, panel, last = figure.axes
     levels = [known["level"] for known in quick.levels]
     units = [level if scale == "own" else max(levels) for level in levels]
     maps = maps_of(quick_spade.predict(demo.test[SCRATCH]))
-    np.testing.assert_allclose(panel.images[0].get_array(), maps[3] / units[3] - maps[1] / units[1], atol=1e-5)
+    np.testing.assert_allclose(panel.images[0].get_array(), maps[2] / units[2] - maps[1] / units[1], atol=1e-5)
     assert panel.images[0].get_clim() == (-1, 1)
-    assert panel.get_title() == f"{NAMES[3]} (orange) - {NAMES[1]} (violet)"
-    quick.difference = None
-    assert len(quick.draw().axes) == 5
+    assert panel.get_title().replace("\n", " ") == f"{NAMES[2]} (orange) - {NAMES[1]} (violet)"
+    for other, name in zip((*views, last), (*NAMES[:2], NAMES[3])):
+        assert other.images[0].get_clim() == (0, 1)
+        assert other.get_title().startswith(f"{name}: AUPRO ")
+    told = {"own": "±1 x these percentiles", "one": f"±{max(levels):.1f}"}[scale]
+    assert f"; of the difference: {told}; " in figure.get_supxlabel()
 
 
 def test_a_figure_of_a_good_photo_has_only_view_names(quick):

@@ -7,7 +7,7 @@ judged against the others. No map is scaled to its own minimum and maximum, whic
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -100,7 +100,7 @@ def draw_views(
     maps: Mapping[str, np.ndarray],
     place: tuple[int, int],
     scale: str,
-    differences: Mapping[str, np.ndarray] | None = None,
+    signed: Collection[str] = (),
 ) -> Figure:
     """An image and its maps under several views, with the same pixel marked in all.
 
@@ -112,17 +112,14 @@ def draw_views(
         (row, col) to mark.
     scale
         Description of the colours, printed below the figure.
-    differences
-        Difference maps by their names, (H, W) each, scaled so that the colours range from -1 to 1.
+    signed
+        Names of the maps that are differences: their colours range from -1 to 1.
     """
-    differences = differences or {}
-    count = 1 + len(maps) + len(differences)
+    count = 1 + len(maps)
     figure, panels = make_panels(None, count, count if count <= 5 else -(-count // 2), shape=result.crop.size)
     show_picture(panels[0], result.image, _title(result))
     for panel, (name, values) in zip(panels[1:], maps.items()):
-        show_map(panel, values, 1, name)
-    for panel, (name, values) in zip(panels[1 + len(maps) :], differences.items()):
-        show_map(panel, values, 1, name, signed=True)
+        show_map(panel, values, 1, name, signed=name in signed)
     for panel in panels:
         draw_contour(panel, result.mask, "white", "dashed")
         _ring(panel, *place)

@@ -150,25 +150,21 @@ class Comparison(Live, page="comparison.js"):
         return pandas.DataFrame(rows).set_index("view")
 
     def draw(self) -> Figure:
-        """The current view as a Matplotlib figure."""
-        ends = [SCALE * (max(self._levels) if self.scale == "one" else level) for level in self._levels]
-        maps = {
-            name if score is None else f"{name}: AUPRO {score:.3f}": anomaly_map / end
-            for (name, anomaly_map), score, end in zip(self.maps.items(), self._scores, ends)
-        }
+        """The current view as a Matplotlib figure; as on the page, a difference is in place of its first view."""
+        levels = [max(self._levels)] * len(self._levels) if self.scale == "one" else self._levels
+        titles = [name if score is None else f"{name}: AUPRO {score:.3f}" for name, score in zip(self.maps, self._scores)]
+        multiples = [anomaly_map / level for anomaly_map, level in zip(self.maps.values(), levels)]
+        drawn, signed = [values / SCALE for values in multiples], []
         scale = f"colour scale of each view: 0 to {SCALE:g} x its 99th percentile of normal pixels"
         if self.scale == "one":
-            scale = f"one colour scale: 0 to {ends[0]:.1f} (raw distance)"
-        return draw_views(self._judge(self.index)[0], maps, self.probe, scale, self._subtract())
-
-    def _subtract(self) -> dict[str, np.ndarray]:
-        """The difference shown, from -1 to 1, the ends of its scale: the reference level or half the common scale."""
-        if self.difference is None:
-            return {}
-        ends = self._levels if self.scale == "own" else [SCALE * max(self._levels) / 2] * len(self._levels)
-        scaled = [(name, values / end) for (name, values), end in zip(self.maps.items(), ends)]
-        (one, first), (other, second) = (scaled[at] for at in self.difference)
-        return {f"{one} (orange) - {other} (violet)": first - second}
+            scale = f"one colour scale: 0 to {SCALE * levels[0]:.1f} (raw distance)"
+        if self.difference is not None:
+            first, second = self.difference
+            one, other = (self._shown[at].name for at in self.difference)
+            titles[first], drawn[first] = f"{one} (orange) - {other} (violet)", multiples[first] - multiples[second]
+            signed.append(titles[first])
+            scale += f"; of the difference: ±{'1 x these percentiles' if self.scale == 'own' else f'{levels[0]:.1f}'}"
+        return draw_views(self._judge(self.index)[0], dict(zip(titles, drawn)), self.probe, scale, signed)
 
     @property
     def _levels(self) -> list[float]:
