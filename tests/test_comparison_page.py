@@ -581,6 +581,18 @@ def crowded(spade, scratched, tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def blocks(demo, tmp_path_factory):
+    """Six blocks of a vision transformer, and all of them together."""
+    layers = [f"blocks.{at}" for at in range(1, 12, 2)]
+    net = spade_kit.load_backbone("vit_small_patch14_dinov2.lvd142m", pretrained=False, layers=layers)
+    comparison = spade_kit.compare_layers(spade_kit.SPADE(net, k=2).fit(demo.train[:3]), demo.test[SCRATCH])
+    assert list(comparison.maps) == [*layers, "all layers"]
+    path = tmp_path_factory.mktemp("saved") / "blocks.html"
+    comparison.save_html(path)
+    return path
+
+
 @pytest.fixture
 def offline(browser, saved):
     """The saved page without a network, and its requests."""
@@ -683,10 +695,12 @@ def test_there_are_no_serious_accessibility_violations_in_both_jupyterlab_themes
         assert_accessible(notebook.page, ".spade-kit")
 
 
-@pytest.mark.parametrize("width", [600, 900, 1600])
-def test_nothing_is_cut_off_at_any_width(browser, crowded, width):
+@pytest.mark.parametrize(
+    ("saved_as", "width"), [("crowded", 600), ("crowded", 900), ("crowded", 1600), ("blocks", 1000)]
+)
+def test_nothing_is_cut_off_at_any_width(request, browser, saved_as, width):
     page = browser.new_page(viewport={"width": width, "height": 900})
-    page.goto(crowded.as_uri())
+    page.goto(request.getfixturevalue(saved_as).as_uri())
     shown = Compared(page)
     shown.press("help")
     shown.hover(shown.view(4), 100, 61)
