@@ -128,13 +128,13 @@ def names_near(scores, threshold: float) -> tuple[list[str], list[str]]:
 
 
 def cards_of(shown, side: str) -> list:
-    cards = shown.root.locator(f".sk-side.{side} .sk-near").all()
+    cards = shown.root.locator(f".sk-side.{side} .sk-beside").all()
     return [card for card in cards if card.evaluate("card => getComputedStyle(card).visibility") == "visible"]
 
 
 def wait_for_pictures(shown) -> None:
     shown.page.wait_for_function(
-        """() => [...document.querySelectorAll('.sk-near')].every(card =>
+        """() => [...document.querySelectorAll('.sk-beside')].every(card =>
             card.style.visibility === 'hidden' || card.querySelector('canvas').style.visibility !== 'hidden')"""
     )
 
@@ -144,7 +144,7 @@ def assert_near(shown, results, scores, threshold: float) -> None:
     wait_for_pictures(shown)
     for side, names in zip(("below", "above"), names_near(scores, threshold)):
         cards = cards_of(shown, side)
-        told = [card.locator("figcaption span").all_inner_texts() for card in cards]
+        told = [card.locator("figcaption").inner_text().replace("\u200b", "").split("\n") for card in cards]
         assert told == [[name, f"{scores[name]:.2f}"] for name in names]
         places = [card.bounding_box()["x"] for card in cards]
         assert places == sorted(places, reverse=side == "below")
@@ -178,7 +178,7 @@ def test_a_photo_exactly_at_the_threshold_counts_as_flagged(notebook, shown, sco
         notebook.execute(f"ch.threshold = {scores[name]!r}")
         settle(notebook, shown)
         assert_tells(shown.root.evaluate(NOW), scores, scores[name])
-        assert name in cards_of(shown, "above")[0].inner_text()
+        assert name in cards_of(shown, "above")[0].inner_text().replace("\u200b", "")
 
 
 def test_the_line_is_where_the_mouse_drags_it(notebook, shown, scores):
@@ -535,3 +535,10 @@ def test_nothing_is_cut_off_at_any_width_wherever_the_line_is(browser, saved, wi
             shown.root.evaluate(MOVE, {"at the near end": 0, "at the far end": 1000}[place])
         assert shown.root.evaluate(CUT_OFF) == []
         assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        for card in (card for side in ("below", "above") for card in cards_of(shown, side)):
+            whole, photo, name = (
+                card.locator(part).bounding_box() for part in (":scope", ".sk-stage", "figcaption .sk-title")
+            )
+            assert photo["width"] == whole["width"]
+            assert name["y"] >= photo["y"] + photo["height"]
+            assert name["height"] < 36  # two lines

@@ -81,7 +81,7 @@ def test_thumbnails_are_kept_in_the_notebook(reopened, name, pictures):
 
 
 def test_the_photos_nearest_to_the_threshold_are_kept_in_the_notebook(reopened):
-    near = Shown(reopened.page, NAMES.index("chooser")).root.locator(".sk-near canvas")
+    near = Shown(reopened.page, NAMES.index("chooser")).root.locator(".sk-beside canvas")
     seen = near.evaluate_all("all => all.map(one => [getComputedStyle(one).visibility, one.dataset.at])")
     assert sum(visible == "visible" and at is not None for visible, at in seen) >= 5
 

@@ -1,6 +1,6 @@
 // Choosing a threshold: histograms, a line to drag, and the resulting error rates.
 
-import { bytes, clamp, el, numbers, picture, setText, svg, ticks } from "./dom.js";
+import { breakable, bytes, clamp, el, numbers, picture, setText, svg, ticks } from "./dom.js";
 import { Upsampler, contour, decodeLevel, roiOf, unpack } from "./maps.js";
 import { Choice, button } from "./controls.js";
 import { Page } from "./page.js";
@@ -65,7 +65,7 @@ class Chooser extends Page {
     const canvas = el("canvas", { role: "img" });
     const marks = svg("svg", { class: "marks", preserveAspectRatio: "none", "aria-hidden": "true" }, ...["sk-truth", "sk-found"].map((name) => svg("g", { class: name }, svg("path", { class: "halo" }), svg("path", { class: "ink" }))));
     const [name, score] = [el("span", { class: "sk-title" }), el("span", { class: "sk-remark" })];
-    return { canvas, marks, name, score, node: el("figure", { class: "sk-near" }, el("div", { class: "sk-stage" }, canvas, marks), el("figcaption", {}, name, score)) };
+    return { canvas, marks, name, score, node: el("figure", { class: "sk-beside" }, el("div", { class: "sk-stage" }, canvas, marks), el("figcaption", {}, name, score)) };
   }
 
   listen() {
@@ -244,7 +244,7 @@ class Chooser extends Page {
   #paintCard({ canvas, marks, name, score, node }, photo, threshold) {
     node.style.visibility = photo ? "visible" : "hidden";
     if (!photo) return;
-    setText(name, photo.name);
+    setText(name, breakable(photo.name));
     setText(score, photo.score.toFixed(2));
     node.dataset.at = photo.at;
     canvas.setAttribute("aria-label", `${photo.name}, score ${photo.score.toFixed(2)}`);

@@ -33,6 +33,9 @@ export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+/** A name that may wrap between its words. */
+export const breakable = (name) => name.replace(/[-_/]/g, "$&\u200b");
+
 /** A distance in few digits; an excess may be small. */
 export const brief = (value) => value.toFixed(Math.abs(value) < 10 ? 2 : 1);
 

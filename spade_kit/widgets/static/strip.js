@@ -1,6 +1,6 @@
 // A row of thumbnails, one of which is selected.
 
-import { bytes, el, setText } from "./dom.js";
+import { breakable, bytes, el, setText } from "./dom.js";
 
 export class Strip {
   /** @param {function} pick called with the key of the selected card */
@@ -71,7 +71,7 @@ export class Strip {
   #update({ key, top, kind = "", bottom, name, share = null, state = "" }, picked) {
     const card = this.cards.get(key) ?? this.#make(key);
     setText(card.top, top);
-    setText(card.kind, kind.replace(/[-_/ ]/g, "$&\u200b")); // where it may wrap
+    setText(card.kind, breakable(kind));
     setText(card.bottom, bottom);
     card.node.className = `sk-card ${state}`;
     card.node.setAttribute("aria-label", name);
