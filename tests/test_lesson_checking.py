@@ -1,8 +1,11 @@
-"""The check of the environment, and the checks of the exercises of lessons 00 and 06."""
+"""The check of the environment, and the checks of the exercises of lessons 00 and 07."""
+
+import shutil
 
 import numpy as np
 import pytest
 
+import spade_kit
 from spade_kit.lessons import check_environment, checking, explorer, quickstart
 
 
@@ -70,7 +73,7 @@ def most_useful(result) -> int:
         (lambda result: 999, "Training image 999 explains 0 cells"),
     ],
 )
-def test_the_exercise_of_lesson_06_names_the_mistake(capsys, result, answer, said):
+def test_the_exercise_of_lesson_07_names_the_mistake(capsys, result, answer, said):
     explorer.check(answer, result)
     assert said in capsys.readouterr().out
 
@@ -84,3 +87,14 @@ def test_the_nearest_whole_image_is_another_mistake(capsys, spade, demo):
             break
     explorer.check(lambda result: nearest, result)
     assert "nearest image as a whole" in capsys.readouterr().out
+
+
+def test_the_copy_of_the_demo_is_a_folder_of_its_own_that_reads_as_the_demo_does():
+    folder = quickstart.copy_demo()
+    try:
+        copied, demo = spade_kit.load_dataset(folder), spade_kit.load_dataset("demo")
+        assert str(copied) == str(demo)
+        assert folder in copied.train[0].path.parents
+        assert folder not in demo.train[0].path.parents
+    finally:
+        shutil.rmtree(folder.parent)

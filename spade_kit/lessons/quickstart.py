@@ -1,13 +1,23 @@
-"""Lesson 00: from an anomaly map to a verdict."""
+"""Lesson 00: a folder of images, and from an anomaly map to a verdict."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import mkdtemp
 from types import SimpleNamespace
 
 import numpy as np
 
+from spade_kit.datasets.loading import load_dataset
 from spade_kit.lessons.checking import tell
+
+
+def copy_demo() -> Path:
+    """Copy the demo to a new folder with the subfolders ``train``, ``test`` and ``ground_truth``; return its path."""
+    demo = load_dataset("demo").train[0].path.parents[2]
+    return shutil.copytree(demo, Path(mkdtemp()) / "demo")
 
 
 def check(judge: Callable[[SimpleNamespace, float], bool]) -> None:
