@@ -39,7 +39,7 @@ lab: $(LAB)
 	$(BIN)/jupyter lab $(AS_ROOT) $(ARGS) notebooks/00_quickstart.ipynb
 
 app: $(LAB)
-	$(BIN)/voila --Voila.ip=127.0.0.1 --Voila.auto_token=True $(ARGS) notebooks/06_explorer.ipynb
+	$(BIN)/voila --Voila.ip=127.0.0.1 --Voila.auto_token=True $(ARGS) notebooks/07_explorer.ipynb
 
 # a worker a core, a file a worker
 PYTEST := $(BIN)/python -m pytest -n logical --dist loadfile

@@ -65,7 +65,7 @@ FAULTS = [
         "others = np.flatnonzero(apart)",
         "others = np.arange(len(self))",
         "spade",
-        "07_thresholds_and_metrics",
+        "08_thresholds",
     ),
     Fault(
         "off by one in the radius",
@@ -105,7 +105,7 @@ FAULTS = [
         "weighted = weights[:, None, None, None].astype(np.float64) * squared",
         "weighted = weights[:, None, None, None].astype(np.float64) ** 2 * squared",
         "correspondence",
-        "05_pyramid_layers",
+        "06_pyramid_layers",
     ),
     Fault(
         "equal weights are the variances",
@@ -113,7 +113,7 @@ FAULTS = [
         "1 / np.where(spread > 0, spread, 1)",
         "np.where(spread > 0, spread, 1)",
         "correspondence",
-        "05_pyramid_layers",
+        "06_pyramid_layers",
     ),
     Fault(
         "ensemble leaves out a level",
@@ -121,7 +121,7 @@ FAULTS = [
         "used = np.flatnonzero(weights > 0)",
         "used = np.flatnonzero(weights > 0)[:-1]",
         "correspondence",
-        "05_pyramid_layers",
+        "06_pyramid_layers",
     ),
     Fault(
         "smoothing left out",
@@ -129,7 +129,7 @@ FAULTS = [
         'return gaussian_filter(resize(distance, size), sigma, mode="reflect", truncate=4)',
         "return resize(distance, size)",
         "scores",
-        "05_pyramid_layers",
+        "06_pyramid_layers",
     ),
     Fault(
         "shares by distances instead of squares",
@@ -137,7 +137,7 @@ FAULTS = [
         "return distance * layer_distance / np.where(whole > 0, whole, 1)",
         "return distance * layer_distance**0.5 / np.where(whole > 0, whole, 1)",
         "scores",
-        "06_explorer",
+        "07_explorer",
     ),
     Fault(
         "threshold one rank too low",
@@ -145,7 +145,7 @@ FAULTS = [
         "ceil(round((count + 1) * (1 - fpr), 9))",
         "ceil(round(count * (1 - fpr), 9)) - 1",
         "scores",
-        "07_thresholds_and_metrics",
+        "08_thresholds",
     ),
     Fault(
         "mask shifted by one",
@@ -153,7 +153,7 @@ FAULTS = [
         "Image.Resampling.NEAREST).astype(bool)",
         "Image.Resampling.NEAREST).astype(bool)[::-1]",
         "crops",
-        "05_pyramid_layers",
+        "06_pyramid_layers",
     ),
     Fault(
         "mask interpolated",
@@ -161,7 +161,7 @@ FAULTS = [
         "Image.Resampling.NEAREST).astype(bool)",
         "Image.Resampling.BILINEAR).astype(bool)",
         "crops",
-        "05_pyramid_layers",
+        "06_pyramid_layers",
     ),
     Fault(
         "crop off by a pixel",
@@ -193,7 +193,7 @@ FAULTS = [
         "return float(auc(np.append(x[inside], limit), np.append(y[inside], edge)) / limit)",
         "return float(auc(x[inside], y[inside]) / limit)",
         "metrics",
-        "07_thresholds_and_metrics",
+        "09_metrics",
     ),
     Fault(
         "PRO over pixels instead of regions",
@@ -201,7 +201,7 @@ FAULTS = [
         "weight[mask] = 1 / sizes[labels[mask]]",
         "weight[mask] = regions[image] / mask.sum()",
         "metrics",
-        "07_thresholds_and_metrics",
+        "09_metrics",
     ),
     Fault(
         "segmentation excludes the threshold itself",
@@ -217,7 +217,7 @@ FAULTS = [
         "kept = np.array([at for at in range(len(self)) if at not in gone], np.int64)",
         "kept = np.array([at for at in range(len(self)) if at + 1 not in gone], np.int64)",
         "corrections",
-        "06_explorer",
+        "07_explorer",
     ),
     Fault(
         "another percentile for the reference level",
@@ -233,7 +233,7 @@ FAULTS = [
         "zip([0, *ends[:-1]], ends)",
         "zip([0, *ends[1:]], ends)",
         "checkpoint",
-        "06_explorer",
+        "07_explorer",
     ),
     Fault(
         "excluded neighbours come back",
@@ -241,7 +241,7 @@ FAULTS = [
         "np.setdiff1d(result.among, request.without)",
         "result.among",
         "explorer",
-        "06_explorer",
+        "07_explorer",
     ),
     Fault(
         "matches under other options reused",
@@ -249,7 +249,7 @@ FAULTS = [
         "return same and own.of_search(count) == options.of_search(count)",
         "return same",
         "search",
-        "05_pyramid_layers",
+        "06_pyramid_layers",
     ),
     Fault(
         "brute force with a shifted window",
@@ -265,7 +265,7 @@ FAULTS = [
         "for group in groups])",
         "for group in groups[:1]])",
         "reports",
-        "07_thresholds_and_metrics",
+        "09_metrics",
     ),
     Fault(
         "reports compared on different draws",
@@ -273,7 +273,7 @@ FAULTS = [
         "after(drawn) - before(drawn)",
         "after(drawn) - before(drawn[::-1])",
         "reports",
-        "10_hand_it_on",
+        "12_hand_it_on",
     ),
 ]
 

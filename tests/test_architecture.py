@@ -36,8 +36,8 @@ ROOMS = {  # from the ground up: a module may import modules listed before it, i
     "widgets._shared.base widgets._shared.images widgets._shared.caches widgets._shared.edits "
     "widgets.explorer widgets.comparison widgets.chooser widgets.painting widgets.review widgets.atlas",
     "lessons": "lessons.checking lessons.material lessons.quickstart lessons.nearest_neighbours lessons.features "
-    "lessons.retrieval lessons.correspondence lessons.pyramid_layers lessons.explorer lessons.thresholds_and_metrics "
-    "lessons.when_it_fails lessons.how_it_is_fast lessons.hand_it_on",
+    "lessons.retrieval lessons.correspondence lessons.from_distances_to_a_map lessons.pyramid_layers lessons.explorer "
+    "lessons.thresholds lessons.metrics lessons.when_it_fails lessons.how_it_is_fast lessons.hand_it_on",
     "shell": "shell",
     "reference": "reference",
 }

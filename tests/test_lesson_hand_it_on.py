@@ -1,4 +1,4 @@
-"""Lesson 10: the folders of cells, the words of a report, and the gain in recall."""
+"""Lesson 12: the folders of cells, the words of a report, and the gain in recall."""
 
 from collections import Counter
 

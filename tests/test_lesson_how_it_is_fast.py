@@ -1,4 +1,4 @@
-"""Lesson 09: the search against all pairs, its counts, an approximate index, and the exercise."""
+"""Lesson 11: the search against all pairs, its counts, an approximate index, and the exercise."""
 
 import numpy as np
 import pytest

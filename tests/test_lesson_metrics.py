@@ -1,4 +1,4 @@
-"""Lesson 07: thresholds and metrics by hand, what they hide, and an exercise that explains mistakes."""
+"""Lesson 09: metrics by hand, what they hide, and an exercise that explains mistakes."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import f1_score
 
 from spade_kit import metrics
-from spade_kit.lessons import thresholds_and_metrics as lesson
-from spade_kit.scores import find_threshold
+from spade_kit.lessons import metrics as lesson
 
 THIRD = 1 / 3
 
@@ -37,56 +36,11 @@ def some_maps(seed=0, count=3):
     return maps + 0.3 * masks, masks
 
 
-# ---- thresholds ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("rank", "count"), [(8, 10), (9, 10), (10, 10), (1, 1), (3, 19)])
-def test_a_new_score_reaches_a_rank_as_often_as_there_are_gaps_above(rank, count):
-    assert lesson.try_rank(rank, count) == pytest.approx((count + 1 - rank) / (count + 1), abs=0.005)
-
-
-def test_the_rank_by_hand_keeps_the_rate_and_the_one_below_does_not():
-    scores = np.array([31, 12, 25, 40, 18, 33, 22, 35, 28, 20.0])
-    assert find_threshold(scores, 0.2) == sorted(scores)[9 - 1] == 35
-    assert lesson.try_rank(9) < 0.2 < lesson.try_rank(8)
-
-
-def test_normals_that_find_themselves_give_a_threshold_of_zero(spade, demo):
-    normals, good = demo.train[:12], [sample for sample in demo.test if sample.label == "good"][:2]
-    table = lesson.compare_thresholds(spade, normals, good, kappas=(1, 3), fpr=0.1)
-    assert table["kappa"].tolist() == [1, 1, 3, 3]
-    assert table["judged against"].tolist() == ["all, itself included", "all others"] * 2
-    assert table[["threshold", "false alarms"]].iloc[0].tolist() == [0, 2]
-    assert 0 < table["threshold"].iloc[2] < table["threshold"].iloc[3]
-    highest = max(spade.predict_left_out(index).image_score for index in range(12))  # ceil(13 * 0.9) = 12
-    alarms = sum(spade.predict(sample).image_score >= highest for sample in good)
-    assert table[["threshold", "false alarms"]].iloc[1].tolist() == [round(highest), alarms]
-
-
-def test_score_suppresses_the_warning_for_fitted_images_and_predict_does_not(spade, demo):
-    assert lesson.score(spade, demo.train[:2]).tolist() == [0, 0]
-    assert lesson.score(spade, demo.test[:1])[0] == spade.predict(demo.test[0]).image_score
-    with pytest.warns(UserWarning, match="fitted"):
-        spade.predict(demo.train[0])
-
-
-def test_false_alarms_are_counted_for_each_promised_rate(spade, demo):
-    good = [sample for sample in demo.test if sample.label == "good"][:4]
-    table = lesson.keep_promises(spade, good, rates=(0.2, 0.5))
-    scores = [spade.predict(sample).image_score for sample in good]
-    counts = [sum(one >= spade.threshold(rate, of="image") for one in scores) for rate in (0.2, 0.5)]
-    assert table["promised"].tolist() == ["20%", "50%"]
-    assert table["false alarms"].tolist() == [f"{count} of 4: {25 * count}%" for count in counts]
-
-
 def test_a_warmer_lamp_has_more_red_and_less_blue():
     photo = np.array([[[100, 100, 100], [250, 7, 0]]], np.uint8)
     assert lesson.warm_up(photo).tolist() == [[[115, 100, 85], [255, 7, 0]]]
     assert lesson.warm_up(photo, 0).tolist() == photo.tolist()
     assert lesson.warm_up(photo).dtype == np.uint8
-
-
-# ---- metrics ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_small_case_by_hand():
@@ -170,17 +124,6 @@ def test_a_stretched_map_reaches_from_0_to_1():
 
 
 # ---- figures ---------------------------------------------------------------------------------------------------------
-
-
-def test_each_group_of_scores_is_a_row_of_dots():
-    figure = lesson.draw_scores({"normals": np.arange(3.0), "defects": np.array([5.0, 9.0])}, {"line": 4.0})
-    (panel,) = figure.axes
-    assert [dots.get_offsets().tolist() for dots in panel.collections] == [
-        [[0, 0], [1, 0], [2, 0]],
-        [[5, -1], [9, -1]],
-    ]
-    assert [text.get_text() for text in panel.get_yticklabels()] == ["normals (3)", "defects (2)"]
-    assert panel.lines[0].get_xdata() == [4, 4]
 
 
 def test_numbers_stand_in_their_cells_and_outlines_around_regions():

@@ -1,4 +1,4 @@
-"""Lesson 05: which cells of each level a place of the image reaches."""
+"""Lesson 06: which cells of each level a place of the image reaches."""
 
 import numpy as np
 import pytest

@@ -86,7 +86,7 @@ def test_widgets_follow_the_pointer_offline(browser, site):
 
 def test_a_review_shows_its_thumbnails_offline(browser, site):
     page = browser.new_page()
-    page.goto((site / "10_hand_it_on-5.html").as_uri())
+    page.goto((site / "12_hand_it_on-5.html").as_uri())
     page.locator(".spade-kit[data-shown='12']").wait_for()
     cards = page.locator(".sk-strip img")
     assert cards.count() == 13

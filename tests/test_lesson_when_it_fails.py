@@ -1,4 +1,4 @@
-"""Lesson 08: changed images, two other methods, and an exercise that explains mistakes."""
+"""Lesson 10: changed images, two other methods, and an exercise that explains mistakes."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Lesson 06: which normal image explains the most cells of a part?"""
+"""Lesson 07: which normal image explains the most cells of a part?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lesson 10: folders of solar cells without labels, what experts say of each cell, and the gain of a change."""
+"""Lesson 12: folders of solar cells without labels, what experts say of each cell, and the gain of a change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lesson 09: the search written out, the pairs that it compares, and the loss of an approximate search."""
+"""Lesson 11: the search written out, the pairs that it compares, and the loss of an approximate search."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""Lesson 07: where a threshold comes from, what each metric measures, and what it hides."""
+"""Lesson 09: what each metric measures, and what it hides."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas
@@ -12,13 +11,10 @@ from matplotlib.figure import Figure
 from scipy.ndimage import label
 from sklearn.metrics import auc
 
-from spade_kit.datasets.samples import GOOD, Photo, Sample
-from spade_kit.datasets.synthetic import Stroke, changed, paint
-from spade_kit.evaluation.metrics import aupro, f1_threshold, weigh_regions
-from spade_kit.features.backbones import Backbone
+from spade_kit.datasets.samples import GOOD
+from spade_kit.evaluation.metrics import f1_threshold, weigh_regions
 from spade_kit.figures.style import (
     BLUE,
-    GREEN,
     RING,
     SCALE,
     add_scale,
@@ -30,47 +26,6 @@ from spade_kit.figures.style import (
 from spade_kit.lessons.checking import explain, tell
 from spade_kit.lessons.material import add_bar, open_charts
 from spade_kit.result import Result
-from spade_kit.scores import find_threshold
-from spade_kit.spade import SPADE
-
-
-def try_rank(rank: int, count: int = 10, trials: int = 100_000, seed: int = 0) -> float:
-    """How often a new normal score reaches the ``rank``-th smallest of ``count`` others of the same distribution."""
-    scores = np.random.default_rng(seed).random((trials, count + 1))
-    thresholds = np.sort(scores[:, :count], axis=1)[:, rank - 1]
-    return float((scores[:, count] >= thresholds).mean())
-
-
-def compare_thresholds(
-    spade: SPADE, normals: Sequence[Photo], good: Sequence[Photo], kappas: Iterable[int], fpr: float
-) -> pandas.DataFrame:
-    """Image thresholds from normal images that are in the gallery, and from left-out ones, one row each.
-
-    ``false alarms`` counts the good images, which were never fitted, that reach the threshold.
-    """
-    rows = []
-    for kappa in kappas:
-        seen = spade.with_options(kappa=kappa)
-        scores = score(seen, good)
-        cheated = find_threshold(score(seen, normals), fpr)
-        for against, threshold in (("all, itself included", cheated), ("all others", seen.threshold(fpr, of="image"))):
-            rows.append((kappa, against, round(threshold), int((scores >= threshold).sum())))
-    return pandas.DataFrame(rows, columns=["kappa", "judged against", "threshold", "false alarms"])
-
-
-def score(spade: SPADE, photos: Iterable[Photo]) -> Float[np.ndarray, "n"]:
-    """Image scores. Fitted images stay in the gallery; the warning of ``predict`` about that is suppressed."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "This image is one of the fitted images")
-        return np.array([spade.predict(photo).image_score for photo in photos])
-
-
-def keep_promises(spade: SPADE, good: Sequence[Photo], rates: Iterable[float]) -> pandas.DataFrame:
-    """How many good images that were not fitted reach the thresholds for the given false-alarm rates."""
-    scores = score(spade, good)
-    alarms = [int((scores >= spade.threshold(rate, of="image")).sum()) for rate in rates]
-    seen = [f"{count} of {len(scores)}: {count / len(scores):.0%}" for count in alarms]
-    return pandas.DataFrame({"promised": [f"{rate:.0%}" for rate in rates], "false alarms": seen})
 
 
 def warm_up(photo: UInt8[np.ndarray, "H W 3"], by: float = 0.15) -> UInt8[np.ndarray, "H W 3"]:
@@ -157,21 +112,6 @@ def f1_on_halves(
 def stretch(values: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"]:
     """Scale a map from its own minimum and maximum to 0 and 1, which makes every image look anomalous."""
     return (values - values.min()) / (values.max() - values.min())
-
-
-def draw_scores(rows: Mapping[str, Float[np.ndarray, "_"]], thresholds: Mapping[str, float]) -> Figure:
-    """A row of dots for the image scores of each group (higher is more anomalous), and thresholds as lines."""
-    figure, (panel,) = open_charts(8.6, 0.55 * len(rows) + 1.2, "image score: maximum distance (raw)", size=9)
-    for place, (name, scores) in enumerate(rows.items()):
-        colour = RING if "defect" in name else GREEN if "good" in name else BLUE
-        panel.scatter(scores, np.full(len(scores), -place), s=36, color=colour, alpha=0.45, linewidths=0)
-    for (name, threshold), style in zip(thresholds.items(), ("solid", "dashed")):
-        panel.axvline(threshold, color="#222222", linewidth=1.5, linestyle=style)
-        panel.annotate(name, (threshold, 1.02), xycoords=("data", "axes fraction"), ha="center", fontsize=9)
-    panel.set_yticks(-np.arange(len(rows)), [f"{name} ({len(scores)})" for name, scores in rows.items()])
-    panel.set_ylim(0.6 - len(rows), 0.6)
-    panel.spines["left"].set_visible(False)
-    return figure
 
 
 def draw_small_map(anomaly_map: Float[np.ndarray, "H W"], mask: Bool[np.ndarray, "H W"]) -> Figure:
@@ -271,58 +211,3 @@ def _find_mistake(answer: float, anomaly_map: np.ndarray, regions: np.ndarray, t
     fractions = ", ".join(f"{part:.2f}" for part in parts)
     otherwise = f"The fractions found are {fractions}, so PRO must be {right:.3f}; got {answer:.3f}."
     return explain(answer, right, mistakes, otherwise)
-
-
-# ---- shape, and what is normal where ---------------------------------------------------------------------------------
-
-
-def stack(photos: Sequence[Sample], height: int = 3) -> list[UInt8[np.ndarray, "H W 3"]]:
-    """Tall images, each of ``height`` parts on top of each other."""
-    return [np.concatenate([photo.image for photo in photos[at : at + height]]) for at in range(0, len(photos), height)]
-
-
-def crack(photo: UInt8[np.ndarray, "H W 3"], seed: int) -> UInt8[np.ndarray, "H W 3"]:
-    """The image with a fine dark crack somewhere, 2 px wide, across the image."""
-    rng = np.random.default_rng(seed)
-    steps = np.cumsum(np.c_[rng.normal(0, 4, 9), np.full(9, 12)], 0)
-    start = rng.uniform((60, 20), (photo.shape[0] - 60, photo.shape[1] - 130))
-    points = tuple((row, col) for row, col in (start + steps).tolist())
-    return paint(photo, [Stroke("brush", points, size=2, strength=0.7, colour=(40, 40, 40))])
-
-
-def compare_shapes(
-    normals: Sequence[UInt8[np.ndarray, "H W 3"]],
-    good: Sequence[UInt8[np.ndarray, "H W 3"]],
-    backbones: Mapping[str, Backbone],
-) -> tuple[pandas.DataFrame, list[Result]]:
-    """AUPRO for cracks under several croppings, one row each, and the result of the first crack under each."""
-    cracked = [crack(photo, at) for at, photo in enumerate(good)]
-    masks = [changed(photo, other) for photo, other in zip(good, cracked)]
-    rows, first = [], []
-    for name, backbone in backbones.items():
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".* were squashed")  # that is the point
-            spade = SPADE(backbone).fit(normals)
-        results = [spade.judge(photo) for photo in [*good, *cracked]]
-        truth = [results[0].crop.cut_mask(mask) for mask in [np.zeros_like(mask) for mask in masks] + masks]
-        rows.append((name, aupro(np.stack([one.anomaly_map for one in results]), np.stack(truth))))
-        first.append(results[len(good)])
-    return pandas.DataFrame(rows, columns=["images are", "AUPRO"]).set_index("images are"), first
-
-
-def draw_excess(results: Sequence[Result]) -> Figure:
-    """Rows of images: the image, its map, what normal images reach at each place, and the excess, on one raw scale."""
-    level = results[0].normal_level
-    assert level is not None  # there is more than one normal image
-    figure, panels = make_panels(None, 4 * len(results), 4, bars=1, shape=results[0].crop.size)
-    for at, result in enumerate(results):
-        photo, *maps = panels[4 * at : 4 * at + 4]
-        show_picture(photo, result.image, result.label or "image")
-        assert result.place_level is not None
-        shown = {"map": result.anomaly_map, "normal here": result.place_level, "excess": result.excess_map}
-        for panel, (name, values) in zip(maps, shown.items()):
-            image = show_map(panel, values, SCALE * level, name)
-        add_scale(maps[-1], image, SCALE * level, level)
-        if result.mask is not None:
-            draw_contour(photo, result.mask, "white", "dashed")
-    return figure

@@ -1,4 +1,4 @@
-"""Lesson 05: which layer sees which defect, and how layers are weighted."""
+"""Lesson 06: which layer sees which defect, and how layers are weighted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lesson 08: where SPADE fails, two other methods on the same features, and two relatives on newer ones."""
+"""Lesson 10: where SPADE fails, two other methods on the same features, and two relatives on newer ones."""
 
 from __future__ import annotations
 

@@ -1,0 +1,94 @@
+"""Lesson 08: where a threshold comes from, and how far it can be trusted."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from spade_kit.datasets.samples import Photo
+from spade_kit.figures.style import BLUE, GREEN, RING
+from spade_kit.lessons.checking import explain, tell
+from spade_kit.lessons.material import open_charts
+from spade_kit.scores import find_threshold
+from spade_kit.spade import SPADE
+
+
+def try_rank(rank: int, count: int = 10, trials: int = 100_000, seed: int = 0) -> float:
+    """How often a new normal score reaches the ``rank``-th smallest of ``count`` others of the same distribution."""
+    scores = np.random.default_rng(seed).random((trials, count + 1))
+    thresholds = np.sort(scores[:, :count], axis=1)[:, rank - 1]
+    return float((scores[:, count] >= thresholds).mean())
+
+
+def compare_thresholds(
+    spade: SPADE, normals: Sequence[Photo], good: Sequence[Photo], kappas: Iterable[int], fpr: float
+) -> pandas.DataFrame:
+    """Image thresholds from normal images that are in the gallery, and from left-out ones, one row each.
+
+    ``false alarms`` counts the good images, which were never fitted, that reach the threshold.
+    """
+    rows = []
+    for kappa in kappas:
+        seen = spade.with_options(kappa=kappa)
+        scores = score(seen, good)
+        cheated = find_threshold(score(seen, normals), fpr)
+        for against, threshold in (("all, itself included", cheated), ("all others", seen.threshold(fpr, of="image"))):
+            rows.append((kappa, against, round(threshold), int((scores >= threshold).sum())))
+    return pandas.DataFrame(rows, columns=["kappa", "judged against", "threshold", "false alarms"])
+
+
+def score(spade: SPADE, photos: Iterable[Photo]) -> Float[np.ndarray, "n"]:
+    """Image scores. Fitted images stay in the gallery; the warning of ``predict`` about that is suppressed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This image is one of the fitted images")
+        return np.array([spade.predict(photo).image_score for photo in photos])
+
+
+def keep_promises(spade: SPADE, good: Sequence[Photo], rates: Iterable[float]) -> pandas.DataFrame:
+    """How many good images that were not fitted reach the thresholds for the given false-alarm rates."""
+    scores = score(spade, good)
+    alarms = [int((scores >= spade.threshold(rate, of="image")).sum()) for rate in rates]
+    seen = [f"{count} of {len(scores)}: {count / len(scores):.0%}" for count in alarms]
+    return pandas.DataFrame({"promised": [f"{rate:.0%}" for rate in rates], "false alarms": seen})
+
+
+def draw_scores(rows: Mapping[str, Float[np.ndarray, "_"]], thresholds: Mapping[str, float]) -> Figure:
+    """A row of dots for the image scores of each group (higher is more anomalous), and thresholds as lines."""
+    figure, (panel,) = open_charts(8.6, 0.55 * len(rows) + 1.2, "image score: maximum distance (raw)", size=9)
+    for place, (name, scores) in enumerate(rows.items()):
+        colour = RING if "defect" in name else GREEN if "good" in name else BLUE
+        panel.scatter(scores, np.full(len(scores), -place), s=36, color=colour, alpha=0.45, linewidths=0)
+    for (name, threshold), style in zip(thresholds.items(), ("solid", "dashed")):
+        panel.axvline(threshold, color="#222222", linewidth=1.5, linestyle=style)
+        panel.annotate(name, (threshold, 1.02), xycoords=("data", "axes fraction"), ha="center", fontsize=9)
+    panel.set_yticks(-np.arange(len(rows)), [f"{name} ({len(scores)})" for name, scores in rows.items()])
+    panel.set_ylim(0.6 - len(rows), 0.6)
+    panel.spines["left"].set_visible(False)
+    return figure
+
+
+def check(find: Callable[[np.ndarray, float], float]) -> None:
+    """Check the threshold from normal scores (n,) that a new one reaches with at most the given probability."""
+    scores = np.random.default_rng(0).permutation(np.cumsum(np.arange(1.0, 31)))  # gaps differ: every mistake shows
+    right = "spade.threshold takes this score of the normal images, each judged against the others."
+    tell(lambda: find(scores.copy(), 0.1), lambda answer: _find_mistake(float(answer), np.sort(scores)), right)
+
+
+def _find_mistake(answer: float, scores: np.ndarray) -> str | None:
+    """Explain an answer for a rate of 10 % from 30 sorted scores: (30 + 1) * 0.9 = 27.9, so the 28th is right."""
+    mistakes = {
+        "That is the 27th of 30, and 4 of the 31 gaps lie above it, 13 %: the new image counts, too, so N + 1.": scores[
+            26
+        ],
+        "That is the 29th of 30: Python counts from 0, so the r-th smallest is scores[r - 1].": scores[28],
+        "That lies between two scores: take one of the scores, without interpolation.": np.quantile(scores, 0.9),
+        "That is a rank, not a score: look it up among the sorted scores.": 28,
+        "That score is among the lowest: sort the scores from low to high.": scores[::-1][27],
+    }
+    otherwise = f"The 28th of the 30 sorted scores is {scores[27]:g}; got {answer:g}."
+    return explain(answer, scores[27], mistakes, otherwise)
