@@ -9,6 +9,14 @@ import pytest
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 LESSONS = sorted(NOTEBOOKS.glob("*.ipynb"))
+STAGES = {
+    "image": "00_quickstart",
+    "pyramid": "02_features",
+    "retrieval": "03_retrieval",
+    "correspondence": "04_correspondence",
+    "map": "05_from_distances_to_a_map",
+    "segmentation": "08_thresholds",
+}
 ENDING = ["## Exercise", "## What fails", "## What we can now say", "## References"]
 NAMES = {path.stem: path for path in LESSONS}
 MOST_LINES = 12
@@ -69,21 +77,34 @@ def test_a_prediction_stands_right_before_the_cell_that_answers_it(lesson):
             assert following.cell_type == "code"
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_lesson_says_below_its_title_which_stages_it_is_about(name):
+    strip = nbformat.read(NAMES[name], 4).cells[0].source.splitlines()[2]
+    links = dict(re.findall(r"\[(\w+)\]\((\w+)\.ipynb\)", strip))
+    assert re.sub(r"\*\*|\[|\]\([^)]*\)", "", strip) == " → ".join(STAGES)
+    assert links == {stage: target for stage, target in STAGES.items() if target != name}
+    assert all(f"**{stage}**" in strip for stage, target in STAGES.items() if target == name)
+    assert set(links.values()) <= set(NAMES)
+
+
 def test_a_lesson_ends_with_exercise_failure_summary_and_sources(lesson):
-    assert headings(lesson)[-len(ENDING) :] == ENDING
+    main = [heading for heading in headings(lesson) if not heading.startswith(("## Appendix", "### "))]
+    assert main[-len(ENDING) :] == ENDING
     sources = texts(lesson)[-1]
     assert re.search(r"arXiv:\d{4}\.\d{4,5}|doi:10\.\d{4,}", sources)
     assert "(glossary.md)" in sources
 
 
-def test_the_exercise_is_open_and_its_solution_is_folded_and_right(lesson):
-    (exercise,), (solution,) = tagged(lesson, "exercise"), tagged(lesson, "solution")
-    assert "..." in exercise.source
-    assert "check(" in exercise.source
-    assert printed(exercise).startswith("Not answered yet")
-    assert solution.metadata["jupyter"]["source_hidden"]
-    assert "check(" in solution.source
-    assert printed(solution).startswith("Right. ")
+def test_exercises_are_open_and_their_solutions_are_folded_and_right(lesson):
+    exercises, solutions = tagged(lesson, "exercise"), tagged(lesson, "solution")
+    assert len(exercises) == len(solutions) >= 1
+    for exercise, solution in zip(exercises, solutions):
+        assert "..." in exercise.source
+        assert "check" in exercise.source
+        assert printed(exercise).startswith("Not answered yet")
+        assert solution.metadata["jupyter"]["source_hidden"]
+        assert "check" in solution.source
+        assert printed(solution).startswith("Right. ")
 
 
 def test_a_lesson_has_a_widget_with_a_picture(lesson):
@@ -103,6 +124,11 @@ def test_only_widgets_that_are_shown_are_saved(lesson):
         for output in cell.outputs
     ]
     assert saved == {view["model_id"] for view in views if view}
+
+
+def test_figures_are_shown(lesson):
+    outputs = [output.get("data", {}) for cell in codes(lesson) for output in cell.outputs]
+    assert all("image/png" in data for data in outputs if data.get("text/plain", "").startswith("<Figure"))
 
 
 def test_cells_are_short(lesson):

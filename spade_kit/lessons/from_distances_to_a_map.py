@@ -3,20 +3,67 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 
-from spade_kit.datasets.samples import Sample
+from spade_kit.datasets.samples import GOOD, Sample
 from spade_kit.datasets.synthetic import Stroke, changed, paint
 from spade_kit.evaluation.metrics import aupro
 from spade_kit.features.backbones import Backbone
-from spade_kit.figures.style import SCALE, add_scale, draw_contour, make_panels, show_map, show_picture
+from spade_kit.figures.style import BLUE, RING, SCALE, add_scale, draw_contour, make_panels, show_map, show_picture
+from spade_kit.lessons.checking import explain, tell
+from spade_kit.lessons.material import open_charts
 from spade_kit.result import Result
+from spade_kit.scores import make_map
 from spade_kit.spade import SPADE
+
+
+def enlarge(
+    cells: Float[np.ndarray, "w"], stride: int, aligned: bool = False
+) -> tuple[Float[np.ndarray, "W"], Float[np.ndarray, "W"]]:
+    """A row of cells as a row of pixels, ``stride`` per cell: the place of each pixel in cells, and its value.
+
+    Place 0 is the centre of the first cell. With ``aligned`` the first and last pixel are put on the first and last
+    cell centre instead, a frequent mistake, which moves everything towards the ends.
+    """
+    pixels = np.arange(len(cells) * stride)
+    place = pixels * (len(cells) - 1) / (len(pixels) - 1) if aligned else (pixels + 0.5) / stride - 0.5
+    return place, np.interp(place, np.arange(len(cells)), cells)  # beyond the outer centres the value stays
+
+
+def measure_smoothing(sigmas: Sequence[float], stride: int = 4, seed: int = 0) -> pandas.DataFrame:
+    """What a Gaussian of each sigma (px) leaves of three grids of distances, as a fraction of what sigma 0 leaves.
+
+    ``scratch`` and ``stain`` are lines and squares of distance 1, one cell and ten cells wide: the height of the peak.
+    ``noise`` is independent from cell to cell: its standard deviation.
+    """
+    scratch, stain = np.zeros((2, 56, 56), np.float32)
+    scratch[28], stain[23:33, 23:33] = 1, 1
+    noise = np.random.default_rng(seed).normal(size=(56, 56)).astype(np.float32)
+    size = (56 * stride, 56 * stride)
+    left = [
+        [make_map(scratch, size, sigma).max(), make_map(stain, size, sigma).max(), make_map(noise, size, sigma).std()]
+        for sigma in (0, *sigmas)
+    ]
+    index = pandas.Index(sigmas, name="sigma (px)")
+    return pandas.DataFrame(np.array(left[1:]) / left[0], index, ["scratch", "stain", "noise"])
+
+
+def compare_maps(results: Sequence[Result], wanted: Mapping[str, Mapping[str, Any]]) -> pandas.DataFrame:
+    """AUPRO of the judged maps under some options, a column each: for each kind of defect with the good images."""
+    labels, masks = np.array([result.label for result in results]), np.stack([result.mask for result in results])
+    kinds = [kind for kind in dict.fromkeys(labels.tolist()) if kind != GOOD]
+    chosen = {"all": np.ones(len(labels), bool)} | {kind: np.isin(labels, (GOOD, kind)) for kind in kinds}
+    table = {}
+    for name, options in wanted.items():
+        maps = np.stack([result.with_options(**options).judged_map for result in results])
+        table[name] = {kind: aupro(maps[some], masks[some]) for kind, some in chosen.items()}
+    return pandas.DataFrame(table)
 
 
 def stack(photos: Sequence[Sample], height: int = 3) -> list[UInt8[np.ndarray, "H W 3"]]:
@@ -69,3 +116,38 @@ def draw_excess(results: Sequence[Result]) -> Figure:
         if result.mask is not None:
             draw_contour(photo, result.mask, "white", "dashed")
     return figure
+
+
+def draw_enlarged(cells: Float[np.ndarray, "w"], stride: int) -> Figure:
+    """A row of cells as steps, and as pixels: with cell centres kept, and with the corners aligned."""
+    figure, (panel,) = open_charts(7.2, 2.8, "column (px)", "distance", size=9)
+    panel.stairs(cells, np.arange(len(cells) + 1) * stride - 0.5, color="#BBBBBB", fill=True, label="cells")
+    for aligned, colour, mark, name in ((False, BLUE, "o", "centres kept"), (True, RING, "x", "corners aligned")):
+        panel.plot(enlarge(cells, stride, aligned)[1], color=colour, marker=mark, label=name)
+    panel.set_xticks(np.arange(0, len(cells) * stride, stride))
+    panel.legend(fontsize=9, frameon=False)
+    return figure
+
+
+def check(place: Callable[[float, float], float]) -> None:
+    """Check the place among the cells, whose centres are at 0, 1, 2, ..., of the centre of a pixel."""
+    asked = [(0, 4), (13, 4), (100, 16)]
+    right = "A match is drawn at its cell's centre by the same rule, the other way round."
+    tell(lambda: [place(*one) for one in asked], lambda answer: _find_mistake(np.asarray(answer, float), asked), right)
+
+
+def _find_mistake(answer: np.ndarray, asked: Sequence[tuple[int, int]]) -> str | None:
+    pixel, stride = np.array(asked, float).T
+    mistakes = {
+        "Pixel 0 is not at place 0: with 4 px per cell its centre lies at -0.375, before the centre of the first cell. "
+        "Both the pixel and the cell have their centre half a width from their edge.": pixel / stride,
+        "That counts from the edge of the first cell. Its centre is half a cell later: subtract 0.5.": (
+            (pixel + 0.5) / stride
+        ),
+        "That is the cell that contains the pixel, a whole number; the place is a fraction.": pixel // stride,
+        "The pixel's centre is half a pixel after its edge: add 0.5 before you divide.": pixel / stride - 0.5,
+    }
+    needed, got = (", ".join(f"{one:.3f}" for one in values) for values in ((pixel + 0.5) / stride - 0.5, answer))
+    asked_for = ", ".join(f"pixel {one} of stride {other}" for one, other in asked)
+    otherwise = f"For {asked_for} the places are {needed}; got {got}."
+    return explain(answer, (pixel + 0.5) / stride - 0.5, mistakes, otherwise)

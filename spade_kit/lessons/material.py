@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -47,7 +48,8 @@ def open_charts(
     width: float, height: float, x: str = "", y: str = "", count: int = 1, size: float = 8
 ) -> tuple[Figure, list[Axes]]:
     """A figure of ``width`` x ``height`` inches: charts side by side on one y scale, with text of ``size`` points."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = plt.figure(figsize=(width, height), layout="constrained")  # pyplot's: a notebook shows only those
+    plt.close(figure)
     panels = list(figure.subplots(1, count, sharey=True, squeeze=False)[0])
     for panel in panels:
         panel.spines[["top", "right"]].set_visible(False)
