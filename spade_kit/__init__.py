@@ -26,7 +26,7 @@ _NAMES = {
     "retrieval": "Neighbours nearest_images",
     "result": "Match Result",
     "spade": "SPADE",
-    "widgets": "explore choose_threshold compare_layers map_images paint_defect review_suspects",
+    "widgets": "explore choose_threshold compare_layers map_images paint_defect review_suspects show_stages",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 _MODULES = {"backbones", "correspondence", "datasets", "features", "figures"}

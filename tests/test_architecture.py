@@ -31,10 +31,11 @@ ROOMS = {  # from the ground up: a module may import modules listed before it, i
     "spade": "spade",
     "evaluation": "evaluation.operating_point evaluation.threshold_study evaluation.views evaluation.map_store "
     "evaluation.advice evaluation.report evaluation.evaluate evaluation.sweep",
-    "figures": "figures.style figures.results figures.curves figures.reports",
+    "figures": "figures.style figures.results figures.curves figures.reports figures.stages",
     "widgets": "widgets._shared.scheduler widgets._shared.export widgets._shared.encoding "
     "widgets._shared.base widgets._shared.images widgets._shared.caches widgets._shared.edits "
-    "widgets.explorer widgets.comparison widgets.chooser widgets.painting widgets.review widgets.atlas",
+    "widgets.explorer widgets.comparison widgets.chooser widgets.painting widgets.review widgets.atlas "
+    "widgets.stages",
     "lessons": "lessons.checking lessons.material lessons.quickstart lessons.nearest_neighbours lessons.features "
     "lessons.retrieval lessons.correspondence lessons.from_distances_to_a_map lessons.pyramid_layers lessons.explorer "
     "lessons.thresholds lessons.metrics lessons.when_it_fails lessons.how_it_is_fast lessons.hand_it_on",

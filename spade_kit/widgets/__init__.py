@@ -12,3 +12,5 @@ from spade_kit.widgets.painting import Painting as Painting
 from spade_kit.widgets.painting import paint_defect as paint_defect
 from spade_kit.widgets.review import Review as Review
 from spade_kit.widgets.review import review_suspects as review_suspects
+from spade_kit.widgets.stages import Stages as Stages
+from spade_kit.widgets.stages import show_stages as show_stages
