@@ -142,7 +142,7 @@ def test_the_rule_of_the_threshold_comes_back_with_the_second_normal_photo(demo,
     explorer.undo()
     explorer.finish()
     assert (explorer.threshold_rule, explorer.threshold) == (("hand", 33) if by_hand else ("pixel 0.02", threshold))
-    assert explorer.image_threshold_rule == "image 0.01"
+    assert explorer.image_threshold_rule == "image 0.05"
 
 
 def test_k_stays_at_the_end_of_its_slider(demo):

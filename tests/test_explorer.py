@@ -231,6 +231,17 @@ def test_thresholds_are_those_of_left_out_normals(explorer, spade, left_out):
         assert marked == pytest.approx((maps >= at / 255 * curve["end"]).mean(), abs=2e-5)
 
 
+def test_images_are_judged_by_the_threshold_of_predict_folder(demo, tmp_path):
+    spade = SPADE(k=2).fit(demo.train[:40])  # at 5 % the second highest score, at 1 % the highest
+    explorer = explore(spade, demo.test[:1])
+    explorer.finish()
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(demo.test[0].path.read_bytes())
+    frame = spade.predict_folder(tmp_path / "in", tmp_path / "out", maps=False, report=False)
+    assert explorer.image_threshold == pytest.approx(frame["threshold"][0], rel=1e-6)
+    assert explorer.image_threshold < explorer.normals["scores"][-1]
+
+
 @pytest.mark.parametrize("alone", [False, True])
 def test_each_layer_has_its_own_reference_level(explorer, left_out, alone):
     weights = {"layer2": 0.25}

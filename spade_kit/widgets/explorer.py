@@ -14,6 +14,7 @@ import traitlets
 from matplotlib.figure import Figure
 
 from spade_kit._arguments import check_count, check_number, choose, hold_warnings, warn
+from spade_kit.batch import FPR, PIXEL_FPR
 from spade_kit.datasets.roi import Roi, check_corners
 from spade_kit.datasets.samples import Dataset, Photo
 from spade_kit.figures.results import draw_explanation
@@ -37,8 +38,8 @@ _BATCH = 8  # images per message to the page
 _PAGE_BYTES = 650_000  # budget of an image in a saved page before base64; full normal crops fill the rest
 _FINE: dict[str, Any] = {"k": None, "sigma": 0}  # options that hardly affect the reference level
 _RULES = {
-    "threshold": ("judged", "pixel 0.01"),
-    "image_threshold": ("score", "image 0.01"),
+    "threshold": ("judged", f"pixel {PIXEL_FPR}"),
+    "image_threshold": ("score", f"image {FPR}"),
 }  # what each is of, and how it starts
 _SEARCH = ("kappa", "radius", "weights", "combine")
 _OPTIONS = (*_SEARCH, "without", "only")
@@ -85,8 +86,8 @@ class Explorer(Live, page="explorer.js"):
         An image score; images at or above it are anomalous: the list, its filters and the verdict on an image. Setting
         it sets the rule to ``"hand"``.
     image_threshold_rule
-        ``"image 0.01"``: 1 % of the normal images reach it or, if there are fewer than 99, none lies above it;
-        ``"hand"``: set manually.
+        ``"image 0.05"``: 5 % of the normal images reach it or, if there are fewer than 19, none lies above it, as in
+        `SPADE.predict_folder`; ``"hand"``: set manually.
     probe, pinned
         (row, col) of the map, and whether it stays there. Setting the probe pins it.
     without, only
