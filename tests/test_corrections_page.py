@@ -261,7 +261,7 @@ def test_threshold_and_scores_are_stale_until_they_are_of_the_corrected_normals(
     try:
         call_not_normal(shown, 0)
         shown.root.locator(".sk-bar.stale").wait_for(timeout=5000)
-        shown.root.locator(".sk-score.stale", has_text="so far…").wait_for(timeout=2000)
+        shown.root.locator(".sk-score.stale", has_text="so far").wait_for(timeout=2000)
         shown.page.wait_for_timeout(400)  # the strip is re-sorted at most this often
         assert strip.evaluate_all(STALE) >= 12  # all except those judged meanwhile
         shown.root.locator(".sk-bar:not(.stale)").wait_for(timeout=20_000)

@@ -15,7 +15,7 @@ from PIL import Image
 import spade_kit
 from spade_kit import SPADE, choose_threshold, compare_layers, explore, map_images, paint_defect, review_suspects
 from spade_kit.scores import share_out
-from spade_kit.widgets._shared.export import join_modules
+from spade_kit.widgets._shared.export import STATIC, join_modules
 
 
 @pytest.fixture
@@ -240,6 +240,35 @@ def test_images_are_judged_by_the_threshold_of_predict_folder(demo, tmp_path):
     frame = spade.predict_folder(tmp_path / "in", tmp_path / "out", maps=False, report=False)
     assert explorer.image_threshold == pytest.approx(frame["threshold"][0], rel=1e-6)
     assert explorer.image_threshold < explorer.normals["scores"][-1]
+
+
+def test_long_work_says_what_it_is_and_how_far(explorer):
+    told = []
+    explorer.observe(lambda change: told.append(change["new"]), "waiting")
+    explorer.kappa, explorer.judged, explorer.alone, explorer.ratio = 2, "excess", True, True
+    explorer._on_ask()
+    explorer.finish()
+    ended = {one[: one.index(":")] for one in told if re.search(r": ([\d,]+) of \1( |$)", one)}
+    assert ended == {
+        *("normal photos judged", "photos judged", "reference levels of the layers, normal photo"),
+        *("where normal photos match", "ratios of distances"),
+    }
+    assert told[-1] == ""
+
+
+def test_the_page_gets_the_ratio_map_of_what_it_shows(explorer):
+    explorer.ratio, explorer.k = True, 3
+    assert explorer.ratios == {}  # in the background
+    explorer.finish()
+    expected = explorer.result.ratio_map
+    assert explorer.ratios["k"] == 3
+    np.testing.assert_array_equal(decode(explorer.ratios, "distance", "<f4").reshape(explorer.ratios["grid"]), expected)
+
+
+def test_no_text_of_the_page_is_an_ellipsis():
+    """Long work says what it is and how far."""
+    names = ["explorer", "near_places", "map_page", "strip", "readout", "regions", "retrieved", "polygon", "zoom"]
+    assert not [name for name in names if "…" in (STATIC / f"{name}.js").read_text()]
 
 
 @pytest.mark.parametrize("alone", [False, True])

@@ -1,6 +1,7 @@
 """The explorer in a real browser: every control, with the display checked against Python."""
 
 import json
+import re
 from base64 import b64encode
 from fractions import Fraction
 
@@ -20,7 +21,7 @@ ex = spade_kit.explore(spade, parts)
 def reset(index=0):
     for name, value in ex.about["start"].items():
         setattr(ex, name, value)
-    ex.index, ex.pinned, ex.alone, ex.roi = index, False, False, None
+    ex.index, ex.pinned, ex.alone, ex.roi, ex.ratio = index, False, False, None, False
     ex.finish()
 """
 CELLS = (START, "ex")
@@ -171,6 +172,33 @@ def test_the_distances_of_the_pinned_pixel_tell_how_unique_its_match_is(notebook
     shown.page.keyboard.press("Escape")
     shown.root.locator(".sk-near", has_text="pin a pixel").wait_for(timeout=5000)
     assert shown.normal.locator(".sk-runner").get_attribute("visibility") == "hidden"
+
+
+def test_the_ratio_map_shows_how_ambiguous_matches_are_and_says_how_far_it_is(notebook, shown, spade, demo):
+    result = spade.predict(demo.test[0])
+    notebook.execute("import time; from spade_kit import result; plain = result.find_ratios")
+    notebook.execute("result.find_ratios = lambda *of: (time.sleep(0.3), plain(*of))[1]")
+    ends = shown.root.locator(".sk-bar .ends")
+    try:
+        shown.press("ratio")
+        told = re.compile(r"^ratios of distances: [\d,]+ of 3,136 cells$")
+        shown.root.locator(".sk-progress", has_text=told).wait_for(timeout=10_000)
+        assert told.match(shown.root.locator(".sk-remark").nth(1).inner_text())
+        assert shown.root.locator(".sk-spinner").evaluate("node => getComputedStyle(node).visibility") == "visible"
+        shown.root.locator(".sk-bar .ends", has_text="1: others as near").wait_for(timeout=20_000)
+    finally:
+        notebook.execute("result.find_ratios = plain")
+    assert ends.inner_text().split("\n") == ["0: no other place", "1: others as near"]
+    between = make_map(result.ratio_map, (224, 224), 0)[2::4, 2::4]
+    assert np.abs(grey_of(shown.pixels(shown.map))[2::4, 2::4] - grey(between, 1)).max() <= 2
+    shown.hover(shown.photo, 102, 61)
+    row = shown.root.locator(".sk-readout tr", has=shown.page.get_by_role("rowheader", name="ratio", exact=True))
+    assert row.locator("td").inner_text() == f"{result.ratio_map[25, 15]:.2f}"
+    shown.press("excess")
+    notebook.until("(ex.ratio, ex.judged)", [False, "excess"])
+    shown.press("map")
+    shown.root.locator(".sk-title", has_text="Anomaly map ≥").wait_for(timeout=5000)
+    assert ends.inner_text().startswith("0\n")
 
 
 def test_a_click_pins_the_hovered_place(notebook, shown):

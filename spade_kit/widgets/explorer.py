@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from spade_kit.result import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared import encoding
 from spade_kit.widgets._shared.base import MISTAKES, Checked, Index, Live, Probe, check_distance, check_rate
-from spade_kit.widgets._shared.caches import Recent, Request, Results, Scores, judge_normals, look_within
+from spade_kit.widgets._shared.caches import Recent, Request, Results, Scores, look_within
 from spade_kit.widgets._shared.edits import Corrections
 from spade_kit.widgets._shared.export import fit_crops
 from spade_kit.widgets._shared.images import ImageList, find_name, read_upload
@@ -101,13 +101,15 @@ class Explorer(Live, page="explorer.js"):
         Opacity of the map over the image.
     alone
         Whether to show each layer searched alone instead of its share of the distance.
+    ratio
+        Whether to show `Result.ratio_map`, how ambiguous each match is, in place of the map.
     compact
         Whether to fold all but the pictures and one row of controls, for low screens.
     """
 
     MOVABLE = ("index", "selection", "k", *_OPTIONS, "sigma", "score", "judged", "threshold", "threshold_rule",
                "image_threshold", "image_threshold_rule", "probe", "pinned", "roi", "roi_size",
-               "opacity", "alone", "compact")  # fmt: skip
+               "opacity", "alone", "ratio", "compact")  # fmt: skip
     OWN = ("_corrections", "_rules_before")
     TOLD = ("gallery", "photos", "normals", "layer_levels", "placed", "scores", "as_python")
     MESSAGES = Live.MESSAGES | {"normals": "images", "upload": "name part parts buffers",
@@ -138,12 +140,15 @@ class Explorer(Live, page="explorer.js"):
     roi_size = Checked(None, lambda _, value: value and tuple(value))  # of the images that it holds for, set with it
     opacity = Checked(0.35, lambda _, value: check_number("opacity", value, "a number from 0 to 1", least=0, most=1))
     alone = traitlets.Bool(False).tag(sync=True)
+    ratio = traitlets.Bool(False).tag(sync=True)
     compact = traitlets.Bool(False).tag(sync=True)
 
     # set by Python for the page
     gallery = traitlets.Dict().tag(sync=True)
     matches = traitlets.Dict().tag(sync=True)
     layers_alone = traitlets.Dict().tag(sync=True)
+    ratios = traitlets.Dict().tag(sync=True)
+    waiting = traitlets.Unicode().tag(sync=True)  # what the background computes, and how far it is
     place_level = traitlets.Dict().tag(sync=True)
     normals = traitlets.Dict().tag(sync=True)
     layer_levels = traitlets.Dict().tag(sync=True)
@@ -455,12 +460,13 @@ class Explorer(Live, page="explorer.js"):
                 self.neighbours = self._pack_neighbours(full)
                 self.matches = self._pack_matches(self.index, full)
                 self._seen = (self.index, request)
-            about = self._payload(self.index) | {"k": self.k}
+            about = self._describe_view(self.index)
             if self.alone and about != {name: self.layers_alone.get(name) for name in about}:
                 self.layers_alone = self._pack_alone(self.index, self.result)
             self._refresh_normals()
             self._conclude()
-        to_do = (self.index, self._request_of_all, self._drawn, self.threshold_rule, len(self.images))
+        ratio = self.ratio and self._payload(self.index)
+        to_do = (self.index, self._request_of_all, self._drawn, self.threshold_rule, len(self.images), ratio)
         if self._to_do != to_do:
             self._to_do = to_do
             self._background.restart()
@@ -501,7 +507,7 @@ class Explorer(Live, page="explorer.js"):
         self.placed = {"asked": self._asked == request, "text": "" if known is None else str(known)}
 
     def _describe_level(self, index: int) -> dict[str, Any]:
-        return self._payload(index) | {"k": self.k, "sigma": self.sigma}
+        return self._describe_view(index) | {"sigma": self.sigma}
 
     def _pack_place_level(self, index: int, result: Result) -> dict[str, Any]:
         level = result.place_level
@@ -510,6 +516,9 @@ class Explorer(Live, page="explorer.js"):
     def _payload(self, index: int) -> dict[str, Any]:
         """What a reply refers to, so that the page can match it to its request."""
         return {"index": index, "options": {name: getattr(self, name) for name in _OPTIONS}}
+
+    def _describe_view(self, index: int) -> dict[str, Any]:
+        return self._payload(index) | {"k": self.k}
 
     def _pack_photo(self, index: int, full: Result) -> dict[str, Any]:
         photo = encoding.pack_photo(look_within(full, self._drawn), full.mask)
@@ -536,7 +545,7 @@ class Explorer(Live, page="explorer.js"):
         return [list(pair) for pair in zip(near.index.tolist(), near.distance.tolist()) if pair[0] in self.without]
 
     def _pack_alone(self, index: int, result: Result) -> dict[str, Any]:
-        return {**self._payload(index), "k": self.k, "layers": encoding.pack_alone(result, self._factors(result))}
+        return self._describe_view(index) | {"layers": encoding.pack_alone(result, self._factors(result))}
 
     # ---- reference level and threshold -------------------------------------------------------------------------------
 
@@ -602,7 +611,9 @@ class Explorer(Live, page="explorer.js"):
 
     def _background_steps(self) -> Steps:
         """Background work, most urgent first."""
+        self.waiting = ""
         yield from self._draw_thumbs()
+        yield from self._measure_ratios()
         yield from self._prefetch()
         yield from self._judge_all_normals(self.judged)
         yield from self._score_all_photos()
@@ -610,8 +621,28 @@ class Explorer(Live, page="explorer.js"):
         for judged in JUDGED:  # let the page switch between the map and its excess without waiting
             yield from self._judge_all_normals(judged)
         if self._asked == self._request_of_all and not self.placed["text"]:
-            yield partial(self._asked.spade.calibration.placement, self._asked.options)
+            asked = partial(self._asked.spade.calibration.placement, self._asked.options)
+            yield from self._tell("where normal photos match", [asked])
             self._send_placement()
+
+    def _tell(self, what: str, work: Sequence[Callable[[], Any]]) -> Steps:
+        """Do one thing per step, so that the page stays responsive, and say how far it is; returns what they return."""
+        done = []
+        for at, one in enumerate(work, 1):
+            self.waiting = f"{what}: {at} of {len(work)}"
+            done.append((yield one))
+        self.waiting = ""
+        return done
+
+    def _measure_ratios(self) -> Steps:
+        about, ratio = self._describe_view(self.index), np.empty(0)
+        if not self.ratio or about.items() <= self.ratios.items():
+            return
+        parts = self.result.measure_ratios()
+        while (part := (yield partial(next, parts, None))) is not None:
+            ratio = part
+            self.waiting = f"ratios of distances: {np.isfinite(ratio).sum():,} of {ratio.size:,} cells"
+        self.ratios, self.waiting = about | encoding.pack_distance(ratio), ""
 
     def _draw_thumbs(self) -> Steps:
         missing = [index for index in range(len(self.images)) if index not in self._thumbs]
@@ -637,8 +668,11 @@ class Explorer(Live, page="explorer.js"):
     def _judge_all_normals(self, judged: str) -> Steps:
         if not self.spade.gallery.comparable or self._find_statistics(judged) is not None:
             return
-        request = self._request_of_all.replace(judged=judged)
-        known = yield from judge_normals(self.spade.calibration, request.options)
+        request, calibration = self._request_of_all.replace(judged=judged), self.spade.calibration
+        missing = calibration.required(request.options, calibration.sample)
+        left_out = [partial(list, calibration.maps(request.options, [image])) for image in missing]  # type: ignore[var-annotated]
+        yield from self._tell("normal photos judged", left_out)
+        known = yield partial(calibration.scores, request.options, calibration.sample)
         with self._without_events(), self.hold_sync():
             self._statistics.find(request, lambda: known)
             if request == self._request_of_all:
@@ -652,9 +686,9 @@ class Explorer(Live, page="explorer.js"):
         if not self.spade.gallery.comparable or wanted.items() <= self.layer_levels.items():
             return
         shown = "layer_alone" if self.alone else "layer_maps"
-        maps = []
-        for image in judge.calibration.few:
-            maps.append((yield partial(lambda image: getattr(judge.predict_left_out(image), shown), image)))
+        few = judge.calibration.few
+        left_out = [partial(lambda image: getattr(judge.predict_left_out(image), shown), image) for image in few]
+        maps = yield from self._tell("reference levels of the layers, normal photo", left_out)
         levels = [find_level([one[name] for one in maps]) for name in judge.backbone.layers]
         if self.alone:  # weighted as in the page
             weights = judge.gallery.factors(judge.options, np.arange(len(judge)))
@@ -667,13 +701,14 @@ class Explorer(Live, page="explorer.js"):
         request = self._request_of_scores
         self._scores.start(request)
         judge, missing = request.judge, self._scores.missing()
-        for index in missing:
+        for at, index in enumerate(missing, 1):
+            self.waiting = f"photos judged: {at} of {len(missing)}"
             self._scores.take((yield partial(self._scores.score, index, judge, request.roi)))
             if index % _BATCH == 0:
                 self.scores = self._scores.pack()
         if missing:
             with self._without_events(), self.hold_sync():
-                self.scores = self._scores.pack()
+                self.scores, self.waiting = self._scores.pack(), ""
                 self._conclude()
 
     # ---- messages from the page --------------------------------------------------------------------------------------
@@ -729,6 +764,7 @@ class Explorer(Live, page="explorer.js"):
                 "matches": self._pack_matches(index, full),
                 "layers_alone": self._pack_alone(index, result),
                 "place_level": self._pack_place_level(index, result),
+                "ratios": self._describe_view(index) | encoding.pack_distance(result.ratio_map) if self.ratio else {},
                 "probe": self.probe if index == self.index else encoding.find_highest(self._judged_map(result)),
             }
             room = _PAGE_BYTES - sum(map(_bytes_in, saved[index].values()))

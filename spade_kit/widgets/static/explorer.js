@@ -22,6 +22,7 @@ const SHAPES = ["M-7 0A7 7 0 1 0 7 0A7 7 0 1 0-7 0Z", "M-6-6H6V6H-6Z", "M0-9L9 0
 const MARKS = [["found", "detected"], ["truth", "ground truth"], ["numbers", "regions"], ["border", "roi"]]; // what the legend switches
 
 const EXCESS = "What normal photos reach at this place is taken off";
+const RATIO = "How ambiguous each match is: the distance to the best place of its normal photo, over that to the best distant place";
 const SIGNS = ["○", "□", "◇", "△", "▽", "☆"]; // the same shapes as text
 const ANGLE = "angle between the vectors of the two pixels at a layer, whose own squared distance is 2 - 2 cos of it";
 const HELP = [
@@ -30,6 +31,7 @@ const HELP = [
   ["radius", "largest distance of a match from the pixel's own position"],
   ["sigma", "smoothing of the map; distances of single pixels stay unsmoothed"],
   ["excess", "the map less what normal photos reach at each place"],
+  ["ratio", "the distance to the best place of the normal photo that explains a pixel, over that to the best distant place there: near 0 the match is unique, at 1 another place is as near"],
   ["← ↑ → ↓", "move the probe by one cell (Shift: four), or a second probe if it is pinned; click a picture first, or Tab to the photo"],
   ["Enter", "pin the probe"],
   ["+  -  0", "enlarge all pictures around the probe, reduce them, show them whole; also Ctrl and the wheel, or a pinch; drag to move them; a double click shows them whole"],
@@ -83,8 +85,8 @@ class Explorer extends MapPage {
     this.polygon = new Polygon(this.photo, { put: (roi) => this.put({ roi_size: roi && this.shown.photo.crop.photo, roi }), copy: (pressed, text) => this.copyText(pressed, text) });
     this.map = new Pane("Anomaly map", { ...pointed, letGo: () => this.put({ only: null, without: [] }) });
     this.map.chip.classList.add("python");
-    this.maps = [["map", "The distances themselves"], ["excess", EXCESS]].map(([judged, help]) => button(judged, help, () => this.judgeBy(judged)));
-    this.map.title.after(el("span", { class: "sk-group sk-judged", role: "group", "aria-label": "judged map" }, ...this.maps));
+    this.maps = [["map", "The distances themselves"], ["excess", EXCESS], ["ratio", RATIO]].map(([name, help]) => button(name, help, () => this.look(name)));
+    this.map.title.after(el("span", { class: "sk-group sk-judged", role: "group", "aria-label": "shown map" }, ...this.maps));
     this.normal = new Pane("Normal photo that explains the probe");
     this.near = new NearPlaces(this.normal, {
       ask: ([row, col], image) => this.send({ kind: "distances", row, col, image }),
@@ -128,10 +130,11 @@ class Explorer extends MapPage {
     this.imageThreshold = new NumberField("image threshold", "Threshold for scores of whole photos", (value) => this.put({ image_threshold: value, image_threshold_rule: "hand" }));
     this.verdict = el("span", { class: "sk-verdict" });
     this.spinner = el("span", { class: "sk-spinner", role: "img", "aria-label": "computing" });
+    this.progress = el("span", { class: "sk-progress" });
     this.compacting = button("compact", "One row of controls above the pictures; layers, regions and retrieved photos folded", () => this.put({ compact: !this.get("compact") }));
     this.filling = button("full screen", "Fill the screen; Esc leaves", () => (document.fullscreenElement ? document.exitFullscreen() : this.root.requestFullscreen()));
     this.filling.hidden = !document.fullscreenEnabled;
-    const opener = button("open a photo…", "Open your own photo, or drop it here", () => this.file.click(), { class: "python" });
+    const opener = button("open a photo", "Open your own photo, or drop it here", () => this.file.click(), { class: "python" });
     const head = el("div", { class: "sk-head" },
       el("span", { class: "sk-group" },
         button("‹", "Previous photo  [", () => this.step(-1), { "aria-label": "previous photo" }),
@@ -140,7 +143,7 @@ class Explorer extends MapPage {
       this.filter.node, this.order.node,
       opener, this.file, this.judge, this.compacting, this.filling,
       this.spinner, el("span", { class: "sk-scored" }, this.scoring.node, this.score),
-      el("span", { class: "sk-scored" }, this.imageRule.node, this.imageThreshold.input, this.verdict));
+      el("span", { class: "sk-scored" }, this.imageRule.node, this.imageThreshold.input, this.verdict), this.progress);
     this.strip = new Strip("photos", (index) => this.put({ index }));
 
     // parameters
@@ -231,7 +234,8 @@ class Explorer extends MapPage {
         this.onAnswer();
         this.coming ??= queueMicrotask(() => this.answer()) ?? true; // wait for the whole message
       },
-      "change:layers_alone change:alone": () => this.paintMaps(),
+      "change:layers_alone change:alone change:ratio change:ratios": () => this.paintMaps(),
+      "change:waiting": () => this.paintWaiting(),
       "change:normals change:layer_levels": () => this.paintMaps(),
       "change:k change:sigma change:judged change:score": () => this.paintMaps(),
       "change:place_level": () => this.get("matches") === this.shown?.matches && this.paintMaps(), // else they come together
@@ -299,7 +303,7 @@ class Explorer extends MapPage {
     this.paintOpacity();
     this.paintCompact();
     this.paintGallery();
-    this.paintPlace();
+    this.paintWaiting();
     this.root.dataset.shown = `${photo.index}`;
   }
 
@@ -326,6 +330,12 @@ class Explorer extends MapPage {
   pin(place) {
     const again = this.get("pinned") && this.see(place).cell === this.see(this.get("probe")).cell;
     this.put(again ? { pinned: false } : { probe: place, pinned: true });
+  }
+
+  /** Show the map, its excess or the ratio of distances; the first two are also judged. */
+  look(name) {
+    if (this.get("ratio") !== (name === "ratio")) this.put({ ratio: name === "ratio" });
+    if (name !== "ratio") this.judgeBy(name);
   }
 
   /** Show and judge the map or its excess. A saved page keeps the threshold of each; otherwise Python sets it. */
@@ -444,7 +454,9 @@ class Explorer extends MapPage {
     const endOf = (map, { level }) => (level > 0 ? this.about.scale * level : highest(map) || 1);
     const whole = (this.whole = endOf(this.raw, this.reference("map")));
     this.end = this.values === this.raw ? whole : endOf(this.values, this.reference());
-    paintMap(this.map.canvas, this.values, this.table, this.end);
+    this.ratios = this.ratiosNow();
+    if (this.ratios) paintMap(this.map.canvas, this.upsample(this.ratios, h, w, 0), this.table, 1);
+    else paintMap(this.map.canvas, this.values, this.table, this.end);
     this.photo.over.getContext("2d").drawImage(this.map.canvas, 0, 0);
 
     const alone = this.aloneNow();
@@ -463,7 +475,7 @@ class Explorer extends MapPage {
     });
     this.alone.forEach((one, i) => one.setAttribute("aria-pressed", this.get("alone") === (i === 1)));
     this.marks.hidden = !alone;
-    setText(this.layersRemark, this.get("alone") && !alone ? "searching each layer…" : same(ends, ends.map(() => ends[0])) ? `colour scale 0 to ${brief(ends[0])}` : `each layer's own colour scale, 0 to twice its reference level: ${ends.map(brief).join(", ")}`);
+    setText(this.layersRemark, this.get("alone") && !alone ? `searching each of ${this.layers.length} layers` : same(ends, ends.map(() => ends[0])) ? `colour scale 0 to ${brief(ends[0])}` : `each layer's own colour scale, 0 to twice its reference level: ${ends.map(brief).join(", ")}`);
     const others = this.get("gallery").normals - (this.shown.photo.normal === null ? 0 : 1);
     this.sliders.k.show(this.k, this.model.saved ? most : others); // a saved page only has the neighbours stored in it
     this.sliders.sigma.show(sigma, 16);
@@ -510,12 +522,22 @@ class Explorer extends MapPage {
     return { values: this.unpacked.values, stale: pack.k !== this.get("k") || pack.sigma !== this.get("sigma") };
   }
 
+  /** Whether a reply belongs to the current view. */
+  current(reply) {
+    const { index, options } = this.shown.matches;
+    return reply.index === index && reply.k === this.get("k") && same(reply.options, options);
+  }
+
+  /** The ratio of distances of each cell, if it is shown and known. */
+  ratiosNow() {
+    const pack = this.get("ratios");
+    return this.get("ratio") && this.current(pack) ? numbers(pack.distance, Float32Array) : null;
+  }
+
   /** The matches of each layer alone, if they belong to the current view. */
   aloneNow() {
     const alone = this.get("layers_alone");
-    if (!this.get("alone") || !alone.layers) return null;
-    const { index, options } = this.shown.matches;
-    if (alone.index !== index || alone.k !== this.get("k") || !same(alone.options, options)) return null;
+    if (!this.get("alone") || !this.current(alone)) return null;
     if (this.decoded?.alone !== alone) this.decoded = { alone, layers: this.about.layers.map((name) => decodeAlone(alone.layers[name])) };
     return this.decoded.layers;
   }
@@ -553,8 +575,10 @@ class Explorer extends MapPage {
     this.threshold.value = Math.min(threshold, this.end);
     this.threshold.setAttribute("aria-valuetext", threshold.toFixed(2));
     this.typed.show(threshold.toFixed(2));
-    setText(this.ends[1], `≥ ${brief(this.end)}`);
-    this.level.hidden = !(level > 0);
+    const ratio = Boolean(this.ratios);
+    [ratio ? "0: no other place" : "0", ratio ? "1: others as near" : `≥ ${brief(this.end)}`].forEach((text, i) => setText(this.ends[i], text));
+    this.threshold.hidden = ratio;
+    this.level.hidden = ratio || !(level > 0);
     if (level > 0) {
       this.level.style.left = `${(100 * level) / this.end}%`;
       setText(this.levelText, `level: ${brief(level)}`);
@@ -564,14 +588,17 @@ class Explorer extends MapPage {
     this.bar.classList.toggle("unused", !judged);
     this.legend.found.hidden = !judged;
     this.legend.numbers.hidden = !this.regions.listed.length;
-    const name = excess ? "Excess" : "Anomaly map";
-    setText(this.map.title, judged ? `${name} ≥ ${threshold.toFixed(2)}` : name);
+    const name = ratio ? "Ratio of distances" : excess ? "Excess" : "Anomaly map";
+    setText(this.map.title, judged && !ratio ? `${name} ≥ ${threshold.toFixed(2)}` : name);
     this.map.canvas.setAttribute("aria-label", name);
     this.map.title.classList.toggle("waiting", excess && this.taken.stale);
-    this.maps.forEach((one, i) => one.setAttribute("aria-pressed", (this.judged() === "excess") === (i === 1)));
+    const seen = this.get("ratio") ? "ratio" : this.judged();
+    for (const one of this.maps) one.setAttribute("aria-pressed", one.textContent === seen);
+    this.maps[2].disabled = Boolean(this.model.saved && !this.current(this.get("ratios")));
     this.maps[1].disabled = !this.comparable() || Boolean(this.model.saved && !this.taken);
     this.maps[1].title = this.comparable() ? EXCESS : "The excess needs at least two different normal photos";
-    setText(this.map.remark, judged ? `${(100 * marked).toFixed(1)} % of this photo${this.rate(threshold)}` : why);
+    const unknown = this.get("ratio") && (this.model.saved ? `ratios are known for K = ${this.get("ratios").k}` : this.get("waiting") || "ratios of distances come next");
+    setText(this.map.remark, ratio ? "best place / best distant place" : unknown ? unknown : judged ? `${(100 * marked).toFixed(1)} % of this photo${this.rate(threshold)}` : why);
     this.offerRules(this.rule, "pixel", this.get("threshold_rule"), this.rule.masks ? [["f1", "best F1 (uses test labels)"]] : []);
     this.scoring.offer([["max", "maximum of the map"], ["top", "highest 1 % of the map"], ...(this.comparable() ? [["excess", "highest 1 % of the excess"]] : [])]);
     this.scoring.show(this.get("score") === "excess" && !this.comparable() ? "top" : this.get("score"));
@@ -601,12 +628,13 @@ class Explorer extends MapPage {
 
   /** Why the threshold, which assumes a comparison with all normal photos, does not apply to the map; "" if it does. */
   unjudged() {
-    if (this.judged() === "excess" && !this.excess) return "computing the excess…";
+    if (this.judged() === "excess" && !this.excess) return this.get("waiting") || "the excess is not known yet";
     if (this.shown.matches.options.only !== null) return "no threshold";
     const apart = (this.get("score") === "excess") !== (this.get("judged") === "excess") && this.comparable(); // only one is an excess
     if (apart && this.get("threshold_rule").startsWith("image")) return "the threshold is for image scores";
-    const awaited = this.get("threshold_rule") === "f1" && this.get("scores").some(([, fresh]) => !fresh);
-    return awaited && !this.model.saved ? "computing best F1…" : "";
+    const judged = this.get("scores").filter(([, fresh]) => fresh).length;
+    const awaited = this.get("threshold_rule") === "f1" && judged < this.get("scores").length;
+    return awaited && !this.model.saved ? `best F1: ${judged} of ${this.get("scores").length} photos judged` : "";
   }
 
   /** The fraction of normal pixels at or above a threshold. */
@@ -629,19 +657,29 @@ class Explorer extends MapPage {
     }, SORTED_AFTER);
   }
 
+  /** What the background computes, and how far it is. */
+  paintWaiting() {
+    if (!this.shown) return;
+    const waiting = (!this.disconnected && this.get("waiting")) || "";
+    setText(this.progress, waiting);
+    this.progress.title = waiting;
+    if (this.unjudged() || this.get("ratio")) this.paintThreshold();
+    this.paintPlace();
+  }
+
   paintScore() {
     const { scores, of, stale, score } = this.get("normals");
     const { index, options } = this.shown.matches;
     const [all, fresh] = this.get("scores")[index] ?? [null, false];
     const by = this.get("score");
-    let text = `score ${this.imageScore?.toFixed(2) ?? "…"}`;
+    let text = `score ${this.imageScore?.toFixed(2) ?? "not known yet"}`;
     if (fresh && all !== null && (options.only !== null || options.without.length)) text += ` (${all.toFixed(2)} with all)`;
     if (options.only !== null) text += `, compared with normal ${options.only} only`;
     else if (score === by && this.imageScore !== null) {
       const reached = scores.filter((other) => other >= this.imageScore).length;
       const among = scores.length < of ? `${scores.length} (of ${of})` : `${of}`;
       text += reached ? `: ${reached} of ${scores.length} normal photos score at least this` : `: above all ${among} normal photos`;
-      if (stale) text += " so far…";
+      if (stale) text += " so far";
     }
     setText(this.score, text);
     const threshold = this.get("image_threshold");
@@ -671,7 +709,7 @@ class Explorer extends MapPage {
     const { asked, text } = this.get("placed");
     this.place.hidden = !this.comparable() || (!text && Boolean(this.model.saved));
     this.asker.hidden = Boolean(asked || text);
-    setText(this.placed, text ? `${text}\n${this.about.advice}` : asked ? "asking the normal photos…" : "does what is normal depend on place, and do parts lie alike?");
+    setText(this.placed, text ? `${text}\n${this.about.advice}` : asked ? this.get("waiting") || "all other work comes first" : "does what is normal depend on place, and do parts lie alike?");
   }
 
   /** The drawn roi and what it is for. */
@@ -725,7 +763,8 @@ class Explorer extends MapPage {
       (this.get("alone") && !this.aloneNow());
     this.awaitAnswer(awaited || this.asking);
     const levelled = this.comparable() && [this.get("judged"), this.get("score")].includes("excess");
-    if (levelled && !(this.taken && !this.taken.stale) && !this.disconnected) this.root.classList.add("busy");
+    const awaiting = (levelled && !(this.taken && !this.taken.stale)) || (this.get("ratio") && !this.ratios);
+    if (awaiting && !this.disconnected) this.root.classList.add("busy");
   }
 
   /** Whether the image threshold is one for the current image score. */
@@ -754,7 +793,7 @@ class Explorer extends MapPage {
       .filter(({ label, wrong }) => wanted === "all" || wanted === `label ${label}` || wanted === wrong)
       .map(({ index, name, label, score, fresh, above }) => ({
         key: index, name: `photo ${name}${score === null ? "" : `, score ${score.toFixed(2)}`}${above ? ", anomalous" : ""}`, top: name.split("/").at(-1), kind: label ?? "",
-        bottom: score === null ? (fresh ? "unreadable" : "…") : `${above ? "▲ " : ""}${brief(score)}`, score, state: fresh ? "" : "stale",
+        bottom: score === null ? (fresh ? "unreadable" : "not yet") : `${above ? "▲ " : ""}${brief(score)}`, score, state: fresh ? "" : "stale",
       }));
     return this.order.select.value === "score" ? shown.sort((a, b) => (b.score ?? -Infinity) - (a.score ?? -Infinity)) : shown;
   }
@@ -811,7 +850,7 @@ class Explorer extends MapPage {
     match.image = this.matches.neighbours[match.neighbour][0];
     match.place = middleOf(there, size, grid);
     const at = place[0] * size[1] + place[1];
-    return { place, cell, match, map: this.raw[at], excess: this.values === this.raw ? null : this.values[at] };
+    return { place, cell, match, ratio: this.ratios?.[cell] ?? null, map: this.raw[at], excess: this.values === this.raw ? null : this.values[at] };
   }
 
   /** The match of a layer alone at a pixel. */

@@ -42,7 +42,7 @@ export class NearPlaces {
     this.pane.stage.classList.remove("measured");
     this.pane.put(this.runner, null);
     if (!wanted) return;
-    setText(this.told, "…");
+    setText(this.told, `measuring ${grid.h * grid.w} places of normal ${image}`);
     this.do.ask(place, image);
   }
 
@@ -56,6 +56,6 @@ export class NearPlaces {
     const place = (cell) => middleOf(cell, [this.pane.H, this.pane.W], [h, w]);
     this.pane.put(this.runner, second === null ? null : place(second));
     const told = `nearest ${brief(distances[best])} at (${place(best).join(", ")})`;
-    setText(this.told, second === null ? told : `${told}; next ✕ ${brief(distances[second])} at (${place(second).join(", ")}): ratio ${(distances[best] / (distances[second] || 1)).toFixed(2)}`);
+    setText(this.told, second === null ? told : `${told}; next ✕ ${brief(distances[second])} at (${place(second).join(", ")}): ratio ${(distances[second] > 0 ? distances[best] / distances[second] : 1).toFixed(2)}`);
   }
 }

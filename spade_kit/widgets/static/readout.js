@@ -31,6 +31,7 @@ export class Readout {
       ["map value", (s) => s.map.toFixed(3)],
       ...(seen[0][1].excess === null ? [] : [["excess", (s) => s.excess.toFixed(3)]]),
       ["distance", (s) => s.match.distance.toFixed(3)],
+      ...(seen[0][1].ratio === null ? [] : [["ratio", (s) => s.ratio.toFixed(2)]]),
       ...layers.map((name, l) => [name, (s) => `${s.match.parts[l].toFixed(3)} · ${percent(s.match.parts[l], s.match.distance)} %${tellAngle(s.match.angles[l])}`]),
       ...(own ? layers.map((name, l) => [`${name} alone`, (s) => own(s, l)]) : []),
     ];
