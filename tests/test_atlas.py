@@ -1,14 +1,17 @@
 """The map of all images without a browser: places, neighbours, scores, selection and errors."""
 
 from dataclasses import replace
+from io import BytesIO
 
 import matplotlib.colors
 import numpy as np
 import pytest
 import traitlets
+from PIL import Image
 from sklearn.manifold import TSNE, trustworthiness
 
-from spade_kit import SPADE, explore, map_images
+from spade_kit import SPADE, explore, load_backbone, map_images
+from spade_kit.widgets import atlas as atlas_module
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +126,35 @@ def test_scores_are_computed_when_they_are_asked_for(atlas, judged):
     atlas.finish()
     assert said == ["0 of 24 photos scored…", "20 of 24 photos scored…", ""]
     np.testing.assert_allclose(values_of(atlas, "score"), [result.image_score for result in judged], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("most", "area", "side"), [(1000, 1_000_000, 72), (5, 5 * 20**2, 20)])
+def test_pictures_and_neighbours_are_kept_for_pages_without_a_kernel(atlas, judged, monkeypatch, most, area, side):
+    monkeypatch.setattr(atlas_module, "_SAVED", most)
+    monkeypatch.setattr(atlas_module, "_SHEET", area)
+    atlas.finish()
+    kept = atlas.pictures
+    assert kept["points"] == {1000: list(range(24)), 5: [0, 5, 11, 17, 23]}[most]
+    assert kept["near"] == [judged[at].neighbours.index.tolist() for at in kept["points"]]
+    assert kept["side"] == side
+    sheet = np.asarray(Image.open(BytesIO(kept["jpeg"])), int)
+    photos = [np.asarray(Image.fromarray(result.image).resize((side, side)), int) for result in judged]
+    for number, at in enumerate(kept["points"]):
+        row, col = (side * place for place in divmod(number, kept["columns"]))
+        off = [np.abs(sheet[row : row + side, col : col + side] - photo).mean() for photo in photos]
+        assert np.argmin(off) == at
+    assert sheet.size <= 3 * area * 1.3
+
+
+def test_images_that_are_not_square_keep_their_shape_in_kept_pictures(demo):
+    backbone = load_backbone(resize=64, crop=None)
+    wide = [np.asarray(Image.open(sample.path).convert("RGB"))[:150] for sample in demo.train[:3]]
+    atlas = map_images(SPADE(backbone, k=2).fit(wide))
+    atlas.finish()
+    side, sheet = atlas.pictures["side"], np.asarray(Image.open(BytesIO(atlas.pictures["jpeg"])), int)
+    height, width = atlas.spade.normal_image(0).shape[:2]
+    empty = (np.abs(sheet[:side, :side] - 128).max((1, 2)) < 12).sum()
+    assert empty == pytest.approx(side * (1 - height / width), abs=3)
 
 
 # ---- selection and views ---------------------------------------------------------------------------------------------

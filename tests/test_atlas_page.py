@@ -136,6 +136,7 @@ def test_a_point_shows_its_picture_and_lines_to_its_neighbours(browser, saved, s
         told = f"test {scored.images.name(at)}, score {np.frombuffer(scored.values['score'], np.float32)[at]:.2f}, "
         told += f"its neighbours: normal {', '.join(map(str, near))}"
         assert shown.root.locator(".sk-live").inner_text() == told
+        shown.root.locator(".sk-thumb").wait_for()
         assert shown.root.locator(".sk-thumb").evaluate("image => image.naturalWidth") == 72
         for normal in range(12):
             way = places[at] + (places[12 + normal] - places[at]) * 0.97
@@ -183,6 +184,20 @@ def test_a_page_offers_only_what_is_known(browser, spade, demo, tmp_path):
             name: shown.root.get_by_label(name).locator("option").all_inner_texts() for name in ("projection", "colour")
         }
         assert offered == {"projection": ["PCA"], "colour": ["kind", "neighbour count"]}
+
+
+def test_a_page_says_which_pictures_it_lacks(browser, spade, tmp_path, monkeypatch):
+    monkeypatch.setattr("spade_kit.widgets.atlas._SAVED", 5)
+    few = map_images(spade)
+    few.save_html(tmp_path / "map.html")
+    with open_offline(browser, tmp_path / "map.html") as page:
+        shown = Shown(page)
+        shown.root.get_by_text("Without Python, 5 of 12 photos have pictures and neighbours here.").wait_for()
+        places = screen_places(shown, few)
+        for at, kept in ((0, True), (1, False)):
+            page.mouse.move(*places[at])
+            shown.root.locator(".sk-live", has_text="its neighbours: normal" if kept else "need Python").wait_for()
+            assert shown.root.locator(".sk-thumb").is_visible() == kept
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -15,7 +15,10 @@ explorer.index, explorer.probe = 2, (60, 70)
     "explorer",
     "closer = explorer.copy()\ncloser.k, closer.probe = 2, (100, 61)\ncloser",
 )
-MORE = {"explorer": ("k", 2), "comparison": ("scale", "own"), "chooser": ("of", "image")}
+MORE = {
+    **{"explorer": ("k", 2), "comparison": ("scale", "own"), "chooser": ("of", "image")},
+    "atlas": ("projection", "pca"),
+}
 
 
 @pytest.fixture
@@ -38,8 +41,11 @@ def widgets(spade, demo, tmp_path):
     review = spade_kit.review_suspects(spade)
     review.drop()
     review.keep()
-    made = dict(zip(("explorer", "comparison", "chooser", "painting"), (explorer, comparison, chooser, painting)))
-    return made | {"review": review}
+    atlas = spade_kit.map_images(spade, iter(photos))
+    atlas.projection, atlas.colour, atlas.selection, atlas.selected_normals = "tsne", "score", (0, 2), (5,)
+    atlas.finish()
+    made = {"explorer": explorer, "comparison": comparison, "chooser": chooser, "painting": painting}
+    return made | {"review": review, "atlas": atlas}
 
 
 def state_of(widget) -> dict:
@@ -49,6 +55,8 @@ def state_of(widget) -> dict:
 
 
 def map_of(widget) -> np.ndarray:
+    if hasattr(widget, "places"):
+        return np.frombuffer(widget.places[widget.projection] + widget.values["score"], np.float32)
     return np.stack([*widget.maps.values()]) if hasattr(widget, "maps") else widget.result.anomaly_map
 
 

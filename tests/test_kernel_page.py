@@ -11,12 +11,12 @@ parts, spade = spade_kit.load_dataset("demo"), spade_kit.SPADE.load("fitted")
 photos = parts.test[:6]
 explorer, comparison = spade_kit.explore(spade, photos), spade_kit.compare_layers(spade, photos)
 chooser, painting = spade_kit.choose_threshold(spade, photos), spade_kit.paint_defect(spade, photos, folder="kept")
-review = spade_kit.review_suspects(spade)
-for widget in (explorer, comparison, chooser, painting, review):
+review, atlas = spade_kit.review_suspects(spade), spade_kit.map_images(spade, photos)
+for widget in (explorer, comparison, chooser, painting, review, atlas):
     widget.finish()
 """
-NAMES = ("explorer", "comparison", "chooser", "painting", "review")
-TALL = {"width": 1280, "height": 4400}  # all cells are in view: Lab takes others off the page
+NAMES = ("explorer", "comparison", "chooser", "painting", "review", "atlas")
+TALL = {"width": 1280, "height": 5600}  # all cells are in view: Lab takes others off the page
 MESSAGE = "No kernel connected: run this cell to recompute."
 
 
@@ -84,6 +84,17 @@ def test_the_photos_nearest_to_the_threshold_are_kept_in_the_notebook(reopened):
     near = Shown(reopened.page, NAMES.index("chooser")).root.locator(".sk-beside canvas")
     seen = near.evaluate_all("all => all.map(one => [getComputedStyle(one).visibility, one.dataset.at])")
     assert sum(visible == "visible" and at is not None for visible, at in seen) >= 5
+
+
+def test_points_of_a_map_have_pictures_and_neighbours_in_the_notebook(reopened):
+    root = Shown(reopened.page, NAMES.index("atlas")).root
+    root.locator(".sk-atlas").focus()
+    reopened.page.keyboard.press("ArrowRight")
+    root.locator(".sk-live", has_text="its neighbours: normal ").wait_for(timeout=2000)
+    picture = root.locator(".sk-thumb")
+    picture.wait_for(timeout=2000)
+    assert picture.evaluate("image => image.naturalWidth") == 72
+    reopened.page.keyboard.press("Escape")
 
 
 @pytest.mark.parametrize("name", ["explorer", "comparison"])

@@ -9,12 +9,15 @@ import copy
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
+from io import BytesIO
 from itertools import cycle
+from math import ceil
 from typing import Any
 
 import numpy as np
 import traitlets
 from matplotlib.figure import Figure
+from PIL import Image, ImageOps
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
@@ -25,6 +28,7 @@ from spade_kit.datasets.tables import UNKNOWN
 from spade_kit.figures.style import BLUE, COLOURS, GREEN, GREY, RING, make_panels, small_print
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.base import MISTAKES, Checked, Live
+from spade_kit.widgets._shared.encoding import jpeg
 from spade_kit.widgets._shared.images import ImageList
 from spade_kit.widgets._shared.scheduler import Steps
 
@@ -35,8 +39,10 @@ _NAMED = 5
 _DEFECTS = (RING, "#E69F00", "#CC79A7", "#56B4E9", "#F0E442")  # of the Okabe-Ito colours, in turn
 _LEAST = 3  # images: two are always on a line
 _PARTS, _ITERATIONS, _EXAGGERATION, _PERPLEXITY = 4, 250, 12, 30  # of t-SNE
+_EMPTY = "#808080"  # visible in both themes
 _BATCH = 20  # images between two messages to the page
-_SAVED = 1000  # images whose pictures and neighbours a saved page holds
+_SAVED = 1000  # images whose pictures and neighbours a notebook or a saved page holds
+_TILE, _SHEET = 72, 1_000_000  # px: side of a saved picture if there are few, and area of all of them
 
 
 def map_images(spade: SPADE, dataset: Dataset | Iterable[Photo] | None = None) -> Atlas:
@@ -54,7 +60,8 @@ def map_images(spade: SPADE, dataset: Dataset | Iterable[Photo] | None = None) -
     Returns
     -------
     Atlas
-        ``atlas.selection`` is what the lasso holds; an explorer linked to it shows only these images.
+        ``atlas.selection`` is what the lasso holds; an explorer linked to it shows only these images. Without Python,
+        in a saved notebook or page, pictures and neighbours of up to 1,000 images are there, spread evenly.
 
     Raises
     ------
@@ -90,7 +97,7 @@ class Atlas(Live, page="atlas.js"):
     """
 
     MOVABLE = ("selection", "selected_normals", "projection", "colour")
-    TOLD = ("photos", "places", "values", "told")
+    TOLD = ("photos", "places", "values", "told", "pictures")
     MESSAGES = Live.MESSAGES | {"points": "points"}
     ASKED = (*Live.ASKED, "points")
 
@@ -102,6 +109,7 @@ class Atlas(Live, page="atlas.js"):
     places = traitlets.Dict().tag(sync=True)
     values = traitlets.Dict().tag(sync=True)
     told = traitlets.Dict().tag(sync=True)
+    pictures = traitlets.Dict().tag(sync=True)  # what the page shows without a kernel
     waiting = traitlets.Unicode().tag(sync=True)
 
     def __init__(self, spade: SPADE, dataset: Dataset | Iterable[Photo] | None) -> None:
@@ -204,11 +212,11 @@ class Atlas(Live, page="atlas.js"):
     # ---- places on the map -------------------------------------------------------------------------------------------
 
     def _fit_axes(self) -> None:
-        """The principal components of all known vectors, computed exactly."""
+        """The principal components of all known vectors, exact; only two are computed, which is quick."""
         known = self._vectors[self._known]
-        solver = "covariance_eigh" if len(known) > known.shape[1] else "full"
-        with np.errstate(invalid="ignore"):  # identical images have no variance
-            self._axes = PCA(2, svd_solver=solver).fit(known)
+        solver = "arpack" if np.ptp(known, axis=0).any() else "full"  # identical images have no variance
+        with np.errstate(invalid="ignore"):
+            self._axes = PCA(2, svd_solver=solver, random_state=0).fit(known)
 
     @property
     def _places(self) -> dict[str, np.ndarray]:
@@ -255,6 +263,8 @@ class Atlas(Live, page="atlas.js"):
         self._tell("")
         if unread and self._lost:
             warn(self.told["lost"])
+        if not self.pictures:
+            yield from self._keep_pictures()
 
     def _work(self, what: str, points: list[int], act: Callable[[int], None]) -> Steps:
         for done, at in enumerate(points):
@@ -289,18 +299,26 @@ class Atlas(Live, page="atlas.js"):
         images, index = self._find(at)
         return images.thumbs([index])[index]
 
+    def _keep_pictures(self) -> Steps:
+        """Keep the neighbours of some images, and their pictures as the tiles of a single one."""
+        points = self._known[spread_evenly(len(self._known), _SAVED)].tolist()
+        side = min(_TILE, int((_SHEET / len(points)) ** 0.5))
+        columns = ceil(len(points) ** 0.5)
+        sheet, near = Image.new("RGB", (columns * side, -(-len(points) // columns) * side), _EMPTY), []
+        for at, point in enumerate(points):
+            near.append((yield partial(self._find_near, point)))
+            if thumb := (yield partial(self._thumb, point)):
+                tile = ImageOps.pad(Image.open(BytesIO(thumb)), (side, side), color=_EMPTY)
+                sheet.paste(tile, (at % columns * side, at // columns * side))
+        told = {"points": points, "near": near, "side": side, "columns": columns}
+        self.pictures = told | {"jpeg": jpeg(np.asarray(sheet))}
+
     def _on_points(self, points: list[int]) -> None:
         near, thumbs = list(map(self._find_near, points)), list(map(self._thumb, points))
         self.send({"kind": "points", "points": points, "near": near}, thumbs)
 
     def _title_and_stem(self) -> tuple[str, str]:
         return "Map of photos", "map"
-
-    def _saved(self) -> dict[str, Any]:
-        known = self._known.tolist()
-        points = [known[place] for place in spread_evenly(len(known), _SAVED)]
-        near, thumbs = ({at: find(at) for at in points} for find in (self._find_near, self._thumb))
-        return super()._saved() | {"near": near, "thumbs": thumbs}
 
 
 def _find_perplexity(count: int) -> float:

@@ -1,6 +1,6 @@
 // All photos on one map: points to hover, to walk with arrow keys, and to select with a lasso.
 
-import { brief, bytes, el, numbers, setText, svg } from "./dom.js";
+import { brief, bytes, el, numbers, picture, setText, svg } from "./dom.js";
 import { Choice, button } from "./controls.js";
 import { Page } from "./page.js";
 import { Strip } from "./strip.js";
@@ -21,7 +21,6 @@ class Atlas extends Page {
     [this.near, this.asked] = [new Map(), new Set()];
     this.point = this.path = null; // under the pointer or the keys; the lasso
     this.build();
-    for (const [at, near] of Object.entries(this.get("near") ?? {})) this.near.set(+at, near);
     this.listen();
   }
 
@@ -81,6 +80,7 @@ class Atlas extends Page {
 
   setConnected(yes) {
     super.setConnected(yes);
+    this.asked.clear();
     this.paint();
   }
 
@@ -145,6 +145,7 @@ class Atlas extends Page {
     if (score === score && at !== null) told.push(`score ${score.toFixed(2)}`);
     if (count >= 0) told.push(`neighbour of ${count} test photo${count === 1 ? "" : "s"}`);
     const near = this.near.get(at) ?? [];
+    if (at !== null && this.disconnected && !this.near.has(at)) told.push("its picture and neighbours need Python");
     if (near.length) told.push(`its neighbours: normal ${near.slice(0, 8).join(", ")}${near.length > 8 ? ` and ${near.length - 8} more` : ""}`);
     setText(this.words, told.join(", "));
     const [[x, y], url] = [this.places[at] ?? [0, 0], this.strip.cards.get(at)?.url];
@@ -157,9 +158,23 @@ class Atlas extends Page {
   /** Ask for the neighbours and thumbnails of some points. */
   ask(points) {
     const missing = points.filter((at) => !this.asked.has(at));
-    if (!missing.length || this.disconnected) return;
     for (const at of missing) this.asked.add(at);
-    this.send({ kind: "points", points: missing });
+    if (missing.length && this.disconnected) this.cut(missing);
+    else if (missing.length) this.send({ kind: "points", points: missing });
+  }
+
+  /** Without Python, take them from those that were saved: their pictures are the tiles of one. */
+  async cut(points) {
+    const { points: saved = [], near, side, columns, jpeg } = this.get("pictures");
+    const found = points.map((at) => [at, saved.indexOf(at)]).filter(([, i]) => i >= 0);
+    for (const [at, i] of found) this.near.set(at, near[i]);
+    if (!found.length) return;
+    const [sheet, tile] = [await (this.sheet ??= picture(jpeg)), new OffscreenCanvas(side, side)];
+    for (const [at, i] of found) {
+      tile.getContext("2d").drawImage(sheet, -side * (i % columns), -side * Math.floor(i / columns));
+      this.strip.picture(at, new Uint8Array(await (await tile.convertToBlob({ type: "image/jpeg" })).arrayBuffer()));
+    }
+    this.go(this.point);
   }
 
   // ---- painting -----------------------------------------------------------------------------------------------------
@@ -183,7 +198,9 @@ class Atlas extends Page {
     this.colour.show(colour);
     this.lay(numbers(places[this.shown], Float32Array));
     setText(this.axes, this.get("told").axes[this.shown]);
-    setText(this.lost, this.get("told").lost);
+    const kept = this.get("pictures").points?.length ?? 0, all = this.get("photos").length;
+    const few = this.disconnected && kept < all ? `Without Python, ${kept} of ${all} photos have pictures and neighbours here.` : "";
+    setText(this.lost, [this.get("told").lost, few].filter(Boolean).join(" "));
     setText(this.progress, this.disconnected ? "" : this.get("waiting"));
     this.awaitAnswer(false);
     this.root.classList.toggle("busy", Boolean(this.progress.textContent));
