@@ -22,6 +22,37 @@ from browsing import ARGUMENTS, READY, Notebook, Shown, find_browser, start_lab,
 REPEATS = 15
 FIT = "import spade_kit\nparts = spade_kit.load_dataset('demo')\nspade = spade_kit.SPADE().fit(parts.train)"
 SHOW = "ex = spade_kit.explore(spade, parts)\nex"
+FIT_MANY = """
+import numpy as np
+import spade_kit
+from PIL import Image
+photos = [Image.open(sample.path).convert("RGB").resize((80, 80)) for sample in spade_kit.load_dataset("demo").train]
+corners = np.random.default_rng(0).integers(0, 16, (5000, 2))
+crops = [np.asarray(photos[at % 60])[row : row + 64, col : col + 64] for at, (row, col) in enumerate(corners)]
+spade = spade_kit.SPADE(spade_kit.load_backbone(resize=64, crop=64), k=5).fit(crops)
+"""
+SHOW_MANY = "atlas = spade_kit.map_images(spade)\natlas"
+# the time of each frame while a lasso is drawn, with four pointer events in each
+DRAG = """async () => {
+    const stage = document.querySelector('.sk-atlas'), box = stage.getBoundingClientRect(), times = [];
+    stage.setPointerCapture = () => {};
+    const send = (kind, turn) => {
+        const [right, down] = [Math.cos, Math.sin].map(of => 0.5 + 0.3 * of(2 * Math.PI * turn));
+        const where = { clientX: box.left + right * box.width, clientY: box.top + down * box.height, pointerId: 1 };
+        stage.dispatchEvent(new PointerEvent(kind, where));
+    };
+    const frame = () => new Promise(done => requestAnimationFrame(() => setTimeout(() => done(performance.now()))));
+    send('pointerdown', 0);
+    let before = await frame();
+    for (let i = 0; i < 90; i++) {
+        for (let part = 0; part < 4; part++) send('pointermove', (i + part / 4) / 90);
+        const now = await frame();
+        times.push(now - before);
+        before = now;
+    }
+    send('pointerup', 0);
+    return times;
+}"""
 # the visible state is compared frame by frame, after each frame was painted
 MEASURE = """async ([act, what, phase]) => {
     const root = document.querySelector('.spade-kit');
@@ -94,11 +125,11 @@ class Bench:
         print(f"{name:40} {statistics.median(times):8.1f} ({low:.1f} to {high:.1f}), target {aim:g}", flush=True)
 
 
-def measure_first_display(browser, lab) -> list[float]:
+def measure_first_display(browser, lab, fit: str, show: str) -> list[float]:
     times = []
     for number in range(3):
         name = f"first{number}.ipynb"
-        write_notebook(lab.folder / name, FIT + "\nspade.predict(parts.test[1])", SHOW)
+        write_notebook(lab.folder / name, fit, show)
         page = browser.new_page(viewport={"width": 1280, "height": 1200})
         page.goto(lab.url(f"doc/tree/{name}"))
         page.wait_for_selector(".jp-Notebook")
@@ -138,7 +169,7 @@ def run(results: Path) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_browser(), args=ARGUMENTS)
         version = browser.version
-        first = measure_first_display(browser, lab)
+        first = measure_first_display(browser, lab, FIT + "\nspade.predict(parts.test[1])", SHOW)
         notebook = Notebook(browser, lab, "bench.ipynb", FIT, SHOW, viewport={"width": 1280, "height": 1200})
         notebook.execute("ex.finish()")
         bench = Bench(notebook)
@@ -210,6 +241,14 @@ def measure_others(browser, lab, bench: Bench) -> None:
             "threshold line", 50, "line", [f"slide('threshold', {value:.3f})" for value in spread(55, 100)],
         ),
     }  # fmt: skip
+    bench.rows.append(
+        ("first display, map of 5,000 images", 1000, measure_first_display(browser, lab, FIT_MANY, SHOW_MANY))
+    )
+    with Notebook(
+        browser, lab, "many.ipynb", FIT_MANY, SHOW_MANY, viewport={"width": 1280, "height": 1200}
+    ) as notebook:
+        Shown(notebook.page).settle()
+        bench.rows.append(("a frame while a lasso is drawn around 5,000", 33, notebook.page.evaluate(DRAG)))
     for number, (call, measured) in enumerate(acts.items()):
         show = f"widget = spade_kit.{call}\nwidget"
         notebook = Notebook(browser, lab, f"other{number}.ipynb", FIT, show, viewport={"width": 1280, "height": 1200})

@@ -97,6 +97,10 @@ def test_points_are_drawn_at_their_places_in_their_colours(browser, saved, score
         scale = matplotlib.colormaps["cividis"]((scores - scores.min()) / np.ptp(scores))
         for at in alone:
             np.testing.assert_allclose(colour_at(shown, 0, places[at]), scale[at], atol=0.02)
+            colour, marker = scored.about["kinds"][scored.photos[at][1]]
+            if marker in "os":  # the kind stays visible at the edge
+                edge, kind = colour_at(shown, 0, places[at] + [5, 0]), np.array(matplotlib.colors.to_rgba(colour))
+                assert np.abs(edge - kind)[:3].max() < np.abs(0.5 - kind[:3]).max() / 2
 
 
 @pytest.mark.parametrize("projection", ["pca", "tsne"])
@@ -112,6 +116,8 @@ def test_the_lasso_selects_what_is_inside_its_path(browser, saved, scored, proje
         inside = np.flatnonzero(Path(np.vstack([corners, corners[:1]])).contains_points(places))
         assert 2 < len(inside) < 20
         assert cards_of(shown) == inside.tolist()
+        tops = shown.root.locator(".sk-card .top").all_inner_texts()
+        assert tops[len(inside) - 1] == str(inside[-1] - 12)  # its kind, normal, stands below
         tests = (inside < 12).sum()
         told = f"{tests} test and {len(inside) - tests} normal photos selected"
         shown.root.get_by_text(told, exact=True).wait_for()

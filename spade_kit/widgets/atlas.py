@@ -12,7 +12,6 @@ from functools import partial
 from io import BytesIO
 from itertools import cycle
 from math import ceil
-from typing import Any
 
 import numpy as np
 import traitlets
@@ -154,7 +153,7 @@ class Atlas(Live, page="atlas.js"):
             x, y = places[kinds == kind].T
             look = {"c": colour, "marker": marker, "label": f"{kind} ({len(x)})"}
             if values is not None:
-                look |= {"c": values[kinds == kind], "cmap": COLOURS, "plotnonfinite": True}
+                look |= {"c": values[kinds == kind], "cmap": COLOURS, "plotnonfinite": True, "edgecolors": colour}
                 look |= {"vmin": np.nanmin(values), "vmax": np.nanmax(values)}
             panel.scatter(x, y, 24, **look)
         if values is not None:

@@ -152,8 +152,9 @@ class Comparison(Live, page="comparison.js"):
     def draw(self) -> Figure:
         """The current view as a Matplotlib figure; as on the page, a difference is in place of its first view."""
         levels = [max(self._levels)] * len(self._levels) if self.scale == "one" else self._levels
-        titles = [name if score is None else f"{name}: AUPRO {score:.3f}" for name, score in zip(self.maps, self._scores)]
-        multiples = [anomaly_map / level for anomaly_map, level in zip(self.maps.values(), levels)]
+        maps, scores = self.maps, self._scores
+        titles = [name if score is None else f"{name}: AUPRO {score:.3f}" for name, score in zip(maps, scores)]
+        multiples = [anomaly_map / level for anomaly_map, level in zip(maps.values(), levels)]
         drawn, signed = [values / SCALE for values in multiples], []
         scale = f"colour scale of each view: 0 to {SCALE:g} x its 99th percentile of normal pixels"
         if self.scale == "one":

@@ -11,8 +11,10 @@ const SHAPES = { o: "M5 0A5 5 0 1 1-5 0A5 5 0 1 1 5 0Z", s: "M-5-5H5V5H-5Z", D: 
 const PATHS = Object.fromEntries(Object.entries(SHAPES).map(([marker, shape]) => [marker, new Path2D(shape)]));
 const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const [NEAR, EDGE, MOST] = [14, 16, 200]; // px around the pointer and around all points; cards
+const EDGING = 1.5; // px, in the colour of the kind if the points have other colours
 const [GREY, RING] = ["#808080", "#d55e00"]; // visible in both themes
 const rangeOf = (values) => values.reduce(([low, high], value) => [value < low ? value : low, value > high ? value : high], [Infinity, -Infinity]); // without NaN
+const group = (count) => count.toLocaleString("en");
 
 class Atlas extends Page {
   constructor(model, root) {
@@ -199,7 +201,7 @@ class Atlas extends Page {
     this.lay(numbers(places[this.shown], Float32Array));
     setText(this.axes, this.get("told").axes[this.shown]);
     const kept = this.get("pictures").points?.length ?? 0, all = this.get("photos").length;
-    const few = this.disconnected && kept < all ? `Without Python, ${kept} of ${all} photos have pictures and neighbours here.` : "";
+    const few = this.disconnected && kept < all ? `Without Python, ${group(kept)} of ${group(all)} photos have pictures and neighbours here.` : "";
     setText(this.lost, [this.get("told").lost, few].filter(Boolean).join(" "));
     setText(this.progress, this.disconnected ? "" : this.get("waiting"));
     this.awaitAnswer(false);
@@ -236,13 +238,13 @@ class Atlas extends Page {
   /** Test photos on top of normal ones; those that are not selected are faint. */
   paintPoints() {
     const [context, values, picked, photos] = [this.clear(this.base), this.values[this.get("colour")], new Set(this.selected), this.get("photos")];
-    context.strokeStyle = GREY;
     for (const [at, [x, y]] of [...this.places.entries()].reverse()) {
       if (Number.isNaN(x)) continue;
       const [colour, marker] = this.about.kinds[photos[at][1]];
-      context.fillStyle = values ? this.colourOf(values[at]) : colour;
+      [context.fillStyle, context.strokeStyle] = values ? [this.colourOf(values[at]), colour] : [colour, GREY];
       context.globalAlpha = !picked.size || picked.has(at) ? 1 : 0.3;
       context.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, devicePixelRatio * x, devicePixelRatio * y);
+      context.lineWidth = EDGING;
       context.fill(PATHS[marker]);
       context.stroke(PATHS[marker]);
     }
@@ -267,9 +269,12 @@ class Atlas extends Page {
 
   paintLegend() {
     const [colour, photos, [low, high]] = [this.get("colour"), this.get("photos"), this.ends];
-    const sign = (fill, marker) => svg("svg", { viewBox: "-8 -8 16 16", "aria-hidden": "true" }, svg("path", { d: SHAPES[marker], fill, stroke: GREY }));
+    const sign = (kind, marker) => {
+      const [fill, stroke] = colour === "kind" ? [kind, GREY] : ["none", kind];
+      return svg("svg", { viewBox: "-8 -8 16 16", "aria-hidden": "true" }, svg("path", { d: SHAPES[marker], fill, stroke, "stroke-width": EDGING }));
+    };
     this.kinds.replaceChildren(...Object.entries(this.about.kinds).map(([kind, [fill, marker]]) =>
-      el("span", {}, sign(colour === "kind" ? fill : "none", marker), `${kind} (${photos.filter(([, other]) => other === kind).length})`)));
+      el("span", {}, sign(fill, marker), `${kind} (${group(photos.filter(([, other]) => other === kind).length)})`)));
     const steps = Array.from({ length: 9 }, (_, i) => this.colourOf(low + (i / 8) * (high - low)));
     this.scale.replaceChildren(...(low <= high ? [`${COLOURS[colour]}: ${brief(low)}`, el("span", { class: "bar", style: `background: linear-gradient(to right, ${steps})` }), brief(high)] : []));
   }
@@ -277,12 +282,12 @@ class Atlas extends Page {
   /** What is selected, as cards with names. */
   paintSelection() {
     const [points, photos, tests] = [this.selected, this.get("photos"), this.get("selection").length];
-    setText(this.chosen, points.length ? `${tests} test and ${points.length - tests} normal photos selected${points.length > MOST ? `; the first ${MOST}:` : ""}` : "Draw around points, or click on one, to select photos; hold Shift to add more.");
+    setText(this.chosen, points.length ? `${group(tests)} test and ${group(points.length - tests)} normal photos selected${points.length > MOST ? `; the first ${MOST}:` : ""}` : "Draw around points, or click on one, to select photos; hold Shift to add more.");
     this.all.disabled = !points.length;
     this.rescueKeys(this.stage);
     this.strip.show(points.slice(0, MOST).map((at) => {
       const [score, [name, kind]] = [this.values.score[at], photos[at]];
-      return { key: at, top: name.split("/").at(-1), kind, bottom: Number.isNaN(score) ? "" : brief(score), name };
+      return { key: at, top: name.split(/[/ ]/).at(-1), kind, bottom: Number.isNaN(score) ? "" : brief(score), name };
     }), this.point);
     this.ask(points.slice(0, MOST));
   }
