@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
 from typing import Any
@@ -40,6 +40,7 @@ _BATCH = 12  # images per message to the page
 _THUMB = 144  # px
 _SAVED = 24  # images nearest to the threshold stored in a saved page
 _NEAR = 4  # images shown on each side of the threshold
+_KINDS = ("normal", "good", "defect", "unknown")
 _SCORES = {"max": "maximum of the map", "top": "highest 1 % of the map", "excess": "excess"}
 
 
@@ -62,6 +63,17 @@ def choose_threshold(spade: SPADE, dataset: Dataset | Iterable[Photo] | None = N
     return Chooser(spade, dataset, of=of)
 
 
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """An image that was judged, or why it cannot be."""
+
+    score: Score
+    peak: float | None = None  # of its judged map
+    crop: Crop | None = None
+    thumb: bytes = b""
+    lost: str = ""
+
+
 class Chooser(Live, page="chooser.js"):
     """See `choose_threshold`.
 
@@ -80,7 +92,7 @@ class Chooser(Live, page="chooser.js"):
     """
 
     MOVABLE = ("of", "threshold", "rule", "confidence")
-    OWN = ("_judged", "_peaks", "_thumbs", "_crops", "_lost")
+    OWN = ("_judged",)
     TOLD = ("photos", "study", "told")
     MESSAGES = Live.MESSAGES | {"photos": "photos"}
 
@@ -101,11 +113,7 @@ class Chooser(Live, page="chooser.js"):
         self._normals = gallery.distinct if gallery.comparable else []
         if not self._normals and not self._tested:
             gallery.others(0)  # raises: there is nothing to judge
-        self._judged: dict[int, Score] = {}  # test images by index, normal images by -1 - index
-        self._peaks: dict[int, float] = {}  # the maxima of their judged maps
-        self._thumbs: dict[int, bytes] = {}  # of the images that could be judged
-        self._crops: dict[int, Crop] = {}  # likewise
-        self._lost: dict[int, str] = {}  # why the others could not be judged
+        self._judged: dict[int, _Judged] = {}  # test images by index, normal images by -1 - index
         self._collected: Recent[ThresholdStudy] = Recent(len(OF))  # by ``of`` and the number of judged images
         self._said: tuple = ()  # the state of the study last sent to the page
         super().__init__(of=of, rule=f"{_USUAL[choose('of', of, OF)]:g}")
@@ -121,8 +129,8 @@ class Chooser(Live, page="chooser.js"):
         }
         for index in self._to_judge()[:_BATCH]:
             self._take(self._judge(index))
-        if self._lost:
-            warn(self._name_lost())
+        if lost := self._name_lost():
+            warn(lost)
         self._open()
 
     # ---- for Python --------------------------------------------------------------------------------------------------
@@ -202,26 +210,23 @@ class Chooser(Live, page="chooser.js"):
         shares = {at: place / len(some) for some in (normals, self._tested) for place, at in enumerate(some)}
         return [at for at in sorted(shares, key=lambda at: (shares[at], at)) if at not in self._judged]
 
-    def _judge(self, at: int) -> tuple[Score, bytes]:
+    def _judge(self, at: int) -> _Judged:
         try:
             result = self.spade.predict_left_out(-1 - at) if at < 0 else self.images.judge(at, self.spade)
-            self._crops[at] = result.crop
         except MISTAKES as problem:
-            self._lost[at] = str(problem)
-            return Score(at), b""
-        return Score.of(at, result), jpeg(result.image, _THUMB)
+            return _Judged(Score(at), lost=str(problem))
+        score = Score.of(at, result)
+        peak = float(np.nanmax(score.make_map(self.spade.sigma)))
+        return _Judged(score, peak, result.crop, jpeg(result.image, _THUMB))
 
-    def _take(self, judged: tuple[Score, bytes]) -> None:
-        score, thumb = judged
+    def _take(self, judged: _Judged) -> None:
         with self._lock:  # not while results are being counted
-            self._judged[score.index], self._thumbs[score.index] = score, thumb
-            if score.score is not None:
-                self._peaks[score.index] = float(np.nanmax(score.make_map(self.spade.sigma)))
+            self._judged[judged.score.index] = judged
 
     def _known(self, normal: bool) -> list[Score]:
         """The scores of all judged images, normal or test."""
-        judged = list(self._judged.values())  # the background may add more
-        return [one for one in judged if one.score is not None and (one.index < 0) == normal]
+        scores = [one.score for one in list(self._judged.values())]  # the background may add more
+        return [one for one in scores if one.score is not None and (one.index < 0) == normal]
 
     @property
     def _judges(self) -> tuple[str, str]:
@@ -232,7 +237,7 @@ class Chooser(Live, page="chooser.js"):
 
     def _place(self, score: Score) -> float | None:
         """Where an image stands among the thresholds: its score or, for pixels, the maximum of its judged map."""
-        return score.score if self.of == "image" else self._peaks.get(score.index)
+        return score.score if self.of == "image" else self._judged[score.index].peak
 
     def _make_map(self, score: Score) -> np.ndarray:
         """The judged pixels as one row, without those outside a roi; for whole images, only the score."""
@@ -242,9 +247,7 @@ class Chooser(Live, page="chooser.js"):
 
     def _find_truth(self, score: Score) -> np.ndarray | None:
         """The mask at the same pixels."""
-        return (
-            None if score.mask is None else score.mask[slice(None) if score.roi is None else score.roi].reshape(1, -1)
-        )
+        return None if score.mask is None else score.mask[... if score.roi is None else score.roi].reshape(1, -1)
 
     @property
     def _study(self) -> ThresholdStudy:
@@ -260,21 +263,22 @@ class Chooser(Live, page="chooser.js"):
             self._send_study()
             self._set_threshold()
             judgement = self.judgement
-            above = {"normal": judgement.reached, "good": judgement.alarms, "defect": judgement.found}
-            told: dict[str, Any] = {"sentence": judgement.sentence, "remarks": list(judgement.remarks)}
-            told["above"] = above | {"unknown": judgement.unknown_above}
-            told |= {"images": list(filter(None, [self._name_lost(), self._describe_coverage()]))}
-            offered = {"confidences": self._confidences()}
-            self.told = {"threshold": self.threshold, "of": self.of, **told, **offered}
+            above = judgement.reached, judgement.alarms, judgement.found, judgement.unknown_above
+            self.told = {
+                **{"threshold": self.threshold, "of": self.of, "above": dict(zip(_KINDS, above))},
+                **{"sentence": judgement.sentence, "remarks": list(judgement.remarks)},
+                "images": list(filter(None, [self._name_lost(), self._describe_coverage()])),
+                "confidences": self._confidences(),
+            }
 
     def _name_lost(self) -> str:
         """A remark on images that could not be judged, if there are any."""
-        lost = list(self._lost.values())
+        lost = [one.lost for one in list(self._judged.values()) if one.lost]
         return f"Images that cannot be judged: {len(lost)}. First error: {lost[0]}" if lost else ""
 
     def _describe_coverage(self) -> str:
         """How much of each image was judged, and which were squashed."""
-        crops = dict(self._crops)  # the background may add more
+        crops = {at: one.crop for at, one in list(self._judged.items()) if one.crop}
         names = [self.spade.gallery.name(-1 - at) if at < 0 else self.images.name(at) for at in crops]
         judged, squash = zip(*((crop.judged, crop.squash) for crop in crops.values())) if crops else ((), ())
         return self.spade.gallery.cropping.describe_coverage(names, judged, squash)
@@ -284,25 +288,22 @@ class Chooser(Live, page="chooser.js"):
             return
         self._said = self.of, len(self._judged)
         study = self._study
-        if self.of == "image":  # one interval per count of images at or above the threshold
-            count = len(study.normal)
-            low, high = clopper_pearson(np.arange(count + 1), count)
-        else:
-            _, low, high = study.band()
-        kinds = {"normal": study.normal.sum(0), "good": study.good, "defect": study.defect, "unknown": study.unknown}
+        count = len(study.normal)  # for images, one interval per count of them at or above the threshold
+        low, high = clopper_pearson(np.arange(count + 1), count) if self.of == "image" else study.band()[1:]
+        counts = study.normal.sum(0), study.good, study.defect, study.unknown
         self.study = {
             "of": self.of,
             "start": float(study.edges[0]),
             "end": float(study.edges[-1]),
-            "counts": {kind: counts.tolist() for kind, counts in kinds.items()},
+            "counts": {kind: some.tolist() for kind, some in zip(_KINDS, counts)},
             "band": {"low": low.round(6).tolist(), "high": high.round(6).tolist()},
             "rules": self._rules(),
             "waiting": len(self._to_judge()),
         }
         listed = self.images.listed
         self.photos = [
-            [at, *([f"normal {-1 - at}", None] if at < 0 else listed[at]), self._place(score)]
-            for at, score in sorted(self._judged.items())
+            [at, *([f"normal {-1 - at}", None] if at < 0 else listed[at]), self._place(judged.score)]
+            for at, judged in sorted(self._judged.items())
         ]
 
     def _rules(self) -> list[list[str]]:
@@ -313,8 +314,9 @@ class Chooser(Live, page="chooser.js"):
             for rate in _RATES[self.of]
             if ceil(1 / rate) - 1 <= count * (1 if self.of == "image" else _MANY)
         ]
-        known = self._study.defect.sum() and self._study.good.sum()
-        return told + ([["f1", "best F1 (uses test labels)"]] if known else []) + [["hand", "manual"]]
+        if self._study.defect.sum() and self._study.good.sum():
+            told.append(["f1", "best F1 (uses test labels)"])
+        return [*told, ["hand", "manual"]]
 
     def _confidences(self) -> list[tuple[float | str, str]]:
         """The confidences on offer with the rule, and what they lack; empty for pixels and for rules without a rate."""
@@ -388,19 +390,17 @@ class Chooser(Live, page="chooser.js"):
     # ---- the page ----------------------------------------------------------------------------------------------------
 
     def _on_photos(self, photos: list[int]) -> None:
-        for score in [self._judged[at] for at in photos if at in self._judged]:
-            packed = self._pack_photo(score)
+        for at in filter(self._judged.__contains__, photos):
+            packed = self._pack_photo(at)
             names = [name for name, value in packed.items() if isinstance(value, bytes)]
             plain = {name: value for name, value in packed.items() if name not in names}
             self.send({"kind": "photo", "names": names, **plain}, [packed[name] for name in names])
 
-    def _pack_photo(self, score: Score) -> dict[str, Any]:
+    def _pack_photo(self, at: int) -> dict[str, Any]:
+        score = self._judged[at].score
         distance = np.empty((0, 0), np.float32) if score.distance is None else score.distance
         packed = {
-            "at": score.index,
-            "size": list(score.size),
-            "sigma": self.spade.sigma,
-            "jpeg": self._thumbs[score.index],
+            **{"at": at, "size": list(score.size), "sigma": self.spade.sigma, "jpeg": self._judged[at].thumb},
             **pack_distance(distance),
         }
         if score.level is not None:  # it is smooth: half its resolution outlines a small picture
@@ -418,11 +418,11 @@ class Chooser(Live, page="chooser.js"):
     def _pack_nearest(self, count: int) -> list[dict[str, Any]]:
         """The images nearest to the threshold: at least those that the page shows on each side."""
         known = [*self._known(normal=True), *self._known(normal=False)]
-        place = {one: (self._place(one) or 0) - self.threshold for one in known}
-        nearest = sorted(known, key=lambda one: abs(place[one]))
-        sides = ([one for one in nearest if (place[one] >= 0) == above] for above in (False, True))
-        nearest = list(dict.fromkeys([*(one for side in sides for one in side[:_NEAR]), *nearest]))[:count]
-        return [self._pack_photo(score) for score in nearest]
+        place = {one.index: (self._place(one) or 0) - self.threshold for one in known}
+        nearest = sorted(place, key=lambda at: abs(place[at]))
+        sides = ([at for at in nearest if (place[at] >= 0) == above] for above in (False, True))
+        nearest = list(dict.fromkeys([*(at for side in sides for at in side[:_NEAR]), *nearest]))
+        return list(map(self._pack_photo, nearest[:count]))
 
 
 def _check_rule(rule: str) -> str:
