@@ -155,7 +155,9 @@ def test_a_point_shows_its_picture_and_lines_to_its_neighbours(browser, saved, s
                 around = read_canvas(stage_of(shown).locator("canvas").nth(1))[row - 1 : row + 2, col - 1 : col + 2, 3]
                 assert around.any() == (normal in near), normal
         page.mouse.move(2, 2)
-        assert shown.root.locator(".sk-live").inner_text() == ""
+        said = shown.root.locator(".sk-live")
+        assert said.inner_text() == ""
+        assert "Point at a photo" in said.evaluate("node => getComputedStyle(node, '::before').content")
         assert not shown.root.locator(".sk-thumb").is_visible()
 
 

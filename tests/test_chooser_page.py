@@ -132,6 +132,13 @@ def cards_of(shown, side: str) -> list:
     return [card for card in cards if card.evaluate("card => getComputedStyle(card).visibility") == "visible"]
 
 
+def luminance(colour: np.ndarray) -> float:
+    """Relative luminance of sRGB, by the definition of WCAG 2."""
+    part = colour / 255
+    linear = np.where(part <= 0.04045, part / 12.92, ((part + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
 def wait_for_pictures(shown) -> None:
     shown.page.wait_for_function(
         """() => [...document.querySelectorAll('.sk-beside')].every(card =>
@@ -523,6 +530,23 @@ def test_there_are_no_serious_accessibility_violations(browser, saved, scores, s
                 shown.root.evaluate(MOVE, threshold)
             wait_for_pictures(shown)
             assert_accessible(page)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_bars_below_the_line_are_seen_on_their_ground(browser, saved, scheme):
+    with open_offline(browser, saved, color_scheme=scheme) as page:
+        Shown(page)
+        look = """kind => {
+            const [bars, root] = [`.bars.${kind} .below`, '.spade-kit'].map(
+                one => getComputedStyle(document.querySelector(one)));
+            const numbers = [bars.fill, root.backgroundColor].map(colour => colour.match(/[0-9]+/g).map(Number));
+            return [...numbers, Number(bars.opacity)];
+        }"""
+        for kind in ("normal", "good", "defect"):
+            ink, ground, opacity = page.evaluate(look, kind)
+            drawn = opacity * np.array(ink) + (1 - opacity) * np.array(ground)
+            light, dark = sorted((luminance(drawn), luminance(np.array(ground))), reverse=True)
+            assert (light + 0.05) / (dark + 0.05) > 2
 
 
 @pytest.mark.parametrize("width", [600, 900, 1600])

@@ -716,6 +716,8 @@ def test_nothing_is_cut_off_at_any_width(request, browser, saved_as, width):
     )
     assert beyond == []
     sides = [stage.bounding_box() for stage in shown.stages.all()]
+    for box, patch in zip(sides[1:], shown.root.locator("div.sk-found-here canvas").all()):
+        assert patch.bounding_box()["y"] >= box["y"] + box["height"] + 4  # below the outline of the best view
     assert min(box["width"] for box in sides) > 120  # large enough to be useful
     assert max(abs(box["width"] - box["height"]) for box in sides) < 1
     page.close()

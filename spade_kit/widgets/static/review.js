@@ -83,8 +83,9 @@ class Review extends MapPage {
     const at = this.values.findIndex((value, i) => value === highest && (!roi || roi[i]));
     this.highest = [Math.floor(at / W), at % W];
     setText(this.photo.title, `Normal ${photo.index}: ${this.about.names[photo.index]}`);
-    setText(this.map.title, `${this.mapName}, judged against the others`);
-    setText(this.map.remark, photo.score === null ? "" : `score ${photo.score.toFixed(2)}; outline: 99th percentile of normal pixels`);
+    setText(this.map.title, `${this.mapName} against the others`);
+    setText(this.map.remark, photo.score === null ? "" : `score ${photo.score.toFixed(2)}; outline: reference level`);
+    this.map.remark.title = "Reference level: the 99th percentile of normal pixels, each photo judged against the others";
     this.paintStrip();
     this.paintProbe();
     this.paintBusy();
