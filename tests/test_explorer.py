@@ -57,6 +57,20 @@ def test_the_readout_is_the_match_at_the_probe(explorer):
     assert said[["layer1", "layer2", "layer3"]].tolist() == [round(part, 3) for part in match.layers.values()]
 
 
+def test_the_readout_of_two_images_is_the_match_of_each(spade, demo):
+    explorer = explore(spade, demo.test[:2])
+    explorer.probe, explorer.beside = (100, 60), 1
+    distances = [round(spade.predict(sample).match(100, 60).distance, 3) for sample in demo.test[:2]]
+    assert explorer.readout()["distance"].to_dict() == dict(zip(("probe", "beside"), distances))
+    assert explorer.other["photo"]["index"] == explorer.other["matches"]["index"] == 1
+    explorer.kappa = 2
+    assert explorer.other["matches"]["options"]["kappa"] == 2
+    assert explorer.copy().other["photo"]["index"] == 1
+    explorer.beside = None
+    assert explorer.other == {}
+    assert len(explorer.readout()) == 1
+
+
 def test_changes_can_be_observed(explorer):
     seen = []
     explorer.observe(lambda change: seen.append((change["name"], change["new"])), ["k", "threshold"])
@@ -525,6 +539,7 @@ def test_the_pages_code_is_one_module_without_imports():
         ("threshold", float("nan"), "threshold must be a finite raw distance; got nan"),
         ("threshold_rule", "pixel", "as in 'pixel 0.01'; got 'pixel'"),
         ("threshold_rule", "photo 0.1", "A threshold rule must be one of"),
+        ("beside", 48, "beside must"),
         ("image_threshold_rule", "pixel 0.1", "A threshold rule must be one of 'hand', 'image'"),
         ("probe", (0, 224), r"0 <= row < 224 and 0 <= col < 224; got \(0, 224\)"),
         ("without", [12], "must refer to one of the training images, from 0 to 11; got 12"),

@@ -9,6 +9,7 @@ from axe_playwright_python.sync_playwright import Axe
 from browsing import READY, Jupyter, Notebook, Shown, assert_accessible, open_offline, wait_for, write_notebook
 
 import spade_kit
+from spade_kit.scores import make_map
 
 START = """
 import spade_kit
@@ -16,6 +17,21 @@ parts = spade_kit.load_dataset("demo")
 ex = spade_kit.explore(spade_kit.SPADE.load("fitted"), parts.test[:4])
 """
 SEEN = (2, 26)
+# what is wider than its box, or than the page
+CUT = """() => {
+    const root = document.querySelector('.spade-kit');
+    return [...root.querySelectorAll('button, label, select, figcaption, th, td')].filter(node => {
+        const [inner, outer] = [node.getBoundingClientRect(), root.getBoundingClientRect()];
+        const text = document.createElement('span');
+        text.textContent = node.tagName === 'SELECT' ? node.selectedOptions[0]?.textContent : '';
+        text.style.font = getComputedStyle(node).font;
+        root.append(text);
+        const cut = inner.right > outer.right + 1 || node.scrollWidth > node.clientWidth + 1
+            || (node.tagName === 'SELECT' && text.getBoundingClientRect().width > node.clientWidth - 18); // beside its arrow
+        text.remove();
+        return cut && inner.width && !node.closest('.sk-strip');
+    }).map(node => node.outerHTML.slice(0, 90));
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -192,20 +208,64 @@ def test_a_saved_page_stays_inside_a_drawn_roi(browser, spade, demo, tmp_path, s
         assert_accessible(page)
 
 
+@pytest.fixture(scope="module")
+def pair(spade, demo, tmp_path_factory):
+    """Two photos beside each other, with the ratio map of each."""
+    explorer = spade_kit.explore(spade, demo)
+    explorer.index, explorer.beside, explorer.ratio = 2, 26, True
+    path = tmp_path_factory.mktemp("pair") / "page.html"
+    explorer.save_html(path)
+    return path
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_saved_page_keeps_two_photos_and_their_ratio_maps(browser, pair, spade, demo, scheme):
+    second = spade.predict(demo.test[26])
+    with open_offline(browser, pair, color_scheme=scheme) as page:
+        shown = Shown(page)
+        shown.root.locator(":scope.beside").wait_for(timeout=5000)
+        shown.hover(shown.map, 100, 61)
+        match = second.match(100, 61)
+        assert shown.ring(shown.stages.nth(3)) == (100, 61)
+        assert shown.ring(shown.stages.nth(5)) == (match.row, match.col)
+        assert_accessible(page)
+        shown.choose("beside", "")
+        assert shown.root.locator(":scope.beside").count() == 0
+        shown.choose("photo", "26")
+        shown.root.locator(":scope[data-shown='26']").wait_for(timeout=5000)
+        between = make_map(second.ratio_map, (224, 224), 0)
+        assert grey_of_map(shown, between, 1) <= 4
+        shown.slide("K", 2)
+        shown.root.locator(".sk-remark", has_text="ratios are known for K = 5").wait_for(timeout=2000)
+        shown.choose("beside", "2")
+        shown.root.locator(":scope.beside").wait_for(timeout=5000)
+
+
+@pytest.mark.parametrize("width", [700, 1000, 1600])
+@pytest.mark.parametrize("two", [False, True])
+def test_a_saved_compact_page_fits_700_px(browser, spade, demo, tmp_path, width, two):
+    explorer = spade_kit.explore(spade, demo)
+    explorer.index, explorer.compact, explorer.beside = 2, True, 26 if two else None
+    explorer.probe = 100, 61
+    explorer.save_html(tmp_path / "page.html")
+    with open_offline(browser, tmp_path / "page.html", viewport={"width": width, "height": 900}) as page:
+        shown = Shown(page)
+        if two:
+            shown.root.locator(":scope.beside").wait_for(timeout=5000)
+        assert shown.root.locator("h1").is_visible()
+        assert shown.root.bounding_box()["height"] <= (700 if width > 900 or not two else 1000)
+        rows = {round(shown.stages.nth(at).bounding_box()["y"]) for at in range(6 if two else 3)}
+        assert len(rows) == (1 if width > 900 or not two else 2)
+        assert page.evaluate(CUT) == []
+
+
 @pytest.mark.parametrize("width", [760, 1600])
 def test_nothing_is_cut_off_at_any_width(browser, saved, width):
     page = browser.new_page(viewport={"width": width, "height": 900})
     page.goto(saved.as_uri())
-    shown = Shown(page)
+    Shown(page)
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-    beyond = shown.root.evaluate(
-        """root => [...root.querySelectorAll('button, label, figcaption, th, td')].filter(node => {
-            const [inner, outer] = [node.getBoundingClientRect(), root.getBoundingClientRect()];
-            const cut = inner.right > outer.right + 1 || node.scrollWidth > node.clientWidth + 1;
-            return cut && inner.width && !node.closest('.sk-strip');
-        }).map(node => node.outerHTML.slice(0, 90))"""
-    )
-    assert beyond == []
+    assert page.evaluate(CUT) == []
     page.close()
 
 

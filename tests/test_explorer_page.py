@@ -21,7 +21,7 @@ ex = spade_kit.explore(spade, parts)
 def reset(index=0):
     for name, value in ex.about["start"].items():
         setattr(ex, name, value)
-    ex.index, ex.pinned, ex.alone, ex.roi, ex.ratio = index, False, False, None, False
+    ex.index, ex.pinned, ex.alone, ex.roi, ex.ratio, ex.beside = index, False, False, None, False, None
     ex.finish()
 """
 CELLS = (START, "ex")
@@ -199,6 +199,62 @@ def test_the_ratio_map_shows_how_ambiguous_matches_are_and_says_how_far_it_is(no
     shown.press("map")
     shown.root.locator(".sk-title", has_text="Anomaly map ≥").wait_for(timeout=5000)
     assert ends.inner_text().startswith("0\n")
+
+
+def test_a_second_photo_is_shown_on_the_same_scale_and_pointed_at_in_the_same_place(notebook, shown, spade, demo):
+    first, second = (spade.predict(demo.test[index]) for index in (0, 26))
+    shown.choose("beside", "26")
+    shown.root.locator(":scope.beside").wait_for(timeout=5000)
+    shown.settle()
+    assert notebook.ask("ex.beside") == 26
+    photo, map_, normal = (shown.stages.nth(at) for at in (3, 4, 5))
+    level = notebook.ask("ex.normals['level']")
+    assert np.abs(grey_of(shown.pixels(map_)) - grey(second.anomaly_map, 2 * level)).max() <= 2
+    assert np.abs(grey_of(shown.pixels(shown.map)) - grey(first.anomaly_map, 2 * level)).max() <= 2
+    assert not np.array_equal(shown.pixels(photo), shown.pixels(shown.photo))
+    outline = map_.locator(".sk-found path.ink").evaluate(INSIDE)
+    np.testing.assert_array_equal(np.reshape(outline, (224, 224)), second.segmentation(notebook.ask("ex.threshold")))
+    for pane, place in ((shown.photo, (60, 50)), (map_, (151, 173))):
+        shown.hover(pane, *place)
+        one, other = first.match(*place), second.match(*place)
+        assert shown.ring(shown.map) == shown.ring(photo) == place
+        assert shown.ring(shown.normal) == (one.row, one.col)
+        assert shown.ring(normal) == (other.row, other.col)
+        assert shown.root.locator("figcaption", has=shown.page.locator(f"text='Normal {other.image}'")).count() >= 1
+    head = shown.root.locator(".sk-readout thead").inner_text().split()
+    assert head == [f"{sample.label}/{sample.path.stem}" for sample in (demo.test[0], demo.test[26])]
+    cells = shown.root.locator(".sk-readout tr", has_text="distance").locator("td").all_inner_texts()
+    assert cells == [f"{match.distance:.3f}" for match in (one, other)]
+    shown.slide("K", 2)
+    assert np.abs(grey_of(shown.pixels(map_)) - grey(second.with_k(2).anomaly_map, 2 * level)).max() <= 3
+    notebook.execute("ex.k = 5; ex.judged = 'excess'; ex.finish()")
+    shown.root.locator(".sk-title", has_text=re.compile("^Excess$")).wait_for(timeout=10_000)
+    level = notebook.ask("ex.normals['level']")
+    assert np.abs(grey_of(shown.pixels(map_)) - grey(second.excess_map, 2 * level)).max() <= 2
+    shown.choose("beside", "")
+    shown.root.locator(":scope:not(.beside)").wait_for(timeout=5000)
+    notebook.until("ex.beside", None)
+
+
+def test_a_second_photo_is_picked_by_key_and_in_the_strip(notebook, shown):
+    strip = shown.root.get_by_label("photos", exact=True)
+    shown.photo.focus()
+    shown.page.keyboard.press("b")
+    notebook.until("ex.beside", 0)
+    shown.page.keyboard.press("]")
+    shown.settle()
+    assert notebook.ask("(ex.index, ex.beside)") == [1, 0]
+    assert "second" in strip.locator("[data-key='0']").get_attribute("class")
+    shown.page.keyboard.press("b")
+    notebook.until("ex.beside", None)
+    strip.locator("[data-key='2']").click(modifiers=["Shift"])
+    notebook.until("(ex.index, ex.beside)", [1, 2])
+    shown.settle()
+    shown.page.keyboard.press("b")
+    notebook.until("ex.beside", None)
+    strip.locator("[data-key='3']").focus()
+    shown.page.keyboard.press("b")
+    notebook.until("(ex.index, ex.beside)", [1, 3])
 
 
 def test_a_click_pins_the_hovered_place(notebook, shown):

@@ -70,6 +70,8 @@ class Explorer(Live, page="explorer.js"):
     ----------
     index
         Index of the image.
+    beside
+        Index of a second image, shown on the scale of the first with the probe in the same place, or None.
     selection
         Indices of the images in the strip; empty for all. Link it to that of `map_images`.
     k, kappa, radius, weights, combine, sigma, score, judged
@@ -107,8 +109,8 @@ class Explorer(Live, page="explorer.js"):
         Whether to fold all but the pictures and one row of controls, for low screens.
     """
 
-    MOVABLE = ("index", "selection", "k", *_OPTIONS, "sigma", "score", "judged", "threshold", "threshold_rule",
-               "image_threshold", "image_threshold_rule", "probe", "pinned", "roi", "roi_size",
+    MOVABLE = ("index", "beside", "selection", "k", *_OPTIONS, "sigma", "score", "judged", "threshold",
+               "threshold_rule", "image_threshold", "image_threshold_rule", "probe", "pinned", "roi", "roi_size",
                "opacity", "alone", "ratio", "compact")  # fmt: skip
     OWN = ("_corrections", "_rules_before")
     TOLD = ("gallery", "photos", "normals", "layer_levels", "placed", "scores", "as_python")
@@ -117,6 +119,7 @@ class Explorer(Live, page="explorer.js"):
                                 "distances": "row col image"}  # fmt: skip
 
     index = Index()
+    beside = Checked(None, lambda self, value: None if value is None else self.images.check(value, "beside"))
     selection = Checked((), lambda self, images: self.images.check_all(images, "selection"))
     k = Checked(1, lambda self, value: min(check_count("k", value), len(self.spade)))
     kappa = Checked(1, lambda _, value: check_kappa(value))
@@ -146,6 +149,7 @@ class Explorer(Live, page="explorer.js"):
     # set by Python for the page
     gallery = traitlets.Dict().tag(sync=True)
     matches = traitlets.Dict().tag(sync=True)
+    other = traitlets.Dict().tag(sync=True)  # photo, neighbours and matches of the image beside
     layers_alone = traitlets.Dict().tag(sync=True)
     ratios = traitlets.Dict().tag(sync=True)
     waiting = traitlets.Unicode().tag(sync=True)  # what the background computes, and how far it is
@@ -168,8 +172,9 @@ class Explorer(Live, page="explorer.js"):
         self._statistics: Recent[NormalScores] = Recent(len(JUDGED))  # final scores of normal images, by request
         self._rules_before: dict[str, str] = {}  # to be restored: one normal image gives no threshold
         self._asked: Request | None = None  # for which the page asked what place explains
-        self._narrowed: Recent[Result] = Recent(1)
+        self._narrowed: Recent[Result] = Recent(2)
         self._seen: tuple = (None, None)  # the image and options last sent to the page
+        self._other_of: tuple = ()  # the image and options of ``other``
         self._to_do: tuple = ()  # the state for which the background was last started
         self._upload: list[bytes] = []
         super().__init__(
@@ -228,8 +233,11 @@ class Explorer(Live, page="explorer.js"):
     @property
     def result(self) -> Result:
         """The result of the current view."""
-        wanted = self.index, self._request(self.k), self._request_of_all, self._drawn
-        return self._narrowed.find(wanted, lambda: self._narrow(self._find(self.index)))
+        return self._look_at(self.index)
+
+    def _look_at(self, index: int) -> Result:
+        wanted = index, self._request(self.k), self._request_of_all, self._drawn
+        return self._narrowed.find(wanted, lambda: self._narrow(self._find(index)))
 
     @property
     def _verdict(self) -> float | None:
@@ -270,19 +278,27 @@ class Explorer(Live, page="explorer.js"):
         ``normal`` is the training image and ``neighbour`` its rank from 1, nearest first. Rows and columns are map
         pixels. ``map`` is the smoothed anomaly map at the probe, and ``excess`` the excess map, if that is judged;
         distances are between the two pixels, unsmoothed. With vectors of length 1, ``angle`` is that between the two
-        vectors at a layer, in degrees: the layer's own squared distance is 2 - 2 cos of it.
+        vectors at a layer, in degrees: the layer's own squared distance is 2 - 2 cos of it. With an image ``beside``, a
+        second row is of the same place there.
         """
-        (row, col), match = self.probe, self.result.match(*self.probe)
-        cells = {"row": row, "col": col, "normal": match.image, "neighbour": match.neighbour + 1}
+        rows = {"probe": self._read(self.result, self.probe)}
+        if self.beside is not None:
+            other = self._look_at(self.beside)
+            sides = zip(self.probe, other.crop.size, self.result.crop.size)
+            rows["beside"] = self._read(other, tuple((2 * at + 1) * there // (2 * here) for at, there, here in sides))
+        return pandas.DataFrame(rows.values(), index=[*rows])
+
+    def _read(self, result: Result, place: tuple[int, ...]) -> dict[str, Any]:
+        (row, col), match = place, result.match(*place)
+        cells: dict[str, Any] = {"row": row, "col": col, "normal": match.image, "neighbour": match.neighbour + 1}
         cells |= {"normal row": match.row, "normal col": match.col}
-        cells["map"] = round(float(self.result.anomaly_map[row, col]), 3)
+        cells["map"] = round(float(result.anomaly_map[row, col]), 3)
         if self.judged == "excess" and self.spade.gallery.comparable:
-            cells["excess"] = round(float(self.result.excess_map[row, col]), 3)
+            cells["excess"] = round(float(result.excess_map[row, col]), 3)
         cells["distance"] = round(match.distance, 3)
         labels = self.spade.backbone.labels
         cells |= {labels[name]: round(share, 3) for name, share in match.layers.items()}
-        cells |= {f"angle at {labels[name]}": round(angle, 1) for name, angle in match.angles.items()}
-        return pandas.DataFrame([cells], index=["probe"])
+        return cells | {f"angle at {labels[name]}": round(angle, 1) for name, angle in match.angles.items()}
 
     @property
     def placement(self) -> Placement | None:
@@ -463,6 +479,7 @@ class Explorer(Live, page="explorer.js"):
             about = self._describe_view(self.index)
             if self.alone and about != {name: self.layers_alone.get(name) for name in about}:
                 self.layers_alone = self._pack_alone(self.index, self.result)
+            self._send_other(request)
             self._refresh_normals()
             self._conclude()
         ratio = self.ratio and self._payload(self.index)
@@ -470,6 +487,13 @@ class Explorer(Live, page="explorer.js"):
         if self._to_do != to_do:
             self._to_do = to_do
             self._background.restart()
+
+    def _send_other(self, request: Request) -> None:
+        """Send the image beside, if it or its options have changed."""
+        wanted = self.beside, request, self._drawn
+        if self._other_of != wanted:
+            self.other = {} if self.beside is None else self._pack_view(self.beside, self._find(self.beside))
+            self._other_of = wanted
 
     def _conclude(self) -> None:
         """Update the traits that depend on all others."""
@@ -493,12 +517,13 @@ class Explorer(Live, page="explorer.js"):
 
     def _send_place_level(self) -> None:
         """Send what normal images reach at each place of this image, once it is known."""
-        about = self._describe_level(self.index)
+        about = self._describe_level(self.index) | {"beside": self.beside}
         if self._find_statistics("excess") is None or about == {name: self.place_level.get(name) for name in about}:
             return
         if not self.pinned and self.probe == encoding.find_highest(self.result.anomaly_map):
             self.probe = encoding.find_highest(self.result.judged_map)
-        self.place_level = self._pack_place_level(self.index, self.result)
+        other = {} if self.beside is None else self._pack_place_level(self.beside)
+        self.place_level = self._pack_place_level(self.index) | {"beside": self.beside, "other": other}
 
     def _send_placement(self) -> None:
         """Send what place explains of the normal images, if it is known."""
@@ -509,8 +534,8 @@ class Explorer(Live, page="explorer.js"):
     def _describe_level(self, index: int) -> dict[str, Any]:
         return self._describe_view(index) | {"sigma": self.sigma}
 
-    def _pack_place_level(self, index: int, result: Result) -> dict[str, Any]:
-        level = result.place_level
+    def _pack_place_level(self, index: int) -> dict[str, Any]:
+        level = self._look_at(index).place_level
         return {} if level is None else self._describe_level(index) | encoding.pack_place_level(level)
 
     def _payload(self, index: int) -> dict[str, Any]:
@@ -519,6 +544,10 @@ class Explorer(Live, page="explorer.js"):
 
     def _describe_view(self, index: int) -> dict[str, Any]:
         return self._payload(index) | {"k": self.k}
+
+    def _pack_view(self, index: int, full: Result) -> dict[str, Any]:
+        photo, neighbours = self._pack_photo(index, full), self._pack_neighbours(full)
+        return {"photo": photo, "neighbours": neighbours, "matches": self._pack_matches(index, full)}
 
     def _pack_photo(self, index: int, full: Result) -> dict[str, Any]:
         photo = encoding.pack_photo(look_within(full, self._drawn), full.mask)
@@ -751,19 +780,16 @@ class Explorer(Live, page="explorer.js"):
     def _make_page(self, photos: Iterable[int] | None = None) -> str:
         chosen = [self.index] if photos is None else photos if isinstance(photos, Iterable) else [photos]
         indexes = [self.images.check(index, "photos") for index in chosen]
+        indexes += [self.beside] if indexes and self.beside is not None else []
         if not indexes:
             raise ValueError("photos must hold the index of at least one image; got none.")
         saved: dict[int, dict[str, Any]] = {}
         normals: dict[int, bytes] = {}
         for index in indexes:
-            full = self._find(index)
-            result = self._narrow(full)
-            saved[index] = {
-                "photo": self._pack_photo(index, full),
-                "neighbours": self._pack_neighbours(full),
-                "matches": self._pack_matches(index, full),
+            full, result = self._find(index), self._look_at(index)
+            saved[index] = self._pack_view(index, full) | {
                 "layers_alone": self._pack_alone(index, result),
-                "place_level": self._pack_place_level(index, result),
+                "place_level": self._pack_place_level(index),
                 "ratios": self._describe_view(index) | encoding.pack_distance(result.ratio_map) if self.ratio else {},
                 "probe": self.probe if index == self.index else encoding.find_highest(self._judged_map(result)),
             }

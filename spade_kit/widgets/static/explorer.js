@@ -4,6 +4,7 @@ import { brief, bytes, clamp, el, numbers, setText, svg } from "./dom.js";
 import { Matches, cellOf, contour, decodeAlone, decodeLevel, degrees, inside, meanOfTop, middleOf, paintMap, roiOf, unpack } from "./maps.js";
 import { Pane, Patch } from "./pane.js";
 import { Choice, NumberField, Slider, button } from "./controls.js";
+import { Beside } from "./beside.js";
 import { MapPage } from "./map_page.js";
 import { NearPlaces } from "./near_places.js";
 import { Polygon } from "./polygon.js";
@@ -37,6 +38,7 @@ const HELP = [
   ["+  -  0", "enlarge all pictures around the probe, reduce them, show them whole; also Ctrl and the wheel, or a pinch; drag to move them; a double click shows them whole"],
   ["Esc", "close this help; unpin the probe; deselect a neighbour; compare with all again"],
   ["[  ]", "previous, next photo"],
+  ["B", "keep this photo beside the next ones, or none: both are pointed at in the same place; in the strip, that photo"],
   ["H", "hold it to see the bare pictures, without marks and overlay; a click on the legend switches one kind of mark"],
   ["?", "this help"],
 ];
@@ -112,10 +114,12 @@ class Explorer extends MapPage {
       return { name, pane, weight, solo, mute };
     });
 
-    this.zoom = new Zoom([this.photo, this.map, this.normal, ...this.layers.map(({ pane }) => pane)]);
+    this.second = new Beside(this);
+    this.zoom = new Zoom([this.photo, this.map, this.normal, ...this.second.panes, ...this.layers.map(({ pane }) => pane)]);
 
     // choosing a photo
     this.name = new Choice({ name: "photo", help: "Select a photo", plain: true, pick: (index) => this.put({ index: +index }) });
+    this.beside = new Choice({ name: "beside", help: "Show a second photo on the same scale, pointed at in the same place  B; or Shift and a click on a photo below", pick: (index) => this.put({ beside: index === "" ? null : +index }) });
     this.filter = new Choice({ name: "show", help: "Filter the strip; anomalous photos (▲), misses and false alarms are those of the image threshold", pick: () => this.paintPhotos() });
     this.order = new Choice({ name: "order", help: "Sort the strip", pick: () => this.paintPhotos() });
     this.order.offer([["listed", "as listed"], ["score", "highest score first"]]);
@@ -140,11 +144,11 @@ class Explorer extends MapPage {
         button("‹", "Previous photo  [", () => this.step(-1), { "aria-label": "previous photo" }),
         this.name.node,
         button("›", "Next photo  ]", () => this.step(1), { "aria-label": "next photo" })),
-      this.filter.node, this.order.node,
+      this.beside.node, this.filter.node, this.order.node,
       opener, this.file, this.judge, this.compacting, this.filling,
       this.spinner, el("span", { class: "sk-scored" }, this.scoring.node, this.score),
       el("span", { class: "sk-scored" }, this.imageRule.node, this.imageThreshold.input, this.verdict), this.progress);
-    this.strip = new Strip("photos", (index) => this.put({ index }));
+    this.strip = new Strip("photos", (index, { shiftKey }) => this.put(shiftKey ? { beside: index } : { index }));
 
     // parameters
     const slider = (name, key, help, about) => new Slider({ name, help, ...about, move: (value) => this.put({ [key]: about.read ? about.read(value) : value }) });
@@ -235,6 +239,7 @@ class Explorer extends MapPage {
         this.coming ??= queueMicrotask(() => this.answer()) ?? true; // wait for the whole message
       },
       "change:layers_alone change:alone change:ratio change:ratios": () => this.paintMaps(),
+      "change:other": () => this.shown && this.second.answer(this.get("other")),
       "change:waiting": () => this.paintWaiting(),
       "change:normals change:layer_levels": () => this.paintMaps(),
       "change:k change:sigma change:judged change:score": () => this.paintMaps(),
@@ -248,7 +253,7 @@ class Explorer extends MapPage {
       "change:roi": () => this.paintPolygon(),
       "change:photos change:selection": () => this.paintPhotos(),
       "change:scores": () => this.paintScores(),
-      [["index", ...OPTIONS].map((name) => `change:${name}`).join(" ")]: () => this.paintOptions(),
+      [["index", "beside", ...OPTIONS].map((name) => `change:${name}`).join(" ")]: () => this.paintOptions(),
     });
     this.root.addEventListener("keydown", (event) => this.keyAnywhere(event));
     for (const end of ["keyup", "focusout"]) this.root.addEventListener(end, () => this.root.classList.remove("bare"));
@@ -287,7 +292,7 @@ class Explorer extends MapPage {
     if (photo !== this.shown?.photo) this.retrieved.chosen = null;
     this.asking = false;
     this.shown = { photo, matches, neighbours, gallery };
-    const [H, W] = photo.size;
+    const [H, W] = (this.size = photo.size);
     for (const pane of [this.photo, this.map, this.normal, ...this.layers.map((layer) => layer.pane)]) pane.resize(H, W);
     this.photo.draw(this.bitmap);
     const truth = photo.mask ? contour(unpack(bytes(photo.mask), H * W), H, W, 0.5) : "";
@@ -304,6 +309,7 @@ class Explorer extends MapPage {
     this.paintCompact();
     this.paintGallery();
     this.paintWaiting();
+    if (this.second.latest !== this.get("other")) this.second.answer(this.get("other"));
     this.root.dataset.shown = `${photo.index}`;
   }
 
@@ -387,6 +393,7 @@ class Explorer extends MapPage {
     else if (event.key === "]") this.step(1);
     else if (event.key === "?") this.toggleHelp();
     else if (["+", "=", "-", "0"].includes(event.key)) this.zoom.key(event.key, this.hovered ?? this.get("probe"));
+    else if (event.key.toLowerCase() === "b") this.toggleBeside(event.target.closest(".sk-card")?.dataset.key);
     else if (event.key.toLowerCase() === "h") this.root.classList.add("bare");
     else if (event.key === "Escape") {
       if (!this.help.hidden) this.toggleHelp();
@@ -397,6 +404,11 @@ class Explorer extends MapPage {
     } else return;
     event.preventDefault();
     event.stopPropagation();
+  }
+
+  /** Keep a photo of the strip, or the current one, beside those to come, or none. */
+  toggleBeside(key = this.get("index")) {
+    if (!this.disconnected || this.model.saved) this.put({ beside: this.get("beside") === null ? +key : null });
   }
 
   switchMark(mark) {
@@ -458,7 +470,6 @@ class Explorer extends MapPage {
     if (this.ratios) paintMap(this.map.canvas, this.upsample(this.ratios, h, w, 0), this.table, 1);
     else paintMap(this.map.canvas, this.values, this.table, this.end);
     this.photo.over.getContext("2d").drawImage(this.map.canvas, 0, 0);
-
     const alone = this.aloneNow();
     const ends = this.layerEnds(alone) ?? this.layers.map(() => (alone ? whole : whole / 2)); // shares add up to the map, so each is small
     this.layers.forEach(({ name, pane }, l) => {
@@ -603,6 +614,7 @@ class Explorer extends MapPage {
     this.scoring.offer([["max", "maximum of the map"], ["top", "highest 1 % of the map"], ...(this.comparable() ? [["excess", "highest 1 % of the excess"]] : [])]);
     this.scoring.show(this.get("score") === "excess" && !this.comparable() ? "top" : this.get("score"));
     this.paintScore();
+    this.second.paint(this.get("sigma"), judged ? threshold : null);
   }
 
   /** Offer the rules for one of the thresholds, with the current one. */
@@ -720,7 +732,7 @@ class Explorer extends MapPage {
   }
 
   paintOpacity() {
-    this.photo.over.style.opacity = this.get("opacity");
+    for (const pane of [this.photo, this.second.photo]) pane.over.style.opacity = this.get("opacity");
     this.sliders.opacity.show(this.get("opacity"));
   }
 
@@ -760,7 +772,8 @@ class Explorer extends MapPage {
       !same([this.get("roi"), this.get("roi_size")], this.shown.photo.drawn) ||
       OPTIONS.some((name) => !same(this.get(name), matches.options[name])) ||
       (!covered && matches.asked_k !== k) ||
-      (this.get("alone") && !this.aloneNow());
+      (this.get("alone") && !this.aloneNow()) ||
+      this.get("beside") !== (this.get("other").photo?.index ?? null);
     this.awaitAnswer(awaited || this.asking);
     const levelled = this.comparable() && [this.get("judged"), this.get("score")].includes("excess");
     const awaiting = (levelled && !(this.taken && !this.taken.stale)) || (this.get("ratio") && !this.ratios);
@@ -793,15 +806,18 @@ class Explorer extends MapPage {
       .filter(({ label, wrong }) => wanted === "all" || wanted === `label ${label}` || wanted === wrong)
       .map(({ index, name, label, score, fresh, above }) => ({
         key: index, name: `photo ${name}${score === null ? "" : `, score ${score.toFixed(2)}`}${above ? ", anomalous" : ""}`, top: name.split("/").at(-1), kind: label ?? "",
-        bottom: score === null ? (fresh ? "unreadable" : "not yet") : `${above ? "▲ " : ""}${brief(score)}`, score, state: fresh ? "" : "stale",
+        bottom: score === null ? (fresh ? "unreadable" : "not yet") : `${above ? "▲ " : ""}${brief(score)}`, score, state: `${fresh ? "" : "stale"} ${index === this.get("beside") ? "second" : ""}`,
       }));
     return this.order.select.value === "score" ? shown.sort((a, b) => (b.score ?? -Infinity) - (a.score ?? -Infinity)) : shown;
   }
 
   paintPhotos() {
     const photos = this.get("photos");
-    this.name.offer(photos.map(([name], index) => [index, name]).filter(([index]) => !this.model.saved || this.model.saved.includes(index)));
+    const names = photos.map(([name], index) => [index, name]).filter(([index]) => !this.model.saved || this.model.saved.includes(index));
+    this.name.offer(names);
     this.name.show(this.get("index"));
+    this.beside.offer([["", "none"], ...names]);
+    this.beside.show(this.get("beside") ?? "");
     this.paintFilter();
     const cards = this.listed();
     this.strip.show(cards, this.get("index"));
@@ -842,15 +858,15 @@ class Explorer extends MapPage {
     else this.map.mark("");
   }
 
-  /** The match and the map value at a pixel. */
-  see(place) {
-    const [size, grid] = [this.shown.photo.size, [this.matches.h, this.matches.w]];
+  /** The match and the map value at a pixel of this photo or of the one beside. */
+  see(place, { size, matches, steps, raw, values, ratios } = this) {
+    const grid = [matches.h, matches.w];
     const cell = cellOf(place, size, grid);
-    const { there, ...match } = this.matches.describe(this.steps[cell]);
-    match.image = this.matches.neighbours[match.neighbour][0];
+    const { there, ...match } = matches.describe(steps[cell]);
+    match.image = matches.neighbours[match.neighbour][0];
     match.place = middleOf(there, size, grid);
     const at = place[0] * size[1] + place[1];
-    return { place, cell, match, ratio: this.ratios?.[cell] ?? null, map: this.raw[at], excess: this.values === this.raw ? null : this.values[at] };
+    return { place, cell, match, ratio: ratios?.[cell], map: raw[at], excess: values === raw ? null : values[at] };
   }
 
   /** The match of a layer alone at a pixel. */
@@ -898,7 +914,9 @@ class Explorer extends MapPage {
     const own = alone?.map((found) => this.seeAlone(seen.place, found));
     this.own.forEach((mark, l) => this.normal.put(mark, own && matches.neighbours[own[l].neighbour][0] === image ? own[l].place : null));
     if (!alone) this.layers.forEach(({ pane }, l) => setText(pane.remark, `${seen.match.distance ? Math.round((100 * seen.match.parts[l]) / seen.match.distance) : 0} % here`));
-    const both = pin && hover ? [["pinned", pin], ["hover", hover]] : [[pin ? "pinned" : this.hovered ? "hover" : "probe", seen]];
+    const second = this.second.point(pin?.place, hover?.place);
+    const nameOf = (index) => this.get("photos")[index][0];
+    const both = second ? [[nameOf(photo.index), seen], [nameOf(this.second.shown.photo.index), second]] : pin && hover ? [["pinned", pin], ["hover", hover]] : [[pin ? "pinned" : this.hovered ? "hover" : "probe", seen]];
     this.readout.show(both, this.labels, alone && ((s, l) => this.tellAlone(s, alone[l])));
   }
 

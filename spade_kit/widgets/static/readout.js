@@ -29,9 +29,9 @@ export class Readout {
       ["neighbour", (s) => `${s.match.neighbour + 1}`],
       ["match at", (s) => pair(s.match.place)],
       ["map value", (s) => s.map.toFixed(3)],
-      ...(seen[0][1].excess === null ? [] : [["excess", (s) => s.excess.toFixed(3)]]),
+      ...(seen[0][1].excess === null ? [] : [["excess", (s) => s.excess?.toFixed(3) ?? ""]]),
       ["distance", (s) => s.match.distance.toFixed(3)],
-      ...(seen[0][1].ratio === null ? [] : [["ratio", (s) => s.ratio.toFixed(2)]]),
+      ...(seen[0][1].ratio === undefined ? [] : [["ratio", (s) => s.ratio?.toFixed(2) ?? ""]]),
       ...layers.map((name, l) => [name, (s) => `${s.match.parts[l].toFixed(3)} · ${percent(s.match.parts[l], s.match.distance)} %${tellAngle(s.match.angles[l])}`]),
       ...(own ? layers.map((name, l) => [`${name} alone`, (s) => own(s, l)]) : []),
     ];

@@ -15,6 +15,7 @@ export class SavedModel {
     this.saved = Object.keys(photos).map(Number);
     this.listeners = {};
     Object.assign(this.state, this.photos[this.state.index]);
+    this.#lookBeside();
   }
 
   get(name) {
@@ -29,7 +30,14 @@ export class SavedModel {
       Object.assign(this.state, photo, this.state.pinned ? {} : { probe });
       for (const changed of ["photo", "neighbours", "matches", "layers_alone", "place_level", "probe"]) this.#fire(`change:${changed}`);
     }
+    if (name === "beside") this.#lookBeside();
     this.#fire(`change:${name}`);
+  }
+
+  /** The second photo of an explorer is one of those saved. */
+  #lookBeside() {
+    this.state.other = this.photos[this.state.beside] ?? {};
+    this.#fire("change:other");
   }
 
   save_changes() {}

@@ -3,7 +3,7 @@
 import { breakable, bytes, el, setText } from "./dom.js";
 
 export class Strip {
-  /** @param {function} pick called with the key of the selected card */
+  /** @param {function} pick called with the key of the selected card, and the click */
   constructor(name, pick) {
     this.pick = pick;
     this.cards = new Map();
@@ -62,7 +62,7 @@ export class Strip {
   #make(key) {
     const [top, bottom, image] = [el("span", { class: "top" }), el("span", { class: "bottom" }), el("img", { alt: "", draggable: "false" })];
     const [share, kind] = [el("span", { class: "share" }), el("span", { class: "kind" })];
-    const node = el("button", { type: "button", class: "sk-card", onclick: () => this.pick(key) }, image, top, kind, bottom, share);
+    const node = el("button", { type: "button", class: "sk-card", onclick: (event) => this.pick(key, event) }, image, top, kind, bottom, share);
     const card = { node, image, top, kind, bottom, share };
     this.cards.set(key, card);
     return card;
