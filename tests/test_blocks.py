@@ -267,3 +267,23 @@ def test_a_page_tells_each_block_by_name_sign_and_angle(browser, many, some, tmp
         boxes = [tile.bounding_box() for tile in page.locator(".sk-layers .sk-stage").all()]
         assert len({round(box["x"]) for box in boxes}) == 4
         assert len({round(box["y"]) for box in boxes}) == 3  # pictures of a row are aligned
+
+
+@pytest.mark.parametrize("count", [4, 6])
+def test_the_blocks_of_a_vision_transformer_fit_into_1000_px(browser, some, tmp_path, count):
+    layers = [f"blocks.{number}" for number in range(12 - count, 12)]
+    name = "vit_small_patch14_dinov2.lvd142m"
+    backbone = load_backbone(name, layers=layers, pretrained=False, unit=True, resize=84, crop=70)
+    explorer = explore(SPADE(backbone, k=3).fit(some.train), some)
+    explorer.alone = True
+    explorer.save_html(tmp_path / "page.html")
+    with browsing.open_offline(browser, tmp_path / "page.html", viewport={"width": 1000, "height": 900}) as page:
+        page.locator(".spade-kit[data-shown]").wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") == 1000
+        boxes = [tile.bounding_box() for tile in page.locator(".sk-layers .sk-stage").all()]
+        assert len(boxes) == count
+        assert min(box["width"] for box in boxes) >= 100
+        assert len({round(box["y"]) for box in boxes}) <= 2
+        wide = "all => all.filter(node => node.scrollWidth > node.clientWidth).map(node => node.textContent)"
+        parts = page.locator(".sk-layers :is(figcaption, .sk-title, button, .sk-slider), .sk-why :is(td, th)")
+        assert parts.evaluate_all(wide) == []
