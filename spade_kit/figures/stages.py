@@ -13,8 +13,18 @@ from matplotlib.patches import Rectangle
 from sklearn.decomposition import PCA
 
 from spade_kit.features.pyramid import Pyramid
-from spade_kit.figures.style import BLUE, COLOURS, GREY, RING, SCALE, draw_contour, make_panels, name_panel, open_up
-from spade_kit.figures.style import small_print
+from spade_kit.figures.style import (
+    BLUE,
+    COLOURS,
+    GREY,
+    RING,
+    SCALE,
+    draw_contour,
+    make_panels,
+    name_panel,
+    open_up,
+    small_print,
+)
 from spade_kit.result import Result
 from spade_kit.retrieval import Neighbours
 
@@ -79,7 +89,9 @@ def draw_stages(
     return small_print(figure, f"{result.spade.backbone.name}; {result.crop.describe()}; {result.describe_options()}")
 
 
-def _put(panel: Axes, picture: np.ndarray, size: tuple[float, float], left: float = 0, top: float = 0, **look: Any) -> None:
+def _put(
+    panel: Axes, picture: np.ndarray, size: tuple[float, float], left: float = 0, top: float = 0, **look: Any
+) -> None:
     """Show a picture at some (height, width) in map pixels, from a column and a row on."""
     panel.imshow(picture, extent=(left - 0.5, left + size[1] - 0.5, top + size[0] - 0.5, top - 0.5), **look)
 

@@ -26,8 +26,8 @@ STAGES = ("image", "pyramid", "retrieval", "correspondence", "map", "segmentatio
 _MATCHING = ("kappa", "radius", "weights", "combine", "squared")  # options of `match_pixels`
 _REACH = 50  # neighbours: the page follows K without the kernel at least up to this number
 _LISTED = 400  # normal images in the chart of distances
-_SHARP = 8  # normal images that are sent in full: those that explain most
-_WHOLE, _THUMB, _QUALITY = 320, 96, 65  # px of the long side of the whole image and of a thumbnail; of their JPEGs
+_SHARP = 4  # normal images of each kind that are sent in full: the nearest, and those that explain most
+_WHOLE, _THUMB, _QUALITY = 320, 80, 60  # px of the long side of the whole image and of a thumbnail; of their JPEGs
 _RATE = 0.05  # false alarms among normal images at the first threshold
 
 
@@ -99,9 +99,12 @@ class Stages(Live, page="stages.js"):
         start = {"k": min(self.spade.k, len(spade)), "sigma": options.sigma}
         super().__init__(**start)
         self.photos = self.images.listed
-        given = {name: getattr(options, name) for name in _MATCHING if getattr(options, name) != getattr(Options(), name)}
-        matching = "".join(f", {name}={value!r}" for name, value in given.items())
-        told = {"matching": matching, "start": start, "of": len(spade), "options": self.spade.describe_options()}
+        told = {
+            "matching": self._describe_matching(),
+            "start": start,
+            "of": len(spade),
+            "options": self.spade.describe_options(),
+        }
         self.about = self.about | told | {"kappa": options.kappa, "radius": options.radius}
         self.threshold = self._calibrate()
         self._open()
@@ -149,6 +152,15 @@ class Stages(Live, page="stages.js"):
         full, options = self._full, self.spade.options
         return self.spade.gallery.retrieve(full.query, options.replace(k=len(full.among)), full.among)
 
+    def _describe_matching(self) -> str:
+        """The arguments of `match_pixels` that are not its defaults."""
+        options, gallery = self.spade.options, self.spade.gallery
+        given = {name: getattr(options, name) for name in _MATCHING}
+        if options.weights is not None:  # as numbers: "equal" is of all normal images
+            factors = gallery.factors(options, np.arange(len(gallery)))
+            given["weights"] = {name: float(f"{factor:.6g}") for name, factor in zip(gallery.layers, factors)}
+        return "".join(f", {name}={value!r}" for name, value in given.items() if value != getattr(Options(), name))
+
     def _calibrate(self) -> float:
         """Take the scores of the normal images, for a threshold and the colours."""
         if not self.spade.gallery.comparable:
@@ -178,18 +190,20 @@ class Stages(Live, page="stages.js"):
                 near = zip(ranking.index[:_LISTED].tolist(), ranking.distance[:_LISTED].tolist())
                 self.ranking = {"nearest": list(near), "of": len(ranking)}
             self.neighbours = self._pack_neighbours(full)
-            self.matches = {"index": self.index, **encoding.pack_matches(full)}
+            whole = {"layers": [], "parts": b""}  # no shares of layers: they are a third of the bytes
+            self.matches = {"index": self.index} | encoding.pack_matches(full) | whole
             self._seen = wanted
 
     def _pack_image(self, full: Result) -> dict:
         whole, crop = self._whole, full.crop
         box = crop.box if whole.shape[:2] == crop.photo else (0, 0, *crop.size)
-        packed = {"index": self.index, "box": box, "photo": whole.shape[:2], "whole": encoding.jpeg(whole, _WHOLE)}
-        return encoding.pack_photo(full, full.mask) | packed
+        packed = {"index": self.index, "box": box, "photo": whole.shape[:2], "whole": encoding.jpeg(whole, _WHOLE, 75)}
+        return encoding.pack_photo(full, full.mask, quality=82) | packed
 
     def _pack_neighbours(self, full: Result) -> dict:
         """The retrieved images: those that explain most pixels in full, the others as thumbnails."""
-        sharp = {full.match(*self.probe).image, *encoding.rank_by_use(full)[:_SHARP]}
+        first, used = full.neighbours.index[:_SHARP].tolist(), encoding.rank_by_use(full)[:_SHARP]
+        sharp = {full.match(*self.probe).image, *first, *used}
         sides = [None if image in sharp else _THUMB for image in full.neighbours.index]
         pictures = zip(map(full.normal_image, full.neighbours.index), sides)
         return {

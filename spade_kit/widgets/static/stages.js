@@ -12,6 +12,7 @@ const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowR
 const by = (shape) => shape.join(" × ");
 const tuple = (shape) => `(${shape.join(", ")})`;
 const several = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
+const titleOf = ({ name }) => name[0].toUpperCase() + name.slice(1);
 const frame = ({ x, y, w, h }) => `M${x} ${y}h${w}v${h}h${-w}Z`;
 
 /** Pictures with marks in one coordinate system, map pixels: overlapping in a card, or side by side. */
@@ -80,7 +81,6 @@ class Scene {
 const STAGES = [
   {
     name: "image",
-    title: "Image",
     what: (of) => `The image is resized, and a crop of ${by(of.size)} pixels is cut out for the network. What lies outside the crop is not judged.`,
     call: () => "crop = spade.read(image).image",
     arrays: (of) => [["crop", [...of.size, 3]]],
@@ -96,10 +96,8 @@ const STAGES = [
       scene.mark("sk-spot", crop);
       if (scene.wide) scene.draw(of.bitmap, scene.boxes[1], `crop, ${by(of.size)}`);
     },
-  },
-  {
+  }, {
     name: "pyramid",
-    title: "Pyramid",
     what: (of) => `A pretrained network describes every cell of ${several(of.levels.length, "grid")}, fine to coarse, by a vector; similar colours stand for similar vectors. One more vector, pooled, describes the whole image.`,
     call: () => "query = extract_features(image, backbone)\ngallery = extract_features(normal_images, backbone)",
     arrays: (of) => [...of.levels.map(({ shape }, i) => [`query.levels[${i}]`, shape]), ["query.pooled", of.pooled.shape]],
@@ -122,10 +120,8 @@ const STAGES = [
       });
       scene.draw(of.pooled.source, { x: 0, y: scene.height - bar, w: scene.width, h: bar }, `pooled: ${of.pooled.shape[1]}`, true);
     },
-  },
-  {
+  }, {
     name: "retrieval",
-    title: "Retrieval",
     what: (of) => `Each of the ${of.ranking.of} normal images has a pooled vector, too; a bar is its distance from that of this image. Only the K nearest (filled bars) are compared with this image from here on.`,
     call: (of) => `near = nearest_images(query, gallery, k=${of.k})`,
     arrays: (of) => ["index", "distance"].map((name) => [`near.${name}`, [1, of.k]]),
@@ -150,25 +146,21 @@ const STAGES = [
       });
       if (wide) for (const chosen of [bars[of.rank], frame(place(of.rank - first + own))]) scene.mark("sk-spot", chosen);
     },
-  },
-  {
+  }, {
     name: "correspondence",
-    title: "Correspondence",
     what: (of) => `Every pixel looks for the most similar pixel in the ${of.k} retrieved images, ${of.about.radius === null ? "wherever it lies" : `at most ${several(of.about.radius, "cell")} from its own place`}. Their distance says how badly normal images explain it: point at the image, or use the arrow keys.`,
     call: (of) => `found = match_pixels(query, gallery.select(near.index[0])${of.about.matching})`,
     arrays: (of) => [["found.distance", of.grid], ...["image", "row", "col"].map((name) => [`found.${name}`, [of.about.kappa, ...of.grid]])],
     fact: (of) => `distance ${brief(of.match.distance)}`,
-    tell: ({ probe, match: { image, rank, there, distance, parts }, levels }) => `Pixel (${probe.join(", ")}) is explained by normal ${image} (rank ${rank + 1}), pixel (${there.join(", ")}), distance ${distance.toFixed(2)}: ${levels.map(({ name }, i) => `${name} ${Math.round((100 * parts[i]) / (distance || 1))} %`).join(", ")}.`,
+    tell: ({ probe, match: { image, rank, there, distance } }) => `Pixel (${probe.join(", ")}) is explained by pixel (${there.join(", ")}) of normal ${image}, rank ${rank + 1}, at distance ${distance.toFixed(2)}.`,
     paint(scene, of) {
       scene.draw(of.bitmap, scene.boxes[0], "this image");
       scene.draw(of.normals.get(of.match.image), scene.boxes[1], `normal ${of.match.image}`);
       scene.spot([of.probe, of.match.there], scene.boxes);
       scene.hot.push([scene.boxes[0], of.probeAt]);
     },
-  },
-  {
+  }, {
     name: "map",
-    title: "Map",
     what: (of) => `The distances of the ${by(of.grid)} cells are enlarged to the size of the crop and smoothed by a Gaussian of standard deviation sigma. A larger sigma removes speckle, but blurs small defects. The maximum is the image score.`,
     call: (of) => `anomaly_map = make_map(found.distance, ${tuple(of.size)}, sigma=${of.sigma})`,
     arrays: (of) => [["anomaly_map", of.size]],
@@ -188,10 +180,8 @@ const STAGES = [
       scene.context.imageSmoothingEnabled = false;
       scene.context.drawImage(of.raw, 0, 0, of.grid[1] / 2, of.grid[0], x, y, w / 2, h); // the left half before smoothing
     },
-  },
-  {
+  }, {
     name: "segmentation",
-    title: "Segmentation",
     what: () => "Pixels of the map that reach the threshold are anomalous (solid line; dashed: the defect as marked by hand). An image with such pixels is anomalous. The threshold comes from normal images alone, each judged against the others.",
     call: (of) => `anomalous = anomaly_map >= ${+of.threshold.toPrecision(6)}`,
     arrays: (of) => [["anomalous", of.size]],
@@ -210,7 +200,7 @@ const STAGES = [
     },
   },
 ];
-const IMPORTS = "from spade_kit import extract_features, match_pixels, nearest_images\nfrom spade_kit.scores import make_map\n\nbackbone = spade.backbone";
+const IMPORTS = "# spade as fitted on normal_images, image as judged\nfrom spade_kit import extract_features, match_pixels, nearest_images\nfrom spade_kit.scores import make_map\n\nbackbone = spade.backbone";
 
 class Stages extends MapPage {
   constructor(model, root) {
@@ -246,12 +236,12 @@ class Stages extends MapPage {
   makePart(stage, i) {
     const [scene, fact, what, call, arrays] = [new Scene(false), el("span", { class: "fact" }), el("p"), el("code"), el("ul")];
     const card = el("button", { type: "button", class: "sk-step", onclick: () => this.put({ stage: this.get("stage") === stage.name ? null : stage.name }) },
-      el("span", { class: "number" }, `${i + 1}`), el("span", { class: "name" }, stage.title), scene.node, fact);
-    const after = (i + 1) % STAGES.length, go = button(`${after ? "next" : "again"}: ${STAGES[after].title}`, "Open this stage", () => {
+      el("span", { class: "number" }, `${i + 1}`), el("span", { class: "name" }, titleOf(stage)), scene.node, fact);
+    const after = (i + 1) % STAGES.length, go = button(`${after ? "next" : "again"}: ${titleOf(STAGES[after])}`, "Open this stage", () => {
       this.put({ stage: STAGES[after].name });
       requestAnimationFrame(() => this.parts[after].go.focus({ preventScroll: true }));
     });
-    const block = el("div", { class: "sk-block" }, el("h2", {}, `${i + 1} ${stage.title}`), what, this.controls[stage.name]?.node ?? "", el("pre", {}, call), arrays, go);
+    const block = el("div", { class: "sk-block" }, el("h2", {}, `${i + 1} ${titleOf(stage)}`), what, this.controls[stage.name]?.node ?? "", el("pre", {}, call), arrays, go);
     return { stage, scene, fact, card, block, what, call, arrays, go };
   }
 
@@ -358,8 +348,8 @@ class Stages extends MapPage {
       this.coming = null;
       this.compute();
       this.probe = this.hovered ?? this.get("probe");
-      const { neighbour, there, ...match } = this.matches.describe(this.steps[cellOf(this.probe, this.size, this.grid)]);
-      this.match = { ...match, rank: neighbour, image: this.matches.neighbours[neighbour][0], there: middleOf(there, this.size, this.grid) };
+      const { neighbour: rank, there, distance } = this.matches.describe(this.steps[cellOf(this.probe, this.size, this.grid)]);
+      this.match = { rank, distance, image: this.matches.neighbours[rank][0], there: middleOf(there, this.size, this.grid) };
       this.parts.forEach((part) => this.paintPart(part));
       this.paintControls();
       this.root.dataset.shown = this.photo.index;
