@@ -10,6 +10,7 @@
 # make bench-widgets  how fast the widgets are, in a browser
 # make site   all lessons as pages that work offline, in site/
 # make student  the lessons without outputs and solutions, in student/
+# make licences  of the packages that are installed beside this one, in THIRD_PARTY.md
 # make mutants  planted faults, and which of them lessons and tests catch
 #
 # The environment is built once, in .venv; with a conda environment active (base, too), that one is used instead.
@@ -32,7 +33,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 # settings that a notebook with widgets needs: their state is saved with it
 export JUPYTER_CONFIG_PATH := $(CURDIR)/.jupyter
 
-.PHONY: lab app test quick lint check bench bench-folders bench-widgets results paper site student mutants demo picture clean
+.PHONY: lab app test quick lint check bench bench-folders bench-widgets results paper site student licences mutants demo picture clean
 
 lab: $(LAB)
 	$(BIN)/jupyter trust notebooks/*.ipynb
@@ -79,6 +80,9 @@ site: $(LAB)
 
 student:
 	$(PYTHON) notebooks/make_student.py notebooks student
+
+licences: $(TEST)
+	$(BIN)/python data/list_licences.py THIRD_PARTY.md
 
 mutants: $(TEST)
 	TQDM_DISABLE=1 $(BIN)/python tests/mutants.py $(ARGS)
