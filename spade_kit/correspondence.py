@@ -34,6 +34,16 @@ class Correspondence:
         (L, h, w) squared distance to the nearest pixel at each level, weights included.
     image, row, col
         (kappa, h, w): gallery image and cell of the finest grid, nearest first.
+
+    Examples
+    --------
+    >>> import spade_kit
+    >>> parts = spade_kit.load_dataset("demo")
+    >>> spade = spade_kit.SPADE(k=5).fit(parts.train[:12])
+    >>> result = spade.predict(parts.test[5])  # a chipped part
+    >>> found = result.correspondence
+    >>> found.distance.shape, found.row.shape  # a cell covers 4 x 4 pixels of the map
+    ((56, 56), (1, 56, 56))
     """
 
     distance: Float[np.ndarray, "h w"]

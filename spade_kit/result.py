@@ -75,6 +75,16 @@ class Match:
     angles
         With vectors of length 1 (``unit=True``), the angle in degrees between those of the two pixels at each layer of
         weight above 0, from the nearest pixel.
+
+    Examples
+    --------
+    >>> import spade_kit
+    >>> parts = spade_kit.load_dataset("demo")
+    >>> spade = spade_kit.SPADE(k=5).fit(parts.train[:12])
+    >>> result = spade.predict(parts.test[5])  # a chipped part
+    >>> match = result.match(112, 60)
+    >>> match.image < 12, abs(sum(match.layers.values()) - match.distance) < 0.01
+    (True, True)
     """
 
     image: int
@@ -105,6 +115,18 @@ class Result:
         The training images it was judged against: all, or all except those left out.
     spade
         The SPADE that judged it, with the gallery and options of that time.
+
+    Examples
+    --------
+    >>> import spade_kit
+    >>> parts = spade_kit.load_dataset("demo")
+    >>> spade = spade_kit.SPADE(k=5).fit(parts.train[:12])
+    >>> result = spade.predict(parts.test[5])  # a chipped part
+    >>> result.anomaly_map.shape, list(result.layer_maps)
+    ((224, 224), ['layer1', 'layer2', 'layer3'])
+    >>> row, col = divmod(result.anomaly_map.argmax(), 224)
+    >>> bool(result.mask[row, col])  # the map peaks on the defect
+    True
     """
 
     anomaly_map: Float[np.ndarray, "H W"]

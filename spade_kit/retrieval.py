@@ -19,6 +19,15 @@ class Neighbours:
     """The retrieved images, nearest first: their indices in the gallery and their distances.
 
     Both are ``(q, k)`` for q queries from `nearest_images`, and ``(k,)`` in a `Result`.
+
+    Examples
+    --------
+    >>> import spade_kit
+    >>> parts = spade_kit.load_dataset("demo")
+    >>> spade = spade_kit.SPADE(k=5).fit(parts.train[:12])
+    >>> result = spade.predict(parts.test[5])  # a chipped part
+    >>> result.neighbours.index.shape, bool((result.neighbours.distance[:-1] <= result.neighbours.distance[1:]).all())
+    ((5,), True)
     """
 
     index: Int[np.ndarray, "*q k"]
@@ -44,6 +53,15 @@ def nearest_images(query: Pyramid, gallery: Pyramid, k: int | None = None) -> Ne
     -------
     Neighbours
         ``index`` and Euclidean ``distance``, each (q, k), nearest first; ties go to the first image in the gallery.
+
+    Examples
+    --------
+    >>> import spade_kit
+    >>> parts = spade_kit.load_dataset("demo")
+    >>> gallery = spade_kit.extract_features(parts.train[:4])
+    >>> found = spade_kit.nearest_images(gallery.select([2]), gallery, k=1)
+    >>> found.index.tolist()  # an image is its own nearest
+    [[2]]
     """
     check_pyramids(query=query, gallery=gallery)
     if query.pooled.shape[1] != gallery.pooled.shape[1]:

@@ -102,6 +102,15 @@ class SPADE:
     ----------
     .. [1] N. Cohen and Y. Hoshen, "Sub-Image Anomaly Detection with Deep Pyramid Correspondences",
        arXiv:2005.02357, 2020.
+
+    Examples
+    --------
+    >>> import spade_kit
+    >>> parts = spade_kit.load_dataset("demo")
+    >>> spade = spade_kit.SPADE(k=5).fit(parts.train[:12])
+    >>> result = spade.predict(parts.test[5])  # a chipped part
+    >>> bool(result.image_score > spade.threshold(fpr=0.1, of="image"))
+    True
     """
 
     def __init__(

@@ -81,6 +81,16 @@ def load_dataset(
     ----------
     .. [1] S. Deitsch et al., "Segmentation of photovoltaic module cells in uncalibrated electroluminescence images",
        Machine Vision and Applications 32, 2021, doi:10.1007/s00138-021-01191-9. Licence CC BY-NC-SA 4.0.
+
+    Examples
+    --------
+    >>> import spade_kit
+    >>> parts = spade_kit.load_dataset("demo")
+    >>> parts.name, len(parts.train), len(parts.test)
+    ('demo', 60, 48)
+    >>> own = spade_kit.load_dataset(parts.train[0].path.parent)  # a plain folder of normal images
+    >>> own.layout, len(own.train)
+    ('plain folder: all images count as normal', 60)
     """
     folders = {"train": _as_folders(train), "test": _as_folders(test)}
     for given in [name_or_path, *folders["train"], *folders["test"]]:

@@ -46,6 +46,14 @@ class Sample:
     ``label`` is "good" or another word for good parts such as "OK", which becomes "good"; the type of defect; or None
     if unknown. ``mask_path`` points to the ground truth of a defect, an image, a folder of several, or a tuple of
     these. ``masked`` means that the dataset has such masks, so the mask of a good image is empty rather than unknown.
+
+    Examples
+    --------
+    >>> import spade_kit
+    >>> parts = spade_kit.load_dataset("demo")
+    >>> sample = parts.test[5]
+    >>> sample.label, sample.image.shape, bool(sample.mask.any())
+    ('chip', (320, 320, 3), True)
     """
 
     path: Path
@@ -104,6 +112,14 @@ class Dataset:
 
     ``layout`` is the recognised folder layout; ``remarks`` list what is unexpected, and ``skipped`` counts the images
     that cannot be read.
+
+    Examples
+    --------
+    >>> import spade_kit
+    >>> parts = spade_kit.load_dataset("demo")
+    >>> few = spade_kit.Dataset("few", parts.train[:12], parts.test[:12])
+    >>> sorted({sample.label for sample in few.test})
+    ['chip', 'good']
     """
 
     name: str

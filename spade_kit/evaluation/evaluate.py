@@ -58,6 +58,15 @@ def evaluate(
         written by another run.
     OSError
         If a file cannot be written; the files written before are complete.
+
+    Examples
+    --------
+    >>> import spade_kit
+    >>> parts = spade_kit.load_dataset("demo")
+    >>> spade = spade_kit.SPADE(k=5).fit(parts.train[:12])
+    >>> report = spade_kit.evaluate(spade, parts.test[:12])  # chipped and good parts
+    >>> report.metric("image_roc_auc") > 0.8
+    True
     """
     spade = spade.under(spade.options)  # a copy: other threads may change the gallery
     samples: list[Any] = list(dataset.test if isinstance(dataset, Dataset) else as_list(dataset))

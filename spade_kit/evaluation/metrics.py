@@ -27,7 +27,12 @@ def roc_auc(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> fl
 
 
 def pixel_roc_auc(maps: Maps, masks: Masks, rois: Masks | None = None) -> float:
-    """ROC-AUC over all pixels of all images together; with ``rois``, over those in the roi of each."""
+    """ROC-AUC over all pixels of all images together; with ``rois``, over those in the roi of each.
+
+    >>> maps, masks = np.array([[[1.0, 2.0], [3.0, 4.0]]]), np.array([[[False, True], [False, True]]])
+    >>> pixel_roc_auc(maps, masks)
+    0.75
+    """
     return roc_auc(*_flatten(maps, masks, rois))
 
 
@@ -41,17 +46,31 @@ def average_precision(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "
 
 
 def pixel_average_precision(maps: Maps, masks: Masks, rois: Masks | None = None) -> float:
-    """Average precision over all pixels of all images together; ``rois`` as in `pixel_roc_auc`."""
+    """Average precision over all pixels of all images together; ``rois`` as in `pixel_roc_auc`.
+
+    >>> maps, masks = np.array([[[1.0, 2.0], [3.0, 4.0]]]), np.array([[[False, False], [False, True]]])
+    >>> pixel_average_precision(maps, masks)
+    1.0
+    """
     return average_precision(*_flatten(maps, masks, rois))
 
 
 def pixel_f1_max(maps: Maps, masks: Masks, rois: Masks | None = None) -> float:
-    """The best harmonic mean of precision and recall over all pixels of all images together; ``rois`` likewise."""
+    """The best harmonic mean of precision and recall over all pixels of all images together; ``rois`` likewise.
+
+    >>> maps, masks = np.array([[[1.0, 2.0], [3.0, 4.0]]]), np.array([[[False, False], [False, True]]])
+    >>> pixel_f1_max(maps, masks)
+    1.0
+    """
     return f1_max(*_flatten(maps, masks, rois))
 
 
 def f1_max(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> float:
-    """The best harmonic mean of precision and recall over all thresholds."""
+    """The best harmonic mean of precision and recall over all thresholds.
+
+    >>> f1_max(np.array([1.0, 2.0, 3.0]), np.array([True, False, True]))
+    0.8
+    """
     return _best_f1(scores, labels)[0]
 
 
@@ -59,6 +78,9 @@ def f1_threshold(scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) 
     """The threshold at which F1 reaches `f1_max`; the lowest if there are several.
 
     It is chosen with the labels, so metrics at this threshold are optimistic for new images.
+
+    >>> f1_threshold(np.array([1.0, 2.0, 3.0]), np.array([False, True, True]))
+    2.0
     """
     return _best_f1(scores, labels)[1]
 
@@ -90,6 +112,17 @@ def aupro(maps: Maps, masks: Masks, fpr_limit: float = 0.3, rois: Masks | None =
     References
     ----------
     .. [1] P. Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 129, 2021, doi:10.1007/s11263-020-01400-4.
+
+    Examples
+    --------
+    Two defects, a large and a small one; the map finds the large one whole, the small one not at all:
+
+    >>> masks = np.zeros((1, 6, 6), bool)
+    >>> masks[0, :2, :2] = masks[0, 5, 5] = True
+    >>> maps = masks.astype(float)
+    >>> maps[0, 5, 5] = -1
+    >>> aupro(maps, masks)
+    0.5
     """
     masks = _as_bool(masks, "masks") if rois is None else _as_bool(masks, "masks") & rois
     scores, bad = _flatten(maps, masks, rois)

@@ -59,6 +59,16 @@ class Report:
         Name of the dataset.
     run
         The run manifest: backbone with a hash of its weights, crop, options, a hash of the normal images, versions.
+
+    Examples
+    --------
+    >>> import spade_kit
+    >>> parts = spade_kit.load_dataset("demo")
+    >>> spade = spade_kit.SPADE(k=5).fit(parts.train[:12])
+    >>> report = spade_kit.evaluate(spade, parts.test[:12])
+    >>> low, high = report.interval("aupro")
+    >>> 0 < low < report.metric("aupro") < high < 1
+    True
     """
 
     name: str

@@ -56,6 +56,15 @@ class Backbone:
         The sides of whole images are multiples of this: the patch of a vision transformer, else 32.
     unit
         Whether vectors have length 1.
+
+    Examples
+    --------
+    >>> import spade_kit
+    >>> parts = spade_kit.load_dataset("demo")
+    >>> backbone = spade_kit.load_backbone()
+    >>> crop = backbone.find_crop(parts.test[0].image)
+    >>> crop.cut(parts.test[0].image).shape
+    (224, 224, 3)
     """
 
     name: str
@@ -261,6 +270,13 @@ def load_backbone(
     A larger ``resize`` shows smaller defects: after resizing, a scratch must be about 3 px wide to be found, a spot of
     good contrast 5 px. With ``crop=None`` and 320, 640, 1,024 and 1,536 px an image takes 0.14, 0.4, 1.3 and 4.8 s on
     one core (20 normal images, radius 12, 24, 38 and 58), and each normal image 1, 4, 11 and 24 MB.
+
+    Examples
+    --------
+    >>> import spade_kit
+    >>> backbone = spade_kit.load_backbone(resize=320, crop=None)  # whole images, at their own shape
+    >>> backbone.name, backbone.layers
+    ('efficientnet_lite0', ('layer1', 'layer2', 'layer3'))
     """
     _check_weights(name, weights, pretrained)
     if isinstance(name, Backbone):

@@ -52,6 +52,14 @@ class Pyramid:
         The names of the levels; ``layer1`` is the finest.
     pooled
         ``(n, d)``: one vector per image.
+
+    Examples
+    --------
+    >>> import spade_kit
+    >>> parts = spade_kit.load_dataset("demo")
+    >>> pyramid = spade_kit.extract_features(parts.train[:2])
+    >>> pyramid.layers, tuple(pyramid.pooled.shape), len(pyramid.select([0]).pooled)
+    (('layer1', 'layer2', 'layer3'), (2, 320), 1)
     """
 
     levels: Sequence[Float[Tensor, "n _c _h _w"]]
@@ -156,6 +164,14 @@ def extract_features(
     Pyramid
         With the embedded backbone ``layer1`` (n, 24, 56, 56), ``layer2`` (n, 40, 28, 28), ``layer3``
         (n, 112, 14, 14) and ``pooled`` (n, 320).
+
+    Examples
+    --------
+    >>> import spade_kit
+    >>> parts = spade_kit.load_dataset("demo")
+    >>> pyramid = spade_kit.extract_features(parts.train[:2])
+    >>> [tuple(level.shape) for level in pyramid.levels]
+    [(2, 24, 56, 56), (2, 40, 28, 28), (2, 112, 14, 14)]
     """
     if batch_size is not None:
         check_count("batch_size", batch_size)

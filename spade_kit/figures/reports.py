@@ -87,6 +87,14 @@ def draw_curves(report: Report, threshold: float | None = None, image_threshold:
     threshold, image_threshold
         Thresholds to mark on the pixel curves and the image curves, such as ``spade.threshold()`` and
         ``spade.threshold(of="image")``, which need only normal images.
+
+    Examples
+    --------
+    >>> import spade_kit
+    >>> parts = spade_kit.load_dataset("demo")
+    >>> spade = spade_kit.SPADE(k=5).fit(parts.train[:12])
+    >>> report = spade_kit.evaluate(spade, parts)
+    >>> figure = spade_kit.draw_curves(report, spade.threshold())  # in a script: figure.write_html("curves.html")
     """
     from plotly.subplots import make_subplots
 
@@ -157,6 +165,14 @@ def draw_sweep(frame: pandas.DataFrame, metrics: Sequence[str] | None = None) ->
     One option gives a line (dots if its values have no order), two give a heat map; more give one line for each
     combination of all options except the one with the most values. Bars show confidence intervals if there are any,
     otherwise the range from the lowest to the highest draw.
+
+    Examples
+    --------
+    >>> import spade_kit
+    >>> parts = spade_kit.load_dataset("demo")
+    >>> few = spade_kit.Dataset("few", parts.train[:12], parts.test[:12])
+    >>> table = spade_kit.sweep(few, {"k": [1, 2, 4, 8, 12]}, metrics=["image_roc_auc", "aupro"])
+    >>> figure = spade_kit.draw_sweep(table)
     """
     columns = list(frame.columns) if isinstance(frame, pandas.DataFrame) else []
     options = [name for name in OPTIONS if name in columns]
@@ -268,6 +284,14 @@ def draw_hardest(report: Report, n: int = 4) -> Figure:
     Each image is shown with its ground truth (dashed) if known, and with its judged map below. All maps share one
     scale, which ends at twice the mean of the 99th percentiles of the good images' maps (of all maps if none is good);
     that of an excess, which is mostly below 0, at their highest value.
+
+    Examples
+    --------
+    >>> import spade_kit
+    >>> parts = spade_kit.load_dataset("demo")
+    >>> spade = spade_kit.SPADE(k=5).fit(parts.train[:12])
+    >>> report = spade_kit.evaluate(spade, parts)
+    >>> figure = spade_kit.draw_hardest(report, n=3)
     """
     check_made("spade_kit.evaluate", report, Report)
     if check_count("n", n) > _MOST:

@@ -54,6 +54,14 @@ def draw_result(
         Number the connected regions as `Result.regions` does, the most anomalous first; at most 20.
     axes
         Three axes to draw into.
+
+    Examples
+    --------
+    >>> import spade_kit
+    >>> parts = spade_kit.load_dataset("demo")
+    >>> spade = spade_kit.SPADE(k=5).fit(parts.train[:12])
+    >>> result = spade.predict(parts.test[5])  # a chipped part
+    >>> figure = spade_kit.draw_result(result, spade.threshold())  # in a script: figure.savefig("result.png")
     """
     _check_result(result)
     figure, (photo, heat, outline) = make_panels(axes, 3, bars=1, shape=result.crop.size)
@@ -127,7 +135,16 @@ def draw_views(
 
 
 def draw_neighbours(result: Result, count: int = 7, *, axes: Sequence[Axes] | None = None) -> Figure:
-    """The query and its nearest neighbours among the normal images, with the distances of their pooled features."""
+    """The query and its nearest neighbours among the normal images, with the distances of their pooled features.
+
+    Examples
+    --------
+    >>> import spade_kit
+    >>> parts = spade_kit.load_dataset("demo")
+    >>> spade = spade_kit.SPADE(k=5).fit(parts.train[:12])
+    >>> result = spade.predict(parts.test[5])  # a chipped part
+    >>> figure = spade_kit.draw_neighbours(result, 3)
+    """
     count = min(check_count("count", count), len(_check_result(result).neighbours))
     figure, panels = make_panels(axes, count + 1, min(count + 1, 4), shape=result.crop.size)
     show_picture(panels[0], result.image, "query")
@@ -144,6 +161,14 @@ def draw_layers(result: Result, *, axes: Sequence[Axes] | None = None) -> Figure
 
     All use the scale of the anomaly map; the top row adds up to that map. With ``combine="concat"`` and no weights,
     hardly any pixel of a single layer exceeds the map; an ensemble is a mean, which single layers do exceed.
+
+    Examples
+    --------
+    >>> import spade_kit
+    >>> parts = spade_kit.load_dataset("demo")
+    >>> spade = spade_kit.SPADE(k=5).fit(parts.train[:12])
+    >>> result = spade.predict(parts.test[5])  # a chipped part
+    >>> figure = spade_kit.draw_layers(result)
     """
     names = list(_check_result(result).layer_maps)
     rows = 1 if axes is not None else -(-len(names) // _MOST_LAYERS)
@@ -164,6 +189,15 @@ def draw_match(result: Result, row: int, col: int, *, axes: Sequence[Axes] | Non
     """A pixel of the query and the normal pixel that it matches, close-ups of both, and the distance by layer.
 
     With vectors of length 1, also the angle between the two vectors at each layer.
+
+    Examples
+    --------
+    >>> import spade_kit
+    >>> parts = spade_kit.load_dataset("demo")
+    >>> spade = spade_kit.SPADE(k=5).fit(parts.train[:12])
+    >>> result = spade.predict(parts.test[5])  # a chipped part
+    >>> row, col = divmod(int(result.anomaly_map.argmax()), 224)
+    >>> figure = spade_kit.draw_match(result, row, col)
     """
     match = _check_result(result).match(row, col)
     figure, (query, normal, here, there, bars) = make_panels(axes, 5, 5)
@@ -187,7 +221,16 @@ def draw_match(result: Result, row: int, col: int, *, axes: Sequence[Axes] | Non
 
 
 def draw_reconstruction(result: Result, *, axes: Sequence[Axes] | None = None) -> Figure:
-    """The query, its reconstruction from the matched normal patches, and the anomaly map."""
+    """The query, its reconstruction from the matched normal patches, and the anomaly map.
+
+    Examples
+    --------
+    >>> import spade_kit
+    >>> parts = spade_kit.load_dataset("demo")
+    >>> spade = spade_kit.SPADE(k=5).fit(parts.train[:12])
+    >>> result = spade.predict(parts.test[5])  # a chipped part
+    >>> figure = spade_kit.draw_reconstruction(result)
+    """
     _check_result(result)
     figure, (query, rebuilt, heat) = make_panels(axes, 3, bars=1, shape=result.crop.size)
     show_picture(query, result.image, _title(result))
@@ -197,7 +240,17 @@ def draw_reconstruction(result: Result, *, axes: Sequence[Axes] | None = None) -
 
 
 def draw_explanation(result: Result, row: int, col: int, threshold: float | None = None) -> Figure:
-    """The result, and below it the normal pixel that one pixel matches: `draw_result` above `draw_match`."""
+    """The result, and below it the normal pixel that one pixel matches: `draw_result` above `draw_match`.
+
+    Examples
+    --------
+    >>> import spade_kit
+    >>> parts = spade_kit.load_dataset("demo")
+    >>> spade = spade_kit.SPADE(k=5).fit(parts.train[:12])
+    >>> result = spade.predict(parts.test[5])  # a chipped part
+    >>> row, col = divmod(int(result.anomaly_map.argmax()), 224)
+    >>> figure = spade_kit.draw_explanation(result, row, col)
+    """
     heights = (1 + 2.6 * panel_height(_check_result(result).crop.size), 2.8)
     figure = plt.figure(figsize=(WIDTH, sum(heights)), layout="constrained")
     grid = figure.add_gridspec(2, 1, height_ratios=heights)

@@ -59,6 +59,15 @@ def choose_threshold(spade: SPADE, dataset: Dataset | Iterable[Photo] | None = N
     -------
     Chooser
         ``float(chooser)`` is the threshold, ``chooser.sentence`` its justification.
+
+    Examples
+    --------
+    >>> import spade_kit
+    >>> parts = spade_kit.load_dataset("demo")
+    >>> spade = spade_kit.SPADE(k=5).fit(parts.train[:12])
+    >>> chooser = spade_kit.choose_threshold(spade, parts)
+    >>> float(chooser) > 0
+    True
     """
     return Chooser(spade, dataset, of=of)
 

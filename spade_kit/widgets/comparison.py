@@ -58,6 +58,13 @@ def compare_layers(spade: SPADE, image: Images, views: Sequence[Wanted] | None =
     ------
     ValueError
         If the views do not use the same crop of an image.
+
+    Examples
+    --------
+    >>> import spade_kit
+    >>> parts = spade_kit.load_dataset("demo")
+    >>> spade = spade_kit.SPADE(k=5).fit(parts.train[:12])
+    >>> comparison = spade_kit.compare_layers(spade, parts.test[5], ["layer1", "layer3", {"radius": 0}])
     """
     return Comparison(spade, image, views)
 

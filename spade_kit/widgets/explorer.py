@@ -59,6 +59,14 @@ def explore(spade: SPADE, photos: Dataset | Iterable[Photo] | None = None) -> Ex
     -------
     Explorer
         Everything you can do with the mouse also works from Python: see its attributes.
+
+    Examples
+    --------
+    >>> import spade_kit
+    >>> parts = spade_kit.load_dataset("demo")
+    >>> spade = spade_kit.SPADE(k=5).fit(parts.train[:12])
+    >>> explorer = spade_kit.explore(spade, parts)
+    >>> explorer.index, explorer.k = 5, 3  # as a click and the slider would; explorer.save_html writes a page
     """
     return Explorer(spade, photos)
 

@@ -58,6 +58,13 @@ def paint_defect(spade: SPADE, image: Images, *, folder: str | Path = "painted")
     -------
     Painting
         Everything you can do with the mouse also works from Python: see its methods.
+
+    Examples
+    --------
+    >>> import spade_kit
+    >>> parts = spade_kit.load_dataset("demo")
+    >>> spade = spade_kit.SPADE(k=5).fit(parts.train[:12])
+    >>> painting = spade_kit.paint_defect(spade, parts.test[6])
     """
     return Painting(spade, image, folder=folder)
 

@@ -52,6 +52,13 @@ def review_suspects(spade: SPADE, folder: str | Path | None = None) -> Review:
     ------
     ValueError
         If ``labels.csv`` holds anything else, or the images have no files.
+
+    Examples
+    --------
+    >>> import spade_kit
+    >>> parts = spade_kit.load_dataset("demo")
+    >>> spade = spade_kit.SPADE(k=5).fit(parts.train[:12])
+    >>> review = spade_kit.review_suspects(spade)
     """
     return Review(spade, folder)
 
