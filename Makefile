@@ -8,7 +8,7 @@
 # make results DATA=path  how well each setting does on a dataset; demo, solar_cells, or a folder
 # make paper DATA="demo path"  the paper's ablations, of levels and of K, beside what it published
 # make bench-widgets  how fast the widgets are, in a browser
-# make site   all lessons as pages that work offline, in site/
+# make docs   course, how-tos and reference as pages that work offline, in site/; make site is the same
 # make student  the lessons without outputs and solutions, in student/
 # make licences  of the packages that are installed beside this one, in THIRD_PARTY.md
 # make mutants  planted faults, and which of them lessons and tests catch
@@ -33,7 +33,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 # settings that a notebook with widgets needs: their state is saved with it
 export JUPYTER_CONFIG_PATH := $(CURDIR)/.jupyter
 
-.PHONY: lab app test quick lint check bench bench-folders bench-widgets results paper site student licences mutants demo picture clean
+.PHONY: lab app test quick lint check docs bench bench-folders bench-widgets results paper site student licences mutants demo picture clean
 
 lab: $(LAB)
 	$(BIN)/jupyter trust notebooks/*.ipynb
@@ -75,8 +75,8 @@ paper: $(LAB)
 bench-widgets: $(TEST)
 	TQDM_DISABLE=1 $(BIN)/python benchmarks/widgets.py $(ARGS)
 
-site: $(LAB)
-	$(BIN)/python notebooks/make_site.py notebooks site
+docs site: $(TEST)
+	$(BIN)/python -m sphinx -W -q docs site
 
 student:
 	$(PYTHON) notebooks/make_student.py notebooks student
