@@ -42,10 +42,11 @@ html_copy_source = html_show_sourcelink = html_show_sphinx = False
 html_show_search_summary = False  # it would fetch the pages, which browsers refuse to pages opened as files
 html_context = {"default_mode": "auto"}
 html_math_renderer = "mathml"
-html_sidebars = {"index": []}
+html_sidebars = {name: [] for name in ("index", "explorers", "misses", "method", "measured")}
 html_theme_options = {
     "navbar_align": "left",
     "navigation_with_keys": False,
+    "header_links_before_dropdown": 8,
     "show_toc_level": 2,
     "footer_start": ["copyright"],
     "footer_end": [],

@@ -19,7 +19,7 @@ _PICTURES = PAGES.parent / "pictures"
 DRAWN = {  # what the example of each function shows
     "draw_result": "A chipped part, its anomaly map with a bright spot at the rim, and the outline of the spot.",
     "draw_match": "A pixel of the chipped rim, the normal pixel nearest to it on another part, and both close up.",
-    "draw_explanation": "The chipped part, its map, its outline, and below the peak of the map beside the nearest normal pixel.",
+    "draw_explanation": "The chipped part, its map and outline; below, the highest pixel beside its nearest normal one.",
     "draw_layers": "The contribution of each layer to the map, and below each the map of this layer searched alone.",
     "draw_neighbours": "The chipped part and the three most similar normal parts, with their distances.",
     "draw_reconstruction": "The chipped part, and the same part put together from normal patches: it is whole.",
@@ -50,7 +50,7 @@ def _add_drawing(app: Any, what: str, name: str, thing: Any, options: Any, lines
         lines += ["", ".. raw:: html", "", *(f"   {line}" for line in html.splitlines()), ""]
     elif isinstance(drawn, Figure):
         _PICTURES.mkdir(parents=True, exist_ok=True)
-        drawn.savefig(_PICTURES / f"{name}.png", dpi=100)
+        drawn.savefig(_PICTURES / f"{name}.png", dpi=100, bbox_inches="tight")
         lines += ["", f".. image:: /_made/pictures/{name}.png", f"   :alt: {DRAWN[name]}", ""]
     else:
         page = PAGES / "reference" / "api" / f"{name}.page.html"

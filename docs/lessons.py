@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import shutil
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,10 @@ def setup(app: Any) -> None:
 
 def write_course() -> None:
     """Write each notebook and each text beside them into course/, and the measurements into results/, in Markdown."""
+    shutil.rmtree(PAGES / "course", ignore_errors=True)
+    for path in (DOCS / "course").glob("*.md"):
+        if path.stem != "index" and not [*(_ROOT / "notebooks").glob(f"{path.stem}.*")]:  # of a lesson that was renamed
+            path.unlink()
     for folder, texts in (("course", "notebooks/*.md"), ("results", "benchmarks/results/*.md")):
         (DOCS / folder).mkdir(exist_ok=True)
         for path in _ROOT.glob(texts):

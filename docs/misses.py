@@ -30,7 +30,7 @@ def write_misses() -> None:
         picture = DOCS / "_made" / "pictures" / f"{name}.png"
         picture.parent.mkdir(parents=True, exist_ok=True)
         figure = spade_kit.draw_result(result, spade.threshold(fpr=0.01))
-        figure.savefig(picture, dpi=90)
+        figure.savefig(picture, dpi=90, bbox_inches="tight")
         pyplot.close(figure)
         found = (result.segmentation(spade.threshold(fpr=0.01)) & result.mask).sum() / result.mask.sum()
         kind = sample.label.replace("_", " ")
@@ -43,7 +43,7 @@ def write_misses() -> None:
         ]
     write(DOCS / "_made" / "misses.md", "\n\n".join(lines))
     kinds = {sample.label: at for at, sample in reversed(list(enumerate(parts.test)))}
-    for name, shown in (("explorer", [*kinds.values()]), ("misses", missed)):
+    for name, shown in (("explorer", [kinds.pop("thread"), *kinds.values()]), ("misses", missed)):
         explorer = spade_kit.explore(spade, parts)
         explorer.index = shown[0]
         page = PAGES / f"{name}.page.html"
