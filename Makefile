@@ -26,6 +26,7 @@ BIN := $(HOME_OF_ENV)/bin
 LAB := $(HOME_OF_ENV)/.spade_kit-lab
 TEST := $(HOME_OF_ENV)/.spade_kit-test
 BENCH := $(HOME_OF_ENV)/.spade_kit-bench
+DOCS := $(HOME_OF_ENV)/.spade_kit-docs
 TORCH_CHOSEN := $(HOME_OF_ENV)/.spade_kit-torch
 TORCH ?= auto
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
@@ -75,7 +76,7 @@ paper: $(LAB)
 bench-widgets: $(TEST)
 	TQDM_DISABLE=1 $(BIN)/python benchmarks/widgets.py $(ARGS)
 
-docs site: $(TEST)
+docs site: $(DOCS)
 	$(BIN)/python -m sphinx -W -q docs site
 
 student:
@@ -115,4 +116,8 @@ $(TEST): pyproject.toml | $(TORCH_CHOSEN)
 
 $(BENCH): pyproject.toml | $(TORCH_CHOSEN)
 	$(BIN)/python -m pip install -e ".[lab,bench]"
+	@touch $@ $(LAB)
+
+$(DOCS): pyproject.toml | $(TORCH_CHOSEN)
+	$(BIN)/python -m pip install -e ".[lab,docs]"
 	@touch $@ $(LAB)

@@ -9,7 +9,7 @@ from typing import Any
 
 import anywidget
 import plotly.graph_objects
-from lessons import DOCS, PAGES, draw_curves, frame, framed, write
+from lessons import DOCS, PAGES, draw_curves, frame, save, write
 from matplotlib.figure import Figure
 
 from spade_kit.shell import main
@@ -19,7 +19,7 @@ _PICTURES = PAGES.parent / "pictures"
 DRAWN = {  # what the example of each function shows
     "draw_result": "A chipped part, its anomaly map with a bright spot at the rim, and the outline of the spot.",
     "draw_match": "A pixel of the chipped rim, the normal pixel nearest to it on another part, and both close up.",
-    "draw_explanation": "The chipped part, its map and outline; below, the highest pixel beside its nearest normal one.",
+    "draw_explanation": "The chipped part, its map and outline; below, the peak beside its nearest normal pixel.",
     "draw_layers": "The contribution of each layer to the map, and below each the map of this layer searched alone.",
     "draw_neighbours": "The chipped part and the three most similar normal parts, with their distances.",
     "draw_reconstruction": "The chipped part, and the same part put together from normal patches: it is whole.",
@@ -31,6 +31,7 @@ DRAWN = {  # what the example of each function shows
     "compare_layers": "One part under several views side by side, with a shared probe.",
     "map_images": "All images as points, near each other where their features are.",
     "paint_defect": "A good part to draw defects on, with its map.",
+    "show_stages": "Six cards, from the image to its segmentation, each of which opens a stage of the method.",
     "review_suspects": "The normal parts, the most anomalous first, to be labelled.",
 }
 
@@ -54,9 +55,7 @@ def _add_drawing(app: Any, what: str, name: str, thing: Any, options: Any, lines
         lines += ["", f".. image:: /_made/pictures/{name}.png", f"   :alt: {DRAWN[name]}", ""]
     else:
         page = PAGES / "reference" / "api" / f"{name}.page.html"
-        page.parent.mkdir(parents=True, exist_ok=True)
-        drawn.save_html(page)
-        write(page, framed(page.read_text(encoding="utf-8")))
+        save(drawn, page)
         lines += ["", ".. raw:: html", "", f"   {frame(page.name, DRAWN[name])}", ""]
 
 

@@ -28,7 +28,7 @@ _CAPTION = re.compile(r"\*([^*\s][^*]*)\*(?:\n\n|\Z)")  # a first paragraph in i
 _LESSON = re.compile(r"\]\((?:\.\./)*(?:notebooks/)?(\w+)\.ipynb(#[\w-]+)?\)")
 _NOTES = re.compile(r"\]\((?:\.\./)*notebooks/(\w+)\.md(#[\w-]+)?\)")
 _RESULTS = re.compile(r"\]\((?:\.\./)*benchmarks/results/(\w+)\.md\)")
-_CODE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+(?:spade_kit|tests|benchmarks|data)/[^)]+\)")
+_ELSEWHERE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+(?:README|(?:spade_kit|tests|benchmarks|data)/)[^)]+\)")
 _SHOW_ALL = '<button class="show-all" type="button" hidden>Show all answers and outputs</button>'
 # a framed page tells its height, and takes the theme of the page around it
 _FRAMED = """<script>
@@ -59,11 +59,11 @@ def write_course() -> None:
 
 
 def relink(text: str) -> str:
-    """Point links to notebooks and measurements to their pages, and drop links to code, which has no page."""
+    """Point links to notebooks and measurements to their pages, and drop links to what has none."""
     text = _LESSON.sub(r"](/course/\1.md\2)", text)
     text = _NOTES.sub(r"](/course/\1.md\2)", text)
     text = _RESULTS.sub(r"](/results/\1.md)", text)
-    return _CODE.sub(r"\1", text).replace("](images/", "](/../notebooks/images/")
+    return _ELSEWHERE.sub(r"\1", text).replace("](images/", "](/../notebooks/images/")
 
 
 def describe_lesson(lesson: Any, stem: str) -> str:
@@ -121,8 +121,14 @@ def frame(page: str, title: str) -> str:
     return f'<iframe class="widget" src="{page}" title="{escape(title)}" loading="lazy"></iframe>'
 
 
-def framed(page: str) -> str:
-    """A page that can stand in a frame."""
+def save(widget: Any, path: Path, *images: Any) -> None:
+    """Save a widget as a page that can stand in a frame."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    widget.save_html(path, *images)
+    write(path, _let_frame(path.read_text(encoding="utf-8")))
+
+
+def _let_frame(page: str) -> str:
     return page.replace("</body>", f"{_FRAMED}</body>")
 
 
@@ -156,7 +162,7 @@ def _make_widget(state: dict[str, Any]) -> str:
         traits["thumbs"] = crops | {traits["index"]: traits["photo"]["jpeg"]}
     data = {"state": traits, "photos": photos, "thumbs": thumbs, "normals": {}}
     style = f"{state['_css']}\n.spade-kit > header {{ display: none; }}"  # the lesson says what is shown
-    return framed(frame_page(state["_esm"], style, "A widget", data))
+    return _let_frame(frame_page(state["_esm"], style, "A widget", data))
 
 
 def write(path: Path, content: str | bytes) -> None:

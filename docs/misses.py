@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lessons import DOCS, PAGES, framed, write
+from lessons import DOCS, PAGES, save, write
 from matplotlib import pyplot
 
 import spade_kit
@@ -43,10 +43,8 @@ def write_misses() -> None:
         ]
     write(DOCS / "_made" / "misses.md", "\n\n".join(lines))
     kinds = {sample.label: at for at, sample in reversed(list(enumerate(parts.test)))}
+    explorer = spade_kit.explore(spade, parts)
     for name, shown in (("explorer", [kinds.pop("thread"), *kinds.values()]), ("misses", missed)):
-        explorer = spade_kit.explore(spade, parts)
         explorer.index = shown[0]
-        page = PAGES / f"{name}.page.html"
-        page.parent.mkdir(parents=True, exist_ok=True)
-        explorer.save_html(page, shown)
-        write(page, framed(page.read_text(encoding="utf-8")))
+        save(explorer, PAGES / f"{name}.page.html", shown)
+    save(spade_kit.show_stages(spade, parts.test[37]), PAGES / "stages.page.html")  # the thread of README's picture

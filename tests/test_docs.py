@@ -57,7 +57,7 @@ def test_only_what_needs_more_than_the_package_is_not_run():
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
-    """All pages, built anew; a warning is an error."""
+    """All pages, built from nothing; a warning is an error."""
     site = tmp_path_factory.mktemp("site")
     run = subprocess.run([sys.executable, "-m", "sphinx", "-W", "-q", DOCS, site], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

@@ -188,9 +188,9 @@ def test_outputs_that_are_not_compared_are_few_and_say_why():
     assert len(varying) < MOST_VARYING * len(cells)
 
 
-def test_the_readme_lists_every_lesson():
-    readme = (NOTEBOOKS.parent / "README.md").read_text(encoding="utf-8")
-    assert re.findall(r"^\| \[(\w+)\]\(notebooks/\1\.ipynb\)", readme, flags=re.MULTILINE) == list(NAMES)
+def test_the_page_of_the_course_lists_every_lesson():
+    course = (NOTEBOOKS.parent / "docs/course/index.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| \[(\w+)\]\(\.\./\.\./notebooks/\1\.ipynb\)", course, flags=re.MULTILINE) == list(NAMES)
 
 
 def test_terms_of_the_glossary_are_used_in_some_lesson():

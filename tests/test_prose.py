@@ -13,6 +13,8 @@ TEXTS = sorted(
     path
     for pattern in (
         "*.md",
+        "docs/*.md",
+        "docs/howto/*.md",
         "notebooks/*.md",
         "notebooks/*.ipynb",
         "spade_kit/**/*.py",

@@ -26,7 +26,7 @@ from spade_kit import SPADE, Sample, choose_threshold, compare_layers, evaluate,
 from spade_kit._files import as_text
 from spade_kit._work import track
 
-README = Path(__file__).parents[1] / "README.md"
+HOW_TO = Path(__file__).parents[1] / "docs/howto/save_and_share.md"
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def test_the_documented_export_shows_each_widget_as_a_picture(opened):
     notebook.cells = [nbformat.v4.new_code_cell("spade_kit.explore(spade)", outputs=[output])]
     assert len(data["image/png"]) > 1000
 
-    (call,) = re.findall(r"`(jupyter nbconvert --to html [^`]*)`", README.read_text(encoding="utf-8"))
+    (call,) = re.findall(r"`(jupyter nbconvert --to html [^`]*)`", HOW_TO.read_text(encoding="utf-8"))
     (given,) = (word for word in shlex.split(call) if word.startswith("--Clear"))
     name, value = given.removeprefix("--").split("=")
     kind, trait = name.split(".")

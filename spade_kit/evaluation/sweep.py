@@ -98,6 +98,13 @@ def sweep(
 
     Examples
     --------
+    >>> import spade_kit
+    >>> parts = spade_kit.load_dataset("demo")
+    >>> few = spade_kit.Dataset("few", parts.train[:12], parts.test[:12])
+    >>> table = spade_kit.sweep(few, {"k": [1, 12]}, metrics=["image_roc_auc", "aupro"])
+    >>> list(table["k"])
+    [1, 12]
+
     ``sweep(parts, {"layers": [("layer1",), ("layer2",), ("layer3",), None]})`` shows which layer matters, with a vision
     transformer ``sweep(parts, {"backbone": [vit], "layers": [(block,) for block in vit.sources]})`` which block,
     ``sweep(parts, {"k": [1, 5, 20, 50]})`` repeats the paper's ablation of K.

@@ -51,6 +51,13 @@ def show_stages(spade: SPADE, image: Images) -> Stages:
     Notes
     -----
     The map itself is thresholded and its maximum is the image score, whatever the SPADE's ``judged`` and ``score``.
+
+    Examples
+    --------
+    >>> import spade_kit
+    >>> parts = spade_kit.load_dataset("demo")
+    >>> spade = spade_kit.SPADE(k=5).fit(parts.train[:12])
+    >>> stages = spade_kit.show_stages(spade, parts.test[5])
     """
     return Stages(spade, image)
 
