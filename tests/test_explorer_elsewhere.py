@@ -27,7 +27,8 @@ CUT = """() => {
         text.style.font = getComputedStyle(node).font;
         root.append(text);
         const cut = inner.right > outer.right + 1 || node.scrollWidth > node.clientWidth + 1
-            || (node.tagName === 'SELECT' && text.getBoundingClientRect().width > node.clientWidth - 26); // beside its arrow
+            // a menu has its arrow beside the text
+            || (node.tagName === 'SELECT' && text.getBoundingClientRect().width > node.clientWidth - 26);
         text.remove();
         return cut && inner.width && !node.closest('.sk-strip');
     }).map(node => node.outerHTML.slice(0, 90));
