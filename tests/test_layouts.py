@@ -1076,6 +1076,13 @@ def test_masks_beside_a_dataset_are_found_by_the_call_that_is_proposed(split):
     ]
 
 
+def test_a_kind_may_be_called_test(put, draw):
+    folder = put("train/good/0.png", "test/test/1.png", "test/dent/2.png")
+    draw("ground_truth/dent/2.png")
+    draw("ground_truth/test/1.png")
+    assert [sample.mask_path is None for sample in load_dataset(folder).test] == [False, False]
+
+
 def test_images_of_labels_are_no_masks_of_other_images(put):
     folder = put("images/train/good/0.png", "images/test/bad/1.png", "labels/train/good/0.png", "labels/test/bad/1.png")
     with pytest.raises(FileNotFoundError, match="Specify the folders"):

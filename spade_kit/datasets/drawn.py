@@ -44,8 +44,7 @@ def find_twins(photos: Collection[Path]) -> dict[Path, str]:
                 twins[kind][photo] = name
                 images[kind] |= others
                 break
-    drawn = [kind for kind, held in twins.items() if are_drawn([*held], 2 if kind[0] else 1)]
-    told = [kind for kind in drawn if not are_drawn(sorted(images[kind]), 1)]
+    told = [kind for kind, held in twins.items() if _are_masks([*held], sorted(images[kind]), 2 if kind[0] else 1)]
     return {photo: name for kind in told for photo, name in twins[kind].items()}
 
 
@@ -62,70 +61,82 @@ def _split(stem: str) -> Iterator[tuple[str, str]]:
             yield stem[at:], f"{stem[:at]}*"
 
 
-def find_apart(photos: Collection[Path], folder: Path) -> set[Path]:
-    """Folders of masks of images beside or in folders beside: labels/000.png, or labels/bad/000.png, of bad/000.png."""
-    held, named = defaultdict[Path, list[Path]](list), defaultdict[tuple[str, str], list[Path]](list)
-    for photo in photos:
-        named[str(photo.parent), fold(photo.stem)].append(photo)
-        for one in [*photo.parents][: len(photo.relative_to(folder).parts) - 1]:
-            held[one].append(photo)
-            named[str(one.parent), fold(photo.stem)].append(photo)
-
-    def find_images(mask: Path, one: Path) -> list[Path]:
-        names = (strip_mark(mask.stem), *(name for name, _ in _split(mask.stem)))
-        alike = (named.get((str(one.parent), fold(name)), ()) for name in names)
-        return next(filter(None, ([photo for photo in some if one not in photo.parents] for some in alike)), [])
-
-    def are_masks(one: Path, files: Sequence[Path]) -> bool:
-        if not (all(find_images(file, one) for file in files) and are_drawn(files, 2)):
-            return False
-        return not are_drawn([min(find_images(file, one)) for file in files], 1)
-
-    return {one for one, files in held.items() if plain(one.name) not in _TOLD and are_masks(one, files)}
-
-
 def find_folders(photos: Collection[Path], folder: Path, least: int = 2) -> dict[Path, str]:
-    """Folders of masks with the name of the folder beside that holds the images: label, and img; "" if it is below it.
+    """Folders of masks, with the name of the folder beside that holds the images; "" if these are not in one beside.
 
-    Beside each other at the top, where folders are kinds, that of the images must have a name such as ``images``.
-    Where no name says so, one of the masks must have at least so many colours: blank images have one.
+    Each file of such a folder has an image at its own place in a folder beside, or where it would be without its
+    folder: label/000.png of img/000.png, or of 000.png. Then the name says that it holds masks, or all folders of this
+    name have few colours, and one of their files at least so many: blank images have one. Or, where only the names of
+    files are alike, as labels/000_a.png and bad/000.png, the files have few colours, and the images do not.
     """
-    held, places = defaultdict(list), defaultdict(set)
-    for photo in photos:
-        places[fold(str(photo.with_suffix("")))].add(photo.parent)
-        for one in [*photo.parents][: len(photo.relative_to(folder).parts) - 1]:
-            held[one].append(photo)
-            places[_place(photo, one, photo.stem)].add(one)
-
-    def find_partners(photo: Path, one: Path) -> set[str]:
-        beside = {other for stem in (photo.stem, strip_mark(photo.stem)) for other in places[_place(photo, one, stem)]}
-        names = {other.name for other in beside - {one} if other.parent == one.parent}
-        kept = names if one.parent != folder else {name for name in names if plain(name) in UNSORTED_NAMES}
-        return kept | ({""} if beside - {one} - {one.parent / name for name in names} else set())
-
-    partners: dict[Path, str] = {}
-    tried: dict[str, list[Path]] = defaultdict(list)
-    for one, files in list(held.items()):
-        found = [find_partners(photo, one) for photo in files]
-        if all(found) or (plain(one.name) in MASK_NAMES and any(found)):
+    tree = _Tree(photos, folder)
+    partners, apart = dict[Path, str](), dict[Path, str]()
+    tried = defaultdict[str, list[Path]](list)
+    for one, files in tree.held.items():
+        name = plain(one.name)
+        found = [tree.find_partners(photo, one) for photo in files]
+        if all(found) or (name in MASK_NAMES and any(found)):
             partners[one] = max(set().union(*found))
-            tried[plain(one.name)] += files
+            tried[name] += files
+        elif name not in _TOLD and all(alike := [tree.find_alike(photo, one) for photo in files]):
+            apart |= {one: ""} if _are_masks(files, [min(some) for some in alike], 2) else {}
     likely = sorted(tried, key=lambda name: -len(tried[name]))[:_GUESSED]
-    drawn = {
-        name for name in likely if name in MASK_NAMES or are_drawn(tried[name], 1 if name in LABEL_NAMES else least)
-    }
-    return {
-        one: partner
-        for one, partner in partners.items()
-        if plain(one.name) in drawn - {plain(partner)}
-        and (plain(one.name) in MASK_NAMES | LABEL_NAMES or plain(partner) not in drawn)
-        and plain(partner) not in MASK_NAMES
-    }
+    drawn = {name for name in likely if are_drawn(tried[name], 1 if name in LABEL_NAMES else least)}
+
+    def are_masks(name: str, partner: str) -> bool:
+        if partner in MASK_NAMES | {name}:
+            return False
+        if name in MASK_NAMES or (name in LABEL_NAMES and partner in UNSORTED_NAMES | {""}):
+            return True
+        return name in drawn and (name in LABEL_NAMES or partner not in drawn)
+
+    return apart | {one: partner for one, partner in partners.items() if are_masks(plain(one.name), plain(partner))}
+
+
+class _Tree:
+    """Images by their places, with and without one of the folders above them."""
+
+    def __init__(self, photos: Collection[Path], folder: Path) -> None:
+        self.folder = folder
+        self.held = defaultdict[Path, list[Path]](list)  # by a folder above
+        self._places = defaultdict[str, set[Path]](set)  # place -> the images there, and folders without which others are there
+        self._named = defaultdict[tuple[Path, str], list[Path]](list)  # by a name in a folder, or in one of its folders
+        for photo in photos:
+            self._places[fold(str(photo.with_suffix("")))].add(photo)
+            self._named[photo.parent, fold(photo.stem)].append(photo)
+            for one in [*photo.parents][: len(photo.relative_to(folder).parts) - 1]:
+                self.held[one].append(photo)
+                self._places[_place(photo, one, photo.stem)].add(one)
+                self._named[one.parent, fold(photo.stem)].append(photo)
+
+    def find_partners(self, mask: Path, one: Path) -> set[str]:
+        """Names of folders beside a folder that have an image at the place of a mask; "" if it is there without one.
+
+        Beside each other at the top, where folders are kinds, that of the images must have a name such as ``images``.
+        """
+        stems = (mask.stem, strip_mark(mask.stem))
+        others = set().union(*(self._places[_place(mask, one, stem)] for stem in stems)) - {one}
+        beside = {other for other in others & self.held.keys() if other.parent == one.parent}
+        names = {other.name for other in beside}
+        if one.parent == self.folder:
+            names = {name for name in names if plain(name) in UNSORTED_NAMES}
+        return names | ({""} if others - beside else set())
+
+    def find_alike(self, mask: Path, one: Path) -> list[Path]:
+        """Images beside a folder or in folders beside, by the name of a mask, or else a part of it."""
+        names = (strip_mark(mask.stem), *(name for name, _ in _split(mask.stem)))
+        found = ([*self._named.get((one.parent, fold(name)), ())] for name in names)
+        beside = ([photo for photo in some if one not in photo.parents] for some in found)
+        return next(filter(None, beside), [])
 
 
 def _place(photo: Path, one: Path, stem: str) -> str:
     """Where an image would be if a folder above it were left out."""
     return fold(str(one.parent / photo.relative_to(one).with_name(stem)))
+
+
+def _are_masks(files: Sequence[Path], images: Sequence[Path], least: int) -> bool:
+    return are_drawn(files, least) and not are_drawn(images)
 
 
 def are_drawn(files: Sequence[Path], least: int = 1) -> bool:

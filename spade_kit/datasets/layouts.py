@@ -120,13 +120,13 @@ def _enter(folder: Path, names: Collection[str]) -> Path | None:
 
 
 def _find_mask_folder(folder: Path) -> Path | None:
-    """The folder of masks in that of a dataset, or beside ``images``; of these, the one called ``test``."""
+    """The folder of masks in that of a dataset; or beside it, if it is called ``images``: ``masks``, or its ``test``."""
     place = folder.absolute()
     masks = _child(folder, MASK_NAMES)
-    if masks is None and plain(place.name) in IMAGE_NAMES:
-        masks = _child(place.parent, MASK_NAMES | LABEL_NAMES)
-        masks = masks if masks and are_drawn(pictures_below(masks)) else None
-    return masks and (_child(masks, TEST_NAMES) or masks)
+    if masks or plain(place.name) not in IMAGE_NAMES:
+        return masks
+    masks = _child(place.parent, MASK_NAMES | LABEL_NAMES)
+    return (_child(masks, TEST_NAMES) or masks) if masks and are_drawn(pictures_below(masks)) else None
 
 
 def _describe_contents(folder: Path) -> str:
@@ -333,13 +333,13 @@ def read_folders(train: list[Path], test: list[Path]) -> Found:
         labels = [GOOD if name in zeros else name for name in names]
         remarks.append(_tell_numbers(test[0].absolute().parent, *sorted(zeros)))
     for folder, label, name in zip(test, labels, names):
-        photos, truth = pair(pictures_below(folder), folder, None if label is None else _find_masks(folder))
-        known = [Sample(path, label, truth.get(path)) for path in photos]
-        samples, numbered = (known, []) if label else _read_kinds(folder, _find_masks(folder))
+        samples, numbered = _read_kinds(folder, _find_masks(folder))
         if not samples:
             raise FileNotFoundError(_describe_contents(folder))
+        if label:
+            samples = [replace(sample, label=label) for sample in samples]
+            numbered = _find_contrary(samples, folder.parent)
         judged += samples
-        numbered += _find_contrary(known, folder.parent) if label else []
         bare += [name] if plain(name) not in UNSORTED_NAMES and None in {sample.label for sample in samples} else []
         if label and plain(label) not in GOOD_NAMES | BAD_NAMES and not zeros:
             told = f"{name} is beside a folder of good images, so its {len(samples)} images are labelled"

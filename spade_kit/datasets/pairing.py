@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Callable, Collection
 from pathlib import Path, PurePath
 
-from spade_kit.datasets.drawn import find_apart, find_folders, find_twins
+from spade_kit.datasets.drawn import find_folders, find_twins
 from spade_kit.datasets.images import MaskPath, walk
-from spade_kit.datasets.naming import GOOD, LABEL_NAMES, MASK_NAMES, UNSORTED_NAMES, as_label, fold, plain, strip_mark
+from spade_kit.datasets.naming import GOOD, MASK_NAMES, as_label, fold, plain, strip_mark
 
 
 def pair(
@@ -29,22 +29,12 @@ def pair(
         bare = strip_mark(path.name)
         return bare != path.name and fold(str(path.with_name(bare))) in known
 
-    def is_label(photo: Path, labels: Path) -> bool:
-        """Whether an image has the path, below the folder of labels, of one beside that folder or in one of images."""
-        images = (one for one in folders if one.parent == labels.parent and plain(one.name) in UNSORTED_NAMES)
-        beside = [place / photo.relative_to(labels) for place in (labels.parent, *images)]
-        names = (photo.stem, strip_mark(photo.stem))
-        return any(fold(str(path.with_name(name))) in known for path in beside for name in names)
-
-    labels = {one for one in folders if plain(one.name) in LABEL_NAMES}
-    labels -= {one for photo in photos for one in labels & {*photo.parents} if not is_label(photo, one)}
-
-    partners = dict.fromkeys(find_apart(photos, folder), "") | find_folders(photos, folder, least)
+    partners = find_folders(photos, folder, least)
 
     def leave_masks(parent: Path) -> PurePath:
         """The folder of the images whose masks are in a folder, relative to the whole; of images, their own."""
         entered = [folder / one for one in list((parent / "file").relative_to(folder).parents)[-2::-1]]
-        left = [one for one in entered if one in partners or (plain(one.name) not in MASK_NAMES and one not in labels)]
+        left = [one for one in entered if one in partners or plain(one.name) not in MASK_NAMES]
         names = (partners.get(one, strip_mark(one.name) if is_named_after(one) else one.name) for one in left)
         return PurePath(*filter(None, names))
 
