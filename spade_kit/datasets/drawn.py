@@ -99,7 +99,9 @@ class _Tree:
     def __init__(self, photos: Collection[Path], folder: Path) -> None:
         self.folder = folder
         self.held = defaultdict[Path, list[Path]](list)  # by a folder above
-        self._places = defaultdict[str, set[Path]](set)  # place -> the images there, and folders without which others are there
+        self._places = defaultdict[str, set[Path]](
+            set
+        )  # place -> the images there, and folders without which others are there
         self._named = defaultdict[tuple[Path, str], list[Path]](list)  # by a name in a folder, or in one of its folders
         for photo in photos:
             self._places[fold(str(photo.with_suffix("")))].add(photo)

@@ -31,15 +31,13 @@ def read_table(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
         raise FileNotFoundError(f"Expected a CSV table at {as_text(path)}, but there is no such file. Check the path.")
     try:
         with explain_reading(path, "a table"):
-            lines = StringIO(path.read_text(encoding="utf-8-sig"), newline="")
-        head = lines.readline()
-        separator = max(",;\t", key=head.count)
-        names = [name.strip().lower() for name in next(csv.reader([head], delimiter=separator), [])]
-        rows = list(csv.DictReader(lines, names, delimiter=separator, restval=""))
+            text = path.read_text(encoding="utf-8-sig")
+        head, *rows = [*filter(None, _split(text))] or [[]]
     except UnicodeDecodeError as problem:
         raise ValueError(f"{as_text(path)} is not UTF-8 text. Save it as CSV in UTF-8.") from problem
     except csv.Error as problem:
         raise ValueError(f"{as_text(path)} is not a CSV table: {problem}. Check its quotes.") from problem
+    names, first = [name.lower() for name in head], text.partition("\n")[0].strip()
     if twice := sorted(name for name in {*columns, *COLUMNS} if names.count(name) > 1):
         raise ValueError(
             f"{as_text(path)} must name each column once; got {', '.join(twice)} again. Rename one of them."
@@ -47,15 +45,20 @@ def read_table(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
     if not set(columns) <= set(names):
         raise ValueError(
             f"The first line of {as_text(path)} must name the columns {', '.join(columns)}, separated by commas, "
-            f"semicolons or tabs; got {head.strip()!r}."
+            f"semicolons or tabs; got {first!r}."
         )
-    for number, row in enumerate(rows, 2):
-        if any(more := row.get(None) or ()):
-            told = f"as many cells as the first line, {len(names)}; got {len(names) + len(more)}"
+    for number, cells in enumerate(rows, 2):
+        if any(cells[len(names) :]):
+            told = f"as many cells as the first line, {len(names)}; got {len(cells)}"
             raise ValueError(f"Row {number} of {as_text(path)} must have {told}. Put names with a comma into quotes.")
-        cells = {name: cell.strip() for name, cell in row.items() if name is not None}
-        if any(cells.values()):
-            yield cells
+        if any(cells):
+            yield dict(zip_longest(names, cells[: len(names)], fillvalue=""))
+
+
+def _split(text: str) -> list[list[str]]:
+    """The cells of a table, separated by commas, semicolons or tabs: whichever its first line has most of."""
+    separator = max(",;\t", key=text.partition("\n")[0].count)
+    return [[cell.strip() for cell in line] for line in csv.reader(StringIO(text, ""), delimiter=separator)]
 
 
 def are_numbers(labels: Collection[str]) -> bool:
@@ -111,8 +114,7 @@ def read_labels(table: Path) -> list[tuple[str, str]]:
     """The name or path of each image in a table, and its label."""
     rows = list(read_table(table, ("label",)))
     named = "name" if rows and "name" in rows[0] and "path" not in rows[0] else "path"
-    rows = list(read_table(table, (named, "label")))  # raises if neither is there
-    return [(row[named], row["label"]) for row in rows]
+    return [(row[named], row["label"]) for row in read_table(table, (named, "label"))]  # raises if neither is there
 
 
 def clean_label(label: str | None) -> str | None:
@@ -128,8 +130,7 @@ class LabelTable:
         self.name = as_text(self.file)
         self._content = self._read()
         text = self._content.decode("utf-8-sig", errors="surrogateescape")
-        separator = max(",;\t", key=text.partition("\n")[0].count)
-        lines = [[cell.strip() for cell in line] for line in csv.reader(StringIO(text, ""), delimiter=separator)]
+        lines = _split(text)
         self.labels: dict[str, str] = {line[0]: line[1] for line in lines[1:] if len(line) == 2}  # by path
         expected = [_LABELLED, *map(list, self.labels.items())] if lines else []
         if lines != expected:
