@@ -1083,6 +1083,15 @@ def test_a_kind_may_be_called_test(put, draw):
     assert [sample.mask_path is None for sample in load_dataset(folder).test] == [False, False]
 
 
+def test_masks_may_have_the_splits_of_their_images(put, draw):
+    folder = put("train/good/0.png", "test/good/1.png", "test/dent/2.png")
+    for mask in ("train/good/0.png", "test/good/1_label.png", "test/dent/2_label.png"):
+        draw(f"annotations/{mask}")
+    dataset = load_dataset(folder)
+    assert sorted(found(dataset.test)) == [("dent", "2.png", "2_label.png"), ("good", "1.png", "1_label.png")]
+    assert dataset.remarks == ("1 mask not used: good/0.png.",)
+
+
 def test_images_of_labels_are_no_masks_of_other_images(put):
     folder = put("images/train/good/0.png", "images/test/bad/1.png", "labels/train/good/0.png", "labels/test/bad/1.png")
     with pytest.raises(FileNotFoundError, match="Specify the folders"):

@@ -120,13 +120,14 @@ def _enter(folder: Path, names: Collection[str]) -> Path | None:
 
 
 def _find_mask_folder(folder: Path) -> Path | None:
-    """The folder of masks in that of a dataset; or beside it, if it is called ``images``: ``masks``, or its ``test``."""
+    """The folder of masks in that of a dataset, or beside ``images``; of its splits, if it has some, the test split."""
     place = folder.absolute()
     masks = _child(folder, MASK_NAMES)
-    if masks or plain(place.name) not in IMAGE_NAMES:
-        return masks
-    masks = _child(place.parent, MASK_NAMES | LABEL_NAMES)
-    return (_child(masks, TEST_NAMES) or masks) if masks and are_drawn(pictures_below(masks)) else None
+    if masks is None and plain(place.name) in IMAGE_NAMES:
+        masks = _child(place.parent, MASK_NAMES | LABEL_NAMES)
+        masks = masks if masks and are_drawn(pictures_below(masks)) else None
+    kinds = {plain(one.name) for one in list_folder(masks).folders} - TRAIN_NAMES - TEST_NAMES if masks else set()
+    return masks if masks is None or kinds else _child(masks, TEST_NAMES) or masks
 
 
 def _describe_contents(folder: Path) -> str:
@@ -198,7 +199,8 @@ def read_splits(folder: Path) -> Found:
     remarks += [_tell_numbers(train_folder, "0")] if good and good.name == "0" else []
     told = {other: pictures_below(other) for other in list_folder(train_folder).folders if other != good}
     remarks += [f"{name_file(other)}: {len(held)} images not used." for other, held in told.items() if held]
-    unused = [other for other in list_folder(folder).folders if other not in (train_folder, test_folder, mask_folder)]
+    used = {train_folder, test_folder, mask_folder, mask_folder and mask_folder.parent}
+    unused = [other for other in list_folder(folder).folders if other not in used]
     hint = "test images belong in test, masks in ground_truth or masks"
     remarks += [f"{printable(other.name)}: not used; {hint}." for other in unused]
     test, numbered = ([], []) if test_folder is None else _read_kinds(test_folder, mask_folder)
