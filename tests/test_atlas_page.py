@@ -23,6 +23,14 @@ link = traitlets.link((atlas, "selection"), (explorer, "selection"))
     "atlas",
     "explorer",
 )
+# how many cards have their pictures in the first frame in which any has
+COUNT_FIRST = """() => void (window.first = new Promise(done => {
+    const look = () => {
+        const count = document.querySelectorAll('.sk-card img[src]').length;
+        return count ? done(count) : requestAnimationFrame(look);
+    };
+    look();
+}))"""
 EDGE, BORDER = 16, 1  # px around all points, and around the stage
 
 
@@ -218,8 +226,10 @@ def test_nothing_moves_or_is_cut_off_and_axe_finds_nothing(browser, saved, score
         before = shown.root.locator(parts).evaluate_all(measure)
         places = screen_places(shown, scored)
         low, high = places.min(0) - 9, places.max(0) + 9
+        page.evaluate(COUNT_FIRST)
         draw_lasso(shown, [low, (high[0], low[1]), high, (low[0], high[1])])
         assert len(cards_of(shown)) == 24
+        assert page.evaluate("window.first") == 24  # all pictures come at once
         page.mouse.move(*places[12])
         shown.choose("colour", "score")
         shown.choose("projection", "tsne")
