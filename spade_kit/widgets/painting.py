@@ -318,12 +318,9 @@ class Painting(Waiting, page="painting.js"):
 
     # ---- the page ----------------------------------------------------------------------------------------------------
 
-    def _reconcile(self, changed: set[str], by_page: bool) -> None:
-        if "index" in changed:
-            self._drawn = None
-
     def _refresh(self) -> None:
         if self.photo.get("index") != self.index:
+            self._drawn = None
             self._show()
 
     def _show(self) -> None:
