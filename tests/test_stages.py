@@ -11,6 +11,7 @@ from scipy.spatial.distance import cdist
 
 from spade_kit import SPADE, extract_features, load_backbone, match_pixels, show_stages
 from spade_kit.figures.stages import paint_pyramid
+from spade_kit.figures.style import as_png
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +204,19 @@ def test_the_figure_shows_the_six_stages_in_numbers(stages, spade, thread):
     np.testing.assert_array_equal(panels[5].images[1].get_array(), result.segmentation(stages.threshold))
     stages.threshold = 1e4
     assert stages.draw().axes[5].get_title().endswith("normal")
+
+
+def test_the_preview_is_the_figure_in_few_bytes(stages):
+    data, _ = stages._repr_mimebundle_()
+    preview = data["image/png"]
+    figure = as_png(stages.draw())
+    few, all_ = (np.asarray(Image.open(BytesIO(png)).convert("RGB")).astype(int) for png in (preview, figure))
+    assert abs(few - all_).mean() < 3
+    yellow = abs(all_ - [253, 231, 55]).max(-1) < 20  # the end of the colours of the map
+    assert yellow.sum() > 50
+    assert abs(few - all_)[yellow].mean() < 12
+    assert len(preview) < 120_000 < len(figure)
+    assert data["text/plain"] == repr(stages)
 
 
 @pytest.mark.slow

@@ -1,11 +1,12 @@
 """The method in one picture in a real browser: every number, picture and call checked against the package."""
 
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from browsing import Shown, assert_accessible, open_offline, read_canvas
+from browsing import Notebook, Shown, assert_accessible, open_offline, read_canvas
 from PIL import Image
 
 import spade_kit
@@ -286,6 +287,27 @@ def test_with_a_kernel_python_and_the_page_follow_each_other(notebook, spade, de
     assert shown.root.locator("h2:visible").inner_text() == "5 Map"
     notebook.execute("stages.threshold = 1000")
     shown.root.locator(".sk-score", has_text="normal").wait_for()
+
+
+def test_without_a_kernel_a_reopened_notebook_shows_all_stages(browser, lab, spade, demo):
+    with Notebook(browser, lab, "kept_stages.ipynb", *CELLS) as notebook:
+        Page(notebook.page).settle()
+        notebook.page.evaluate("jupyterapp.commands.execute('docmanager:save')")
+        notebook.page.wait_for_function("!jupyterapp.shell.currentWidget.context.model.dirty", timeout=20_000)
+    assert (lab.folder / "kept_stages.ipynb").stat().st_size < 600_000
+    shutil.copy(lab.folder / "kept_stages.ipynb", lab.folder / "reopened_stages.ipynb")
+    result = spade.predict(demo.test[0]).with_k(2)
+    with Notebook(browser, lab, "reopened_stages.ipynb", run=False) as notebook:
+        shown = Page(notebook.page)
+        shown.root.get_by_role("alert").filter(has_text="No kernel connected").wait_for(timeout=20_000)
+        shown.open("Retrieval")
+        shown.slide("K", 2)
+        assert f"image score {result.image_score:.2f}:" in shown.root.locator(".sk-score").inner_text()
+        shown.open("Correspondence")
+        shown.go(100, 61)
+        match = result.match(100, 61)
+        assert shown.spots == [(100, 61), (match.row, match.col + SIDE + GAP)]
+        assert shown.root.get_by_label("image", exact=True).is_disabled()
 
 
 def test_tall_images_keep_their_shape(browser, spade, demo, tmp_path):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from io import BytesIO
 
 import numpy as np
 import traitlets
 from matplotlib.figure import Figure
+from PIL import Image
 
 from spade_kit._arguments import check_count, choose
 from spade_kit.datasets.samples import as_array
@@ -132,6 +134,12 @@ class Stages(Live, page="stages.js"):
     def draw(self) -> Figure:
         """The six stages as a Matplotlib figure."""
         return draw_stages(self.result, self._whole, self._rank(), self.threshold, self.probe)
+
+    def _preview(self) -> bytes:
+        """In 256 colours: with all of them, so many pictures would take more of a notebook than the widget."""
+        stream = BytesIO()
+        Image.open(BytesIO(super()._preview())).convert("RGB").quantize(kmeans=5).save(stream, "PNG", optimize=True)
+        return stream.getvalue()
 
     # ---- the stages --------------------------------------------------------------------------------------------------
 

@@ -182,7 +182,7 @@ const STAGES = [
     },
   }, {
     name: "segmentation",
-    what: () => "Pixels of the map that reach the threshold are anomalous (solid line; dashed: the defect as marked by hand). An image with such pixels is anomalous. The threshold comes from normal images alone, each judged against the others.",
+    what: (of) => `Pixels of the map that reach the threshold are anomalous (solid line${of.truth && "; dashed: the mask of the defect"}), and so is an image that has any. The threshold comes from normal images alone, each judged against the others.`,
     call: (of) => `anomalous = anomaly_map >= ${+of.threshold.toPrecision(6)}`,
     arrays: (of) => [["anomalous", of.size]],
     fact: (of) => of.verdict,
