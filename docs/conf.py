@@ -1,6 +1,7 @@
 """Sphinx's settings. ``make docs`` builds the pages into site/; they load nothing from the network."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -53,11 +54,23 @@ html_theme_options = {
 }
 
 
+_PLAIN = re.compile("<(dl|dd)>")
+
+
 def _write_formula(writer, node):
     """A formula as MathML, which browsers draw themselves."""
     writer.body.append(convert(node.astext(), display="inline" if isinstance(node, nodes.math) else "block"))
     raise nodes.SkipNode
 
 
+def _mend_roles(app, page, template, context, doctree):
+    """Take away what readers of a screen stumble over: lists of no list items, and terms without a definition."""
+    body = re.sub(r' role="(?:list|doc-biblioentry)"', "", context.get("body", ""))
+    context["body"] = re.sub(
+        r"<dl>\n(?:<dd>.*</dd>\n)+</dl>", lambda found: _PLAIN.sub(r"<\1 role='none'>", found[0]), body
+    )
+
+
 def setup(app):
+    app.connect("html-page-context", _mend_roles)
     app.add_html_math_renderer("mathml", (_write_formula, None), (_write_formula, None))

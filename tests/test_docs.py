@@ -1,5 +1,7 @@
 """The documents: how-tos that run, pages built without a warning, live and accessible without a network."""
 
+import base64
+import importlib
 import inspect
 import re
 import shutil
@@ -73,6 +75,25 @@ def pages(site: Path) -> dict[Path, str]:
     }
 
 
+def test_a_figure_after_a_prediction_is_folded_with_its_caption_and_description(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    lessons = importlib.import_module("lessons")
+    monkeypatch.setattr(lessons, "PAGES", tmp_path)
+    code = nbformat.v4.new_code_cell("draw()", execution_count=3, metadata={"alt": 'A "bright" <spot>'})
+    png = nbformat.v4.new_output("display_data", {"image/png": base64.b64encode(b"picture").decode()})
+    code.outputs = [nbformat.v4.new_output("stream", text="1 < "), nbformat.v4.new_output("stream", text="2"), png]
+    before = nbformat.v4.new_markdown_cell("# Maps\n\n**Predict before you run:** where?")
+    after = nbformat.v4.new_markdown_cell("*The spot is `here`,\nat the rim.*\n\nOn we go.")
+    text = lessons.describe_lesson(nbformat.v4.new_notebook(cells=[before, code, after]), "05_maps")
+    figure = text[text.index("<details class='predicted'>") : text.index("</details>")]
+    assert text.startswith("# 05 · Maps\n")
+    assert "<pre class='printed'>1 &lt; 2</pre>" in figure
+    assert '<img class="drawn" src="05_maps-3.png" alt="A &quot;bright&quot; &lt;spot&gt;">' in figure
+    assert "<figcaption>The spot is <code>here</code>,\nat the rim.</figcaption>" in figure
+    assert text.endswith("\n\nOn we go.\n")
+    assert (tmp_path / "course/05_maps-3.png").read_bytes() == b"picture"
+
+
 def test_the_table_of_the_reference_is_the_public_api():
     table = (DOCS / "reference" / "index.md").read_text(encoding="utf-8")
     names = re.findall(r"^   (\w+)$", table, flags=re.MULTILINE)
@@ -128,10 +149,8 @@ def test_nothing_is_fetched_and_every_link_has_a_target(site):
 
 @pytest.mark.slow
 def test_a_lesson_folds_what_answers_a_prediction_and_shows_formulas(site):
-    (path,) = site.glob("course/04_*.html")
-    text = path.read_text(encoding="utf-8")
-    (notebook,) = NOTEBOOKS.glob("04_*.ipynb")
-    cells = nbformat.read(notebook, 4).cells
+    text = (site / "course" / f"{LESSONS[4].stem}.html").read_text(encoding="utf-8")
+    cells = nbformat.read(LESSONS[4], 4).cells
     asked = [after for cell, after in pairwise(cells) if "**Predict before you run:**" in cell.source and after.outputs]
     assert text.count("<summary>Show the output</summary>") == len(asked) > 3
     assert text.count("<math") >= 4
@@ -206,8 +225,8 @@ def test_the_search_finds_without_a_network(browser, site):
 @pytest.mark.slow
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_pages_are_accessible_in_both_themes(browser, site, theme):
-    (lesson,) = site.glob("course/04_*.html")
-    for path in (site / "index.html", lesson, site / "reference" / "api" / "spade_kit.match_pixels.html"):
+    for name in ("index", f"course/{LESSONS[4].stem}", "reference/api/spade_kit.match_pixels"):
+        path = site / f"{name}.html"
         with open_offline(browser, path, color_scheme=theme) as page:
             page.locator("article").wait_for()
             assert page.evaluate("document.documentElement.dataset.theme") == theme
