@@ -39,6 +39,7 @@ from spade_kit.widgets import (
     map_images as map_images,
     paint_defect as paint_defect,
     review_suspects as review_suspects,
+    show_stages as show_stages,
 )
 
 __version__: str

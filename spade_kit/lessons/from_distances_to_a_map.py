@@ -56,7 +56,8 @@ def measure_smoothing(sigmas: Sequence[float], stride: int = 4, seed: int = 0) -
 
 def compare_maps(results: Sequence[Result], wanted: Mapping[str, Mapping[str, Any]]) -> pandas.DataFrame:
     """AUPRO of the judged maps under some options, a column each: for each kind of defect with the good images."""
-    labels, masks = np.array([result.label for result in results]), np.stack([result.mask for result in results])
+    labels = np.array([result.label for result in results])
+    masks = np.stack([result.mask for result in results if result.mask is not None])  # all have one
     kinds = [kind for kind in dict.fromkeys(labels.tolist()) if kind != GOOD]
     chosen = {"all": np.ones(len(labels), bool)} | {kind: np.isin(labels, (GOOD, kind)) for kind in kinds}
     table = {}
