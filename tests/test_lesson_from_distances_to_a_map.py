@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter1d
 
 import spade_kit
 from spade_kit.lessons import from_distances_to_a_map as lesson
-from spade_kit.scores import make_map
+from spade_kit.scores import make_map, mean_of_top
 
 
 def test_a_row_enlarged_by_hand_is_the_map_of_the_package(rng):
@@ -88,3 +88,45 @@ def test_both_ways_to_enlarge_are_drawn_over_the_cells():
 def test_the_exercise_names_the_mistake(capsys, answer, said):
     lesson.check(answer)
     assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda squares: ..., "Not answered yet"),
+        (lambda squares: np.sqrt(squares.sum()) * squares / squares.sum(), "Right. "),
+        (lambda squares: squares / np.linalg.norm(np.sqrt(squares)), "Right. "),
+        (lambda squares: squares, "Split the distance itself"),
+        (lambda squares: np.sqrt(squares), "add up to 19, and the distance is 13"),
+        (lambda squares: squares / squares.sum(), "Multiply them by the distance"),
+        (lambda squares: np.sqrt(squares) / np.sqrt(squares).sum() * 13, "in proportion to the roots"),
+        (lambda squares: squares * 0, "they are [ 0.69  1.23 11.08]"),
+    ],
+)
+def test_the_warm_up_names_the_mistake(capsys, answer, said):
+    lesson.check_shares(answer)
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (..., "Not answered yet"),
+        (int(0.01 * 224**2), "Right. "),
+        (502, "rounded down"),
+        (0.01 * 224**2, "whole numbers"),
+        (2, "1 % of the side"),
+        (224**2, "need not fill the map"),
+        (5, "5 px are not 1 %"),
+    ],
+)
+def test_the_question_names_the_mistake(capsys, answer, said):
+    lesson.check_think(answer)
+    assert said in capsys.readouterr().out
+
+
+def test_from_the_area_of_the_question_on_both_scores_agree():
+    for pixels, agree in ((500, False), (501, True)):
+        values = np.zeros(224 * 224, np.float32)
+        values[:pixels] = 7
+        assert (mean_of_top(values.reshape(224, 224)) == values.max()) == agree

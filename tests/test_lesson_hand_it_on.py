@@ -8,7 +8,16 @@ import pytest
 from ipywidgets import IntSlider
 
 from spade_kit import Report
-from spade_kit.lessons.hand_it_on import check, compare_recall, find_defects, lay_out, read_report, unsaved
+from spade_kit.lessons.hand_it_on import (
+    check,
+    check_fraction,
+    check_think,
+    compare_recall,
+    find_defects,
+    lay_out,
+    read_report,
+    unsaved,
+)
 
 BEFORE = np.array([True, False, False, True, False, False, False, True])
 AFTER = np.array([True, True, True, False, True, True, False, True])
@@ -68,4 +77,37 @@ def test_a_gain_has_the_interval_of_its_draws():
 )
 def test_the_exercise_names_the_mistake(capsys, answer, said):
     check(answer)
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda scores, threshold: ..., "Not answered yet"),
+        (lambda scores, threshold: (scores >= threshold).mean(), "Right. "),
+        (lambda scores, threshold: (scores >= threshold).sum(), "divide it by the number of all"),
+        (lambda scores, threshold: (scores > threshold).mean(), "use >="),
+        (lambda scores, threshold: scores.mean(), "The fraction must be 0.5"),
+    ],
+)
+def test_the_warm_up_names_the_mistake(capsys, answer, said):
+    check_fraction(answer)
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (..., "Not answered yet"),
+        (next(n for n in range(1000) if 0.98**n <= 0.05), "Right. "),
+        (148, "Round up"),
+        (59, "the number for 5 %"),
+        (50, "no confidence"),
+        (next(n for n in range(1000) if 0.98**n <= 0.01), "a confidence of 99 %"),
+        (100, "0.98 to the power of 100 is 0.133"),
+        ("many", "Your code raises"),
+    ],
+)
+def test_the_question_names_the_mistake(capsys, answer, said):
+    check_think(answer)
     assert said in capsys.readouterr().out

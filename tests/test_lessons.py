@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-LESSONS = sorted(NOTEBOOKS.glob("*.ipynb"))
+LESSONS = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 STAGES = {
     "image": "00_quickstart",
     "pyramid": "02_features",
@@ -17,9 +17,11 @@ STAGES = {
     "map": "05_from_distances_to_a_map",
     "segmentation": "08_thresholds",
 }
-ENDING = ["## Exercise", "## What fails", "## What we can now say", "## References"]
+ENDING = ["## What fails", "## Quiz", "## What we can now say", "## References"]
+GRADES = ["## Exercise 1 (warm up)", "## Exercise 2 (apply)", "## Exercise 3 (think)"]
 NAMES = {path.stem: path for path in LESSONS}
 MOST_LINES = 12
+MOST_WORDS = 1800  # of Markdown, exercises, quiz and solutions aside
 MOST_VARYING = 0.05  # at most this fraction of code cells may have outputs that are not compared
 
 
@@ -87,7 +89,7 @@ def test_a_lesson_says_below_its_title_which_stages_it_is_about(name):
     assert set(links.values()) <= set(NAMES)
 
 
-def test_a_lesson_ends_with_exercise_failure_summary_and_sources(lesson):
+def test_a_lesson_ends_with_failure_quiz_summary_and_sources(lesson):
     main = [heading for heading in headings(lesson) if not heading.startswith(("## Appendix", "### "))]
     assert main[-len(ENDING) :] == ENDING
     sources = texts(lesson)[-1]
@@ -97,7 +99,7 @@ def test_a_lesson_ends_with_exercise_failure_summary_and_sources(lesson):
 
 def test_exercises_are_open_and_their_solutions_are_folded_and_right(lesson):
     exercises, solutions = tagged(lesson, "exercise"), tagged(lesson, "solution")
-    assert len(exercises) == len(solutions) >= 1
+    assert len(exercises) == len(solutions) == len(GRADES)
     for exercise, solution in zip(exercises, solutions):
         assert "..." in exercise.source
         assert "check" in exercise.source
@@ -105,6 +107,35 @@ def test_exercises_are_open_and_their_solutions_are_folded_and_right(lesson):
         assert solution.metadata["jupyter"]["source_hidden"]
         assert "check" in solution.source
         assert printed(solution).startswith("Right. ")
+
+
+def test_exercises_are_graded(lesson):
+    graded = [heading.partition(":")[0] for heading in headings(lesson) if heading.startswith("## Exercise")]
+    assert graded == GRADES
+
+
+def test_a_quiz_asks_five_questions_with_folded_answers(lesson):
+    (quiz,) = [cell.source for cell in lesson.cells if "quiz" in cell.metadata.get("tags", [])]
+    assert quiz.startswith("## Quiz")
+    assert re.findall(r"^\*\*(\d)\.\*\* ", quiz, flags=re.MULTILINE) == list("12345")
+    questions = re.split(r"^\*\*\d\.\*\* ", quiz, flags=re.MULTILINE)[1:]
+    assert all(question.count("<details><summary>Answer</summary>") == 1 for question in questions)
+
+
+def test_a_lesson_is_short(lesson):
+    apart = {"exercise", "quiz", "solution"}
+    told = [
+        cell.source
+        for cell in lesson.cells
+        if cell.cell_type == "markdown" and not apart & {*cell.metadata.get("tags", [])}
+    ]
+    assert sum(len(text.split()) for text in told) <= MOST_WORDS
+
+
+def test_figures_have_captions(lesson):
+    for cell, following in pairwise(lesson.cells):
+        if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
+            assert re.match(r"\*[^*]", following.source), cell.source
 
 
 def test_a_lesson_has_a_widget_with_a_picture(lesson):

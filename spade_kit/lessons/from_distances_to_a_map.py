@@ -130,6 +130,38 @@ def draw_enlarged(cells: Float[np.ndarray, "w"], stride: int) -> Figure:
     return figure
 
 
+def check_shares(split: Callable[[Float[np.ndarray, "l"]], Float[np.ndarray, "l"]]) -> None:
+    """Check the shares of three layers in a distance."""
+    squares = np.array([9.0, 16.0, 144.0])  # of a distance of 13
+    right = squares / 13
+    mistakes = {
+        "Those are the squared distances, which add up to the squared distance. Split the distance itself.": squares,
+        "Roots of the squares add up to 19, and the distance is 13.": np.sqrt(squares),
+        "Those are fractions, which add up to 1. Multiply them by the distance.": squares / 169,
+        "That is in proportion to the roots. Layers contribute by their squares.": np.sqrt(squares) * 13 / 19,
+    }
+    tell(
+        lambda: split(squares),
+        lambda answer: explain(answer, right, mistakes, f"For {squares} they are {right.round(2)}; got {answer}."),
+        "A layer counts by its square: the largest has 85 % of the distance here.",
+    )
+
+
+def check_think(pixels: int) -> None:
+    """Check from how many pixels on the mean of the highest 1 % of a map is its maximum."""
+    mistakes = {
+        "One pixel too many: 1 % is 501.76 pixels, and is rounded down.": 502,
+        "That is 1 % of the pixels, but pixels are counted in whole numbers.": 501.76,
+        "That is 1 % of the side. The highest 1 % are taken from the whole area.": 2,
+        "The defect need not fill the map.": 224 * 224,
+    }
+    tell(
+        lambda: pixels,
+        lambda answer: explain(answer, 501, mistakes, f"{answer} px are not 1 % of 224 x 224 px."),
+        "A square of 22 px a side. Smaller defects score less than their height, so top and max rank differently.",
+    )
+
+
 def check(place: Callable[[float, float], float]) -> None:
     """Check the place among the cells, whose centres are at 0, 1, 2, ..., of the centre of a pixel."""
     asked = [(0, 4), (13, 4), (100, 16)]

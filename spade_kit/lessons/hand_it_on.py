@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import numpy as np
 from comm import DummyComm
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from spade_kit.datasets.loading import load_dataset
 from spade_kit.datasets.samples import GOOD, Sample
@@ -80,6 +80,35 @@ def compare_recall(before: Found, after: Found) -> tuple[float, float, float]:
         lambda times: measure_gain(before, after, np.repeat(every, times)), ["defect"] * len(every), 0.95, 1000, 0
     )
     return measure_gain(before, after, every), *interval
+
+
+def check_fraction(fraction: Callable[[Float[np.ndarray, "n"], float], float]) -> None:
+    """Check the fraction of images that reach the threshold."""
+    scores = np.array([3.0, 9.0, 5.0, 5.0, 1.0, 2.0, 4.0, 8.0])
+    mistakes = {
+        "That is a number of images: divide it by the number of all.": 4,
+        "An image that just reaches the threshold counts, too: use >=.": 0.25,
+    }
+    tell(
+        lambda: fraction(scores, 5.0),
+        lambda answer: explain(answer, 0.5, mistakes, f"The fraction must be 0.5 for {scores} and 5; got {answer}."),
+        "Without labels, this fraction is all that a folder tells: it says how many, not how many rightly.",
+    )
+
+
+def check_think(needed: int) -> None:
+    """Check how many normal images a threshold for 2 % needs to hold with 95 % confidence."""
+    mistakes = {
+        "Just too few: 0.98 to the power of 148 is 0.0503. Round up.": 148,
+        "That is the number for 5 %: look at r = 2 %.": 59,
+        "Of 50, one is expected above the level, but 0.98 to the power of 50 is 0.36: no confidence.": 50,
+        "That is the number for a confidence of 99 %.": 228,
+    }
+    tell(
+        lambda: needed,
+        lambda answer: explain(answer, 149, mistakes, f"0.98 to the power of {answer} is {0.98**answer:.3f}."),
+        "Half the rate needs more than twice the images: 59 for 5 %, 149 for 2 %, 299 for 1 %.",
+    )
 
 
 def check(gain: Callable[[Found, Found, Int[np.ndarray, "n"]], float]) -> None:
