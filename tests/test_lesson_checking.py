@@ -98,3 +98,40 @@ def test_the_copy_of_the_demo_is_a_folder_of_its_own_that_reads_as_the_demo_does
         assert folder not in demo.train[0].path.parents
     finally:
         shutil.rmtree(folder.parent)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda explorer: ..., "Not answered yet"),
+        (lambda explorer: explorer.result.match(*explorer.probe).image, "Right. "),
+        (lambda explorer: explorer.readout()["neighbour"].item(), "its rank among the neighbours"),
+        (lambda explorer: explorer.readout()["normal row"].item(), "its row"),
+        (lambda explorer: explorer.index, "the image under test"),
+        (lambda explorer: explorer.readout()["distance"].item(), "That is the distance"),
+        (lambda explorer: 999, "Training image 999 does not explain"),
+        (lambda explorer: explorer.readout()["image"], "Your code raises KeyError"),
+    ],
+)
+def test_the_warm_up_of_lesson_07_names_the_mistake(capsys, spade, demo, answer, said):
+    ex = spade_kit.explore(spade, demo.test[:30])
+    ex.index, ex.probe = 20, (90, 70)
+    explorer.check_normal(answer, ex)
+    assert said in capsys.readouterr().out
+    ex.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (..., "Not answered yet"),
+        (3, "Right. "),
+        (1, "can go together"),
+        (6, "farther"),
+        (0, "changes none"),
+        (4, "4 is not"),
+    ],
+)
+def test_the_question_of_lesson_07_names_the_mistake(capsys, answer, said):
+    explorer.check_think(answer)
+    assert said in capsys.readouterr().out

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 import spade_kit
-from spade_kit.lessons.correspondence import check, make_small_pyramids, match_by_hand
+from spade_kit.lessons.correspondence import (
+    check,
+    check_radius,
+    check_think,
+    draw_distances,
+    draw_pyramids,
+    make_small_pyramids,
+    match_by_hand,
+)
 
 
 @pytest.mark.parametrize("radius", [None, 0, 1, 2])
@@ -42,4 +50,50 @@ def squares(pixel, normals):
 )
 def test_the_exercise_names_the_mistake(capsys, answer, said):
     check(answer)
+    assert said in capsys.readouterr().out
+
+
+def test_grids_are_drawn_with_their_numbers():
+    query, normal = make_small_pyramids()
+    fine, coarse, *_ = draw_pyramids(query, normal).axes
+    assert [text.get_text() for text in fine.texts] == list("1122192233443344")
+    assert [text.get_text() for text in coarse.texts] == list("5678")
+    distance, _ = match_by_hand(query, normal)
+    (panel,) = draw_distances({"anywhere": distance}).axes
+    assert [text.get_text() for text in panel.texts] == ["0.00"] * 5 + ["5.83"] + ["0.00"] * 10
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (..., "Not answered yet"),
+        (
+            next(r for r in range(9) if (match_by_hand(*make_small_pyramids(), radius=r)[0] == 0).sum() == 15),
+            "Right. ",
+        ),
+        (3, "which of them is nearer"),
+        (1, "those of columns 0 and 3 do not"),
+        (0, "no cell has a twin"),
+        (4, "A radius of 4 is not the smallest"),
+    ],
+)
+def test_the_warm_up_names_the_mistake(capsys, answer, said):
+    check_radius(answer)
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (..., "Not answered yet"),
+        (50 * sum(max(row, col) <= 4 for row in range(56) for col in range(56)), "Right. "),
+        (4050, "holds inside the image"),
+        (800, "own place counts"),
+        (25, "one image"),
+        (156_800, "without a radius"),
+        (7, "7 is not 50 times"),
+    ],
+)
+def test_the_question_names_the_mistake(capsys, answer, said):
+    check_think(answer)
     assert said in capsys.readouterr().out

@@ -5,7 +5,7 @@ import pytest
 from torch import nn
 
 from spade_kit import load_backbone
-from spade_kit.lessons.pyramid_layers import find_reach
+from spade_kit.lessons.pyramid_layers import check_shares, check_think, find_reach
 
 
 def test_the_reach_of_pooling_is_the_part_of_the_grid_that_lies_on_the_changed_place(rng):
@@ -23,3 +23,38 @@ def test_every_block_of_a_transformer_is_reached_from_everywhere(demo, block):
     vit = load_backbone("vit_tiny_patch16_224", pretrained=False, layers=[block])
     (changed,) = find_reach([vit], demo.test[0].image, slice(0, 16), slice(0, 16))["changed"]
     assert changed == "100%"
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ([..., ..., ...], "Not answered yet"),
+        ([9 / 169, 16 / 169, 144 / 169], "Right. "),
+        ([0.053, 0.095, 0.852], "Right. "),
+        ([9, 16, 144], "divide them by their sum"),
+        ([3 / 19, 4 / 19, 12 / 19], "roots do not"),
+        ([3 / 13, 4 / 13, 12 / 13], "more than 1"),
+        ([5.33, 9.47, 85.2], "divide by 100"),
+        ([0.3, 0.3, 0.4], "They must be"),
+        ([1], "They must be"),
+    ],
+)
+def test_the_warm_up_names_the_mistake(capsys, answer, said):
+    check_shares(answer)
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ([..., ..., ...], "Not answered yet"),
+        ([1 / 2, 1 / 4, 1 / 8], "Right. "),
+        ([1 / 4, 1 / 16, 1 / 64], "from side to side"),
+        ([1 / 4, 1 / 8, 1 / 16], "a line of 1 px"),
+        ([2, 4, 8], "turn the fraction round"),
+        ([1, 1, 1], "got [1, 1, 1]"),
+    ],
+)
+def test_the_question_names_the_mistake(capsys, answer, said):
+    check_think(answer)
+    assert said in capsys.readouterr().out

@@ -160,6 +160,7 @@ def test_one_option_is_a_line_or_dots(small):
     frame = sweep(small, {"k": [1, 2, 4]}, metrics=["aupro", "image_roc_auc"])
     left, right = draw_sweep(frame).axes
     assert [left.get_title(), right.get_title()] == ["image ROC AUC", "AUPRO, false-positive rate up to 0.3"]
+    assert [left.get_ylabel(), right.get_ylabel()] == ["image ROC AUC", "AUPRO"]
     line = right.lines[0]
     np.testing.assert_allclose(line.get_ydata(), frame["aupro"])
     assert line.get_linestyle() == "-"

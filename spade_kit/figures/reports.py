@@ -68,6 +68,7 @@ _METRIC_TITLES = {
     "aupro_05": "AUPRO, false-positive rate up to 0.05",
 }
 _OPTION_LABELS = {
+    "layers": "layers used",
     "crop": "crop (px)",
     "normals": "normal images fitted",
     "weights": "layer weights",
@@ -221,6 +222,7 @@ def _draw_lines(panel: Axes, frame: pandas.DataFrame, options: list[str], metric
         panel.errorbar(x, middle.to_numpy(), bars, fmt=marks, label=label, **look)
     _name_values(panel, names)
     panel.set_xlabel(_OPTION_LABELS.get(first, first), fontsize=9)
+    panel.set_ylabel(_METRIC_TITLES[metric].partition(",")[0], fontsize=9)
     panel.set_ylim(top=min(panel.get_ylim()[1], 1.005))  # no metric exceeds 1
     panel.margins(x=0.08)
     panel.grid(axis="y", color="#dddddd")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from spade_kit.features.pyramid import Pyramid
+from spade_kit.figures.style import RING
 from spade_kit.lessons.checking import explain, tell
-from spade_kit.lessons.material import make_pyramids
+from spade_kit.lessons.material import make_pyramids, open_charts, show_grid
 
 # One channel per level: a fine 4 x 4 grid, and a coarse 2 x 2 grid in which each cell covers 2 x 2 fine ones.
 _FINE = {"query": [[1, 1, 2, 2], [1, 9, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]], "normal": [
@@ -40,6 +44,65 @@ def match_by_hand(query: Pyramid, normal: Pyramid, radius: int | None = None) ->
             if squared**0.5 < distance[row, col]:
                 distance[row, col], place[row, col] = squared**0.5, (other_row, other_col)
     return distance, place
+
+
+def draw_pyramids(query: Pyramid, normal: Pyramid) -> Figure:
+    """The fine and the coarse grid of two images, with their numbers; an outline around the first coarse cell."""
+    names = [f"{image}, {grid} grid" for image in ("query", "normal") for grid in ("fine", "coarse")]
+    levels = [level[0, 0].numpy() for level in (*query.levels, *normal.levels)]
+    figure = _draw_numbers(dict(zip(names, levels)), "{:.0f}")
+    for panel in figure.axes:
+        panel.add_patch(Rectangle((-0.5, -0.5), 2, 2, fill=False, edgecolor=RING, linewidth=3))
+    return figure
+
+
+def draw_distances(grids: Mapping[str, Float[np.ndarray, "h w"]]) -> Figure:
+    """Grids of distances with their numbers, side by side on one scale."""
+    return _draw_numbers(grids, "{:.2f}")
+
+
+def _draw_numbers(grids: Mapping[str, Float[np.ndarray, "h w"]], form: str) -> Figure:
+    """Grids over one area, the cells of coarse ones larger."""
+    figure, panels = open_charts(2.3 * len(grids), 2.6, count=len(grids))
+    side, end = max(map(len, grids.values())), max(map(np.max, grids.values()))
+    for panel, (name, values) in zip(panels, grids.items()):
+        show_grid(panel, values, name, vmin=0, vmax=end, extent=(-0.5, side - 0.5, side - 0.5, -0.5))
+        panel.set(xticks=range(side), yticks=range(side))
+        step = side // len(values)
+        for (row, col), value in np.ndenumerate(values):
+            colour = "black" if value > end / 2 else "white"  # the colours end bright
+            x, y = (at * step + (step - 1) / 2 for at in (col, row))
+            panel.text(x, y, form.format(value), ha="center", va="center", color=colour, fontsize=9)
+    return figure
+
+
+def check_radius(radius: int) -> None:
+    """Check the smallest radius with which all cells of the small query but one are at distance 0."""
+    mistakes = {
+        "The mirror image of column 0 is column 3, but column 2 looks the same: which of them is nearer?": 3,
+        "With radius 1 the cells of columns 1 and 2 find their twin, those of columns 0 and 3 do not.": 1,
+        "At its own place, no cell has a twin.": 0,
+    }
+    tell(
+        lambda: radius,
+        lambda answer: explain(answer, 2, mistakes, f"A radius of {answer} is not the smallest: count cells."),
+        "The cells of columns 0 and 3 have to look two columns farther.",
+    )
+
+
+def check_think(cells: int) -> None:
+    """Check among how many normal cells a cell in the corner looks with radius 4 and K = 50."""
+    mistakes = {
+        "That holds inside the image: a corner has cells on two of its four sides only.": 50 * 81,
+        "The cell's own place counts, too: 5 x 5 in each image.": 50 * 16,
+        "That is one image: there are 50.": 25,
+        "That is the search without a radius.": 50 * 56 * 56,
+    }
+    tell(
+        lambda: cells,
+        lambda answer: explain(answer, 1250, mistakes, f"{answer} is not 50 times the cells within 4 of a corner."),
+        "5 x 5 cells in each of 50 images; inside the image it is 9 x 9, and 4,050.",
+    )
 
 
 def check(nearest: Callable[[np.ndarray, np.ndarray], tuple[int, float]]) -> None:

@@ -1,4 +1,4 @@
-"""Lesson 07: which normal image explains the most cells of a part?"""
+"""Lesson 07: which normal image explains a pixel, which one the most cells, and which ones none."""
 
 from __future__ import annotations
 
@@ -7,8 +7,41 @@ from collections.abc import Callable
 
 import numpy as np
 
-from spade_kit.lessons.checking import tell
+from spade_kit.lessons.checking import explain, tell
 from spade_kit.result import Result
+from spade_kit.widgets.explorer import Explorer
+
+
+def check_normal(find: Callable[[Explorer], int], explorer: Explorer) -> None:
+    """Check that the answer is the training image that explains the probe of an explorer."""
+    seen = explorer.readout().loc["probe"]
+    mistakes = {
+        "That is its rank among the neighbours: the column normal holds the training image.": seen["neighbour"],
+        "That is the place in the normal image, its row.": seen["normal row"],
+        "That is the index of the image under test.": explorer.index,
+        "That is the distance.": seen["distance"],
+    }
+    tell(
+        lambda: find(explorer),
+        lambda answer: explain(
+            answer, seen["normal"], mistakes, f"Training image {answer} does not explain the probe."
+        ),
+        "The same row says where in that image, and how far it is.",
+    )
+
+
+def check_think(idle: int) -> None:
+    """Check how many of six neighbours can be left out without a change of the map."""
+    mistakes = {
+        "All of those that explain nothing can go together: none of them is missed by any cell.": 1,
+        "Some neighbours explain cells, and these cells would be farther from normal.": 6,
+        "A neighbour that explains no cell changes none.": 0,
+    }
+    tell(
+        lambda: idle,
+        lambda answer: explain(answer, 3, mistakes, f"{answer} is not the number of neighbours that explain nothing."),
+        "Three: a large K costs time for neighbours that explain nothing, and nothing else.",
+    )
 
 
 def check(find: Callable[[Result], int], result: Result) -> None:

@@ -48,6 +48,37 @@ def find_reach(
     return pandas.DataFrame(table, columns=["backbone", "layer", "read at", "channels", "cells", "changed"])
 
 
+def check_shares(shares: Sequence[float]) -> None:
+    """Check the shares of three layers whose squared distances are 9, 16 and 144."""
+    squares = np.array([9.0, 16, 144])
+    mistakes = {
+        "Those are the squares: divide them by their sum.": squares,
+        "That is in proportion to the roots, 3, 4 and 12. Squares add up, roots do not.": np.array([3, 4, 12]) / 19,
+        "Those are the roots divided by the distance: they add up to more than 1.": np.array([3, 4, 12]) / 13,
+        "That is in percent: divide by 100.": 100 * squares / 169,
+    }
+    tell(
+        lambda: shares,
+        lambda answer: explain(answer, squares / 169, mistakes, f"They must be {squares / 169}; got {answer}.", 1e-2),
+        "5 %, 9 % and 85 %: one layer with large values leaves little to the others.",
+    )
+
+
+def check_think(fractions: Sequence[float]) -> None:
+    """Check which fraction of a cell a line of 2 px covers, with cells of 4, 8 and 16 px."""
+    sides = np.array([4.0, 8, 16])
+    mistakes = {
+        "That would be a spot of 2 x 2 px. A scratch runs through the cell from side to side.": (2 / sides) ** 2,
+        "That is a line of 1 px.": 1 / sides,
+        "That is the cell divided by the scratch: turn the fraction round.": sides / 2,
+    }
+    tell(
+        lambda: fractions,
+        lambda answer: explain(answer, 2 / sides, mistakes, f"For cells of 4 px it is 2 / 4; got {answer}."),
+        "Half of a fine cell, an eighth of a coarse one: the rest of the cell is normal, and is averaged with it.",
+    )
+
+
 def check(weigh: Callable[[Sequence[np.ndarray]], Sequence[float]]) -> None:
     """Check weights that make all levels count equally, computed from levels (n, c, h, w)."""
     rng = np.random.default_rng(0)
