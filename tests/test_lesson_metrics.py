@@ -188,3 +188,39 @@ def test_typical_mistakes_in_the_exercise_give_different_numbers():
         lesson.check(lambda m, r, t, mistake=mistake: seen.append(mistake(m, r, t)) or 0.0)
     assert len({round(value, 6) for value in seen}) == 3
     assert min(seen) > 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ([..., ...], "Not answered yet"),
+        ([np.mean([80 / 100, 0 / 4]), (80 + 0) / (100 + 4)], "Right. "),
+        ([0.4, 0.77], "Right. "),
+        ([0.77, 0.4], "swapped"),
+        ([0.4, 0.4], "Recall counts pixels"),
+        ([0.77, 0.77], "PRO gives both regions the same weight"),
+        ([0.4, 0.8], "not of 100"),
+        ([1, 1], "got [1, 1]"),
+    ],
+)
+def test_the_warm_up_says_what_is_wrong(capsys, answer, said):
+    lesson.check_regions(answer)
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ([..., 1], "Not answered yet"),
+        ([0.8 * 250 / (0.8 * 250 + 0.02 * 50_000), 0.8 * 250 / 50_000], "Right. "),
+        ([0.976, 0.004], "count pixels"),
+        ([0.2, 0.004], "200 of all 1,200"),
+        ([0.167, 0.02], "as many normal pixels"),
+        ([0.167, 200], "not a number of pixels"),
+        ([0.167, 0.005], "Only 80 %"),
+        ([0.5, 0.5], "They must be"),
+    ],
+)
+def test_the_question_says_what_is_wrong(capsys, answer, said):
+    lesson.check_think(answer)
+    assert said in capsys.readouterr().out

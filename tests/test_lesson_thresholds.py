@@ -83,3 +83,38 @@ def test_the_rule_of_the_exercise_is_that_of_the_package(count, rate):
 def test_the_exercise_says_what_is_wrong(capsys, answer, said):
     lesson.check(answer)
     assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (..., "Not answered yet"),
+        (next(n for n in range(1, 100) if math.ceil((n + 1) * 0.98 - 1e-9) <= n), "Right. "),
+        (50, "One more than needed"),
+        (48, "only 48 scores"),
+        (99, "twice as many"),
+        (24, "4 %"),
+        (10, "1 of 11"),
+    ],
+)
+def test_the_warm_up_says_what_is_wrong(capsys, answer, said):
+    lesson.check_count(answer)
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ([..., ..., ...], "Not answered yet"),
+        ([180 + 49.5, 110 + 316.8, 40 + 643.5], "Right. "),
+        ([320 + 49.5, 390 + 316.8, 460 + 643.5], "fraction found"),
+        ([180 + 50, 110 + 320, 40 + 650], "of the 990 good parts"),
+        ([49.5, 316.8, 643.5], "false alarms alone"),
+        ([180, 110, 40], "misses alone"),
+        ([3.6 + 49.5, 2.2 + 316.8, 0.8 + 643.5], "costs 50"),
+        ([1, 2, 3], "must be 229.5"),
+    ],
+)
+def test_the_question_says_what_is_wrong(capsys, answer, said):
+    lesson.check_think(answer)
+    assert said in capsys.readouterr().out

@@ -171,6 +171,37 @@ def draw_stretched(results: Sequence[Result]) -> Figure:
     return figure
 
 
+def check_regions(answer: Sequence[float]) -> None:
+    """Check PRO and recall of two regions, 80 of 100 and 0 of 4 pixels found."""
+    mistakes = {
+        "The two are swapped: PRO is the mean over regions.": [80 / 104, 0.4],
+        "PRO is right. Recall counts pixels: 80 of 104.": [0.4, 0.4],
+        "Recall is right. PRO gives both regions the same weight: the mean of 0.8 and 0.": [80 / 104, 80 / 104],
+        "PRO is right. Region B's pixels count in the recall, too: 80 of 104, not of 100.": [0.4, 0.8],
+    }
+    tell(
+        lambda: list(answer),
+        lambda got: explain(got, [0.4, 80 / 104], mistakes, f"PRO must be 0.4 and recall 0.77; got {got}.", rtol=5e-3),
+        "The small region costs half of PRO, and a twenty-fifth of the recall.",
+    )
+
+
+def check_think(answer: Sequence[float]) -> None:
+    """Check a precision, and the false-positive rate at which it is a half."""
+    mistakes = {
+        "Precision is not found / (found + rate): count pixels, 200 and 1,000.": [0.8 / 0.82, 0.004],
+        "The rate is right. Precision is 200 of all 1,200 marked pixels, not 200 / 1,000.": [0.2, 0.004],
+        "The precision is right. For 0.5, as many normal pixels as found ones: 200 of 50,000.": [1 / 6, 0.02],
+        "The precision is right. The rate is a fraction, 200 of 50,000, not a number of pixels.": [1 / 6, 200],
+        "The precision is right. Only 80 % of the 250 pixels are found: 200 of 50,000.": [1 / 6, 0.005],
+    }
+    tell(
+        lambda: list(answer),
+        lambda got: explain(got, [1 / 6, 0.004], mistakes, f"They must be 0.167 and 0.004; got {got}.", rtol=5e-3),
+        "With so many normal pixels, a rate of 2 % is a lot: five of six marked pixels are false alarms.",
+    )
+
+
 def check(overlap: Callable[[np.ndarray, np.ndarray, float], float]) -> None:
     """Check PRO at a threshold, from a map (H, W) and its regions (H, W), numbered from 1, with 0 for normal pixels."""
     rng = np.random.default_rng(0)

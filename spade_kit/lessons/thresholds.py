@@ -72,6 +72,41 @@ def draw_scores(rows: Mapping[str, Float[np.ndarray, "_"]], thresholds: Mapping[
     return figure
 
 
+def check_count(images: int) -> None:
+    """Check how many normal images a false-alarm rate of 2 % needs."""
+    mistakes = {
+        "One more than needed: with 49 the rank is 50 x 0.98 = 49, the largest score.": 50,
+        "With 48 the rank is 49 x 0.98 = 48.02, rounded up to 49, and there are only 48 scores.": 48,
+        "That is twice as many as needed: the new image falls above the largest of N in 1 of N + 1 cases.": 99,
+        "That suffices for 4 %: 1 of 25.": 24,
+    }
+    tell(
+        lambda: images,
+        lambda answer: explain(
+            answer, 49, mistakes, f"The largest of {answer} scores is reached in 1 of {answer + 1}."
+        ),
+        "A new image falls above the largest of 49 in 1 of 50 cases: 2 %.",
+    )
+
+
+def check_think(costs: Sequence[float]) -> None:
+    """Check what three thresholds cost per 1,000 parts, 10 of them defective."""
+    recall, rate = np.array([0.64, 0.78, 0.92]), np.array([0.05, 0.32, 0.65])
+    missed, alarms = 10 * (1 - recall), 990 * rate
+    mistakes = {
+        "The recall is the fraction found; a miss is one of the others.": 50 * 10 * recall + alarms,
+        "Nearly: false alarms are a fraction of the 990 good parts, not of all 1,000.": 50 * missed + 1000 * rate,
+        "Those are false alarms alone. Add 50 for each missed defect.": alarms,
+        "Those are misses alone. Add 1 for each false alarm.": 50 * missed,
+        "That counts parts. A missed defect costs 50.": missed + alarms,
+    }
+    tell(
+        lambda: costs,
+        lambda answer: explain(answer, 50 * missed + alarms, mistakes, f"The first must be 229.5; got {answer}."),
+        "The highest threshold is the cheapest here, although it misses most: only one part in a hundred is defective.",
+    )
+
+
 def check(find: Callable[[np.ndarray, float], float]) -> None:
     """Check the threshold from normal scores (n,) that a new one reaches with at most the given probability."""
     scores = np.random.default_rng(0).permutation(np.cumsum(np.arange(1.0, 31)))  # gaps differ: every mistake shows
