@@ -174,6 +174,24 @@ def test_the_distances_of_the_pinned_pixel_tell_how_unique_its_match_is(notebook
     assert shown.normal.locator(".sk-runner").get_attribute("visibility") == "hidden"
 
 
+def test_the_distances_of_a_place_where_the_pointer_rests_are_there_when_it_is_pinned(notebook, shown, spade, demo):
+    notebook.execute("asked, send = [], ex.send; ex.send = lambda told, *of: (asked.append(told), send(told, *of))")
+    places = "[[one['row'], one['col']] for one in asked if one['kind'] == 'distances']"
+    shown.press("distances")
+    try:
+        shown.hover(shown.photo, 100, 61)
+        notebook.until(places, [[100, 61]])
+        shown.page.wait_for_timeout(300)  # the reply is on its way
+        shown.click(shown.photo, 100, 61)
+        match = spade.predict(demo.test[0]).match(100, 61)
+        told = f"nearest {match.distance:.1f} at ({match.row}, {match.col})"
+        shown.root.locator(".sk-near", has_text=told).wait_for(timeout=2000)
+        assert notebook.ask(places) == [[100, 61]]  # not asked again
+    finally:
+        notebook.execute("ex.send = send")
+        shown.press("distances")
+
+
 def test_the_ratio_map_shows_how_ambiguous_matches_are_and_says_how_far_it_is(notebook, shown, spade, demo):
     result = spade.predict(demo.test[0])
     notebook.execute("import time; from spade_kit import result; plain = result.find_ratios")

@@ -315,7 +315,7 @@ class Explorer extends MapPage {
 
   onMessage(message, buffers) {
     super.onMessage(message, buffers);
-    if (message.kind === "distances") this.near.receive(message, numbers(buffers[0], Float32Array));
+    if (message.kind === "distances") this.near.receive({ row: message.row, col: message.col, image: message.image }, numbers(buffers[0], Float32Array));
     if (message.kind === "thumbs") this.paintPhotos();
   }
 
@@ -898,6 +898,7 @@ class Explorer extends MapPage {
     this.normal.point("pinned", pin?.match.image === image ? pin.match.place : null);
     this.normal.point("hovered", hover?.match.image === image ? hover.match.place : null);
     this.near.show(pin && [pin.place[0], pin.place[1]], image, matches, this.matches);
+    if (this.hovered && !this.disconnected) this.near.prepare(hover.place, part?.image ?? hover.match.image, matches);
     this.normal.dots.replaceChildren(...(image === part?.image ? part.dots : []));
     const rank = matches.neighbours.findIndex(([other]) => other === image);
     setText(this.normal.title, `Normal ${image}`);

@@ -4,7 +4,10 @@ import { brief, el, setText, svg } from "./dom.js";
 import { button } from "./controls.js";
 import { middleOf } from "./maps.js";
 
+const RESTING = 60; // ms for which the pointer rests before its distances are asked for
 const FAR = 0.1; // of the longer side: a place farther than this from the best one is another place
+
+const alike = (one, other) => one && other && ["row", "col", "image", "of"].every((name) => one[name] === other[name]);
 
 /** The best place of a grid of distances, and the best one far from it; null if there is none. */
 export function findTwo(distances, h, w) {
@@ -18,7 +21,7 @@ export function findTwo(distances, h, w) {
 export class NearPlaces {
   /** @param {Pane} pane of the normal photo; @param {object} do_ ``ask(place, image)``, ``changed()``, ``paint(canvas, distances)`` */
   constructor(pane, do_) {
-    [this.pane, this.do, this.on, this.wanted] = [pane, do_, false, null];
+    [this.pane, this.do, this.on, this.wanted, this.known] = [pane, do_, false, null, null];
     this.pressed = button("distances", "How unique is the match? Show the distance from the pinned pixel to every place of this normal photo", () => this.turn(), { class: "python", "aria-pressed": "false" });
     this.told = el("span", { class: "sk-remark", role: "status" });
     this.runner = svg("g", { class: "sk-own sk-runner", visibility: "hidden" }, ...["halo", "ink"].map((c) => svg("path", { class: c, d: "M-7-7L7 7M-7 7L7-7" })));
@@ -36,19 +39,31 @@ export class NearPlaces {
   show(place, image, of, grid) {
     const wanted = this.on && place ? { row: place[0], col: place[1], image, of } : null;
     const now = this.wanted;
+    clearTimeout(this.resting);
     setText(this.told, wanted ? this.told.textContent : this.on ? "pin a pixel" : "");
-    if (wanted ? now && Object.keys(wanted).every((name) => wanted[name] === now[name]) : now === null) return;
+    if (wanted ? alike(wanted, now) : now === null) return;
     [this.wanted, this.grid] = [wanted, grid];
     this.pane.stage.classList.remove("measured");
     this.pane.put(this.runner, null);
     if (!wanted) return;
+    if (alike(wanted, this.known)) return this.paint(this.known.distances);
     setText(this.told, `measuring ${grid.h * grid.w} places of normal ${image}`);
     this.do.ask(place, image);
   }
 
-  receive({ row, col, image }, distances) {
-    const wanted = this.wanted;
-    if (!wanted || row !== wanted.row || col !== wanted.col || image !== wanted.image) return;
+  /** Ask ahead for the place where the pointer rests: its distances are there when it is pinned. */
+  prepare([row, col], image, of) {
+    const next = { row, col, image, of };
+    if (this.on && !alike(next, this.next)) this.resting = setTimeout(() => this.do.ask([row, col], image, (this.next = next)), RESTING);
+  }
+
+  receive(place, distances) {
+    const asked = [this.wanted, this.next].find((one) => alike(one, { of: one?.of, ...place }));
+    if (asked) this.known = { ...asked, distances };
+    if (asked && asked === this.wanted) this.paint(distances);
+  }
+
+  paint(distances) {
     const { h, w } = this.grid;
     const [best, second] = findTwo(distances, h, w);
     this.do.paint(this.pane.over, distances);
