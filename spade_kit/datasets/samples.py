@@ -249,7 +249,7 @@ def _describe_masks(masked: Sequence[Sample]) -> tuple[str, list[str]]:
 
 
 _NO_ROOM = "does not fit into memory. Make it smaller."
-Photo: TypeAlias = "Sample | Path | str | Image.Image | np.ndarray"
+Photo: TypeAlias = Sample | Path | str | Image.Image | np.ndarray
 
 
 def as_array(photo: Photo) -> UInt8[np.ndarray, "H W 3"]:
