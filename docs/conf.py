@@ -31,6 +31,7 @@ myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 numpydoc_show_class_members = False
 autodoc_typehints_format = "short"
+toc_object_entries_show_parents = "hide"
 autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 90
 

@@ -135,7 +135,7 @@ def _let_frame(page: str) -> str:
 def draw_curves(figure: Figure, course: str = "") -> str:
     """A Plotly figure; the Plotly script is stored once, in the folder of the course."""
     write(PAGES / "course" / "plotly.min.js", get_plotlyjs())
-    return to_html(figure, include_plotlyjs=f"{course}plotly.min.js", full_html=False)
+    return to_html(figure, {"responsive": True}, include_plotlyjs=f"{course}plotly.min.js", full_html=False)
 
 
 def _read_state(model: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,9 @@ addEventListener("message", ({ source, data }) => {
   tell(frame);
 });
 
+// curves are drawn before the contents of the page stand beside them and take their room
+addEventListener("load", () => dispatchEvent(new Event("resize")));
+
 addEventListener("DOMContentLoaded", () => {
   new MutationObserver(() => document.querySelectorAll("iframe.widget").forEach(tell)).observe(
     document.documentElement, { attributeFilter: ["data-theme"] });

@@ -95,7 +95,7 @@ def draw_curves(report: Report, threshold: float | None = None, image_threshold:
     >>> parts = spade_kit.load_dataset("demo")
     >>> spade = spade_kit.SPADE(k=5).fit(parts.train[:12])
     >>> report = spade_kit.evaluate(spade, parts)
-    >>> figure = spade_kit.draw_curves(report, spade.threshold())  # in a script: figure.write_html("curves.html")
+    >>> figure = spade_kit.draw_curves(report, spade.threshold())  # figure.write_html in a script
     """
     from plotly.subplots import make_subplots
 

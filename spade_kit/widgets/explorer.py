@@ -66,7 +66,7 @@ def explore(spade: SPADE, photos: Dataset | Iterable[Photo] | None = None) -> Ex
     >>> parts = spade_kit.load_dataset("demo")
     >>> spade = spade_kit.SPADE(k=5).fit(parts.train[:12])
     >>> explorer = spade_kit.explore(spade, parts)
-    >>> explorer.index, explorer.k = 5, 3  # as a click and the slider would; explorer.save_html writes a page
+    >>> explorer.index, explorer.k = 5, 3  # as a click and the slider would
     """
     return Explorer(spade, photos)
 
