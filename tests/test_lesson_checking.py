@@ -1,9 +1,14 @@
 """The check of the environment, and the checks of the exercises of lessons 00 and 07."""
 
+import json
 import shutil
+from types import SimpleNamespace
 
+import IPython
 import numpy as np
 import pytest
+from IPython.core.formatters import DisplayFormatter
+from matplotlib.figure import Figure
 
 import spade_kit
 from spade_kit.lessons import check_environment, checking, explorer, quickstart
@@ -26,6 +31,41 @@ def test_a_missing_package_is_named_with_its_cure(capsys, monkeypatch):
     assert "Ready" not in said
     assert "Run `pip install -e .[lab]` in the project folder to install no_such_package." in said
     assert "to install numpy." in said
+
+
+@pytest.fixture
+def show(monkeypatch, tmp_path):
+    """Show a figure as the output of a cell, in a lesson of two cells of which the first has a description."""
+    cells = [
+        {"source": ["draw(\n", "  1)"], "metadata": {"alt": 'A "thread" & a map'}},
+        {"source": "x", "metadata": {}},
+    ]
+    (tmp_path / "lesson.ipynb").write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    shell = SimpleNamespace(display_formatter=DisplayFormatter(), user_ns={"_ih": [""]})
+    shell.display_formatter.formatters["image/png"].for_type(Figure, lambda _: "UE5H")
+    monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
+
+    def show(source: str, session: str) -> dict[str, str]:
+        monkeypatch.setenv("JPY_SESSION_NAME", str(tmp_path / session))
+        checking.describe_figures()
+        shell.user_ns["_ih"].append(source)
+        return shell.display_formatter.format(Figure())[0]
+
+    return show
+
+
+def test_a_figure_has_the_alternative_text_of_its_cell(show):
+    shown = show("draw(\n  1)\n", "lesson.ipynb")
+    alt = "A &quot;thread&quot; &amp; a map"
+    assert shown["text/html"] == f'<img src="data:image/png;base64,UE5H" alt="{alt}">'
+    assert shown["image/png"] == "UE5H"
+
+
+@pytest.mark.parametrize(
+    ("source", "session"), [("draw(2)", "lesson.ipynb"), ("x", "lesson.ipynb"), ("x", "none.ipynb")]
+)
+def test_other_figures_are_shown_as_ever(show, source, session):
+    assert sorted(show(source, session)) == ["image/png", "text/plain"]
 
 
 @pytest.mark.parametrize("problem", [FileNotFoundError, ImportError, ValueError])

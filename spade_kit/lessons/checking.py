@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import os
 import platform
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 _OPEN = "Not answered yet: replace the dots with your own code, and run the cell again."
 
 
 def check_environment() -> None:
-    """Print what the lessons need and whether it is installed; print the cure for anything that is missing."""
+    """Print what the lessons need and whether it is installed; print the cure for anything that is missing.
+
+    In Jupyter's page, also give the figures of the lesson their descriptions; see `describe_figures`.
+    """
+    describe_figures()
     print(f"{'needed':<44} installed")
     cures = []
     for needed, find_cure in _NEEDED.items():
@@ -21,6 +31,28 @@ def check_environment() -> None:
         if cure is not None:
             cures.append(cure)
     print("Ready." if not cures else "\n".join(cures))
+
+
+def describe_figures() -> None:
+    """Show figures as HTML pictures with an alternative text: that in the metadata of the cell as it is in the file.
+
+    Jupyter's page shows a PNG without one and does not tell the kernel the metadata of a cell. So the file is read,
+    which the server names; elsewhere nothing changes, nor do the figures of cells that have been edited.
+    """
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    lesson: dict[str, Any] = {"cells": []}
+    with suppress(KeyError, OSError, ValueError):
+        lesson = json.loads(Path(os.environ["JPY_SESSION_NAME"]).read_text(encoding="utf-8"))
+    alts = {"".join(cell["source"]).strip(): cell["metadata"].get("alt") for cell in lesson["cells"]}
+    if shell is None or not any(alts.values()):
+        return
+
+    def show(figure: Any) -> dict[str, str]:
+        alt, picture = alts.get(shell.user_ns["_ih"][-1].strip()), draw(figure)
+        return {"text/html": f'<img src="data:image/png;base64,{picture}" alt="{escape(alt)}">'} if alt else {}
+
+    draw = shell.display_formatter.formatters["image/png"]
+    shell.display_formatter.mimebundle_formatter.for_type_by_name("matplotlib.figure", "Figure", show)
 
 
 def tell(ask: Callable[[], Any], find_mistake: Callable[[Any], str | None], right: str) -> None:
