@@ -11,13 +11,31 @@ from types import SimpleNamespace
 import numpy as np
 
 from spade_kit.datasets.loading import load_dataset
-from spade_kit.lessons.checking import tell
+from spade_kit.lessons.checking import explain, tell
+from spade_kit.result import Result
 
 
 def copy_demo() -> Path:
     """Copy the demo to a new folder with the subfolders ``train``, ``test`` and ``ground_truth``; return its path."""
     demo = load_dataset("demo").train[0].path.parents[2]
     return shutil.copytree(demo, Path(mkdtemp()) / "demo")
+
+
+def check_marked(marked: float, result: Result) -> None:
+    """Check the fraction of the image that is marked at the threshold that 5 % of normal pixels reach."""
+    rates = ({"fpr": 0.05}, {"fpr": 0.01}, {"fpr": 0.05, "of": "image"})
+    loose, tight, of_parts = (result.segmentation(result.spade.threshold(**rate)) for rate in rates)
+    mistakes = {
+        "That is the fraction at the threshold that 1 % reach: take fpr=0.05.": tight.mean(),
+        "That is the threshold for the scores of whole parts: leave out of='image'.": of_parts.mean(),
+        "That is the number of marked pixels: take the mean, not the sum.": loose.sum(),
+        "That is in percent: write the fraction itself.": 100 * loose.mean(),
+        "That is the fraction that is not marked.": 1 - loose.mean(),
+        "That is the fraction of the defect that is marked, not of the whole photo.": loose[result.mask].mean(),
+    }
+    otherwise = "Take spade.threshold(fpr=0.05), then the mean of result.segmentation(...)."
+    right = f"{loose.mean():.0%} of this photo instead of {tight.mean():.0%}: more false alarms, and a wider glow."
+    tell(lambda: marked, lambda answer: explain(answer, loose.mean(), mistakes, otherwise, rtol=0.02), right)
 
 
 def check(judge: Callable[[SimpleNamespace, float], bool]) -> None:
@@ -45,3 +63,30 @@ def _find_mistake(verdicts: list[bool]) -> str | None:
     if not just:
         return "A part that just reaches the threshold is missed: use >=, as result.segmentation does."
     return None
+
+
+def check_think(answer: list[float]) -> None:
+    """Check the marked pixels of a good part on average, and how many of 12 good parts have one."""
+    right = (
+        "Every good part has some of the 1 % of pixels: parts need their own threshold, threshold(0.05, of='image')."
+    )
+    tell(lambda: answer, _find_wrong_count, right)
+
+
+def _find_wrong_count(answer: list[float]) -> str | None:
+    pixels, called = answer
+    mistakes = {
+        "Those are all pixels of the map: take 1 % of them.": 224 * 224,
+        "That is 1 % of one side: a map has 224 x 224 pixels.": 2.24,
+        "That is 1 % of the whole image of 320 x 320 pixels: only the crop is judged.": 1024,
+    }
+    wrong = explain(pixels, 0.01 * 224 * 224, mistakes, "Take 1 % of 224 x 224 pixels.", rtol=0.01)
+    if wrong is not None or called == 12:
+        return wrong
+    if called in (0, 0.12, 1):
+        return (
+            "1 % of the pixels is not 1 % of the parts: a single pixel is enough to call a part defective. Judge them."
+        )
+    return (
+        f"Judge the 12 good test parts at threshold, and count those that is_defective calls defective; got {called}."
+    )
