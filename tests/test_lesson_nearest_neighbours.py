@@ -8,6 +8,8 @@ from spade_kit.lessons.nearest_neighbours import (
     as_pixels,
     as_pooled,
     check,
+    check_k,
+    check_think,
     contrast,
     describe_thrice,
     draw_contrast,
@@ -149,4 +151,50 @@ def distances(query, normals):
 )
 def test_the_exercise_names_the_mistake(capsys, answer, said):
     check(answer)
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ([...], "Not answered yet"),
+        (..., "Not answered yet"),
+        ([4, 3], "Right. "),
+        ([2, 3, 4], "the two mistakes, so it looks normal"),
+        ([3], "k = 4 works as well"),
+        ([3, 4, 5], "With k = 5"),
+        ([3, 4, 5, 6], "Beyond k = 4"),
+        ([1, 2], "the two hollow bolts alone decide"),
+        ([6], "k must lie above two, up to four"),
+        (3, "Your code raises TypeError"),
+    ],
+)
+def test_the_choice_of_k_names_the_mistake(capsys, answer, said):
+    check_k(answer)
+    assert said in capsys.readouterr().out
+
+
+def test_with_two_mistakes_k_is_three_or_four():
+    normals, rare, judged = make_bolts()
+    slipped = np.vstack([normals, rare, [[40.1, 9.1], [39.9, 8.9]]])
+    pair = np.stack([judged["hollow"], [50.3, 20.2]])
+    hollow, fifth = np.stack([mean_distance(pair, slipped, k) for k in range(1, 7)], axis=1)
+    assert (np.flatnonzero((hollow > 1) & (fifth < 1)) + 1).tolist() == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (..., "Not answered yet"),
+        (100 * (64 / 224**2) ** 0.5, "Right. "),
+        (3.57, "Right. "),
+        (100 * 64 / 224**2, "the sums of the changes equal"),
+        (800, "the distance of the scratch"),
+        (100 * (64 / 224) ** 0.5, "224 x 224 pixels"),
+        (100**2 * 64 / 224**2, "take the root"),
+        (100, "The scratch is 800 away"),
+    ],
+)
+def test_the_question_at_the_end_names_the_mistake(capsys, answer, said):
+    check_think(answer)
     assert said in capsys.readouterr().out

@@ -189,3 +189,33 @@ def _find_mistake(answer: float, query: np.ndarray, normals: np.ndarray, k: int)
         "Your answer sums over the points: sum over the dimensions, axis 1 of (n, d).": over_points[:k].mean(),
     }
     return explain(answer, right, mistakes, f"With k = {k} the score must be {right:.3f}; got {float(answer):.3f}.")
+
+
+def check_k(ks: list[int]) -> None:
+    """Check the values of k from 1 to 6 that two hollow bolts among the normal ones and a rare size allow."""
+    told: dict[tuple[int, ...], str] = {
+        (1, 2): "With these the two hollow bolts alone decide: the next one finds them at once and looks normal.",
+        (2, 3, 4): "With k = 2 both neighbours of a hollow bolt are the two mistakes, so it looks normal.",
+        (3,): "k = 4 works as well: the fifth bolt of the rare size finds four of its own.",
+        (3, 4, 5): "With k = 5 the fifth bolt of the rare size must look among the others, 10 mm away.",
+        (3, 4, 5, 6): "Beyond k = 4 the fifth bolt of the rare size must look among the others, 10 mm away.",
+    }
+    otherwise = "A hollow bolt finds two of its kind, one of the rare size four: k must lie above two, up to four."
+    right = "k is larger than the number of mistakes, and no larger than the smallest normal group."
+    tell(lambda: ks, lambda _: None if sorted(ks) == [3, 4] else told.get(tuple(sorted(ks)), otherwise), right)
+
+
+def check_think(levels: float) -> None:
+    """Check by how much all of 224 x 224 pixels must change to be as far away as 64 pixels changed by 100."""
+    scratch = 100 * 64**0.5
+    mistakes = {
+        "That makes the sums of the changes equal. A Euclidean distance adds squares: large changes count more.": (
+            100 * 64 / 224**2
+        ),
+        "That is the distance of the scratch: find the change of all 224 x 224 pixels with that distance.": scratch,
+        "That is 100 times the fraction of one side: a photo has 224 x 224 pixels.": 100 * (64 / 224) ** 0.5,
+        "That is the square: take the root at the end.": (scratch / 224) ** 2,
+    }
+    otherwise = f"The scratch is {scratch:.0f} away, the root of 64 x 100^2: find the levels with that distance."
+    right = "Fewer than 4 of 255 levels: in pixels a slightly brighter lamp hides a scratch."
+    tell(lambda: levels, lambda answer: explain(answer, scratch / 224, mistakes, otherwise, rtol=0.02), right)
