@@ -239,3 +239,54 @@ def steps(strides):
 def test_the_exercise_names_the_mistake(capsys, answer, said):
     lesson.check(answer)
     assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (..., "Not answered yet"),
+        ((40, 56, 56), "Right. "),
+        ([40, 56, 56], "Right. "),
+        ((40, 28, 28), "stride 8 is the same for every crop"),
+        ((80, 56, 56), "does not depend on the size"),
+        ((80, 28, 28), "stays the same"),
+        ((56, 56, 40), "The channels come first"),
+        ((24, 112, 112), "That is layer1"),
+        ((112, 28, 28), "That is layer3"),
+        ((40, 448, 448), "448 / 8 cells"),
+    ],
+)
+def test_the_warm_up_names_the_mistake(capsys, answer, said):
+    lesson.check_shape(answer)
+    assert said in capsys.readouterr().out
+
+
+def test_the_shape_of_the_warm_up_is_that_of_the_network(demo):
+    larger = spade_kit.load_backbone(resize=512, crop=448)
+    assert compute_features([lesson.take_crop(larger, demo.train[0])], larger).levels[1].shape == (1, 40, 56, 56)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (..., "Not answered yet"),
+        (25, "Right. "),
+        (5, "two directions"),
+        (16, "Take the most"),
+        (4, "And the grid has two directions"),
+        (36, "no pixel lies in all of them"),
+        (1, "look farther than their own pixels"),
+        (75**2, "how many cells see one pixel?"),
+        (7, "Count the fields of 75 px"),
+    ],
+)
+def test_the_question_at_the_end_names_the_mistake(capsys, answer, said):
+    lesson.check_think(answer)
+    assert said in capsys.readouterr().out
+
+
+def test_one_pixel_lies_in_at_most_25_fields():
+    starts = 16 * np.arange(40)
+    held = [((starts <= pixel) & (pixel < starts + 75)).sum() for pixel in range(200, 400)]
+    assert max(held) ** 2 == 25
+    assert min(held) ** 2 == 16

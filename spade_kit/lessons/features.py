@@ -338,3 +338,35 @@ def _find_mistake(answers: Sequence[int]) -> str | None:
         told = f"With kernels {kernels} and strides {strides} the field is {right} px; got {answer}."
         return f"{told} {mistakes.get(answer, '')}".rstrip()
     return None
+
+
+def check_shape(shape: tuple[int, int, int]) -> None:
+    """Check the shape of layer2 for a crop of 448 x 448 pixels."""
+    told: dict[tuple[int, ...], str] = {
+        (40, 28, 28): "That is its shape for a crop of 224 x 224: stride 8 is the same for every crop.",
+        (80, 56, 56): "The number of channels does not depend on the size of the photo.",
+        (80, 28, 28): "A larger photo has more cells; the number of channels stays the same.",
+        (56, 56, 40): "The channels come first: (c, h, w).",
+        (24, 112, 112): "That is layer1: layer2 has stride 8.",
+        (112, 28, 28): "That is layer3: layer2 has stride 8.",
+    }
+    otherwise = "Take the channels of layer2, then 448 / 8 cells to each side."
+    right = "Twice the side, four times the cells; the channels stay the same."
+    tell(lambda: shape, lambda _: None if tuple(shape) == (40, 56, 56) else told.get(tuple(shape), otherwise), right)
+
+
+def check_think(cells: int) -> None:
+    """Check how many cells of a layer of stride 16 and field 75 one pixel can change at most."""
+    told = {
+        5: "That is one row of cells: the grid has two directions.",
+        4: "75 / 16 is 4.7: some pixels lie in only 4 fields of a row, others in 5. And the grid has two directions.",
+        16: "75 / 16 is 4.7: some pixels lie in only 4 fields of a row, others in 5. Take the most.",
+        36: "Six fields begin 16 px apart over 80 px: no pixel lies in all of them.",
+        1: "That is the cell whose 16 x 16 pixels hold the pixel. Its neighbours look farther than their own pixels.",
+        5625: "Those are the pixels that one cell sees: how many cells see one pixel?",
+    }
+    otherwise = "Count the fields of 75 px in a row that can hold one pixel, if they begin 16 px apart; then square."
+    right = (
+        "The rule gives the 5 x 5 and 9 x 9 cells of layer1 and layer2, too: fields of 19 and 67 px, strides 4 and 8."
+    )
+    tell(lambda: cells, lambda answer: None if answer == 25 else told.get(answer, otherwise), right)
