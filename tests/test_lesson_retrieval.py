@@ -12,12 +12,15 @@ from spade_kit.lessons.material import cell_types
 from spade_kit.lessons.retrieval import (
     auc_by_kind,
     check,
+    check_fraction,
+    check_think,
     draw_ablation,
     draw_choice,
     draw_growth,
     follow_k,
     grow_stain,
     left_out_scores,
+    put_beside_paper,
     share_of_own_type,
     shoot_burst,
 )
@@ -150,4 +153,56 @@ def distances(pooled):
 )
 def test_the_exercise_names_the_mistake(capsys, answer, said):
     check(answer)
+    assert said in capsys.readouterr().out
+
+
+def test_published_figures_are_those_of_the_benchmark():
+    lines = (Path(__file__).parents[1] / "benchmarks" / "results" / "paper.md").read_text(encoding="utf-8").splitlines()
+    rows = [
+        [part.strip() for part in line.split("|")[1:-1]] for line in lines if line.startswith("| mean of 15 classes")
+    ]
+    by_k = pandas.DataFrame({"k": [1, 5, 50], "retrieval_roc_auc": 0.704, "pixel_roc_auc": 0.95}, dtype=object)
+    table = put_beside_paper(by_k)
+    assert table["measured, demo"].to_numpy().tolist() == [["0.70", "0.95"]] * 3
+    (own, others) = rows
+    assert table["published, MVTec AD"].to_numpy().tolist() == [["-", "-"], others[1:], own[1:]]
+    assert "K = 5" in others[0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (..., "Not answered yet"),
+        (38 / 50, "Right. "),
+        (39 / 50, "not among its own neighbours"),
+        (38 / 94, "among all other cells"),
+        (39 / 95, "among all cells"),
+        (0.6, "That was measured"),
+        (1, "There are not 50 others"),
+        (12 / 50, "of the other kind"),
+        (0.5, "Count the others of its kind"),
+    ],
+)
+def test_the_warm_up_names_the_mistake(capsys, answer, said):
+    check_fraction(answer)
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ([..., ...], "Not answered yet"),
+        ([20 / 49, 10], "Right. "),
+        ([0.41, 10], "Right. "),
+        ([20, 10], "divide by 49"),
+        ([20 / 49, 20 / 49], "A maximum is not divided"),
+        ([10 / 49, 10], "Two cells change"),
+        ([200**0.5 / 49, 10], "in the same direction"),
+        ([10, 10], "divide by all 49"),
+        ([20 / 49, 20], "not the sum of two"),
+        ([1, 1], "the sum of the changes, divided by 49"),
+    ],
+)
+def test_the_question_at_the_end_names_the_mistake(capsys, answer, said):
+    check_think(answer)
     assert said in capsys.readouterr().out

@@ -26,6 +26,11 @@ _LINES = {  # metrics of a sweep: label, colour and marker
     "aupro": ("AUPRO of the map", GREEN, "^"),
 }
 
+_PUBLISHED = {  # K: image AUC of the paper's score, pixel AUC; means over the 15 classes of MVTec AD
+    5: (0.854, 0.964),  # byungjae89/SPADE-pytorch
+    50: (0.855, 0.965),  # arXiv:2005.02357
+}
+
 
 def share_of_own_type(pooled: Float[np.ndarray, "n d"], types: np.ndarray, k: int) -> dict[str, float]:
     """Mean fraction of the k nearest other cells that are of the same type, by type."""
@@ -102,6 +107,17 @@ def draw_ablation(tables: Mapping[str, pandas.DataFrame]) -> Figure:
     return figure
 
 
+def put_beside_paper(by_k: pandas.DataFrame) -> pandas.DataFrame:
+    """Image AUC of the paper's score and pixel AUC by K: of a sweep on the demo, and as published for MVTec AD."""
+    rows = {}
+    for k, *ours in by_k[["k", "retrieval_roc_auc", "pixel_roc_auc"]].itertuples(index=False):
+        published = [f"{value:.3f}" for value in _PUBLISHED.get(k, ())] or ["-", "-"]
+        rows[f"K = {k}"] = [f"{value:.2f}" for value in ours] + published
+    sources = ["measured, demo", "published, MVTec AD"]
+    columns = pandas.MultiIndex.from_product([sources, ["image AUC", "pixel AUC"]])
+    return pandas.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+
 def draw_choice(nearest: pandas.DataFrame, random: pandas.DataFrame) -> Figure:
     """AUPRO with the K nearest images (a sweep over k) and with K random ones (a sweep over normals)."""
     figure, (panel,) = open_charts(6.2, 3.2, "photos searched", "AUPRO")
@@ -163,3 +179,34 @@ def _find_mistake(answer: np.ndarray, pooled: np.ndarray, k: int) -> str | None:
     }
     otherwise = f"The first photo must score {right[0]:.3f}; got {answer[0]:.3f}."
     return explain(answer, right, mistakes, otherwise)
+
+
+def check_fraction(fraction: float) -> None:
+    """Check the largest fraction of 50 other cells that can be of one's own kind, if there are 39 of it."""
+    mistakes = {
+        "The cell itself is not among its own neighbours: 38 others of its kind are left.": 39 / 50,
+        "That is the fraction among all other cells: only 50 of them are asked for.": 38 / 94,
+        "That is the fraction among all cells: only 50 of them are asked for.": 39 / 95,
+        "That was measured. The question is what would be possible.": 0.60,
+        "There are not 50 others of its kind.": 1.0,
+        "That is the smallest fraction of the other kind.": 12 / 50,
+    }
+    otherwise = "Count the others of its kind, and divide by the number of neighbours."
+    right = "At least 12 of the 50 neighbours are of the other kind, whatever the features."
+    tell(lambda: fraction, lambda answer: explain(answer, 38 / 50, mistakes, otherwise, rtol=1e-3), right)
+
+
+def check_think(answer: list[float]) -> None:
+    """Check how far two of 49 cells, moved by 10 in the same direction, move the pooled vector and the largest cell."""
+    pooled = 2 * 10 / 49
+    mistakes = {
+        "A mean over 49 cells: divide by 49.": [20, 10],
+        "A maximum is not divided: the largest change of a cell is 10.": [pooled, pooled],
+        "Two cells change: add both before you divide.": [10 / 49, 10],
+        "Both move in the same direction: their changes add up to 20, not to the root of 200.": [200**0.5 / 49, 10],
+        "That is the mean over the two cells that change: divide by all 49.": [10, 10],
+        "The largest change is that of one cell, not the sum of two.": [pooled, 20],
+    }
+    otherwise = "The pooled vector: the sum of the changes, divided by 49. The largest: that of one cell."
+    right = "The mean keeps 4 % of the change, the maximum all of it."
+    tell(lambda: answer, lambda given: explain(given, [pooled, 10], mistakes, otherwise, rtol=0.02), right)
