@@ -106,14 +106,27 @@ def _show(output: Any, cell: Any, models: dict[str, Any], stem: str) -> str:
     name = f"course/{stem}-{cell.execution_count}"
     if _CURVES in data:
         return draw_curves(Figure(data[_CURVES]))
-    if data.get(_WIDGET, {}).get("model_id") in models:
-        state = _read_state(models[data[_WIDGET]["model_id"]])
+    shown = data.get(_WIDGET, {}).get("model_id")
+    if shown in models and "_esm" not in models[shown]["state"]:  # a box: what is shown in it, without its controls
+        inside = enumerate(_find_outputs(shown, models))
+        return "\n".join(_show(one, cell, models, f"{stem}-{place}") for place, one in inside)
+    if shown in models:
+        state = _read_state(models[shown])
         write(PAGES / f"{name}.html", _make_widget(state))
         return frame(f"{Path(name).name}.html", alt)
     if "image/png" in data:
         write(PAGES / f"{name}.png", base64.b64decode(data["image/png"]))
         return f'<img class="drawn" src="{Path(name).name}.png" alt="{escape(alt)}">'
     return data.get("text/html") or f"<pre class='printed'>{escape(data.get('text/plain', ''))}</pre>"
+
+
+def _find_outputs(name: str, models: dict[str, Any]) -> list[Any]:
+    """The outputs that a widget of ipywidgets shows, and those of the widgets in it."""
+    state = models[name.removeprefix("IPY_MODEL_")]["state"]
+    return [
+        *state.get("outputs", []),
+        *(one for child in state.get("children", []) for one in _find_outputs(child, models)),
+    ]
 
 
 def frame(page: str, title: str) -> str:

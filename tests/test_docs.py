@@ -94,6 +94,28 @@ def test_a_figure_after_a_prediction_is_folded_with_its_caption_and_description(
     assert (tmp_path / "course/05_maps-3.png").read_bytes() == b"picture"
 
 
+def test_a_box_of_controls_is_shown_as_the_pictures_in_it(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    lessons = importlib.import_module("lessons")
+    monkeypatch.setattr(lessons, "PAGES", tmp_path)
+    drawn = [
+        {"output_type": "display_data", "data": {"image/png": base64.b64encode(one).decode()}} for one in (b"a", b"b")
+    ]
+    state = {
+        "box": {"state": {"children": ["IPY_MODEL_menu", "IPY_MODEL_shown"]}},
+        "menu": {"state": {"value": 3}},
+        "shown": {"state": {"outputs": drawn}},
+    }
+    view = nbformat.v4.new_output("display_data", {WIDGET: {"model_id": "box"}})
+    code = nbformat.v4.new_code_cell("box", outputs=[view], execution_count=4, metadata={"alt": "A menu"})
+    title = nbformat.v4.new_markdown_cell("# Maps")
+    lesson = nbformat.v4.new_notebook(cells=[title, code])
+    lesson.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": state}}
+    text = lessons.describe_lesson(lesson, "05_maps")
+    files = re.findall('<img class="drawn" src="([^"]+)" alt="A menu">', text)
+    assert [(tmp_path / "course" / file).read_bytes() for file in files] == [b"a", b"b"]
+
+
 def test_the_table_of_the_reference_is_the_public_api():
     table = (DOCS / "reference" / "index.md").read_text(encoding="utf-8")
     names = re.findall(r"^   (\w+)$", table, flags=re.MULTILINE)
