@@ -220,6 +220,13 @@ def test_every_picture_is_described(lesson):
         assert not pictures or len(cell.metadata.get("alt", "")) >= 20, cell.source
 
 
+def test_places_that_a_description_names_are_those_that_the_cell_prints_and_checks(lesson):
+    """Places in toy grids, of one digit, are tested with the lesson's module."""
+    for cell in codes(lesson):
+        for row, col in re.findall(r"row (\d\d+), column (\d\d+)", cell.metadata.get("alt", "")):
+            assert re.search(rf"\({row}, {col}\); on .*: True", printed(cell)), cell.source
+
+
 def test_outputs_that_are_not_compared_are_few_and_say_why():
     cells = [cell for path in LESSONS for cell in codes(nbformat.read(path, 4))]
     varying = [cell for cell in cells if any("nbval" in tag for tag in cell.metadata.get("tags", []))]
@@ -229,7 +236,10 @@ def test_outputs_that_are_not_compared_are_few_and_say_why():
 
 def test_the_page_of_the_course_lists_every_lesson():
     course = (NOTEBOOKS.parent / "docs/course/index.md").read_text(encoding="utf-8")
-    assert re.findall(r"^\| \[(\w+)\]\(\.\./\.\./notebooks/\1\.ipynb\)", course, flags=re.MULTILINE) == [*NAMES, "capstone"]
+    assert re.findall(r"^\| \[(\w+)\]\(\.\./\.\./notebooks/\1\.ipynb\)", course, flags=re.MULTILINE) == [
+        *NAMES,
+        "capstone",
+    ]
 
 
 def test_terms_of_the_glossary_are_used_in_some_lesson():
