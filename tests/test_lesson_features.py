@@ -179,6 +179,18 @@ def test_the_cost_of_mistakes_equals_the_one_computed_by_hand(backbone, demo, mo
     assert list(table.index) == ["no mistake", "blue and red swapped"]
 
 
+# ---- places that the text names --------------------------------------------------------------------------------------
+
+
+def test_the_probed_cell_is_a_hole_and_channel_10_marks_the_knob(backbone, crop):
+    assert crop[32:36, 56:60].mean() < 90 < 150 < crop[24:28, 56:60].mean()  # the hole, and the plate above it
+    orange = crop[..., 0].astype(int) - crop[..., 2] > 100
+    row, col = np.argwhere(orange).mean(0)
+    level = compute_features([crop], backbone).levels[2][0, 10].numpy()
+    lowest = 16 * np.array(np.unravel_index(level.argmin(), level.shape)) + 8
+    assert np.hypot(*(lowest - (row, col))) < 32  # two cells of 16 px
+
+
 # ---- figures ---------------------------------------------------------------------------------------------------------
 
 
