@@ -12,6 +12,8 @@ from spade_kit.evaluation.metrics import aupro, roc_auc
 from spade_kit.features.pyramid import Pyramid
 from spade_kit.lessons.when_it_fails import (
     check,
+    check_rate,
+    check_think,
     choose_mono,
     darken,
     draw_methods,
@@ -182,4 +184,50 @@ def away(point, normals):
 )
 def test_the_exercise_says_what_is_wrong(capsys, answer, said):
     check(answer)
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (..., "Not answered yet"),
+        (1 / (10 + 1), "Right. "),
+        (0.09, "Right. "),
+        (1 / 21, "say the same"),
+        (1 / 20, "the new part, too"),
+        (0.1, "the new part counts, too"),
+        (100 / 11, "between 0 and 1"),
+        (0.5, "Got 0.5."),
+        ("one", "Your code raises"),
+    ],
+)
+def test_the_warm_up_says_what_is_wrong(capsys, answer, said):
+    check_rate(answer)
+    assert said in capsys.readouterr().out
+
+
+ANYWHERE, NEAR = {"A": 9, "B": 4, "C": 6}, {"A": 12, "B": 7, "C": 10}
+
+
+def nearest(distances, images):
+    return min(distances[image] for image in images)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ([..., 4, 4, 10], "Not answered yet"),
+        ([nearest(ANYWHERE, "AC"), *[nearest(ANYWHERE, "ABC")] * 2, nearest(NEAR, "AC")], "Right. "),
+        ([nearest(ANYWHERE, "ABC"), 4, 4, 10], "SPADE looks only"),
+        ([6, 4, 4, nearest(NEAR, "ABC")], "RAD looks only"),
+        ([6, 4, 4, nearest(ANYWHERE, "AC")], "within one cell"),
+        ([6, nearest(ANYWHERE, "AC"), 4, 10], "PatchCore retrieves no images"),
+        ([6, 4, nearest(ANYWHERE, "AC"), 10], "AnomalyDINO retrieves no images"),
+        ([ANYWHERE["A"], 4, 4, NEAR["A"]], "not that of the first image"),
+        ([1, 2, 3, 4], "got [1, 2, 3, 4]"),
+        ([6, 4], "Your code raises ValueError"),
+    ],
+)
+def test_the_question_says_what_is_wrong(capsys, answer, said):
+    check_think(answer)
     assert said in capsys.readouterr().out

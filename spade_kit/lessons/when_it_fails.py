@@ -152,6 +152,38 @@ def _judge(
     return told
 
 
+def check_rate(rate: float) -> None:
+    """Check the lowest false-alarm rate that 10 parts with two images each can guarantee."""
+    mistakes = {
+        "Two images of one part say the same: leave them out together, and count the 10 parts.": 1 / 21,
+        "Count the 10 parts, and the new part, too: it is one of N + 1.": 1 / 20,
+        "Nearly: the new part counts, too. It is the largest of N + 1 in one case of N + 1.": 1 / 10,
+        "A rate lies between 0 and 1.": 100 / 11,
+    }
+    tell(
+        lambda: rate,
+        lambda answer: explain(answer, 1 / 11, mistakes, f"How likely is a new part above all 10? Got {answer}.", 0.02),
+        "One in eleven: a second image of each part does not help.",
+    )
+
+
+def check_think(distances: Sequence[float]) -> None:
+    """Check the distances that SPADE, PatchCore, AnomalyDINO and RAD give one patch."""
+    mistakes = {
+        "SPADE looks only into the images that it retrieved: B is not among them.": [4, 4, 4, 10],
+        "RAD looks only into the images that it retrieved: B is not among them.": [6, 4, 4, 7],
+        "RAD may match only within one cell of the patch's own place.": [6, 4, 4, 6],
+        "PatchCore retrieves no images: its bank holds the patches of all.": [6, 6, 4, 10],
+        "AnomalyDINO retrieves no images: it searches all of them.": [6, 4, 6, 10],
+        "Both look into A and C and take the nearest patch in either, not that of the first image.": [9, 4, 4, 12],
+    }
+    tell(
+        lambda: distances,
+        lambda answer: explain(answer, [6, 4, 4, 10], mistakes, f"Look up each row of the table; got {answer}."),
+        "Where a method may look decides what it can explain: the fewer places, the larger the distance.",
+    )
+
+
 def check(measure: Callable[[np.ndarray, np.ndarray], float]) -> None:
     """Check the Mahalanobis distance of a point (c,) from normal points (n, c)."""
     rng = np.random.default_rng(0)
