@@ -236,16 +236,6 @@ def test_efforts_are_drawn_on_one_scale(rng):
     np.testing.assert_array_equal(shown[0].get_array(), search.effort)
 
 
-def test_growth_is_drawn_in_pairs(rng):
-    query, normals = make_pyramid(rng, 1), make_pyramid(rng, 4)
-    searches = [fast.search_pairs(query, normals.select(range(k))) for k in (1, 4)]
-    panels = fast.draw_growth(searches, searches[:1]).axes
-    assert panels[0].lines[0].get_xdata().tolist() == [1, 4]
-    assert panels[0].lines[0].get_ydata().tolist() == [96**2, 4 * 96**2]
-    assert panels[0].lines[3].get_ydata().tolist() == [search.measured[0] for search in searches]
-    assert panels[1].lines[0].get_xdata().tolist() == [96]
-
-
 def test_a_loss_is_drawn_beside_the_exact_map(result):
     lost = fast.Loss(result.anomaly_map + 1, 0.1, 0.9)
     panels = fast.draw_loss(result, lost).axes
@@ -287,4 +277,44 @@ def square(query, normal):
 )
 def test_the_exercise_says_what_is_wrong(capsys, answer, said):
     fast.check(answer)
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (..., "Not answered yet"),
+        (np.square([3, 3, 2, 1, 2]).sum(), "Right. "),
+        (3**2 + 3**2, "add the squares of layer2"),
+        (2**2 + 1 + 2**2, "Add the squares of layer3"),
+        (np.linalg.norm([3, 3, 2, 1, 2]), "needs no root"),
+        (3 + 3 + 2 + 1 + 2, "Square each difference"),
+        ((np.linalg.norm([3, 3]) + np.linalg.norm([2, 1, 2])) ** 2, "upper bound"),
+        (0, "Got 0."),
+    ],
+)
+def test_the_warm_up_says_what_is_wrong(capsys, answer, said):
+    fast.check_bound(answer)
+    assert said in capsys.readouterr().out
+
+
+ALL_CHANNELS = 24 + 40 + 112 + 320
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (..., "Not answered yet"),
+        ((56 // 7) ** 4 * ALL_CHANNELS / 320, "Right. "),
+        (6350, "Right. "),
+        (256 * ALL_CHANNELS / 320, "8 x 8 pixels"),
+        (64 * ALL_CHANNELS / 320, "more than 64 pairs"),
+        (4096 * (24 + 40 + 112) / 320, "more channels now"),
+        (4096, "Count multiplications"),
+        (4096 * ALL_CHANNELS / 112, "that of the new grid"),
+        (7, "got 7."),
+    ],
+)
+def test_the_question_says_what_is_wrong(capsys, answer, said):
+    fast.check_think(answer)
     assert said in capsys.readouterr().out

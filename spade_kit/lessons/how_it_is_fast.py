@@ -196,25 +196,6 @@ def _two_digits(value: float) -> str:
     return f"{float(f'{value:.2g}'):g}"
 
 
-def draw_growth(by_images: Sequence[Search], by_size: Sequence[Search]) -> Figure:
-    """All pairs and measured pairs, against the number of normal images and against the image size."""
-    figure, panels = open_charts(WIDTH, 3.6, y="number of pairs", count=2, size=10)
-    panels[0].set_xlabel("normal images")
-    panels[1].set_xlabel("cells of the finest grid")
-    lines = [("all pairs of pixels", "black", "s-"), ("blocks bounded", GREY, "o-"), ("cells bounded", BLUE, "o-"),
-             ("pixels measured", RING, "o-")]  # fmt: skip
-    for panel, searches in zip(panels, (by_images, by_size)):
-        x = [search.n if searches is by_images else len(search.nearest) for search in searches]
-        rows = [[search.possible[0], *search.measured[::-1]] for search in searches]
-        for (name, colour, style), row in zip(lines, np.array(rows).T):
-            panel.loglog(x, row, style, color=colour, markersize=5, label=name)
-        panel.set_xticks(x, labels=[f"{value:,}" for value in x])
-        panel.minorticks_off()
-        panel.grid(axis="y", alpha=0.3)
-    panels[1].legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
-    return figure
-
-
 # ---- one pixel's search, step by step --------------------------------------------------------------------------------
 
 
@@ -449,7 +430,41 @@ def draw_loss(result: Result, lost: Loss) -> Figure:
     return figure
 
 
-# ---- the exercise ----------------------------------------------------------------------------------------------------
+# ---- the exercises ---------------------------------------------------------------------------------------------------
+
+
+def check_bound(bound: float) -> None:
+    """Check the lower bound of the squared distance below cells that differ by (3, 3) and (2, 1, 2)."""
+    mistakes = {
+        "That is a bound, but you know more: add the squares of layer2.": 18,
+        "Add the squares of layer3, too: the distance is a sum over the layers.": 9,
+        "That bounds the distance. Its square needs no root.": 27**0.5,
+        "Square each difference before you add.": 11,
+        "That is an upper bound for the two layers together. Add squares, not distances.": (18**0.5 + 3) ** 2,
+    }
+    tell(
+        lambda: bound,
+        lambda answer: explain(answer, 27, mistakes, f"9 + 9 in layer3, and what in layer2? Got {answer}.", 0.01),
+        "18 from the blocks and 9 from the cells: layer1 can only add to it.",
+    )
+
+
+def check_think(gain: float) -> None:
+    """Check the most that a tree with a fourth grid, 7 x 7 cells with 320 channels, can gain."""
+    pairs, channels = 64 * 64, 24 + 40 + 112 + 320
+    mistakes = {
+        "A cell of the new grid contains 8 x 8 pixels, so each pair of them bounds 64 x 64 pairs.": 256 * 496 / 320,
+        "64 pixels of the query against 64 normal ones are more than 64 pairs.": 64 * 496 / 320,
+        "All pairs have more channels now, too: 320 more.": pairs * 176 / 320,
+        "Those are the pairs. Count multiplications: one per channel.": pairs,
+        "The first bound is that of the new grid, with 320 channels.": pairs * channels / 112,
+    }
+    otherwise = f"Multiplications of all pairs, divided by those of one pair of new cells; got {gain}."
+    tell(
+        lambda: gain,
+        lambda answer: explain(answer, pairs * channels / 320, mistakes, otherwise, 0.01),
+        "About 6,300: the coarser the first grid, the fewer the bounds. But they are weaker, too.",
+    )
 
 
 def check(must_open: Callable[[np.ndarray, np.ndarray, np.ndarray], bool]) -> None:
