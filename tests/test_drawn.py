@@ -81,6 +81,29 @@ def test_a_mask_is_told_by_its_colours_where_names_do_not(put, photo, mask):
     assert (told in str(dataset)) == all(word not in mask.lower() for word in ("masks/", "label", ".mask"))
 
 
+@pytest.mark.parametrize("place", ["bad/{}.png", "bad/lot 7/{}.png"])
+@pytest.mark.parametrize(
+    ("photo", "mask", "named"),
+    [
+        *((f"{word}_{{}}", f"{mark}_{{}}", True) for word, mark in (("image", "mask"), ("color", "segmentation"))),
+        ("Image 00{}", "Mask 00{}", True),
+        ("photo-{}", "gt-{}", True),
+        ("img{}", "seg{}", False),
+        ("part_{}", "part_anno_{}", False),
+        ("{}_rgb", "{}_anno", False),
+    ],
+)
+def test_a_mask_and_its_image_may_have_different_words_around_one_number(put, place, photo, mask, named):
+    folder = put(f"good/{photo}.png", take)
+    put(place.format(photo), take)
+    put(place.format(mask), draw)
+    dataset = load_dataset(folder)
+    assert [(s.path, s.mask_path) for s in dataset.test] == [
+        (folder / place.format(photo).format(at), folder / place.format(mask).format(at)) for at in range(COUNT)
+    ]
+    assert ("3 masks told by few colours, not by name" in str(dataset)) != named
+
+
 @pytest.mark.parametrize("mask", ["lbl/{}_lbl.png", "lbl/bad/{}_anno.png", "bad/lbl/{}_bin.png"])
 def test_masks_of_other_names_in_a_folder_of_another_name_are_no_images(put, mask):
     folder = put("good/{}.png", take)
@@ -169,7 +192,12 @@ def test_masks_of_transparency_or_a_soft_brush_are_told_too(put, make, mask):
 
 @pytest.mark.parametrize(
     ("photo", "mask"),
-    [("good/{}.jpg", "good/{}.png"), ("good/img/{}.png", "good/label/{}.png"), ("good/img/{}.jpg", "good/ann/{}.png")],
+    [
+        ("good/{}.jpg", "good/{}.png"),
+        ("good/image_{}.png", "good/mask_{}.png"),
+        ("good/img/{}.png", "good/label/{}.png"),
+        ("good/img/{}.jpg", "good/ann/{}.png"),
+    ],
 )
 def test_empty_masks_of_good_images_are_no_images(put, photo, mask):
     folder = put(photo, take)
@@ -187,6 +215,8 @@ def test_empty_masks_of_good_images_are_no_images(put, photo, mask):
         ("bad/left/{}.png", "bad/right/{}.png"),
         ("bad/front/{}.png", "bad/label/{}.png"),  # images of a label
         ("bad/{}.png", "label/{}.png"),
+        ("bad/left_{}.png", "bad/right_{}.png"),
+        ("bad/image_{}.png", "bad/label_{}.png"),
     ],
 )
 def test_two_images_of_one_name_stay_images(put, one, other):

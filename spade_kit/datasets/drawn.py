@@ -26,26 +26,36 @@ _GUESSED = 10  # so many names of folders are tried
 _TOLD = GOOD_NAMES | BAD_NAMES | UNSORTED_NAMES | TRAIN_NAMES | TEST_NAMES | MASK_NAMES  # what folders of these hold
 
 
-def find_twins(photos: Collection[Path]) -> dict[Path, str]:
-    """The masks beside an image, with its name: 000.png of 000.jpg, and 000_anno.png or anno_000.png of 000.
+def find_twins(photos: Collection[Path], least: int = 2) -> dict[Path, str]:
+    """The masks beside an image, with its name: 000.png of 000.jpg, 000_anno.png or anno_000.png of 000 or image_000.
 
-    All masks have the same extension, and add the same to the name.
+    All masks have the same extension, and add the same to the name; what is added to both is without digits.
     """
-    named = defaultdict[str, list[Path]](list)
-    twins = defaultdict[tuple[str, str], dict[Path, str]](dict)  # by addition and extension: mask -> name of its image
-    images = defaultdict[tuple[str, str], set[Path]](set)
+    splits = {
+        photo: [(f"{parent}/{fold(name)}", addition) for name, addition in _split(photo.stem)]
+        for photo in photos
+        for parent in [photo.parent]
+    }
+    named = defaultdict[str, dict[Path, str]](dict)  # name without addition -> image -> addition
+    masks = defaultdict[tuple[str, str], dict[Path, list[Path]]](dict)  # by addition and extension: mask -> images
     for photo in photos:
-        named[fold(str(photo.with_suffix("")))].append(photo)
+        for name, addition in splits[photo]:
+            if not addition or (_holds_digit(photo.stem) and not _holds_digit(addition)):
+                named[name][photo] = addition
     for photo in photos:
-        place = str(photo.parent / "_")[:-1]
-        for name, addition in _split(photo.stem):
-            if others := {*named.get(fold(place + name), ())} - {photo}:
-                kind = addition.lower(), photo.suffix.lower()
-                twins[kind][photo] = name
-                images[kind] |= others
+        for name, addition in splits[photo]:
+            alike = named.get(name, {})
+            if others := [one for one in alike if one != photo and (not alike[one] or photo in alike)]:
+                masks[addition.lower(), photo.suffix.lower()][photo] = sorted(others, key=lambda one: len(alike[one]))
                 break
-    told = [kind for kind, held in twins.items() if _are_masks([*held], sorted(images[kind]), 2 if kind[0] else 1)]
-    return {photo: name for kind in told for photo, name in twins[kind].items()}
+    images = {kind: sorted(set().union(*held.values())) for kind, held in masks.items()}
+    told = [kind for kind, held in masks.items() if _are_masks([*held], images[kind], least if kind[0] else 1)]
+    found = {mask: others for kind in told for mask, others in masks[kind].items()}
+    return {mask: next((one for one in held if one not in found), held[0]).stem for mask, held in found.items()}
+
+
+def _holds_digit(text: str) -> bool:
+    return any(map(str.isdigit, text))
 
 
 def _split(stem: str) -> Iterator[tuple[str, str]]:
@@ -57,7 +67,7 @@ def _split(stem: str) -> Iterator[tuple[str, str]]:
             yield stem[:at], f"*{stem[at:]}"
     for at in range(1, len(stem)):
         before, after = stem[at - 1], stem[at]
-        if after.isalnum() and not before.isalnum():
+        if after.isalnum() and (not before.isalnum() or (before.isalpha() and after.isdigit())):
             yield stem[at:], f"{stem[:at]}*"
 
 

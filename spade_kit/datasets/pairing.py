@@ -41,7 +41,7 @@ def pair(
     own: dict[Path, PurePath] = {parent: parent.relative_to(folder) for parent in below}
     homes = {parent: leave_masks(parent) for parent in below}
     apart = {photo: homes[photo.parent] / photo.stem for photo in photos if homes[photo.parent] != own[photo.parent]}
-    twins = find_twins([photo for photo in photos if photo not in apart])
+    twins = find_twins([photo for photo in photos if photo not in apart], least)
     apart |= {photo: own[photo.parent] / name for photo, name in twins.items()}
     images = {photo: own[photo.parent] / photo.stem for photo in photos if photo not in apart}
     truth = _match(images, apart | ({} if masks is None else _list_masks(masks)))
