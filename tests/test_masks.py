@@ -197,6 +197,42 @@ def test_a_soft_brush_is_cut_at_half(read, defect, sigma):
     assert reason == "where brighter than half"
 
 
+@pytest.mark.parametrize("stored", ["grey", "palette"])
+@given(defect=defects(), sigma=st.floats(0.7, 2), strength=st.floats(0.3, 0.7), seed=st.integers(0, 9))
+def test_a_soft_brush_without_white_is_cut_at_half_of_its_maximum(read, stored, defect, sigma, strength, seed):
+    brush = Image.fromarray(np.uint8(defect * 255)).filter(ImageFilter.GaussianBlur(sigma))
+    grey = np.uint8(np.array(brush) * strength)
+    picture = Image.fromarray(grey)
+    if stored == "palette":  # black first, and other levels in any order
+        used, index = np.unique(grey, return_inverse=True)
+        order = np.append(0, np.random.default_rng(seed).permutation(np.arange(1, len(used))))
+        picture = Image.fromarray(np.uint8(np.argsort(order)[index].reshape(grey.shape)), "L")
+        picture.putpalette(used[order].repeat(3).tolist())
+    mask, reason = read(picture)
+    assert (binary_erosion(defect, np.ones((5, 5))) <= mask).all()
+    assert (mask <= binary_dilation(defect)).all()
+    assert reason in ("where brighter than half of the maximum", "where brighter than half of the darkest area")
+
+
+def test_a_wide_soft_brush_is_not_read_as_its_whole_slope(read):
+    """A defect of 12 x 12 px: the slope covers eight times as much."""
+    defect = np.zeros((96, 96), np.uint8)
+    defect[40:52, 30:42] = 255
+    mask, reason = read(Image.fromarray(defect).filter(ImageFilter.GaussianBlur(5)))
+    assert 144 <= mask.sum() <= 1.3 * 144
+    assert reason == "where brighter than half of the maximum"
+
+
+@given(ids=st.integers(2, 60), step=st.integers(1, 3), seed=st.integers(0, 99))
+def test_many_small_labels_stay_whole(read, ids, step, seed):
+    """The numbers of objects of 2 to 4 px, none next to another."""
+    rng, mask = np.random.default_rng(seed), np.zeros((60, 90), np.uint8)
+    for at in range(ids):
+        row, col = 6 * (at // 15), 6 * (at % 15)
+        mask[row : row + rng.integers(2, 5), col : col + rng.integers(2, 5)] = step * (at + 1)
+    np.testing.assert_array_equal(read(Image.fromarray(mask))[0], mask > 0)
+
+
 @pytest.mark.parametrize("how", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS])
 @given(defect=defects(), factor=st.sampled_from([0.63, 1.7, 3]))
 def test_a_resized_mask_is_cut_at_half(read, defect, factor, how):

@@ -50,6 +50,7 @@ _DRAWN, _SAMPLED = 32, 400  # colours of a mask, at most, and pixels along a sid
 _SOFT, _BUMPS = 0.6, 0.12  # of its pixels are grey, and of these are brighter or darker than both next, at most
 _EDGES = 0.25  # of its pixels differ from the next, at most: noise in a dark image does more often
 _FEW, _NOISE = 4, 32  # so many grey levels are labels, unless they are that close to black and white
+_SLOPES = 0.5  # of a soft brush rise or fall from pixel to pixel, at least; labels are even and end at once
 
 
 def read_image(path: Path | str) -> UInt8[np.ndarray, "H W 3"]:
@@ -182,39 +183,51 @@ def _is_noisy(grey: UInt8[np.ndarray, "H W"]) -> bool:
 
 
 def _is_grey(mask: Image.Image) -> bool:
-    """Whether a palette is only another way to store grey levels: 0 is black, and a higher index is brighter."""
+    """Whether a palette is only another way to store grey levels: 0 alone is black, and each index has its own."""
     used, first = np.unique(np.array(mask), return_index=True)
     levels = np.array(mask.convert("RGBA")).reshape(-1, 4)[first, :3].astype(int)
     grey = used[0] == 0 and not levels[0].any() and not np.ptp(levels, 1).any()
-    return bool(grey and (np.diff(levels[:, 0]) > 0).all())
+    return bool(grey and len(np.unique(levels[:, 0])) == len(levels))
 
 
 def _cut(grey: UInt8[np.ndarray, "H W"], lossy: bool = False) -> tuple[Bool[np.ndarray, "H W"], str]:
     """Cut a mask at half if its grey levels crowd near black and white, with soft edges between; else where not 0.
 
-    The half is that of the darkest even area: white, or the darkest of several labels.
+    The half is that of the darkest even area: white, or the darkest of several labels; or else of the brightest level.
+    A soft brush without white is known by its levels, which rise and fall without noise.
     Labels are the other reason for several grey levels. Most of their pixels equal their neighbours; on a soft edge,
     or in the noise of a JPEG or WebP, few do.
     """
-    counts = np.bincount(grey.ravel(), minlength=256)
-    soft = bool(counts[:64].any() and counts[192:].any())
+    counts, top = np.bincount(grey.ravel(), minlength=256), int(grey.max())
+    levels, white = np.count_nonzero(counts), counts[192:].any()
+    soft = bool(counts[:64].any() and (white or (top >= _NOISE and _is_smooth(grey, 1) and _slopes(grey))))
     if soft and not lossy:
-        dark, bright = counts[:64].argmax(), 192 + counts[192:].argmax()
-        few = counts[0] and np.count_nonzero(counts) <= _FEW and counts[dark + _NOISE : bright - _NOISE].any()
+        dark, bright = counts[:64].argmax(), 192 + counts[192:].argmax() if white else top
+        few = counts[0] and levels <= _FEW and counts[dark + _NOISE : bright - _NOISE].any()
         between = (grey != dark) & (grey != bright)
         cross = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]])
         even = maximum_filter(grey, footprint=cross) == minimum_filter(grey, footprint=cross)
         soft = not few and (even[between].mean() <= 0.5 if between.any() else not counts[0])
     if not soft and not lossy:
         return grey > 0, "where not 0"
-    level = _find_darkest_area(grey)
-    if level < 192:
-        return grey > level // 2, "where brighter than half of the darkest area"
-    return grey > 127, "where brighter than half"
+    area = _find_darkest_area(grey)
+    level = area or max(top, 2 * _NOISE * lossy)
+    of = "" if level >= 192 else " of the darkest area" if area else " of the maximum"
+    return grey > level // 2, f"where brighter than half{of}"
+
+
+def _slopes(grey: UInt8[np.ndarray, "H W"]) -> bool:
+    """Whether most levels between black and the brightest are between those of the next pixels, along either axis."""
+    between = (grey > 0) & (grey < grey.max())
+    slope = np.zeros_like(between)
+    for lines, found in ((grey, slope), (grey.T, slope.T)):
+        before, here, after = lines[:-2], lines[1:-1], lines[2:]
+        found[1:-1] |= ((before < here) & (here < after)) | ((before > here) & (here > after))
+    return bool(between.any() and slope[between].mean() >= _SLOPES)
 
 
 def _find_darkest_area(grey: UInt8[np.ndarray, "H W"]) -> int:
-    """The grey level of the darkest even area above the background, such as that of a label; 255 if there is none.
+    """The grey level of the darkest even area above the background, such as that of a label; 0 if there is none.
 
     An area is a crowd of levels apart from others. A soft edge is not even, and its levels lead from black to white.
     """
@@ -222,7 +235,7 @@ def _find_darkest_area(grey: UInt8[np.ndarray, "H W"]) -> int:
     counts = np.bincount(grey[even], minlength=256)
     crowds, _ = label(np.convolve(counts, np.ones(17), "same") > max(8, counts[_NOISE:].sum() / 50))
     levels = np.flatnonzero(crowds == 2)  # the first is the background
-    return int(levels[counts[levels].argmax()]) if crowds[:_NOISE].any() and len(levels) else 255
+    return int(levels[counts[levels].argmax()]) if crowds[:_NOISE].any() and len(levels) else 0
 
 
 def read_size(path: Path | str) -> tuple[int, int]:
