@@ -38,7 +38,8 @@ ROOMS = {  # from the ground up: a module may import modules listed before it, i
     "widgets.stages",
     "lessons": "lessons.checking lessons.material lessons.quickstart lessons.nearest_neighbours lessons.features "
     "lessons.retrieval lessons.correspondence lessons.from_distances_to_a_map lessons.pyramid_layers lessons.explorer "
-    "lessons.thresholds lessons.metrics lessons.when_it_fails lessons.how_it_is_fast lessons.hand_it_on",
+    "lessons.thresholds lessons.metrics lessons.when_it_fails lessons.how_it_is_fast lessons.hand_it_on "
+    "lessons.capstone",
     "shell": "shell",
     "reference": "reference",
 }
