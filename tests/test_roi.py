@@ -1,12 +1,14 @@
 """Where to look: outside a roi nothing is scored, and everything else stays as it was."""
 
 import json
+import types
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pandas
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -682,6 +684,56 @@ def test_functions_are_told_apart_by_their_code_and_what_they_refer_to(make):
     assert Roi(function=make(80)).code == Roi(function=make(80)).code != Roi(function=make(90)).code
     assert Roi(function=calls_itself).code == Roi(function=calls_itself).code != Roi(function=bright).code
     assert Roi.of(CORNERS, (90, 106)).code == ""
+
+
+def with_default(level):
+    def look(photo, *, above=level):
+        return photo.mean(2) > above
+
+    return look
+
+
+def with_module(level):
+    tools = types.ModuleType("tools")
+    exec(f"level = {level}\ndef look(photo): return photo.mean(2) > level", tools.__dict__)
+    return eval("lambda photo: tools.look(photo)", {"tools": tools})
+
+
+def with_class(level):
+    class Tools:
+        above = level
+
+    return eval("lambda photo: photo.mean(2) > Tools.above", {"Tools": Tools})
+
+
+def with_slots(level):
+    class Look:
+        __slots__ = ("level",)
+
+        def __call__(self, photo):
+            return photo.mean(2) > self.level
+
+    look = Look()
+    look.level = level
+    return look
+
+
+def with_network(level):
+    network = torch.nn.Linear(3, 1)
+    with torch.no_grad():
+        network.weight.fill_(1 / 3)
+        network.bias.fill_(-level)
+    return lambda photo: network(torch.from_numpy(photo).float())[..., 0].detach().numpy() > 0
+
+
+@pytest.mark.parametrize("make", [with_default, with_module, with_class, with_slots, with_network])
+def test_functions_are_told_apart_by_what_they_mark_where_the_code_does_not_show_it(make):
+    assert Roi(function=make(80)).code == Roi(function=make(80)).code != Roi(function=make(82)).code
+
+
+@pytest.mark.parametrize("look", [lambda photo: photo[:, :, 7], lambda photo: None, lambda photo: [photo, "no mask"]])
+def test_a_function_that_marks_nothing_in_other_images_has_one_code(look):
+    assert Roi(function=look).code == Roi(function=look).code != ""
 
 
 def test_a_run_of_another_function_is_another_run(tiny, photos, tmp_path):

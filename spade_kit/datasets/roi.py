@@ -79,8 +79,14 @@ class Roi:
 
     @property
     def code(self) -> str:
-        """A hash of the function's code and what it refers to, which differs between versions of Python; else empty."""
-        return hashlib.sha256(repr(_read_code(self.function)).encode()).hexdigest() if self.function else ""
+        """A hash of a function's code, what it refers to, and what it marks in a few images; else empty.
+
+        It differs between versions of Python. The marks tell what the code does not, such as the weights of a network.
+        """
+        if self.function is None:
+            return ""
+        known = _read_code(self.function), *(_try(self.function, probe) for probe in _make_probes())
+        return hashlib.sha256(repr(known).encode()).hexdigest()
 
     @cached_property
     def mask(self) -> Bool[np.ndarray, "H W"]:
@@ -108,6 +114,23 @@ class Roi:
         return mask > 0
 
 
+def _make_probes() -> list[UInt8[np.ndarray, "H W 3"]]:
+    """Blocks of random colours, of several sizes, and all levels of grey."""
+    rng = np.random.default_rng(0)
+    blocks = (rng.integers(0, 256, (256 // side, 256 // side, 3), np.uint8) for side in (1, 16, 64))
+    ramp = np.tile(np.arange(256, dtype=np.uint8)[:, None], (256, 1, 3))
+    return [ramp, *(block.repeat(256 // len(block), 0).repeat(256 // len(block), 1) for block in blocks)]
+
+
+def _try(look: Look, photo: UInt8[np.ndarray, "H W 3"]) -> str:
+    """A hash of what a function marks in an image that it was not made for, or the kind of its error."""
+    try:
+        mask = np.asarray(look(photo))
+        return hashlib.sha256(mask.tobytes()).hexdigest() if _is_mask(mask) else str(mask.dtype)
+    except Exception as problem:
+        return type(problem).__name__
+
+
 def _read_code(value: Any, entered: tuple[int, ...] = ()) -> Any:
     """What a function consists of, without where it was written; ``entered`` are the objects that hold it."""
     if isinstance(value, (str, bytes, int, float, type(None))):
@@ -127,7 +150,13 @@ def _read_code(value: Any, entered: tuple[int, ...] = ()) -> Any:
         parts = value.func, *value.args, *value.keywords.items()
     elif isinstance(value, FunctionType):
         held = (cell.cell_contents for cell in value.__closure__ or ())
-        parts = value.__code__, value.__defaults__, *held, *map(value.__globals__.get, value.__code__.co_names)
+        parts = (
+            value.__code__,
+            value.__defaults__,
+            value.__kwdefaults__,
+            *held,
+            *map(value.__globals__.get, value.__code__.co_names),
+        )
     elif callable(value):  # an object
         parts = type(value).__call__, *parts
     return type(value).__qualname__, *(_read_code(part, (*entered, id(value))) for part in parts)
