@@ -129,7 +129,7 @@ FAULTS = [
         'return gaussian_filter(resize(distance, size), sigma, mode="reflect", truncate=4)',
         "return resize(distance, size)",
         "scores",
-        "06_pyramid_layers",
+        "05_from_distances_to_a_map",
     ),
     Fault(
         "shares by distances instead of squares",
@@ -137,7 +137,23 @@ FAULTS = [
         "return distance * layer_distance / np.where(whole > 0, whole, 1)",
         "return distance * layer_distance**0.5 / np.where(whole > 0, whole, 1)",
         "scores",
-        "07_explorer",
+        "05_from_distances_to_a_map",
+    ),
+    Fault(
+        "corners aligned",
+        "correspondence.py",
+        'mode="bilinear", align_corners=False',
+        'mode="bilinear", align_corners=True',
+        "scores",
+        "05_from_distances_to_a_map",
+    ),
+    Fault(
+        "excess adds the level",
+        "scores.py",
+        "anomaly_map - level",
+        "anomaly_map + level",
+        "excess",
+        "05_from_distances_to_a_map",
     ),
     Fault(
         "threshold one rank too low",
