@@ -89,6 +89,13 @@ def test_a_coarse_weight_of_0_leaves_no_bound(rng):
     assert (fast.search_pairs(query, normals, (1, 1, 0)).effort == 1).all()
 
 
+def test_the_blocks_named_as_ends_of_the_scratch_hold_the_scratch(spade, demo):
+    scratch = [sample for sample in demo.test if sample.label == "scratch"][3]
+    touched = spade.predict(scratch).mask.reshape(14, 16, 14, 16).any((1, 3))
+    assert touched[(5, 8), (5, 7)].all()
+    assert not touched[20 // 4, 8 // 4]  # the pixel on bare metal
+
+
 def test_growth_is_given_to_two_digits(rng):
     query, normals = make_pyramid(rng, 1), make_pyramid(rng, 4)
     few, many = (fast.search_pairs(query, normals.select(range(k))) for k in (1, 4))
