@@ -281,7 +281,7 @@ def test_a_chooser_of_pixels_judges_the_excess(chooser, judge, demo):
 
 
 def test_a_chooser_sends_the_level_in_half_its_resolution(chooser, judge, demo):
-    packed = chooser._pack_photo(chooser._judged[0])
+    packed = chooser._pack_photo(0)
     level = judge.predict(demo.test[0]).place_level
     sent = np.frombuffer(packed["values"], "<u2").reshape(packed["level_size"])
     sent = packed["low"] + (packed["high"] - packed["low"]) * sent / 65535
@@ -289,7 +289,7 @@ def test_a_chooser_sends_the_level_in_half_its_resolution(chooser, judge, demo):
     assert chooser.about["excess"] == {"image": True, "pixel": True}
     plain = choose_threshold(judge.with_options(score="top", judged="map"), demo.test[:1])
     assert plain.about["excess"] == {"image": False, "pixel": False}
-    assert "level_size" not in plain._pack_photo(plain._judged[0])
+    assert "level_size" not in plain._pack_photo(0)
 
 
 def unasked(judge):
