@@ -108,7 +108,11 @@ def _check_guard() -> None:
         frame = frame.f_back
     if frame is None:  # such as in a notebook
         return
-    parts = ast.parse(inspect.getsource(main)).body
+    try:
+        parts = ast.parse(inspect.getsource(main)).body
+    except OSError as problem:  # such as <stdin>
+        told = f"With jobs, the script must be a file, because workers import it, too; got {main.__file__}"
+        raise RuntimeError(f"{told}. Save it as one, and run that.") from problem
     at = next(part for part in parts if part.lineno <= frame.f_lineno <= (part.end_lineno or 0))
     if not (isinstance(at, ast.If) and "__name__" in ast.unparse(at.test)):
         raise RuntimeError(

@@ -320,10 +320,11 @@ def _list_photos(folder: Path) -> list[Path]:
     if masks := sorted({*found} - {*photos}):
         warn(f"{count(masks, 'mask')} not judged: {name_some(masks)}. If they are images, change their names.")
     rest = [path for listing in listed.values() for path in listing.others]
-    others = [path for path in rest if path.suffix.lower() in UNSUPPORTED]
+    unnamed = [path for path in rest if holds_picture(path)]
+    others = [path for path in rest if path.suffix.lower() in UNSUPPORTED and path not in unnamed]
     if others:
         warn(f"{count(others, 'image')} of unsupported formats not judged: {name_some(others)}. Convert them to PNG.")
-    if unnamed := [path for path in rest if path not in others and holds_picture(path)]:
+    if unnamed:
         warn(f"{count(unnamed, 'image')} with an unknown extension, known by their content: {name_some(unnamed)}.")
     return [photo.relative_to(folder) for photo in sorted([*photos, *others, *unnamed], key=natural_order)]
 

@@ -386,6 +386,13 @@ def test_images_of_unsupported_formats_are_named(spade, line, tmp_path):
     assert "its format is none of PNG, JPEG" in table.loc["monday/a.HEIC", "reason"]
 
 
+def test_a_jpeg_called_heic_is_judged_and_not_called_unsupported(spade, line, tmp_path):
+    Image.new("RGB", (64, 64), "grey").save(line / "monday/a.heic", "JPEG")
+    with pytest.warns(UserWarning, match=r"1 image with an unknown extension, known by their content: monday/a\.heic"):
+        table = spade.predict_folder(line, tmp_path / "out", fpr=0.2).set_index("path")
+    assert table.loc["monday/a.heic", "verdict"] != "not judged"
+
+
 def test_images_whose_names_do_not_say_so_are_named(spade, line, tmp_path):
     """Other files are not."""
     whole = (line / NAMES[0]).read_bytes()

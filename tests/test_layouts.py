@@ -503,7 +503,7 @@ def test_names_that_are_no_text_can_be_printed(put):
     (folder / os.fsdecode(b"train/good/\xff.heic")).write_bytes(b"")
     dataset = load_dataset(folder)
     str(dataset).encode()
-    assert [sample.label for sample in dataset.test] == ["b\\udce4d\\n"]
+    assert [sample.label for sample in dataset.test] == ["b\\udce4d"]
     assert dataset.test[0].image.shape == (6, 8, 3)
     assert dataset.remarks == (
         "1 mask without an image: other/=1.png.",
@@ -670,6 +670,7 @@ def test_truth_values_are_labels_of_folders(put, good, bad):
         (("no", "yes"), "no, yes in test: kinds of defects."),
         (("N", "Y"), "N, Y in test: kinds of defects."),
         (("-1", "1"), "-1 in test: a kind of defect."),
+        (("正常", "異常"), "正常 in test: a kind of defect."),
     ],
 )
 def test_folders_that_answer_an_unknown_question_are_reported(put, kinds, told):
@@ -682,6 +683,48 @@ def test_test_images_beside_good_ones_may_lie_in_kinds(put):
     dataset = load_dataset(train=folder / "ok", test=folder / "check")
     assert sorted(found(dataset.test)) == [("dent", "2.png", None), ("good", "1.png", None)]
     assert dataset.remarks == ()
+
+
+def test_numbers_below_a_kind_are_reported_if_they_may_be_good_and_bad(put):
+    told = "contradict the one above"
+    assert "1 image in folders that contradict the one above: lot1/0/a.png counts as lot1." in str(
+        load_dataset(put("train/good/a.png", "test/lot1/0/a.png", "test/lot1/1/a.png"))
+    )
+    assert told not in str(load_dataset(put("b/train/good/a.png", "b/test/bent/0/a.png", "b/test/bent/2/a.png") / "b"))
+
+
+def test_masks_of_lists_of_folders_lie_below_one_folder(put):
+    folder = put(*(f"{lot}/{kind}/0.png" for lot in ("d1", "d2") for kind in ("ok", "nok")), "masks/d1/nok/0.png")
+    lots = [folder / "d1", folder / "d2"]
+    dataset = load_dataset(train=[lot / "ok" for lot in lots], test=[lot / "nok" for lot in lots])
+    assert [sample.mask_path for sample in dataset.test] == [folder / "masks/d1/nok/0.png", None]
+
+
+def test_masks_beside_folders_that_are_not_understood_are_reported(put):
+    folder = put("d1/ok/0.png", "d1/nok/0.png", "masks/first/0.png")
+    dataset = load_dataset(train=folder / "d1/ok", test=folder / "d1/nok")
+    assert f"{folder.name}/masks: 1 mask not used." in dataset.remarks
+
+
+def test_masks_belong_to_rgb_of_several_channels(put):
+    folder = put("train/good/rgb/0.png", *(f"test/bent/{channel}/0.png" for channel in ("rgb", "xyz", "gt")))
+    masks = {sample.path.parent.name: sample.mask_path for sample in load_dataset(folder).test}
+    assert masks == {"rgb": folder / "test/bent/gt/0.png", "xyz": None}
+
+
+def test_a_label_has_no_blanks_at_its_ends_and_no_line_breaks(put):
+    dataset = load_dataset(put("train/good/0.png", "test/1.png", "test/2.png"))
+    dataset = dataset.label({"1.png": "bad ", "2.png": "bad"})
+    assert "(2 bad)" in str(dataset)
+    assert "(1 bad part, 1 bad)" in str(dataset.label({"1.png": "bad\npart"}))
+
+
+def test_a_test_folder_in_a_format_that_is_not_supported_is_named(put):
+    folder = put("good/0.png")
+    (folder / "test/bent").mkdir(parents=True)
+    (folder / "test/bent/0.heic").write_bytes(b"heic")
+    with pytest.raises(FileNotFoundError, match=r"\.heic is not supported\. Convert"):
+        load_dataset(train=folder / "good", test=folder / "test")
 
 
 @pytest.mark.parametrize("kinds", [("good", "0"), ("1", "2"), ("0", "bent")])

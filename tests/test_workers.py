@@ -307,3 +307,11 @@ def test_a_script_that_workers_would_begin_again_is_refused_in_a_sentence(tmp_pa
     told = f'RuntimeError: With jobs, line {line} of {file} must be under if __name__ == "__main__":'
     assert told in ran.stderr
     assert ran.stderr.count("Traceback") == 1
+
+
+def test_a_script_that_is_no_file_is_refused_in_a_sentence():
+    script = f"from spade_kit._work import crew\nif __name__ == '__main__':\n{WORK}"
+    ran = subprocess.run([sys.executable, "-"], input=script, capture_output=True, text=True, timeout=100)
+    assert (
+        "RuntimeError: With jobs, the script must be a file, because workers import it, too; got <stdin>." in ran.stderr
+    )

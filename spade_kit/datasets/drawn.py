@@ -86,7 +86,7 @@ def find_folders(photos: Collection[Path], folder: Path, least: int = 2) -> dict
         name = plain(one.name)
         found = [tree.find_partners(photo, one) for photo in files]
         if all(found) or (name in MASK_NAMES and any(found)):
-            partners[one] = max(set().union(*found))
+            partners[one] = max(set().union(*found), key=lambda name: (plain(name) in UNSORTED_NAMES, name))
             tried[name] += files
         elif name not in _TOLD and all(alike := [tree.find_alike(photo, one) for photo in files]):
             apart |= {one: ""} if _are_masks(files, [min(some) for some in alike], 2) else {}

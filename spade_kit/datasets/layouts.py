@@ -141,10 +141,11 @@ def _describe_contents(folder: Path) -> str:
     kinds = [entry for entry in folders if {*pictures_in(entry)} & {*below}]
     good = [entry for entry in kinds if _label(entry.name) == GOOD]
     tables = [entry for entry in inside if entry.suffix.lower() == ".csv"]
-    locked = next((listing.problem for listing in walk(folder) if listing.problem), "")
+    all_below = [*walk(folder)]
+    locked = next((one.problem for one in all_below if one.problem), "")
     cure = f"Pass the folder of images of good parts. Supported formats: {', '.join(FORMATS)}; convert others."
-    foreign = {entry.suffix.lower() for entry in listing.others} & UNSUPPORTED
-    if foreign and not listing.images:
+    foreign = {entry.suffix.lower() for one in all_below for entry in one.others} & UNSUPPORTED
+    if foreign and not any(one.images for one in all_below):
         cure = f"{', '.join(sorted(foreign))} is not supported. Convert these images to PNG."
     cure = "Check that it can be read." if locked else cure
     if datasets and _child(folder, MASK_NAMES | LABEL_NAMES) not in (None, datasets[0]):
@@ -264,7 +265,9 @@ def _find_contrary(samples: list[Sample], folder: Path) -> list[str]:
     contrary = []
     for sample in samples:
         below = {plain(part) for part in sample.path.relative_to(folder).parts[1:-1]}
-        if sample.label is not None and below & (BAD_NAMES if sample.label == GOOD else GOOD_NAMES):
+        beside = {one.name for one in list_folder(sample.path.parents[1]).folders} if below == {"0"} else set()
+        good = {"0"} if beside == {"0", "1"} else GOOD_NAMES
+        if sample.label is not None and below & (BAD_NAMES if sample.label == GOOD else good):
             contrary.append(sample.path)
     if not contrary:
         return []
@@ -347,6 +350,10 @@ def read_folders(train: list[Path], test: list[Path]) -> Found:
             told = f"{name} is beside a folder of good images, so its {len(samples)} images are labelled"
             numbered += [f"{told} {label!r}. If they have no label, rename it test."]
         remarks += numbered + _find_what_has_no_partner(None, folder, samples) + _find_unused(folder, samples, train)
+    if not _has_masks(None, judged):
+        beside = {_child(parent, MASK_NAMES) for folder in test for parent in [*folder.absolute().parents][:2]} - {None}
+        lost = {one: pictures_below(one) for one in beside if one}
+        remarks += [f"{name_file(one)}: {count(held, 'mask')} not used." for one, held in lost.items() if held]
     if bare and len(test) > 1:
         told = f"{', '.join(bare)}: images without a label. If these names are labels, pass the folder"
         remarks.append(f"{told} that holds them as test.")
@@ -355,12 +362,13 @@ def read_folders(train: list[Path], test: list[Path]) -> Found:
 
 
 def _find_masks(folder: Path) -> Path | None:
-    """The masks of test images: masks/bad, bad_masks or masks beside their folder, or masks/bad one folder up."""
+    """The masks of test images: masks/bad, bad_masks or masks beside their folder; masks/bad or more one folder up."""
     place = folder.absolute()
     for parent in [*place.parents][:2]:
         if beside := _child(parent, MASK_NAMES | LABEL_NAMES):
-            own = _child(beside, {plain(place.name)})
-            return own or (beside if parent == place.parent else None)
+            deeper = None if parent == place.parent else _child(beside, {plain(place.parent.name)})
+            own = [_child(one, {plain(place.name)}) for one in (deeper, beside) if one]
+            return next(filter(None, own), beside if parent == place.parent else None)
     others = (one for one in list_folder(place.parent).folders if one.name != place.name)
     return next((one for one in others if strip_mark(one.name) == place.name), None)
 

@@ -47,9 +47,12 @@ def plain(name: str) -> str:
 
 
 def as_label(name: str) -> str:
-    """A label or the name of a folder; all names of good parts become ``good``, in full-width letters, too."""
+    """A label or the name of a folder; all names of good parts become ``good``, in full-width letters, too.
+
+    Line breaks and the like become blanks, and those at the ends are left out.
+    """
     seen = "".join(one for one in unicodedata.normalize("NFKC", name) if unicodedata.category(one) != "Cf")
-    return GOOD if plain(seen.strip()) in GOOD_NAMES else name
+    return GOOD if plain(seen.strip()) in GOOD_NAMES else " ".join(name.split())
 
 
 def strip_mark(name: str) -> str:

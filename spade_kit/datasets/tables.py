@@ -21,7 +21,10 @@ COLUMNS = ("path", "label", "mask", "split")
 _LABELLED = ["path", "label"]
 UNKNOWN = "unknown"  # what stands for no label
 _NO_LABEL = {"", UNKNOWN, "unlabelled", "unlabeled", *MISSING}
-_ANSWERS = {"yes", "no", "y", "n"}  # to an unknown question
+_FOREIGN = (
+    "ja nein oui non negative bon bonne bueno buono bom goed dobry conform conforme konform годен 正常 良品 合格 정상"
+)
+_ANSWERS = {"yes", "no", "y", "n", *_FOREIGN.split()}  # to a question, or good
 _LETTERS = [{"t", "f"}, {"p", "f"}]  # true, pass, and what is not
 
 
