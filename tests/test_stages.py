@@ -244,3 +244,13 @@ def test_wrong_values_change_nothing(stages, name, value, said):
 def test_it_needs_a_fitted_spade(thread):
     with pytest.raises(ValueError, match="A widget needs a fitted SPADE; got a value of type str"):
         show_stages("spade", thread)
+
+
+def test_the_page_may_ask_for_normal_images(stages, spade, monkeypatch):
+    sent = []
+    monkeypatch.setattr(stages, "send", lambda message, buffers=(): sent.append((message, buffers)))
+    stages._on_message(None, {"kind": "normals", "images": [3, 59]}, [])
+    assert not stages.problem
+    ((message, buffers),) = sent
+    assert message == {"kind": "normals", "images": [3, 59]}
+    assert list(buffers) == [spade.gallery.normals[at].jpeg for at in (3, 59)]
