@@ -86,6 +86,7 @@ def test_missing_images_and_an_old_python_are_reported(monkeypatch, problem):
         (lambda result, threshold: ..., "Not answered yet"),
         (lambda result, threshold: result.image_score >= threshold, "Right. "),
         (lambda result, threshold: (result.anomaly_map >= threshold).any(), "Right. "),
+        (lambda result, threshold: bool(result.segmentation(threshold).any()), "Right. "),
         (lambda result, threshold: result.image_score > threshold, "just reaches the threshold"),
         (lambda result, threshold: result.anomaly_map.mean() >= threshold, "Is that the mean of the map?"),
         (lambda result, threshold: result.image_score < threshold, "wrong way round"),

@@ -38,6 +38,8 @@ def test_the_thread_is_explained_by_the_edge_of_the_black_ring(demo, fitted):
         (lambda at: at(fpr=0.01).mean(), "take fpr=0.05"),
         (lambda at: at(fpr=0.05, of="image").mean(), "leave out of='image'"),
         (lambda at: at(fpr=0.05).sum(), "the number of marked pixels"),
+        (lambda at: round(at(fpr=0.05).mean(), 2), "Right. "),
+        (lambda at: 1.0, "Take spade.threshold(fpr=0.05)"),
         (lambda at: 100 * at(fpr=0.05).mean(), "in percent"),
         (lambda at: 1 - at(fpr=0.05).mean(), "the fraction that is not marked"),
         (lambda at: 0.5, "Take spade.threshold(fpr=0.05)"),
@@ -52,7 +54,7 @@ def test_the_warm_up_names_the_mistake(capsys, result, answer, said):
 def test_the_warm_up_notices_the_fraction_of_the_defect(capsys, result):
     marked = result.segmentation(result.spade.threshold(fpr=0.05))[result.mask]
     quickstart.check_marked(marked.mean(), result)
-    assert "not of the whole photo" in capsys.readouterr().out
+    assert "So much of the defect is marked" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -67,6 +69,9 @@ def test_the_warm_up_notices_the_fraction_of_the_defect(capsys, result):
         ([7, 12], "Take 1 % of 224 x 224 pixels"),
         ([502, 0], "1 % of the pixels is not 1 % of the parts"),
         ([502, 0.12], "1 % of the pixels is not 1 % of the parts"),
+        ([502, 1], "1 % of the pixels is not 1 % of the parts"),
+        ([502, 1.0], "how many of the 12"),
+        ([502, np.mean([True] * 12)], "how many of the 12"),
         ([502, 5], "got 5"),
         (502, "Your code raises TypeError"),
     ],

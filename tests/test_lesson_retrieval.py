@@ -180,6 +180,7 @@ def test_published_figures_are_those_of_the_benchmark():
         (0.6, "That was measured"),
         (1, "There are not 50 others"),
         (12 / 50, "of the other kind"),
+        (76, "in percent"),
         (0.5, "Count the others of its kind"),
     ],
 )

@@ -350,7 +350,7 @@ def check_shape(shape: tuple[int, int, int]) -> None:
         (24, 112, 112): "That is layer1: layer2 has stride 8.",
         (112, 28, 28): "That is layer3: layer2 has stride 8.",
     }
-    otherwise = "Take the channels of layer2, then 448 / 8 cells to each side."
+    otherwise = "The table gives channels and stride of layer2: how often does the stride fit into the side?"
     right = "Twice the side, four times the cells; the channels stay the same."
     tell(lambda: shape, lambda _: None if tuple(shape) == (40, 56, 56) else told.get(tuple(shape), otherwise), right)
 

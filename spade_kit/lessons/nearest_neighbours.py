@@ -173,11 +173,13 @@ def check(score: Callable[[np.ndarray, np.ndarray, int], float]) -> None:
 def _find_mistake(answer: float, query: np.ndarray, normals: np.ndarray, k: int) -> str | None:
     if np.ndim(answer):
         return f"A score must be one number; got an array of shape {np.shape(answer)}. Average the k distances."
-    squared = np.sort([sum((a - b) ** 2 for a, b in zip(query, normal)) for normal in normals])
+    stored = np.array([sum((a - b) ** 2 for a, b in zip(query, normal)) for normal in normals])
+    squared = np.sort(stored)
     distance = np.sqrt(squared)
     over_points = np.sort(np.sqrt(((normals - query) ** 2).sum(0)))
     right = distance[:k].mean()
     mistakes = {
+        "Those are the first k as they are stored: sort the distances first.": np.sqrt(stored[:k]).mean(),
         "Those are the k farthest: sort the distances and take the first k.": distance[-k:].mean(),
         f"That is the mean over all {len(normals)}: sort the distances and take only the first {k}.": distance.mean(),
         "Those are squared distances: take the square root before the mean.": squared[:k].mean(),
@@ -200,7 +202,7 @@ def check_k(ks: list[int]) -> None:
         (3, 4, 5): "With k = 5 the fifth bolt of the rare size must look among the others, 10 mm away.",
         (3, 4, 5, 6): "Beyond k = 4 the fifth bolt of the rare size must look among the others, 10 mm away.",
     }
-    otherwise = "A hollow bolt finds two of its kind, one of the rare size four: k must lie above two, up to four."
+    otherwise = "Count the bolts of its own kind that each of the two finds: k lies above one count, up to the other."
     right = "k is larger than the number of mistakes, and no larger than the smallest normal group."
     tell(lambda: ks, lambda _: None if sorted(ks) == [3, 4] else told.get(tuple(sorted(ks)), otherwise), right)
 
@@ -215,6 +217,7 @@ def check_think(levels: float) -> None:
         "That is the distance of the scratch: find the change of all 224 x 224 pixels with that distance.": scratch,
         "That is 100 times the fraction of one side: a photo has 224 x 224 pixels.": 100 * (64 / 224) ** 0.5,
         "That is the square: take the root at the end.": (scratch / 224) ** 2,
+        "Rounded to whole levels, yes. Give two more digits.": 4,
     }
     otherwise = f"The scratch is {scratch:.0f} away, the root of 64 x 100^2: find the levels with that distance."
     right = "Fewer than 4 of 255 levels: in pixels a slightly brighter lamp hides a scratch."

@@ -190,6 +190,7 @@ def check_fraction(fraction: float) -> None:
         "That was measured. The question is what would be possible.": 0.60,
         "There are not 50 others of its kind.": 1.0,
         "That is the smallest fraction of the other kind.": 12 / 50,
+        "That is in percent: write the fraction itself.": 76,
     }
     otherwise = "Count the others of its kind, and divide by the number of neighbours."
     right = "At least 12 of the 50 neighbours are of the other kind, whatever the features."
