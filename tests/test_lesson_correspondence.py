@@ -45,7 +45,12 @@ def squares(pixel, normals):
         (lambda p, n: (int(squares(p, n).argmin()), 1.0), "but the distance must be"),
         (lambda p, n: (int(((n - p) ** 2).sum(0).argmin()), 1.0), "Sum over the channels"),
         (lambda p, n: n @ p.T @ p, "Your code raises"),
-        (lambda p, n: 3, "Your code raises TypeError"),
+        (lambda p, n: 3, "Two numbers are needed"),
+        (lambda p, n: (squares(p, n).min() ** 0.5, int(squares(p, n).argmin())), "The order is the index first"),
+        (lambda p, n: (int(abs(n - p).sum(1).argmin()), 1.0), "absolute differences: square them"),
+        (lambda p, n: (int(abs(n - p).max(1).argmin()), 1.0), "one channel only"),
+        (lambda p, n: (int((n @ p / np.linalg.norm(n, axis=1)).argmax()), 1.0), "nearest by angle"),
+        (lambda p, n: (0, 1.0), "Normal pixel 0 is not the nearest"),
     ],
 )
 def test_the_exercise_names_the_mistake(capsys, answer, said):
@@ -75,6 +80,7 @@ def test_grids_are_drawn_with_their_numbers():
         (1, "those of columns 0 and 3 do not"),
         (0, "no cell has a twin"),
         (4, "A radius of 4 is not the smallest"),
+        (None, "None lets a cell look everywhere"),
     ],
 )
 def test_the_warm_up_names_the_mistake(capsys, answer, said):
@@ -91,6 +97,7 @@ def test_the_warm_up_names_the_mistake(capsys, answer, said):
         (800, "own place counts"),
         (25, "one image"),
         (156_800, "without a radius"),
+        (50 * sum(row**2 + col**2 <= 16 for row in range(56) for col in range(56)), "That is a disc"),
         (7, "7 is not 50 times"),
     ],
 )

@@ -171,6 +171,7 @@ def parts_of(found, regions, first=1):
         (lambda m, r, t: sum(parts_of(m >= t, r)), "That is the sum over the regions"),
         (lambda m, r, t: np.mean([part > 0 for part in parts_of(m >= t, r)]), "as soon as one of its pixels is"),
         (lambda m, r, t: (r > 0)[m >= t].mean(), "That is the precision"),
+        (lambda m, r, t: ((m >= t) & (r > 0)).sum() / ((m >= t) | (r > 0)).sum(), "intersection over union"),
         (lambda m, r, t: 0.123, "The fractions found are "),
         (lambda m, r, t: "0.5 or so", "Your code raises ValueError"),
         (lambda m, r, t: m[t], "Your code raises IndexError"),
@@ -200,6 +201,7 @@ def test_typical_mistakes_in_the_exercise_give_different_numbers():
         ([0.4, 0.4], "Recall counts pixels"),
         ([0.77, 0.77], "PRO gives both regions the same weight"),
         ([0.4, 0.8], "not of 100"),
+        ([40, 77], "divide by 100"),
         ([1, 1], "got [1, 1]"),
     ],
 )
@@ -218,7 +220,10 @@ def test_the_warm_up_says_what_is_wrong(capsys, answer, said):
         ([0.167, 0.02], "as many normal pixels"),
         ([0.167, 200], "not a number of pixels"),
         ([0.167, 0.005], "Only 80 %"),
-        ([0.5, 0.5], "They must be"),
+        ([0.17, 0.004], "Right. "),
+        ([0.004, 0.17], "swapped"),
+        ([16.7, 0.4], "divide by 100"),
+        ([0.5, 0.5], "Count the pixels"),
     ],
 )
 def test_the_question_says_what_is_wrong(capsys, answer, said):

@@ -76,7 +76,11 @@ def test_the_rule_of_the_exercise_is_that_of_the_package(count, rate):
         (lambda scores, rate: np.quantile(scores, 1 - rate), "without interpolation"),
         (lambda scores, rate: math.ceil((len(scores) + 1) * (1 - rate)), "That is a rank, not a score"),
         (lambda scores, rate: np.sort(scores)[::-1][math.ceil((len(scores) + 1) * (1 - rate)) - 1], "low to high"),
-        (lambda scores, rate: scores.mean(), "The 28th of the 30 sorted scores is 406; got "),
+        (lambda scores, rate: np.sort(scores)[int((len(scores) + 1) * (1 - rate)) - 1], "The rank is rounded down"),
+        (lambda scores, rate: np.sort(scores)[round((len(scores) + 1) * (1 - rate)) - 1], "to the nearest number"),
+        (lambda scores, rate: np.quantile(scores, 1 - rate, method="higher"), "right for some N and too low"),
+        (lambda scores, rate: np.sort(scores)[int(len(scores) * (1 - rate))], "right for some N and too low"),
+        (lambda scores, rate: scores.mean(), "take the score of that rank"),
         (lambda scores, rate: scores[27.9], "Your code raises IndexError"),
     ],
 )
@@ -112,7 +116,8 @@ def test_the_warm_up_says_what_is_wrong(capsys, answer, said):
         ([49.5, 316.8, 643.5], "false alarms alone"),
         ([180, 110, 40], "misses alone"),
         ([3.6 + 49.5, 2.2 + 316.8, 0.8 + 643.5], "costs 50"),
-        ([1, 2, 3], "must be 229.5"),
+        ([230, 427, 684], "Right. "),
+        ([1, 2, 3], "How many of the 10 defects are missed"),
     ],
 )
 def test_the_question_says_what_is_wrong(capsys, answer, said):

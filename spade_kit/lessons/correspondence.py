@@ -83,9 +83,11 @@ def check_radius(radius: int) -> None:
         "With radius 1 the cells of columns 1 and 2 find their twin, those of columns 0 and 3 do not.": 1,
         "At its own place, no cell has a twin.": 0,
     }
+    unbounded = "None lets a cell look everywhere: what is the smallest number that is enough?"
+    otherwise = f"A radius of {radius} is not the smallest: count cells."
     tell(
         lambda: radius,
-        lambda answer: explain(answer, 2, mistakes, f"A radius of {answer} is not the smallest: count cells."),
+        lambda answer: unbounded if answer is None else explain(answer, 2, mistakes, otherwise),
         "The cells of columns 0 and 3 have to look two columns farther.",
     )
 
@@ -97,6 +99,7 @@ def check_think(cells: int) -> None:
         "The cell's own place counts, too: 5 x 5 in each image.": 50 * 16,
         "That is one image: there are 50.": 25,
         "That is the search without a radius.": 50 * 56 * 56,
+        "That is a disc. The radius counts rows and columns separately, so the cells form a square.": 50 * 17,
     }
     tell(
         lambda: cells,
@@ -107,20 +110,34 @@ def check_think(cells: int) -> None:
 
 def check(nearest: Callable[[np.ndarray, np.ndarray], tuple[int, float]]) -> None:
     """Check that ``nearest`` gives the nearest of n normal pixels (n, c) to a pixel (c,), as (index, distance)."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(93)  # a case in which each mistake finds another pixel
     pixel, normals = rng.normal(size=5), rng.normal(size=(40, 5))
     right = "That is all of stage 3; the rest is doing it fast for 3,136 pixels and 156,800 normal ones."
     tell(lambda: nearest(pixel, normals), lambda answer: _find_mistake(answer, pixel, normals), right)
 
 
 def _find_mistake(answer: tuple[int, float], pixel: np.ndarray, normals: np.ndarray) -> str | None:
+    if np.size(answer) != 2:
+        return f"Two numbers are needed, the index and the distance; got {answer}."
     index, distance = answer
+    differences = normals - pixel
     right = np.array([sum((a - b) ** 2 for a, b in zip(pixel, normal)) ** 0.5 for normal in normals])
     best = int(right.argmin())
-    if index == right.argmax():
-        return "That is the farthest normal pixel: np.argmin gives the nearest."
+    if np.allclose(answer, (right[best], best)):
+        return "The order is the index first, then the distance."
+    mistakes = {
+        "That is the farthest normal pixel: np.argmin gives the nearest.": right.argmax(),
+        "Sum over the channels, axis 1 of (n, c).": (differences**2).sum(axis=0).argmin(),
+        "That is the nearest by absolute differences: square them.": abs(differences).sum(axis=1).argmin(),
+        "That compares one channel only, the one that differs most: sum over all.": abs(differences)
+        .max(axis=1)
+        .argmin(),
+        "That is the nearest by angle (cosine). A Euclidean distance sums squared differences.": (
+            (normals @ pixel / np.linalg.norm(normals, axis=1)).argmax()
+        ),
+    }
     if index != best:
-        return f"The nearest normal pixel is number {best}; got {index}. Sum over the channels, axis 1 of (n, c)."
+        return explain(index, best, mistakes, f"Normal pixel {index} is not the nearest: {best} is.")
     squared = {"The index is right, but the distance is squared: take the square root.": right[best] ** 2}
     otherwise = f"The index is right, but the distance must be {right[best]:.3f}; got {float(distance):.3f}."
     return explain(distance, right[best], squared, otherwise)

@@ -178,10 +178,12 @@ def check_regions(answer: Sequence[float]) -> None:
         "PRO is right. Recall counts pixels: 80 of 104.": [0.4, 0.4],
         "Recall is right. PRO gives both regions the same weight: the mean of 0.8 and 0.": [80 / 104, 80 / 104],
         "PRO is right. Region B's pixels count in the recall, too: 80 of 104, not of 100.": [0.4, 0.8],
+        "Those are percent: divide by 100.": [40, 8000 / 104],
     }
+    otherwise = f"PRO is a mean over the two regions, the recall one over the 104 pixels; got {answer}."
     tell(
         lambda: list(answer),
-        lambda got: explain(got, [0.4, 80 / 104], mistakes, f"PRO must be 0.4 and recall 0.77; got {got}.", rtol=5e-3),
+        lambda got: explain(got, [0.4, 80 / 104], mistakes, otherwise, rtol=5e-3),
         "The small region costs half of PRO, and a twenty-fifth of the recall.",
     )
 
@@ -194,10 +196,13 @@ def check_think(answer: Sequence[float]) -> None:
         "The precision is right. For 0.5, as many normal pixels as found ones: 200 of 50,000.": [1 / 6, 0.02],
         "The precision is right. The rate is a fraction, 200 of 50,000, not a number of pixels.": [1 / 6, 200],
         "The precision is right. Only 80 % of the 250 pixels are found: 200 of 50,000.": [1 / 6, 0.005],
+        "The two are swapped: the precision comes first.": [0.004, 1 / 6],
+        "Those are percent: divide by 100.": [100 / 6, 0.4],
     }
+    otherwise = f"Count the pixels of the defect and the normal ones that are marked; got {answer}."
     tell(
         lambda: list(answer),
-        lambda got: explain(got, [1 / 6, 0.004], mistakes, f"They must be 0.167 and 0.004; got {got}.", rtol=5e-3),
+        lambda got: explain(got, [1 / 6, 0.004], mistakes, otherwise, rtol=0.025),
         "With so many normal pixels, a rate of 2 % is a lot: five of six marked pixels are false alarms.",
     )
 
@@ -210,6 +215,7 @@ def check(overlap: Callable[[np.ndarray, np.ndarray, float], float]) -> None:
     anomaly_map = rng.integers(0, 6, regions.shape) + 4 * (regions == 1) + 2.0 * (regions == 2)
     threshold = 6.0
     anomaly_map[6, 8:10], anomaly_map[1, 10] = (6, 5), 5  # one pixel of the second region is exactly at the threshold
+    anomaly_map[4, :5] = 7  # false alarms, so that the precision is not 1
     tell(
         lambda: overlap(anomaly_map.copy(), regions.copy(), threshold),
         lambda answer: _find_mistake(float(answer), anomaly_map, regions, threshold),
@@ -237,6 +243,9 @@ def _find_mistake(answer: float, anomaly_map: np.ndarray, regions: np.ndarray, t
         ),
         "That is the precision, the defective fraction of the marked pixels: divide by the sizes of the regions.": (
             (regions > 0)[found].mean()
+        ),
+        "That is the intersection over union (IoU). PRO leaves normal pixels out: divide by the sizes of regions.": (
+            (found & (regions > 0)).sum() / (found | (regions > 0)).sum()
         ),
     }
     fractions = ", ".join(f"{part:.2f}" for part in parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas
@@ -55,28 +55,47 @@ def check_shares(shares: Sequence[float]) -> None:
         "Those are the squares: divide them by their sum.": squares,
         "That is in proportion to the roots, 3, 4 and 12. Squares add up, roots do not.": np.array([3, 4, 12]) / 19,
         "Those are the roots divided by the distance: they add up to more than 1.": np.array([3, 4, 12]) / 13,
-        "That is in percent: divide by 100.": 100 * squares / 169,
     }
+    otherwise = f"The share of a layer is its square divided by the sum of all squares; got {shares}."
     tell(
         lambda: shares,
-        lambda answer: explain(answer, squares / 169, mistakes, f"They must be {squares / 169}; got {answer}.", 1e-2),
+        lambda answer: _explain_fractions(answer, squares / 169, mistakes, otherwise),
         "5 %, 9 % and 85 %: one layer with large values leaves little to the others.",
     )
 
 
 def check_think(fractions: Sequence[float]) -> None:
-    """Check which fraction of a cell a line of 2 px covers, with cells of 4, 8 and 16 px."""
-    sides = np.array([4.0, 8, 16])
+    """Check which fraction a line of 2 px is of the pixels that matter to a cell, 10, 18 and 70 px across."""
+    sides = np.array([10.0, 18, 70])
     mistakes = {
-        "That would be a spot of 2 x 2 px. A scratch runs through the cell from side to side.": (2 / sides) ** 2,
+        "That would be a spot of 2 x 2 px. A scratch runs through from side to side.": (2 / sides) ** 2,
         "That is a line of 1 px.": 1 / sides,
-        "That is the cell divided by the scratch: turn the fraction round.": sides / 2,
+        "That is the width divided by the scratch: turn the fraction round.": sides / 2,
+        "Cells are 4, 8 and 16 px apart, but what matters to a cell is wider.": 2 / np.array([4, 8, 16]),
+        "A cell can see 19, 67 and 339 px, but those at the border hardly matter.": 2 / np.array([19, 67, 339]),
     }
+    otherwise = f"Divide the width of the scratch by the width that matters; got {fractions}."
     tell(
         lambda: fractions,
-        lambda answer: explain(answer, 2 / sides, mistakes, f"For cells of 4 px it is 2 / 4; got {answer}."),
-        "Half of a fine cell, an eighth of a coarse one: the rest of the cell is normal, and is averaged with it.",
+        lambda answer: _explain_fractions(answer, 2 / sides, mistakes, otherwise),
+        "A fifth and a thirty-fifth: most of what a coarse cell sees is normal, and is averaged with the scratch.",
     )
+
+
+def _explain_fractions(
+    answer: Sequence[float], right: np.ndarray, mistakes: Mapping[str, np.ndarray], otherwise: str
+) -> str | None:
+    """Explain fractions of three layers, which may be rounded to two decimals or digits."""
+    mistakes = {
+        **mistakes,
+        "The order is layer1, layer2, layer3.": right[::-1],
+        "Those are percent: divide by 100.": 100 * right,
+    }
+    for told, value in [(None, right), *mistakes.items()]:
+        rounded = 0.5 if value.max() > 1 else 0.005  # percent and squares have no decimals
+        if np.allclose(answer, value, rtol=0, atol=rounded + 1e-9):
+            return told
+    return otherwise
 
 
 def check(weigh: Callable[[Sequence[np.ndarray]], Sequence[float]]) -> None:

@@ -100,30 +100,56 @@ def check_think(costs: Sequence[float]) -> None:
         "Those are misses alone. Add 1 for each false alarm.": 50 * missed,
         "That counts parts. A missed defect costs 50.": missed + alarms,
     }
+    otherwise = f"How many of the 10 defects are missed, and how many of the 990 good parts alarm? Got {costs}."
     tell(
         lambda: costs,
-        lambda answer: explain(answer, 50 * missed + alarms, mistakes, f"The first must be 229.5; got {answer}."),
+        lambda answer: explain(answer, 50 * missed + alarms, mistakes, otherwise, rtol=0.0025),  # whole numbers will do
         "The highest threshold is the cheapest here, although it misses most: only one part in a hundred is defective.",
     )
 
 
 def check(find: Callable[[np.ndarray, float], float]) -> None:
     """Check the threshold from normal scores (n,) that a new one reaches with at most the given probability."""
-    scores = np.random.default_rng(0).permutation(np.cumsum(np.arange(1.0, 31)))  # gaps differ: every mistake shows
+    rng = np.random.default_rng(0)
+    asked = [(rng.permutation(np.cumsum(np.arange(1.0, count + 1))), rate) for count, rate in _ASKED]
     right = "spade.threshold takes this score of the normal images, each judged against the others."
-    tell(lambda: find(scores.copy(), 0.1), lambda answer: _find_mistake(float(answer), np.sort(scores)), right)
+    tell(
+        lambda: [find(scores.copy(), rate) for scores, rate in asked],
+        lambda answer: _find_mistake(np.asarray(answer, float), [np.sort(scores) for scores, _ in asked]),
+        right,
+    )
 
 
-def _find_mistake(answer: float, scores: np.ndarray) -> str | None:
-    """Explain an answer for a rate of 10 % from 30 sorted scores: (30 + 1) * 0.9 = 27.9, so the 28th is right."""
+# Numbers of scores, whose gaps differ, and rates: each mistake shows in one of them.
+_ASKED = ((30, 0.1), (25, 0.1), (26, 0.15), (22, 0.1))
+
+
+def _find_mistake(answer: np.ndarray, scores: Sequence[np.ndarray]) -> str | None:
+    """Explain the answers for some sorted scores: of 30, (30 + 1) * 0.9 = 27.9, so the 28th is right."""
+    counts, kept = np.array([(count, 1 - rate) for count, rate in _ASKED]).T
+    exact = (counts + 1) * kept
+    ranks = np.ceil(exact).astype(int)
+
+    def take(ranks: np.ndarray) -> np.ndarray:
+        return np.array([one[int(rank) - 1] for one, rank in zip(scores, ranks)])
+
     mistakes = {
-        "That is the 27th of 30, and 4 of the 31 gaps lie above it, 13 %: the new image counts, too, so N + 1.": scores[
-            26
-        ],
-        "That is the 29th of 30: Python counts from 0, so the r-th smallest is scores[r - 1].": scores[28],
-        "That lies between two scores: take one of the scores, without interpolation.": np.quantile(scores, 0.9),
-        "That is a rank, not a score: look it up among the sorted scores.": 28,
-        "That score is among the lowest: sort the scores from low to high.": scores[::-1][27],
+        "Of 30 scores that is the 27th, and 4 of the 31 gaps lie above it, 13 %: the new image counts, too: N + 1.": (
+            take(np.ceil(counts * kept))
+        ),
+        "The rank is rounded down, so too many new images reach the threshold: round up.": take(np.floor(exact)),
+        "The rank is rounded to the nearest number, which is too low for some N: round up.": take(np.round(exact)),
+        "That is right for some N and too low for others: the rank is (N + 1)(1 - rate), rounded up.": (
+            take(np.ceil((counts - 1) * kept) + 1)
+        ),
+        "Of 30 scores that is the 29th: Python counts from 0, so the r-th smallest is scores[r - 1].": take(ranks + 1),
+        "That lies between two scores: take one of the scores, without interpolation.": (
+            np.array([np.quantile(one, share) for one, share in zip(scores, kept)])
+        ),
+        "That is a rank, not a score: look it up among the sorted scores.": ranks,
+        "That score is among the lowest: sort the scores from low to high.": take(counts + 1 - ranks),
     }
-    otherwise = f"The 28th of the 30 sorted scores is {scores[27]:g}; got {answer:g}."
-    return explain(answer, scores[27], mistakes, otherwise)
+    otherwise = (
+        f"(30 + 1) * 0.9 = 27.9: round up, and take the score of that rank. For 30 scores you return {answer[0]:g}."
+    )
+    return explain(answer, take(ranks), mistakes, otherwise)
