@@ -36,15 +36,22 @@ export class Slider {
 export class NumberField {
   constructor(name, help, set, limits = { step: "any" }) {
     this.input = el("input", { type: "number", class: "sk-number", "aria-label": name, title: help, ...limits });
-    const take = () => this.input.value !== "" && this.input.validity.valid && set(+this.input.value);
+    this.edited = false;
+    const take = () => {
+      const valid = this.input.value !== "" && this.input.validity.valid;
+      if (this.edited && valid) set(+this.input.value);
+      this.edited = false;
+      this.input.value = this.shown;
+    };
+    this.input.addEventListener("input", () => (this.edited = true));
     this.input.addEventListener("change", take);
     this.input.addEventListener("keydown", (event) => event.key === "Enter" && take()); // some notebooks keep Enter from changing a field
-    this.input.addEventListener("blur", () => (this.input.value = this.shown));
+    this.input.addEventListener("blur", take);
   }
 
   show(value) {
     this.shown = value;
-    if (!this.input.matches(":focus")) this.input.value = value;
+    if (!this.edited) this.input.value = value;
   }
 }
 
