@@ -161,8 +161,9 @@ def test_the_distances_of_the_pinned_pixel_tell_how_unique_its_match_is(notebook
             2::4, 2::4
         ]  # a corner of four pixels lies at the cell's centre
         between = make_map(distances, (224, 224), 0)[2::4, 2::4]
-        level = notebook.ask("ex.normals['level']")
-        assert np.abs(drawn - grey(between, 2 * level)).max() <= 2
+        ends = float(distances.min()), float(distances.max())  # the scale is that of the pixel
+        assert np.abs(drawn - grey(between - ends[0], ends[1] - ends[0])).max() <= 2
+        assert shown.root.locator(".sk-near .scale").inner_text().split() == [f"{end:.1f}" for end in ends]
         shown.hover(shown.photo, 150, 150)  # what is shown of the pinned pixel stays
         assert shown.ring(shown.normal, "pinned") == (match.row, match.col)
     other = shown.root.get_by_label("retrieved normal photos").locator(".sk-card").nth((match.neighbour + 1) % 5)
@@ -172,6 +173,7 @@ def test_the_distances_of_the_pinned_pixel_tell_how_unique_its_match_is(notebook
     shown.page.keyboard.press("Escape")
     shown.root.locator(".sk-near", has_text="pin a pixel").wait_for(timeout=5000)
     assert shown.normal.locator(".sk-runner").get_attribute("visibility") == "hidden"
+    shown.press("distances")
 
 
 def test_the_distances_of_a_place_where_the_pointer_rests_are_there_when_it_is_pinned(notebook, shown, spade, demo):

@@ -1,7 +1,7 @@
 // The explorer's page: all state lives in the model, and every change of it triggers a repaint.
 
 import { brief, bytes, clamp, el, numbers, setText, svg } from "./dom.js";
-import { Matches, cellOf, contour, decodeAlone, decodeLevel, degrees, inside, meanOfTop, middleOf, paintMap, roiOf, unpack } from "./maps.js";
+import { Matches, cellOf, colourStrip, contour, decodeAlone, decodeLevel, degrees, inside, meanOfTop, middleOf, paintMap, roiOf, unpack } from "./maps.js";
 import { Pane, Patch } from "./pane.js";
 import { Choice, NumberField, Slider, button } from "./controls.js";
 import { Beside } from "./beside.js";
@@ -90,10 +90,10 @@ class Explorer extends MapPage {
     this.maps = [["map", "The distances themselves"], ["excess", EXCESS], ["ratio", RATIO]].map(([name, help]) => button(name, help, () => this.look(name)));
     this.map.title.after(el("span", { class: "sk-group sk-judged", role: "group", "aria-label": "shown map" }, ...this.maps));
     this.normal = new Pane("Normal photo that explains the probe");
-    this.near = new NearPlaces(this.normal, {
+    this.near = new NearPlaces(this.normal, colourStrip(this.table), {
       ask: ([row, col], image) => this.send({ kind: "distances", row, col, image }),
       changed: () => this.paintProbe(),
-      paint: (canvas, grid) => paintMap(canvas, this.upsample(grid, this.matches.h, this.matches.w, 0), this.table, this.whole),
+      paint: (canvas, grid, end) => paintMap(canvas, this.upsample(grid, this.matches.h, this.matches.w, 0), this.table, end),
     });
     this.own = this.labels.map((name, l) => {
       const mark = svg("g", { class: `sk-own own${(l + Math.floor(l / 6)) % 6}`, visibility: "hidden" }, ...["halo", "ink"].map((c) => svg("path", { class: c, d: SHAPES[l % 6] })));
@@ -178,13 +178,11 @@ class Explorer extends MapPage {
     // colour scale with the threshold slider
     this.threshold = el("input", { type: "range", min: 0, step: "any", "aria-label": "threshold", title: "Pixel threshold (raw distance)",
       oninput: () => this.put({ threshold: +this.threshold.value, threshold_rule: "hand" }) });
-    this.gradient = el("canvas", { width: 256, height: 1, "aria-hidden": "true" });
-    paintMap(this.gradient, Float32Array.from({ length: 256 }, (_, i) => i), this.table, 256);
     this.level = el("span", { class: "level" }, el("span", {}));
     this.ends = [el("span", {}, "0"), el("span", {})];
     this.levelText = el("span");
     this.level.firstChild.append(el("span", { class: "wide" }, "reference "), this.levelText);
-    this.bar = el("div", { class: "sk-bar" }, el("div", { class: "scale" }, this.gradient, this.level, this.threshold), el("div", { class: "ends" }, ...this.ends));
+    this.bar = el("div", { class: "sk-bar" }, el("div", { class: "scale" }, colourStrip(this.table), this.level, this.threshold), el("div", { class: "ends" }, ...this.ends));
     this.map.figure.append(this.bar);
     this.unpin = button("×", "Unpin  Esc", () => this.put({ pinned: false }), { class: "sk-chip", "aria-label": "unpin" });
     this.legend = Object.fromEntries(MARKS.map(([mark, text]) => [mark, button(text, `Show or hide: ${text}. Hold H to hide all marks`, () => this.switchMark(mark), { class: mark, "aria-pressed": "true" })]));
@@ -464,7 +462,7 @@ class Explorer extends MapPage {
     const score = this.get("score");
     this.imageScore = score === "max" ? highest(inside(this.raw, this.roi)) : score === "excess" && this.comparable() ? this.excess && meanOfTop(inside(this.excess, this.roi)) : meanOfTop(inside(this.raw, this.roi));
     const endOf = (map, { level }) => (level > 0 ? this.about.scale * level : highest(map) || 1);
-    const whole = (this.whole = endOf(this.raw, this.reference("map")));
+    const whole = endOf(this.raw, this.reference("map"));
     this.end = this.values === this.raw ? whole : endOf(this.values, this.reference());
     this.ratios = this.ratiosNow();
     if (this.ratios) paintMap(this.map.canvas, this.upsample(this.ratios, h, w, 0), this.table, 1);

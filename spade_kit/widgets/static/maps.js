@@ -1,7 +1,7 @@
 // Everything that a page computes itself: running minimum over neighbours, upsampling, smoothing, colours, contours.
 // The Python modules correspondence.py and scores.py are the reference; tests compare both.
 
-import { bytes, numbers } from "./dom.js";
+import { bytes, el, numbers } from "./dom.js";
 
 /** The matches of one photo: for every cell the nearest pixel among the first k neighbours, for every k sent. */
 export class Matches {
@@ -182,6 +182,13 @@ export function paintMap(canvas, map, table, end) {
   const scale = 256 / end;
   for (let i = 0; i < pixels.length; i++) pixels[i] = table[Math.min(255, Math.max(0, map[i] * scale) | 0)];
   context.putImageData(image, 0, 0);
+}
+
+/** The colours from the lowest to the highest, as a strip. */
+export function colourStrip(table) {
+  const strip = el("canvas", { width: 256, height: 1, "aria-hidden": "true", class: "sk-gradient" });
+  paintMap(strip, Float32Array.from({ length: 256 }, (_, i) => i), table, 256);
+  return strip;
 }
 
 // For each of the 16 cases of a square of four pixel centres, the sides where the contour enters and leaves: 0 top,

@@ -19,14 +19,16 @@ export function findTwo(distances, h, w) {
 }
 
 export class NearPlaces {
-  /** @param {Pane} pane of the normal photo; @param {object} do_ ``ask(place, image)``, ``changed()``, ``paint(canvas, distances)`` */
-  constructor(pane, do_) {
+  /** @param {Pane} pane of the normal photo; @param {Element} strip of the colours; @param {object} do_ ``ask(place, image)``, ``changed()``, ``paint(canvas, distances, end)`` */
+  constructor(pane, strip, do_) {
     [this.pane, this.do, this.on, this.wanted, this.known] = [pane, do_, false, null, null];
     this.pressed = button("distances", "How unique is the match? Show the distance from the pinned pixel to every place of this normal photo", () => this.turn(), { class: "python", "aria-pressed": "false" });
     this.told = el("span", { class: "sk-remark", role: "status" });
     this.runner = svg("g", { class: "sk-own sk-runner", visibility: "hidden" }, ...["halo", "ink"].map((c) => svg("path", { class: c, d: "M-7-7L7 7M-7 7L7-7" })));
     pane.marks.append(this.runner);
-    pane.figure.append(el("div", { class: "sk-near" }, this.pressed, this.told));
+    this.ends = [el("span"), el("span")];
+    this.scale = el("span", { class: "scale", hidden: true }, this.ends[0], strip, this.ends[1]);
+    pane.figure.append(el("div", { class: "sk-near" }, this.pressed, this.scale, this.told));
   }
 
   turn() {
@@ -44,6 +46,7 @@ export class NearPlaces {
     if (wanted ? alike(wanted, now) : now === null) return;
     [this.wanted, this.grid] = [wanted, grid];
     this.pane.stage.classList.remove("measured");
+    this.scale.hidden = true;
     this.pane.put(this.runner, null);
     if (!wanted) return;
     if (alike(wanted, this.known)) return this.paint(this.known.distances);
@@ -66,7 +69,10 @@ export class NearPlaces {
   paint(distances) {
     const { h, w } = this.grid;
     const [best, second] = findTwo(distances, h, w);
-    this.do.paint(this.pane.over, distances);
+    const ends = [distances[best], Math.max(...distances)]; // of this pixel: those of a defect all lie above the scale of the map
+    this.do.paint(this.pane.over, distances.map((value) => value - ends[0]), ends[1] - ends[0] || 1);
+    this.ends.forEach((end, i) => setText(end, brief(ends[i])));
+    this.scale.hidden = false;
     this.pane.stage.classList.add("measured");
     const place = (cell) => middleOf(cell, [this.pane.H, this.pane.W], [h, w]);
     this.pane.put(this.runner, second === null ? null : place(second));

@@ -1,7 +1,7 @@
 // Painting defects: the page draws the stroke at once; Python paints it and replies with the new map.
 
 import { brief, bytes, clamp, el, setText, svg } from "./dom.js";
-import { Cells, contour, paintMap, roiOf, unpack } from "./maps.js";
+import { Cells, colourStrip, contour, paintMap, roiOf, unpack } from "./maps.js";
 import { Choice, Slider, button } from "./controls.js";
 import { Pane } from "./pane.js";
 import { MapPage } from "./map_page.js";
@@ -62,9 +62,7 @@ class Painting extends MapPage {
     this.pair = button("photo + mask", "Download both as PNG", () => this.send({ kind: "pair" }), { class: "python" });
     this.kept = el("span", { class: "sk-remark", role: "status" });
     this.ends = [el("span", {}, "0"), el("span", { class: "level" }), el("span")];
-    this.gradient = el("canvas", { width: 256, height: 1, "aria-hidden": "true", class: "sk-gradient" });
-    paintMap(this.gradient, Float32Array.from({ length: 256 }, (_, i) => i), this.table, 256);
-    this.map.figure.append(el("div", { class: "sk-scale" }, this.gradient, el("div", { class: "ends" }, ...this.ends)));
+    this.map.figure.append(el("div", { class: "sk-scale" }, colourStrip(this.table), el("div", { class: "ends" }, ...this.ends)));
     this.photo.figure.append(el("div", { class: "sk-legend" }, el("span", { class: "truth" }, "painted"), el("span", { class: "found" }, "above reference level")));
     this.words = el("p", { class: "sk-remark" });
     this.normal.figure.append(this.words);
