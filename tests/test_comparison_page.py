@@ -719,5 +719,8 @@ def test_nothing_is_cut_off_at_any_width(request, browser, saved_as, width):
     for box, patch in zip(sides[1:], shown.root.locator("div.sk-found-here canvas").all()):
         assert patch.bounding_box()["y"] >= box["y"] + box["height"] + 4  # below the outline of the best view
     assert min(box["width"] for box in sides) > 120  # large enough to be useful
+    assert width == 600 or len({box["y"] for box in sides[:5]}) == 1  # as many in a row as with fewer views
+    caption = [shown.root.locator(f"figure .sk-{part}").first.bounding_box()["y"] for part in ("title", "remark")]
+    assert caption == sorted(caption)
     assert max(abs(box["width"] - box["height"]) for box in sides) < 1
     page.close()

@@ -225,7 +225,7 @@ class Comparison extends MapPage {
     const shown = this.views.slice(0, this.decoded.length);
     const figures = [this.photo.figure, ...shown.map(({ pane }) => pane.figure)];
     if (figures.some((figure, at) => this.panes.children[at] !== figure) || this.panes.children.length !== figures.length) this.panes.replaceChildren(...figures);
-    this.panes.style.setProperty("--columns", figures.length > 5 ? Math.ceil(figures.length / 2) : figures.length);
+    this.panes.style.setProperty("--columns", Math.min(figures.length, 5));
     const [H, W] = this.shown.photo.size;
     for (const pane of [this.photo, ...shown.map(({ pane }) => pane)]) {
       pane.resize(H, W);
