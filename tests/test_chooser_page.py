@@ -308,7 +308,8 @@ def test_a_threshold_for_pixels_counts_pixels_within_a_bin(notebook, shown, spad
 
 TICKS = """() => {
     const plot = document.querySelector(".sk-plot").getBoundingClientRect();
-    const on = ([...marks], place) => marks.map((mark) => [+mark.textContent.replaceAll(",", ""), place(mark)]);
+    const number = (text) => parseFloat(text) * ({ K: 1e3, M: 1e6 }[text.at(-1)] ?? 1);
+    const on = ([...marks], place) => marks.map((mark) => [number(mark.textContent), place(mark)]);
     const middle = (mark) => {
         const box = mark.getBoundingClientRect();
         return (box.left + box.width / 2 - plot.left) / plot.width;
@@ -317,7 +318,9 @@ TICKS = """() => {
       const whole = row.querySelector(".bars").getBoundingClientRect();
       const up = (mark) => (whole.bottom - mark.getBoundingClientRect().top) / whole.height;
       const name = row.querySelector(".name").textContent;
-      return [name.includes("log scale"), on(row.querySelectorAll(".sk-heights span"), up)];
+      const marks = row.querySelectorAll(".sk-heights span"), words = document.createRange();
+      const beside = (mark) => words.selectNodeContents(mark) ?? words.getBoundingClientRect().right < whole.left;
+      return [name.includes("log scale"), on(marks, up), [...marks].every(beside)];
     });
     return { across: on(document.querySelectorAll(".sk-ticks span"), middle), bars };
 }"""
@@ -334,9 +337,10 @@ def test_axes_have_ticks_where_their_values_are(notebook, shown, of):
     assert 3 <= len(drawn["across"]) <= 7
     for value, place in drawn["across"]:
         assert place == pytest.approx((value - least) / (most - least), abs=0.01)
-    for row, (is_log, heights) in zip(("normal", "good", "defect"), drawn["bars"]):
+    for row, (is_log, heights, beside) in zip(("normal", "good", "defect"), drawn["bars"]):
         assert is_log == (of == "pixel")
         assert heights
+        assert beside  # the numbers do not cover the bars
         counts = notebook.ask(f"ch.study['counts']['{row}']")
         first = round(least / most * 256)
         highest = max(sum(counts[at : at + 4]) for at in range(first, 256, 4))

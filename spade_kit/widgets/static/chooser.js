@@ -56,7 +56,7 @@ class Chooser extends Page {
     this.root.append(
       el("div", { class: "sk-head" }, el("span", { class: "sk-group", role: "group", "aria-label": "threshold for" }, ...this.ofs.map(([, one]) => one)), this.rule.node, this.confidence.node, this.spinner, this.waitingText),
       this.problem,
-      el("div", { class: "sk-choosing" }, el("div", {}, this.plot, this.ticks, this.axis), el("div", { class: "sk-follows" }, this.facts, this.sentence, this.remarks)),
+      el("div", { class: "sk-choosing" }, el("div", { class: "sk-histograms" }, this.plot, this.ticks, this.axis), el("div", { class: "sk-follows" }, this.facts, this.sentence, this.remarks)),
       el("div", { class: "sk-sides" }, ...this.sides.map(({ node }) => node)),
       el("div", { class: "sk-foot" }, this.copy, this.saves.page, this.saves.png, el("span", { class: "sk-source" }, this.get("about").options)), this.text);
   }
@@ -157,7 +157,7 @@ class Chooser extends Page {
       const fit = round.filter((count) => count <= highest && scale(count) / most > 0.2); // lower ones have no room
       const marks = fit.filter((_, i) => fit.length < 4 || (fit.length - 1 - i) % 2 === 0);
       setText(row.scale, of === "pixel" ? " (log scale)" : "");
-      row.heights.replaceChildren(...marks.map((count) => el("span", { style: `bottom:${(100 * scale(count)) / most}%` }, count.toLocaleString("en"))));
+      row.heights.replaceChildren(...marks.map((count) => el("span", { style: `bottom:${(100 * scale(count)) / most}%` }, count.toLocaleString("en", { notation: "compact" }))));
       return [kind, scaled.map((value) => (value ? Math.max(value / most, 0.04) : 0))];
     }));
   }
