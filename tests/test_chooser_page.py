@@ -412,6 +412,18 @@ def test_a_confidence_is_chosen_with_the_keyboard_and_ends_with_the_rate(noteboo
     assert not choice.is_visible()
 
 
+def test_the_threshold_can_be_typed(notebook, shown, scores):
+    field = shown.root.get_by_label("threshold, typed", exact=True)
+    threshold = round(between(scores, 8), 2)
+    field.fill(f"{threshold}")
+    shown.page.keyboard.press("Enter")
+    notebook.until("[ch.threshold, ch.rule]", [threshold, "hand"])
+    field.fill("")  # is no threshold
+    shown.page.keyboard.press("Enter")
+    assert field.input_value() == f"{threshold:.2f}"
+    assert_tells(shown.root.evaluate(NOW), scores, threshold)
+
+
 def test_values_set_from_python_are_shown(notebook, shown, scores):
     notebook.execute("ch.threshold = 70.25")
     settle(notebook, shown)

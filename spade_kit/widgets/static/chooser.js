@@ -2,7 +2,7 @@
 
 import { breakable, bytes, clamp, el, numbers, picture, setText, svg, ticks } from "./dom.js";
 import { Upsampler, contour, decodeLevel, roiOf, unpack } from "./maps.js";
-import { Choice, button } from "./controls.js";
+import { Choice, NumberField, button } from "./controls.js";
 import { Page } from "./page.js";
 
 const KINDS = { normal: "normal photos (leave-one-out)", good: "test: good", defect: "test: defects", unknown: "test: unknown" };
@@ -30,6 +30,8 @@ class Chooser extends Page {
     this.confidence = new Choice({ name: "confidence", help: "Probability that the true rate of false alarms is at most the selected one", pick: (value) => this.put({ confidence: value ? +value : null }) });
     this.confidence.node.classList.add("brief");
     for (const { select } of [this.rule, this.confidence]) select.classList.add("python");
+    this.typed = new NumberField("threshold, typed", "Threshold (raw distance)", (value) => this.move(value));
+    this.rule.node.append(this.typed.input);
     this.spinner = el("span", { class: "sk-spinner", role: "img", "aria-label": "computing" });
     this.waitingText = el("span", { class: "sk-remark", role: "status" });
     this.line = el("input", { type: "range", min: 0, step: "any", "aria-label": "threshold", title: "Drag to set the threshold (raw distance)", oninput: () => this.move(+this.line.value) });
@@ -172,6 +174,7 @@ class Chooser extends Page {
     this.line.setAttribute("aria-valuetext", threshold.toFixed(2));
     this.mark.style.left = `${100 * across}%`;
     setText(this.mark.firstChild, threshold.toFixed(2));
+    this.typed.show(threshold.toFixed(2));
     this.mark.firstChild.style.transform = `translateX(${-100 * across}%)`;
     for (const [name, one] of this.ofs) one.setAttribute("aria-pressed", name === this.get("of"));
     const [now, { rules }] = [this.get("rule"), this.get("study")];
