@@ -270,6 +270,17 @@ def test_long_work_says_what_it_is_and_how_far(explorer):
     assert told[-1] == ""
 
 
+def test_judged_images_are_counted_among_all(explorer, demo):
+    explorer.finish()
+    told = []
+    explorer.observe(lambda change: told.append(change["new"]), "waiting")
+    explorer.show(demo.train[20].path)  # all others are judged
+    explorer.finish()
+    assert [one for one in told if one.startswith("photos judged")] == [
+        f"photos judged: {len(explorer.photos)} of {len(explorer.photos)}"
+    ]
+
+
 def test_the_page_gets_the_ratio_map_of_what_it_shows(explorer):
     explorer.ratio, explorer.k = True, 3
     assert explorer.ratios == {}  # in the background

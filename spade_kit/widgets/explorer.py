@@ -738,8 +738,8 @@ class Explorer(Live, page="explorer.js"):
         request = self._request_of_scores
         self._scores.start(request)
         judge, missing = request.judge, self._scores.missing()
-        for at, index in enumerate(missing, 1):
-            self.waiting = f"photos judged: {at} of {len(missing)}"
+        for at, index in enumerate(missing, len(self.images) - len(missing) + 1):
+            self.waiting = f"photos judged: {at} of {len(self.images)}"
             self._scores.take((yield partial(self._scores.score, index, judge, request.roi)))
             if index % _BATCH == 0:
                 self.scores = self._scores.pack()
