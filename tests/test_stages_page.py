@@ -287,6 +287,7 @@ def test_with_a_kernel_python_and_the_page_follow_each_other(notebook, spade, de
     assert shown.root.locator("h2:visible").inner_text() == "5 Map"
     notebook.execute("stages.threshold = 1000")
     shown.root.locator(".sk-score", has_text="normal").wait_for()
+    assert notebook.ask("stages.problem") == ""  # Python knows what the page asks for
 
 
 def test_without_a_kernel_a_reopened_notebook_shows_all_stages(browser, lab, spade, demo):
