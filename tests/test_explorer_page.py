@@ -173,6 +173,7 @@ def test_the_distances_of_the_pinned_pixel_tell_how_unique_its_match_is(notebook
     shown.page.keyboard.press("Escape")
     shown.root.locator(".sk-near", has_text="pin a pixel").wait_for(timeout=5000)
     assert shown.normal.locator(".sk-runner").get_attribute("visibility") == "hidden"
+    shown.page.keyboard.press("Escape")  # deselects the neighbour
     shown.press("distances")
 
 
