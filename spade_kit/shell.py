@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -138,7 +139,9 @@ def _lab(given: Any) -> tuple[int, Any]:
         print(f"The lessons are in {folder}. Begin with {min(path.name for path in folder.glob('*.ipynb'))}.")
     as_root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     run = [sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1", *as_root, str(folder)]
-    return subprocess.run(run, check=False).returncode, None
+    with subprocess.Popen(run) as lab:
+        signal.signal(signal.SIGTERM, lambda *_: lab.terminate())  # else JupyterLab would outlive this command
+        return lab.wait(), None
 
 
 def _examine(given: Any) -> tuple[int, Any]:

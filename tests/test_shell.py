@@ -1,9 +1,11 @@
 """The command spade-kit: exit codes, what goes to stdout and to stderr, and no tracebacks."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -118,10 +120,14 @@ def test_the_doctor_says_what_there_is_and_what_is_wrong(capsys, monkeypatch):
 def opened(tmp_path, monkeypatch):
     """A checkout in tmp_path, as far as the command can see, and the folders that JupyterLab was opened on."""
     opened = []
+
+    def begin(run):
+        opened.append(run)
+        return subprocess.Popen([sys.executable, "-c", ""])
+
     monkeypatch.setattr(shell, "__file__", str(tmp_path / "spade_kit/shell.py"))
-    monkeypatch.setattr(
-        shell.subprocess, "run", lambda run, check: opened.append(run) or subprocess.CompletedProcess(run, 0)
-    )
+    monkeypatch.setattr(shell, "subprocess", SimpleNamespace(Popen=begin))
+    monkeypatch.setattr(shell.signal, "signal", lambda *_: None)  # for the tests after this one
     return opened
 
 
@@ -144,6 +150,21 @@ def test_the_lab_puts_lessons_into_a_new_folder_and_into_no_other(opened, tmp_pa
     assert [path.name for path in (*(course / "images").iterdir(), *own.iterdir(), *here.iterdir())] == ["mine.txt"]
     assert [run[-1] for run in opened] == [str(course), str(course), str(own), "."]
     assert {run[3] for run in opened} == {"--ip=127.0.0.1"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signal to end a program gracefully")
+def test_jupyterlab_ends_with_the_command(tmp_path):
+    (tmp_path / "jupyterlab.py").write_text(
+        "import time; print('begun', flush=True); time.sleep(600)", encoding="utf-8"
+    )
+    paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-c", "import sys; from spade_kit.shell import main; sys.exit(main(['lab']))"]
+    env = os.environ | {"PYTHONPATH": paths}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=env, cwd=tmp_path) as run:
+        assert run.stdout.readline().strip() == b"begun"
+        run.terminate()
+        assert run.wait(60) != 0
+        assert run.stdout.read() == b""  # the pipe is closed: nobody holds it any more
 
 
 def test_a_checkout_says_where_the_lessons_are(opened, tmp_path, capsys):
