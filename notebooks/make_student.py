@@ -15,6 +15,7 @@ from typing import Any
 
 _FOR_TEACHERS = {"teaching.md"}
 _POINTER = re.compile(r"\n*^The solution is\b[^\n]*\bfolded cell below\.$", re.MULTILINE)
+_PICTURE = re.compile(r"\]\(images/([^)\s]+)\)")
 _OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./[^)]+\)")  # a link to the repository, which a student does not have
 
 
@@ -30,7 +31,9 @@ def write_student(notebooks: Path, student: Path) -> list[Path]:
     for path in sorted(notebooks.glob("*.md")):
         if path.name not in _FOR_TEACHERS:
             (student / path.name).write_bytes(_detach(path.read_text(encoding="utf-8")).encode())
-    shutil.copytree(notebooks / "images", student / "images", dirs_exist_ok=True)
+    (student / "images").mkdir(exist_ok=True)
+    for name in _PICTURE.findall("".join(path.read_text(encoding="utf-8") for path in student.glob("*.[im]*"))):
+        shutil.copyfile(notebooks / "images" / name, student / "images" / name)
     return written
 
 

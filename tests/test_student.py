@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -56,6 +57,13 @@ def test_the_same_lessons_give_the_same_bytes(student, tmp_path):
         for cell in lesson.cells:
             cell.metadata.pop("execution", None)
         nbformat.write(lesson, other / path.name)
-    (other / "images").mkdir()
+    shutil.copytree(NOTEBOOKS / "images", other / "images")
     for path in write_student(other, tmp_path / "student"):
         assert path.read_bytes() == (student / path.name).read_bytes()
+
+
+def test_only_the_pictures_that_lessons_show_come_along(student):
+    texts = "".join(path.read_text(encoding="utf-8") for path in [*student.glob("*.ipynb"), *student.glob("*.md")])
+    pictures = [path.name for path in (student / "images").iterdir()]
+    assert pictures
+    assert all(f"](images/{name})" in texts for name in pictures)
