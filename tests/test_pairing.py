@@ -124,7 +124,7 @@ def test_all_words_for_good_parts_are_one_label():
     ):
         assert as_label(word) == "good"
     for word in ("not good", "nok", "goods", "scratch ", "0", "a\\b"):
-        assert as_label(word) == word
+        assert as_label(word) == word.strip()
 
 
 def test_a_label_beside_its_image_is_a_mask_and_one_without_an_image_is_an_image():

@@ -29,7 +29,8 @@ _TOLD = GOOD_NAMES | BAD_NAMES | UNSORTED_NAMES | TRAIN_NAMES | TEST_NAMES | MAS
 def find_twins(photos: Collection[Path], least: int = 2) -> dict[Path, str]:
     """The masks beside an image, with its name: 000.png of 000.jpg, 000_anno.png or anno_000.png of 000 or image_000.
 
-    All masks have the same extension, and add the same to the name; what is added to both is without digits.
+    All masks have the same extension, and add the same to the name. If the image's name has an addition, too, what is
+    left of both holds a digit, and what the mask adds holds none: mask_000 of cam1_000.
     """
     splits = {
         photo: [(f"{parent}/{fold(name)}", addition) for name, addition in _split(photo.stem)]
@@ -40,12 +41,13 @@ def find_twins(photos: Collection[Path], least: int = 2) -> dict[Path, str]:
     masks = defaultdict[tuple[str, str], dict[Path, list[Path]]](dict)  # by addition and extension: mask -> images
     for photo in photos:
         for name, addition in splits[photo]:
-            if not addition or (_holds_digit(photo.stem) and not _holds_digit(addition)):
+            if not addition or (_holds_digit(name.rpartition("/")[2]) and not addition.strip("*_- .").isdigit()):
                 named[name][photo] = addition
     for photo in photos:
         for name, addition in splits[photo]:
             alike = named.get(name, {})
-            if others := [one for one in alike if one != photo and (not alike[one] or photo in alike)]:
+            both = photo in alike and not _holds_digit(addition)
+            if others := [one for one in alike if one != photo and (both or not alike[one])]:
                 masks[addition.lower(), photo.suffix.lower()][photo] = sorted(others, key=lambda one: len(alike[one]))
                 break
     images = {kind: sorted(set().union(*held.values())) for kind, held in masks.items()}
