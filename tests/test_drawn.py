@@ -93,6 +93,8 @@ def test_a_mask_is_told_by_its_colours_where_names_do_not(put, photo, mask):
         ("{}_rgb", "{}_anno", False),
         ("cam1_00{}", "anno_00{}", False),
         ("00{}_cam1", "00{}_mask", True),
+        ("cam1_00{}", "cam1_mask_00{}", True),
+        ("2026-11-29_image_{}", "2026-11-29_mask_{}", True),
     ],
 )
 def test_a_mask_and_its_image_may_have_different_words_around_one_number(put, place, photo, mask, named):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from spade_kit._arguments import spread_evenly
@@ -30,7 +31,7 @@ def find_twins(photos: Collection[Path], least: int = 2) -> dict[Path, str]:
     """The masks beside an image, with its name: 000.png of 000.jpg, 000_anno.png or anno_000.png of 000 or image_000.
 
     All masks have the same extension, and add the same to the name. If the image's name has an addition, too, what is
-    left of both holds a digit, and what the mask adds holds none: mask_000 of cam1_000.
+    left of both holds a digit, and what the mask alone adds holds none: mask_000 or cam1_mask_000 of cam1_000.
     """
     splits = {
         photo: [(f"{parent}/{fold(name)}", addition) for name, addition in _split(photo.stem)]
@@ -46,14 +47,24 @@ def find_twins(photos: Collection[Path], least: int = 2) -> dict[Path, str]:
     for photo in photos:
         for name, addition in splits[photo]:
             alike = named.get(name, {})
-            both = photo in alike and not _holds_digit(addition)
-            if others := [one for one in alike if one != photo and (both or not alike[one])]:
+            both = photo in alike  # an addition to each name
+            if others := [
+                one
+                for one, other in alike.items()
+                if one != photo and (not other or (both and _is_word(addition, other)))
+            ]:
                 masks[addition.lower(), photo.suffix.lower()][photo] = sorted(others, key=lambda one: len(alike[one]))
                 break
     images = {kind: sorted(set().union(*held.values())) for kind, held in masks.items()}
     told = [kind for kind, held in masks.items() if _are_masks([*held], images[kind], least if kind[0] else 1)]
     found = {mask: others for kind in told for mask, others in masks[kind].items()}
     return {mask: next((one for one in held if one not in found), held[0]).stem for mask, held in found.items()}
+
+
+def _is_word(addition: str, other: str) -> bool:
+    """Whether an addition to a name, without what it begins with like another one, holds no digit."""
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(addition, other))
+    return not _holds_digit(addition[sum(1 for _ in alike) :])
 
 
 def _holds_digit(text: str) -> bool:
