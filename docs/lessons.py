@@ -166,7 +166,7 @@ def _read_state(model: dict[str, Any]) -> dict[str, Any]:
 def _make_widget(state: dict[str, Any]) -> str:
     traits = {name: value for name, value in state.items() if name[0] != "_"}
     photos, thumbs = {}, {}
-    if "matches" in traits:  # an explorer can switch images; here it has only one
+    if "layers_alone" in traits:  # an explorer can switch images; here it has only one
         names = ("photo", "neighbours", "matches", "layers_alone", "probe")
         photos = {traits["index"]: {name: traits[name] for name in names}}
         thumbs = {traits["index"]: traits["photo"]["jpeg"]}
