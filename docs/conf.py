@@ -40,6 +40,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_js_files = ["site.js"]
 html_extra_path = ["_made/pages"]
+(HERE / "_made/pages").mkdir(parents=True, exist_ok=True)  # filled later, and Sphinx looks for it before
 html_domain_indices = html_copy_source = html_show_sourcelink = html_show_sphinx = False
 html_show_search_summary = False  # it would fetch the pages, which browsers refuse to pages opened as files
 html_context = {"default_mode": "auto"}
