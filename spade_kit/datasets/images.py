@@ -212,8 +212,9 @@ def _cut(grey: UInt8[np.ndarray, "H W"], lossy: bool = False) -> tuple[Bool[np.n
         return grey > 0, "where not 0"
     area = _find_darkest_area(grey)
     level = area or max(top, 2 * _NOISE * lossy)
-    of = "" if level >= 192 else " of the darkest area" if area else " of the maximum"
-    return grey > level // 2, f"where brighter than half{of}"
+    if level >= 192:  # white
+        return grey > 127, "where brighter than half"
+    return grey > level // 2, f"where brighter than half of the {'darkest area' if area else 'maximum'}"
 
 
 def _slopes(grey: UInt8[np.ndarray, "H W"]) -> bool:
