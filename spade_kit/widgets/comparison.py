@@ -92,7 +92,6 @@ class Comparison(Live, page="comparison.js"):
     TOLD = ("photo", "neighbours", "seen", "levels", "ranking")
     CROPS = 900_000
     DONE = ("compared",)
-    MESSAGES = Live.MESSAGES | {"normals": "images"}
 
     index = Index()
     views = Checked((), lambda _, value: value)  # like difference, checked once the whole message has arrived

@@ -122,7 +122,7 @@ class Explorer(Live, page="explorer.js"):
                "opacity", "alone", "ratio", "compact")  # fmt: skip
     OWN = ("_corrections", "_rules_before")
     TOLD = ("gallery", "photos", "normals", "layer_levels", "placed", "scores", "as_python")
-    MESSAGES = Live.MESSAGES | {"normals": "images", "upload": "name part parts buffers",
+    MESSAGES = Live.MESSAGES | {"upload": "name part parts buffers",
                                 "add": "", "remove": "image", "undo": "", "ask": "",
                                 "distances": "row col image"}  # fmt: skip
 

@@ -88,7 +88,7 @@ class Painting(Waiting, page="painting.js"):
     CROPS = 600_000
     DONE = ("painted",)
     MESSAGES = Live.MESSAGES | {"stroke": "tool points size strength colour drawn", "undo": "", "redo": "", "clear": "",
-                                "keep": "label", "pair": "", "normals": "images"}  # fmt: skip
+                                "keep": "label", "pair": ""}  # fmt: skip
 
     index = Index()
     probe = Probe()

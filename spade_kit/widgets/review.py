@@ -77,7 +77,7 @@ class Review(Waiting, page="review.js"):
     OWN = ("_decisions", "_corrections", "_ranked")
     TOLD = ("thumbs", "photo", "place_level", "neighbours", "suspects", "state")
     CROPS = 400_000
-    MESSAGES = Live.MESSAGES | {"keep": "", "drop": "", "skip": "", "undo": "", "normals": "images"}
+    MESSAGES = Live.MESSAGES | {"keep": "", "drop": "", "skip": "", "undo": ""}
 
     index = Checked(0, lambda self, value: self._check_number(value))
 

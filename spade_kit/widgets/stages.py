@@ -86,7 +86,6 @@ class Stages(Live, page="stages.js"):
     MOVABLE = ("index", "stage", "k", "sigma", "threshold", "probe")
     TOLD = ("photos", "photo", "pyramid", "ranking", "neighbours", "matches", "normals")
     DONE = ("stages",)
-    MESSAGES = Live.MESSAGES | {"normals": "images"}
 
     index = Index()
     stage = Checked("image", lambda _, value: None if value is None else choose("stage", value, STAGES))

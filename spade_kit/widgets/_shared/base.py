@@ -100,7 +100,7 @@ class Live(anywidget.AnyWidget):
     OWN: ClassVar[tuple[str, ...]] = ()  # attributes that `copy` takes over, too
     DONE: ClassVar[tuple[str, ...]] = ()  # what was done with the image, for titles and names of files
     # message kinds, each with the fields passed to `_on_<kind>` or else to the method of this name
-    MESSAGES: ClassVar[dict[str, str]] = {"hello": "", "page": "", "png": ""}
+    MESSAGES: ClassVar[dict[str, str]] = {"hello": "", "page": "", "png": "", "normals": "images"}
     ASKED: ClassVar[tuple[str, ...]] = ("hello", "page", "png", "pair", "normals", "photos")  # these change no state
 
     _css = STYLE
