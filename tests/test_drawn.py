@@ -108,14 +108,83 @@ def test_a_mask_and_its_image_may_have_different_words_around_one_number(put, pl
     assert ("3 masks told by few colours, not by name" in str(dataset)) != named
 
 
-@pytest.mark.parametrize("mask", ["lbl/{}_lbl.png", "lbl/bad/{}_anno.png", "bad/lbl/{}_bin.png"])
-def test_masks_of_other_names_in_a_folder_of_another_name_are_no_images(put, mask):
+@pytest.mark.parametrize(
+    ("photo", "mask"),
+    [
+        *(("{}.jpg", mask) for mask in ("lbl/{}_lbl.png", "lbl/bad/{}_anno.png", "bad/lbl/{}_bin.png")),
+        ("Bild_{}.png", "bad/Masken/Maske_{}.png"),
+        ("image_{}.png", "bad/masks_png/mask_00{}.png"),
+        ("SN{}.png", "Masken/bad/{}.png"),
+        ("cam1_{}.png", "bad/masks/mask_{}.png"),
+        ("{}.png", "bad/00{}_mask.png"),
+        ("part 7-0{}.png", "bad/mask_{}.png"),
+    ],
+)
+def test_masks_of_other_names_are_found_by_their_numbers(put, photo, mask):
     folder = put("good/{}.png", take)
-    put("bad/{}.jpg", take)
+    put(f"bad/{photo}", take)
     put(mask, draw)
     dataset = load_dataset(folder)
-    assert [sample.path.suffix for sample in dataset.test] == [".jpg"] * COUNT
-    assert "3 masks not used" in str(dataset)
+    assert [(s.path, s.mask_path) for s in dataset.test] == [
+        (folder / "bad" / photo.format(at), folder / mask.format(at)) for at in range(COUNT)
+    ]
+    assert "not used" not in str(dataset)
+
+
+@pytest.mark.parametrize("mask", ["bad/Masken/{}.png", "bad/Masken/Maske_{}.png", "bad/00{}_mask.png"])
+@pytest.mark.parametrize(
+    ("also", "make"),
+    [
+        ("bad/cam2_1.png", take),  # 1 is the number of two images
+        ("{place}7{mark}.png", draw),  # no image has the number
+        ("{place}1 2{mark}.png", draw),  # nor do both numbers fit
+    ],
+)
+def test_masks_whose_numbers_leave_it_open_are_not_guessed(put, mask, also, make, rng):
+    folder = put("good/{}.png", take)
+    put("bad/cam_{}.png", take)
+    put(mask, draw)
+    place, _, mark = mask.removesuffix(".png").partition("{}")
+    Image.fromarray(make(rng)).save(folder / also.format(place=place, mark=mark))
+    dataset = load_dataset(folder)
+    assert all(sample.path.parent.name == "bad" and "mask" not in sample.path.name for sample in dataset.test)
+    assert all(sample.mask_path is None for sample in dataset.test)
+    assert "masks not used" in str(dataset)
+
+
+@pytest.mark.parametrize("mask", ["bad/Masken/{}.png", "Masken/bad/{}.png", "Masken/{}.png", "bad/masks_2/{}.png"])
+@pytest.mark.parametrize("stray", ["17", "legend"])
+def test_a_mask_without_an_image_leaves_the_others_masks(put, mask, stray, rng):
+    folder = put("good/{}.jpg", take)
+    put("bad/{}.jpg", take)
+    put(mask, draw)
+    Image.fromarray(draw(rng)).save(folder / mask.format(stray))
+    dataset = load_dataset(folder)
+    assert [(s.path, s.mask_path) for s in dataset.test] == [
+        (folder / f"bad/{at}.jpg", folder / mask.format(at)) for at in range(COUNT)
+    ]
+    assert f"1 mask not used: {name_file(Path(mask.format(stray)))}" in str(dataset)
+
+
+@pytest.mark.parametrize("hue", [(1, 0, 0), (1, 1, 0), (0, 1, 1)])
+def test_masks_of_a_coloured_soft_brush_are_told_too(put, hue):
+    folder = put("good/{}.png", take)
+    put("bad/image_{}.png", take)
+    put("bad/mask_{}.png", lambda rng: as_soft(rng)[..., None] * np.array(hue, np.uint8))
+    assert [sample.mask_path for sample in load_dataset(folder).test] == [
+        folder / f"bad/mask_{at}.png" for at in range(COUNT)
+    ]
+
+
+@pytest.mark.parametrize("place", ["bad/paint/x{}7.png", "bad/a{}b.png", "other/1{}.png"])
+def test_images_like_masks_are_remarked_on(put, place):
+    folder = put("good/{}.png", take)
+    put("bad/{}.jpg", take)
+    assert "few colours" not in str(load_dataset(folder))
+    put(place, draw)
+    dataset = load_dataset(folder)
+    found = len(dataset.test) == 2 * COUNT
+    assert found == ("3 images of few colours, as masks have" in str(dataset)), dataset
 
 
 @pytest.mark.parametrize("size", [(96, 96), (200, 256)])

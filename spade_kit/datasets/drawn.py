@@ -18,6 +18,7 @@ from spade_kit.datasets.naming import (
     TRAIN_NAMES,
     UNSORTED_NAMES,
     fold,
+    list_numbers,
     plain,
     strip_mark,
 )
@@ -56,7 +57,7 @@ def find_twins(photos: Collection[Path], least: int = 2) -> dict[Path, str]:
                 masks[addition.lower(), photo.suffix.lower()][photo] = sorted(others, key=lambda one: len(alike[one]))
                 break
     images = {kind: sorted(set().union(*held.values())) for kind, held in masks.items()}
-    told = [kind for kind, held in masks.items() if _are_masks([*held], images[kind], least if kind[0] else 1)]
+    told = [kind for kind, held in masks.items() if are_masks([*held], images[kind], least if kind[0] else 1)]
     found = {mask: others for kind in told for mask, others in masks[kind].items()}
     return {mask: next((one for one in held if one not in found), held[0]).stem for mask, held in found.items()}
 
@@ -89,8 +90,8 @@ def find_folders(photos: Collection[Path], folder: Path, least: int = 2) -> dict
 
     Each file of such a folder has an image at its own place in a folder beside, or where it would be without its
     folder: label/000.png of img/000.png, or of 000.png. Then the name says that it holds masks, or all folders of this
-    name have few colours, and one of their files at least so many: blank images have one. Or, where only the names of
-    files are alike, as labels/000_a.png and bad/000.png, the files have few colours, and the images do not.
+    name have few colours, and one of their files at least so many: blank images have one. Or, where most names of files
+    are alike, as labels/000_a.png and bad/000.png, or their numbers, the files have few colours, and the images do not.
     """
     tree = _Tree(photos, folder)
     partners, apart = dict[Path, str](), dict[Path, str]()
@@ -101,19 +102,20 @@ def find_folders(photos: Collection[Path], folder: Path, least: int = 2) -> dict
         if all(found) or (name in MASK_NAMES and any(found)):
             partners[one] = max(set().union(*found), key=lambda name: (plain(name) in UNSORTED_NAMES, name))
             tried[name] += files
-        elif name not in _TOLD and all(alike := [tree.find_alike(photo, one) for photo in files]):
-            apart |= {one: ""} if _are_masks(files, [min(some) for some in alike], 2) else {}
+        elif name not in _TOLD:
+            alike = [min(some) for photo in files if (some := tree.find_alike(photo, one))]
+            apart |= {one: ""} if 2 * len(alike) > len(files) and are_masks(files, alike, 2) else {}
     likely = sorted(tried, key=lambda name: -len(tried[name]))[:_GUESSED]
     drawn = {name for name in likely if are_drawn(tried[name], 1 if name in LABEL_NAMES else least)}
 
-    def are_masks(name: str, partner: str) -> bool:
+    def hold_masks(name: str, partner: str) -> bool:
         if partner in MASK_NAMES | {name}:
             return False
         if name in MASK_NAMES or (name in LABEL_NAMES and partner in UNSORTED_NAMES | {""}):
             return True
         return name in drawn and (name in LABEL_NAMES or partner not in drawn)
 
-    return apart | {one: partner for one, partner in partners.items() if are_masks(plain(one.name), plain(partner))}
+    return apart | {one: partner for one, partner in partners.items() if hold_masks(plain(one.name), plain(partner))}
 
 
 class _Tree:
@@ -125,14 +127,18 @@ class _Tree:
         self._places = defaultdict[str, set[Path]](
             set
         )  # place -> the images there, and folders without which others are there
-        self._named = defaultdict[tuple[Path, str], list[Path]](list)  # by a name in a folder, or in one of its folders
+        # by a name or number in a folder, or in one of its folders
+        self._named = defaultdict[tuple[Path, str | int], list[Path]](list)
         for photo in photos:
             self._places[fold(str(photo.with_suffix("")))].add(photo)
-            self._named[photo.parent, fold(photo.stem)].append(photo)
+            names: tuple[str | int, ...] = (fold(photo.stem), *list_numbers(photo.stem)[-1:])
+            for name in names:
+                self._named[photo.parent, name].append(photo)
             for one in [*photo.parents][: len(photo.relative_to(folder).parts) - 1]:
                 self.held[one].append(photo)
                 self._places[_place(photo, one, photo.stem)].add(one)
-                self._named[one.parent, fold(photo.stem)].append(photo)
+                for name in names:
+                    self._named[one.parent, name].append(photo)
 
     def find_partners(self, mask: Path, one: Path) -> set[str]:
         """Names of folders beside a folder that have an image at the place of a mask; "" if it is there without one.
@@ -148,9 +154,10 @@ class _Tree:
         return names | ({""} if others - beside else set())
 
     def find_alike(self, mask: Path, one: Path) -> list[Path]:
-        """Images beside a folder or in folders beside, by the name of a mask, or else a part of it."""
-        names = (strip_mark(mask.stem), *(name for name, _ in _split(mask.stem)))
-        found = ([*self._named.get((one.parent, fold(name)), ())] for name in names)
+        """Images beside a folder or in folders beside, by the name of a mask, or else a part of it, or its number."""
+        parts = (strip_mark(mask.stem), *(name for name, _ in _split(mask.stem)))
+        names: tuple[str | int, ...] = (*map(fold, parts), *list_numbers(mask.stem)[-1:])
+        found = (self._named.get((one.parent, name), []) for name in names)
         beside = ([photo for photo in some if one not in photo.parents] for some in found)
         return next(filter(None, beside), [])
 
@@ -160,7 +167,7 @@ def _place(photo: Path, one: Path, stem: str) -> str:
     return fold(str(one.parent / photo.relative_to(one).with_name(stem)))
 
 
-def _are_masks(files: Sequence[Path], images: Sequence[Path], least: int) -> bool:
+def are_masks(files: Sequence[Path], images: Sequence[Path], least: int) -> bool:
     return are_drawn(files, least) and not are_drawn(images)
 
 

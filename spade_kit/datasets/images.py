@@ -94,7 +94,9 @@ def count_colours(path: Path, rest: float = 0.03, soft: float = _SOFT) -> int:
     if len(colours) <= _DRAWN:
         changes = (whole[:, 1:] != whole[:, :-1]).any(2)
         return len(colours) if changes.size == 0 or changes.mean() < _EDGES else 0
-    if (whole[..., :3] == whole[..., :1]).all() and _is_smooth(whole[..., 0], soft):
+    levels = whole[..., :3].max(2)
+    of_one_hue = all((one == levels).all() or one.min() == one.max() for one in np.moveaxis(whole[..., :3], 2, 0))
+    if of_one_hue and _is_smooth(levels, soft):
         return 2
     for _ in range(2):
         far = (abs(colours - colours[counts.argmax()]) > 8).any(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,6 +17,7 @@ from typing import Any
 from spade_kit._arguments import choose, warn
 from spade_kit._files import printable
 from spade_kit._work import track
+from spade_kit.datasets.drawn import are_drawn
 from spade_kit.datasets.images import (
     UnreadablePhotoError,
     find_locked,
@@ -31,6 +33,8 @@ from spade_kit.datasets.images import (
 from spade_kit.datasets.layouts import LAYOUTS, Found, check_folder, count, find_root, guess, read_folders, read_splits
 from spade_kit.datasets.naming import NAMED, name_some
 from spade_kit.datasets.samples import GOOD, Dataset, Sample
+
+_LOOKED_AT = 10  # so many groups of images, whether they are masks
 
 
 def load_dataset(
@@ -161,6 +165,9 @@ def _assemble(found: Found, name: str, locked: Sequence[str] = (), below: Sequen
     if alike := [path for path in dict.fromkeys(photos) if names[path.with_suffix("")] > 1]:
         cure = "If some are masks, move them to a folder masks beside the images."
         remarks.append(f"{count(alike, 'image')} differ only in the extension: {name_some(alike)}. {cure}")
+    if drawn := _find_drawn(train, test):
+        cure = "If they are masks, name them after their images and move them to a folder masks beside these."
+        remarks.append(f"{count(drawn, 'image')} of few colours, as masks have: {name_some(drawn)}. {cure}")
     if twice := _in_both(train, test):
         remarks.append(f"{count(twice, 'test image')} also among the training images: {name_some(twice)}.")
     lost = len(skipped) + sum(map(is_image, others))
@@ -231,6 +238,15 @@ def _compare(mask: tuple[int, int], orientation: int, photo: Path, size: tuple[i
     of_photo = read_head(photo)[1]
     proven = mask[0] != mask[1] and (of_photo >= 5) != (orientation >= 5)  # by the shape
     return _UNSURE if of_photo != orientation and not proven else None
+
+
+def _find_drawn(train: list[Sample], test: list[Sample]) -> list[Path]:
+    """Images of few colours and no mask, where normal ones have many; of the names but for numbers that most have."""
+    groups = defaultdict[str, list[Path]](list)
+    for path in (sample.path for sample in train + test if sample.mask_path is None):
+        groups[str(path.with_name(re.sub(r"\d+", "0", path.name)))].append(path)
+    largest = [] if are_drawn([sample.path for sample in train]) else sorted(groups.values(), key=len, reverse=True)
+    return [path for held in largest[:_LOOKED_AT] if are_drawn(held, 2) for path in held]
 
 
 def _in_both(train: list[Sample], test: list[Sample]) -> list[Path]:

@@ -60,6 +60,10 @@ def strip_mark(name: str) -> str:
     return next((bare for mark in _MARKS if (bare := mark.sub("", name)) != name), name)
 
 
+def list_numbers(name: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", name)))
+
+
 def is_marked(path: Path) -> bool:
     """Whether a name, or that of a folder, marks a mask."""
     folders = {plain(folder) for folder in path.parts[:-1]}

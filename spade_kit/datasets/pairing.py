@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Callable, Collection
 from pathlib import Path, PurePath
 
-from spade_kit.datasets.drawn import find_folders, find_twins
+from spade_kit.datasets.drawn import are_masks, find_folders, find_twins
 from spade_kit.datasets.images import MaskPath, walk
-from spade_kit.datasets.naming import GOOD, MASK_NAMES, as_label, fold, plain, strip_mark
+from spade_kit.datasets.naming import GOOD, MASK_NAMES, as_label, fold, list_numbers, plain, strip_mark
 
 
 def pair(
@@ -43,11 +43,23 @@ def pair(
     apart = {photo: homes[photo.parent] / photo.stem for photo in photos if homes[photo.parent] != own[photo.parent]}
     twins = find_twins([photo for photo in photos if photo not in apart], least)
     apart |= {photo: own[photo.parent] / name for photo, name in twins.items()}
+    apart |= {
+        photo: own[photo.parent] / photo.stem for photo in _find_marked([one for one in photos if one not in apart])
+    }
     images = {photo: own[photo.parent] / photo.stem for photo in photos if photo not in apart}
     truth = _match(images, apart | ({} if masks is None else _list_masks(masks)))
     beside = {photo: at for photo, at in images.items() if photo not in truth and is_named_after(photo.with_suffix(""))}
     bare = {photo: at for photo, at in images.items() if photo not in truth and photo not in beside}
     return [photo for photo in images if photo not in beside], truth | _match(bare, beside)
+
+
+def _find_marked(photos: list[Path]) -> list[Path]:
+    """Files with names such as 000_mask and few colours, of an image or not, if files with other names have many."""
+    others = list[Path]()
+    marked = defaultdict[Path, list[Path]](list)
+    for photo in photos:
+        (others if strip_mark(photo.stem) == photo.stem else marked[photo.parent]).append(photo)
+    return [mask for held in marked.values() if others and are_masks(held, others, 1) for mask in held]
 
 
 def _list_masks(folder: Path) -> dict[Path, PurePath]:
@@ -81,7 +93,9 @@ def _match(images: dict[Path, PurePath], masks: dict[Path, PurePath]) -> dict[Pa
                 truth[image] = chosen if len(chosen) > 1 else chosen[0]
             taken = {mask for held in found.values() for mask in held}
             free = {mask: at for mask, at in free.items() if mask not in taken}
-    return truth | _match_below({image: at for image, at in images.items() if image not in truth}, free)
+    truth |= _match_below({image: at for image, at in images.items() if image not in truth}, free)
+    taken = {mask for held in truth.values() for mask in (held if isinstance(held, tuple) else [held])}
+    return truth | _match_numbers(images, {mask: at for mask, at in free.items() if mask not in taken}, truth)
 
 
 def _match_below(images: dict[Path, PurePath], masks: dict[Path, PurePath]) -> dict[Path, MaskPath]:
@@ -91,8 +105,40 @@ def _match_below(images: dict[Path, PurePath], masks: dict[Path, PurePath]) -> d
         named[at.name].append(image)
     truth: dict[Path, MaskPath] = {}
     for mask, at in masks.items():
-        below = [image for image in named[strip_mark(at.name)] or named[at.name] if at.parent in images[image].parents]
-        bad = [image for image in below if GOOD not in map(as_label, images[image].parts[:-1])]
-        if len(alone := bad or below) == 1:
+        alike = {image: images[image] for image in named[strip_mark(at.name)] or named[at.name]}
+        if len(alone := _list_below(at.parent, alike)) == 1:
             truth[alone[0]] = mask
     return truth
+
+
+def _list_below(folder: PurePath, images: dict[Path, PurePath]) -> list[Path]:
+    """The images of defects in and below a folder, or if there are none, of good parts."""
+    below = [image for image, at in images.items() if folder in at.parents]
+    return [image for image in below if GOOD not in map(as_label, images[image].parts[:-1])] or below
+
+
+def _match_numbers(
+    images: dict[Path, PurePath], masks: dict[Path, PurePath], known: Collection[Path]
+) -> dict[Path, MaskPath]:
+    """The masks of images by the numbers that end their names, as cam1_5 and mask_005, if each of a folder fits one."""
+    truth: dict[Path, MaskPath] = {}
+    for folder in {at.parent for at in masks.values()}:
+        numbered = defaultdict[int, list[Path]](list)
+        for image in _list_below(folder, images):
+            for number in list_numbers(image.stem)[-1:]:
+                numbered[number].append(image)
+        fitting = []
+        for mask, at in masks.items():
+            if at.parent == folder:
+                own = list_numbers(strip_mark(at.name))
+                near = numbered[own[-1]] if own else []
+                fitting.append((mask, [image for image in near if _end_alike(own, list_numbers(image.stem))]))
+        found = {image: mask for mask, alike in fitting for image in alike}
+        if all(len(alike) == 1 for _, alike in fitting) and len(found) == len(fitting) and not found.keys() & known:
+            truth |= found
+    return truth
+
+
+def _end_alike(first: tuple[int, ...], second: tuple[int, ...]) -> bool:
+    least = min(len(first), len(second))
+    return first[-least:] == second[-least:]
