@@ -194,7 +194,8 @@ class RunFolder:
 
     def _append(self, row: Row) -> None:
         for name in self._tables:
-            _append_to(self.folder / name, self._lines(name, row))
+            with explain_failure(self.folder / name), open(self.folder / name, "ab") as file:
+                file.write(self._lines(name, row))
 
     def _lines(self, table: str, row: Row) -> bytes:
         """What an image has in a table."""
@@ -255,17 +256,14 @@ class RunFolder:
 
 def lock(folder: Path) -> AbstractContextManager:
     """Make a folder, and keep other runs out of it: by a lock of the system, which a killed process does not keep."""
-
-    def acquire() -> AbstractContextManager:
+    with explain_failure(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            return FileLock(folder / ".lock").acquire(timeout=0)
-        except Timeout as held:
-            raise ValueError(
-                f"{as_text(folder)} is in use: another run is writing to it. Wait until it ends, or use another folder."
-            ) from held
-
-    return explain_failure(folder, acquire)
+        held = FileLock(folder / ".lock")
+        with suppress(Timeout):
+            return held.acquire(timeout=0)
+    raise ValueError(
+        f"{as_text(folder)} is in use: another run is writing to it. Wait until it ends, or use another folder."
+    )
 
 
 def encode_rows(rows: Iterable[Row], columns: Iterable[str]) -> bytes:
@@ -381,8 +379,7 @@ def remove_unfinished(folder: Path) -> None:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file completely or not at all; create its folder."""
-
-    def write() -> None:
+    with explain_failure(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         passing = path.with_name(f".{uuid4().hex[:12]}{_UNFINISHED}")
         try:
@@ -390,16 +387,6 @@ def write_whole(path: Path, content: bytes) -> None:
             os.replace(passing, path)
         finally:
             passing.unlink(missing_ok=True)
-
-    explain_failure(path, write)
-
-
-def _append_to(path: Path, content: bytes) -> None:
-    def write() -> None:
-        with path.open("ab") as file:
-            file.write(content)
-
-    explain_failure(path, write)
 
 
 def as_folder(name: str, given: str | os.PathLike[str]) -> Path:
@@ -421,10 +408,11 @@ def explain_reading(path: Path, what: str) -> Iterator[None]:
         raise type(problem)(f"Cannot read {reason}. Check that it can be read.") from problem
 
 
-def explain_failure(path: Path, write: Callable[[], Any]) -> Any:
-    """Call ``write``; if it fails, say what remains intact."""
+@contextmanager
+def explain_failure(path: Path) -> Iterator[None]:
+    """Say in a sentence why the system did not let us write, what to do, and what remains intact."""
     try:
-        return write()
+        yield
     except OSError as problem:
         cure = _CURES.get(problem.errno or 0, "Use another folder")
         raise OSError(

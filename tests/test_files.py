@@ -242,11 +242,9 @@ def test_many_writers_never_swap_their_files(tmp_path):
     ],
 )
 def test_a_file_that_cannot_be_written_raises_an_error_with_the_right_cure(number, cure):
-    def write():
+    said = rf"a\\nb could not be written \({os.strerror(number)}\)\. .* intact\. {cure}"
+    with pytest.raises(OSError, match=said), explain_failure(Path("a\nb")):
         raise OSError(number, os.strerror(number), "inside.png")
-
-    with pytest.raises(OSError, match=rf"a\\nb could not be written \({os.strerror(number)}\)\. .* intact\. {cure}"):
-        explain_failure(Path("a\nb"), write)
 
 
 # ---- what cannot be read, or is no path ------------------------------------------------------------------------------

@@ -134,7 +134,8 @@ def unfinished(folder: Path, name: str) -> Iterator[Path]:
     place = folder / name
     remove_unfinished(folder)
     _clean(place)
-    explain_failure(place, lambda: place.mkdir(parents=True))
+    with explain_failure(place):
+        place.mkdir(parents=True)
     try:
         yield place
     finally:
@@ -158,16 +159,13 @@ def write_shard(place: Path, gallery: Gallery) -> Shard:
     for index, (told, normal) in enumerate(zip(normals, gallery.normals)):
         told["features"] = _sum(*_rows(gallery.pixels, index))
         told["checksum"] = _sum_normal(told, normal.jpeg, index, pooled, gallery.moments)
-
-    def write() -> None:
+    with explain_failure(file):
         try:
             save_file(_pack(gallery), file)
             (place / "plain").touch()
             shutil.copymode(place / "plain", file)  # safetensors makes it private to its owner
         except SafetensorError as problem:  # wraps system errors, such as a full disk
             raise OSError(str(problem)) from problem
-
-    explain_failure(file, write)
     roi = gallery.cropping.roi
     saved = None if roi is None else {"size": roi.size, "packed": roi.packed, "corners": roi.corners}
     return Shard(file, list(gallery.layers), [list(shape) for shape in gallery.shapes], normals, saved)
@@ -192,7 +190,8 @@ def publish(
     concerned = [file.name for file in moved + _find_named(folder, _read_text(folder))]
     write_whole(shards[0].file.with_name(MANIFEST), json.dumps(concerned).encode())
     for shard, file in zip(shards, moved):
-        explain_failure(file, partial(shard.file.replace, file))
+        with explain_failure(file):
+            shard.file.replace(file)
     _write_manifest(folder, manifest, options, choices)
 
 
