@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -35,18 +35,7 @@ from spade_kit._files import (
     write_whole,
 )
 from spade_kit._work import crew, hand_out
-from spade_kit.datasets.images import (
-    FORMATS,
-    RESULTS,
-    UNSUPPORTED,
-    UnreadablePhotoError,
-    find_locked,
-    holds_picture,
-    list_once,
-    natural_order,
-    pictures_below,
-    read_image,
-)
+from spade_kit.datasets import images
 from spade_kit.datasets.layouts import check_folder, count, name_some
 from spade_kit.datasets.pairing import pair
 from spade_kit.datasets.samples import Photo, Sample, explain_memory
@@ -70,44 +59,35 @@ REGIONS: dict[str, Callable[[str], Any]] = {  # the columns of regions.csv
     **{"row": int, "col": int, "mean": float, "normal": int, "normal_row": int, "normal_col": int},
     "at_edge": lambda cell: bool(("FALSE", "TRUE").index(cell.upper())),
 }
+_LOST = (MemoryError, images.UnreadablePhotoError, FileNotFoundError)  # an image that is gone has no overlay
 Finish: TypeAlias = "Callable[[Item, Any, Result | Exception, float], Row]"  # the second is the photo
 
 
 def predict_folder(
-    spade: Any,
-    folder: str | Path,
-    out: str | Path,
-    fpr: float | None = None,
-    *,
-    maps: bool = True,
-    overlays: bool = False,
-    report: bool = True,
-    jobs: int = 1,
-    client: Any = None,
+    spade: Any, folder: Any, out: Any, fpr: float | None, written: Mapping[str, bool], jobs: int, client: Any
 ) -> pandas.DataFrame:
-    """See `SPADE.predict_folder`; ``spade`` is a SPADE, which imports this module."""
+    """See `SPADE.predict_folder`; ``spade`` is a SPADE, which imports this module.
+
+    ``written`` says whether there are ``maps``, ``overlays`` and a ``report``.
+    """
     folder, out = check_folder(as_folder("folder", folder)), as_folder("out", out)
     if jobs != 1 or client is not None:  # workers may have another working directory
         folder, out = folder.resolve(), out.resolve()
     check_is_no_file(out)
-    check_switch("report", report)
+    wanted = {name: check_switch(name, asked) for name, asked in written.items()}
     photos = _list_photos(folder)
     normals = len(spade.gallery.distinct)
     smallest = 1 / (normals + 1)  # rate that this many normal images can estimate
     rate = choose_rate(normals) if fpr is None else fpr
     threshold, doubt = spade.calibration.examine_threshold(spade.options, rate, "image")
     outline, _ = spade.calibration.examine_threshold(spade.options, PIXEL_FPR, "pixel")
-    wanted = {"maps": check_switch("maps", maps), "overlays": check_switch("overlays", overlays)}
-    kinds = ["segmentations", *(kind for kind, asked in wanted.items() if asked)]
+    endings = {"segmentations": ".png", "maps": ".tiff", "overlays": ".png"}
+    kinds = {kind: ending for kind, ending in endings.items() if wanted.get(kind, True)}
     items = [
-        Item(
-            {"path": as_text(photo)},
-            [folder / photo],
-            [out / kind / f"{name}{'.tiff' if kind == 'maps' else '.png'}" for kind in kinds],
-        )
+        Item({"path": as_text(photo)}, [folder / photo], [out / kind / f"{name}{kinds[kind]}" for kind in kinds])
         for photo, name in zip(photos, _name_outputs(photos))
     ]
-    run = RunFolder(out, "results.csv", COLUMNS, (*RESULTS, PAGE), {"regions.csv": REGIONS})
+    run = RunFolder(out, "results.csv", COLUMNS, (*images.RESULTS, PAGE), {"regions.csv": REGIONS})
     manifest = spade.describe_run() | {"input": as_text(folder.resolve()), "rate": rate, "threshold": threshold}
     manifest["pixel_threshold"] = outline
     with crew(jobs, client) as workers, run.claim(manifest):
@@ -120,7 +100,7 @@ def predict_folder(
         done = frame.dropna(subset="judged")
         cropping = spade.gallery.cropping
         covered = cropping.describe_coverage(done["path"].tolist(), done["judged"].tolist(), done["squash"].tolist())
-        if report:
+        if wanted["report"]:
             found = [item.sources[0] for item in items]
             write_page(out, spade, frame, found, manifest | {"pixel_rate": PIXEL_FPR}, "results.csv", [covered, doubt])
     print(*filter(None, [_conclude(frame, max(rate, smallest), threshold, normals), covered, doubt]))
@@ -262,7 +242,7 @@ def _finish(
         if isinstance(found, Exception):
             return {"verdict": NOT_JUDGED, "reason": explain(found)}
         return _write(found, item, threshold, outline)
-    except (MemoryError, UnreadablePhotoError, FileNotFoundError) as problem:  # an image that is gone has no overlay
+    except _LOST as problem:
         return {"verdict": NOT_JUDGED, "reason": explain(problem)}
 
 
@@ -278,10 +258,10 @@ def _write(result: Result, item: Item, threshold: float, outline: float) -> Row:
             write_whole(file, encode_tiff(result.on_photo() if by_excess else judged))
         else:
             with hold_warnings():  # which were given when it was judged
-                image = read_image(item.sources[0])
+                image = images.read_image(item.sources[0])
             write_whole(file, encode_png(draw_regions(image, complete, outline, result.crop, found)))
     row, col = np.unravel_index(np.nanargmax(judged), judged.shape)
-    regions = [item.name | row for row in _list_regions(found)]
+    regions = [item.name | region for region in _list_regions(found)]
     nearest = int(result.neighbours.index[0])
     sample = result.spade.gallery.normals[nearest].sample
     return {
@@ -309,24 +289,24 @@ def _list_regions(regions: pandas.DataFrame) -> Iterator[Row]:
 
 def _list_photos(folder: Path) -> list[Path]:
     """Relative paths of all images in a folder and below, except results, also of those that cannot be read."""
-    with list_once() as listed:
-        found = pictures_below(folder)
+    with images.list_once() as listed:
+        found = images.pictures_below(folder)
         photos = pair(found, folder)[0] or found
-    find_locked(listed.values())
+    images.find_locked(listed.values())
     if not photos:
         raise FileNotFoundError(
-            f"No images found in {as_text(folder)}. Convert files to a supported format: {', '.join(FORMATS)}."
+            f"No images found in {as_text(folder)}. Convert files to a supported format: {', '.join(images.FORMATS)}."
         )
     if masks := sorted({*found} - {*photos}):
         warn(f"{count(masks, 'mask')} not judged: {name_some(masks)}. If they are images, change their names.")
     rest = [path for listing in listed.values() for path in listing.others]
-    unnamed = [path for path in rest if holds_picture(path)]
-    others = [path for path in rest if path.suffix.lower() in UNSUPPORTED and path not in unnamed]
+    unnamed = [path for path in rest if images.holds_picture(path)]
+    others = [path for path in rest if path.suffix.lower() in images.UNSUPPORTED and path not in unnamed]
     if others:
         warn(f"{count(others, 'image')} of unsupported formats not judged: {name_some(others)}. Convert them to PNG.")
     if unnamed:
         warn(f"{count(unnamed, 'image')} with an unknown extension, known by their content: {name_some(unnamed)}.")
-    return [photo.relative_to(folder) for photo in sorted([*photos, *others, *unnamed], key=natural_order)]
+    return [photo.relative_to(folder) for photo in sorted([*photos, *others, *unnamed], key=images.natural_order)]
 
 
 def _name_outputs(photos: list[Path]) -> list[Path]:

@@ -635,7 +635,7 @@ class SPADE:
             If something cannot be written; files written before are intact.
         """
         written = {"maps": maps, "overlays": overlays, "report": report}
-        return predict_folder(self._freeze(), folder, out, fpr, **written, jobs=jobs, client=client)
+        return predict_folder(self._freeze(), folder, out, fpr, written, jobs, client)
 
     # ---- thresholds and the reference level --------------------------------------------------------------------------
 

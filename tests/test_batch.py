@@ -220,14 +220,14 @@ def test_a_table_that_a_spreadsheet_saved_again_is_read(spade, line, tmp_path):
 
 @pytest.mark.parametrize("gone", [FileNotFoundError("gone"), UnreadablePhotoError("cut")])
 def test_an_image_that_is_gone_before_its_overlay_is_drawn_is_not_judged(spade, line, tmp_path, monkeypatch, gone):
-    read = batch.read_image
+    read = batch.images.read_image
 
     def read_most(path):
         if path.name == "y.png":
             raise gone
         return read(path)
 
-    monkeypatch.setattr(batch, "read_image", read_most)
+    monkeypatch.setattr(batch.images, "read_image", read_most)
     table = spade.predict_folder(line, tmp_path / "out", fpr=0.2, overlays=True).set_index("path")
     assert table["verdict"].eq("not judged").sum() == 2
     assert str(gone) in table.loc["y.png", "reason"]

@@ -157,7 +157,7 @@ def test_an_image_that_ends_its_workers_is_skipped(demo, tmp_path, monkeypatch):
 
 def test_a_fit_that_fails_leaves_the_older_save_intact(demo, scratched, tmp_path, monkeypatch):
     before = SPADE(k=3).fit(demo.train[:5], folder=tmp_path)
-    monkeypatch.setattr(fitting, "write_shard", lambda place, gallery: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(checkpoint, "write_shard", lambda place, gallery: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         SPADE(k=3).fit(demo.train[:9], folder=tmp_path)
     assert not (tmp_path / ".fitting").exists()

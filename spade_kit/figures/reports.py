@@ -21,22 +21,7 @@ from spade_kit.evaluation.report import METRICS, Report
 from spade_kit.evaluation.sweep import OPTIONS
 from spade_kit.evaluation.threshold_study import ThresholdStudy
 from spade_kit.features.backbones import Backbone
-from spade_kit.figures.style import (
-    BLUE,
-    COLOURS,
-    GREEN,
-    GREY,
-    RING,
-    SCALE,
-    WIDTH,
-    add_scale,
-    draw_contour,
-    make_panels,
-    open_up,
-    show_map,
-    show_picture,
-    small_print,
-)
+from spade_kit.figures import style
 from spade_kit.scores import take_inside
 
 if TYPE_CHECKING:
@@ -44,7 +29,7 @@ if TYPE_CHECKING:
 
     from spade_kit.evaluation.map_store import Judged
 
-_COLOUR = {"image": BLUE, "pixel": RING}
+_COLOUR = {"image": style.BLUE, "pixel": style.RING}
 _MOST = 8  # images side by side; more would be too small
 _LETTERS = 56  # of 8 pt below a panel of a sweep
 _LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -139,10 +124,10 @@ def draw_curves(report: Report, threshold: float | None = None, image_threshold:
 
 def draw_threshold_study(study: ThresholdStudy, threshold: float, sentence: str | None = None) -> Figure:
     """Histograms of the scores of normal and test images, with a threshold and its operating point in one sentence."""
-    kinds = {"normal": (study.normal.sum(0), BLUE), "test: good": (study.good, GREEN)}
-    kinds |= {"test: defects": (study.defect, RING), "test: unknown": (study.unknown, GREY)}
+    kinds = {"normal": (study.normal.sum(0), style.BLUE), "test: good": (study.good, style.GREEN)}
+    kinds |= {"test: defects": (study.defect, style.RING), "test: unknown": (study.unknown, style.GREY)}
     shown = {kind: (counts, colour) for kind, (counts, colour) in kinds.items() if counts.sum()}
-    figure = Figure(figsize=(WIDTH, 0.5 + 1.1 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(style.WIDTH, 0.5 + 1.1 * len(shown)), layout="constrained")
     panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
     seen = study.edges[np.flatnonzero(sum(counts for counts, _ in shown.values()))]
     room = 0.05 * (study.edges[-1] - seen[0])
@@ -157,7 +142,7 @@ def draw_threshold_study(study: ThresholdStudy, threshold: float, sentence: str 
         panel.tick_params(labelsize=8)
     scores = "score of each image" if study.of == "image" else "each pixel"
     panels[-1].set_xlabel(f"distance (raw), {scores}", fontsize=8)
-    return small_print(figure, (sentence or study.at(threshold).sentence).replace(". ", ".\n "))
+    return style.small_print(figure, (sentence or study.at(threshold).sentence).replace(". ", ".\n "))
 
 
 def draw_sweep(frame: pandas.DataFrame, metrics: Sequence[str] | None = None) -> Figure:
@@ -193,7 +178,7 @@ def draw_sweep(frame: pandas.DataFrame, metrics: Sequence[str] | None = None) ->
         raise ValueError(
             "draw_sweep needs a metric, but all are NaN. Judge images with labels, both good ones and defects."
         )
-    figure, panels = make_panels(None, len(chosen), min(len(chosen), 2), side=4.0)
+    figure, panels = style.make_panels(None, len(chosen), min(len(chosen), 2), side=4.0)
     for panel, metric in zip(panels, chosen):
         panel.set_title(_METRIC_TITLES[metric], fontsize=9)
         if len(options) == 2:
@@ -227,13 +212,13 @@ def _draw_lines(panel: Axes, frame: pandas.DataFrame, options: list[str], metric
     panel.margins(x=0.08)
     panel.grid(axis="y", color="#dddddd")
     panel.set_axisbelow(True)
-    open_up(panel)
+    style.open_up(panel)
 
 
 def _draw_heat_map(panel: Axes, frame: pandas.DataFrame, options: list[str], metric: str) -> None:
     table = frame.groupby(options, sort=False)[metric].mean().unstack()[list(dict.fromkeys(frame[options[1]]))]
     values = table.to_numpy()
-    panel.imshow(values, COLOURS, aspect="auto")
+    panel.imshow(values, style.COLOURS, aspect="auto")
     middle = np.nanmean([values.min(), values.max()])
     for (row, column), value in np.ndenumerate(values):
         ink = "black" if value > middle else "white"
@@ -309,7 +294,7 @@ def draw_hardest(report: Report, n: int = 4) -> Figure:
     columns = max(map(len, shown.values()))
     first = report.judged(frame.index[0])
     assert first is not None  # it has a score
-    figure, panels = make_panels(None, 2 * columns * len(shown), columns, bars=1, shape=first.crop.size)
+    figure, panels = style.make_panels(None, 2 * columns * len(shown), columns, bars=1, shape=first.crop.size)
     end = _find_end(report, [good.index, frame.index], excess=first.level is not None)
     for (name, rows), (above, below) in zip(shown.items(), np.array(panels, object).reshape(-1, 2, columns)):
         for panel in [*above[len(rows) :], *below[len(rows) :]]:
@@ -317,14 +302,14 @@ def draw_hardest(report: Report, n: int = 4) -> Figure:
         for photo, heat, row in zip(above, below, rows.itertuples()):
             judged = report.judged(row.Index)
             assert judged is not None  # it has a score
-            show_picture(photo, _read_picture(row.path, judged), f"{row.label}/{Path(row.path).stem}")
-            image = show_map(heat, judged.judged_map, end, _rank(row, bad if name == "false alarms" else good))
+            style.show_picture(photo, _read_picture(row.path, judged), f"{row.label}/{Path(row.path).stem}")
+            image = style.show_map(heat, judged.judged_map, end, _rank(row, bad if name == "false alarms" else good))
             for panel in (photo, heat):
-                draw_contour(panel, judged.mask, "white", "dashed")
+                style.draw_contour(panel, judged.mask, "white", "dashed")
         above[0].set_ylabel(name, fontsize=10)
-        add_scale(below[-1], image, end)
+        style.add_scale(below[-1], image, end)
     said = f"{report.name}; {report.run['backbone']}, weights: {report.run['weights']}; {report.options}"
-    return small_print(figure, said)
+    return style.small_print(figure, said)
 
 
 def _find_end(report: Report, choices: Sequence[pandas.Index], excess: bool) -> float:
@@ -332,7 +317,7 @@ def _find_end(report: Report, choices: Sequence[pandas.Index], excess: bool) -> 
     for images in choices:
         found = (take_inside(judged.judged_map) for at in images if (judged := report.judged(at)))
         values = [float(values.max() if excess else np.percentile(values, 99)) for values in found]
-        if values and (end := max(values) if excess else SCALE * float(np.mean(values))) > 0:
+        if values and (end := max(values) if excess else style.SCALE * float(np.mean(values))) > 0:
             return end
     return 1.0
 

@@ -19,20 +19,7 @@ from matplotlib.patches import Rectangle
 
 from spade_kit._arguments import check_count, check_made
 from spade_kit._files import printable
-from spade_kit.figures.style import (
-    COLOURS,
-    RING,
-    SCALE,
-    WIDTH,
-    add_scale,
-    draw_contour,
-    make_panels,
-    open_up,
-    panel_height,
-    show_map,
-    show_picture,
-    small_print,
-)
+from spade_kit.figures import style
 from spade_kit.result import Result
 from spade_kit.scores import check_threshold
 
@@ -64,29 +51,29 @@ def draw_result(
     >>> figure = spade_kit.draw_result(result, spade.threshold())  # in a script: figure.savefig("result.png")
     """
     _check_result(result)
-    figure, (photo, heat, outline) = make_panels(axes, 3, bars=1, shape=result.crop.size)
+    figure, (photo, heat, outline) = style.make_panels(axes, 3, bars=1, shape=result.crop.size)
     if threshold is not None:
         check_threshold(threshold)
     level = result.judged_level if threshold is None and len(result.among) > 1 else threshold
     name = result.spade.options.judged
-    show_picture(photo, result.image, _title(result))
+    style.show_picture(photo, result.image, _title(result))
     title = f"{'excess over normal' if name == 'excess' else 'anomaly map'}, {_describe_score(result)}"
     _heat(heat, result.judged_map, result, title, bar=True, reference=result.judged_level)
     lines = []
     if level is None:
         few = "one normal image" if len(result.among) == 1 else "identical normal images"
-        show_picture(outline, result.image, f"no threshold: {few}")
+        style.show_picture(outline, result.image, f"no threshold: {few}")
     else:
-        show_picture(outline, result.image, f"{name} ≥ {level:.2f}")
-        draw_contour(outline, result.segmentation(level), RING, "solid")
-        lines.append(Line2D([], [], color=RING, label="detected"))
+        style.show_picture(outline, result.image, f"{name} ≥ {level:.2f}")
+        style.draw_contour(outline, result.segmentation(level), style.RING, "solid")
+        lines.append(Line2D([], [], color=style.RING, label="detected"))
         for number, place in result.regions(level).head(_NUMBERED if regions else 0).iterrows():
             _number(outline, int(number), place["row"], place["col"])
     if result.roi is not None:
-        draw_contour(outline, result.roi, "white", "dotted")
+        style.draw_contour(outline, result.roi, "white", "dotted")
         lines.append(Line2D([], [], color="white", linestyle="dotted", label="roi"))
     if result.mask is not None and result.mask.any():
-        draw_contour(outline, result.mask, "white", "dashed")
+        style.draw_contour(outline, result.mask, "white", "dashed")
         lines.append(Line2D([], [], color="white", linestyle="dashed", label="ground truth"))
     if lines:
         below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncols": len(lines)}
@@ -99,16 +86,12 @@ def _number(panel: Axes, number: int, row: float, col: float) -> None:
     left = col > sum(panel.get_xlim()) / 2
     panel.annotate(
         str(number), (col, row), (-8 if left else 8, 0), textcoords="offset points", fontsize=8, color="white",
-        ha="right" if left else "left", va="center", bbox={"facecolor": "#333333", "edgecolor": RING, "pad": 1.5},
+        ha="right" if left else "left", va="center", bbox={"facecolor": "#333333", "edgecolor": style.RING, "pad": 1.5},
     )  # fmt: skip
 
 
 def draw_views(
-    result: Result,
-    maps: Mapping[str, np.ndarray],
-    place: tuple[int, int],
-    scale: str,
-    signed: Collection[str] = (),
+    result: Result, maps: Mapping[str, np.ndarray], place: tuple[int, int], scale: str, signed: Collection[str] = ()
 ) -> Figure:
     """An image and its maps under several views, with the same pixel marked in all.
 
@@ -124,14 +107,14 @@ def draw_views(
         Names of the maps that are differences: their colours range from -1 to 1.
     """
     count = 1 + len(maps)
-    figure, panels = make_panels(None, count, count if count <= 5 else -(-count // 2), shape=result.crop.size)
-    show_picture(panels[0], result.image, _title(result))
+    figure, panels = style.make_panels(None, count, count if count <= 5 else -(-count // 2), shape=result.crop.size)
+    style.show_picture(panels[0], result.image, _title(result))
     for panel, (name, values) in zip(panels[1:], maps.items()):
-        show_map(panel, values, 1, name, signed=name in signed)
+        style.show_map(panel, values, 1, name, signed=name in signed)
     for panel in panels:
-        draw_contour(panel, result.mask, "white", "dashed")
+        style.draw_contour(panel, result.mask, "white", "dashed")
         _ring(panel, *place)
-    return small_print(figure, f"{scale}; {result.crop.describe()}")
+    return style.small_print(figure, f"{scale}; {result.crop.describe()}")
 
 
 def draw_neighbours(result: Result, count: int = 7, *, axes: Sequence[Axes] | None = None) -> Figure:
@@ -146,12 +129,12 @@ def draw_neighbours(result: Result, count: int = 7, *, axes: Sequence[Axes] | No
     >>> figure = spade_kit.draw_neighbours(result, 3)
     """
     count = min(check_count("count", count), len(_check_result(result).neighbours))
-    figure, panels = make_panels(axes, count + 1, min(count + 1, 4), shape=result.crop.size)
-    show_picture(panels[0], result.image, "query")
-    panels[0].spines[:].set(visible=True, color=RING, linewidth=2)
+    figure, panels = style.make_panels(axes, count + 1, min(count + 1, 4), shape=result.crop.size)
+    style.show_picture(panels[0], result.image, "query")
+    panels[0].spines[:].set(visible=True, color=style.RING, linewidth=2)
     for rank, panel in enumerate(panels[1:]):
         index, distance = result.neighbours.index[rank], result.neighbours.distance[rank]
-        show_picture(panel, result.normal_image(index), f"{rank + 1}: normal {index}, distance {distance:.2f}")
+        style.show_picture(panel, result.normal_image(index), f"{rank + 1}: normal {index}, distance {distance:.2f}")
     found = len(result.neighbours)
     return _finish(figure, result, f"mean distance of all {found} neighbours: {result.retrieval_score:.3f}")
 
@@ -173,7 +156,7 @@ def draw_layers(result: Result, *, axes: Sequence[Axes] | None = None) -> Figure
     names = list(_check_result(result).layer_maps)
     rows = 1 if axes is not None else -(-len(names) // _MOST_LAYERS)
     columns = -(-len(names) // rows)
-    figure, panels = make_panels(axes, 2 * rows * columns, columns, bars=1, shape=result.crop.size)
+    figure, panels = style.make_panels(axes, 2 * rows * columns, columns, bars=1, shape=result.crop.size)
     upper, lower = np.array(panels, object).reshape(rows, 2, columns).swapaxes(0, 1).reshape(2, -1)
     for unused in (*upper[len(names) :], *lower[len(names) :]):
         unused.remove()
@@ -200,23 +183,23 @@ def draw_match(result: Result, row: int, col: int, *, axes: Sequence[Axes] | Non
     >>> figure = spade_kit.draw_match(result, row, col)
     """
     match = _check_result(result).match(row, col)
-    figure, (query, normal, here, there, bars) = make_panels(axes, 5, 5)
+    figure, (query, normal, here, there, bars) = style.make_panels(axes, 5, 5)
     explaining = result.normal_image(match.image)
-    show_picture(query, result.image, f"query, pixel ({row}, {col})")
-    show_picture(normal, explaining, f"normal {match.image}, pixel ({match.row}, {match.col})")
+    style.show_picture(query, result.image, f"query, pixel ({row}, {col})")
+    style.show_picture(normal, explaining, f"normal {match.image}, pixel ({match.row}, {match.col})")
     _ring(query, row, col)
     _ring(normal, match.row, match.col)
     _show_patch(here, result, result.image, (row, col), "query, close-up")
     _show_patch(there, result, explaining, (match.row, match.col), "normal, close-up")
     labels, parts = result.spade.backbone.labels, list(match.layers.values())
     angles = {name: f" ({angle:.0f}°)" for name, angle in match.angles.items()}
-    drawn = bars.barh([labels[name] for name in match.layers], parts, color=plt.get_cmap(COLOURS)(0.6))
+    drawn = bars.barh([labels[name] for name in match.layers], parts, color=plt.get_cmap(style.COLOURS)(0.6))
     bars.bar_label(drawn, [f" {part:.2f}{angles.get(name, '')}" for name, part in match.layers.items()], fontsize=8)
     bars.invert_yaxis()
     bars.set_title(f"distance {match.distance:.2f}, by layer", fontsize=9)
     bars.set_xlabel("distance (raw)", fontsize=8)
     bars.set_xlim(0, max(*parts, 1e-9) * (1.7 if angles else 1.3))
-    open_up(bars)
+    style.open_up(bars)
     return _finish(figure, result)
 
 
@@ -232,9 +215,9 @@ def draw_reconstruction(result: Result, *, axes: Sequence[Axes] | None = None) -
     >>> figure = spade_kit.draw_reconstruction(result)
     """
     _check_result(result)
-    figure, (query, rebuilt, heat) = make_panels(axes, 3, bars=1, shape=result.crop.size)
-    show_picture(query, result.image, _title(result))
-    show_picture(rebuilt, result.reconstruction, "reconstruction from normal patches")
+    figure, (query, rebuilt, heat) = style.make_panels(axes, 3, bars=1, shape=result.crop.size)
+    style.show_picture(query, result.image, _title(result))
+    style.show_picture(rebuilt, result.reconstruction, "reconstruction from normal patches")
     _heat(heat, result.anomaly_map, result, "feature distance", bar=True)
     return _finish(figure, result)
 
@@ -251,8 +234,8 @@ def draw_explanation(result: Result, row: int, col: int, threshold: float | None
     >>> row, col = divmod(int(result.anomaly_map.argmax()), 224)
     >>> figure = spade_kit.draw_explanation(result, row, col)
     """
-    heights = (1 + 2.6 * panel_height(_check_result(result).crop.size), 2.8)
-    figure = plt.figure(figsize=(WIDTH, sum(heights)), layout="constrained")
+    heights = (1 + 2.6 * style.panel_height(_check_result(result).crop.size), 2.8)
+    figure = plt.figure(figsize=(style.WIDTH, sum(heights)), layout="constrained")
     grid = figure.add_gridspec(2, 1, height_ratios=heights)
     above, below = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
     draw_result(result, threshold, axes=above.subplots(1, 3))
@@ -268,7 +251,7 @@ def _check_result(result: Result) -> Result:
 
 
 def _ring(panel: Axes, row: int, col: int) -> None:
-    for colour, width in (("white", 4), (RING, 2)):
+    for colour, width in (("white", 4), (style.RING, 2)):
         panel.plot(col, row, "o", markersize=15, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=width)
 
 
@@ -293,10 +276,11 @@ def _heat(
     """
     level = result.normal_level if reference is None else reference
     level = level if level is not None and level > 0 else None
-    end = SCALE * level if level else max(float(np.nanmax(result.anomaly_map if reference is None else values)), 1e-9)
-    image = show_map(panel, values, end, title)
+    highest = float(np.nanmax(result.anomaly_map if reference is None else values))
+    end = style.SCALE * level if level else max(highest, 1e-9)
+    image = style.show_map(panel, values, end, title)
     if bar:
-        add_scale(panel, image, end, level)
+        style.add_scale(panel, image, end, level)
 
 
 def _show_patch(panel: Axes, result: Result, picture: np.ndarray, at: tuple[int, int], title: str) -> None:
@@ -304,8 +288,8 @@ def _show_patch(panel: Axes, result: Result, picture: np.ndarray, at: tuple[int,
     size, grid = np.array(result.anomaly_map.shape), np.array(result.query.grid)
     cell = size / grid
     top, left = at * grid // size * cell - 0.5
-    show_picture(panel, picture, title)
-    panel.add_patch(Rectangle((left, top), cell[1], cell[0], fill=False, edgecolor=RING, linewidth=2))
+    style.show_picture(panel, picture, title)
+    panel.add_patch(Rectangle((left, top), cell[1], cell[0], fill=False, edgecolor=style.RING, linewidth=2))
     reach = 4 * max(cell)
     panel.set(xlim=(at[1] - reach, at[1] + reach), ylim=(at[0] + reach, at[0] - reach))
 
@@ -315,4 +299,4 @@ def _finish(figure: Figure, result: Result, remark: str = "") -> Figure:
     backbone, (height, width) = result.spade.backbone, result.anomaly_map.shape
     crop = f"crop {height} x {width} px, {result.crop.describe()}"
     print_ = f"{backbone.name}, weights: {backbone.weights}; {crop}; {result.describe_options()}"
-    return small_print(figure, f"{remark}\n{print_}" if remark else print_)
+    return style.small_print(figure, f"{remark}\n{print_}" if remark else print_)

@@ -13,18 +13,7 @@ from matplotlib.patches import Rectangle
 from sklearn.decomposition import PCA
 
 from spade_kit.features.pyramid import Pyramid
-from spade_kit.figures.style import (
-    BLUE,
-    COLOURS,
-    GREY,
-    RING,
-    SCALE,
-    draw_contour,
-    make_panels,
-    name_panel,
-    open_up,
-    small_print,
-)
+from spade_kit.figures import style
 from spade_kit.result import Result
 from spade_kit.retrieval import Neighbours
 
@@ -38,7 +27,7 @@ def paint_pyramid(pyramid: Pyramid) -> list[UInt8[np.ndarray, "_h _w 4"]]:
     Of a level, the first three principal components of its cells are red, green and blue.
     """
     pooled = pyramid.pooled.cpu().numpy()
-    strip = plt.get_cmap(COLOURS)(plt.Normalize()(pooled), bytes=True)
+    strip = plt.get_cmap(style.COLOURS)(plt.Normalize()(pooled), bytes=True)
     return [*(_paint(level[0].permute(1, 2, 0).cpu().double().numpy()) for level in pyramid.levels), strip]
 
 
@@ -70,7 +59,7 @@ def draw_stages(
         (row, col) of the map: the pixel whose match is shown.
     """
     height, width = result.anomaly_map.shape
-    figure, panels = make_panels(None, 6, 3, side=4, shape=(height, 2 * width + _GAP))
+    figure, panels = style.make_panels(None, 6, 3, side=4, shape=(height, 2 * width + _GAP))
     crop, pyramid, retrieval, pair, smoothing, found = panels
     titles = [
         _draw_crop(crop, result, whole),
@@ -81,12 +70,14 @@ def draw_stages(
         _draw_segmentation(found, result, threshold),
     ]
     for number, (panel, title) in enumerate(zip(panels, titles), 1):
-        name_panel(panel, f"{number} {title}")
+        style.name_panel(panel, f"{number} {title}")
         panel.set_box_aspect(height / (2 * width + _GAP))
         if panel is not retrieval:
             panel.set(xlim=(-0.5, 2 * width + _GAP - 0.5), ylim=(height - 0.5, -0.5))
             panel.axis("off")
-    return small_print(figure, f"{result.spade.backbone.name}; {result.crop.describe()}; {result.describe_options()}")
+    return style.small_print(
+        figure, f"{result.spade.backbone.name}; {result.crop.describe()}; {result.describe_options()}"
+    )
 
 
 def _put(
@@ -107,7 +98,7 @@ def _draw_crop(panel: Axes, result: Result, whole: np.ndarray) -> str:
     _put(panel, whole, (photo[0] * scale, photo[1] * scale))
     _put(panel, result.image, size, _beside(result))
     corner, frame = (left * scale - 0.5, top * scale - 0.5), ((right - left) * scale, (bottom - top) * scale)
-    panel.add_patch(Rectangle(corner, *frame, fill=False, edgecolor=RING, linewidth=2))
+    panel.add_patch(Rectangle(corner, *frame, fill=False, edgecolor=style.RING, linewidth=2))
     return f"image: the crop, {size[0]} x {size[1]} px"
 
 
@@ -124,9 +115,15 @@ def _draw_pyramid(panel: Axes, result: Result) -> str:
 
 def _draw_retrieval(panel: Axes, ranking: Neighbours, k: int) -> str:
     ranks = np.arange(1, len(ranking) + 1)
-    panel.bar(ranks, ranking.distance, 0.8, color=[BLUE if rank <= k else "none" for rank in ranks], edgecolor=GREY)
-    panel.axvline(k + 0.5, color=RING)
-    open_up(panel)
+    panel.bar(
+        ranks,
+        ranking.distance,
+        0.8,
+        color=[style.BLUE if rank <= k else "none" for rank in ranks],
+        edgecolor=style.GREY,
+    )
+    panel.axvline(k + 0.5, color=style.RING)
+    style.open_up(panel)
     return f"retrieval: the {k} nearest of {len(ranking)}"
 
 
@@ -135,15 +132,15 @@ def _draw_match(panel: Axes, result: Result, probe: tuple[int, int]) -> str:
     _put(panel, result.image, result.crop.size)
     _put(panel, result.normal_image(match.image), result.crop.size, _beside(result))
     places = [probe[1], match.col + _beside(result)], [probe[0], match.row]
-    panel.plot(*places, "o-", color=RING, markersize=10, markerfacecolor="none", markeredgewidth=2)
+    panel.plot(*places, "o-", color=style.RING, markersize=10, markerfacecolor="none", markeredgewidth=2)
     return f"correspondence: normal {match.image}, distance {match.distance:.2f}"
 
 
 def _draw_maps(panel: Axes, result: Result) -> str:
     highest = float(result.anomaly_map.max())
-    end = SCALE * result.normal_level if result.normal_level else highest
+    end = style.SCALE * result.normal_level if result.normal_level else highest
     for values, left in ((result.correspondence.distance, 0), (result.anomaly_map, _beside(result))):
-        _put(panel, values, result.crop.size, left, cmap=COLOURS, vmin=0, vmax=end)
+        _put(panel, values, result.crop.size, left, cmap=style.COLOURS, vmin=0, vmax=end)
     return f"map: sigma {result.spade.options.sigma:g}, maximum {highest:.2f}"
 
 
@@ -151,6 +148,6 @@ def _draw_segmentation(panel: Axes, result: Result, threshold: float) -> str:
     found = result.segmentation(threshold)
     _put(panel, result.image, result.crop.size)
     _put(panel, found, result.crop.size, _beside(result), cmap="gray", vmin=0, vmax=1)
-    draw_contour(panel, found, RING, "solid")
-    draw_contour(panel, result.mask, "white", "dashed")
+    style.draw_contour(panel, found, style.RING, "solid")
+    style.draw_contour(panel, result.mask, "white", "dashed")
     return f"segmentation at {threshold:.2f}: {'anomalous' if found.any() else 'normal'}"

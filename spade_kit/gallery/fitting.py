@@ -15,16 +15,7 @@ from spade_kit.datasets.samples import Photo, absolute, name_of
 from spade_kit.features.backbones import Backbone
 from spade_kit.features.crops import Cropping
 from spade_kit.features.pyramid import fit_cropping, pass_batches, tell_skipped
-from spade_kit.gallery.checkpoint import (
-    Shard,
-    check_replaceable,
-    load_gallery,
-    open_backbone,
-    publish,
-    tell_backbone,
-    unfinished,
-    write_shard,
-)
+from spade_kit.gallery import checkpoint
 from spade_kit.gallery.gallery import NO_IMAGES, Gallery, gather
 from spade_kit.options import Options
 
@@ -42,41 +33,29 @@ def fit_into(
     roi: Where | None = None,
 ) -> Gallery:
     """The gallery of `build_gallery`, in a folder: written file by file, listed when complete, then loaded."""
-    check_replaceable(folder)
+    checkpoint.check_replaceable(folder)
     if not images:
         raise ValueError(NO_IMAGES)
     cropping = fit_cropping(images, backbone, roi)
     with (
         crew(jobs, client) as workers,
         lock(folder),
-        unfinished(folder.resolve(), ".fitting") as place,
+        checkpoint.unfinished(folder.resolve(), ".fitting") as place,
         track(total=len(images), desc="features") as progress,
     ):
-        run = _fit_all if workers is None else partial(_fit_on, workers)
-        outcomes = run(backbone, cropping, place, images, progress.update)
+        if workers is None:
+            chunks = ([images[at] for at in places] for places in share(len(images), CHUNK))
+            outcomes = [_fit_chunk(backbone, cropping, place, some, progress.update) for some in chunks]
+        else:
+            work = partial(_work, *checkpoint.tell_backbone(backbone), cropping, place)
+            outcomes = _fit_on(workers, work, images, progress.update)
         tell_skipped([problem for _, skipped in outcomes for problem in skipped], len(images))
-        publish(folder, [shard for shard, _ in outcomes if shard], backbone, options, [])
-    return replace(load_gallery(folder, backbone, None).gallery, cropping=cropping)
+        checkpoint.publish(folder, [shard for shard, _ in outcomes if shard], backbone, options, [])
+    return replace(checkpoint.load_gallery(folder, backbone, None).gallery, cropping=cropping)
 
 
-def _fit_all(
-    backbone: Backbone, cropping: Cropping, place: Path, images: Sequence[Photo], count: Callable[[int], object]
-) -> list[Outcome]:
-    """In this process."""
-    chunks = ([images[at] for at in places] for places in share(len(images), CHUNK))
-    return [_fit_chunk(backbone, cropping, place, some, count) for some in chunks]
-
-
-def _fit_on(
-    workers: Any,
-    backbone: Backbone,
-    cropping: Cropping,
-    place: Path,
-    images: Sequence[Photo],
-    count: Callable[[int], object],
-) -> list[Outcome]:
+def _fit_on(workers: Any, work: Callable, images: Sequence[Photo], count: Callable[[int], object]) -> list[Outcome]:
     """By the workers of a client."""
-    work = partial(_work, *tell_backbone(backbone), cropping, place)
     found: dict[int, Outcome] = {}
     for at, outcome in hand_out(workers, work, list(map(absolute, images)), CHUNK):
         count(1)
@@ -90,7 +69,7 @@ def _fit_on(
 def _work(told: str, device: str, cropping: Cropping, place: Path, images: Sequence[Photo]) -> list[Outcome | None]:
     """On a worker: one outcome for all images, as that of the first."""
     check_shared(place)
-    backbone = open_backbone(told, device)
+    backbone = checkpoint.open_backbone(told, device)
     return [_fit_chunk(backbone, cropping, place, images, lambda count: None), *[None] * (len(images) - 1)]
 
 
@@ -99,4 +78,4 @@ def _fit_chunk(
 ) -> Outcome:
     skipped: list[Exception] = []
     gallery = gather(pass_batches(images, backbone, cropping, skipped, count), len(images), cropping, "fit")
-    return None if gallery is None else write_shard(place, gallery), skipped
+    return None if gallery is None else checkpoint.write_shard(place, gallery), skipped
