@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache, partial, reduce
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
@@ -58,6 +58,7 @@ _RECIPE = {
     **{"name": str, "pretrained": bool, "layers": list | None, "pooled": str | None},
     **{"resize": int, "crop": int | None, "average": int, "unit": bool, "weights": str, "weights_sha256": str},
 }
+_LATER = {"search", "score", "judged", "squared"}  # options that version 0.1 did not have
 _ADDED = {"unit": False}  # what recipes that were saved before these entries meant
 _SETTINGS = ("backbone", "options", "layers", "shapes", "choices", "roi")  # what the checksum of the manifest covers
 _MOST = {"k": 2**31, "kappa": MOST_KAPPA, "radius": 2**31, "sigma": MOST_SIGMA}  # beyond, a prediction would never end
@@ -278,9 +279,7 @@ def _open_shard(file: Path) -> Iterator[Any]:
 
 
 def _read_options(folder: Path, options: dict[str, Any]) -> Options:
-    if (
-        not set(OPTIONS) - {"search", "score", "judged", "squared"} <= set(options) <= set(OPTIONS)
-    ):  # version 0.1 had seven
+    if not set(OPTIONS) - _LATER <= set(options) <= set(OPTIONS):
         raise ValueError(
             f"{as_text(folder)} must hold the options {sorted(OPTIONS)}; got {sorted(options)}. Fit again."
         )
@@ -319,12 +318,6 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             f"{as_text(folder)} holds features as {manifest['precision']}, which disabled the fast search and is no "
             "longer supported. Fit again."
         )
-    summed = found != 1 and "checksum" in manifest and manifest["options"]
-    if summed and manifest["checksum"] != _sum_settings(manifest):
-        raise ValueError(
-            f"{as_text(file)} is damaged or incomplete (its settings have another checksum). Fit again, or restore a "
-            "copy."
-        )
     return manifest
 
 
@@ -351,6 +344,9 @@ def _check_parts(manifest: dict[str, Any]) -> None:
     if wrong or not all(isinstance(backbone[name], str) for name in ("name", "sha256")):
         raise ValueError(f"its backbone must be described by names and numbers; got {backbone}")
     _check_choices(manifest.get("choices", []), (recipe or {}) | manifest["options"])
+    summed = manifest["format"] != 1 and "checksum" in manifest and manifest["options"]
+    if summed and manifest["checksum"] != _sum_settings(manifest):
+        raise ValueError("its settings have another checksum")
 
 
 def _check_choices(rows: list[list], settings: dict[str, Any]) -> None:
@@ -393,18 +389,12 @@ def find_backbone(
     except ValueError as problem:
         raise ValueError(f"The backbone of {as_text(folder)} cannot be loaded. {problem}") from problem
     backbone = backbone if device is None else backbone.to(device)
+    same = _leave_file_out(backbone.recipe) == _leave_file_out(wanted["recipe"])
     if wanted["recipe"] is None:  # the name of a custom module says whether features are averaged, and of unit length
         same = backbone.name.split(", ")[1:] == wanted["name"].split(", ")[1:]
-    else:
-        same = _leave_file_out(backbone.recipe) == _leave_file_out(wanted["recipe"])
     if backbone.sha256 != wanted["sha256"] or not same:
-        got, needed = (
-            f"{name}, weights {sha[:8]}, loaded as {recipe}"
-            for name, sha, recipe in (
-                (backbone.name, backbone.sha256, backbone.recipe),
-                (wanted["name"], wanted["sha256"], wanted["recipe"]),
-            )
-        )
+        tell = "{name}, weights {sha256:.8}, loaded as {recipe}".format
+        needed, got = tell(**wanted), tell(**describe_backbone(backbone))
         raise ValueError(f"{as_text(folder)} was fitted with {needed}; got {got}. Use the same backbone, or fit again.")
     return backbone
 
@@ -438,12 +428,8 @@ def _leave_file_out(recipe: dict[str, Any] | None) -> dict[str, Any]:
 
 def _describe(normal: Normal) -> dict[str, Any]:
     sample, crop = normal.sample, normal.crop
-    told: dict[str, Any] = {
-        "sha": normal.digest.hex(),
-        "crop": [crop.photo, crop.scaled, crop.offset, crop.size],
-        "added": normal.added,
-        "why": normal.why,
-    }
+    position = [crop.photo, crop.scaled, crop.offset, crop.size]
+    told: dict[str, Any] = {"sha": normal.digest.hex(), "crop": position, "added": normal.added, "why": normal.why}
     if sample is not None:
         told |= {"path": str(sample.path), "label": sample.label}
     if crop.roi is not None:
@@ -471,7 +457,8 @@ def _unpack(folder: Path, manifest: dict[str, Any], shards: Sequence[dict[str, T
     layers, shapes, told = manifest["layers"], _check_shapes(manifest, backbone), manifest["normals"]
     small = [name for name in shards[0] if name.startswith(("pooled", "means", "squares"))]
     arrays = {name: _join([shard[name] for shard in shards]) for name in small}
-    jpegs = [jpeg for shard in shards for jpeg in _cut_jpegs(shard["jpegs"].numpy(), shard["jpeg_ends"].tolist())]
+    cut = (np.split(shard["jpegs"].numpy(), shard["jpeg_ends"].tolist()[:-1]) for shard in shards)
+    jpegs = [jpeg.tobytes() for part in cut for jpeg in part]
     cropping = replace(_find_cropping(told, backbone), roi=_read_roi(manifest.get("roi")))
     normals = tuple(_normals(told, jpegs, cropping))
     pooled, moments = arrays["pooled"], [(arrays[f"means{at}"], arrays[f"squares{at}"]) for at in range(len(shapes))]
@@ -492,11 +479,11 @@ def _unpack(folder: Path, manifest: dict[str, Any], shards: Sequence[dict[str, T
             )
 
     pixels: Layout | list[Tensor]
-    layout: type[Layout] | None = None
-    if "fine" in shards[0] and grids_nest(shapes):
-        layout = SimdLayout
-    elif "cells" in shards[0] and len({shape[1:] for shape in shapes}) == 1:
-        layout = CellLayout
+    suits: dict[type[Layout], bool] = {
+        SimdLayout: grids_nest(shapes),
+        CellLayout: len({shape[1:] for shape in shapes}) == 1,
+    }
+    layout = next((kind for kind in suits if suits[kind] and {*kind.names} <= shards[0].keys()), None)
     if layout:
         pixels = _hold(layout, shapes, shards, check)
     else:
@@ -511,9 +498,8 @@ def _unpack(folder: Path, manifest: dict[str, Any], shards: Sequence[dict[str, T
     for index, (one, normal) in enumerate(zip(told, normals)):
         if isinstance(pixels, list):
             check(0, index, _rows(pixels, index))
-        if "checksum" in one and one["checksum"] != _sum_normal(
-            one, normal.jpeg, index, pooled.numpy(), gallery.moments
-        ):
+        found = _sum_normal(one, normal.jpeg, index, pooled.numpy(), gallery.moments)
+        if one.get("checksum", found) != found:
             raise ValueError(f"image {index} has another checksum")
     if isinstance(pixels, list):
         layout = layout_for(shapes) if backbone.device.type == "cpu" else None
@@ -553,10 +539,7 @@ def _check_sides(what: str, sides: Sequence[int], count: int) -> None:
 
 def _sum(*parts: Any) -> int:
     """One checksum (CRC-32) of several arrays or bytes."""
-    total = 0
-    for part in parts:
-        total = zlib.crc32(part, total)
-    return total
+    return reduce(lambda total, part: zlib.crc32(part, total), parts, 0)
 
 
 def _sum_settings(manifest: dict[str, Any]) -> int:
@@ -564,11 +547,7 @@ def _sum_settings(manifest: dict[str, Any]) -> int:
 
 
 def _sum_normal(
-    told: dict[str, Any],
-    jpeg: bytes,
-    index: int,
-    pooled: np.ndarray,
-    moments: Sequence[tuple[np.ndarray, np.ndarray]],
+    told: dict[str, Any], jpeg: bytes, index: int, pooled: np.ndarray, moments: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> int:
     """All of one image but its features, which stay in the file."""
     record = json.dumps({name: value for name, value in told.items() if name != "checksum"}, sort_keys=True)
@@ -584,11 +563,6 @@ def _rows(pixels: Layout | list[Tensor], index: int) -> list[np.ndarray]:
 
 def _join(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))  # a single one may stay in its file
-
-
-def _cut_jpegs(jpegs: np.ndarray, ends: Sequence[int]) -> Iterator[bytes]:
-    for start, end in zip([0, *ends[:-1]], ends):
-        yield jpegs[start:end].tobytes()
 
 
 def _normals(told: Sequence[dict[str, Any]], jpegs: Sequence[bytes], cropping: Cropping) -> Iterator[Normal]:
