@@ -144,10 +144,7 @@ class RunFolder:
                 )
 
     def resume(
-        self,
-        items: Sequence[Item],
-        judge: Callable[[Sequence[Item]], Iterable[tuple[int, Row]]],
-        what: str = "images",
+        self, items: Sequence[Item], judge: Callable[[Sequence[Item]], Iterable[tuple[int, Row]]], what: str = "images"
     ) -> list[Row]:
         """Rows of all items, in order: existing rows of finished items, and those that ``judge`` yields for the others.
 

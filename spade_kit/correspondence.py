@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from spade_kit.search.dispatch import PixelSearch, least_candidates, levels_of
 from spade_kit.search.layout import Layout
 from spade_kit.search.runtime import NOWHERE
 
+Pixels: TypeAlias = Layout | Sequence[Tensor]  # of a gallery: a layout is read in place
+Factors: TypeAlias = Float[np.ndarray, "L"]  # the weight of each level's squared distance
 DISTANT = 0.1  # of a grid's longer side, in rows or columns: a cell farther from another is distant
 
 
@@ -170,9 +172,9 @@ def channel_variance(gallery: Pyramid) -> list[float]:
 
 def search_pixels(
     query: Pyramid,
-    gallery: Layout | Sequence[Tensor],
+    gallery: Pixels,
     images: Int[np.ndarray, "k"],
-    factors: Float[np.ndarray, "L"],
+    factors: Factors,
     options: Options,
     first: Int[np.ndarray, "f h w"] | None = None,
 ) -> Correspondence:
@@ -225,12 +227,7 @@ class ResultsPerK:
     """
 
     def __init__(
-        self,
-        query: Pyramid,
-        gallery: Layout | Sequence[Tensor],
-        images: Int[np.ndarray, "k"],
-        factors: Float[np.ndarray, "L"],
-        options: Options,
+        self, query: Pyramid, gallery: Pixels, images: Int[np.ndarray, "k"], factors: Factors, options: Options
     ) -> None:
         self._anew = lambda k: search_pixels(query, gallery, images[:k], factors, options)
         self._pixels = pixels = PixelSearch(query.levels, gallery, images, options.search)
@@ -267,10 +264,8 @@ class ResultsPerK:
         places = np.zeros((count.max(), *history.shape[1:]), np.int64)
         places[slot, :, row, col] = np.where(history[at, :, row, col] == NOWHERE, 0, history[at, :, row, col])
         squared = self._pixels.measure(places.reshape(-1, *count.shape))
-        weighted = (
-            self._factors[:, None].astype(np.float64)
-            * squared.reshape(len(squared), *places.shape)[:, slot, :, row, col]
-        )  # (s, L, kappa)
+        squared = squared.reshape(len(squared), *places.shape)[:, slot, :, row, col]  # (s, L, kappa)
+        weighted = self._factors[:, None].astype(np.float64) * squared
         counts = np.arange(places.shape[1]) < kappas[at, None]
         distance = (self._options.root(weighted.sum(1)) * counts).sum(1) / counts.sum(1)
         nearest, (h, w) = history[at, 0, row, col], count.shape
@@ -285,14 +280,14 @@ class ResultsPerK:
         )
 
 
-def _by_level(factors: Float[np.ndarray, "L"], options: Options) -> bool:
+def _by_level(factors: Factors, options: Options) -> bool:
     """Whether each level is searched separately."""
     return options.combine == "ensemble" or len(factors) == 1
 
 
 def _find_all(
     pixels: PixelSearch,
-    factors: Float[np.ndarray, "L"],
+    factors: Factors,
     kappas: Sequence[int],
     options: Options,
     first: Int[np.ndarray, "f h w"] | None = None,
@@ -305,7 +300,7 @@ def _find_all(
 
 
 def _describe_all(
-    pixels: PixelSearch, places: Sequence[np.ndarray], factors: Float[np.ndarray, "L"], options: Options
+    pixels: PixelSearch, places: Sequence[np.ndarray], factors: Factors, options: Options
 ) -> Correspondence:
     """Measure the places found by `_find_all`."""
     if options.combine == "ensemble":
@@ -332,10 +327,7 @@ def warn_about_clipping(options: Options, shapes: Sequence[tuple[int, ...]], ima
 
 
 def _describe(
-    place: Int[np.ndarray, "kappa h w"],
-    squared: Float[np.ndarray, "L kappa h w"],
-    weights: Float[np.ndarray, "L"],
-    options: Options,
+    place: Int[np.ndarray, "kappa h w"], squared: Float[np.ndarray, "L kappa h w"], weights: Factors, options: Options
 ) -> Correspondence:
     _, h, w = place.shape
     weighted = weights[:, None, None, None].astype(np.float64) * squared
@@ -343,14 +335,11 @@ def _describe(
     return Correspondence(distance, weighted[:, 0].astype(np.float32), place // (h * w), place // w % h, place % w)
 
 
-def _average(
-    pixels: PixelSearch, places: Sequence[np.ndarray], weights: Float[np.ndarray, "L"], options: Options
-) -> Correspondence:
+def _average(pixels: PixelSearch, places: Sequence[np.ndarray], weights: Factors, options: Options) -> Correspondence:
     """The ensemble: each level matched on its own grid, and the mean of the distances."""
     one, fine = np.ones(1, np.float32), pixels.grids[0]
-    alone = [
-        _describe(place, pixels.measure_in_level(level, place), one, options) for level, place in enumerate(places)
-    ]
+    measured = map(pixels.measure_in_level, range(len(places)), places)
+    alone = [_describe(place, squared, one, options) for place, squared in zip(places, measured)]
     used = np.flatnonzero(weights > 0)
     scale = options.root(weights)
     distance = np.mean([scale[level] * resize(alone[level].distance, fine) for level in used], axis=0)
@@ -362,9 +351,9 @@ def _average(
 def measure_from(
     cell: tuple[int, int],
     query: Pyramid,
-    gallery: Layout | Sequence[Tensor],
+    gallery: Pixels,
     images: Int[np.ndarray, "k"],
-    factors: Float[np.ndarray, "L"],
+    factors: Factors,
     options: Options,
 ) -> Float[np.ndarray, "k h w"]:
     """The distance of one cell of the query's finest grid to every cell of some images of a gallery."""
@@ -384,9 +373,9 @@ def measure_from(
 def find_ratios(
     cells: tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]],
     query: Pyramid,
-    gallery: Layout | Sequence[Tensor],
+    gallery: Pixels,
     image: int,
-    factors: Float[np.ndarray, "L"],
+    factors: Factors,
     options: Options,
 ) -> Float[np.ndarray, "n"]:
     """The least distance of some cells to an image over the least to a distant cell of it; 1 if both are 0.
@@ -411,7 +400,7 @@ def find_ratios(
 
 
 def match_level(
-    query: Pyramid, gallery: Layout | Sequence[Tensor], images: Int[np.ndarray, "k"], level: int, options: Options
+    query: Pyramid, gallery: Pixels, images: Int[np.ndarray, "k"], level: int, options: Options
 ) -> Correspondence:
     """Search one level separately, on its own grid, unweighted."""
     pixels = PixelSearch(query.levels, gallery, images, options.search)

@@ -53,9 +53,7 @@ class Judge(Protocol):
 
     def with_options(self, **options: Any) -> Judge: ...
 
-    def judge(
-        self, image: QueryImage, among: Sequence[int] | np.ndarray | None = None, before: Any = None
-    ) -> Result: ...
+    def judge(self, image: QueryImage, among: Any = None, before: Any = None) -> Result: ...
 
 
 @dataclass(frozen=True)
@@ -373,8 +371,7 @@ class Result:
         return agrees
 
     def _map(self, distance: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "H W"]:
-        height, width = self.anomaly_map.shape
-        return make_map(distance, (height, width), self.spade.options.sigma)
+        return make_map(distance, self.crop.size, self.spade.options.sigma)
 
     def match(self, row: SupportsIndex, col: SupportsIndex) -> Match:
         """The normal pixel that explains the pixel at (row, col) of the map."""

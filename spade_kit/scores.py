@@ -17,11 +17,12 @@ from spade_kit.evaluation.bootstrap import bootstrap
 
 Map: TypeAlias = Float[np.ndarray, "H W"]
 Mask: TypeAlias = Bool[np.ndarray, "H W"]
+Scores: TypeAlias = Sequence[Float[np.ndarray, "_"]]  # an array per image: its score, or those of all its pixels
 _TAIL_BINS = 1024
 _RESTS = 0.2  # a threshold that falls by this fraction without one image rests on it
 
 
-def make_map(distance: Float[np.ndarray, "h w"], size: tuple[int, int], sigma: float) -> Float[np.ndarray, "H W"]:
+def make_map(distance: Float[np.ndarray, "h w"], size: tuple[int, int], sigma: float) -> Map:
     """The map of a crop from distances on the grid: bilinear, then a Gaussian filter with ``sigma`` in map pixels."""
     return gaussian_filter(resize(distance, size), sigma, mode="reflect", truncate=4)
 
@@ -32,7 +33,7 @@ def mean_of_top(values: Float[np.ndarray, "*p"], part: float = 0.01) -> float:
     return float(np.partition(values, -count, axis=None)[-count:].mean())
 
 
-def take_level(anomaly_map: Float[np.ndarray, "H W"], level: Float[np.ndarray, "H W"] | None) -> np.ndarray:
+def take_level(anomaly_map: Map, level: Map | None) -> Map:
     """The excess: a map less what normal images reach at each place; the map itself if that is unknown."""
     return anomaly_map if level is None else anomaly_map - level
 
@@ -192,11 +193,7 @@ def _take_ranked(scores: Float[np.ndarray, "n"], fpr: float) -> float:
 
 
 def doubt_threshold(
-    scores: Sequence[Float[np.ndarray, "_"]],
-    groups: Sequence[Hashable],
-    fpr: float,
-    name: Callable[[int], str],
-    scale: float | None = None,
+    scores: Scores, groups: Sequence[Hashable], fpr: float, name: Callable[[int], str], scale: float | None = None
 ) -> str:
     """A remark if the result of `find_threshold` rests on one image: without it, it would be a fifth lower or more.
 
@@ -241,19 +238,12 @@ def _rank(count: int, fpr: float) -> int:
 
 
 def threshold_interval(
-    scores: Sequence[Float[np.ndarray, "_"]],
-    groups: Sequence[Hashable],
-    fpr: float,
-    level: float,
-    draws: int,
-    seed: int,
+    scores: Scores, groups: Sequence[Hashable], fpr: float, level: float, draws: int, seed: int
 ) -> tuple[float, float]:
     """The bootstrap interval of `find_threshold` over images or, with groups, over groups of images.
 
     Parameters
     ----------
-    scores
-        One array per image: its score, or the scores of all its pixels.
     groups
         The group of each image.
     """

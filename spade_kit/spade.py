@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +27,7 @@ from spade_kit.datasets.roi import Look, Roi, Where
 from spade_kit.datasets.samples import GOOD, Photo, Sample, as_list, name_of, shape_of
 from spade_kit.features.backbones import EMBEDDED, SIDES, Backbone, is_transformer, load_backbone
 from spade_kit.features.pyramid import compute_features, fit_cropping, read_crop
-from spade_kit.gallery.calibration import Calibration
+from spade_kit.gallery.calibration import Calibration, Groups
 from spade_kit.gallery.checkpoint import load_gallery, save_gallery, save_settings
 from spade_kit.gallery.fitting import fit_into
 from spade_kit.gallery.gallery import Gallery, QueryImage, build_gallery, digest
@@ -640,12 +640,7 @@ class SPADE:
     # ---- thresholds and the reference level --------------------------------------------------------------------------
 
     def threshold(
-        self,
-        fpr: float = 0.01,
-        *,
-        of: str = "pixel",
-        groups: Iterable[Hashable] | None = None,
-        confidence: float | None = None,
+        self, fpr: float = 0.01, *, of: str = "pixel", groups: Groups = None, confidence: float | None = None
     ) -> float:
         """The threshold for a given false-alarm rate, from normal images alone.
 
@@ -685,14 +680,17 @@ class SPADE:
         scores are independent only approximately, since they share the other training images; with one training image
         fewer to be matched to, they are usually a little higher than those of new images, which is the safe side.
         """
-        return self.calibration.threshold(self.options, fpr, of, groups, confidence)
+        threshold, doubt = self.calibration.examine_threshold(self.options, fpr, of, groups, confidence)
+        if doubt:
+            warn(doubt)
+        return threshold
 
     def threshold_interval(
         self,
         fpr: float = 0.01,
         *,
         of: str = "pixel",
-        groups: Iterable[Hashable] | None = None,
+        groups: Groups = None,
         level: float = 0.95,
         draws: int = 200,
         seed: int = 0,
@@ -711,7 +709,7 @@ class SPADE:
         """
         return self.calibration.threshold_interval(self.options, fpr, of, groups, level, draws, seed)
 
-    def suspects(self, groups: Iterable[Hashable] | None = None) -> pandas.DataFrame:
+    def suspects(self, groups: Groups = None) -> pandas.DataFrame:
         """The training images, ranked by how anomalous they are compared with all the others.
 
         A defect among the normal images hides the same defect on other images: inspect the first rows, and fit again

@@ -10,7 +10,7 @@ from html import escape
 from io import BytesIO
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas
@@ -28,6 +28,7 @@ from spade_kit.spade import SPADE
 FORMAT = 1  # version of the files that `Report.save` writes
 TABLE = "photos.parquet"
 
+Kinds: TypeAlias = Sequence[str] | None  # of defects
 _Curve = tuple[str, np.ndarray, np.ndarray, np.ndarray]  # name, x, y, threshold
 _Scored = tuple[Callable[[np.ndarray, np.ndarray], float], str]
 OF_IMAGES: dict[str, _Scored] = {  # the metric, and the score that is compared with the labels
@@ -115,7 +116,7 @@ class Report:
         """The options of the SPADE that judged the images, as one line of text."""
         return self.run["options"]
 
-    def metric(self, name: str, kinds: Sequence[str] | None = None) -> float:
+    def metric(self, name: str, kinds: Kinds = None) -> float:
         """Compute a metric: ``image_roc_auc, image_average_precision, image_f1_max`` from the image scores;
         ``top_roc_auc`` and ``retrieval_roc_auc`` from the other two scores; ``pixel_roc_auc,
         pixel_average_precision, pixel_f1_max, aupro, aupro_05`` (AUPRO up to a false-positive rate of 0.3 and 0.05)
@@ -137,7 +138,7 @@ class Report:
         return OF_PIXELS[name](maps, masks, rois=rois)
 
     def interval(
-        self, name: str, kinds: Sequence[str] | None = None, *, level: float = 0.95, draws: int = 200, seed: int = 0
+        self, name: str, kinds: Kinds = None, *, level: float = 0.95, draws: int = 200, seed: int = 0
     ) -> tuple[float, float]:
         """Confidence interval of a metric: bootstrap over images, with the same number of images per kind in each draw.
 
@@ -154,14 +155,7 @@ class Report:
         return bootstrap(repeat, labels, level, draws, seed)
 
     def compare(
-        self,
-        other: Report,
-        name: str,
-        kinds: Sequence[str] | None = None,
-        *,
-        level: float = 0.95,
-        draws: int = 200,
-        seed: int = 0,
+        self, other: Report, name: str, kinds: Kinds = None, *, level: float = 0.95, draws: int = 200, seed: int = 0
     ) -> tuple[float, float, float]:
         """How much higher a metric is than in another report of the same images, and the confidence interval of that.
 
@@ -182,9 +176,7 @@ class Report:
         interval = bootstrap(lambda drawn: after(drawn) - before(drawn), images[0], level, draws, seed)
         return self.metric(name, kinds) - other.metric(name, kinds), *interval
 
-    def _resample(
-        self, name: str, kinds: Sequence[str] | None
-    ) -> tuple[Callable[[np.ndarray], float], list[str], list[str]]:
+    def _resample(self, name: str, kinds: Kinds) -> tuple[Callable[[np.ndarray], float], list[str], list[str]]:
         """A metric, given the number of times that each image was drawn, and the labels and paths of the images."""
         paths = self._rows(kinds)["path"].tolist()
         if self._is_of_images(name):
@@ -199,7 +191,7 @@ class Report:
     def _is_of_images(self, name: str) -> bool:
         return choose("A metric", name, METRICS) in OF_IMAGES
 
-    def _rows(self, kinds: Sequence[str] | None) -> pandas.DataFrame:
+    def _rows(self, kinds: Kinds) -> pandas.DataFrame:
         """Rows with a score and a label, of the given kinds and all good images."""
         labels = self._frame["label"]
         wanted = self._frame["image_score"].notna() & labels.notna()
@@ -211,15 +203,13 @@ class Report:
             wanted &= labels.isin([GOOD, *kinds])
         return self._frame[wanted]
 
-    def _scores(self, name: str, kinds: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    def _scores(self, name: str, kinds: Kinds) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """The scores for an image metric, True for each defect, and the labels."""
         rows = self._rows(kinds)
         labels = rows["label"]
         return rows[OF_IMAGES[name][1]].to_numpy(float), (labels != GOOD).to_numpy(bool), labels.tolist()
 
-    def _pixels(
-        self, name: str, kinds: Sequence[str] | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, list[str]]:
+    def _pixels(self, name: str, kinds: Kinds) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, list[str]]:
         """Maps, masks of what is scored, rois (None for all) and labels of images with known ground truth."""
         rows = self._rows(kinds)
         known = [
@@ -256,7 +246,7 @@ class Report:
         """The kinds of defects."""
         return sorted(set(self._frame["label"].dropna()) - {GOOD})
 
-    def metric_or_nan(self, name: str, kinds: Sequence[str] | None = None) -> float:
+    def metric_or_nan(self, name: str, kinds: Kinds = None) -> float:
         """Like `metric`, but NaN if there is nothing to compare."""
         try:
             return self.metric(name, kinds)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import pandas
 from jaxtyping import Float, Int
 
-from spade_kit._arguments import choose, spread_evenly, warn
+from spade_kit._arguments import choose, spread_evenly
 from spade_kit._files import as_text
 from spade_kit._work import track
 from spade_kit.gallery.gallery import Gallery
@@ -18,6 +19,7 @@ from spade_kit.gallery.place_level import HighestValues, smooth
 from spade_kit.gallery.placement import FAR, NEAR, Placement
 from spade_kit.options import Options
 from spade_kit.scores import (
+    Map,
     check_confidence,
     check_fpr,
     choose_map,
@@ -37,6 +39,8 @@ _LEVEL_SAMPLED = 200  # images from which the level at each place is taken
 _COMPARED = 12  # images of which it is seen where their matches lie
 _FEW = 4
 _KEPT = 8  # number of options with cached leave-one-out distances
+Groups: TypeAlias = Iterable[Hashable] | None  # a label per training image
+Labels: TypeAlias = tuple[Hashable, ...] | None  # the same, checked
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,9 +98,7 @@ class Calibration:
         count = len(self.gallery)
         return np.linspace(0, count - 1, min(count, _LEVEL_SAMPLED)).round().astype(int)
 
-    def place_level(
-        self, options: Options, among: Int[np.ndarray, "m"], labels: tuple[Hashable, ...] | None = None
-    ) -> Float[np.ndarray, "H W"] | None:
+    def place_level(self, options: Options, among: Int[np.ndarray, "m"], labels: Labels = None) -> Map | None:
         """What some normal images reach at each place, each judged against all others: see `Result.excess_map`.
 
         None if there are no different images to be judged against.
@@ -115,9 +117,7 @@ class Calibration:
         few = images[inside].tolist()
         return smooth(HighestValues.of(self.maps(options, few, labels), len(few)).percentile())
 
-    def _collect_highest(
-        self, options: Options, images: Int[np.ndarray, "m"], labels: tuple[Hashable, ...] | None
-    ) -> HighestValues:
+    def _collect_highest(self, options: Options, images: Int[np.ndarray, "m"], labels: Labels) -> HighestValues:
         """The highest values over the maps of these images; as many can be taken out as are left out together."""
         key = options.of_map, labels, images.tobytes()
         if key not in self._highest:
@@ -128,9 +128,7 @@ class Calibration:
             self._highest[key] = HighestValues.of(maps, len(images), max(kinds.values()))
         return self._highest[key]
 
-    def judge(
-        self, options: Options, images: Iterable[int], labels: tuple[Hashable, ...] | None = None
-    ) -> Iterator[tuple[Float[np.ndarray, "H W"], float]]:
+    def judge(self, options: Options, images: Iterable[int], labels: Labels = None) -> Iterator[tuple[Map, float]]:
         """Yield the judged map and the image score of some images, each judged against the others in its roi."""
         images = list(images)
         for image, (values, level) in zip(images, self._maps_and_levels(options, images, labels)):
@@ -138,15 +136,12 @@ class Calibration:
             yield choose_map(values, level, options.judged, roi), score_image(values, level, options.score, roi)
 
     def _maps_and_levels(
-        self, options: Options, images: Iterable[int], labels: tuple[Hashable, ...] | None
-    ) -> Iterator[tuple[Float[np.ndarray, "H W"], Float[np.ndarray, "H W"] | None]]:
+        self, options: Options, images: Sequence[int], labels: Labels
+    ) -> Iterator[tuple[Map, Map | None]]:
         """The map of each image and, if the options need it, the level over the maps of the others."""
-        images = list(images)
         for image, anomaly_map in zip(images, self.maps(options, images, labels)):
-            level = None
-            if options.need_level:
-                level = self.place_level(options, self.gallery.others(image, labels), labels)
-            yield anomaly_map, level
+            others = self.gallery.others(image, labels)
+            yield anomaly_map, self.place_level(options, others, labels) if options.need_level else None
 
     def placement(self, options: Options) -> Placement | None:
         """How much place explains of the normal images; None if there are no different ones."""
@@ -189,9 +184,7 @@ class Calibration:
             self._alike[options] = float(np.mean(close))
         return self._alike[options]
 
-    def maps(
-        self, options: Options, images: Iterable[int] | None = None, groups: Iterable[Hashable] | None = None
-    ) -> Iterator[Float[np.ndarray, "H W"]]:
+    def maps(self, options: Options, images: Iterable[int] | None = None, groups: Groups = None) -> Iterator[Map]:
         """Yield the maps of some or all images; with groups, no image is judged against its own group."""
         labels = self._check_groups(groups)
         kept = self._kept(options, labels)
@@ -211,7 +204,7 @@ class Calibration:
         also = self.level_sample.tolist() if options.need_level else []
         return [image for image in {*images, *also} if image not in self._kept(options, None)]
 
-    def _kept(self, options: Options, labels: tuple[Hashable, ...] | None) -> dict[int, np.ndarray]:
+    def _kept(self, options: Options, labels: Labels) -> dict[int, np.ndarray]:
         return self._distances.setdefault((options.of_search(len(self.gallery) - 1), labels), {})
 
     def scores(self, options: Options, images: Sequence[int]) -> NormalScores:
@@ -228,29 +221,10 @@ class Calibration:
             self._levels[options] = find_level([judged for judged, _ in self.judge(options, self.sample)])
         return self._levels[options]
 
-    def threshold(
-        self,
-        options: Options,
-        fpr: float,
-        of: str,
-        groups: Iterable[Hashable] | None,
-        confidence: float | None = None,
-    ) -> float:
-        """See `SPADE.threshold`."""
-        threshold, doubt = self.examine_threshold(options, fpr, of, groups, confidence)
-        if doubt:
-            warn(doubt)
-        return threshold
-
     def examine_threshold(
-        self,
-        options: Options,
-        fpr: float,
-        of: str,
-        groups: Iterable[Hashable] | None = None,
-        confidence: float | None = None,
+        self, options: Options, fpr: float, of: str, groups: Groups = None, confidence: float | None = None
     ) -> tuple[float, str]:
-        """A threshold, and a remark if it rests on one image; see `doubt_threshold`."""
+        """A threshold, see `SPADE.threshold`, and a remark if it rests on one image, see `doubt_threshold`."""
         labels = self._check_groups(groups)
         if confidence is not None:
             check_confidence(confidence, of)
@@ -270,14 +244,7 @@ class Calibration:
         return self.level(options.of_map) if excess else None
 
     def threshold_interval(
-        self,
-        options: Options,
-        fpr: float,
-        of: str,
-        groups: Iterable[Hashable] | None,
-        level: float,
-        draws: int,
-        seed: int,
+        self, options: Options, fpr: float, of: str, groups: Groups, level: float, draws: int, seed: int
     ) -> tuple[float, float]:
         """See `SPADE.threshold_interval`."""
         labels = self._check_groups(groups)
@@ -285,7 +252,7 @@ class Calibration:
         find_threshold(np.concatenate(scores), fpr)  # warns if there are too few
         return threshold_interval(scores, groups, fpr, level, draws, seed)
 
-    def suspects(self, options: Options, groups: Iterable[Hashable] | None) -> pandas.DataFrame:
+    def suspects(self, options: Options, groups: Groups) -> pandas.DataFrame:
         """See `SPADE.suspects`."""
         rows = []
         judged = self.judge(options, range(len(self.gallery)), self._check_groups(groups))
@@ -295,15 +262,12 @@ class Calibration:
             rows.append({"path": path, "score": score, "row": int(row), "col": int(col)})
         return pandas.DataFrame(rows).sort_values("score", ascending=False, kind="stable")
 
-    def _scores_of(
-        self, options: Options, fpr: float, of: str, labels: tuple[Hashable, ...] | None
-    ) -> list[Float[np.ndarray, "_"]]:
+    def _scores_of(self, options: Options, fpr: float, of: str, labels: Labels) -> list[Float[np.ndarray, "_"]]:
         """For each image its score, or the scores of all its pixels."""
         check_fpr(fpr)
         choose("of", of, ("pixel", "image"))
-        options = options.replace(
-            **({"score": "max"} if of == "pixel" else {"judged": "map"})
-        )  # spare what is not read
+        # spare what is not read
+        options = options.replace(**({"score": "max"} if of == "pixel" else {"judged": "map"}))
         judged = self.judge(options, range(len(self.gallery)), labels)
         return [np.array([score], np.float32) if of == "image" else take_inside(values) for values, score in judged]
 
@@ -314,7 +278,7 @@ class Calibration:
         images = self.gallery.distinct
         return [scores[image] for image in images], [labels[image] if labels else image for image in images]
 
-    def _check_groups(self, groups: Iterable[Hashable] | None) -> tuple[Hashable, ...] | None:
+    def _check_groups(self, groups: Groups) -> Labels:
         if groups is None:
             return None
         if not isinstance(groups, Iterable):

@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 
 from spade_kit._files import check_shared, lock
 from spade_kit._work import LostImageError, crew, hand_out, share, track
-from spade_kit.datasets.roi import Where
 from spade_kit.datasets.samples import Photo, absolute, name_of
 from spade_kit.features.backbones import Backbone
 from spade_kit.features.crops import Cropping
@@ -24,13 +23,7 @@ Outcome: TypeAlias = "tuple[Shard | None, list[Exception]]"  # and why images we
 
 
 def fit_into(
-    folder: Path,
-    images: Sequence[Photo],
-    backbone: Backbone,
-    options: Options,
-    jobs: int = 1,
-    client: Any = None,
-    roi: Where | None = None,
+    folder: Path, images: Sequence[Photo], backbone: Backbone, options: Options, jobs: int, client: Any, roi: Any
 ) -> Gallery:
     """The gallery of `build_gallery`, in a folder: written file by file, listed when complete, then loaded."""
     checkpoint.check_replaceable(folder)

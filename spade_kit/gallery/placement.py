@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
 
-from spade_kit.scores import mean_of_top
+from spade_kit.scores import Map, mean_of_top
 
 NEAR, FAR = 0.05, 0.15  # radius, relative to the short side: for parts that lie alike, and for all others
 _CELLS = 80  # of the width: maps are sampled on about as many places
@@ -42,12 +41,7 @@ class Placement:
     relief: float
 
     @classmethod
-    def of(
-        cls,
-        maps: Iterable[tuple[Float[np.ndarray, "H W"], Float[np.ndarray, "H W"]]],
-        level: Float[np.ndarray, "H W"],
-        alike: float,
-    ) -> Placement:
+    def of(cls, maps: Iterable[tuple[Map, Map]], level: Map, alike: float) -> Placement:
         """Measure the maps and excess maps of normal images, where the level over all of them is not NaN.
 
         Notes

@@ -50,11 +50,7 @@ class PixelSearch:
     """
 
     def __init__(
-        self,
-        query: Sequence[Tensor],
-        gallery: Layout | Sequence[Tensor],
-        images: np.ndarray,
-        search: str = "auto",
+        self, query: Sequence[Tensor], gallery: Layout | Sequence[Tensor], images: np.ndarray, search: str = "auto"
     ) -> None:
         if isinstance(gallery, Shards):
             gallery, images = gallery.take(images), np.arange(len(images))
@@ -89,9 +85,8 @@ class PixelSearch:
             return search_branch_and_bound(*self._laid_out, weights, kappa, radius, first, history)
         if self.layout is CellLayout:
             return search_shared_grid(*self._laid_out, weights, kappa, radius, first, history)
-        return search_brute_force(
-            self.query, self._levels, weights, kappa, window_of(self.grids[0], self.grids[0], radius)
-        )
+        window = window_of(self.grids[0], self.grids[0], radius)
+        return search_brute_force(self.query, self._levels, weights, kappa, window)
 
     def measure(self, place: np.ndarray) -> np.ndarray:
         """(L, kappa, h, w) float64: each pair's squared distance at each level, from differences."""
