@@ -39,6 +39,7 @@ OPTIONS = ("backbone", "crop", "layers", "normals", *_SEARCH, "k", *_READ)
 _MARGIN = 256 / 224  # default ratio of the resized image to its crop
 
 Setting: TypeAlias = "dict[str, Any]"
+Fitted: TypeAlias = "tuple[SPADE, list[QueryImage]]"
 Step: TypeAlias = "tuple[Setting, Setting]"  # what is fitted, and what is searched
 
 
@@ -205,8 +206,8 @@ def _run_on(
     """By the workers of a client, in the order in which they finish."""
     from cloudpickle import dumps  # which Dask needs
 
-    samples: list[Any] = [tuple(map(absolute, part)) for part in (dataset.train, dataset.test)]
-    measure = partial(_measure_steps, work, *tell_backbone(backbone), dumps(roi), *samples)
+    samples = (tuple(map(absolute, part)) for part in (dataset.train, dataset.test))
+    measure = partial(_measure_steps, work, (*tell_backbone(backbone), dumps(roi), *samples))
     with track(total=len(plan), desc=f"{backbone}: settings") as progress:
         for at, rows in hand_out(workers, measure, plan, 1):
             if isinstance(rows, Exception):
@@ -222,42 +223,26 @@ def _tell(row: Setting) -> str:
     return f"{', '.join(options)}: {', '.join(f'{name} {row[name]:.3f}' for name in METRICS if name in row)}"
 
 
-def _measure_steps(
-    work: Callable,
-    told: str,
-    device: str,
-    roi: bytes,
-    train: tuple[Sample, ...],
-    test: tuple[Sample, ...],
-    steps: Sequence[Step],
-) -> list[list[Setting]]:
-    """On a worker."""
-    galleries = _open_galleries(told, device, roi, train, test)
+def _measure_steps(work: Callable, given: tuple, steps: Sequence[Step]) -> list[list[Setting]]:
+    """On a worker, with the galleries that `_open_galleries` makes of what is given."""
+    galleries = _open_galleries(*given)
     return [work(galleries, step, lambda: None) for step in steps]
 
 
 @lru_cache(maxsize=1)
-def _open_galleries(
-    told: str, device: str, roi: bytes, train: tuple[Sample, ...], test: tuple[Sample, ...]
-) -> _Galleries:
-    return _Galleries(open_backbone(told, device), pickle.loads(roi), train, test)
+def _open_galleries(told: str, device: str, roi: bytes, *samples: tuple[Sample, ...]) -> _Galleries:
+    return _Galleries(open_backbone(told, device), pickle.loads(roi), *samples)
 
 
 def _measure_step(
-    values: dict[str, list],
-    metrics: Sequence[str],
-    intervals: bool,
-    seed: int,
-    galleries: _Galleries,
-    step: Step,
-    advance: Callable,
+    over: dict, metrics: Sequence[str], intervals: bool, seed: int, galleries: _Galleries, step: Step, advance: Callable
 ) -> list[Setting]:
     """Rows of all settings that need one search."""
     fitted, searched = step
     spade, queries = galleries.take(fitted["layers"], fitted["normals"], fitted["draw"], seed)
     return [
         fitted | searched | quick | _measure(report, metrics, intervals) | {"seconds": galleries.seconds + seconds}
-        for quick, report, seconds in _judge_all(spade.with_options(**searched), queries, values, advance)
+        for quick, report, seconds in _judge_all(spade.with_options(**searched), queries, over, advance)
     ]
 
 
@@ -313,20 +298,17 @@ class _Galleries:
     def __init__(self, backbone: Backbone, roi: Roi | None, train: Sequence[Sample], test: Sequence[Sample]) -> None:
         self.spade = SPADE(backbone).fit(train, roi=roi)
         start = time.perf_counter()
+        read = iterate_features(test, backbone, self.spade.gallery.cropping, skip=True)
         self.queries = [
             QueryImage(pyramid.select(at), picture, place, photo, digest(picture))
-            for photos, places, pictures, pyramid in iterate_features(
-                test, backbone, self.spade.gallery.cropping, skip=True
-            )
+            for photos, places, pictures, pyramid in read
             for at, (photo, place, picture) in enumerate(zip(photos, places, pictures))
             if isinstance(photo, Sample)
         ]
         self.seconds = (time.perf_counter() - start) / len(self.queries)  # per image, for features
-        self._by_layers: dict[tuple[str, ...], tuple[SPADE, list[QueryImage]]] = {}
+        self._by_layers: dict[tuple[str, ...], Fitted] = {}
 
-    def take(
-        self, layers: Sequence[str] | None, count: int | None, draw: int, seed: int
-    ) -> tuple[SPADE, list[QueryImage]]:
+    def take(self, layers: Sequence[str] | None, count: int | None, draw: int, seed: int) -> Fitted:
         """A SPADE fitted with some of the images, and the queries."""
         spade, queries = self._take_layers(layers)
         if count is not None and count < len(spade):
@@ -334,7 +316,7 @@ class _Galleries:
             spade = spade.with_gallery(spade.gallery.take(among))
         return spade, queries
 
-    def _take_layers(self, layers: Sequence[str] | None) -> tuple[SPADE, list[QueryImage]]:
+    def _take_layers(self, layers: Sequence[str] | None) -> Fitted:
         if layers is None:
             return self.spade, self.queries
         key = tuple(_find_layers(layers, self.spade.backbone))
