@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from spade_kit._arguments import check_count, check_switch, choose
 from spade_kit.features.crops import GRID, Crop, Cropping
 from spade_kit.features.folding import fold_norms
-from spade_kit.features.levels import Averaged, Taps, TimmFeatures, UnitLength, listing, maps_by_stride, runs_at
+from spade_kit.features.levels import Adapted, Taps, TimmFeatures, listing, maps_by_stride, runs_at
 from spade_kit.features.sources import EMBEDDED, find_builder
 from spade_kit.features.transformers import Blocks, find_blocks
 from spade_kit.features.weights import read_weights
@@ -303,10 +303,8 @@ def load_backbone(
         **({"weights": str(file.path), "weights_sha256": file.sha256} if file else {}),
     }
     sources = module.sources
-    if average > 1:
-        module, label = Averaged(module, average), f"{label}, averaged {average} x {average}"
-    if unit:
-        module, label = UnitLength(module), f"{label}, unit length"
+    module = Adapted(module, average, unit) if average > 1 or unit else module
+    label += f", averaged {average} x {average}" * (average > 1) + ", unit length" * unit
     place = find_device("cpu" if device is None else device)
     module = module.eval().to(place)
     recipe = None if own else asked

@@ -55,29 +55,20 @@ class TimmFeatures(nn.Module):
         return [maps[index] for index in self.chosen], maps[-1].mean((2, 3))
 
 
-class Averaged(nn.Module):
-    """A network with levels averaged over neighbouring cells, fewer at the border."""
+class Adapted(nn.Module):
+    """A network with levels averaged over ``side`` x ``side`` cells, fewer at the border, then with vectors of length 1
+    if ``unit``: that of each cell of a level, and that of the image; zeros stay zeros."""
 
-    def __init__(self, network: nn.Module, side: int) -> None:
+    def __init__(self, network: nn.Module, side: int, unit: bool) -> None:
         super().__init__()
-        self.network, self.side = network, side
+        self.network, self.side, self.unit = network, side, unit
 
     def forward(self, x: Float[Tensor, "n 3 H W"]) -> tuple[list[Tensor], Tensor]:
         levels, pooled = self.network(x)
-        pool = partial(nn.functional.avg_pool2d, kernel_size=self.side, stride=1, padding=self.side // 2)
-        return [pool(level, count_include_pad=False) for level in levels], pooled
-
-
-class UnitLength(nn.Module):
-    """A network with vectors of length 1: that of each cell of a level, and that of the image; zeros stay zeros."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Float[Tensor, "n 3 H W"]) -> tuple[list[Tensor], Tensor]:
-        levels, pooled = self.network(x)
-        return [_to_unit(level) for level in levels], _to_unit(pooled)
+        if self.side > 1:
+            pool = partial(nn.functional.avg_pool2d, kernel_size=self.side, stride=1, padding=self.side // 2)
+            levels = [pool(level, count_include_pad=False) for level in levels]
+        return ([_to_unit(level) for level in levels], _to_unit(pooled)) if self.unit else (levels, pooled)
 
 
 def _to_unit(vectors: Float[Tensor, "n c ..."]) -> Float[Tensor, "n c ..."]:

@@ -107,11 +107,8 @@ class Pyramid:
                 f"got {index!r}."
             ) from problem
         rows = torch.from_numpy(chosen.reshape(-1))
-        return Pyramid(
-            tuple(level[rows.to(level.device)] for level in self.levels),
-            self.layers,
-            self.pooled[rows.to(self.pooled.device)],
-        )
+        *levels, pooled = (held[rows.to(held.device)] for held in (*self.levels, self.pooled))
+        return Pyramid(levels, self.layers, pooled)
 
     def only(self, layers: Sequence[str]) -> Pyramid:
         """The same images with only some of the layers, fine to coarse."""
@@ -180,11 +177,8 @@ def extract_features(
     batches = [pyramid for *_, pyramid in iterate_features(photos, network, cropping, batch_size)]
     if not batches:
         raise ValueError("extract_features needs at least one image; got none.")
-    return Pyramid(
-        tuple(torch.cat(levels) for levels in zip(*(batch.levels for batch in batches))),
-        batches[0].layers,
-        torch.cat([batch.pooled for batch in batches]),
-    )
+    *levels, pooled = map(torch.cat, zip(*((*batch.levels, batch.pooled) for batch in batches)))
+    return Pyramid(levels, batches[0].layers, pooled)
 
 
 def fit_cropping(images: Sequence[Photo], backbone: Backbone, roi: Where | None = None) -> Cropping:
@@ -201,12 +195,7 @@ def find_roi(images: Iterable[Photo], given: Where | None) -> Roi | None:
 
 
 def iterate_features(
-    images: Sequence[Photo],
-    backbone: Backbone,
-    cropping: Cropping,
-    batch_size: int | None = None,
-    *,
-    skip: bool = False,
+    images: Sequence[Photo], backbone: Backbone, cropping: Cropping, batch_size: int | None = None, skip: bool = False
 ) -> Iterator[Batch]:
     """Yield `pass_batches` with a progress bar.
 

@@ -217,17 +217,13 @@ class Gallery:
         """The gallery shard by shard, or itself."""
         if not isinstance(self.pixels, Shards):
             return [self]
-        spans = map(slice, self.pixels.starts[:-1], self.pixels.starts[1:])
-        return [
-            replace(
-                self,
-                normals=self.normals[span],
-                pooled=self.pooled[span],
-                pixels=pixels,
-                moments=[(means[span], squares[span]) for means, squares in self.moments],
+        parts = []
+        for at, pixels in zip(map(slice, self.pixels.starts[:-1], self.pixels.starts[1:]), self.pixels.parts):
+            moments = [(means[at], squares[at]) for means, squares in self.moments]
+            parts.append(
+                replace(self, normals=self.normals[at], pooled=self.pooled[at], pixels=pixels, moments=moments)
             )
-            for span, pixels in zip(spans, self.pixels.parts)
-        ]
+        return parts
 
     def pyramid(self, index: int) -> Pyramid:
         """The features of one normal image, in the form of a query."""
@@ -314,16 +310,11 @@ class Gallery:
             chosen = torch.from_numpy(images)
             held = [level[chosen.to(level.device)] for level in self.pixels]
             pixels = [torch.cat(levels) for levels in zip(held, *(other.pixels for other in others))]  # type: ignore
-        return replace(
-            self,
-            normals=sum((other.normals for other in others), tuple(self.normals[at] for at in images)),
-            pooled=torch.cat([self.pooled[torch.from_numpy(images)], *(other.pooled for other in others)]),
-            pixels=pixels,
-            moments=[
-                _join([(means[images], squares[images]), *(other.moments[level] for other in others)])
-                for level, (means, squares) in enumerate(self.moments)
-            ],
-        )
+        normals = sum((other.normals for other in others), tuple(self.normals[at] for at in images))
+        pooled = torch.cat([self.pooled[torch.from_numpy(images)], *(other.pooled for other in others)])
+        own = [(means[images], squares[images]) for means, squares in self.moments]
+        moments = [_join(level) for level in zip(own, *(other.moments for other in others))]
+        return replace(self, normals=normals, pooled=pooled, pixels=pixels, moments=moments)
 
 
 def _variance(means: np.ndarray, squares: np.ndarray, images: np.ndarray) -> float:
