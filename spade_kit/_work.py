@@ -171,10 +171,9 @@ def crew(jobs: int = 1, client: Any = None) -> Iterator[Any]:
 
 def _check_client(client: Any, kind: Any) -> None:
     """Refuse a client that is closed, or whose workers have other versions of what computes."""
-    if not isinstance(client, kind) or client.asynchronous or client.status != "running":
-        state = (
-            f"one that is {client.status}" if isinstance(client, kind) else f"a value of type {type(client).__name__}"
-        )
+    is_client = isinstance(client, kind)
+    if not is_client or client.asynchronous or client.status != "running":
+        state = f"one that is {client.status}" if is_client else f"a value of type {type(client).__name__}"
         raise ValueError(f"client must be a connected dask.distributed.Client; got {state}. Make a new one.")
     try:
         theirs = client.run(_list_versions)

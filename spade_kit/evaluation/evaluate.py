@@ -189,11 +189,6 @@ def _has_no_defect(judged: Judged | None) -> bool:
     return judged is not None and judged.mask is not None and not judged.mask[judged.crop.looked_at].any()
 
 
-def _is_blank(sample: Sample) -> bool:
-    mask = sample.mask
-    return mask is not None and not mask.any()
-
-
 def _conclude(report: Report, samples: Sequence[Sample], spade: SPADE) -> Report:
     """Warn about images that were not judged or were squashed and defects outside the crop; return the report."""
     scores = report.to_frame()["image_score"]
@@ -203,7 +198,7 @@ def _conclude(report: Report, samples: Sequence[Sample], spade: SPADE) -> Report
         raise ValueError(f"None of the {lost} images of {report.name} could be judged. {reason}")
     defects = [at for at, sample in enumerate(samples) if sample.label not in (GOOD, None)]
     emptied = [samples[at] for at in defects if _has_no_defect(report.judged(at))]
-    blank = [sample.path.name for sample in emptied if _is_blank(sample)]
+    blank = [sample.path.name for sample in emptied if sample.mask is not None and not sample.mask.any()]
     if blank:
         warn(
             f"{len(blank)} defects of {report.name} have an empty mask, such as that of {blank[0]}: all pixels of "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas
@@ -73,16 +72,11 @@ def draw_regions(
     pixels[line] = _RING
     picture = Image.fromarray(pixels)
     pen = ImageDraw.Draw(picture)
-    style: dict[str, Any] = {
-        "font": ImageFont.load_default(_LETTER),
-        "fill": "white",
-        "stroke_width": 3,
-        "stroke_fill": _DARK,
-    }
+    font = ImageFont.load_default(_LETTER)
     for number, (y, x) in zip(regions.index, smaller.on_photo(regions[["row", "col"]].to_numpy(float))):
         left = x > width / 2  # towards the middle
         at = x - _LETTER / 2 if left else x + _LETTER / 2, min(max(y, _LETTER), height - _LETTER)
-        pen.text(at, str(number), anchor="rm" if left else "lm", **style)
+        pen.text(at, str(number), "white", font, "rm" if left else "lm", stroke_width=3, stroke_fill=_DARK)
     return np.asarray(picture)
 
 

@@ -68,15 +68,12 @@ def _choose_score(calibration: Calibration, options: Options) -> list[Row]:
     assert found is not None  # there are several images
     easier, even = found.hurdle < _EASIER, found.relief < _EVEN
     hurdle, relief = f"hurdle {found.hurdle:.2f}", f"relief {found.relief:.2f}"
+    why_scored = f"by the excess, defects are {'easier' if easier else 'not easier'} to tell from normal images"
     why_judged = "the excess does not make defects easier to see"
     if easier:
         why_judged = "about the same is normal everywhere" if even else "taking off an uneven level would blur outlines"
     return [
-        (
-            *("score", "excess" if easier else "top"),
-            f"by the excess, defects are {'easier' if easier else 'not easier'} to tell from normal images",
-            hurdle,
-        ),
+        ("score", "excess" if easier else "top", why_scored, hurdle),
         ("judged", "excess" if easier and even else "map", why_judged, f"{hurdle}, {relief}"),
     ]
 

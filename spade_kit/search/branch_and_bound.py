@@ -335,11 +335,8 @@ def _tighten(P, a, levels, rules, state):
 def measure_places(query: SimdLayout, gallery: SimdLayout, images: np.ndarray, place: np.ndarray) -> np.ndarray:
     """(L, kappa, h, w) float64: at each level, the unweighted squared distance to the pixels found."""
     squared = np.empty((len(gallery.spans), *place.shape))
-    tiles = [
-        (query.fine, gallery.fine, SIMD_WIDTH),
-        (query.middle, gallery.middle, 4),
-        (query.coarse, gallery.coarse, 1),
-    ]
+    sides = zip((query.fine, query.middle, query.coarse), (gallery.fine, gallery.middle, gallery.coarse))
+    tiles = [(*pair, width) for pair, width in zip(sides, (SIMD_WIDTH, 4, 1))]
     levels = [(*tiles[min(number, 2)], *span, squared[number]) for number, span in enumerate(gallery.spans)]
     images = check_images(images, len(gallery))
     place = check_places(place, len(images) * place[0].size)

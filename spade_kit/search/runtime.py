@@ -92,15 +92,8 @@ def check_places(place: np.ndarray, candidates: int) -> np.ndarray:
 
 
 # the units that compute float32 products in TF32 or bfloat16 if told to; before torch 2.9, one setting for all
-_UNITS = [
-    getattr(unit, operation)
-    for unit, operation in (
-        (torch.backends.mkldnn, "matmul"),
-        (torch.backends.mkldnn, "conv"),
-        (torch.backends.cuda, "matmul"),
-    )
-    if hasattr(getattr(unit, operation, None), "fp32_precision")
-]
+_PRODUCTS = (torch.backends.mkldnn, "matmul"), (torch.backends.mkldnn, "conv"), (torch.backends.cuda, "matmul")
+_UNITS = [getattr(of, name) for of, name in _PRODUCTS if hasattr(getattr(of, name, None), "fp32_precision")]
 _SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], None], Any]] = [  # read, write, value in a new process
     (torch.get_default_dtype, torch.set_default_dtype, torch.float32),
     (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode, 0),

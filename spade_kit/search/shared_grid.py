@@ -70,9 +70,8 @@ class CellLayout(Layout):
         parts = -(-most // _PART)
         width = -(-most // (parts * STEP)) * STEP
         self.channels = parts * width
-        self.cells = torch.empty(
-            n, len(shapes), parts, self.h * self.w, width, dtype=torch.float32, device="cpu"
-        ).numpy()
+        size = n, len(shapes), parts, self.h * self.w, width
+        self.cells = torch.empty(size, dtype=torch.float32, device="cpu").numpy()
         self._viewed: tuple[list[np.ndarray], np.ndarray, np.ndarray] | None = None  # axes, views, greatest lengths
 
     def write(self, start: int, levels: Sequence[Tensor]) -> None:
