@@ -1,4 +1,4 @@
-"""Add the lessons for students to what is built: in a wheel they lie beside the demo, inside the package."""
+"""Add the lessons for students to what is built: beside the demo in a wheel, without the others in an sdist."""
 
 import runpy
 from pathlib import Path
@@ -14,6 +14,8 @@ class StudentLessons(BuildHookInterface):
             return
         notebooks = Path(self.root, "notebooks")
         self.folder = TemporaryDirectory()
-        runpy.run_path(str(notebooks / "make_student.py"))["write_student"](notebooks, Path(self.folder.name))
-        place = {"wheel": "spade_kit/data/course", "sdist": "student"}[self.target_name]
-        build_data["force_include"][self.folder.name] = place
+        written = runpy.run_path(str(notebooks / "make_student.py"))["write_student"](notebooks, Path(self.folder.name))
+        if self.target_name == "wheel":
+            build_data["force_include"][self.folder.name] = "spade_kit/data/course"
+        else:  # an sdist holds the rest of the folder already
+            build_data["force_include"] |= {str(path): f"notebooks/{path.name}" for path in written}

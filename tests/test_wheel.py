@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import urllib.error
 import urllib.request
 import venv
@@ -21,7 +22,8 @@ from list_licences import needed
 import spade_kit
 
 ROOT = Path(__file__).parents[1]
-MOST_MEGABYTES = 12
+MOST_MEGABYTES = 12  # of the wheel, and of the sdist
+BUILD = [sys.executable, "-m", "hatchling", "build", "-t"]
 
 pytestmark = [
     pytest.mark.slow,
@@ -33,14 +35,18 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """Built from the sdist, without a network."""
+def sdist(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
-    build = [sys.executable, "-m", "hatchling", "build", "-d", str(folder), "-t"]
-    subprocess.run([*build, "sdist"], cwd=ROOT, check=True)
-    (sdist,) = folder.iterdir()
+    subprocess.run([*BUILD, "sdist", "-d", folder], cwd=ROOT, check=True)
+    return next(folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist) -> Path:
+    """Built from the sdist, without a network."""
+    folder = sdist.parent
     subprocess.run(["tar", "xf", sdist, "-C", folder], check=True)
-    subprocess.run([*build, "wheel"], cwd=folder / sdist.name.removesuffix(".tar.gz"), check=True)
+    subprocess.run([*BUILD, "wheel", "-d", folder], cwd=folder / sdist.name.removesuffix(".tar.gz"), check=True)
     return next(folder.glob("*.whl"))
 
 
@@ -73,6 +79,15 @@ def run(home: Path, *command: str) -> subprocess.CompletedProcess:
 
 def environment(**more: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | more
+
+
+def test_the_sdist_holds_each_file_once_and_lessons_without_outputs(sdist):
+    assert sdist.stat().st_size < MOST_MEGABYTES * 2**20
+    with tarfile.open(sdist) as archive:
+        names = archive.getnames()
+        (lesson,) = (name for name in names if name.endswith("07_explorer.ipynb"))
+        assert '"image/png"' not in archive.extractfile(lesson).read().decode()
+    assert len(names) == len(set(names))
 
 
 def test_the_wheel_is_small_and_whole(wheel):
