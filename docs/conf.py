@@ -23,7 +23,6 @@ extensions = [
 ]  # fmt: skip
 exclude_patterns = ["_made"]
 templates_path = ["_templates"]
-nitpicky = False
 default_role = "py:obj"
 suppress_warnings = ["myst.header"]  # the glossary: a term is a small heading
 

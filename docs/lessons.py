@@ -167,9 +167,9 @@ def _make_widget(state: dict[str, Any]) -> str:
     traits = {name: value for name, value in state.items() if name[0] != "_"}
     photos, thumbs = {}, {}
     if "layers_alone" in traits:  # an explorer can switch images; here it has only one
-        names = ("photo", "neighbours", "matches", "layers_alone", "probe")
-        photos = {traits["index"]: {name: traits[name] for name in names}}
         thumbs = {traits["index"]: traits["photo"]["jpeg"]}
+        names = ("photo", "neighbours", "matches", "layers_alone", "probe")
+        photos = {traits["index"]: {name: traits.pop(name) for name in names}}
     if "suspects" in traits and not traits.get("thumbs"):  # a review is sent its thumbnails; here crops stand in
         crops = dict(zip(traits["neighbours"]["images"], traits["neighbours"]["jpegs"]))
         traits["thumbs"] = crops | {traits["index"]: traits["photo"]["jpeg"]}

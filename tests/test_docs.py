@@ -184,7 +184,7 @@ def test_a_lesson_folds_what_answers_a_prediction_and_shows_formulas(site):
 
 @pytest.mark.slow
 def test_the_course_fits_into_a_mail(site):
-    assert sum(path.stat().st_size for path in (site / "course").rglob("*")) < 30e6
+    assert sum(path.stat().st_size for path in (site / "course").rglob("*")) < 27e6
 
 
 @pytest.mark.slow
