@@ -88,6 +88,25 @@ def explain(answer: Any, right: Any, mistakes: Mapping[str, Any], otherwise: str
     return otherwise
 
 
+def check_answer(
+    answer: Any,
+    right: Any,
+    mistakes: Mapping[str, Any],
+    otherwise: str | Callable[[Any], str],
+    told: str,
+    rtol: float = 1e-5,
+) -> None:
+    """Print whether an answer is a number or list of numbers, and if not, why; see `tell` and `explain`.
+
+    ``answer`` may be a function that computes it, ``otherwise`` one that takes it.
+    """
+
+    def find_mistake(got: Any) -> str | None:
+        return explain(got, right, mistakes, otherwise(got) if callable(otherwise) else otherwise, rtol)
+
+    tell(answer if callable(answer) else lambda: answer, find_mistake, told)
+
+
 def _find_python() -> str | None:
     here = tuple(map(int, platform.python_version_tuple()[:2]))
     return None if here >= (3, 10) else "Python is too old: install 3.10 or later and run `make lab` again."

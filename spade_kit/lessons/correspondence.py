@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 
 from spade_kit.features.pyramid import Pyramid
 from spade_kit.figures.style import RING
-from spade_kit.lessons.checking import explain, tell
+from spade_kit.lessons.checking import check_answer, explain, tell
 from spade_kit.lessons.material import make_pyramids, open_charts, show_grid
 
 # One channel per level: a fine 4 x 4 grid, and a coarse 2 x 2 grid in which each cell covers 2 x 2 fine ones.
@@ -101,11 +101,9 @@ def check_think(cells: int) -> None:
         "That is the search without a radius.": 50 * 56 * 56,
         "That is a disc. The radius counts rows and columns separately, so the cells form a square.": 50 * 17,
     }
-    tell(
-        lambda: cells,
-        lambda answer: explain(answer, 1250, mistakes, f"{answer} is not 50 times the cells within 4 of a corner."),
-        "5 x 5 cells in each of 50 images; inside the image it is 9 x 9, and 4,050.",
-    )
+    otherwise = f"{cells} is not 50 times the cells within 4 of a corner."
+    told = "5 x 5 cells in each of 50 images; inside the image it is 9 x 9, and 4,050."
+    check_answer(cells, 1250, mistakes, otherwise, told)
 
 
 def check(nearest: Callable[[np.ndarray, np.ndarray], tuple[int, float]]) -> None:

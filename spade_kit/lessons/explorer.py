@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from spade_kit.lessons.checking import explain, tell
+from spade_kit.lessons.checking import check_answer, tell
 from spade_kit.result import Result
 from spade_kit.widgets.explorer import Explorer
 
@@ -21,12 +21,13 @@ def check_normal(find: Callable[[Explorer], int], explorer: Explorer) -> None:
         "That is the index of the image under test.": explorer.index,
         "That is the distance.": seen["distance"],
     }
-    tell(
+    told = "The same row says where in that image, and how far it is."
+    check_answer(
         lambda: find(explorer),
-        lambda answer: explain(
-            answer, seen["normal"], mistakes, f"Training image {answer} does not explain the probe."
-        ),
-        "The same row says where in that image, and how far it is.",
+        seen["normal"],
+        mistakes,
+        lambda got: f"Training image {got} does not explain the probe.",
+        told,
     )
 
 
@@ -37,11 +38,9 @@ def check_think(idle: int) -> None:
         "Some neighbours explain cells, and these cells would be farther from normal.": 6,
         "A neighbour that explains no cell changes none.": 0,
     }
-    tell(
-        lambda: idle,
-        lambda answer: explain(answer, 3, mistakes, f"{answer} is not the number of neighbours that explain nothing."),
-        "Three: a large K costs time for neighbours that explain nothing, and nothing else.",
-    )
+    otherwise = f"{idle} is not the number of neighbours that explain nothing."
+    told = "Three: a large K costs time for neighbours that explain nothing, and nothing else."
+    check_answer(idle, 3, mistakes, otherwise, told)
 
 
 def check(find: Callable[[Result], int], result: Result) -> None:

@@ -24,7 +24,7 @@ from spade_kit.evaluation.metrics import roc_auc
 from spade_kit.features.backbones import Backbone, load_backbone
 from spade_kit.features.pyramid import Pyramid, compute_features
 from spade_kit.figures.style import RING, make_panels, show_picture
-from spade_kit.lessons.checking import tell
+from spade_kit.lessons.checking import check_answer, tell
 from spade_kit.lessons.material import add_bar, auc_of_kinds, show_grid
 from spade_kit.spade import SPADE
 
@@ -357,16 +357,16 @@ def check_shape(shape: tuple[int, int, int]) -> None:
 
 def check_think(cells: int) -> None:
     """Check how many cells of a layer of stride 16 and field 75 one pixel can change at most."""
-    told = {
-        5: "That is one row of cells: the grid has two directions.",
-        4: "75 / 16 is 4.7: some pixels lie in only 4 fields of a row, others in 5. And the grid has two directions.",
-        16: "75 / 16 is 4.7: some pixels lie in only 4 fields of a row, others in 5. Take the most.",
-        36: "Six fields begin 16 px apart over 80 px: no pixel lies in all of them.",
-        1: "That is the cell whose 16 x 16 pixels hold the pixel. Its neighbours look farther than their own pixels.",
-        5625: "Those are the pixels that one cell sees: how many cells see one pixel?",
+    mistakes = {
+        "That is one row of cells: the grid has two directions.": 5,
+        "75 / 16 is 4.7: some pixels lie in only 4 fields of a row, others in 5. And the grid has two directions.": 4,
+        "75 / 16 is 4.7: some pixels lie in only 4 fields of a row, others in 5. Take the most.": 16,
+        "Six fields begin 16 px apart over 80 px: no pixel lies in all of them.": 36,
+        "That is the cell whose 16 x 16 pixels hold the pixel. Its neighbours look farther than their own pixels.": 1,
+        "Those are the pixels that one cell sees: how many cells see one pixel?": 75**2,
     }
     otherwise = "Count the fields of 75 px in a row that can hold one pixel, if they begin 16 px apart; then square."
     right = (
         "The rule gives the 5 x 5 and 9 x 9 cells of layer1 and layer2, too: fields of 19 and 67 px, strides 4 and 8."
     )
-    tell(lambda: cells, lambda answer: None if answer == 25 else told.get(answer, otherwise), right)
+    check_answer(cells, 25, mistakes, otherwise, right)

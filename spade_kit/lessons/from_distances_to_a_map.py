@@ -16,7 +16,7 @@ from spade_kit.datasets.synthetic import Stroke, changed, paint
 from spade_kit.evaluation.metrics import aupro
 from spade_kit.features.backbones import Backbone
 from spade_kit.figures.style import BLUE, RING, SCALE, add_scale, draw_contour, make_panels, show_map, show_picture
-from spade_kit.lessons.checking import explain, tell
+from spade_kit.lessons.checking import check_answer, explain, tell
 from spade_kit.lessons.material import open_charts
 from spade_kit.result import Result
 from spade_kit.scores import make_map
@@ -140,10 +140,13 @@ def check_shares(split: Callable[[Float[np.ndarray, "l"]], Float[np.ndarray, "l"
         "Those are fractions, which add up to 1. Multiply them by the distance.": squares / 169,
         "That is in proportion to the roots. Layers contribute by their squares.": np.sqrt(squares) * 13 / 19,
     }
-    tell(
+    told = "A layer counts by its square: the largest has 85 % of the distance here."
+    check_answer(
         lambda: split(squares),
-        lambda answer: explain(answer, right, mistakes, f"For {squares} they are {right.round(2)}; got {answer}."),
-        "A layer counts by its square: the largest has 85 % of the distance here.",
+        right,
+        mistakes,
+        lambda got: f"For {squares} they are {right.round(2)}; got {got}.",
+        told,
     )
 
 
@@ -155,11 +158,9 @@ def check_think(pixels: int) -> None:
         "That is 1 % of the side. The highest 1 % are taken from the whole area.": 2,
         "The defect need not fill the map.": 224 * 224,
     }
-    tell(
-        lambda: pixels,
-        lambda answer: explain(answer, 501, mistakes, f"{answer} px are not 1 % of 224 x 224 px."),
-        "A square of 22 px a side. Smaller defects score less than their height, so top and max rank differently.",
-    )
+    otherwise = f"{pixels} px are not 1 % of 224 x 224 px."
+    told = "A square of 22 px a side. Smaller defects score less than their height, so top and max rank differently."
+    check_answer(pixels, 501, mistakes, otherwise, told)
 
 
 def check(place: Callable[[float, float], float]) -> None:

@@ -19,7 +19,7 @@ from spade_kit.datasets.loading import load_dataset
 from spade_kit.datasets.samples import GOOD, Sample
 from spade_kit.evaluation.bootstrap import bootstrap
 from spade_kit.evaluation.report import Report
-from spade_kit.lessons.checking import explain, tell
+from spade_kit.lessons.checking import check_answer, explain, tell
 from spade_kit.lessons.material import cell_types
 
 Found: TypeAlias = Bool[np.ndarray, "n"]
@@ -89,10 +89,13 @@ def check_fraction(fraction: Callable[[Float[np.ndarray, "n"], float], float]) -
         "That is a number of images: divide it by the number of all.": 4,
         "An image that just reaches the threshold counts, too: use >=.": 0.25,
     }
-    tell(
+    told = "Without labels, this fraction is all that a folder tells: it says how many, not how many rightly."
+    check_answer(
         lambda: fraction(scores, 5.0),
-        lambda answer: explain(answer, 0.5, mistakes, f"The fraction must be 0.5 for {scores} and 5; got {answer}."),
-        "Without labels, this fraction is all that a folder tells: it says how many, not how many rightly.",
+        0.5,
+        mistakes,
+        lambda got: f"The fraction must be 0.5 for {scores} and 5; got {got}.",
+        told,
     )
 
 
@@ -104,11 +107,8 @@ def check_think(needed: int) -> None:
         "Of 50, one is expected above the level, but 0.98 to the power of 50 is 0.36: no confidence.": 50,
         "That is the number for a confidence of 99 %.": 228,
     }
-    tell(
-        lambda: needed,
-        lambda answer: explain(answer, 149, mistakes, f"0.98 to the power of {answer} is {0.98**answer:.3f}."),
-        "Half the rate needs more than twice the images: 59 for 5 %, 149 for 2 %, 299 for 1 %.",
-    )
+    told = "Half the rate needs more than twice the images: 59 for 5 %, 149 for 2 %, 299 for 1 %."
+    check_answer(needed, 149, mistakes, lambda got: f"0.98 to the power of {got} is {0.98**got:.3f}.", told)
 
 
 def check(gain: Callable[[Found, Found, Int[np.ndarray, "n"]], float]) -> None:

@@ -33,7 +33,7 @@ from spade_kit.figures.style import (
     show_map,
     show_picture,
 )
-from spade_kit.lessons.checking import explain, tell
+from spade_kit.lessons.checking import check_answer, explain, tell
 from spade_kit.lessons.material import add_bar, make_pyramids, open_charts, show_grid
 from spade_kit.result import Result
 from spade_kit.scores import make_map
@@ -442,11 +442,9 @@ def check_bound(bound: float) -> None:
         "Square each difference before you add.": 11,
         "That is an upper bound for the two layers together. Add squares, not distances.": (18**0.5 + 3) ** 2,
     }
-    tell(
-        lambda: bound,
-        lambda answer: explain(answer, 27, mistakes, f"9 + 9 in layer3, and what in layer2? Got {answer}.", 0.01),
-        "18 from the blocks and 9 from the cells: layer1 can only add to it.",
-    )
+    otherwise = f"9 + 9 in layer3, and what in layer2? Got {bound}."
+    told = "18 from the blocks and 9 from the cells: layer1 can only add to it."
+    check_answer(bound, 27, mistakes, otherwise, told, rtol=0.01)
 
 
 def check_think(gain: float) -> None:
@@ -460,11 +458,8 @@ def check_think(gain: float) -> None:
         "The first bound is that of the new grid, with 320 channels.": pairs * channels / 112,
     }
     otherwise = f"Multiplications of all pairs, divided by those of one pair of new cells; got {gain}."
-    tell(
-        lambda: gain,
-        lambda answer: explain(answer, pairs * channels / 320, mistakes, otherwise, 0.01),
-        "About 6,300: the coarser the first grid, the fewer the bounds. But they are weaker, too.",
-    )
+    told = "About 6,300: the coarser the first grid, the fewer the bounds. But they are weaker, too."
+    check_answer(gain, pairs * channels / 320, mistakes, otherwise, told, rtol=0.01)
 
 
 def check(must_open: Callable[[np.ndarray, np.ndarray, np.ndarray], bool]) -> None:

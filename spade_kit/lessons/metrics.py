@@ -23,7 +23,7 @@ from spade_kit.figures.style import (
     show_map,
     show_picture,
 )
-from spade_kit.lessons.checking import explain, tell
+from spade_kit.lessons.checking import check_answer, explain, tell
 from spade_kit.lessons.material import add_bar, open_charts
 from spade_kit.result import Result
 
@@ -181,11 +181,8 @@ def check_regions(answer: Sequence[float]) -> None:
         "Those are percent: divide by 100.": [40, 8000 / 104],
     }
     otherwise = f"PRO is a mean over the two regions, the recall one over the 104 pixels; got {answer}."
-    tell(
-        lambda: list(answer),
-        lambda got: explain(got, [0.4, 80 / 104], mistakes, otherwise, rtol=5e-3),
-        "The small region costs half of PRO, and a twenty-fifth of the recall.",
-    )
+    told = "The small region costs half of PRO, and a twenty-fifth of the recall."
+    check_answer(answer, [0.4, 80 / 104], mistakes, otherwise, told, rtol=5e-3)
 
 
 def check_think(answer: Sequence[float]) -> None:
@@ -200,11 +197,8 @@ def check_think(answer: Sequence[float]) -> None:
         "Those are percent: divide by 100.": [100 / 6, 0.4],
     }
     otherwise = f"Count the pixels of the defect and the normal ones that are marked; got {answer}."
-    tell(
-        lambda: list(answer),
-        lambda got: explain(got, [1 / 6, 0.004], mistakes, otherwise, rtol=0.025),
-        "With so many normal pixels, a rate of 2 % is a lot: five of six marked pixels are false alarms.",
-    )
+    told = "With so many normal pixels, a rate of 2 % is a lot: five of six marked pixels are false alarms."
+    check_answer(answer, [1 / 6, 0.004], mistakes, otherwise, told, rtol=0.025)
 
 
 def check(overlap: Callable[[np.ndarray, np.ndarray, float], float]) -> None:

@@ -15,7 +15,7 @@ from spade_kit.evaluation.metrics import roc_auc
 from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
 from spade_kit.features.pyramid import extract_features
 from spade_kit.figures.style import BLUE, COLOURS, GREY, RING, WIDTH, make_panels, open_up, show_picture
-from spade_kit.lessons.checking import explain, tell
+from spade_kit.lessons.checking import check_answer, explain, tell
 from spade_kit.lessons.material import add_bar, open_charts
 from spade_kit.spade import SPADE
 
@@ -221,4 +221,4 @@ def check_think(levels: float) -> None:
     }
     otherwise = f"The scratch is {scratch:.0f} away, the root of 64 x 100^2: find the levels with that distance."
     right = "Fewer than 4 of 255 levels: in pixels a slightly brighter lamp hides a scratch."
-    tell(lambda: levels, lambda answer: explain(answer, scratch / 224, mistakes, otherwise, rtol=0.02), right)
+    check_answer(levels, scratch / 224, mistakes, otherwise, right, rtol=0.02)

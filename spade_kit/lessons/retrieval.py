@@ -14,7 +14,7 @@ from spade_kit.datasets.samples import Sample
 from spade_kit.datasets.synthetic import Stroke, paint
 from spade_kit.features.pyramid import Pyramid
 from spade_kit.figures.style import BLUE, GREEN, RING, WIDTH
-from spade_kit.lessons.checking import explain, tell
+from spade_kit.lessons.checking import check_answer, explain, tell
 from spade_kit.lessons.material import auc_of_kinds, open_charts
 from spade_kit.result import Result
 from spade_kit.scores import find_threshold
@@ -194,7 +194,7 @@ def check_fraction(fraction: float) -> None:
     }
     otherwise = "Count the others of its kind, and divide by the number of neighbours."
     right = "At least 12 of the 50 neighbours are of the other kind, whatever the features."
-    tell(lambda: fraction, lambda answer: explain(answer, 38 / 50, mistakes, otherwise, rtol=1e-3), right)
+    check_answer(fraction, 38 / 50, mistakes, otherwise, right, rtol=1e-3)
 
 
 def check_think(answer: list[float]) -> None:
@@ -210,4 +210,4 @@ def check_think(answer: list[float]) -> None:
     }
     otherwise = "The pooled vector: the sum of the changes, divided by 49. The largest: that of one cell."
     right = "The mean keeps 4 % of the change, the maximum all of it."
-    tell(lambda: answer, lambda given: explain(given, [pooled, 10], mistakes, otherwise, rtol=0.02), right)
+    check_answer(answer, [pooled, 10], mistakes, otherwise, right, rtol=0.02)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from spade_kit.datasets.samples import Photo
 from spade_kit.figures.style import BLUE, GREEN, RING
-from spade_kit.lessons.checking import explain, tell
+from spade_kit.lessons.checking import check_answer, explain, tell
 from spade_kit.lessons.material import open_charts
 from spade_kit.scores import find_threshold
 from spade_kit.spade import SPADE
@@ -80,13 +80,8 @@ def check_count(images: int) -> None:
         "That is twice as many as needed: the new image falls above the largest of N in 1 of N + 1 cases.": 99,
         "That suffices for 4 %: 1 of 25.": 24,
     }
-    tell(
-        lambda: images,
-        lambda answer: explain(
-            answer, 49, mistakes, f"The largest of {answer} scores is reached in 1 of {answer + 1}."
-        ),
-        "A new image falls above the largest of 49 in 1 of 50 cases: 2 %.",
-    )
+    told = "A new image falls above the largest of 49 in 1 of 50 cases: 2 %."
+    check_answer(images, 49, mistakes, lambda got: f"The largest of {got} scores is reached in 1 of {got + 1}.", told)
 
 
 def check_think(costs: Sequence[float]) -> None:
@@ -101,11 +96,10 @@ def check_think(costs: Sequence[float]) -> None:
         "That counts parts. A missed defect costs 50.": missed + alarms,
     }
     otherwise = f"How many of the 10 defects are missed, and how many of the 990 good parts alarm? Got {costs}."
-    tell(
-        lambda: costs,
-        lambda answer: explain(answer, 50 * missed + alarms, mistakes, otherwise, rtol=0.0025),  # whole numbers will do
-        "The highest threshold is the cheapest here, although it misses most: only one part in a hundred is defective.",
+    told = (
+        "The highest threshold is the cheapest here, although it misses most: only one part in a hundred is defective."
     )
+    check_answer(costs, 50 * missed + alarms, mistakes, otherwise, told, rtol=0.0025)  # whole numbers will do
 
 
 def check(find: Callable[[np.ndarray, float], float]) -> None:

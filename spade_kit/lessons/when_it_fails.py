@@ -17,7 +17,7 @@ from spade_kit.evaluation.metrics import aupro, roc_auc
 from spade_kit.features.pyramid import Pyramid
 from spade_kit.figures.results import draw_views
 from spade_kit.figures.style import SCALE
-from spade_kit.lessons.checking import explain, tell
+from spade_kit.lessons.checking import check_answer, explain, tell
 from spade_kit.lessons.material import cell_types
 from spade_kit.result import Result
 from spade_kit.scores import make_map
@@ -160,11 +160,9 @@ def check_rate(rate: float) -> None:
         "Nearly: the new part counts, too. It is the largest of N + 1 in one case of N + 1.": 1 / 10,
         "A rate lies between 0 and 1.": 100 / 11,
     }
-    tell(
-        lambda: rate,
-        lambda answer: explain(answer, 1 / 11, mistakes, f"How likely is a new part above all 10? Got {answer}.", 0.02),
-        "One in eleven: a second image of each part does not help.",
-    )
+    otherwise = f"How likely is a new part above all 10? Got {rate}."
+    told = "One in eleven: a second image of each part does not help."
+    check_answer(rate, 1 / 11, mistakes, otherwise, told, rtol=0.02)
 
 
 def check_think(distances: Sequence[float]) -> None:
@@ -177,11 +175,9 @@ def check_think(distances: Sequence[float]) -> None:
         "AnomalyDINO retrieves no images: it searches all of them.": [6, 4, 6, 10],
         "Both look into A and C and take the nearest patch in either, not that of the first image.": [9, 4, 4, 12],
     }
-    tell(
-        lambda: distances,
-        lambda answer: explain(answer, [6, 4, 4, 10], mistakes, f"Look up each row of the table; got {answer}."),
-        "Where a method may look decides what it can explain: the fewer places, the larger the distance.",
-    )
+    otherwise = f"Look up each row of the table; got {distances}."
+    told = "Where a method may look decides what it can explain: the fewer places, the larger the distance."
+    check_answer(distances, [6, 4, 4, 10], mistakes, otherwise, told)
 
 
 def check(measure: Callable[[np.ndarray, np.ndarray], float]) -> None:
