@@ -150,7 +150,7 @@ def test_each_way_to_preprocess_does_what_its_name_says(backbone, demo):
     np.testing.assert_allclose(taken["blue and red swapped"], taken[first][..., ::-1])
     np.testing.assert_allclose(taken["0 to 255, not scaled"], right)
     own = (right / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
-    np.testing.assert_allclose(taken["ImageNet's figures"], own)
+    np.testing.assert_allclose(taken["ImageNet's statistics"], own)
     assert 0 < abs(taken["JPEG of quality 15"] - taken[first]).mean() < 0.1
     np.testing.assert_allclose((taken["20 % darker"] + 1) / 2, 0.8 * right / 255, atol=2 / 255)
     height, width, _ = ways["5 % larger"][1](photo).shape

@@ -166,7 +166,7 @@ def list_ways(backbone: Backbone) -> dict[str, tuple[Backbone, Change]]:
     return {
         _RIGHT: (backbone, np.asarray),
         "blue and red swapped": (backbone, lambda photo: np.ascontiguousarray(photo[..., ::-1])),
-        "ImageNet's figures": (replace(backbone, mean=_IMAGENET[0], std=_IMAGENET[1]), np.asarray),
+        "ImageNet's statistics": (replace(backbone, mean=_IMAGENET[0], std=_IMAGENET[1]), np.asarray),
         "0 to 255, not scaled": (replace(backbone, mean=(0.0,) * 3, std=(1 / 255,) * 3), np.asarray),
         "JPEG of quality 15": (backbone, _compress),
         "5 % larger": (backbone, _enlarge),
@@ -237,7 +237,7 @@ def draw_traces(
 ) -> Figure:
     """Where the middle cell of each layer looks: receptive field (dashed) and square with 90 % of its trace (solid)."""
     figure, (photo, *others) = make_panels(None, 1 + len(traces), bars=1)
-    show_picture(photo, crop, "photo")
+    show_picture(photo, crop, "image")
     for panel, (name, trace), level in zip(others, traces.items(), compute_features([crop], backbone).levels):
         cells = level.shape[2]
         field, most = receptive_field(*zip(*list_convolutions(backbone, name))), side_that_holds(0.9, trace, cells)
@@ -255,7 +255,7 @@ def draw_similarity(
 ) -> Figure:
     """Distance of each cell from the probed one (circle), and the most similar cells elsewhere (crosses)."""
     figure, (photo, *others) = make_panels(None, 1 + len(grids), bars=1)
-    show_picture(photo, crop, "photo")
+    show_picture(photo, crop, "image")
     for panel, name, grid in zip(others, backbone.layers, grids):
         title = f"{name} (crosses: most similar)"
         image = show_grid(panel, grid / np.median(grid), title, vmin=0, vmax=1.5, extent=_extent(len(crop)))
@@ -344,13 +344,13 @@ def check_shape(shape: tuple[int, int, int]) -> None:
     """Check the shape of layer2 for a crop of 448 x 448 pixels."""
     told: dict[tuple[int, ...], str] = {
         (40, 28, 28): "That is its shape for a crop of 224 x 224: stride 8 is the same for every crop.",
-        (80, 56, 56): "The number of channels does not depend on the size of the photo.",
-        (80, 28, 28): "A larger photo has more cells; the number of channels stays the same.",
+        (80, 56, 56): "The number of channels does not depend on the size of the image.",
+        (80, 28, 28): "A larger image has more cells; the number of channels stays the same.",
         (56, 56, 40): "The channels come first: (c, h, w).",
         (24, 112, 112): "That is layer1: layer2 has stride 8.",
         (112, 28, 28): "That is layer3: layer2 has stride 8.",
     }
-    otherwise = "The table gives channels and stride of layer2: how often does the stride fit into the side?"
+    otherwise = "The table gives channels and stride of layer2: how many times does the stride fit into the side?"
     right = "Twice the side, four times the cells; the channels stay the same."
     tell(lambda: shape, lambda _: None if tuple(shape) == (40, 56, 56) else told.get(tuple(shape), otherwise), right)
 

@@ -90,8 +90,8 @@ def draw_contrast(random: Mapping[int, float], measured: Mapping[str, tuple[int,
     panel.loglog(list(random), list(random.values()), "o-", color=GREY, markersize=4, label="random points")
     for at, (name, (d, own, shuffled)) in enumerate(measured.items()):
         panel.plot([d, d], [own, shuffled], color=RING, linewidth=1)
-        panel.plot(d, own, "o", color=RING, markersize=8, label="photos" if at == 0 else None)
-        panel.plot(d, shuffled, "s", color=BLUE, markersize=7, label="photos, shuffled" if at == 0 else None)
+        panel.plot(d, own, "o", color=RING, markersize=8, label="images" if at == 0 else None)
+        panel.plot(d, shuffled, "s", color=BLUE, markersize=7, label="images, shuffled" if at == 0 else None)
         told = f"{name}: {own:.1f}, shuffled {shuffled:.1f}"
         panel.annotate(told, (d, own), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=8)
     for axis, ticks in ((panel.xaxis, (1, 10, 100, 1_000, 10_000, 100_000)), (panel.yaxis, (1, 2, 5, 10, 20, 50, 100))):
@@ -166,7 +166,7 @@ def check(score: Callable[[np.ndarray, np.ndarray, int], float]) -> None:
     """Check that ``score`` gives the mean Euclidean distance of a query (d,) to the k nearest of n points (n, d)."""
     rng = np.random.default_rng(0)
     query, normals, k = rng.normal(size=4), rng.normal(size=(25, 4)), 3
-    right = "For pooled vectors of photos this is the paper's image score; for features of pixels, its anomaly map."
+    right = "For pooled vectors of images this is the paper's image score; for features of pixels, its anomaly map."
     tell(lambda: score(query, normals, k), lambda answer: _find_mistake(answer, query, normals, k), right)
 
 
@@ -196,7 +196,7 @@ def _find_mistake(answer: float, query: np.ndarray, normals: np.ndarray, k: int)
 def check_k(ks: list[int]) -> None:
     """Check the values of k from 1 to 6 that two hollow bolts among the normal ones and a rare size allow."""
     told: dict[tuple[int, ...], str] = {
-        (1, 2): "With these the two hollow bolts alone decide: the next one finds them at once and looks normal.",
+        (1, 2): "With k = 1 or 2 the next hollow bolt finds only the two mistakes, so it looks normal.",
         (2, 3, 4): "With k = 2 both neighbours of a hollow bolt are the two mistakes, so it looks normal.",
         (3,): "k = 4 works as well: the fifth bolt of the rare size finds four of its own.",
         (3, 4, 5): "With k = 5 the fifth bolt of the rare size must look among the others, 10 mm away.",
@@ -215,7 +215,7 @@ def check_think(levels: float) -> None:
             100 * 64 / 224**2
         ),
         "That is the distance of the scratch: find the change of all 224 x 224 pixels with that distance.": scratch,
-        "That is 100 times the fraction of one side: a photo has 224 x 224 pixels.": 100 * (64 / 224) ** 0.5,
+        "That is 100 times the fraction of one side: an image has 224 x 224 pixels.": 100 * (64 / 224) ** 0.5,
         "That is the square: take the root at the end.": (scratch / 224) ** 2,
         "Rounded to whole levels, yes. Give two more digits.": 4,
     }

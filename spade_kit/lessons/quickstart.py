@@ -32,12 +32,12 @@ def check_marked(marked: float, result: Result) -> None:
         "That is the number of marked pixels: take the mean, not the sum.": loose.sum(),
         "That is in percent: write the fraction itself.": 100 * loose.mean(),
         "That is the fraction that is not marked.": 1 - loose.mean(),
-        "So much of the defect is marked, but not of the whole photo: take the mean over all its pixels.": (
+        "So much of the defect is marked, but not of the whole image: take the mean over all its pixels.": (
             loose[result.mask].mean()
         ),
     }
     otherwise = "Take spade.threshold(fpr=0.05), then the mean of result.segmentation(...)."
-    right = f"{loose.mean():.0%} of this photo instead of {tight.mean():.0%}: more false alarms, and a wider glow."
+    right = f"{loose.mean():.0%} of this image instead of {tight.mean():.0%}: more false alarms, and a wider glow."
 
     def find_mistake(answer: float) -> str | None:
         to_two_digits = abs(answer - loose.mean()) <= 0.005
@@ -78,7 +78,7 @@ def _find_mistake(verdicts: list[bool]) -> str | None:
 def check_think(answer: list[float]) -> None:
     """Check the marked pixels of a good part on average, and how many of 12 good parts have one."""
     right = (
-        "Every good part has some of the 1 % of pixels: parts need their own threshold, threshold(0.05, of='image')."
+        "Every good part has some marked pixels, so parts need a threshold of their own: threshold(0.05, of='image')."
     )
     tell(lambda: answer, _find_wrong_count, right)
 
@@ -94,7 +94,7 @@ def _find_wrong_count(answer: list[float]) -> str | None:
     if wrong is not None or called == 12:
         return wrong
     if called == 1 and not isinstance(called, Integral):
-        return "That is the fraction of the parts: how many of the 12 are they?"
+        return "That is a fraction of the parts: how many of the 12 is it?"
     if called in (0, 0.12, 1):
         return (
             "1 % of the pixels is not 1 % of the parts: a single pixel is enough to call a part defective. Judge them."
