@@ -178,7 +178,7 @@ def check_regions(answer: Sequence[float]) -> None:
         "PRO is right. Recall counts pixels: 80 of 104.": [0.4, 0.4],
         "Recall is right. PRO gives both regions the same weight: the mean of 0.8 and 0.": [80 / 104, 80 / 104],
         "PRO is right. Region B's pixels count in the recall, too: 80 of 104, not of 100.": [0.4, 0.8],
-        "Those are percent: divide by 100.": [40, 8000 / 104],
+        "Those are percentages: divide by 100.": [40, 8000 / 104],
     }
     otherwise = f"PRO is a mean over the two regions, the recall one over the 104 pixels; got {answer}."
     told = "The small region costs half of PRO, and a twenty-fifth of the recall."
@@ -190,11 +190,11 @@ def check_think(answer: Sequence[float]) -> None:
     mistakes = {
         "Precision is not found / (found + rate): count pixels, 200 and 1,000.": [0.8 / 0.82, 0.004],
         "The rate is right. Precision is 200 of all 1,200 marked pixels, not 200 / 1,000.": [0.2, 0.004],
-        "The precision is right. For 0.5, as many normal pixels as found ones: 200 of 50,000.": [1 / 6, 0.02],
+        "The precision is right. For 0.5, mark as many normal pixels as are found: 200 of 50,000.": [1 / 6, 0.02],
         "The precision is right. The rate is a fraction, 200 of 50,000, not a number of pixels.": [1 / 6, 200],
         "The precision is right. Only 80 % of the 250 pixels are found: 200 of 50,000.": [1 / 6, 0.005],
         "The two are swapped: the precision comes first.": [0.004, 1 / 6],
-        "Those are percent: divide by 100.": [100 / 6, 0.4],
+        "Those are percentages: divide by 100.": [100 / 6, 0.4],
     }
     otherwise = f"Count the pixels of the defect and the normal ones that are marked; got {answer}."
     told = "With so many normal pixels, a rate of 2 % is a lot: five of six marked pixels are false alarms."

@@ -89,7 +89,7 @@ def _explain_fractions(
     mistakes = {
         **mistakes,
         "The order is layer1, layer2, layer3.": right[::-1],
-        "Those are percent: divide by 100.": 100 * right,
+        "Those are percentages: divide by 100.": 100 * right,
     }
     for told, value in [(None, right), *mistakes.items()]:
         rounded = 0.5 if value.max() > 1 else 0.005  # percent and squares have no decimals

@@ -95,7 +95,9 @@ def check_think(costs: Sequence[float]) -> None:
         "Those are misses alone. Add 1 for each false alarm.": 50 * missed,
         "That counts parts. A missed defect costs 50.": missed + alarms,
     }
-    otherwise = f"How many of the 10 defects are missed, and how many of the 990 good parts alarm? Got {costs}."
+    otherwise = (
+        f"How many of the 10 defects are missed, and how many of the 990 good parts are false alarms? Got {costs}."
+    )
     told = (
         "The highest threshold is the cheapest here, although it misses most: only one part in a hundred is defective."
     )
