@@ -6,6 +6,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor as Apart  # a browser's event loop may run in this thread
 from dataclasses import replace
 from io import BytesIO
+from itertools import combinations
 from threading import Thread
 
 import numpy as np
@@ -494,8 +495,8 @@ def test_a_figure_has_the_histograms_the_line_and_the_justification(chooser, jud
     chooser.threshold = 72.5
     figure = chooser.draw()
     assert isinstance(figure, Figure)
-    labels = ["normal\n12 images", "test: good\n3 images", "test: defects\n9 images"]
-    assert [panel.get_ylabel() for panel in figure.axes] == labels
+    titles = ["normal: 12 images", "test: good: 3 images", "test: defects: 9 images"]
+    assert [panel.get_title("left") for panel in figure.axes] == titles
     for panel in figure.axes:
         assert [line.get_xdata()[0] for line in panel.lines] == [72.5]
     assert figure.get_supxlabel().replace("\n", "") == chooser.sentence + chooser.told["images"][0]
@@ -504,6 +505,23 @@ def test_a_figure_has_the_histograms_the_line_and_the_justification(chooser, jud
     assert lowest - 0.2 * (highest - lowest) < left < lowest < highest < right  # all scores, filling the axis
     chooser.threshold = lowest / 2
     assert chooser.draw().axes[0].get_xlim()[0] < lowest / 2
+
+
+@pytest.mark.parametrize(("of", "told"), [("image", "images"), ("pixel", "pixels, log scale")])
+def test_no_words_of_a_figure_touch(chooser, of, told):
+    chooser.of = of
+    figure = chooser.draw()
+    assert figure.get_supylabel() == told
+    words = [figure.axes[-1].xaxis.label]
+    for panel in figure.axes:
+        least, most = panel.get_ylim()
+        marks = zip(panel.get_yticks(), panel.get_yticklabels())
+        seen = [mark for value, mark in marks if least <= value <= most]
+        assert 2 <= len(seen) <= 5
+        words += [panel._left_title, *seen]
+    figure.draw_without_rendering()
+    boxes = [word.get_window_extent() for word in words]
+    assert not [pair for pair in combinations(boxes, 2) if pair[0].overlaps(pair[1])]
 
 
 def test_the_static_preview_is_deterministic(chooser, spade, few):

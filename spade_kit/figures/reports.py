@@ -127,7 +127,7 @@ def draw_threshold_study(study: ThresholdStudy, threshold: float, sentence: str 
     kinds = {"normal": (study.normal.sum(0), style.BLUE), "test: good": (study.good, style.GREEN)}
     kinds |= {"test: defects": (study.defect, style.RING), "test: unknown": (study.unknown, style.GREY)}
     shown = {kind: (counts, colour) for kind, (counts, colour) in kinds.items() if counts.sum()}
-    figure = Figure(figsize=(style.WIDTH, 0.5 + 1.1 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(style.WIDTH, 0.5 + 1.3 * len(shown)), layout="constrained")
     panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
     seen = study.edges[np.flatnonzero(sum(counts for counts, _ in shown.values()))]
     room = 0.05 * (study.edges[-1] - seen[0])
@@ -137,9 +137,14 @@ def draw_threshold_study(study: ThresholdStudy, threshold: float, sentence: str 
         coarser = counts.reshape(-1, 4).sum(1)  # bins four times as wide, so that bins with few images are visible
         panel.stairs(coarser, study.edges[::4], fill=True, color=colour)
         panel.axvline(threshold, color="#222222", linewidth=1.5)
-        panel.set_yscale("symlog" if study.of == "pixel" else "linear")
-        panel.set_ylabel(f"{kind}\n{counts.sum():,} {study.of}s", fontsize=8)
+        if study.of == "pixel":
+            panel.set_yscale("symlog", linthresh=10)
+            panel.yaxis.get_major_locator().set_params(numticks=4)
+        else:
+            panel.locator_params("y", nbins=4, integer=True)
+        panel.set_title(f"{kind}: {counts.sum():,} {study.of}s", fontsize=8, loc="left")
         panel.tick_params(labelsize=8)
+    figure.supylabel("images" if study.of == "image" else "pixels, log scale", fontsize=8)
     scores = "score of each image" if study.of == "image" else "each pixel"
     panels[-1].set_xlabel(f"distance (raw), {scores}", fontsize=8)
     return style.small_print(figure, (sentence or study.at(threshold).sentence).replace(". ", ".\n "))

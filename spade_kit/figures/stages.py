@@ -115,14 +115,11 @@ def _draw_pyramid(panel: Axes, result: Result) -> str:
 
 def _draw_retrieval(panel: Axes, ranking: Neighbours, k: int) -> str:
     ranks = np.arange(1, len(ranking) + 1)
-    panel.bar(
-        ranks,
-        ranking.distance,
-        0.8,
-        color=[style.BLUE if rank <= k else "none" for rank in ranks],
-        edgecolor=style.GREY,
-    )
+    colours = [style.BLUE if rank <= k else "none" for rank in ranks]
+    panel.bar(ranks, ranking.distance, 0.8, color=colours, edgecolor=style.GREY)
     panel.axvline(k + 0.5, color=style.RING)
+    panel.set_xlabel("normal images, nearest first", fontsize=8)
+    panel.set_ylabel("distance of pooled vectors", fontsize=8)
     style.open_up(panel)
     return f"retrieval: the {k} nearest of {len(ranking)}"
 
