@@ -13,6 +13,7 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+import spade_kit.figures.style as style
 from spade_kit._arguments import check_count, check_made, choose
 from spade_kit._files import as_path
 from spade_kit.datasets.images import read_image
@@ -21,7 +22,6 @@ from spade_kit.evaluation.report import METRICS, Report
 from spade_kit.evaluation.sweep import OPTIONS
 from spade_kit.evaluation.threshold_study import ThresholdStudy
 from spade_kit.features.backbones import Backbone
-from spade_kit.figures import style
 from spade_kit.scores import take_inside
 
 if TYPE_CHECKING:

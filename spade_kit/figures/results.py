@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+import spade_kit.figures.style as style
 from spade_kit._arguments import check_count, check_made
 from spade_kit._files import printable
-from spade_kit.figures import style
 from spade_kit.result import Result
 from spade_kit.scores import check_threshold
 

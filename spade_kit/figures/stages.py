@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from sklearn.decomposition import PCA
 
+import spade_kit.figures.style as style
 from spade_kit.features.pyramid import Pyramid
-from spade_kit.figures import style
 from spade_kit.result import Result
 from spade_kit.retrieval import Neighbours
 
