@@ -246,8 +246,8 @@ FAULTS = [
     Fault(
         "pictures of normal images shifted by one",
         "gallery/checkpoint.py",
-        "zip([0, *ends[:-1]], ends)",
-        "zip([0, *ends[1:]], ends)",
+        'shard["jpeg_ends"].tolist()[:-1]',
+        'shard["jpeg_ends"].tolist()[1:]',
         "checkpoint",
         "07_explorer",
     ),
