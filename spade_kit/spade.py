@@ -14,7 +14,6 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 import pandas
-import torch
 from jaxtyping import UInt8
 from sklearn.exceptions import NotFittedError
 from torch import nn
@@ -25,7 +24,7 @@ from spade_kit.batch import predict_folder
 from spade_kit.correspondence import warn_about_clipping
 from spade_kit.datasets.roi import Look, Roi, Where
 from spade_kit.datasets.samples import GOOD, Photo, Sample, as_list, name_of, shape_of
-from spade_kit.features.backbones import EMBEDDED, SIDES, Backbone, is_transformer, load_backbone
+from spade_kit.features.backbones import EMBEDDED, SIDES, Backbone, Device, is_transformer, load_backbone
 from spade_kit.features.pyramid import compute_features, fit_cropping, read_crop
 from spade_kit.gallery.calibration import Calibration, Groups
 from spade_kit.gallery.checkpoint import load_gallery, save_gallery, save_settings
@@ -127,7 +126,7 @@ class SPADE:
         score: str = "max",
         judged: str = "map",
         squared: bool = False,
-        device: str | torch.device | None = None,
+        device: Device = None,
         **gone: Any,
     ) -> None:
         _refuse(gone)
@@ -143,7 +142,7 @@ class SPADE:
 
     @classmethod
     def recommended(
-        cls, backbone: str | Backbone = EMBEDDED, *, size: int | None = None, device: str | torch.device | None = None
+        cls, backbone: str | Backbone = EMBEDDED, *, size: int | None = None, device: Device = None
     ) -> SPADE:
         """The settings that performed best over all our datasets, for images about which nothing else is known.
 
@@ -184,7 +183,7 @@ class SPADE:
         return spade
 
     @classmethod
-    def _as_rad(cls, backbone: str | Backbone, crop: int, device: str | torch.device | None) -> SPADE:
+    def _as_rad(cls, backbone: str | Backbone, crop: int, device: Device) -> SPADE:
         network = load_backbone(backbone, resize=round(crop * 8 / 7), crop=crop, unit=True, device=device)
         if not network.unit:
             raise ValueError(
@@ -439,7 +438,7 @@ class SPADE:
         folder: str | Path,
         backbone: str | Backbone | None = None,
         *,
-        device: str | torch.device | None = None,
+        device: Device = None,
         roi: Look | None = None,
     ) -> SPADE:
         """Read a folder written by `save`. Features above 1 GB stay in the file until a search needs them.

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from spade_kit.search.runtime import usual_settings
 SIDES = 32, 2**14  # px: of the smallest and the largest image that a network gets
 _RESIZE, _CROP = 256, 224  # px: the defaults
 _SEED = 0  # of untrained weights
+Device: TypeAlias = str | torch.device | None  # None: where the backbone is
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -213,7 +214,7 @@ def load_backbone(
     crop: int | None = _CROP,
     average: int = 1,
     unit: bool = False,
-    device: str | torch.device | None = None,
+    device: Device = None,
 ) -> Backbone:
     """Load a pretrained network for feature pyramids.
 
@@ -411,10 +412,8 @@ def find_device(device: str | torch.device) -> torch.device:
         found = torch.device(device)
         torch.empty(1, device=found).tolist()  # "meta" holds no numbers
     except (RuntimeError, AssertionError, TypeError) as problem:
-        reason = str(problem).splitlines()[0]
-        raise ValueError(
-            f"device must be 'cpu', 'cuda' or 'mps', and available here; got {device!r}: {reason}"
-        ) from None
+        told = str(problem).splitlines()[0]
+        raise ValueError(f"device must be 'cpu', 'cuda' or 'mps', and available here; got {device!r}: {told}") from None
     return found
 
 

@@ -23,7 +23,7 @@ from spade_kit._work import share, side_by_side, track
 from spade_kit.datasets.images import UnreadablePhotoError
 from spade_kit.datasets.roi import Roi, RoiError, Where
 from spade_kit.datasets.samples import Photo, Sample, as_array, as_list, name_of, shape_of
-from spade_kit.features.backbones import EMBEDDED, Backbone, load_backbone
+from spade_kit.features.backbones import EMBEDDED, Backbone, Device, load_backbone
 from spade_kit.features.crops import Crop, Cropping, SmallPhotoError
 from spade_kit.features.levels import as_features
 from spade_kit.options import LARGEST
@@ -137,7 +137,7 @@ def extract_features(
     backbone: str | nn.Module | Backbone = EMBEDDED,
     *,
     batch_size: int | None = None,
-    device: str | torch.device | None = None,
+    device: Device = None,
 ) -> Pyramid:
     """Compute the feature pyramid of one or more images.
 
