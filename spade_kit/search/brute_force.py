@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -14,14 +15,11 @@ from spade_kit.search.runtime import NOWHERE, check_places, usual_settings
 
 _TABLE = {"cpu": 2**20, "cuda": 2**28, "mps": 2**26}  # bytes of distances at a time; on the CPU they stay in its cache
 _PAIRS = 2**26  # bytes of features re-measured at a time
+Window: TypeAlias = "tuple[np.ndarray, np.ndarray] | None"  # (h, h) and (w, w): which rows, which columns; None for all
 
 
 def search_brute_force(
-    query: Sequence[Tensor],
-    gallery: Sequence[Tensor],
-    weights: np.ndarray,
-    kappa: int,
-    window: tuple[np.ndarray, np.ndarray] | None,
+    query: Sequence[Tensor], gallery: Sequence[Tensor], weights: np.ndarray, kappa: int, window: Window
 ) -> np.ndarray:
     """Find the kappa nearest pixels.
 
@@ -36,7 +34,7 @@ def search_brute_force(
     weights
         (L,), the weight of each level's squared distance.
     window
-        Which rows and columns may be compared: bool (h, h) and (w, w); None for all.
+        Which rows and columns may be compared.
 
     Returns
     -------

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from spade_kit.search import runtime
 from spade_kit.search.branch_and_bound import measure_places, search_branch_and_bound, supports_branch_and_bound
-from spade_kit.search.brute_force import measure_brute_force, search_brute_force
+from spade_kit.search.brute_force import Window, measure_brute_force, search_brute_force
 from spade_kit.search.layout import Layout, Shards, SimdLayout, lay_out, nested_order, within
 from spade_kit.search.projection import measure_cells, search_projection
 from spade_kit.search.shared_grid import CellLayout, measure_shared_grid, search_shared_grid, supports_shared_grid
@@ -136,9 +136,8 @@ class PixelSearch:
         """A level of query and gallery as tiles, the order of cells in the tiles, and the indices of the images."""
         h, w = self.grids[level]
         if isinstance(self.gallery, SimdLayout) and (level < 2 or len(self.grids) == 3):  # further levels share a tile
-            query, gallery = (
-                (held.fine, held.middle, held.coarse)[level] for held in (self._query_layout, self.gallery)
-            )
+            name = ("fine", "middle", "coarse")[level]
+            query, gallery = self._query_layout.arrays[name], self.gallery.arrays[name]
             return query[0], gallery, nested_order(h, w, 2 - level), self.images
         query, gallery = (lay_out(levels[level].flatten(2).cpu().numpy()) for levels in (self.query, self._levels))
         return query[0], gallery, np.arange(h * w), np.arange(len(self.images))
@@ -153,9 +152,7 @@ def levels_of(gallery: Layout | Sequence[Tensor], images: np.ndarray) -> Sequenc
     return [level[torch.from_numpy(images).to(level.device)].float() for level in gallery]
 
 
-def window_of(
-    cells: tuple[int, int], fine: tuple[int, int], radius: int | None
-) -> tuple[np.ndarray, np.ndarray] | None:
+def window_of(cells: tuple[int, int], fine: tuple[int, int], radius: int | None) -> Window:
     """Which rows and which columns of a level may be compared; None for all."""
     return None if radius is None else (within(cells[0], fine[0], radius), within(cells[1], fine[1], radius))
 
