@@ -336,18 +336,21 @@ def check_shared(folder: Path) -> None:
         raise FileNotFoundError(f"There is no folder {as_text(folder)}: workers need storage that all machines share.")
 
 
+def encode_picture(pixels: np.ndarray, kind: str, **options: Any) -> bytes:
+    """A file of this kind, with options of Pillow."""
+    stream = BytesIO()
+    Image.fromarray(pixels).save(stream, kind, **options)
+    return stream.getvalue()
+
+
 def encode_tiff(values: Float[np.ndarray, "H W"]) -> bytes:
     """A map as float32 TIFF, 0 for NaN. Not compressed: that takes fifty times as long and saves only a fifth."""
-    stream = BytesIO()
-    Image.fromarray(np.nan_to_num(values, nan=0.0)).save(stream, "TIFF")
-    return stream.getvalue()
+    return encode_picture(np.nan_to_num(values, nan=0.0), "TIFF")
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
     """(H, W, 3) uint8, or (H, W) bool, white where True."""
-    stream = BytesIO()
-    Image.fromarray(pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels).save(stream, "PNG")
-    return stream.getvalue()
+    return encode_picture(pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels, "PNG")
 
 
 def _is_whole(file: Path) -> bool:

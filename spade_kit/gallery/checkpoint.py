@@ -29,7 +29,7 @@ from spade_kit._arguments import check_count, warn
 from spade_kit._files import as_text, check_is_no_file, explain_failure, explain_reading, remove_unfinished, write_whole
 from spade_kit.datasets.roi import Roi, check_corners, pack_mask, unpack_mask
 from spade_kit.datasets.samples import Sample
-from spade_kit.features.backbones import Backbone, load_backbone
+from spade_kit.features.backbones import Backbone, Device, load_backbone
 from spade_kit.features.crops import Crop, Cropping
 from spade_kit.features.pyramid import check_size
 from spade_kit.features.sources import must_download
@@ -212,7 +212,7 @@ def describe_backbone(backbone: Backbone) -> dict[str, Any]:
     return {"recipe": backbone.recipe, "name": backbone.name, "sha256": backbone.sha256}
 
 
-def load_gallery(folder: Path, backbone: str | Backbone | None, device: str | torch.device | None) -> Stored:
+def load_gallery(folder: Path, backbone: str | Backbone | None, device: Device) -> Stored:
     """Read a folder written by `save_gallery`; features are checked when first needed.
 
     Those of a large gallery stay in the file: while it is in use, the file must not be cut or changed in place, which
@@ -230,9 +230,7 @@ def load_gallery(folder: Path, backbone: str | Backbone | None, device: str | to
     return _load(folder, manifest, backbone, device)
 
 
-def _load(
-    folder: Path, manifest: dict[str, Any], backbone: str | Backbone | None, device: str | torch.device | None
-) -> Stored:
+def _load(folder: Path, manifest: dict[str, Any], backbone: str | Backbone | None, device: Device) -> Stored:
     options = _read_options(folder, manifest["options"])
     network = find_backbone(folder, manifest["backbone"], backbone, device)
     file = folder
@@ -278,16 +276,14 @@ def _open_shard(file: Path) -> Iterator[Any]:
         yield opened.enter_context(safe_open(name, framework="pt"))
 
 
-def _read_options(folder: Path, options: dict[str, Any]) -> Options:
-    if not set(OPTIONS) - _LATER <= set(options) <= set(OPTIONS):
-        raise ValueError(
-            f"{as_text(folder)} must hold the options {sorted(OPTIONS)}; got {sorted(options)}. Fit again."
-        )
+def _read_options(folder: Path, told: dict[str, Any]) -> Options:
+    if not set(OPTIONS) - _LATER <= set(told) <= set(OPTIONS):
+        raise ValueError(f"{as_text(folder)} must hold the options {sorted(OPTIONS)}; got {sorted(told)}. Fit again.")
     try:
         for name, most in _MOST.items():
-            if options[name] is not None and options[name] > most:
-                raise ValueError(f"{name} must be at most {most}; got {options[name]}.")
-        return Options(**options)
+            if told[name] is not None and told[name] > most:
+                raise ValueError(f"{name} must be at most {most}; got {told[name]}.")
+        return Options(**told)
     except _WRONG as problem:
         raise ValueError(f"{as_text(folder)} holds an option that is out of range ({problem}). Fit again.") from problem
 
@@ -322,14 +318,12 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _check_parts(manifest: dict[str, Any]) -> None:
-    backbone = manifest["backbone"] if isinstance(manifest.get("backbone"), dict) else {}
-    if not all(isinstance(manifest[name], kind) for name, kind in _KINDS.items()) or not (
-        {"recipe", "name", "sha256"} <= set(backbone)
-    ):
+    sound, parts = all(isinstance(manifest[name], kind) for name, kind in _KINDS.items()), {"recipe", "name", "sha256"}
+    if not (sound and parts <= manifest["backbone"].keys()):
         raise ValueError("parts of it are missing")
-    recipe = backbone["recipe"]
+    backbone, recipe = manifest["backbone"], manifest["backbone"]["recipe"]
     _check_keys("it", manifest, _KEYS)
-    _check_keys("its backbone", backbone, {"recipe", "name", "sha256"})
+    _check_keys("its backbone", backbone, parts)
     _check_keys("its recipe", recipe or {}, set(_RECIPE))
     for name in manifest["shards"]:
         if not re.fullmatch(r"[\w-]+\.safetensors", name):
@@ -365,9 +359,7 @@ def _check_keys(what: str, told: dict[str, Any], known: set[str]) -> None:
         raise ValueError(f"{what} has the unknown entries {', '.join(map(repr, sorted(unknown)))}")
 
 
-def find_backbone(
-    folder: Path, wanted: dict[str, Any], given: str | Backbone | None, device: str | torch.device | None
-) -> Backbone:
+def find_backbone(folder: Path, wanted: dict[str, Any], given: str | Backbone | None, device: Device) -> Backbone:
     """The network that computed the features: loaded again, or the one given if it is the same."""
     wanted = wanted | {"recipe": wanted["recipe"] and _ADDED | wanted["recipe"]}
     if given is None and wanted["recipe"] is None:
@@ -479,10 +471,8 @@ def _unpack(folder: Path, manifest: dict[str, Any], shards: Sequence[dict[str, T
             )
 
     pixels: Layout | list[Tensor]
-    suits: dict[type[Layout], bool] = {
-        SimdLayout: grids_nest(shapes),
-        CellLayout: len({shape[1:] for shape in shapes}) == 1,
-    }
+    share = len({shape[1:] for shape in shapes}) == 1
+    suits: dict[type[Layout], bool] = {SimdLayout: grids_nest(shapes), CellLayout: share}
     layout = next((kind for kind in suits if suits[kind] and {*kind.names} <= shards[0].keys()), None)
     if layout:
         pixels = _hold(layout, shapes, shards, check)

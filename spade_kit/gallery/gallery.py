@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from spade_kit._arguments import check_index, warn
-from spade_kit._files import as_text
+from spade_kit._files import as_text, encode_picture
 from spade_kit.correspondence import Correspondence, search_pixels
 from spade_kit.datasets.images import UnreadablePhotoError
 from spade_kit.datasets.roi import Look, Roi
@@ -192,10 +192,8 @@ class Gallery:
             given = np.empty(0)
         if given.dtype == bool and given.shape == (len(self),):
             given = np.flatnonzero(given)
-        known = (
-            given.ndim == 1 and given.dtype.kind in "iu" and len(given) and 0 <= given.min() <= given.max() < len(self)
-        )
-        if not known:
+        whole = given.ndim == 1 and given.dtype.kind in "iu"
+        if not (whole and len(given) and 0 <= given.min() <= given.max() < len(self)):
             raise ValueError(
                 f"among must hold at least one index of a training image, from 0 to {len(self) - 1}, and no others; "
                 f"got {images!r}."
@@ -220,9 +218,7 @@ class Gallery:
         parts = []
         for at, pixels in zip(map(slice, self.pixels.starts[:-1], self.pixels.starts[1:]), self.pixels.parts):
             moments = [(means[at], squares[at]) for means, squares in self.moments]
-            parts.append(
-                replace(self, normals=self.normals[at], pooled=self.pooled[at], pixels=pixels, moments=moments)
-            )
+            parts.append(Gallery(self.layers, self.normals[at], self.pooled[at], pixels, moments, self.cropping))
         return parts
 
     def pyramid(self, index: int) -> Pyramid:
@@ -397,11 +393,10 @@ def _check_memory(n: int, one: int, device: torch.device) -> str:
 
 
 def _keep(why: str, image: Photo, place: Crop, crop: UInt8[np.ndarray, "H W 3"]) -> Normal:
-    stream = BytesIO()
-    Image.fromarray(crop).save(stream, "JPEG", quality=_JPEG_QUALITY)
+    jpeg = encode_picture(crop, "JPEG", quality=_JPEG_QUALITY)
     sample = Sample(Path(image)) if isinstance(image, (str, Path)) else image if isinstance(image, Sample) else None
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return Normal(stream.getvalue(), digest(crop), place, sample, now, why)
+    return Normal(jpeg, digest(crop), place, sample, now, why)
 
 
 def _moments(level: Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -81,19 +81,15 @@ def _choose_score(calibration: Calibration, options: Options) -> list[Row]:
 def describe_fixed(backbone: Backbone, undecided: Container[str]) -> list[Row]:
     """The settings that are the same for all images, without those that a given backbone has of its own."""
     own = () if "resize" in undecided else ("resize", "crop", "average", "unit")
-    return [row for row in _describe_fixed(backbone, undecided) if row[0] not in own]
-
-
-def _describe_fixed(backbone: Backbone, undecided: Container[str]) -> list[Row]:
-    if "k" in undecided:
-        crop = backbone.crop or backbone.resize
-        rows = {"resize": backbone.resize, "crop": backbone.crop, "unit": True, **RAD, "sigma": sigma_of_rad(crop)}
-        return [(option, value, "as RAD publishes it", _PUBLISHED) for option, value in rows.items()]
-    size = backbone.resize
-    return [
+    size, crop = backbone.resize, backbone.crop
+    rows: list[Row] = [
         ("crop", None, "a defect may lie anywhere, and squashing hides thin ones", "whole image, own aspect"),
         ("resize", size, "small defects need pixels", "short side in px"),
         ("average", AVERAGE, "a cell with its surroundings is told apart more easily", f"{AVERAGE} x {AVERAGE} cells"),
         ("weights", "equal", "layers with large values would outvote the others", "variance of each layer"),
         ("sigma", sigma_at(size), "as fine as the detail of the map", f"2.5 px at {SIZE} px"),
     ]
+    if "k" in undecided:
+        options = {"resize": size, "crop": crop, "unit": True, **RAD, "sigma": sigma_of_rad(crop or size)}
+        rows = [(option, value, "as RAD publishes it", _PUBLISHED) for option, value in options.items()]
+    return [row for row in rows if row[0] not in own]
