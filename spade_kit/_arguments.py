@@ -101,9 +101,8 @@ def choose(name: str, value: str, legal: Iterable[str]) -> str:
     """A value from a list; for any other value the error suggests the closest legal one."""
     legal = list(legal)
     if value not in legal:
-        raise ValueError(
-            f"{name} must be one of {', '.join(map(repr, legal))}; got {value!r}.{suggest(str(value), legal)}"
-        )
+        hint = suggest(str(value), legal)
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, legal))}; got {value!r}.{hint}")
     return value
 
 

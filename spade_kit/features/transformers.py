@@ -32,9 +32,8 @@ class Blocks(nn.Module):
         self.stride = max(info["reduction"] for info in network.feature_info)
         depth = len(network.feature_info)
         self.chosen = sorted({depth // 4, depth // 2, 3 * depth // 4, depth - 1})
-        self.has_class_token = any(
-            name.endswith(("cls_token", "class_token")) for name, _ in network.named_parameters()
-        )
+        names = [name for name, _ in network.named_parameters()]
+        self.has_class_token = any(name.endswith(("cls_token", "class_token")) for name in names)
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -57,7 +57,9 @@ def draw_result(
     level = result.judged_level if threshold is None and len(result.among) > 1 else threshold
     name = result.spade.options.judged
     style.show_picture(photo, result.image, _title(result))
-    title = f"{'excess over normal' if name == 'excess' else 'anomaly map'}, {_describe_score(result)}"
+    score = result.spade.options.score
+    told = f"{'max' if score == 'max' else f'image score ({score})'} {result.image_score:.2f}"
+    title = f"{'excess over normal' if name == 'excess' else 'anomaly map'}, {told}"
     _heat(heat, result.judged_map, result, title, bar=True, reference=result.judged_level)
     lines = []
     if level is None:
@@ -260,11 +262,6 @@ def _title(result: Result) -> str:
         return "image"
     label = "" if result.label is None else f"{result.label}/"
     return f"{label}{printable(result.sample.path.stem)}"
-
-
-def _describe_score(result: Result) -> str:
-    score = result.spade.options.score
-    return f"{'max' if score == 'max' else f'image score ({score})'} {result.image_score:.2f}"
 
 
 def _heat(

@@ -75,9 +75,8 @@ def draw_stages(
         if panel is not retrieval:
             panel.set(xlim=(-0.5, 2 * width + _GAP - 0.5), ylim=(height - 0.5, -0.5))
             panel.axis("off")
-    return style.small_print(
-        figure, f"{result.spade.backbone.name}; {result.crop.describe()}; {result.describe_options()}"
-    )
+    said = f"{result.spade.backbone.name}; {result.crop.describe()}; {result.describe_options()}"
+    return style.small_print(figure, said)
 
 
 def _put(
