@@ -18,31 +18,20 @@ from jaxtyping import UInt8
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from spade_kit._arguments import check_attribute, check_count, cut_count, suggest, warn
+from spade_kit._arguments import check_attribute, cut_count, suggest, warn
 from spade_kit._files import as_folder
 from spade_kit.batch import predict_folder
 from spade_kit.correspondence import warn_about_clipping
 from spade_kit.datasets.roi import Look, Roi, Where
 from spade_kit.datasets.samples import GOOD, Photo, Sample, as_list, name_of, shape_of
-from spade_kit.features.backbones import EMBEDDED, SIDES, Backbone, Device, is_transformer, load_backbone
+from spade_kit.features.backbones import EMBEDDED, Backbone, Device, load_backbone
 from spade_kit.features.pyramid import compute_features, fit_cropping, read_crop
 from spade_kit.gallery.calibration import Calibration, Groups
 from spade_kit.gallery.checkpoint import load_gallery, save_gallery, save_settings
 from spade_kit.gallery.fitting import fit_into
 from spade_kit.gallery.gallery import Gallery, QueryImage, build_gallery, digest
 from spade_kit.gallery.placement import Placement
-from spade_kit.gallery.recommendation import (
-    AVERAGE,
-    RAD,
-    RAD_CROP,
-    SIZE,
-    UNDECIDED,
-    Row,
-    choose,
-    describe_fixed,
-    sigma_at,
-    sigma_of_rad,
-)
+from spade_kit.gallery.recommendation import UNDECIDED, Row, choose, describe_fixed, recommend
 from spade_kit.options import OPTIONS, Options, Weights
 from spade_kit.result import Result
 from spade_kit.scores import make_map
@@ -174,24 +163,9 @@ class SPADE:
         ----------
         .. [1] X. Zhang et al., "Is Training Necessary for Anomaly Detection?", arXiv:2601.22763, 2026.
         """
-        if is_transformer(backbone):
-            return cls._as_rad(backbone, RAD_CROP if size is None else check_count("size", size, *SIDES), device)
-        size = SIZE if size is None else check_count("size", size, *SIDES)
-        network = load_backbone(backbone, resize=size, crop=None, average=AVERAGE, device=device)
-        spade = cls(network, weights="equal", sigma=sigma_at(size))
-        spade._undecided = frozenset(UNDECIDED if isinstance(backbone, Backbone) else (*UNDECIDED, "resize"))
-        return spade
-
-    @classmethod
-    def _as_rad(cls, backbone: str | Backbone, crop: int, device: Device) -> SPADE:
-        network = load_backbone(backbone, resize=round(crop * 8 / 7), crop=crop, unit=True, device=device)
-        if not network.unit:
-            raise ValueError(
-                "The recommended settings of a vision transformer need vectors of length 1; got a backbone with "
-                "unit=False. Use load_backbone(..., unit=True), or pass its name."
-            )
-        spade = cls(network, sigma=sigma_of_rad(network.crop or network.resize), **RAD)
-        spade._undecided = frozenset({"k"} if isinstance(backbone, Backbone) else {"k", "resize"})
+        network, options, undecided = recommend(backbone, size, device)
+        spade = cls(network, **options)
+        spade._undecided = undecided
         return spade
 
     @property

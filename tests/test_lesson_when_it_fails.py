@@ -124,7 +124,7 @@ def test_anomaly_dino_is_the_last_block_alone_among_all_normal_images(demo, monk
     def load(name, **given):
         return load_backbone(name, **given | ({"pretrained": False} if isinstance(name, str) else {}))
 
-    monkeypatch.setattr("spade_kit.spade.load_backbone", load)
+    monkeypatch.setattr("spade_kit.gallery.recommendation.load_backbone", load)
     kinds = [[sample for sample in demo.test if sample.label == kind] for kind in ("good", "misplaced", "scratch")]
     parts = Dataset("some", demo.train[:4], [sample for kind in kinds for sample in kind[:2]])
     name = "vit_tiny_patch16_224"
@@ -140,7 +140,7 @@ def test_without_weights_a_line_says_so(demo, capsys, monkeypatch):
     def fail(*_, **__):
         raise ConnectionError("not on this machine")
 
-    monkeypatch.setattr("spade_kit.spade.load_backbone", fail)
+    monkeypatch.setattr("spade_kit.gallery.recommendation.load_backbone", fail)
     assert judge_dino(demo) == {}
     line = "The weights of vit_small_patch14_dinov2.lvd142m are not here and cannot be downloaded"
     assert capsys.readouterr().out.splitlines() == [f"{line}, so this cell does nothing."]

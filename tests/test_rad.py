@@ -83,7 +83,7 @@ def test_the_settings_are_those_published(monkeypatch):
         seen.update(given)
         return load_backbone(name, pretrained=False, **given)
 
-    monkeypatch.setattr("spade_kit.spade.load_backbone", load)
+    monkeypatch.setattr("spade_kit.gallery.recommendation.load_backbone", load)
     spade = SPADE.recommended("vit_small_patch14_dinov2")
     assert (spade.backbone.resize, spade.backbone.crop, spade.backbone.unit) == (512, 448, True)
     assert spade.backbone.sources == ("blocks.3", "blocks.6", "blocks.9", "blocks.11")

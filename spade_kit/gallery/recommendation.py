@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import Any, TypeAlias
 
-from spade_kit.features.backbones import Backbone
+from spade_kit._arguments import check_count
+from spade_kit.features.backbones import SIDES, Backbone, Device, is_transformer, load_backbone
 from spade_kit.gallery.calibration import Calibration
 from spade_kit.gallery.placement import FAR, NEAR
 from spade_kit.options import Options
@@ -39,6 +40,26 @@ def sigma_at(size: int) -> float:
 def sigma_of_rad(crop: int) -> float:
     """The sigma for a crop of ``crop`` px."""
     return round(crop / _RAD_MAP, 2)
+
+
+def recommend(
+    backbone: str | Backbone, size: int | None, device: Device
+) -> tuple[Backbone, dict[str, Any], frozenset[str]]:
+    """The network and the options of `SPADE.recommended`, and what is undecided: options, and "resize" if not given."""
+    if is_transformer(backbone):
+        crop = RAD_CROP if size is None else check_count("size", size, *SIDES)
+        network = load_backbone(backbone, resize=round(crop * 8 / 7), crop=crop, unit=True, device=device)
+        if not network.unit:
+            raise ValueError(
+                "The recommended settings of a vision transformer need vectors of length 1; got a backbone with "
+                "unit=False. Use load_backbone(..., unit=True), or pass its name."
+            )
+        options, undecided = RAD | {"sigma": sigma_of_rad(network.crop or network.resize)}, {"k"}
+    else:
+        size = SIZE if size is None else check_count("size", size, *SIDES)
+        network = load_backbone(backbone, resize=size, crop=None, average=AVERAGE, device=device)
+        options, undecided = {"weights": "equal", "sigma": sigma_at(size)}, {*UNDECIDED}
+    return network, options, frozenset(undecided if isinstance(backbone, Backbone) else undecided | {"resize"})
 
 
 def choose(calibration: Calibration, options: Options, undecided: Container[str]) -> list[Row]:
