@@ -123,21 +123,17 @@ class Options:
 
     def _format(self, name: str, sign: str) -> str:
         value = getattr(self, name)
-        if name == "k":
-            return f"K={value or DEFAULT_K}"
-        if name == "radius":
-            return "everywhere" if value is None else f"radius {value}"
         if name == "weights":
             pairs = value if isinstance(value, tuple) else ()
             between = ", " if sign == "=" else " "
             return "weights " + (between.join(f"{layer} x {factor:g}" for layer, factor in pairs) or value or "none")
-        if name == "squared":
-            return "squared distances" if value else "distances not squared"
-        if name in ("combine", "search"):
-            return str(value)
-        if name == "judged":
-            return f"{value} judged"
-        return f"{name}{sign}{value:g}" if isinstance(value, float) else f"{name}{sign}{value}"
+        told = {
+            "k": f"K={value or DEFAULT_K}",
+            "radius": "everywhere" if value is None else f"radius {value}",
+            "squared": "squared distances" if value else "distances not squared",
+            **{"combine": f"{value}", "search": f"{value}", "judged": f"{value} judged"},
+        }
+        return told.get(name, f"{name}{sign}{value:g}" if isinstance(value, float) else f"{name}{sign}{value}")
 
 
 OPTIONS = tuple(field.name for field in fields(Options))

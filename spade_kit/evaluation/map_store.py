@@ -109,9 +109,9 @@ def write_judged(file: Path, path: str, judged: Judged) -> None:
         "sigma": np.array(judged.sigma),
         "mask": np.empty(0, bool) if judged.mask is None else judged.mask,
         "crop": np.array([crop.photo, crop.scaled, crop.offset, crop.size]),
+        **{"level": judged.level, "roi": crop.roi},  # left out if None
     }
-    more = {"level": judged.level, "roi": crop.roi}
-    np.savez(stream, **arrays | {name: array for name, array in more.items() if array is not None})
+    np.savez(stream, **{name: array for name, array in arrays.items() if array is not None})
     write_whole(file, stream.getvalue())
 
 

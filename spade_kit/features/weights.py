@@ -76,16 +76,11 @@ def _read_tensors(content: bytes) -> Mapping[str, Tensor]:
     try:
         held = load(content) if safe else torch.load(BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as problem:  # each format, and each version of it, has its own types
-        code = re.search(r"GLOBAL ([\w.]+)", str(problem))
-        if code:
-            raise _UnreadableError(
-                f"besides tensors it holds Python objects ({code[1]}), which may run any code. {_PLAIN}."
-            ) from problem
-        if safe or (content[:2] == b"PK" and not is_zipfile(BytesIO(content))):
-            raise _UnreadableError(_CUT) from problem
-        raise _UnreadableError(
-            f"it is neither a .safetensors file nor a state dict saved by torch. {_PLAIN}."
-        ) from None
+        cut = safe or (content[:2] == b"PK" and not is_zipfile(BytesIO(content)))
+        told = _CUT if cut else f"it is neither a .safetensors file nor a state dict saved by torch. {_PLAIN}."
+        if code := re.search(r"GLOBAL ([\w.]+)", str(problem)):
+            told = f"besides tensors it holds Python objects ({code[1]}), which may run any code. {_PLAIN}."
+        raise _UnreadableError(told) from (problem if code or cut else None)
     tensors = _find_tensors(held)
     wrong = [name for name, value in tensors.items() if not _is_plain(value)]
     if wrong:

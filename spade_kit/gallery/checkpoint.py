@@ -54,6 +54,7 @@ _WRONG = (  # errors that a damaged manifest or picture may cause
 _KINDS = {"shards": list, "backbone": dict, "options": dict, "layers": list, "shapes": list}
 _KEYS = {"format", "spade_kit", "features", "precision", "normals", "choices", "checksum", "roi", *_KINDS}
 _NORMAL_KEYS = {"sha", "crop", "added", "why", "path", "label", "roi", "features", "checksum"}
+_TEXTS = {"path": str, "added": str, "why": str, "label": str | None}  # of an image
 _RECIPE = {
     **{"name": str, "pretrained": bool, "layers": list | None, "pooled": str | None},
     **{"resize": int, "crop": int | None, "average": int, "unit": bool, "weights": str, "weights_sha256": str},
@@ -560,9 +561,7 @@ def _normals(told: Sequence[dict[str, Any]], jpegs: Sequence[bytes], cropping: C
         raise ValueError(f"it holds {len(jpegs)} pictures for {len(told)} images")
     for one, jpeg in zip(told, jpegs):
         _check_keys("an image", one, _NORMAL_KEYS)
-        if not all(isinstance(one.get(name, ""), str) for name in ("path", "added", "why")) or not isinstance(
-            one.get("label"), str | None
-        ):
+        if not all(isinstance(one[name], kind) for name, kind in _TEXTS.items() if name in one):
             raise ValueError("path, label, added and why of an image must be text")
         crop = _read_crop(one["crop"], cropping)
         width, height = Image.open(BytesIO(jpeg), formats=["JPEG"]).size
