@@ -91,7 +91,7 @@ def test_maps_by_k_equal_those_of_k_neighbours(result, spade, scratched):
     for k in (1, 3):
         again = spade.with_options(k=k).predict(scratched)
         assert table.loc[k, "defect"] == pytest.approx(again.anomaly_map[again.mask].mean(), rel=1e-5)
-        assert table.loc[k, "sound"] == pytest.approx(again.anomaly_map[~again.mask].mean(), rel=1e-5)
+        assert table.loc[k, "normal"] == pytest.approx(again.anomaly_map[~again.mask].mean(), rel=1e-5)
     assert (table.loc[3] <= table.loc[1]).all()
 
 
@@ -137,7 +137,7 @@ def distances(pooled):
     [
         (lambda pooled, k: ..., "Not answered yet"),
         (by_hand, "Right. "),
-        (lambda p, k: distances(p)[:, :k].mean(1), "Not yet. Each photo finds itself"),
+        (lambda p, k: distances(p)[:, :k].mean(1), "Not yet. Each image finds itself"),
         (lambda p, k: distances(p)[:, : k + 1].mean(1), "That is a mean over 4"),
         (lambda p, k: distances(p)[:, -k:].mean(1), "Those are the k farthest"),
         (lambda p, k: distances(p)[:, 1:].mean(1), "That is the mean over all 11 others"),

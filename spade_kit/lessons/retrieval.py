@@ -93,7 +93,7 @@ def draw_growth(table: pandas.DataFrame) -> Figure:
 
 def draw_ablation(tables: Mapping[str, pandas.DataFrame]) -> Figure:
     """Draw tables of `sweep` over k, one panel per dataset, all metrics on one axis."""
-    figure, panels = open_charts(WIDTH, 3.4, "K (retrieved photos)", "ROC-AUC or AUPRO", count=len(tables))
+    figure, panels = open_charts(WIDTH, 3.4, "K (retrieved images)", "ROC-AUC or AUPRO", count=len(tables))
     for panel, (name, table) in zip(panels, tables.items()):
         for metric, (label, colour, mark) in _LINES.items():
             if metric in table:
@@ -120,9 +120,9 @@ def put_beside_paper(by_k: pandas.DataFrame) -> pandas.DataFrame:
 
 def draw_choice(nearest: pandas.DataFrame, random: pandas.DataFrame) -> Figure:
     """AUPRO with the K nearest images (a sweep over k) and with K random ones (a sweep over normals)."""
-    figure, (panel,) = open_charts(6.2, 3.2, "photos searched", "AUPRO")
+    figure, (panel,) = open_charts(6.2, 3.2, "images searched", "AUPRO")
     ks = nearest["k"].astype(int).tolist()
-    panel.plot(ks, nearest["aupro"], "o-", color=BLUE, label="the K nearest, chosen for each photo")
+    panel.plot(ks, nearest["aupro"], "o-", color=BLUE, label="the K nearest, chosen for each image")
     panel.plot(random.groupby("normals")["aupro"].mean(), "s--", color=RING, label="K at random, the same for all")
     panel.plot(random["normals"], random["aupro"], ".", color=RING, markersize=4)
     panel.set_xscale("log")
@@ -134,12 +134,12 @@ def draw_choice(nearest: pandas.DataFrame, random: pandas.DataFrame) -> Figure:
 
 
 def follow_k(result: Result, ks: Iterable[int]) -> pandas.DataFrame:
-    """Mean of the map over sound pixels and over the defect, by K."""
+    """Mean of the map over normal pixels and over the defect, by K."""
     mask = result.mask
     assert mask is not None
     maps = {k: result.with_k(k).anomaly_map for k in ks}
     rows = [(float(values[~mask].mean()), float(values[mask].mean())) for values in maps.values()]
-    return pandas.DataFrame(rows, index=list(maps), columns=["sound", "defect"])
+    return pandas.DataFrame(rows, index=list(maps), columns=["normal", "defect"])
 
 
 def shoot_burst(photo: UInt8[np.ndarray, "H W 3"], count: int, seed: int = 0) -> list[UInt8[np.ndarray, "H W 3"]]:
@@ -155,29 +155,29 @@ def shoot_burst(photo: UInt8[np.ndarray, "H W 3"], count: int, seed: int = 0) ->
 def check(usual: Callable[[np.ndarray, int], np.ndarray]) -> None:
     """Check that ``usual`` gives the mean distance (n,) of each of n pooled vectors (n, d) to its k nearest others."""
     pooled = np.random.default_rng(0).normal(size=(12, 5))
-    right = "The level that 1 in 20 of these reaches is a threshold for the paper's score, from good photos alone."
+    right = "The level that 1 in 20 of these reaches is a threshold for the paper's score, from good images alone."
     tell(lambda: usual(pooled, 3), lambda answer: _find_mistake(np.asarray(answer, float), pooled, 3), right)
 
 
 def _find_mistake(answer: np.ndarray, pooled: np.ndarray, k: int) -> str | None:
     n = len(pooled)
     if answer.shape != (n,):
-        return f"The answer must hold {n} scores, one per photo; got an array of shape {answer.shape}."
+        return f"The answer must hold {n} scores, one per image; got an array of shape {answer.shape}."
     squared = np.sort([[sum((a - b) ** 2 for a, b in zip(one, other)) for other in pooled] for one in pooled])
     with_itself = np.sqrt(squared)
     others = with_itself[:, 1:]
     right = others[:, :k].mean(1)
     mistakes = {
-        "Each photo finds itself at distance 0: leave it out of its own neighbours.": with_itself[:, :k].mean(1),
-        "Those are the k farthest: sort, and take the first k after the photo itself.": others[:, -k:].mean(1),
+        "Each image finds itself at distance 0: leave it out of its own neighbours.": with_itself[:, :k].mean(1),
+        "Those are the k farthest: sort, and take the first k after the image itself.": others[:, -k:].mean(1),
         f"That is the mean over all {n - 1} others: take only the {k} nearest.": others.mean(1),
         "Those are squared distances: take the square root before the mean.": squared[:, 1 : k + 1].mean(1),
         f"That is the sum of the {k} distances: divide by k.": others[:, :k].sum(1),
         f"That is the distance to neighbour {k} alone: take the mean of the first {k}.": others[:, k - 1],
         f"That is the distance to the nearest other alone, but k is {k}.": others[:, 0],
-        f"That is a mean over {k + 1}, including the photo itself at distance 0.": with_itself[:, : k + 1].mean(1),
+        f"That is a mean over {k + 1}, including the image itself at distance 0.": with_itself[:, : k + 1].mean(1),
     }
-    otherwise = f"The first photo must score {right[0]:.3f}; got {answer[0]:.3f}."
+    otherwise = f"The first image must score {right[0]:.3f}; got {answer[0]:.3f}."
     return explain(answer, right, mistakes, otherwise)
 
 
