@@ -39,7 +39,10 @@ def test_small_images_are_named(capsys, demo, tmp_path):
     [
         ([..., ..., ...], "Not answered yet"),
         (["a.png", "c.png", "b.png"], "Right. Your order and the method's agree with a rank correlation of 1.0.\n"),
-        (["b.png", "c.png", "a.png"], "correlation of -1.0. Most unlike: b.png, your place 1, the method's 3."),
+        (
+            ["b.png", "c.png", "a.png"],
+            "correlation of -1.0. You differ most on b.png: your place is 1, the method's 3.",
+        ),
         (["a.png", "c.png"], "A ranking of 2 says nothing"),
         (["a.png", "a.png", "b.png"], "a.png is named twice"),
         (["a.png", "b.png", "e.png"], "e.png was not judged"),

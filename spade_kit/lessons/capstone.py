@@ -71,4 +71,6 @@ def _compare(guess: list[str], scores: pandas.Series) -> str:
     told = f"Your order and the method's agree with a rank correlation of {spearmanr(own, found).statistic:.1f}."
     if own[far] == found[far]:
         return told
-    return f"{told} Most unlike: {guess[far]}, your place {own[far]}, the method's {found[far]:.0f}. Explain it."
+    return (
+        f"{told} You differ most on {guess[far]}: your place is {own[far]}, the method's {found[far]:.0f}. Explain it."
+    )
