@@ -242,6 +242,20 @@ def test_the_page_of_the_course_lists_every_lesson():
     ]
 
 
+def test_the_timetables_of_the_guide_name_sections_that_exist():
+    guide = (NOTEBOOKS / "teaching.md").read_text(encoding="utf-8")
+    named = [
+        (lesson, section)
+        for row in re.findall(r"^\| \d+ \|.*$", guide, flags=re.MULTILINE)
+        for lesson, cells in re.findall(r"\]\((\w+)\.ipynb\)([^|\[]*)", row)
+        for section in re.findall(r"\*([^*]+)\*", cells)
+    ]
+    assert len(named) > 20
+    for name, section in named:
+        there = headings(nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4))
+        assert any(heading.startswith(f"## {section}") for heading in there), (name, section)
+
+
 def test_terms_of_the_glossary_are_used_in_some_lesson():
     glossary = (NOTEBOOKS / "glossary.md").read_text(encoding="utf-8")
     terms = re.findall(r"^### (.+)$", glossary, flags=re.MULTILINE)
