@@ -89,7 +89,7 @@ def check_fraction(fraction: Callable[[Float[np.ndarray, "n"], float], float]) -
         "That is a number of images: divide it by the number of all.": 4,
         "An image that just reaches the threshold counts, too: use >=.": 0.25,
     }
-    told = "Without labels, this fraction is all that a folder tells: it says how many, not how many rightly."
+    told = "Without labels, a folder tells only this: how many are called anomalous, not how many of them rightly."
     check_answer(
         lambda: fraction(scores, 5.0),
         0.5,
