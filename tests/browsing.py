@@ -177,6 +177,16 @@ class Notebook:
         self.page.close()
 
 
+def lay_out(root) -> dict[str, tuple[float, float]]:
+    """Where each part of a widget begins, and how high it is."""
+    return root.evaluate(
+        """root => Object.fromEntries([...root.children].filter((part) => part.offsetHeight).map((part, i) => {
+            const [whole, { top, height }] = [root, part].map((one) => one.getBoundingClientRect());
+            return [`${i} ${part.className}`, [Math.round(top - whole.top), Math.round(height)]];
+        }))"""
+    )
+
+
 def read_canvas(canvas) -> np.ndarray:
     """(H, W, 4) uint8."""
     url = canvas.evaluate("canvas => canvas.toDataURL('image/png')")

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from browsing import INSIDE, Shown, assert_accessible, open_offline, read_canvas
+from browsing import INSIDE, Shown, assert_accessible, lay_out, open_offline, read_canvas
 from PIL import Image
 from scipy.stats import binomtest
 
@@ -34,7 +34,7 @@ NOW = """root => ({
     label: root.querySelector('.sk-line span').textContent,
     left: parseFloat(root.querySelector('.sk-line').style.left),
     words: Object.fromEntries([...root.querySelectorAll('.sk-histogram:not([hidden]) .name')].map(
-        name => [name.firstChild.firstChild.textContent, name.lastChild.textContent])),
+        name => [name.firstChild.textContent, name.lastChild.textContent])),
     facts: [...root.querySelectorAll('.sk-facts strong')].map(fact => fact.textContent),
     stale: root.querySelector('.sk-sentence').classList.contains('stale'),
 })"""
@@ -317,12 +317,12 @@ TICKS = """() => {
     const bars = [...document.querySelectorAll(".sk-histogram")].filter((row) => row.offsetHeight).map((row) => {
       const whole = row.querySelector(".bars").getBoundingClientRect();
       const up = (mark) => (whole.bottom - mark.getBoundingClientRect().top) / whole.height;
-      const name = row.querySelector(".name").textContent;
       const marks = row.querySelectorAll(".sk-heights span"), words = document.createRange();
       const beside = (mark) => words.selectNodeContents(mark) ?? words.getBoundingClientRect().right < whole.left;
-      return [name.includes("log scale"), on(marks, up), [...marks].every(beside)];
+      return [on(marks, up), [...marks].every(beside)];
     });
-    return { across: on(document.querySelectorAll(".sk-ticks span"), middle), bars };
+    const axes = document.querySelector(".sk-axis").textContent;
+    return { across: on(document.querySelectorAll(".sk-ticks span"), middle), bars, axes };
 }"""
 
 
@@ -337,14 +337,14 @@ def test_axes_have_ticks_where_their_values_are(notebook, shown, of):
     assert 3 <= len(drawn["across"]) <= 7
     for value, place in drawn["across"]:
         assert place == pytest.approx((value - least) / (most - least), abs=0.01)
-    for row, (is_log, heights, beside) in zip(("normal", "good", "defect"), drawn["bars"]):
-        assert is_log == (of == "pixel")
+    assert drawn["axes"].endswith({"image": "up: photos", "pixel": "up: pixels, log scale"}[of])
+    for row, (heights, beside) in zip(("normal", "good", "defect"), drawn["bars"]):
         assert heights
         assert beside  # the numbers do not cover the bars
         counts = notebook.ask(f"ch.study['counts']['{row}']")
         first = round(least / most * 256)
         highest = max(sum(counts[at : at + 4]) for at in range(first, 256, 4))
-        scale = (lambda count: np.log10(1 + count)) if is_log else float
+        scale = (lambda count: np.log10(1 + count)) if of == "pixel" else float
         for value, place in heights:
             assert place == pytest.approx(scale(value) / scale(highest), abs=0.04)
     if of == "pixel":
@@ -411,6 +411,26 @@ def test_a_confidence_is_chosen_with_the_keyboard_and_ends_with_the_rate(noteboo
     shown.press("pixels")
     shown.root.locator(":scope[data-shown=pixel]").wait_for()
     assert not choice.is_visible()
+
+
+@pytest.mark.parametrize("width", [700, 1000, 1600])
+def test_nothing_moves_when_the_line_does_or_pixels_are_shown(notebook, shown, width):
+    notebook.page.set_viewport_size({"width": width, "height": 1000})
+    before = lay_out(shown.root)
+    field = shown.root.get_by_label("threshold, typed", exact=True)
+    for value in ("3", "67.5", "500"):
+        field.fill(value)
+        notebook.page.keyboard.press("Enter")
+        settle(notebook, shown)
+        assert lay_out(shown.root) == before, value
+    for name in reversed(OFS):
+        shown.press(name)
+        shown.settle()
+        settle(notebook, shown)
+        assert lay_out(shown.root) == before, name
+        shown.root.evaluate(MOVE, 30)  # "about" so many
+        assert lay_out(shown.root) == before, name
+    notebook.page.set_viewport_size({"width": 1280, "height": 1000})
 
 
 def test_the_threshold_can_be_typed(notebook, shown, scores):

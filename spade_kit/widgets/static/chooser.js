@@ -37,9 +37,9 @@ class Chooser extends Page {
     this.line = el("input", { type: "range", min: 0, step: "any", "aria-label": "threshold", title: "Drag to set the threshold (raw distance)", oninput: () => this.move(+this.line.value) });
     this.rows = Object.entries(KINDS).map(([kind, name]) => {
       const bars = svg("svg", { class: `bars ${kind}`, viewBox: `0 0 ${WIDE} ${HIGH}`, preserveAspectRatio: "none", role: "img", "aria-label": `Histogram: ${name}` }, svg("path", { class: "below" }), svg("path", { class: "above" }));
-      const [scale, words] = ["", ""].map(() => el("span", { class: "sk-remark" }));
+      const words = el("span", { class: "sk-remark" });
       const heights = el("div", { class: "sk-heights", "aria-hidden": "true" });
-      return { kind, bars, scale, words, heights, node: el("div", { class: "sk-histogram" }, el("div", { class: "name" }, el("span", {}, name, scale), words), heights, bars) };
+      return { kind, bars, words, heights, node: el("div", { class: "sk-histogram" }, el("div", { class: "name" }, el("span", {}, name), words), heights, bars) };
     });
     this.mark = el("div", { class: "sk-line", "aria-hidden": "true" }, el("span"));
     this.ticks = el("div", { class: "sk-ticks", "aria-hidden": "true" });
@@ -131,7 +131,7 @@ class Chooser extends Page {
     [this.line.min, this.line.max] = [this.begin, study.end];
     const across = (value) => `left:${(100 * (value - this.begin)) / (study.end - this.begin)}%`;
     this.ticks.replaceChildren(...ticks(this.begin, study.end, 6).map((value) => el("span", { style: across(value) }, `${value}`)));
-    setText(this.axis, `${this.get("about").axis[study.of]}, raw distance`);
+    setText(this.axis, `across: ${this.get("about").axis[study.of]}, raw distance; up: ${study.of === "pixel" ? "pixels, log scale" : "photos"}`);
     const { normals, tested } = this.get("about");
     const unread = this.get("photos").length - photos.length;
     setText(this.waitingText, (study.waiting ? `${normals + tested - study.waiting} of ${normals + tested} photos judged…` : "") + (unread ? ` ${unread} unreadable.` : ""));
@@ -158,7 +158,6 @@ class Chooser extends Page {
       const round = of === "pixel" ? [1, 2, 3, 4, 5, 6, 7, 8].map((power) => 10 ** power) : ticks(1, highest, 2).filter(Number.isInteger);
       const fit = round.filter((count) => count <= highest && scale(count) / most > 0.2); // lower ones have no room
       const marks = fit.filter((_, i) => fit.length < 4 || (fit.length - 1 - i) % 2 === 0);
-      setText(row.scale, of === "pixel" ? " (log scale)" : "");
       row.heights.replaceChildren(...marks.map((count) => el("span", { style: `bottom:${(100 * scale(count)) / most}%` }, count.toLocaleString("en", { notation: "compact" }))));
       return [kind, scaled.map((value) => (value ? Math.max(value / most, 0.04) : 0))];
     }));
@@ -278,7 +277,7 @@ class Chooser extends Page {
   /** Only rates of photos have a confidence: a manual threshold has none. */
   paintConfidence() {
     const { confidences = [] } = this.get("told");
-    this.confidence.node.hidden = !confidences.length || !(this.get("rule") > 0);
+    this.confidence.node.style.visibility = confidences.length && this.get("rule") > 0 ? "visible" : "hidden"; // it keeps its place
     this.confidence.offer(confidences);
     this.confidence.show(this.get("confidence") ?? "");
   }
