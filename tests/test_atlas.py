@@ -185,7 +185,7 @@ def test_a_figure_shows_each_point_in_the_colour_of_its_kind(atlas, few):
     atlas.finish()
     (scored,) = (one for one in atlas.draw().axes[0].collections if one.get_label() == "normal (12)")
     np.testing.assert_array_equal(scored.get_array(), values_of(atlas, "score")[12:])
-    assert matplotlib.colors.to_hex(scored.get_edgecolor()[0]) == atlas.about["kinds"]["normal"][0].lower()
+    assert matplotlib.colors.to_hex(scored.get_edgecolor()[0]) == atlas.about["kinds"][0][1].lower()
 
 
 def test_without_test_images_the_normal_ones_are_shown(spade, demo):

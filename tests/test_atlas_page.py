@@ -1,11 +1,12 @@
 """The map of all images in a real browser, with places, lines and the lasso checked against Python."""
 
+import shutil
 from dataclasses import replace
 
 import matplotlib.colors
 import numpy as np
 import pytest
-from browsing import Shown, assert_accessible, open_offline, read_canvas
+from browsing import Notebook, Shown, assert_accessible, open_offline, read_canvas
 from matplotlib.path import Path
 
 from spade_kit import map_images
@@ -97,15 +98,16 @@ def test_points_are_drawn_at_their_places_in_their_colours(browser, saved, score
         far = np.linalg.norm(places[:, None] - places, axis=2) + 99 * np.eye(len(places))
         alone = np.flatnonzero(far.min(0) > 14)
         assert len(alone) > 8
+        looks = {kind: look for kind, *look in scored.about["kinds"]}
         for at in alone:
-            colour, _ = scored.about["kinds"][scored.photos[at][1]]
+            colour, _ = looks[scored.photos[at][1]]
             np.testing.assert_allclose(colour_at(shown, 0, places[at]), matplotlib.colors.to_rgba(colour), atol=0.02)
         shown.choose("colour", "score")
         scores = np.frombuffer(scored.values["score"], np.float32)
         scale = matplotlib.colormaps["cividis"]((scores - scores.min()) / np.ptp(scores))
         for at in alone:
             np.testing.assert_allclose(colour_at(shown, 0, places[at]), scale[at], atol=0.02)
-            colour, marker = scored.about["kinds"][scored.photos[at][1]]
+            colour, marker = looks[scored.photos[at][1]]
             if marker in "os":  # the kind stays visible at the edge
                 edge, kind = colour_at(shown, 0, places[at] + [5, 0]), np.array(matplotlib.colors.to_rgba(colour))
                 assert np.abs(edge - kind)[:3].max() < np.abs(0.5 - kind[:3]).max() / 2
@@ -236,6 +238,19 @@ def test_nothing_moves_or_is_cut_off_and_axe_finds_nothing(browser, saved, score
         assert shown.root.locator(parts).evaluate_all(measure) == before
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert_accessible(page)
+
+
+def test_the_legend_of_a_reopened_notebook_has_the_same_order(browser, lab):
+    legend = lambda notebook: Shown(notebook.page).root.locator(".sk-kinds").first.inner_text()  # noqa: E731
+    with Notebook(browser, lab, "kept_atlas.ipynb", *CELLS[:2]) as notebook:
+        notebook.until("atlas.waiting", "", 60)
+        before = legend(notebook)
+        assert before.split()[::2][:2] == ["normal", "good"]
+        notebook.page.evaluate("jupyterapp.commands.execute('docmanager:save')")
+        notebook.page.wait_for_function("!jupyterapp.shell.currentWidget.context.model.dirty", timeout=20_000)
+    shutil.copy(lab.folder / "kept_atlas.ipynb", lab.folder / "reopened_atlas.ipynb")
+    with Notebook(browser, lab, "reopened_atlas.ipynb", run=False) as notebook:
+        assert legend(notebook) == before
 
 
 def test_the_lasso_filters_the_strip_of_a_linked_explorer(notebook, atlas):

@@ -39,6 +39,7 @@ def opened(spade, demo, tmp_path):
         "painting": paint_defect(spade, photos, folder=tmp_path / "painted"),
         "review": spade_kit.review_suspects(spade),
         "atlas": spade_kit.map_images(spade, photos),
+        "stages": spade_kit.show_stages(spade, photos),
     }
 
 
@@ -68,12 +69,12 @@ def test_a_saved_page_says_what_it_shows_and_what_works_offline(browser, opened,
             shown = Shown(page)
             assert shown.root.locator("h1").inner_text() == page.title() != ""
             told = shown.root.locator("header p").inner_text()
-            assert {"chooser": "score at least the threshold"}.get(name, "photo") in told
+            assert {"chooser": "score at least the threshold", "stages": "an image"}.get(name, "photo") in told
             assert "works offline: " in told
             assert shown.root.locator("header").bounding_box()["y"] < shown.root.locator(".sk-head").bounding_box()["y"]
             assert shown.root.get_by_role("alert").count() == 0
             assert not shown.root.locator(".sk-spinner").is_visible()
-            if name == "explorer":  # provenance in words, the hash on hover
+            if name not in ("comparison", "painting"):  # provenance in words, the hash on hover
                 source = shown.root.locator(".sk-source")
                 assert source.inner_text().startswith("efficientnet_lite0, weights: ImageNet; ")
                 assert "SHA-256 " in source.get_attribute("title")

@@ -85,6 +85,10 @@ class Backbone:
     def __repr__(self) -> str:
         return f"{self.name}, {'whole image at' if self.crop is None else f'crop {self.crop} of'} {self.resize} px"
 
+    def describe(self) -> str:
+        """Its name and where its weights come from, for captions."""
+        return f"{self.name}, weights: {self.weights}"
+
     @property
     def layers(self) -> tuple[str, ...]:
         return tuple(f"layer{number}" for number in range(1, len(self.sources) + 1))

@@ -293,7 +293,7 @@ def _show_patch(panel: Axes, result: Result, picture: np.ndarray, at: tuple[int,
 
 def _finish(figure: Figure, result: Result, remark: str = "") -> Figure:
     """Print the provenance: weights, crop and options."""
-    backbone, (height, width) = result.spade.backbone, result.anomaly_map.shape
+    height, width = result.anomaly_map.shape
     crop = f"crop {height} x {width} px, {result.crop.describe()}"
-    print_ = f"{backbone.name}, weights: {backbone.weights}; {crop}; {result.describe_options()}"
+    print_ = f"{result.spade.backbone.describe()}; {crop}; {result.describe_options()}"
     return style.small_print(figure, f"{remark}\n{print_}" if remark else print_)

@@ -134,8 +134,8 @@ class Atlas(Live, page="atlas.js"):
         kinds = [self.images.label(at) or UNKNOWN for at in range(self._tested)] + [_NORMAL] * len(pooled)
         names = [self.images.name(at) for at in range(self._tested)] + [f"normal {at}" for at in range(len(pooled))]
         self.photos = list(map(list, zip(names, kinds)))
-        told = {"tested": self._tested, "kinds": _choose_looks(kinds), "options": self.spade.describe_options()}
-        self.about = self.about | told
+        source = f"{self.spade.backbone.describe()}; {self.spade.describe_options()}"
+        self.about = self.about | {"tested": self._tested, "kinds": _choose_looks(kinds), "source": source}
         self._open()
 
     # ---- for Python --------------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ class Atlas(Live, page="atlas.js"):
         figure, (panel,) = make_panels(None, 1, side=7)
         shown = self.projection if self._tsne else "pca"
         places, kinds, values = self._places[shown], np.array(self.photos)[:, 1], self._values.get(self.colour)
-        for kind, (colour, marker) in self.about["kinds"].items():
+        for kind, colour, marker in self.about["kinds"]:
             x, y = places[kinds == kind].T
             look = {"c": colour, "marker": marker, "label": f"{kind} ({len(x)})"}
             if values is not None:
@@ -161,7 +161,7 @@ class Atlas(Live, page="atlas.js"):
         panel.set(xticks=[], yticks=[])
         panel.set_aspect("equal", "datalim")
         panel.legend(fontsize=8)
-        return small_print(figure, f"{self.told['axes'][shown]}\n{self.about['options']}")
+        return small_print(figure, f"{self.told['axes'][shown]}\n{self.about['source']}")
 
     # ---- vectors, neighbours and scores ------------------------------------------------------------------------------
 
@@ -324,8 +324,8 @@ def _find_perplexity(count: int) -> float:
     return min(_PERPLEXITY, (count - 1) / 3)
 
 
-def _choose_looks(kinds: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """A colour and a Matplotlib marker for each kind."""
+def _choose_looks(kinds: Iterable[str]) -> list[tuple[str, str, str]]:
+    """Each kind with its colour and Matplotlib marker, in the order of the legend, which a notebook's file keeps."""
     usual = {_NORMAL: (BLUE, "o"), GOOD: (GREEN, "s"), UNKNOWN: (GREY, "D")}
     defects = zip(sorted({*kinds} - {*usual}), cycle((colour, marker) for marker in "^v" for colour in _DEFECTS))
-    return {kind: look for kind, look in {**usual, **dict(defects)}.items() if kind in kinds}
+    return [(kind, *look) for kind, look in {**usual, **dict(defects)}.items() if kind in kinds]

@@ -129,7 +129,7 @@ class Chooser(Live, page="chooser.js"):
         self.about = {
             "normals": len(self._normals),
             "tested": len(self._tested),
-            "options": self.spade.describe_options(),
+            "source": f"{self.spade.backbone.describe()}; {self.spade.describe_options()}",
             "axis": {
                 "image": f"image score ({_SCORES[self.spade.score]})",
                 "pixel": f"{self._judges[1]} at each pixel",

@@ -104,7 +104,8 @@ class Review(Waiting, page="review.js"):
         self._start_waiting()
         self.about = self.about | {
             "names": [self.images.name(index) for index in range(len(spade))],
-            "options": self.spade.describe_options() + (f"; labels in {self._table.name}" if self._table else ""),
+            "source": f"{self.spade.backbone.describe()}; {self.spade.describe_options()}"
+            + (f"; labels in {self._table.name}" if self._table else ""),
         }
         self._open()
         self._go_on()

@@ -112,7 +112,7 @@ class Stages(Live, page="stages.js"):
             "matching": self._describe_matching(),
             "start": start,
             "of": len(spade),
-            "options": self.spade.describe_options(),
+            "source": f"{self.spade.backbone.describe()}; as fitted: {self.spade.describe_options()}",
         }
         self.about = self.about | told | {"kappa": options.kappa, "radius": options.radius}
         self.threshold = self._calibrate()

@@ -20,6 +20,7 @@ class Atlas extends Page {
   constructor(model, root) {
     super(model, root, "hovering, colours and selecting", "Each point is a photo; photos with similar pooled vectors are close together.");
     this.about = this.get("about");
+    this.looks = new Map(this.about.kinds.map(([kind, ...look]) => [kind, look]));
     [this.near, this.asked] = [new Map(), new Set()];
     this.point = this.path = null; // under the pointer or the keys; the lasso
     this.build();
@@ -42,7 +43,7 @@ class Atlas extends Page {
     this.root.append(
       el("div", { class: "sk-head" }, this.projection.node, this.colour.node, this.all, el("span", { class: "sk-group" }, this.spinner, this.progress)),
       this.problem, this.kinds, this.scale, this.stage, this.axes, this.words, this.chosen, this.strip.node, this.lost,
-      el("div", { class: "sk-foot" }, this.saves.page, this.saves.png, el("span", { class: "sk-source" }, this.about.options)));
+      el("div", { class: "sk-foot" }, this.saves.page, this.saves.png, this.provenance));
   }
 
   listen() {
@@ -242,7 +243,7 @@ class Atlas extends Page {
     const [context, values, picked, photos] = [this.clear(this.base), this.values[this.get("colour")], new Set(this.selected), this.get("photos")];
     for (const [at, [x, y]] of [...this.places.entries()].reverse()) {
       if (Number.isNaN(x)) continue;
-      const [colour, marker] = this.about.kinds[photos[at][1]];
+      const [colour, marker] = this.looks.get(photos[at][1]);
       [context.fillStyle, context.strokeStyle] = values ? [this.colourOf(values[at]), colour] : [colour, GREY];
       context.globalAlpha = !picked.size || picked.has(at) ? 1 : 0.3;
       context.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, devicePixelRatio * x, devicePixelRatio * y);
@@ -275,7 +276,7 @@ class Atlas extends Page {
       const [fill, stroke] = colour === "kind" ? [kind, GREY] : ["none", kind];
       return svg("svg", { viewBox: "-8 -8 16 16", "aria-hidden": "true" }, svg("path", { d: SHAPES[marker], fill, stroke, "stroke-width": EDGING }));
     };
-    this.kinds.replaceChildren(...Object.entries(this.about.kinds).map(([kind, [fill, marker]]) =>
+    this.kinds.replaceChildren(...this.about.kinds.map(([kind, fill, marker]) =>
       el("span", {}, sign(fill, marker), `${kind} (${group(photos.filter(([, other]) => other === kind).length)})`)));
     const steps = Array.from({ length: 9 }, (_, i) => this.colourOf(low + (i / 8) * (high - low)));
     this.scale.replaceChildren(...(low <= high ? [`${COLOURS[colour]}: ${brief(low)}`, el("span", { class: "bar", style: `background: linear-gradient(to right, ${steps})` }), brief(high)] : []));

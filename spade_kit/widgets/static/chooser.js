@@ -60,7 +60,7 @@ class Chooser extends Page {
       this.problem,
       el("div", { class: "sk-choosing" }, el("div", { class: "sk-histograms" }, this.plot, this.ticks, this.axis), el("div", { class: "sk-follows" }, this.facts, this.sentence, this.remarks)),
       el("div", { class: "sk-sides" }, ...this.sides.map(({ node }) => node)),
-      el("div", { class: "sk-foot" }, this.copy, this.saves.page, this.saves.png, el("span", { class: "sk-source" }, this.get("about").options)), this.text);
+      el("div", { class: "sk-foot" }, this.copy, this.saves.page, this.saves.png, this.provenance), this.text);
   }
 
   #makeCard() {

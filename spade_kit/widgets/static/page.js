@@ -18,6 +18,12 @@ export class Page {
     root.classList.add("spade-kit");
   }
 
+  /** What the pictures come from, in words; hashes of weights and of rois show when it is pointed at. */
+  get provenance() {
+    const { source } = this.get("about");
+    return el("span", { class: "sk-source", title: source }, source.replace(/, SHA-256 \w+| [0-9a-f]{12}\b/g, ""));
+  }
+
   get = (name) => this.model.get(name);
 
   put(changes) {

@@ -45,7 +45,7 @@ class Review extends MapPage {
       this.problem, this.strip.node,
       el("div", { class: "sk-views" }, this.photo.figure, this.map.figure, this.normal.figure),
       el("div", { class: "sk-pair" }, ...this.patches.map(({ canvas }) => canvas), this.words),
-      el("div", { class: "sk-foot" }, this.copy, this.saves.page, this.saves.png, el("span", { class: "sk-source" }, this.about.options)), this.text);
+      el("div", { class: "sk-foot" }, this.copy, this.saves.page, this.saves.png, this.provenance), this.text);
   }
 
   listen() {

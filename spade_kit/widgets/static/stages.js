@@ -229,7 +229,7 @@ class Stages extends MapPage {
     this.root.append(
       el("div", { class: "sk-head" }, this.name.node, el("span", { class: "sk-spinner", role: "img", "aria-label": "computing" }), this.score), this.problem,
       el("ol", { class: "sk-steps" }, ...this.parts.map(({ card }) => el("li", {}, card))), this.open,
-      el("div", { class: "sk-foot" }, this.saves.page, this.saves.png, this.copied, el("span", { class: "sk-source" }, `as fitted: ${this.about.options}`)), this.text);
+      el("div", { class: "sk-foot" }, this.saves.page, this.saves.png, this.copied, this.provenance), this.text);
   }
 
   /** The card of a stage, and what is said of it: all take the same place, so that the layout does not jump. */
