@@ -11,6 +11,8 @@ import platform
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
@@ -53,8 +55,8 @@ DRAG = """async () => {
     send('pointerup', 0);
     return times;
 }"""
-# the visible state is compared frame by frame, after each frame was painted
-MEASURE = """async ([act, what, phase]) => {
+# the visible state is compared frame by frame, after each frame was painted; a button is held for 80 ms
+MEASURE = """async ([act, what, phase, before]) => {
     const root = document.querySelector('.spade-kit');
     const stages = root.querySelectorAll('.sk-stage');
     const [stage, map, layer] = [stages[0], ...[1, 3].map(at => stages[at]?.querySelector('canvas.base'))];
@@ -96,11 +98,12 @@ MEASURE = """async ([act, what, phase]) => {
         for (const kind of ['pointerdown', 'pointerup']) stage.dispatchEvent(new PointerEvent(kind, where));
     };
     const neighbour = rank => root.querySelectorAll('.sk-strip')[1].children[rank].click();
-    await new Promise(done => setTimeout(done, phase)); // users do not act in step with frames
-    const before = look(), start = performance.now();
+    eval(before);
+    await new Promise(done => setTimeout(done, (before ? 80 : 0) + phase)); // users do not act in step with frames
+    const seen = look(), start = performance.now();
     eval(act);
     do await new Promise(done => requestAnimationFrame(() => setTimeout(done)));
-    while (look() === before && performance.now() - start < 20000);
+    while (look() === seen && performance.now() - start < 20000);
     return performance.now() - start;
 }"""
 
@@ -111,12 +114,23 @@ class Bench:
         self.shown = Shown(self.page)
         self.rows: list[tuple[str, float, list[float]]] = []
 
-    def measure(self, name: str, aim: float, what: str, acts: list[str], *, pause: int = 0, after: str = "") -> None:
+    def measure(
+        self,
+        name: str,
+        aim: float,
+        what: str,
+        acts: list[str],
+        *,
+        before: Sequence[str] = (),
+        pause: int = 0,
+        after: str = "",
+    ) -> None:
+        """Time acts, each after the act ``before`` it: the pointer is at its place when a button is pressed."""
         times = []
-        for number, act in enumerate(acts):
+        for number, (act, first) in enumerate(zip_longest(acts, before, fillvalue="")):
             self.shown.settle()
             self.page.wait_for_timeout(pause)
-            times.append(self.page.evaluate(MEASURE, [act, what, 7 * number % 17]))
+            times.append(self.page.evaluate(MEASURE, [act, what, 7 * number % 17, first]))
             if after:
                 self.shown.settle()
                 self.notebook.execute(after)
@@ -193,8 +207,8 @@ def run(results: Path) -> None:
         bench.measure("weight of a layer", 300, "map", weighing)
         notebook.execute("ex.weights = None; ex.finish()")
         bench.shown.press("distances")
-        pins = [f"hover({x:.3f}, {1 - x:.3f}); stage.click()" for x in spread(0.05, 0.95)]
-        bench.measure("distances of the pinned pixel", 30, "near", pins)
+        points = [f"hover({x:.3f}, {1 - x:.3f})" for x in spread(0.05, 0.95)]
+        bench.measure("distances of the pinned pixel", 30, "near", ["stage.click()"] * REPEATS, before=points)
         bench.shown.press("distances")
         out = [f"neighbour({rank}); press('exclude')" for rank in range(REPEATS)]
         bench.measure("excluding a neighbour", 300, "map", out, after="ex.without = ()")

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from browsing import INSIDE, RUN_ALL, Notebook, Shown, read_canvas
+from browsing import INSIDE, RUN_ALL, Notebook, Shown, read_canvas, run_beside
 from PIL import Image
 
 from spade_kit.scores import make_map
@@ -177,22 +177,42 @@ def test_the_distances_of_the_pinned_pixel_tell_how_unique_its_match_is(notebook
     shown.press("distances")
 
 
-def test_the_distances_of_a_place_where_the_pointer_rests_are_there_when_it_is_pinned(notebook, shown, spade, demo):
+@pytest.fixture
+def asked(notebook, shown):
+    """An expression for the places whose distances the page has asked for, while they are switched on."""
     notebook.execute("asked, send = [], ex.send; ex.send = lambda told, *of: (asked.append(told), send(told, *of))")
-    places = "[[one['row'], one['col']] for one in asked if one['kind'] == 'distances']"
     shown.press("distances")
-    try:
-        shown.hover(shown.photo, 100, 61)
-        notebook.until(places, [[100, 61]])
-        shown.page.wait_for_timeout(300)  # the reply is on its way
-        shown.click(shown.photo, 100, 61)
-        match = spade.predict(demo.test[0]).match(100, 61)
-        told = f"nearest {match.distance:.1f} at ({match.row}, {match.col})"
-        shown.root.locator(".sk-near", has_text=told).wait_for(timeout=2000)
-        assert notebook.ask(places) == [[100, 61]]  # not asked again
-    finally:
-        notebook.execute("ex.send = send")
-        shown.press("distances")
+    places = "[[one['row'], one['col']] for one in asked if one['kind'] == 'distances']"
+    shown.hover(shown.photo, 10, 10)
+    notebook.until(f"{places}[-1:]", [[10, 10]])
+    shown.page.wait_for_timeout(300)  # the reply is on its way
+    notebook.execute("asked.clear()")
+    yield places
+    notebook.execute("ex.send = send")
+    shown.press("distances")
+
+
+def test_the_distances_of_the_cell_under_the_pointer_are_there_when_it_is_pinned(notebook, shown, spade, demo, asked):
+    shown.hover(shown.photo, 100, 61)
+    notebook.until(asked, [[102, 62]])
+    shown.page.wait_for_timeout(300)  # the reply is on its way
+    shown.click(shown.photo, 101, 63)  # another pixel of this cell
+    match = spade.predict(demo.test[0]).match(100, 61)
+    told = f"nearest {match.distance:.1f} at ({match.row}, {match.col})"
+    shown.root.locator(".sk-near", has_text=told).wait_for(timeout=2000)
+    assert notebook.ask(asked) == [[102, 62]]  # not asked again
+
+
+def test_distances_of_cells_are_asked_for_one_at_a_time(notebook, shown, asked, tmp_path):
+    end = tmp_path / "end"
+    run_beside(
+        shown.page, f"import os, time\nwith ex._lock:\n while not os.path.exists({str(end)!r}): time.sleep(0.05)"
+    )
+    for row in (20, 60, 100, 140):
+        shown.hover(shown.photo, row, 61)
+        shown.page.wait_for_timeout(150)
+    end.touch()
+    notebook.until(asked, [[22, 62], [142, 62]])
 
 
 def test_the_ratio_map_shows_how_ambiguous_matches_are_and_says_how_far_it_is(notebook, shown, spade, demo):

@@ -895,8 +895,8 @@ class Explorer extends MapPage {
     if (bitmap) this.normal.draw(bitmap);
     this.normal.point("pinned", pin?.match.image === image ? pin.match.place : null);
     this.normal.point("hovered", hover?.match.image === image ? hover.match.place : null);
-    this.near.show(pin && [pin.place[0], pin.place[1]], image, matches, this.matches);
-    if (this.hovered && !this.disconnected) this.near.prepare(hover.place, part?.image ?? hover.match.image, matches);
+    this.near.show(pin?.cell ?? null, image, matches);
+    if (hover && !this.disconnected) this.near.prepare(hover.cell, part?.image ?? hover.match.image, matches);
     this.normal.dots.replaceChildren(...(image === part?.image ? part.dots : []));
     const rank = matches.neighbours.findIndex(([other]) => other === image);
     setText(this.normal.title, `Normal ${image}`);

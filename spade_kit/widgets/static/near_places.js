@@ -4,7 +4,6 @@ import { brief, el, setText, svg } from "./dom.js";
 import { button } from "./controls.js";
 import { middleOf } from "./maps.js";
 
-const RESTING = 60; // ms for which the pointer rests before its distances are asked for
 const FAR = 0.1; // of the longer side: a place farther than this from the best one is another place
 
 const alike = (one, other) => one && other && ["row", "col", "image", "of"].every((name) => one[name] === other[name]);
@@ -21,7 +20,7 @@ export function findTwo(distances, h, w) {
 export class NearPlaces {
   /** @param {Pane} pane of the normal photo; @param {Element} strip of the colours; @param {object} do_ ``ask(place, image)``, ``changed()``, ``paint(canvas, distances, end)`` */
   constructor(pane, strip, do_) {
-    [this.pane, this.do, this.on, this.wanted, this.known] = [pane, do_, false, null, null];
+    [this.pane, this.do, this.on, this.wanted, this.known, this.asked] = [pane, do_, false, null, null, null];
     this.pressed = button("distances", "How unique is the match? Show the distance from the pinned pixel to every place of this normal photo", () => this.turn(), { class: "python", "aria-pressed": "false" });
     this.told = el("span", { class: "sk-remark", role: "status" });
     this.runner = svg("g", { class: "sk-own sk-runner", visibility: "hidden" }, ...["halo", "ink"].map((c) => svg("path", { class: c, d: "M-7-7L7 7M-7 7L7-7" })));
@@ -32,42 +31,52 @@ export class NearPlaces {
   }
 
   turn() {
-    this.on = !this.on;
+    [this.on, this.asked] = [!this.on, null];
     this.pressed.setAttribute("aria-pressed", this.on);
     this.do.changed();
   }
 
-  /** Ask for the distances from a pinned place, null for none, to a normal photo; ``of`` is what they belong to. */
-  show(place, image, of, grid) {
-    const wanted = this.on && place ? { row: place[0], col: place[1], image, of } : null;
-    const now = this.wanted;
-    clearTimeout(this.resting);
+  /** Show the distances from a pinned cell, null for none, to a normal photo; ``of`` are the matches that they belong to. */
+  show(cell, image, of) {
+    const wanted = this.on && cell !== null ? this.#from(cell, image, of) : null;
     setText(this.told, wanted ? this.told.textContent : this.on ? "pin a pixel" : "");
-    if (wanted ? alike(wanted, now) : now === null) return;
-    [this.wanted, this.grid] = [wanted, grid];
+    if (wanted ? alike(wanted, this.wanted) : this.wanted === null) return;
+    this.wanted = wanted;
     this.pane.stage.classList.remove("measured");
     this.scale.hidden = true;
     this.pane.put(this.runner, null);
     if (!wanted) return;
-    if (alike(wanted, this.known)) return this.paint(this.known.distances);
-    setText(this.told, `measuring ${grid.h * grid.w} places of normal ${image}`);
-    this.do.ask(place, image);
+    if (alike(wanted, this.known)) return this.paint(this.known);
+    setText(this.told, `measuring ${of.grid[0] * of.grid[1]} places of normal ${image}`);
+    this.#ask(wanted);
   }
 
-  /** Ask ahead for the place where the pointer rests: its distances are there when it is pinned. */
-  prepare([row, col], image, of) {
-    const next = { row, col, image, of };
-    if (this.on && !alike(next, this.next)) this.resting = setTimeout(() => this.do.ask([row, col], image, (this.next = next)), RESTING);
+  /** Ask ahead for the cell under the pointer, one at a time: its distances are there when it is pinned. */
+  prepare(cell, image, of) {
+    if (!this.on) return;
+    this.next = this.#from(cell, image, of);
+    if (!this.asked) this.#ask(this.next);
+  }
+
+  #from(cell, image, of) {
+    const [row, col] = middleOf(cell, [this.pane.H, this.pane.W], of.grid);
+    return { row, col, image, of };
+  }
+
+  #ask(one) {
+    if (alike(one, this.asked) || alike(one, this.known)) return;
+    this.asked = one;
+    this.do.ask([one.row, one.col], one.image);
   }
 
   receive(place, distances) {
-    const asked = [this.wanted, this.next].find((one) => alike(one, { of: one?.of, ...place }));
-    if (asked) this.known = { ...asked, distances };
-    if (asked && asked === this.wanted) this.paint(distances);
+    if (!alike({ of: this.asked?.of, ...place }, this.asked)) return;
+    [this.known, this.asked] = [{ ...this.asked, distances }, null];
+    if (alike(this.known, this.wanted)) this.paint(this.known);
+    if (this.on && this.next) this.#ask(this.next);
   }
 
-  paint(distances) {
-    const { h, w } = this.grid;
+  paint({ distances, of: { grid: [h, w] } }) {
     const [best, second] = findTwo(distances, h, w);
     const ends = [distances[best], Math.max(...distances)]; // of this pixel: those of a defect all lie above the scale of the map
     this.do.paint(this.pane.over, distances.map((value) => value - ends[0]), ends[1] - ends[0] || 1);
