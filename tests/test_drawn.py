@@ -115,6 +115,7 @@ def test_a_mask_and_its_image_may_have_different_words_around_one_number(put, pl
         ("Bild_{}.png", "bad/Masken/Maske_{}.png"),
         ("image_{}.png", "bad/masks_png/mask_00{}.png"),
         ("SN{}.png", "Masken/bad/{}.png"),
+        ("7 lot {}.png", "masks/bad/Maske_{}.png"),
         ("cam1_{}.png", "bad/masks/mask_{}.png"),
         ("{}.png", "bad/00{}_mask.png"),
         ("part 7-0{}.png", "bad/mask_{}.png"),
@@ -129,6 +130,8 @@ def test_masks_of_other_names_are_found_by_their_numbers(put, photo, mask):
         (folder / "bad" / photo.format(at), folder / mask.format(at)) for at in range(COUNT)
     ]
     assert "not used" not in str(dataset)
+    told = f"3 masks found by number, not by name: {name_file(Path(mask.format(0)))} is that of {photo.format(0)}."
+    assert (told in str(dataset)) == (Path(mask).parent != Path("bad"))
 
 
 @pytest.mark.parametrize("mask", ["bad/Masken/{}.png", "bad/Masken/Maske_{}.png", "bad/00{}_mask.png"])
@@ -138,6 +141,7 @@ def test_masks_of_other_names_are_found_by_their_numbers(put, photo, mask):
         ("bad/cam2_1.png", take),  # 1 is the number of two images
         ("{place}7{mark}.png", draw),  # no image has the number
         ("{place}1 2{mark}.png", draw),  # nor do both numbers fit
+        ("{place}00 2{mark}.png", draw),
     ],
 )
 def test_masks_whose_numbers_leave_it_open_are_not_guessed(put, mask, also, make, rng):
@@ -150,6 +154,32 @@ def test_masks_whose_numbers_leave_it_open_are_not_guessed(put, mask, also, make
     assert all(sample.path.parent.name == "bad" and "mask" not in sample.path.name for sample in dataset.test)
     assert all(sample.mask_path is None for sample in dataset.test)
     assert "masks not used" in str(dataset)
+
+
+@pytest.mark.parametrize("odd", ["3_1", "3_v2", "top_2", "3 (2)"])
+def test_numbers_do_not_count_where_names_fit(put, odd, rng):
+    """A mask left over from another image, or a copy, is that of no image, whatever its number."""
+    folder = put("good/{}.png", take)
+    put("bad/{}.png", take)
+    for image in ("side_2", "3"):
+        Image.fromarray(take(rng)).save(folder / f"bad/{image}.png")
+    for mask in ("bad/masks/0", "bad/masks/3", f"bad/masks/{odd}"):
+        (folder / mask).parent.mkdir(exist_ok=True)
+        Image.fromarray(draw(rng)).save(folder / f"{mask}.png")
+    dataset = load_dataset(folder)
+    assert {s.path.stem: s.mask_path.stem for s in dataset.test if s.mask_path} == {"0": "0", "3": "3"}
+    assert f"1 mask not used: masks/{odd}.png" in str(dataset)
+
+
+@pytest.mark.parametrize("names", ["{}", "dark_{}"])
+@pytest.mark.parametrize("place", ["", "test/"])
+def test_a_kind_of_nearly_uniform_images_holds_no_masks(put, names, place):
+    folder = put(f"{'train/' if place else ''}good/{{}}.png", take)
+    put(f"{place}bad/{names.replace('dark', 'scratch')}.png", take)
+    put(f"{place}dark/{names}.png", lambda rng: rng.normal(6, 2, (60, 80, 3)).clip(0, 255).astype(np.uint8))
+    dataset = load_dataset(folder)
+    assert len(dataset.test) == 2 * COUNT
+    assert all(sample.mask_path is None for sample in dataset.test)
 
 
 @pytest.mark.parametrize("mask", ["bad/Masken/{}.png", "Masken/bad/{}.png", "Masken/{}.png", "bad/masks_2/{}.png"])

@@ -362,6 +362,8 @@ def test_of_many_masks_some_are_read_and_it_is_told(put, monkeypatch):
     assert "7 masks (defect where not 0; 3 of them read)" in str(dataset)
     monkeypatch.setattr("spade_kit.datasets.samples._MASKS", 6)
     assert "7 masks (defect where not 0; 6 of them read)" in str(dataset)
+    monkeypatch.setattr("spade_kit.datasets.samples._PIXELS", 4.5 * DEFECT.size)
+    assert "7 masks (defect where not 0; 5 of them read)" in str(dataset)
 
 
 def test_a_mask_that_is_missing_on_disk_is_reported_as_missing(put, tmp_path):

@@ -154,11 +154,17 @@ class _Tree:
         return names | ({""} if others - beside else set())
 
     def find_alike(self, mask: Path, one: Path) -> list[Path]:
-        """Images beside a folder or in folders beside, by the name of a mask, or else a part of it, or its number."""
+        """Images beside a folder or in folders beside, by the name of a mask, or else a part of it, or its number.
+
+        At the top, where folders are kinds, a number counts only of images where the mask would be without its folder.
+        """
         parts = (strip_mark(mask.stem), *(name for name, _ in _split(mask.stem)))
-        names: tuple[str | int, ...] = (*map(fold, parts), *list_numbers(mask.stem)[-1:])
-        found = (self._named.get((one.parent, name), []) for name in names)
-        beside = ([photo for photo in some if one not in photo.parents] for some in found)
+        named = [self._named.get((one.parent, fold(name)), []) for name in parts]
+        home = one.parent / mask.relative_to(one).parent
+        alike = [self._named.get((home, number), []) for number in list_numbers(mask.stem)[-1:]]
+        if one.parent == self.folder:
+            alike = [[photo for photo in some if photo.parent == home] for some in alike]
+        beside = ([photo for photo in some if one not in photo.parents] for some in named + alike)
         return next(filter(None, beside), [])
 
 

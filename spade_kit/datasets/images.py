@@ -79,8 +79,8 @@ def read_mask(path: MaskPath | str) -> Bool[np.ndarray, "H W"]:
 def count_colours(path: Path, rest: float = 0.03, soft: float = _SOFT) -> int:
     """How many colours an image consists of, if they are few, as in a mask; else, or if it cannot be read, 0.
 
-    Those of a JPEG are two, if all pixels but the ``rest`` are near one or the other. So are those of a soft brush, if
-    at most the fraction ``soft`` is neither black nor white, and their levels rise and fall without noise.
+    Those of a JPEG are one or two, if all pixels but the ``rest`` are near one or the other. Those of a soft brush are
+    two, if at most the fraction ``soft`` is neither black nor white, and their levels rise and fall without noise.
     """
     try:
         with hold_warnings():
@@ -98,11 +98,11 @@ def count_colours(path: Path, rest: float = 0.03, soft: float = _SOFT) -> int:
     of_one_hue = all((one == levels).all() or one.min() == one.max() for one in np.moveaxis(whole[..., :3], 2, 0))
     if of_one_hue and _is_smooth(levels, soft):
         return 2
-    for _ in range(2):
+    for crowds in (1, 2):
         far = (abs(colours - colours[counts.argmax()]) > 8).any(1)
         colours, counts = colours[far], counts[far]
         if counts.sum() < rest * len(pixels):
-            return 2
+            return crowds
     return 0
 
 

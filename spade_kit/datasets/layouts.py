@@ -292,11 +292,21 @@ def _find_what_has_no_partner(masks: Path | None, folder: Path, test: list[Sampl
     drawn = [mask for mask in used - {sample.path for sample in test} if not {masks} & {*mask.parents}]
     drawn = sorted(mask for mask in drawn if folder in mask.parents and not is_marked(mask.relative_to(folder)))
     remarks += [f"{count(drawn, 'mask')} told by few colours, not by name: {name_some(drawn)}."] if drawn else []
+    if pairs := [(sample, mask) for sample in test for mask in sample.mask_parts if _differ(sample.path, mask)]:
+        sample, mask = pairs[0]
+        told = f"{count(pairs, 'mask')} found by number, not by name"
+        remarks.append(f"{told}: {name_file(mask)} is that of {as_text(sample.path.name)}.")
     if bare := _find_bare(test, masks):
         place = bare[0].relative_to(folder).with_name(f"{bare[0].stem}_mask.png")
         wanted = as_text(place.name if masks is None else Path(masks.name, place))
         remarks.append(f"{count(bare, 'defect image')} without a mask: {name_some(bare)}; expected mask: {wanted}.")
     return remarks
+
+
+def _differ(image: Path, mask: Path) -> bool:
+    """Whether an image and its mask in another folder have other names."""
+    names = [{plain(name), plain(strip_mark(name))} for name in (image.stem, mask.stem)]
+    return image.parent != mask.parent and names[0].isdisjoint({*names[1], plain(mask.name)})
 
 
 def _find_bare(test: list[Sample], masks: Path | None = None) -> list[Path]:

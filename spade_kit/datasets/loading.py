@@ -34,7 +34,7 @@ from spade_kit.datasets.layouts import LAYOUTS, Found, check_folder, count, find
 from spade_kit.datasets.naming import NAMED, name_some
 from spade_kit.datasets.samples import GOOD, Dataset, Sample
 
-_LOOKED_AT = 10  # so many groups of images, whether they are masks
+_LOOKED_AT = 5  # so many groups of images, whether they are masks
 
 
 def load_dataset(

@@ -94,8 +94,8 @@ def _match(images: dict[Path, PurePath], masks: dict[Path, PurePath]) -> dict[Pa
             taken = {mask for held in found.values() for mask in held}
             free = {mask: at for mask, at in free.items() if mask not in taken}
     truth |= _match_below({image: at for image, at in images.items() if image not in truth}, free)
-    taken = {mask for held in truth.values() for mask in (held if isinstance(held, tuple) else [held])}
-    return truth | _match_numbers(images, {mask: at for mask, at in free.items() if mask not in taken}, truth)
+    named = {masks[mask].parent for held in truth.values() for mask in (held if isinstance(held, tuple) else [held])}
+    return truth | _match_numbers(images, {mask: at for mask, at in masks.items() if at.parent not in named}, truth)
 
 
 def _match_below(images: dict[Path, PurePath], masks: dict[Path, PurePath]) -> dict[Path, MaskPath]:
@@ -120,25 +120,18 @@ def _list_below(folder: PurePath, images: dict[Path, PurePath]) -> list[Path]:
 def _match_numbers(
     images: dict[Path, PurePath], masks: dict[Path, PurePath], known: Collection[Path]
 ) -> dict[Path, MaskPath]:
-    """The masks of images by the numbers that end their names, as cam1_5 and mask_005, if each of a folder fits one."""
+    """The masks of images by the numbers that end their names, as mask_005 of cam1_5, if each of a folder fits one."""
     truth: dict[Path, MaskPath] = {}
     for folder in {at.parent for at in masks.values()}:
-        numbered = defaultdict[int, list[Path]](list)
+        numbered = defaultdict[tuple[int, ...], list[Path]](list)
         for image in _list_below(folder, images):
-            for number in list_numbers(image.stem)[-1:]:
-                numbered[number].append(image)
-        fitting = []
-        for mask, at in masks.items():
-            if at.parent == folder:
-                own = list_numbers(strip_mark(at.name))
-                near = numbered[own[-1]] if own else []
-                fitting.append((mask, [image for image in near if _end_alike(own, list_numbers(image.stem))]))
-        found = {image: mask for mask, alike in fitting for image in alike}
-        if all(len(alike) == 1 for _, alike in fitting) and len(found) == len(fitting) and not found.keys() & known:
-            truth |= found
+            numbers = list_numbers(image.stem)
+            for first in range(len(numbers)):
+                numbered[numbers[first:]].append(image)
+        fitting = {
+            mask: numbered[list_numbers(strip_mark(at.name))] for mask, at in masks.items() if at.parent == folder
+        }
+        found = {image: mask for mask, alike in fitting.items() for image in alike}
+        if all(len(alike) == 1 for alike in fitting.values()) and len(found) == len(fitting):
+            truth |= {} if found.keys() & known else found
     return truth
-
-
-def _end_alike(first: tuple[int, ...], second: tuple[int, ...]) -> bool:
-    least = min(len(first), len(second))
-    return first[-least:] == second[-least:]

@@ -35,7 +35,7 @@ from spade_kit.datasets.naming import NAMED, as_label, name_some
 from spade_kit.datasets.tables import ImageNames, clean_label, name_numbers, read_labels
 
 SQUASHED = 1.2  # a larger change of the aspect ratio is remarked on: round parts become ovals
-_MASKS = 200  # at most so many masks are read to describe all
+_MASKS, _PIXELS = 200, 150e6  # at most so many masks, and of large ones so many pixels, are read to describe all
 _VARIED = 0.1  # of the pixels: more of other colours than two make a mask look like an image, unless they are smooth
 
 
@@ -214,7 +214,8 @@ def _describe_sizes(sizes: Counter[tuple[int, int]], lost: int) -> str:
 
 def _describe_masks(masked: Sequence[Sample]) -> tuple[str, list[str]]:
     """How masks were understood, and remarks on those that are probably wrong; of many masks, some are read."""
-    read = [masked[at] for at in spread_evenly(len(masked), _MASKS)]
+    pixels = np.prod((masked and shape_of(masked[0])) or 1)
+    read = [masked[at] for at in spread_evenly(len(masked), min(_MASKS, 1 + int(_PIXELS / pixels)))]
     reasons: Counter[str] = Counter()
     empty, inverted, contradicted, varied, unreadable = [], [], [], [], list[str]()
     for sample in track(read, desc="masks"):
