@@ -29,7 +29,7 @@ import torch
 from rivals import check_the_same, concatenate, faiss_flat, sklearn_brute, torch_brute, window_loop
 
 from spade_kit import Pyramid, load_backbone
-from spade_kit.correspondence import search_pixels
+from spade_kit.correspondence import Question, search_pixels
 from spade_kit.datasets.samples import as_array
 from spade_kit.options import Options
 from spade_kit.search.dispatch import PixelSearch
@@ -122,14 +122,14 @@ def compare(dataset: spade_kit.Dataset, name: str, pretrained: bool, rivals: dic
         judge = spade.with_options(weights=weights)
         factors = gallery.factors(judge.options, images)
         asked_of = (gallery.pixels, images, factors, judge.options)
-        found = [search_pixels(query, *asked_of) for query in queries]
+        found = [search_pixels(Question(query, *asked_of)) for query in queries]
         row = {
             "data": dataset.name,
             "backbone": backbone.name,
             "weights": weights or "raw",
             "normals": len(normals),
             "queries": len(queries),
-            "search": clock(lambda query, asked_of=asked_of: search_pixels(query, *asked_of), queries),
+            "search": clock(lambda query, of=asked_of: search_pixels(Question(query, *of)), queries),
             "predict": clock(judge.predict, photos),
         }
         held = concatenate(levels, factors)
@@ -144,7 +144,7 @@ def compare(dataset: spade_kit.Dataset, name: str, pretrained: bool, rivals: dic
     judge = spade.with_options(combine="ensemble")
     ensemble = clock(judge.predict, photos)
     one = np.ones(len(levels), np.float32)
-    alone = clock(lambda query: search_pixels(query, gallery.pixels, images, one, judge.options), queries)
+    alone = clock(lambda query: search_pixels(Question(query, gallery.pixels, images, one, judge.options)), queries)
     rows.append({"data": dataset.name, "backbone": backbone.name, "weights": "ensemble", "normals": len(normals),
                  "queries": len(queries), "search": alone, "predict": ensemble})  # fmt: skip
     if "faiss" in rivals:
@@ -304,7 +304,7 @@ def search_blocks(queries: Sequence[Pyramid], held: Pyramid) -> dict[str, Times]
     one, images, layout = np.ones(len(held.layers), np.float32), np.arange(len(held)), CellLayout.of(held.levels)
 
     def search(options: Options) -> Callable[[Pyramid], Any]:
-        return lambda query: search_pixels(query, layout, images, one, options)
+        return lambda query: search_pixels(Question(query, layout, images, one, options))
 
     window, loop = search(Options(radius=1, combine="ensemble", squared=True)), window_loop(held.levels, 1)
     theirs = torch.stack(loop(queries[0].levels)).mean(0).numpy()

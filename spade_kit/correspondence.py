@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -19,7 +19,6 @@ from spade_kit.search.dispatch import PixelSearch, least_candidates, levels_of
 from spade_kit.search.layout import Layout
 from spade_kit.search.runtime import NOWHERE
 
-Pixels: TypeAlias = Layout | Sequence[Tensor]  # of a gallery: a layout is read in place
 Factors: TypeAlias = Float[np.ndarray, "L"]  # the weight of each level's squared distance
 DISTANT = 0.1  # of a grid's longer side, in rows or columns: a cell farther from another is distant
 
@@ -138,7 +137,7 @@ def match_pixels(
     factors = options.factors(gallery.layers, lambda: channel_variance(gallery))
     check_size(gallery.levels, gallery.layers, factors)
     warn_about_clipping(options, [tuple(level.shape[1:]) for level in gallery.levels], len(gallery))
-    return search_pixels(query, gallery.levels, np.arange(len(gallery)), factors, options)
+    return search_pixels(Question(query, gallery.levels, np.arange(len(gallery)), factors, options))
 
 
 def _check_pair(query: Pyramid, gallery: Pyramid) -> None:
@@ -170,23 +169,29 @@ def channel_variance(gallery: Pyramid) -> list[float]:
     return [float(level.cpu().double().var((0, 2, 3), correction=0).sum()) for level in gallery.levels]
 
 
-def search_pixels(
-    query: Pyramid,
-    gallery: Pixels,
-    images: Int[np.ndarray, "k"],
-    factors: Factors,
-    options: Options,
-    first: Int[np.ndarray, "f h w"] | None = None,
-) -> Correspondence:
-    """`match_pixels` among some images of a gallery, which is read in place if it is a layout.
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What a search is asked: to match the pixels of a query among some images of a gallery."""
+
+    query: Pyramid
+    gallery: Layout | Sequence[Tensor]  # a layout is read in place
+    images: Int[np.ndarray, "k"]
+    factors: Factors
+    options: Options
+
+    @cached_property
+    def pixels(self) -> PixelSearch:
+        return PixelSearch(self.query.levels, self.gallery, self.images, self.options.search)
+
+
+def search_pixels(asked: Question, first: Int[np.ndarray, "f h w"] | None = None) -> Correspondence:
+    """`match_pixels` among some images of a gallery.
 
     A kappa above the number of candidates is reduced silently. ``first`` holds places to try first, in the form of
     `Correspondence.place`: good ones save time, and the result does not depend on them.
     """
-    check_size(query.levels, query.layers, factors)
-    pixels = PixelSearch(query.levels, gallery, images, options.search)
-    places = _find_all(pixels, factors, _cut(pixels, options, len(images)), options, first)
-    return _describe_all(pixels, places, factors, options)
+    check_size(asked.query.levels, asked.query.layers, asked.factors)
+    return _describe_all(asked, _find_all(asked, _cut(asked, len(asked.images)), first))
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,41 +224,36 @@ class Breakpoints:
 
 
 class ResultsPerK:
-    """`search_pixels` among the first k images, for any k; the arguments are the same.
+    """`search_pixels` among the first k images, for any k.
 
     One pass, slightly slower than a search, keeps the nearest places after each image; a result for some k then only
     needs its distances measured. Without a fast search (no numba, a GPU, grids that do not nest), each k is searched
     separately.
     """
 
-    def __init__(
-        self, query: Pyramid, gallery: Pixels, images: Int[np.ndarray, "k"], factors: Factors, options: Options
-    ) -> None:
-        self._anew = lambda k: search_pixels(query, gallery, images[:k], factors, options)
-        self._pixels = pixels = PixelSearch(query.levels, gallery, images, options.search)
-        self._factors, self._options = factors, options
-        self._kappas = [_cut(pixels, options, k) for k in range(1, len(images) + 1)]
+    def __init__(self, asked: Question) -> None:
+        self._asked = asked
+        self._kappas = [_cut(asked, k) for k in range(1, len(asked.images) + 1)]
 
     @cached_property
     def _kept(self) -> list[np.ndarray] | None:
         """The nearest places after each image, one (k, kappa, h, w) array per search."""
-        pixels = self._pixels
-        if not pixels.keeps_history(_by_level(self._factors, self._options)):
+        if not self._asked.pixels.keeps_history(_by_level(self._asked)):
             return None
-        return _find_all(pixels, self._factors, self._kappas[-1], self._options, history=True)
+        return _find_all(self._asked, self._kappas[-1], history=True)
 
     def __call__(self, k: int) -> Correspondence:
         if self._kept is None:
-            return self._anew(k)
+            return search_pixels(replace(self._asked, images=self._asked.images[:k]))
         pairs = zip(self._kept, self._kappas[k - 1])
         places = [np.ascontiguousarray(history[k - 1][:kappa]) for history, kappa in pairs]
-        return _describe_all(self._pixels, places, self._factors, self._options)
+        return _describe_all(self._asked, places)
 
     def breakpoints(self) -> Breakpoints | None:
         """All results at once, or None where each level or each k is searched separately."""
-        if _by_level(self._factors, self._options) or self._kept is None:
+        if _by_level(self._asked) or self._kept is None:
             return None
-        history = self._kept[0]
+        asked, history = self._asked, self._kept[0]
         kappas = np.array([kappa for (kappa,) in self._kappas])
         changed = np.ones((len(history), *history.shape[2:]), bool)
         changed[1:] = (history[1:] != history[:-1]).any(1) | (kappas[1:] != kappas[:-1])[:, None, None]
@@ -263,11 +263,11 @@ class ResultsPerK:
         slot = np.arange(len(at)) - np.repeat(count.ravel().cumsum() - count.ravel(), count.ravel())
         places = np.zeros((count.max(), *history.shape[1:]), np.int64)
         places[slot, :, row, col] = np.where(history[at, :, row, col] == NOWHERE, 0, history[at, :, row, col])
-        squared = self._pixels.measure(places.reshape(-1, *count.shape))
+        squared = asked.pixels.measure(places.reshape(-1, *count.shape))
         squared = squared.reshape(len(squared), *places.shape)[:, slot, :, row, col]  # (s, L, kappa)
-        weighted = self._factors[:, None].astype(np.float64) * squared
+        weighted = asked.factors[:, None].astype(np.float64) * squared
         counts = np.arange(places.shape[1]) < kappas[at, None]
-        distance = (self._options.root(weighted.sum(1)) * counts).sum(1) / counts.sum(1)
+        distance = (asked.options.root(weighted.sum(1)) * counts).sum(1) / counts.sum(1)
         nearest, (h, w) = history[at, 0, row, col], count.shape
         return Breakpoints(
             count=count,
@@ -280,38 +280,33 @@ class ResultsPerK:
         )
 
 
-def _by_level(factors: Factors, options: Options) -> bool:
+def _by_level(asked: Question) -> bool:
     """Whether each level is searched separately."""
-    return options.combine == "ensemble" or len(factors) == 1
+    return asked.options.combine == "ensemble" or len(asked.factors) == 1
 
 
 def _find_all(
-    pixels: PixelSearch,
-    factors: Factors,
-    kappas: Sequence[int],
-    options: Options,
-    first: Int[np.ndarray, "f h w"] | None = None,
-    history: bool = False,
+    asked: Question, kappas: Sequence[int], first: Int[np.ndarray, "f h w"] | None = None, history: bool = False
 ) -> list[np.ndarray]:
     """The places found by each search: one search per level, or one for all levels."""
-    if _by_level(factors, options):
-        return [pixels.find_in_level(level, kappa, options.radius, history) for level, kappa in enumerate(kappas)]
-    return [pixels.find(factors, kappas[0], options.radius, first, history)]
+    pixels, radius = asked.pixels, asked.options.radius
+    if _by_level(asked):
+        return [pixels.find_in_level(level, kappa, radius, history) for level, kappa in enumerate(kappas)]
+    return [pixels.find(asked.factors, kappas[0], radius, first, history)]
 
 
-def _describe_all(
-    pixels: PixelSearch, places: Sequence[np.ndarray], factors: Factors, options: Options
-) -> Correspondence:
+def _describe_all(asked: Question, places: Sequence[np.ndarray]) -> Correspondence:
     """Measure the places found by `_find_all`."""
-    if options.combine == "ensemble":
-        return _average(pixels, places, factors, options)
-    measured = pixels.measure_in_level(0, places[0]) if len(factors) == 1 else pixels.measure(places[0])
-    return _describe(places[0], measured, factors, options)
+    if asked.options.combine == "ensemble":
+        return _average(asked, places)
+    alone, pixels = len(asked.factors) == 1, asked.pixels
+    measured = pixels.measure_in_level(0, places[0]) if alone else pixels.measure(places[0])
+    return _describe(places[0], measured, asked.factors, asked.options)
 
 
-def _cut(pixels: PixelSearch, options: Options, k: int) -> list[int]:
+def _cut(asked: Question, k: int) -> list[int]:
     """The kappa of each search (one per level, or one for all), limited to the number of candidates."""
-    return [min(options.kappa, k * least) for least in _least_of(pixels.grids, options)]
+    return [min(asked.options.kappa, k * least) for least in _least_of(asked.pixels.grids, asked.options)]
 
 
 def _least_of(grids: Sequence[tuple[int, int]], options: Options) -> list[int]:
@@ -335,63 +330,54 @@ def _describe(
     return Correspondence(distance, weighted[:, 0].astype(np.float32), place // (h * w), place // w % h, place % w)
 
 
-def _average(pixels: PixelSearch, places: Sequence[np.ndarray], weights: Factors, options: Options) -> Correspondence:
+def _average(asked: Question, places: Sequence[np.ndarray]) -> Correspondence:
     """The ensemble: each level matched on its own grid, and the mean of the distances."""
-    one, fine = np.ones(1, np.float32), pixels.grids[0]
-    measured = map(pixels.measure_in_level, range(len(places)), places)
-    alone = [_describe(place, squared, one, options) for place, squared in zip(places, measured)]
+    one, fine, weights = np.ones(1, np.float32), asked.pixels.grids[0], asked.factors
+    measured = map(asked.pixels.measure_in_level, range(len(places)), places)
+    alone = [_describe(place, squared, one, asked.options) for place, squared in zip(places, measured)]
     used = np.flatnonzero(weights > 0)
-    scale = options.root(weights)
+    scale = asked.options.root(weights)
     distance = np.mean([scale[level] * resize(alone[level].distance, fine) for level in used], axis=0)
     squared = [weight * spread(found.layer_distance[0], fine) for weight, found in zip(weights, alone)]
     finest = alone[0]
     return Correspondence(distance.astype(np.float32), np.stack(squared), finest.image, finest.row, finest.col)
 
 
-def measure_from(
-    cell: tuple[int, int],
-    query: Pyramid,
-    gallery: Pixels,
-    images: Int[np.ndarray, "k"],
-    factors: Factors,
-    options: Options,
-) -> Float[np.ndarray, "k h w"]:
-    """The distance of one cell of the query's finest grid to every cell of some images of a gallery."""
-    (h, w), k = query.grid, len(images)
+def _sum_levels(weighted: Sequence[np.ndarray], options: Options) -> np.ndarray:
+    """Distances from the weighted squared distances of levels on one grid."""
+    apart = weighted if options.combine == "ensemble" else [np.sum(weighted, axis=0)]
+    return np.mean([options.root(one) for one in apart], axis=0)
+
+
+def measure_from(cell: tuple[int, int], asked: Question) -> Float[np.ndarray, "k h w"]:
+    """The distance of one cell of the query's finest grid to every cell of the images."""
+    (h, w), k, query = asked.query.grid, len(asked.images), asked.query
     here = [level[..., cell[0] * level.shape[2] // h, cell[1] * level.shape[3] // w] for level in query.levels]
     levels = [at[..., None, None].expand_as(level) for at, level in zip(here, query.levels)]  # the cell everywhere
-    pixels = PixelSearch(levels, gallery, images, options.search)
+    pixels = PixelSearch(levels, asked.gallery, asked.images, asked.options.search)
     weighted = []
-    for level in np.flatnonzero(factors > 0).tolist():
+    for level in np.flatnonzero(asked.factors > 0).tolist():
         rows, cols = pixels.grids[level]
         squared = pixels.measure_in_level(level, np.arange(k * rows * cols).reshape(k, rows, cols))[0]
-        weighted.append(float(factors[level]) * np.stack([spread(one, (h, w)) for one in squared]))
-    apart = weighted if options.combine == "ensemble" else [np.sum(weighted, axis=0)]
-    return np.mean([options.root(one) for one in apart], axis=0).astype(np.float32)
+        weighted.append(float(asked.factors[level]) * np.stack([spread(one, (h, w)) for one in squared]))
+    return _sum_levels(weighted, asked.options).astype(np.float32)
 
 
-def find_ratios(
-    cells: tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]],
-    query: Pyramid,
-    gallery: Pixels,
-    image: int,
-    factors: Factors,
-    options: Options,
-) -> Float[np.ndarray, "n"]:
-    """The least distance of some cells to an image over the least to a distant cell of it; 1 if both are 0.
+def find_ratios(cells: tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]], asked: Question) -> Float[np.ndarray, "n"]:
+    """The least distance of some cells to the one image over the least to a distant cell of it; 1 if both are 0.
 
     Distances are those of `measure_from`, from products in float64. 0 if no cell is distant.
     """
-    (h, w), apart = query.grid, []
-    for level, (here, there) in enumerate(zip(query.levels, levels_of(gallery, np.array([image])))):
-        if factors[level] > 0:
+    (h, w), weighted = asked.query.grid, []
+    held = levels_of(asked.gallery, asked.images)
+    for here, there, factor in zip(asked.query.levels, held, asked.factors.tolist()):
+        if factor > 0:
             rows, cols = np.arange(h)[:, None] * here.shape[2] // h, np.arange(w) * here.shape[3] // w
             own, every = (side[0].cpu().double().numpy()[:, rows, cols] for side in (here, there))  # (c, h, w)
             own, every = own[:, cells[0], cells[1]].T, every.reshape(-1, h * w)
             squared = (own**2).sum(1)[:, None] + (every**2).sum(0) - 2 * own @ every
-            apart.append(float(factors[level]) * squared.clip(0))
-    together = apart if options.combine == "ensemble" else [np.sum(apart, axis=0)]
-    distances = np.mean([options.root(one) for one in together], axis=0)
+            weighted.append(factor * squared.clip(0))
+    distances = _sum_levels(weighted, asked.options)
     row, col = np.divmod(distances.argmin(1)[:, None], w)
     far = [abs(np.arange(side) - best) > DISTANT * max(h, w) for side, best in ((h, row), (w, col))]
     distant = far[0][:, :, None] | far[1][:, None]
@@ -400,7 +386,7 @@ def find_ratios(
 
 
 def match_level(
-    query: Pyramid, gallery: Pixels, images: Int[np.ndarray, "k"], level: int, options: Options
+    query: Pyramid, gallery: Layout | Sequence[Tensor], images: Int[np.ndarray, "k"], level: int, options: Options
 ) -> Correspondence:
     """Search one level separately, on its own grid, unweighted."""
     pixels = PixelSearch(query.levels, gallery, images, options.search)

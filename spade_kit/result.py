@@ -16,6 +16,7 @@ from spade_kit._files import as_text
 from spade_kit.correspondence import (
     Breakpoints,
     Correspondence,
+    Question,
     ResultsPerK,
     find_ratios,
     match_level,
@@ -308,10 +309,14 @@ class Result:
         return again
 
     @cached_property
-    def _results_per_k(self) -> ResultsPerK:
+    def _asked(self) -> Question:
         gallery, options = self.spade.gallery, self.spade.options
         factors = gallery.factors(options, self.among)
-        return ResultsPerK(self.query, gallery.pixels, self.neighbours.index, factors, options)
+        return Question(self.query, gallery.pixels, self.neighbours.index, factors, options)
+
+    @cached_property
+    def _results_per_k(self) -> ResultsPerK:
+        return ResultsPerK(self._asked)
 
     @cached_property
     def steps(self) -> Breakpoints | None:
@@ -395,10 +400,7 @@ class Result:
         """
         size = self.anomaly_map.shape
         cell = self.correspondence.cell_of(*_check_on_map(row, col, size), size)
-        gallery, options = self.spade.gallery, self.spade.options
-        factors = gallery.factors(options, self.among)
-        images = self.neighbours.index if images is None else images
-        return measure_from(cell, self.query, gallery.pixels, images, factors, options)
+        return measure_from(cell, self._asked if images is None else replace(self._asked, images=images))
 
     @cached_property
     def ratio_map(self) -> Float[np.ndarray, "h w"]:
@@ -415,22 +417,20 @@ class Result:
 
     def measure_ratios(self) -> Iterator[Float[np.ndarray, "h w"]]:
         """Yield `ratio_map` again and again while it is computed, NaN where it is not known yet."""
-        gallery, options = self.spade.gallery, self.spade.options
-        factors, explained = gallery.factors(options, self.among), self.correspondence.image[0]
+        explained = self.correspondence.image[0]
         ratio = np.full(explained.shape, np.nan, np.float32)
         for neighbour in np.unique(explained):
             cells = np.argwhere(explained == neighbour)
+            asked = replace(self._asked, images=self._asked.images[[neighbour]])
             for start in range(0, len(cells), _CELLS):
                 some = tuple(cells[start : start + _CELLS].T)
-                image = int(self.neighbours.index[neighbour])
-                ratio[some] = find_ratios(some, self.query, gallery.pixels, image, factors, options)
+                ratio[some] = find_ratios(some, asked)
                 yield ratio
 
     @property
     def unit_weights(self) -> Float[np.ndarray, "L"] | None:
         """The weight of each layer's squared distance, if vectors have length 1, otherwise None: see `find_angles`."""
-        spade = self.spade
-        return spade.gallery.factors(spade.options, self.among) if spade.backbone.unit else None
+        return self._asked.factors if self.spade.backbone.unit else None
 
     def normal_image(self, index: SupportsIndex) -> UInt8[np.ndarray, "H W 3"]:
         """The evaluated crop of a training image, as stored for display."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from spade_kit import SPADE, Pyramid
-from spade_kit.correspondence import find_ratios, measure_from
+from spade_kit.correspondence import Question, find_ratios, measure_from
 from spade_kit.options import Options
 
 GRIDS = {
@@ -49,7 +49,8 @@ def test_distances_equal_the_definition_in_float64(rng, grids, combine, squared)
     levels, query, weights, options = make_case(rng, grids, combine, squared)
     h, w = grids[0]
     images, (row, col) = np.array([3, 1]), (h - 1, w // 2)
-    found = measure_from((row, col), query, [torch.tensor(level) for level in levels], images, weights, options)
+    asked = Question(query, [torch.tensor(level) for level in levels], images, weights, options)
+    found = measure_from((row, col), asked)
     assert found.shape == (2, h, w)
     for rank, r, c in product(range(2), range(h), range(w)):
         expected = measure_pair(levels, grids, weights, options, (row, col), images[rank], (r, c))
@@ -62,7 +63,8 @@ def test_distances_equal_the_definition_in_float64(rng, grids, combine, squared)
 def test_ratios_equal_the_definition_in_float64(rng, grids, combine, squared):
     levels, query, weights, options = make_case(rng, grids, combine, squared)
     cells, reach = list(product(*map(range, grids[0]))), max(grids[0]) / 10
-    found = find_ratios(tuple(np.array(cells).T), query, [torch.tensor(level) for level in levels], 2, weights, options)
+    asked = Question(query, [torch.tensor(level) for level in levels], np.array([2]), weights, options)
+    found = find_ratios(tuple(np.array(cells).T), asked)
     for here, ratio in zip(cells, found):
         distances = {there: measure_pair(levels, grids, weights, options, here, 2, there) for there in cells}
         best = min(distances, key=distances.get)
@@ -75,7 +77,8 @@ def test_a_ratio_of_nothing_to_nothing_is_1_and_without_a_distant_place_it_is_0(
     for grid, expected in (((3, 2), 1), ((1, 1), 0)):
         levels = [torch.ones(1, 2, *grid)]
         query = Pyramid(levels, ["layer1"], torch.zeros(1, 1))
-        assert find_ratios(cells, query, levels, 0, np.ones(1, np.float32), Options(None)) == expected
+        asked = Question(query, levels, np.array([0]), np.ones(1, np.float32), Options(None))
+        assert find_ratios(cells, asked) == expected
 
 
 @pytest.mark.parametrize("options", [{}, {"combine": "ensemble", "radius": 3, "kappa": 2}], ids=str)

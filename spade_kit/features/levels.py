@@ -58,7 +58,7 @@ class TimmFeatures(nn.Module):
 class Adapted(nn.Module):
     """A network with levels averaged over ``side`` x ``side`` cells, fewer at the border, or with vectors of length 1.
 
-    With ``unit``, those are the vector of each cell of a level, after averaging, and that of the image; zeros stay zeros.
+    With ``unit``, the vector of each cell of a level, after averaging, and that of the image have it; zeros stay zeros.
     """
 
     def __init__(self, network: nn.Module, side: int, unit: bool) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from spade_kit._arguments import check_index, warn
 from spade_kit._files import as_text, encode_picture
-from spade_kit.correspondence import Correspondence, search_pixels
+from spade_kit.correspondence import Correspondence, Question, search_pixels
 from spade_kit.datasets.images import UnreadablePhotoError
 from spade_kit.datasets.roi import Look, Roi
 from spade_kit.datasets.samples import SQUASHED, Photo, Sample
@@ -253,8 +253,8 @@ class Gallery:
     ) -> tuple[Neighbours, Correspondence]:
         """Retrieve neighbours of a query among some images, and match its pixels in them; see `search_pixels`."""
         neighbours = self.retrieve(query, options, among)
-        factors = self.factors(options, among)
-        return neighbours, search_pixels(query, self.pixels, neighbours.index, factors, options, first)
+        asked = Question(query, self.pixels, neighbours.index, self.factors(options, among), options)
+        return neighbours, search_pixels(asked, first)
 
     def retrieve(self, query: Pyramid, options: Options, among: Int[np.ndarray, "m"]) -> Neighbours:
         """Stage 2: the nearest of some of the images, as indices into the gallery."""
