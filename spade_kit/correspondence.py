@@ -19,6 +19,7 @@ from spade_kit.search.dispatch import PixelSearch, least_candidates, levels_of
 from spade_kit.search.layout import Layout
 from spade_kit.search.runtime import NOWHERE
 
+Places: TypeAlias = Int[np.ndarray, "f h w"]  # image * h * w + row * w + column
 Factors: TypeAlias = Float[np.ndarray, "L"]  # the weight of each level's squared distance
 DISTANT = 0.1  # of a grid's longer side, in rows or columns: a cell farther from another is distant
 
@@ -184,7 +185,7 @@ class Question:
         return PixelSearch(self.query.levels, self.gallery, self.images, self.options.search)
 
 
-def search_pixels(asked: Question, first: Int[np.ndarray, "f h w"] | None = None) -> Correspondence:
+def search_pixels(asked: Question, first: Places | None = None) -> Correspondence:
     """`match_pixels` among some images of a gallery.
 
     A kappa above the number of candidates is reduced silently. ``first`` holds places to try first, in the form of
@@ -286,7 +287,7 @@ def _by_level(asked: Question) -> bool:
 
 
 def _find_all(
-    asked: Question, kappas: Sequence[int], first: Int[np.ndarray, "f h w"] | None = None, history: bool = False
+    asked: Question, kappas: Sequence[int], first: Places | None = None, history: bool = False
 ) -> list[np.ndarray]:
     """The places found by each search: one search per level, or one for all levels."""
     pixels, radius = asked.pixels, asked.options.radius

@@ -323,7 +323,7 @@ class SPADE:
             place = as_folder("folder", folder)
             gallery = fit_into(place, photos, backbone, self.options, jobs, client, roi)
         elif jobs == 1 and client is None:
-            gallery = build_gallery(photos, backbone, cropping=fit_cropping(photos, backbone, roi))
+            gallery = build_gallery(photos, backbone, fit_cropping(photos, backbone, roi))
         else:
             raise ValueError("With jobs or a client, fit needs a folder for what the workers write. Pass folder=.")
         self.backbone = backbone
@@ -364,7 +364,7 @@ class SPADE:
         if not photos:
             raise ValueError("add needs at least one normal image; got none.")
         self.backbone.check_unchanged()
-        more = build_gallery(photos, self.backbone, why, gallery.cropping)
+        more = build_gallery(photos, self.backbone, gallery.cropping, why)
         with _correcting:
             self._replace(self.gallery.take(np.arange(len(self)), more))
         added = range(len(self) - len(more), len(self))

@@ -20,13 +20,13 @@ from torch import Tensor
 
 from spade_kit._arguments import check_index, warn
 from spade_kit._files import as_text, encode_picture
-from spade_kit.correspondence import Correspondence, Question, search_pixels
+from spade_kit.correspondence import Correspondence, Places, Question, search_pixels
 from spade_kit.datasets.images import UnreadablePhotoError
 from spade_kit.datasets.roi import Look, Roi
 from spade_kit.datasets.samples import SQUASHED, Photo, Sample
 from spade_kit.features.backbones import Backbone
 from spade_kit.features.crops import Crop, Cropping
-from spade_kit.features.pyramid import Batch, Pyramid, chosen_layers, fit_cropping, free_memory, iterate_features
+from spade_kit.features.pyramid import Batch, Pyramid, chosen_layers, free_memory, iterate_features
 from spade_kit.options import Options
 from spade_kit.retrieval import Neighbours, find_nearest, find_nearest_of_many
 from spade_kit.search.dispatch import layout_for, levels_of
@@ -245,11 +245,7 @@ class Gallery:
     # ---- stages 2 and 3 ----------------------------------------------------------------------------------------------
 
     def search(
-        self,
-        query: Pyramid,
-        options: Options,
-        among: Int[np.ndarray, "m"],
-        first: Int[np.ndarray, "f h w"] | None = None,
+        self, query: Pyramid, options: Options, among: Int[np.ndarray, "m"], first: Places | None = None
     ) -> tuple[Neighbours, Correspondence]:
         """Retrieve neighbours of a query among some images, and match its pixels in them; see `search_pixels`."""
         neighbours = self.retrieve(query, options, among)
@@ -321,14 +317,8 @@ def digest(crop: UInt8[np.ndarray, "H W 3"]) -> bytes:
     return hashlib.blake2b(crop.tobytes(), digest_size=16).digest()
 
 
-def build_gallery(
-    images: Sequence[Photo], backbone: Backbone, why: str = "fit", cropping: Cropping | None = None
-) -> Gallery:
-    """Compute the features of all images, batch by batch, directly into the layout of the search.
-
-    They are cropped like those of a gallery that they will be added to, or else in the way that suits them best.
-    """
-    cropping = cropping or fit_cropping(images, backbone)
+def build_gallery(images: Sequence[Photo], backbone: Backbone, cropping: Cropping, why: str = "fit") -> Gallery:
+    """Compute the features of all images, batch by batch, directly into the layout of the search."""
     gallery = gather(iterate_features(images, backbone, cropping, skip=True), len(images), cropping, why)
     if gallery is None:
         raise ValueError(NO_IMAGES)

@@ -177,10 +177,6 @@ class Shards(Layout):
             part.verify(here)
         return self
 
-    def arrays_of(self, image: int) -> list[np.ndarray]:
-        ((part, _, here),) = self._find(np.array([image]))
-        return part.arrays_of(here[0])
-
     def make_room(self, n: int) -> Layout:
         return self.parts[0].make_room(n)
 
