@@ -43,11 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "spade-kit",
-        description=__doc__,
-        epilog="Exit codes: 0, all images used; 1, some not, or something to mend; 2, not run.",
-    )
+    codes = "Exit codes: 0, all images used; 1, some not, or something to mend; 2, not run."
+    parser = argparse.ArgumentParser("spade-kit", description=__doc__, epilog=codes)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, run: Callable[[Any], tuple[int, Any]], told: str) -> argparse.ArgumentParser:

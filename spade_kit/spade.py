@@ -38,10 +38,6 @@ from spade_kit.scores import make_map
 
 RUNS_DEPEND_ON = ("spade_kit", "torch", "numpy")
 _correcting = Lock()  # corrections in two threads follow each other, and none is lost
-_ITSELF = (
-    "This image is one of the fitted images and matches itself at distance 0. "
-    "Call predict_left_out(index) to judge it against the others."
-)
 
 
 class _Option:
@@ -499,7 +495,10 @@ class SPADE:
         now = self._freeze()
         query = now.read(image, roi=roi)
         if query.digest in now.gallery.places:
-            warn(_ITSELF)
+            warn(
+                "This image is one of the fitted images and matches itself at distance 0. Call predict_left_out(index) "
+                "to judge it against the others."
+            )
         if told := now.gallery.describe_squash([name_of(image) or "The image"], [query.crop]):
             warn(told)
         return now.judge(query, np.arange(len(now)))

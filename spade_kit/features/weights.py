@@ -18,10 +18,8 @@ from torch import Tensor
 
 from spade_kit._files import as_text, explain_reading
 
-_DTYPES = (
-    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
-    *(torch.int64, torch.int32, torch.bool),  # counters, tables of positions
-)
+_COUNTERS = torch.int64, torch.int32, torch.bool  # and tables of positions
+_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, *_COUNTERS)
 _PLAIN = "Save the tensors alone: torch.save(network.state_dict(), file)"
 _ANOTHER = "Are they those of another network? Name the one that they belong to."
 _CUT = "the file is cut or damaged. Copy or download it again."

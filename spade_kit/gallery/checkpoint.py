@@ -47,10 +47,8 @@ WITH_ROI = 3  # for fits with a roi, which versions that know none must refuse
 _READ = (1, FORMAT, WITH_ROI)  # version 0.1 stored the name of its only shard as "features", and a precision
 MANIFEST = "spade.json"
 _DATA = "gallery-*.safetensors"
-_WRONG = (  # errors that a damaged manifest or picture may cause
-    *(AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError, zlib.error),
-    Image.DecompressionBombError,
-)
+# errors that a damaged manifest or picture may cause
+_WRONG = (AttributeError, LookupError, TypeError, ValueError, RecursionError, zlib.error, Image.DecompressionBombError)
 _KINDS = {"shards": list, "backbone": dict, "options": dict, "layers": list, "shapes": list}
 _KEYS = {"format", "spade_kit", "features", "precision", "normals", "choices", "checksum", "roi", *_KINDS}
 _NORMAL_KEYS = {"sha", "crop", "added", "why", "path", "label", "roi", "features", "checksum"}

@@ -109,9 +109,8 @@ def _write_settings(values: Sequence[Any]) -> None:
             write(value)
 
 
-_as_in_a_new_process = HeldSetting(
-    lambda: [read() for read, *_ in _SETTINGS], _write_settings, [value for *_, value in _SETTINGS]
-)
+_USUAL = [value for *_, value in _SETTINGS]
+_as_in_a_new_process = HeldSetting(lambda: [read() for read, *_ in _SETTINGS], _write_settings, _USUAL)
 
 
 @contextmanager
