@@ -29,6 +29,7 @@ _LESSON = re.compile(r"\]\((?:\.\./)*(?:notebooks/)?(\w+)\.ipynb(#[\w-]+)?\)")
 _NOTES = re.compile(r"\]\((?:\.\./)*notebooks/(\w+)\.md(#[\w-]+)?\)")
 _RESULTS = re.compile(r"\]\((?:\.\./)*benchmarks/results/(\w+)\.md\)")
 _ELSEWHERE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+(?:README|(?:spade_kit|tests|benchmarks|data)/)[^)]+\)")
+_INTERVAL = re.compile(r"(?<= \[)([\d.]+), (?=[\d.]+\] )")
 _SHOW_ALL = '<button class="show-all" type="button" hidden>Show all answers and outputs</button>'
 # a framed page tells its height, and takes the theme of the page around it
 _FRAMED = """<script>
@@ -59,7 +60,8 @@ def write_course() -> None:
 
 
 def relink(text: str) -> str:
-    """Point links to notebooks and measurements to their pages, and drop links to what has none."""
+    """Point links to notebooks and measurements to their pages, drop links to what has none; intervals stay whole."""
+    text = _INTERVAL.sub("\\1,\N{NO-BREAK SPACE}", text)
     text = _LESSON.sub(r"](/course/\1.md\2)", text)
     text = _NOTES.sub(r"](/course/\1.md\2)", text)
     text = _RESULTS.sub(r"](/results/\1.md)", text)

@@ -38,7 +38,7 @@ def write_misses() -> None:
             f"### {sample.label}/{sample.path.stem}",
             f"![A part with the defect {kind}, outlined in the third picture, and its anomaly map, in which the defect "
             f"hardly stands out](/_made/pictures/{name}.png)",
-            f"Score {result.image_score:.1f}, threshold {threshold:.1f}; {found:.0%} of the defect is marked. "
+            f"Score {result.image_score:.1f}, threshold {threshold:.1f}; {100 * found:.0f} % of the defect is marked. "
             f"`SPADE.recommended()` {'finds' if better.predict(sample).image_score >= limit else 'misses'} it.",
         ]
     write(DOCS / "_made" / "misses.md", "\n\n".join(lines))

@@ -1,4 +1,4 @@
-"""The public name of `spade_kit.evaluation.metrics`."""
+"""How well scores separate normal from anomalous; defined in `spade_kit.evaluation.metrics`."""
 
 from spade_kit.evaluation.metrics import aupro as aupro
 from spade_kit.evaluation.metrics import average_precision as average_precision
