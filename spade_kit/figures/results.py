@@ -80,6 +80,8 @@ def draw_result(
     if lines:
         below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncols": len(lines)}
         outline.legend(handles=lines, fontsize=8, facecolor="#333333", labelcolor="white", framealpha=1, **below)
+        if axes is None:  # room for it, or the titles would be cut
+            figure.set_figheight(figure.get_figheight() + 0.3)
     return _finish(figure, result)
 
 
