@@ -177,13 +177,11 @@ class Notebook:
         self.page.close()
 
 
-def lay_out(root) -> dict[str, tuple[float, float]]:
-    """Where each part of a widget begins, and how high it is."""
+def lay_out(root) -> dict[str, float]:
+    """Where each part of a widget ends, in pixels from its top."""
     return root.evaluate(
-        """root => Object.fromEntries([...root.children].filter((part) => part.offsetHeight).map((part, i) => {
-            const [whole, { top, height }] = [root, part].map((one) => one.getBoundingClientRect());
-            return [`${i} ${part.className}`, [Math.round(top - whole.top), Math.round(height)]];
-        }))"""
+        """root => Object.fromEntries([...root.children].filter((part) => part.offsetHeight).map((part) =>
+            [part.className, part.getBoundingClientRect().bottom - root.getBoundingClientRect().top]))"""
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import matplotlib
 import numpy as np
 import pytest
-from browsing import Shown, assert_accessible, open_offline, page_hurries, read_canvas, run_beside
+from browsing import Shown, assert_accessible, lay_out, open_offline, page_hurries, read_canvas, run_beside
 from PIL import Image
 
 import spade_kit
@@ -358,7 +358,7 @@ def test_long_work_says_how_far_it_is(notebook, shown):
     notebook.execute("c._judge_for_ranking = lambda *of: (time.sleep(0.3), plain(*of))[1]")
     try:
         shown.ask_for("", K="1")
-        progress = shown.root.locator(".sk-head .sk-remark")
+        progress = shown.root.locator(".sk-progress")
         shown.until(lambda: "reference level of all layers, K=1: normal photo " in progress.inner_text(), True)
         for at in (2, 4):
             shown.until(lambda at=at: progress.inner_text(), f"ranking {at} of 6 photos with scratch")
@@ -368,6 +368,46 @@ def test_long_work_says_how_far_it_is(notebook, shown):
         assert "…" not in shown.root.inner_text()
     finally:
         notebook.execute("del c._judge_for_ranking")
+
+
+@pytest.mark.parametrize("width", [700, 1000, 1600])
+def test_nothing_moves_for_a_difference_or_while_python_works(notebook, shown, width):
+    notebook.page.set_viewport_size({"width": width, "height": 1000})
+    before = lay_out(shown.root)
+    shown.press("difference")
+    shown.until(lambda: "Orange" in shown.colours.inner_text(), True)
+    assert lay_out(shown.root) == pytest.approx(before, abs=1)
+    notebook.execute("c.waiting = 'reference level of all layers, K=1, kappa=2: normal photo 10 of 12'")
+    shown.root.locator(".sk-progress", has_text="10 of 12").wait_for()
+    assert lay_out(shown.root) == pytest.approx(before, abs=1)
+    notebook.execute("c.waiting = ''")
+    notebook.page.set_viewport_size({"width": 1280, "height": 1000})
+
+
+def test_all_views_are_enlarged_together_and_bare_while_h_is_held(notebook, shown):
+    windows = lambda: {view.get_attribute("viewBox") for view in shown.root.locator(".sk-stage .marks").all()}  # noqa: E731
+    shown.hover(shown.photo, 100, 61)
+    shown.photo.focus()
+    shown.page.keyboard.press("+")
+    shown.page.keyboard.press("+")
+    (window,) = windows()
+    left, top, width, height = map(float, window.split())
+    assert (width, height) == pytest.approx((224 / 1.5**2,) * 2)
+    assert ((100.5 - top) / height, (61.5 - left) / width) == pytest.approx((100.5 / 224, 61.5 / 224))  # it stays there
+    box = shown.view(0).bounding_box()
+    shown.page.mouse.move(box["x"] + 0.25 * box["width"], box["y"] + 0.75 * box["height"])
+    assert shown.ring(shown.photo) == (int(top + 0.75 * height), int(left + 0.25 * width))
+    shown.ask_for("", K="1")
+    shown.until_named([*NAMES, "all layers, K=1"])
+    assert windows() == {window}  # a new view, too
+    box = shown.view(0).bounding_box()
+    shown.page.mouse.dblclick(box["x"] + 50, box["y"] + 50)
+    assert windows() == {"0 0 224 224"}
+    shown.photo.focus()
+    shown.page.keyboard.down("h")
+    assert not shown.root.locator(".marks").first.is_visible()
+    shown.page.keyboard.up("h")
+    assert shown.root.locator(".marks").first.is_visible()
 
 
 def test_the_views_of_a_difference_can_be_changed_by_keys(notebook, shown):

@@ -7,6 +7,7 @@ from browsing import (
     Notebook,
     Shown,
     assert_accessible,
+    lay_out,
     open_offline,
     page_hurries,
     read_canvas,
@@ -173,6 +174,35 @@ def test_photos_are_kept_dropped_and_undone(notebook, shown, spade, most_anomalo
     settle(notebook, shown)
     assert [key for key, *_ in cards_of(shown)] == most_anomalous
     assert shown.root.get_by_role("button", name=KEYS["undo"]).is_disabled()
+
+
+@pytest.mark.parametrize("width", [700, 1000, 1600])
+def test_nothing_moves_when_much_is_decided(notebook, shown, width):
+    notebook.page.set_viewport_size({"width": width, "height": 1000})
+    before = lay_out(shown.root)
+    notebook.execute("rv.keep(); rv.drop(); rv.skip()")
+    settle(notebook, shown)
+    assert progress(shown).startswith("1 kept, 1 dropped, 1 unknown, 9 to review; 11 normal photos")
+    assert lay_out(shown.root) == pytest.approx(before, abs=1)
+    notebook.page.set_viewport_size({"width": 1280, "height": 1000})
+
+
+def test_the_pictures_are_enlarged_together_and_bare_while_h_is_held(notebook, shown):
+    windows = lambda: {view.get_attribute("viewBox") for view in shown.root.locator(".marks").all()}  # noqa: E731
+    shown.hover(shown.photo, 100, 61)
+    shown.page.keyboard.down("Control")
+    shown.page.mouse.wheel(0, -60)
+    shown.page.keyboard.up("Control")
+    shown.root.locator(".sk-stage.zoomed").first.wait_for()
+    (window,) = windows()
+    assert float(window.split()[2]) == pytest.approx(224 / np.exp(0.6), rel=1e-3)
+    shown.photo.focus()
+    shown.page.keyboard.press("0")
+    assert windows() == {"0 0 224 224"}
+    shown.page.keyboard.down("h")
+    assert not shown.root.locator(".marks").first.is_visible()
+    shown.page.keyboard.up("h")
+    assert shown.root.locator(".marks").first.is_visible()
 
 
 def test_decided_photos_are_marked_and_locked(notebook, shown, most_anomalous):

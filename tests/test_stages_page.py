@@ -216,7 +216,7 @@ def test_the_threshold_gives_the_verdict_of_the_result(shown, result, left_out):
     for threshold in (30, 45.5, 60, 80, result.image_score * 0.999):
         shown.slide("threshold", threshold)
         found, regions = result.segmentation(threshold), result.regions(threshold)
-        some = f"{len(regions)} region{'s' if len(regions) > 1 else ''}, {found.sum()} of 50176 pixels"
+        some = f"{len(regions)} region{'s' if len(regions) > 1 else ''}, {found.sum():,} of 50,176 pixels"
         reached = f"With K 5 and sigma 4, {(scores >= threshold).sum()} of 12 normal images reach it."
         assert shown.told == f"anomalous: {some}. {reached}"
         assert shown.facts[5] == "anomalous"
@@ -225,6 +225,17 @@ def test_the_threshold_gives_the_verdict_of_the_result(shown, result, left_out):
     shown.slide("threshold", highest)
     verdict = "anomalous" if result.image_score >= highest else "normal"
     assert shown.facts[5] == verdict
+
+
+def test_k_sigma_and_the_threshold_can_be_typed(shown, result):
+    for card, name, value in (("Retrieval", "K", "3"), ("Map", "sigma", "1.25"), ("Segmentation", "threshold", "61.5")):
+        shown.open(card)
+        shown.root.get_by_label(f"{name}, typed").fill(value)
+        shown.page.keyboard.press("Enter")
+    expected = result.with_k(3).with_options(sigma=1.25)
+    assert shown.facts[2] == "3 of 12 nearest"
+    assert f"image score {expected.image_score:.2f}:" in shown.root.locator(".sk-score").inner_text()
+    assert f" {expected.segmentation(61.5).sum():,} of 50,176 pixels." in shown.told
 
 
 def test_a_high_threshold_finds_the_image_normal(browser, spade, demo, tmp_path):
@@ -247,11 +258,17 @@ def test_the_chart_and_the_pictures_choose_a_normal_image(shown, result):
     assert ", not retrieved." in shown.told
     tags = shown.big.locator(".sk-tag").all_inner_texts()
     assert tags[0] == "K = 5"
-    assert [tag.split(":")[0] for tag in tags[2:]] == ["10", "11", "12"]
+    top = float(tags[1].removeprefix("up: distance of the pooled vectors, 0 to "))
+    bars = shown.big.locator("path.far").get_attribute("d")
+    highest = max(float(height) for height in re.findall(r"v([\d.]+)h", bars))  # of the chart's 112 map pixels
+    farthest = float(re.search(r"distance ([\d.]+),", shown.told)[1])
+    assert farthest / top == pytest.approx(highest / 112, abs=0.02)
+    assert [tag.split(":")[0] for tag in tags[3:]] == ["10", "11", "12"]
+    assert shown.cards.nth(2).locator(".sk-tag").all_inner_texts() == ["distance"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [700, 1000, 1600])
+@pytest.mark.parametrize("width", [700, 850, 1000, 1600])
 def test_nothing_moves_or_is_cut_off_and_axe_finds_nothing(browser, saved, scheme, width):
     with open_offline(browser, saved, viewport={"width": width, "height": 900}, color_scheme=scheme) as page:
         shown, places = Page(page), []

@@ -31,18 +31,16 @@ class Atlas extends Page {
     this.projection = new Choice({ name: "projection", help: "t-SNE shows groups, and takes longer", pick: (projection) => this.put({ projection }) });
     this.colour = new Choice({ name: "colour", help: "What the colours stand for", pick: (colour) => this.put({ colour }) });
     this.all = button("show all", "Select nothing (Escape)", () => this.select([]));
-    this.spinner = el("span", { class: "sk-spinner", role: "img", "aria-label": "computing" });
     this.progress = el("span", { class: "sk-remark", role: "status" });
     [this.kinds, this.scale, this.chosen] = [{}, {}, { role: "status" }].map((role) => el("div", { class: "sk-kinds", ...role }));
     [this.base, this.over] = [el("canvas", { class: "base", role: "img", "aria-label": "Map of all photos" }), el("canvas", { "aria-hidden": "true" })];
     this.picture = el("img", { class: "sk-thumb", alt: "", hidden: true });
     this.stage = el("div", { class: "sk-stage sk-atlas", tabindex: 0, role: "application", "aria-label": "Map: arrow keys go from point to point, Enter selects, Escape shows all" }, this.base, this.over, this.picture);
-    this.words = el("p", { class: "sk-live", "aria-live": "polite" });
     [this.axes, this.lost] = [el("p", { class: "sk-remark" }), el("p", { class: "sk-remark" })];
     this.strip = new Strip("selected photos", (at) => this.go(at));
     this.root.append(
       el("div", { class: "sk-head" }, this.projection.node, this.colour.node, this.all, el("span", { class: "sk-group" }, this.spinner, this.progress)),
-      this.problem, this.kinds, this.scale, this.stage, this.axes, this.words, this.chosen, this.strip.node, this.lost,
+      this.problem, this.kinds, this.scale, this.stage, this.axes, this.live, this.chosen, this.strip.node, this.lost,
       el("div", { class: "sk-foot" }, this.saves.page, this.saves.png, this.provenance));
   }
 
@@ -150,7 +148,7 @@ class Atlas extends Page {
     const near = this.near.get(at) ?? [];
     if (at !== null && this.disconnected && !this.near.has(at)) told.push("its picture and neighbours need Python");
     if (near.length) told.push(`its neighbours: normal ${near.slice(0, 8).join(", ")}${near.length > 8 ? ` and ${near.length - 8} more` : ""}`);
-    setText(this.words, told.join(", "));
+    setText(this.live, told.join(", "));
     const [[x, y], url] = [this.places[at] ?? [0, 0], this.strip.cards.get(at)?.url];
     this.picture.hidden = !url;
     if (url) this.picture.src = url;
@@ -298,11 +296,7 @@ class Atlas extends Page {
   close() {
     super.close();
     this.watch.disconnect();
-    this.strip.close();
   }
 }
 
-export default { render: ({ model, el: root }) => {
-  const atlas = new Atlas(model, root);
-  return () => atlas.close();
-} };
+export default Atlas.widget;

@@ -32,7 +32,6 @@ class Chooser extends Page {
     for (const { select } of [this.rule, this.confidence]) select.classList.add("python");
     this.typed = new NumberField("threshold, typed", "Threshold (raw distance)", (value) => this.move(value));
     this.rule.node.append(this.typed.input);
-    this.spinner = el("span", { class: "sk-spinner", role: "img", "aria-label": "computing" });
     this.waitingText = el("span", { class: "sk-remark", role: "status" });
     this.line = el("input", { type: "range", min: 0, step: "any", "aria-label": "threshold", title: "Drag to set the threshold (raw distance)", oninput: () => this.move(+this.line.value) });
     this.rows = Object.entries(KINDS).map(([kind, name]) => {
@@ -295,7 +294,4 @@ class Chooser extends Page {
   }
 }
 
-export default { render: ({ model, el: root }) => {
-  const chooser = new Chooser(model, root);
-  return () => chooser.close();
-} };
+export default Chooser.widget;

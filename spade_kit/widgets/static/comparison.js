@@ -6,7 +6,7 @@ import { Choice, button } from "./controls.js";
 import { Pane, Patch } from "./pane.js";
 import { MapPage } from "./map_page.js";
 
-const HELP = "Point at any picture: rings mark the pixel in all of them, and below each view is the normal pixel that it matches. Click to pin the probe; arrow keys move it, Escape unpins it. [ and ] go to the previous and next photo.";
+const HELP = "Point at any picture: rings mark the pixel in all of them, and below each view is the normal pixel that it matches. Click to pin the probe; arrow keys move it, Escape unpins it. +, - and 0, or Ctrl and the wheel, enlarge all pictures; drag to move them. H, held, hides the marks. [ and ] go to the previous and next photo.";
 const ORDINALS = ["1st", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th"];
 
 /** Ranks from 0, best first; ties share the better rank. */
@@ -37,27 +37,26 @@ class Comparison extends MapPage {
     this.normalRemark = el("p", { class: "sk-remark sk-found-here" });
     this.photo.figure.append(this.normalRemark);
     this.minus = [0, 1].map((at) => new Choice({ name: at ? "minus" : "show", help: at ? "View to subtract" : "View to subtract from", pick: () => this.subtract() }));
-    this.pair = el("span", { class: "sk-group", hidden: true }, ...this.minus.map(({ node }) => node));
-    this.views = [];
+    this.pair = el("span", { class: "sk-group" }, ...this.minus.map(({ node }) => node));
+    this.views = Array.from({ length: this.about.most }, (_, at) => this.#makeView(at));
+    this.letLook([this.photo, ...this.views.map(({ pane }) => pane)]);
 
     this.name = new Choice({ name: "photo", help: "Select a photo", plain: true, pick: (index) => this.put({ index: +index }) });
     this.name.offer(photos.map(([name], index) => [index, name]).filter(([index]) => !this.model.saved || index === this.get("index")));
     const step = (by, text, help, name) => button(text, help, () => this.step(by), { "aria-label": name, class: "python" });
     const several = photos.length > 1 && !this.model.saved;
-    this.spinner = el("span", { class: "sk-spinner", role: "img", "aria-label": "computing" });
-    this.progress = el("span", { class: "sk-remark" });
+    this.progress = el("span", { class: "sk-progress" });
     this.scales = ["own", "one"].map((scale) =>
       button({ own: "per view", one: "shared" }[scale], { own: "Colours of each view end at twice its reference level", one: "Colours of all views end at the same raw distance" }[scale], () => this.put({ scale })));
     this.subtracting = button("difference", "Show the difference of two views, in place of the first", () => this.put({ difference: this.get("difference") ? null : [0, this.get("views").length - 1] }));
     const head = el("div", { class: "sk-head" },
       several ? el("span", { class: "sk-group" }, step(-1, "‹", "Previous photo  [", "previous photo"), this.name.node, step(1, "›", "Next photo  ]", "next photo")) : "",
-      el("span", { class: "sk-group", role: "group", "aria-label": "colour scale" }, ...this.scales), this.subtracting, this.pair, this.spinner, this.progress);
+      el("span", { class: "sk-group", role: "group", "aria-label": "colour scale" }, ...this.scales), this.subtracting, this.spinner, this.progress, this.pair);
     this.answerText = el("p", { class: "sk-answer", role: "status" });
     this.scaleText = el("p", { class: "sk-remark" });
     this.panes = el("div", { class: "sk-compared" });
     this.help = el("p", { class: "sk-remark", hidden: true }, HELP);
     this.helper = button("?", "Help and shortcuts", () => (this.help.hidden = !this.help.hidden), { "aria-label": "help" });
-    this.live = el("p", { class: "sk-live", "aria-live": "polite" });
     this.root.append(head, this.problem, this.answerText, this.panes, this.scaleText, this.live, this.#makeForm(),
       el("div", { class: "sk-foot" }, this.saves.page, this.saves.png, this.helper), this.help);
   }
@@ -171,8 +170,10 @@ class Comparison extends MapPage {
       const [H, W] = this.shown.photo.size;
       const by = event.shiftKey ? 16 : 4;
       const [row, col] = this.hovered ?? this.get("probe");
+      const probe = [clamp(row + by * direction[0], 0, H - 1), clamp(col + by * direction[1], 0, W - 1)];
       this.hovered = null;
-      this.put({ probe: [clamp(row + by * direction[0], 0, H - 1), clamp(col + by * direction[1], 0, W - 1)] });
+      this.zoom.follow(probe);
+      this.put({ probe });
     } else if (event.key === "Enter" || event.key === " ") this.put({ probe: this.hovered ?? this.get("probe"), pinned: true });
     else return;
     event.preventDefault();
@@ -185,7 +186,7 @@ class Comparison extends MapPage {
     else if (event.key === "]") this.step(1);
     else if (event.key === "?") this.helper.click();
     else if (event.key === "Escape" && this.get("pinned")) this.put({ pinned: false });
-    else return;
+    else if (!this.lookCloser(event.key, this.hovered ?? this.get("probe"))) return;
     event.preventDefault();
     event.stopPropagation();
   }
@@ -221,7 +222,6 @@ class Comparison extends MapPage {
   /** Create and lay out one pane per view. */
   arrange() {
     if (!this.shown) return;
-    while (this.views.length < this.decoded.length) this.views.push(this.#makeView(this.views.length));
     const shown = this.views.slice(0, this.decoded.length);
     const figures = [this.photo.figure, ...shown.map(({ pane }) => pane.figure)];
     if (figures.some((figure, at) => this.panes.children[at] !== figure) || this.panes.children.length !== figures.length) this.panes.replaceChildren(...figures);
@@ -232,7 +232,7 @@ class Comparison extends MapPage {
       pane.outline("truth", this.truth);
     }
     const names = this.decoded.map(({ name }, at) => [at, name]);
-    this.pair.hidden = !this.get("difference");
+    this.pair.style.visibility = this.get("difference") ? "visible" : "hidden"; // it keeps its place
     this.minus.forEach((choice, at) => {
       choice.offer(names);
       choice.show(this.get("difference")?.[at] ?? at);
@@ -360,7 +360,4 @@ const tellOrder = (names, scores, tell, joint, most = names.length) => {
   return order.map(([score, name]) => tell(name, score.toFixed(3))).join(joint);
 };
 
-export default { render: ({ model, el: root }) => {
-  const comparison = new Comparison(model, root);
-  return () => comparison.close();
-} };
+export default Comparison.widget;

@@ -4,6 +4,7 @@ import { bytes, picture, setText } from "./dom.js";
 import { Upsampler, colours, decodeLevel } from "./maps.js";
 import { NormalPictures } from "./pictures.js";
 import { Page } from "./page.js";
+import { Zoom } from "./zoom.js";
 
 const REST = 150; // ms for which the pointer must rest before its pixel is announced
 
@@ -70,6 +71,20 @@ export class MapPage extends Page {
     this.hovered = null;
     if (place && !this.get("pinned")) this.put({ probe: place });
     this.paintProbe();
+  }
+
+  /** Let the panes be looked at more closely: enlarged together, and without marks while H is held. */
+  letLook(panes) {
+    this.zoom = new Zoom(panes);
+    for (const end of ["keyup", "focusout"]) this.root.addEventListener(end, () => this.root.classList.remove("bare"));
+  }
+
+  /** @returns {boolean} whether a key is one for that */
+  lookCloser(key, place) {
+    if (this.shown && ["+", "=", "-", "0"].includes(key)) this.zoom.key(key, place);
+    else if (key.toLowerCase() === "h") this.root.classList.add("bare");
+    else return false;
+    return true;
   }
 
   /** Announce a text to screen readers once the pointer rests. */

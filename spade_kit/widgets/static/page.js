@@ -6,6 +6,14 @@ import { button } from "./controls.js";
 export const PATIENCE = 5000; // ms to wait for a reply before the page counts as disconnected
 
 export class Page {
+  /** The page as anywidget takes it. */
+  static get widget() {
+    return { render: ({ model, el: root }) => {
+      const page = new this(model, root);
+      return () => page.close();
+    } };
+  }
+
   /** @param {string} alive what still works without a kernel; @param {string} sees what the page shows */
   constructor(model, root, alive, sees) {
     [this.model, this.root, this.alive, this.sees] = [model, root, alive, sees];
@@ -15,6 +23,8 @@ export class Page {
     this.problem = el("div", { class: "sk-problem", role: "alert", hidden: true }, this.problemText, button("×", "Close this message", () => this.dismiss(), { class: "sk-chip", "aria-label": "close this message" }));
     this.saves = { page: button("save page", "Save as one file that works offline", () => this.save("page"), { class: "python" }), png: button("PNG", "Save a picture for slides", () => this.save("png"), { class: "python" }) };
     this.text = el("textarea", { class: "sk-code", readonly: true, rows: 3, hidden: true, "aria-label": "text to copy" });
+    this.spinner = el("span", { class: "sk-spinner", role: "img", "aria-label": "computing" });
+    this.live = el("p", { class: "sk-live", "aria-live": "polite" });
     root.classList.add("spade-kit");
   }
 
@@ -154,5 +164,6 @@ export class Page {
   close() {
     this.off();
     [this.greeting, this.waiting].forEach(clearTimeout);
+    this.strip?.close();
   }
 }

@@ -39,8 +39,7 @@ class Painting extends MapPage {
     this.photo = new Pane("Photo to paint on", { ...pointed, key: (event) => this.key(event) });
     this.photo.stage.setAttribute("aria-label", "Paint: arrow keys move the pen, Enter paints");
     this.photo.stage.classList.add("painted");
-    this.pen = svg("g", { class: "sk-pen", visibility: "hidden" }, ...["halo", "ink"].map((c) => svg("circle", { class: c })));
-    this.source = svg("g", { class: "sk-pen", visibility: "hidden" }, ...["halo", "ink"].map((c) => svg("circle", { class: c })));
+    [this.pen, this.source] = [0, 1].map(() => svg("g", { class: "sk-pen", visibility: "hidden" }, ...["halo", "ink"].map((c) => svg("circle", { class: c }))));
     this.photo.marks.append(this.source, this.pen);
     this.map = new Pane("Anomaly map", pointed);
     this.normal = new Pane("Normal photo that explains the probe");
@@ -56,7 +55,6 @@ class Painting extends MapPage {
     this.history = { undo: ask("undo", "undo", "Undo the last stroke  Ctrl+Z"), redo: ask("redo", "redo", "Redo the stroke  Ctrl+Shift+Z"), clear: ask("clear", "clear all", "Undo all strokes") };
     this.name = new Choice({ name: "photo", help: "Select a photo", plain: true, pick: (index) => this.put({ index: +index }) });
     this.score = el("div", { class: "sk-score", role: "status" });
-    this.spinner = el("span", { class: "sk-spinner", role: "img", "aria-label": "computing" });
     this.label = el("input", { type: "text", value: "painted", "aria-label": "defect type", title: "Defect type, used as a folder name", class: "python", size: 12 });
     this.keeping = button("keep as test photo", `Save the photo and its mask to the folder ${this.about.folder} and add it to the test photos`, () => this.ask({ kind: "keep", label: this.label.value }), { class: "python" });
     this.pair = button("photo + mask", "Download both as PNG", () => this.send({ kind: "pair" }), { class: "python" });
@@ -68,7 +66,6 @@ class Painting extends MapPage {
     this.normal.figure.append(this.words);
     this.help = el("p", { class: "sk-remark", hidden: true }, HELP);
     this.helper = button("?", "Help and shortcuts", () => (this.help.hidden = !this.help.hidden), { "aria-label": "help" });
-    this.live = el("p", { class: "sk-live", "aria-live": "polite" });
     const several = this.get("photos").length > 1 && !this.model.saved;
     for (const control of [this.name.select, this.size.input, this.strength.input]) control.classList.add("python");
     this.root.append(
@@ -359,7 +356,4 @@ class Painting extends MapPage {
   }
 }
 
-export default { render: ({ model, el: root }) => {
-  const painting = new Painting(model, root);
-  return () => painting.close();
-} };
+export default Painting.widget;

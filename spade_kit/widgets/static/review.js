@@ -24,9 +24,10 @@ class Review extends MapPage {
   build() {
     const pointed = { hover: (row, col) => this.hover([row, col]), leave: () => this.hover(null), pin: () => {} };
     this.photo = new Pane("Normal photo under review", { ...pointed, key: () => {} });
-    this.photo.stage.setAttribute("aria-label", "Photo under review: G good, D defect, U unknown, Z undoes the last decision");
+    this.photo.stage.setAttribute("aria-label", "Photo under review: G good, D defect, U unknown, Z undoes the last decision; + - 0 enlarge the pictures, H hides the marks");
     this.map = new Pane("Anomaly map, judged against the others", pointed);
     this.normal = new Pane("Normal photo that explains the probe");
+    this.letLook([this.photo, this.map, this.normal]);
     const act = (kind, text, help) => button(text, help, () => this.ask(() => this.decide(kind)), { class: `python ${kind}` });
     this.acts = {
       keep: act("keep", "good  G", "Confirm as normal and go to the next"),
@@ -35,16 +36,14 @@ class Review extends MapPage {
       undo: act("undo", "undo  Z", "Undo the last decision"),
     };
     this.progress = el("div", { class: "sk-score", role: "status" });
-    this.spinner = el("span", { class: "sk-spinner", role: "img", "aria-label": "computing" });
     this.strip = new Strip("normal photos: decided, then most anomalous first", (index) => this.disconnected || this.put({ index }));
     this.patches = [new Patch("Close-up of the probe"), new Patch("Close-up of the match")];
-    this.words = el("p", { class: "sk-live", "aria-live": "polite" });
     this.copy = button("copy as Python", "Copy Python code that removes the dropped photos", () => this.copyText(this.copy, this.get("state").code));
     this.root.append(
       el("div", { class: "sk-head" }, ...Object.values(this.acts), this.spinner, this.progress),
       this.problem, this.strip.node,
       el("div", { class: "sk-views" }, this.photo.figure, this.map.figure, this.normal.figure),
-      el("div", { class: "sk-pair" }, ...this.patches.map(({ canvas }) => canvas), this.words),
+      el("div", { class: "sk-pair" }, ...this.patches.map(({ canvas }) => canvas), this.live),
       el("div", { class: "sk-foot" }, this.copy, this.saves.page, this.saves.png, this.provenance), this.text);
   }
 
@@ -136,7 +135,7 @@ class Review extends MapPage {
     if (kind) this.ask(() => this.decide(kind));
     else if (by && (this.asking || this.queue.length)) this.ask(() => this.step(by));
     else if (by) this.step(by);
-    else return;
+    else if (!this.lookCloser(event.key, this.hovered ?? this.highest)) return;
     event.preventDefault();
     event.stopPropagation();
   }
@@ -193,16 +192,8 @@ class Review extends MapPage {
     setText(this.normal.title, `Normal ${image}`);
     setText(this.normal.remark, `explains (${place.join(", ")})`);
     const text = `${this.hovered ? "" : "Most anomalous pixel: "}(${place.join(", ")}) → normal ${image}, (${there.join(", ")}), distance ${distance.toFixed(3)}`;
-    this.speak(this.words, text);
-  }
-
-  close() {
-    super.close();
-    this.strip.close();
+    this.speak(this.live, text);
   }
 }
 
-export default { render: ({ model, el: root }) => {
-  const review = new Review(model, root);
-  return () => review.close();
-} };
+export default Review.widget;

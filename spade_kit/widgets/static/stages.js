@@ -22,7 +22,7 @@ class Scene {
     this.canvas = el("canvas", wide ? { role: "img", "aria-label": "the open stage" } : { "aria-hidden": "true" });
     this.svg = svg("svg", { class: "marks", "aria-hidden": "true" });
     this.tags = el("span", { "aria-hidden": "true" });
-    this.node = el("span", { class: "sk-stage sk-scene" }, this.canvas, this.svg, this.tags);
+    this.node = el("span", { class: "sk-stage sk-scene", ...(wide && { tabindex: 0, role: "application" }) }, this.canvas, this.svg, this.tags);
   }
 
   /** Start again, for crops of a size. ``boxes`` are the places of two pictures, ``whole`` is that of one. */
@@ -62,8 +62,9 @@ class Scene {
     this.mark("sk-spot", `${ring(x, y)}${ring(a, b)}M${x + right} ${y + down}L${a - right} ${b - down}`);
   }
 
-  tag(text, { x, y }) {
-    if (this.wide) this.tags.append(el("span", { class: "sk-tag", style: `left: ${(100 * x) / this.width}%; top: ${(100 * y) / this.height}%` }, text));
+  /** A name at a place; a card has room for short ones alone. */
+  tag(text, { x, y }, short = "") {
+    if (this.wide || short) this.tags.append(el("span", { class: "sk-tag", style: `left: ${(100 * x) / this.width}%; top: ${(100 * y) / this.height}%` }, this.wide ? text : short));
   }
 
   /** The pointer moves, or clicks. @returns whether there is something to point at */
@@ -136,6 +137,7 @@ const STAGES = [
       scene.svg.append(svg("path", { class: "near", d: bars.slice(0, of.k).join("") }), svg("path", { class: "far", d: bars.slice(of.k).join("") }));
       scene.mark("sk-limit", `M${of.k * step} 0V${chart.h}`);
       scene.tag(`K = ${of.k}`, { x: Math.min(of.k * step, width * 0.92), y: 0 });
+      scene.tag(`up: distance of the pooled vectors, 0 to ${brief(near.at(-1)[1] / 0.9)}`, { x: 0, y: scene.height * (wide ? 0.1 : 0) }, "distance");
       scene.hot.push([chart, (down, right) => wide && of.choose(Math.floor(right * near.length))]);
       const h = scene.height - chart.h - gap, w = (h * scene.W) / scene.H, place = (i) => ({ x: i * (w + gap), y: scene.height - h, w, h });
       const own = wide ? 1 : 0, room = Math.floor((width + gap) / (w + gap)) - own, first = clamp(of.rank - 1, 0, Math.max(0, near.length - room));
@@ -188,7 +190,7 @@ const STAGES = [
     fact: (of) => of.verdict,
     tell(of) {
       const { scores } = of.get("normals"), { k, sigma } = of.about.start, reached = scores.filter((score) => score >= of.threshold).length;
-      const found = of.regions.length ? `${several(of.regions.length, "region")}, ${of.marked} of ${of.map.length} pixels` : "no pixel reaches the threshold";
+      const found = of.regions.length ? `${several(of.regions.length, "region")}, ${of.marked.toLocaleString("en")} of ${of.map.length.toLocaleString("en")} pixels` : "no pixel reaches the threshold";
       return `${of.verdict}: ${found}.${scores.length ? ` With K ${k} and sigma ${sigma}, ${reached} of ${scores.length} normal images reach it.` : ""}`;
     },
     paint(scene, of) {
@@ -214,9 +216,9 @@ class Stages extends MapPage {
   build() {
     const slider = (name, key, help, about) => new Slider({ name, help, ...about, move: (value) => this.put({ [key]: value }) });
     this.controls = {
-      retrieval: slider("K", "k", "Number of normal images to retrieve", { min: 1, max: 1, format: (value) => `${value} of ${this.ranking.of}` }),
-      map: slider("sigma", "sigma", "Standard deviation of the Gaussian, in map pixels", { min: 0, max: 12, step: 0.5, format: (value) => `${value} px` }),
-      segmentation: slider("threshold", "threshold", "Pixels of the map at or above it are anomalous", { min: 0, max: 1, step: "any", format: (value) => value.toFixed(2) }),
+      retrieval: slider("K", "k", "Number of normal images to retrieve", { min: 1, max: 1, typed: 1, format: (value) => `${value} of ${this.ranking.of}` }),
+      map: slider("sigma", "sigma", "Standard deviation of the Gaussian, in map pixels", { min: 0, max: 12, step: 0.5, typed: "any", format: (value) => `${value} px` }),
+      segmentation: slider("threshold", "threshold", "Pixels of the map at or above it are anomalous", { min: 0, max: 1, step: "any", typed: "any", format: (value) => value.toFixed(2) }),
     };
     this.name = new Choice({ name: "image", help: "Select an image", pick: (index) => this.put({ index: +index }) });
     this.name.select.classList.add("python");
@@ -227,7 +229,7 @@ class Stages extends MapPage {
     this.open = el("section", { class: "sk-open", "aria-label": "the open stage" }, el("div", {}, this.big.node, this.told), el("div", { class: "sk-blocks" }, ...this.parts.map(({ block }) => block)));
     this.copied = button("copy as Python", "The calls of all stages", () => this.copyText(this.copied, [IMPORTS, ...STAGES.map(({ call }) => call(this))].join("\n")));
     this.root.append(
-      el("div", { class: "sk-head" }, this.name.node, el("span", { class: "sk-spinner", role: "img", "aria-label": "computing" }), this.score), this.problem,
+      el("div", { class: "sk-head" }, this.name.node, this.spinner, this.score), this.problem,
       el("ol", { class: "sk-steps" }, ...this.parts.map(({ card }) => el("li", {}, card))), this.open,
       el("div", { class: "sk-foot" }, this.saves.page, this.saves.png, this.copied, this.provenance), this.text);
   }
@@ -258,7 +260,6 @@ class Stages extends MapPage {
       keydown: (event) => this.key(event),
     };
     for (const [name, act] of Object.entries(on)) node.addEventListener(name, act);
-    for (const [name, value] of Object.entries({ tabindex: 0, role: "application" })) node.setAttribute(name, value);
   }
 
   /** The arrays of an image have arrived. */
@@ -394,7 +395,4 @@ class Stages extends MapPage {
   }
 }
 
-export default { render: ({ model, el: root }) => {
-  const stages = new Stages(model, root);
-  return () => stages.close();
-} };
+export default Stages.widget;
