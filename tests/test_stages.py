@@ -199,7 +199,10 @@ def test_the_figure_shows_the_six_stages_in_numbers(stages, spade, thread):
         [bar.get_height() for bar in bars], [distance for _, distance in stages.ranking["nearest"]]
     )
     assert [bar.get_facecolor()[3] for bar in bars] == [1] * 3 + [0] * 9
-    assert (panels[2].get_xlabel(), panels[2].get_ylabel()) == ("normal images, nearest first", "distance of pooled vectors")
+    assert (panels[2].get_xlabel(), panels[2].get_ylabel()) == (
+        "normal images, nearest first",
+        "distance of pooled vectors",
+    )
     np.testing.assert_array_equal(panels[3].lines[0].get_xydata(), [(70, 60), (match.col + 232, match.row)])
     np.testing.assert_allclose(panels[4].images[0].get_array(), result.correspondence.distance, rtol=1e-5)
     np.testing.assert_array_equal(panels[5].images[1].get_array(), result.segmentation(stages.threshold))

@@ -216,9 +216,8 @@ class Chooser extends Page {
     const total = Object.fromEntries(this.rows.map((row) => [row.kind, row.total]));
     // the interval is indexed by the count for photos and by the bin for pixels
     const [low, high] = ["low", "high"].map((end) => (of === "image" ? band[end][count.normal] : between(band[end], at * (band[end].length - 1))));
-    const noun = of === "image" ? "normal photos" : "normal pixels";
     const tell = (name, title, text) => [title, text].forEach((words, i) => setText(this.fact[name][i], words));
-    tell("rate", `false alarms among ${noun}`, total.normal ? `${percent(count.normal / total.normal)}  (95 % CI: ${percent(low)} to ${percent(high)})` : "unknown");
+    tell("rate", `false alarms among normal ${of === "image" ? "photos" : "pixels"}`, total.normal ? `${percent(count.normal / total.normal)}  (95 % CI: ${percent(low)} to ${percent(high)})` : "unknown");
     tell("found", "defects found (recall)", total.defect ? percent(count.defect / total.defect) : "no labels");
     const flagged = count.defect + count.good;
     tell("alarms", "defects among flagged (precision)", total.defect && total.good ? (flagged ? percent(count.defect / flagged) : "nothing flagged") : "no labels");

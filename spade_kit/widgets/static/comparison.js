@@ -272,11 +272,10 @@ class Comparison extends MapPage {
       pane.canvas.setAttribute("aria-label", `Map of ${this.decoded[at].name}`);
     });
     this.scales.forEach((one, at) => one.setAttribute("aria-pressed", own === (at === 0)));
-    const stale = this.get("levels").some((level) => level.stale);
     const ends = this.decoded.map((_, at) => this.end(at).toFixed(1));
     setText(this.scaleText, (own
       ? `Colours: 0 to twice each view's reference level, the 99th percentile of normal pixels (${ends.join(", ")}). Raw distances are not comparable.`
-      : `Colours: 0 to ${ends[0]} for all views (raw distance). Views with fewer channels are darker regardless of content.`) + (this.get("about").excess ? " All views show the map itself, not its excess." : "") + (stale ? " Reference levels are estimated from a few normal photos so far." : ""));
+      : `Colours: 0 to ${ends[0]} for all views (raw distance). Views with fewer channels are darker regardless of content.`) + (this.get("about").excess ? " All views show the map itself, not its excess." : "") + (this.get("levels").some(({ stale }) => stale) ? " Reference levels are estimated from a few normal photos so far." : ""));
     this.paintDifference();
     this.paintProbe();
   }
