@@ -3,12 +3,14 @@
 import base64
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -189,6 +191,13 @@ def read_canvas(canvas) -> np.ndarray:
     """(H, W, 4) uint8."""
     url = canvas.evaluate("canvas => canvas.toDataURL('image/png')")
     return np.asarray(Image.open(BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGBA"))
+
+
+def read_saved(path: Path) -> str:
+    """The text of a saved page, with its data as JSON."""
+    page = path.read_text(encoding="utf-8")
+    (packed,) = re.findall(r'await openSaved\("([^"]*)"\)', page)
+    return page.replace(packed, zlib.decompress(base64.b64decode(packed)).decode())
 
 
 @contextmanager

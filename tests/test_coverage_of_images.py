@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pandas
 import pytest
+from browsing import read_saved
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -187,7 +188,7 @@ def test_the_explorer_says_how_much_was_judged(spade, scratched, tmp_path):
     explorer = explore(spade, [scratched])
     assert explorer.photo["judged"] == "77 % of the image judged"
     explorer.save_html(tmp_path / "page.html")
-    assert "77 % of the image judged" in (tmp_path / "page.html").read_text()
+    assert "77 % of the image judged" in read_saved(tmp_path / "page.html")
 
 
 def test_a_name_that_cannot_be_printed_is_printed_in_another_form(wide, tmp_path):

@@ -6,7 +6,17 @@ import sys
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browsing import READY, Jupyter, Notebook, Shown, assert_accessible, open_offline, wait_for, write_notebook
+from browsing import (
+    READY,
+    Jupyter,
+    Notebook,
+    Shown,
+    assert_accessible,
+    open_offline,
+    read_saved,
+    wait_for,
+    write_notebook,
+)
 
 import spade_kit
 from spade_kit.scores import make_map
@@ -62,8 +72,16 @@ def grey_of_map(shown: Shown, values: np.ndarray, end: float) -> np.ndarray:
 
 def test_a_saved_page_takes_at_most_a_megabyte_per_photo_and_refers_to_nothing_outside(saved):
     assert saved.stat().st_size < len(SEEN) * 1_000_000
-    text = saved.read_text()
+    text = read_saved(saved)
     assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
+
+
+@pytest.mark.slow
+def test_a_saved_page_of_fifty_neighbours_takes_less_than_a_megabyte(demo, tmp_path):
+    explorer = spade_kit.explore(spade_kit.SPADE().fit(demo.train), demo)
+    explorer.index = 40
+    explorer.save_html(tmp_path / "page.html")
+    assert (tmp_path / "page.html").stat().st_size < 1_000_000
 
 
 def test_a_saved_page_follows_the_pointer_and_the_sliders_offline(offline, spade, demo):

@@ -29,13 +29,13 @@ from spade_kit.widgets._shared import encoding
 from spade_kit.widgets._shared.base import MISTAKES, Checked, Index, Live, Probe, check_distance, check_rate
 from spade_kit.widgets._shared.caches import Recent, Request, Results, Scores, look_within
 from spade_kit.widgets._shared.edits import Corrections
-from spade_kit.widgets._shared.export import fit_crops
+from spade_kit.widgets._shared.export import compress, fit_crops
 from spade_kit.widgets._shared.images import ImageList, find_name, read_upload
 from spade_kit.widgets._shared.scheduler import Steps
 
 _REACH = 50  # neighbours: the page follows K without the kernel at least up to this number
 _BATCH = 8  # images per message to the page
-_PAGE_BYTES = 650_000  # budget of an image in a saved page before base64; full normal crops fill the rest
+_PAGE_BYTES = 600_000  # budget of an image in a saved page, compressed; full normal crops fill the rest
 _FINE: dict[str, Any] = {"k": None, "sigma": 0}  # options that hardly affect the reference level
 _RULES = {
     "threshold": ("judged", f"pixel {PIXEL_FPR}"),
@@ -801,7 +801,7 @@ class Explorer(Live, page="explorer.js"):
                 "ratios": self._describe_view(index) | encoding.pack_distance(result.ratio_map) if self.ratio else {},
                 "probe": self.probe if index == self.index else encoding.find_highest(self._judged_map(result)),
             }
-            room = _PAGE_BYTES - sum(map(_bytes_in, saved[index].values()))
+            room = _PAGE_BYTES - len(compress(saved[index]))
             crops = ((image, self._normal(image).jpeg) for image in encoding.rank_by_use(full) if image not in normals)
             normals |= fit_crops(crops, room)
         state = self._saved() | {"index": self.index if self.index in indexes else indexes[0]}
@@ -816,10 +816,3 @@ def _check_roi(value: Any) -> list[tuple[float, float]] | None:
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise ValueError(f"roi must be the corners of a polygon, a list of (row, col), or None; got {value!r:.80}.")
     return [(round(row), round(col)) for row, col in check_corners(value)]
-
-
-def _bytes_in(value: Any) -> int:
-    if isinstance(value, bytes):
-        return len(value)
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-    return sum(map(_bytes_in, parts))

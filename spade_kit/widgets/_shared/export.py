@@ -8,6 +8,7 @@ import os
 import re
 import tempfile
 import threading
+import zlib
 from collections.abc import Iterable
 from html import escape
 from importlib.util import find_spec
@@ -64,7 +65,7 @@ def frame_page(code: str, style: str, title: str, data: dict[str, Any]) -> str:
     as ``thumbs``, and crops of normal images by number as ``normals``. All pictures are JPEGs.
     """
     code = join_modules("saved.js") + code.replace("export default", "const widget =")
-    saved = json.dumps(data, default=_as_base64).replace("<", r"\u003c")  # a name may hold <!-- or <script
+    saved = base64.b64encode(compress(data)).decode()  # holds no <script, whatever the names
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -82,11 +83,16 @@ body {{ margin: 0; padding: 12px; }}
 <main id="widget"></main>
 <script type="module">
 {code}
-widget.render({{ model: new SavedModel({saved}), el: document.getElementById("widget") }});
+widget.render({{ model: await openSaved("{saved}"), el: document.getElementById("widget") }});
 </script>
 </body>
 </html>
 """
+
+
+def compress(data: Any) -> bytes:
+    """The data of a saved page, or a part of it, as JSON."""
+    return zlib.compress(json.dumps(data, default=_as_base64).encode(), 9)
 
 
 def fit_crops(crops: Iterable[tuple[int, bytes]], room: int) -> dict[int, bytes]:

@@ -19,9 +19,7 @@ const OPTIONS = ["kappa", "radius", "weights", "combine", "without", "only"];
 const SORTED_AFTER = 300; // ms
 const PART = 500000; // bytes of an upload in one message
 const SHAPES = ["M-7 0A7 7 0 1 0 7 0A7 7 0 1 0-7 0Z", "M-6-6H6V6H-6Z", "M0-9L9 0L0 9L-9 0Z", "M0-9L8 6H-8Z", "M0 9L8-6H-8Z", "M0-10L2.4-3.2L9.5-3.1L3.8 1.2L5.9 8.1L0 4L-5.9 8.1L-3.8 1.2L-9.5-3.1L-2.4-3.2Z"]; // one per layer, distinguishable without colour
-
 const MARKS = [["found", "detected"], ["truth", "ground truth"], ["numbers", "regions"], ["border", "roi"]]; // what the legend switches
-
 const EXCESS = "What normal photos reach at this place is taken off";
 const RATIO = "How ambiguous each match is: the distance to the best place of its normal photo, over that to the best distant place";
 const SIGNS = ["○", "□", "◇", "△", "▽", "☆"]; // the same shapes as text

@@ -1,13 +1,15 @@
 // A page without a kernel: the saved data serves as the model.
 
+const decode = (base64) => Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+
 const unpackBytes = (value) => {
   if (Array.isArray(value)) return value.map(unpackBytes);
   if (value === null || typeof value !== "object") return value;
-  if ("base64" in value) return new DataView(Uint8Array.from(atob(value.base64), (c) => c.charCodeAt(0)).buffer);
+  if ("base64" in value) return new DataView(decode(value.base64).buffer);
   return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, unpackBytes(item)]));
 };
 
-export class SavedModel {
+class SavedModel {
   /** @param {object} saved ``state`` by trait; ``photos`` and ``thumbs``, the per-photo traits and thumbnails by index;
    *  ``normals``, crops of normal photos by number */
   constructor({ state, photos, thumbs, normals }) {
@@ -61,4 +63,10 @@ export class SavedModel {
   #fire(name, ...told) {
     for (const act of this.listeners[name] ?? []) act(...told);
   }
+}
+
+/** The model of a page from its data, compressed JSON in base64. */
+export async function openSaved(packed) {
+  const json = new Blob([decode(packed)]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new SavedModel(await new Response(json).json());
 }
