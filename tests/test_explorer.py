@@ -129,6 +129,33 @@ def test_the_python_code_explains_its_names(spade, demo, tmp_path, photos, line)
     np.testing.assert_array_equal(names["result"].anomaly_map, explorer.result.anomaly_map)
 
 
+def test_the_python_code_and_the_figure_show_two_images(spade, demo):
+    tall = demo.test[9].image[:, 20:300]
+    explorer = explore(spade.with_options(sigma=2), [demo.test[2], demo.test[26], tall])
+    explorer.index, explorer.without, explorer.probe = 0, [3], (100, 61)
+    for beside in (1, 2):
+        explorer.beside = beside
+        names = {"spade": explorer.spade, "photos": explorer.images.given_ones, "spade_kit": spade_kit}
+        exec(explorer.code(), names)
+        expected = explorer.readout()
+        for name, index, at in (("result", 0, "probe"), ("beside", beside, "beside")):
+            plain = spade.with_options(sigma=2).predict(explorer.images.photo(index)[0])
+            among = [image for image in plain.among if image != 3]
+            np.testing.assert_array_equal(names[name].anomaly_map, plain.with_normals(among).anomaly_map)
+            row, col = expected.loc[at, ["row", "col"]]
+            assert f"draw_explanation({name}, {row}, {col}, threshold=" in explorer.code()
+        assert explorer._title_and_stem()[0].endswith(f" beside {explorer.images.name(beside)}")  # of the PNG
+        parts = explorer.draw().subfigs
+        shown = [parts[at].axes[0].images[0].get_array() for at in (0, 2)]
+        for pixels, name in zip(shown, ("result", "beside")):
+            np.testing.assert_array_equal(pixels, names[name].image)
+        ringed = [parts[at].axes[0].lines[0].get_xydata().tolist() for at in (1, 3)]
+        assert ringed == [[[col, row]] for row, col in expected[["row", "col"]].to_numpy()]
+    explorer.beside = None
+    assert "beside" not in explorer.code()
+    assert len(explorer.draw().subfigs) == 2
+
+
 def test_a_figure_names_the_normal_images_it_was_compared_with(explorer):
     small_print = lambda: explorer.draw().subfigs[1].get_supxlabel()  # noqa: E731
     assert "; K=5, " in small_print()

@@ -238,13 +238,19 @@ def draw_explanation(result: Result, row: int, col: int, threshold: float | None
     >>> row, col = divmod(int(result.anomaly_map.argmax()), 224)
     >>> figure = spade_kit.draw_explanation(result, row, col)
     """
-    heights = (1 + 2.6 * style.panel_height(_check_result(result).crop.size), 2.8)
+    return draw_explanations([(_check_result(result), row, col)], threshold)
+
+
+def draw_explanations(seen: Sequence[tuple[Result, int, int]], threshold: float | None = None) -> Figure:
+    """`draw_explanation` of several results, each with its (row, col), one below the other."""
+    heights = [height for result, *_ in seen for height in (1 + 2.6 * style.panel_height(result.crop.size), 2.8)]
     figure = plt.figure(figsize=(style.WIDTH, sum(heights)), layout="constrained")
-    grid = figure.add_gridspec(2, 1, height_ratios=heights)
-    above, below = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
-    draw_result(result, threshold, axes=above.subplots(1, 3))
-    above.supxlabel("")  # `draw_match` prints the provenance once for both
-    draw_match(result, row, col, axes=below.subplots(1, 5))
+    grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
+    parts = [figure.add_subfigure(grid[at]) for at in range(len(heights))]
+    for (result, row, col), above, below in zip(seen, parts[::2], parts[1::2]):
+        draw_result(result, threshold, axes=above.subplots(1, 3))
+        above.supxlabel("")  # `draw_match` prints the provenance once for both
+        draw_match(result, row, col, axes=below.subplots(1, 5))
     plt.close(figure)
     return figure
 

@@ -17,7 +17,7 @@ from spade_kit._arguments import check_count, check_number, choose, hold_warning
 from spade_kit.batch import FPR, PIXEL_FPR
 from spade_kit.datasets.roi import Roi, check_corners
 from spade_kit.datasets.samples import Dataset, Photo
-from spade_kit.figures.results import draw_explanation
+from spade_kit.figures.results import draw_explanations
 from spade_kit.figures.style import SCALE
 from spade_kit.gallery.calibration import NormalScores, find_level
 from spade_kit.gallery.placement import Placement
@@ -289,15 +289,21 @@ class Explorer(Live, page="explorer.js"):
         vectors at a layer, in degrees: the layer's own squared distance is 2 - 2 cos of it. With an image ``beside``, a
         second row is of the same place there.
         """
-        rows = {"probe": self._read(self.result, self.probe)}
+        rows = [self._read(result, row, col) for _, result, row, col in self._look_at_both()]
+        return pandas.DataFrame(rows, index=["probe", "beside"][: len(rows)])
+
+    def _look_at_both(self) -> list[tuple[int, Result, int, int]]:
+        """The index and the result of the current image and of the one beside, with the place of the probe in each."""
+        seen = [(self.index, self.result, *self.probe)]
         if self.beside is not None:
             other = self._look_at(self.beside)
             sides = zip(self.probe, other.crop.size, self.result.crop.size)
-            rows["beside"] = self._read(other, tuple((2 * at + 1) * there // (2 * here) for at, there, here in sides))
-        return pandas.DataFrame(rows.values(), index=[*rows])
+            row, col = ((2 * at + 1) * there // (2 * here) for at, there, here in sides)
+            seen.append((self.beside, other, row, col))
+        return seen
 
-    def _read(self, result: Result, place: tuple[int, ...]) -> dict[str, Any]:
-        (row, col), match = place, result.match(*place)
+    def _read(self, result: Result, row: int, col: int) -> dict[str, Any]:
+        match = result.match(row, col)
         cells: dict[str, Any] = {"row": row, "col": col, "normal": match.image, "neighbour": match.neighbour + 1}
         cells |= {"normal row": match.row, "normal col": match.col}
         cells["map"] = round(float(result.anomaly_map[row, col]), 3)
@@ -383,23 +389,31 @@ class Explorer(Live, page="explorer.js"):
         changed = [name for name in ("k", *_SEARCH, *_READ) if getattr(self, name) != start[name]]
         options = ", ".join(f"{name}={getattr(self, name)!r}" for name in changed)
         lines = ["import spade_kit", "" if self._named else "# spade as in spade_kit.explore(spade, ...)"]
-        normal, drawn = self._normal_at(self.index), self.roi is not None and self.roi_size == self.result.crop.photo
-        lines += [self.images.origin(self.index, None if drawn else normal), f"roi = {self.roi}" if drawn else ""]
         name, corrections = self._corrections.code(self._named or "spade")
         judge = name + (f".with_options({options})" if options else "")
-        lines += [*corrections, f"result = {self.images.describe(self.index, judge, normal, drawn)}"]
-        if self.only is not None:
-            lines += [f"result = result.with_normals([{self.only}])"]
-        elif self.without:
-            lines += [f"result = result.with_normals(i for i in result.among if i not in {list(self.without)})"]
         threshold = "" if self._verdict is None else f", threshold={self._verdict:.6g}"
-        lines += [f"spade_kit.draw_explanation(result, {', '.join(map(str, self.probe))}{threshold})"]
-        return "\n".join(filter(None, lines))
+        drawings = []
+        for result, (index, seen, row, col) in zip(("result", "beside"), self._look_at_both()):
+            normal, drawn = self._normal_at(index), self.roi is not None and self.roi_size == seen.crop.photo
+            names = self.images.origin(index, None if drawn else normal), f"roi = {self.roi}" if drawn else ""
+            lines += [line for line in names if line not in lines] + corrections
+            lines += [f"{result} = {self.images.describe(index, judge, normal, drawn)}"]
+            if self.only is not None:
+                lines += [f"{result} = {result}.with_normals([{self.only}])"]
+            elif self.without:
+                others = f"i for i in {result}.among if i not in {list(self.without)}"
+                lines += [f"{result} = {result}.with_normals({others})"]
+            drawings += [f"spade_kit.draw_explanation({result}, {row}, {col}{threshold})"]
+            corrections = []
+        return "\n".join(filter(None, lines + drawings))
 
     def draw(self) -> Figure:
-        """The current view as a Matplotlib figure."""
-        row, col = self.probe
-        return draw_explanation(self.result, row, col, self._verdict)
+        """The current view as a Matplotlib figure; the image beside is below."""
+        return draw_explanations([(result, row, col) for _, result, row, col in self._look_at_both()], self._verdict)
+
+    def _title_and_stem(self) -> tuple[str, str]:
+        title, stem = super()._title_and_stem()
+        return (title if self.beside is None else f"{title} beside {self.images.name(self.beside)}"), stem
 
     def save_html(self, path: str | Path, photos: Iterable[int] | None = None) -> None:
         """Write a self-contained page that works offline: hover, pins, K, sigma, threshold, opacity and layers.
