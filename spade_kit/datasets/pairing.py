@@ -59,7 +59,7 @@ def _find_marked(photos: list[Path]) -> list[Path]:
     marked = defaultdict[Path, list[Path]](list)
     for photo in photos:
         (others if strip_mark(photo.stem) == photo.stem else marked[photo.parent]).append(photo)
-    return [mask for held in marked.values() if others and are_masks(held, others, 1) for mask in held]
+    return [mask for held in marked.values() if others and are_masks(held, others, 2) for mask in held]
 
 
 def _list_masks(folder: Path) -> dict[Path, PurePath]:
