@@ -21,7 +21,8 @@ ex = spade_kit.explore(spade, parts)
 def reset(index=0):
     for name, value in ex.about["start"].items():
         setattr(ex, name, value)
-    ex.index, ex.pinned, ex.alone, ex.roi, ex.ratio, ex.beside = index, False, False, None, False, None
+    ex.index, ex.roi, ex.beside, ex.pinned, ex.alone = index, None, None, False, False
+    ex.ratio, ex.compact = False, False
     ex.finish()
 """
 CELLS = (START, "ex")
@@ -1034,13 +1035,45 @@ def test_the_compact_page_is_at_most_700_px_high(notebook, shown, width):
     views = [stage.bounding_box() for stage in (shown.photo, shown.map, shown.normal)]
     assert len({round(view["y"]) for view in views}) == 1
     assert min(view["width"] for view in views) > 180
-    controls = [shown.root.get_by_label(name, exact=True).bounding_box() for name in ("K", "radius", "overlay")]
-    assert len({round(control["y"]) for control in controls}) == 1
+    names = ["photo", "K", "kappa", "radius", "sigma", *(["overlay"] if width > 900 else [])]
+    controls = [shown.root.get_by_label(name, exact=True) for name in names]
+    controls.append(shown.root.get_by_role("button", name="compact", exact=True))
+    rows = [control.bounding_box() for control in controls]
+    assert max(row["y"] for row in rows) < min(row["y"] + row["height"] for row in rows)  # all in one row
+    assert not any(
+        shown.root.get_by_label(name, exact=True).is_visible() for name in ("beside", "show", "threshold rule")
+    )
     assert not shown.layers[0].is_visible()
     shown.hover(shown.photo, 60, 60)
     assert shown.ring(shown.normal) is not None
     notebook.execute("ex.compact = False")
     shown.layers[0].wait_for()
+    shown.page.set_viewport_size({"width": 1280, "height": 1000})
+
+
+def test_the_focus_stays_where_it_is_when_a_compact_page_is_repainted(notebook, shown):
+    notebook.execute("ex.compact = True")
+    slider = shown.root.get_by_label("kappa", exact=True)
+    slider.focus()
+    shown.page.keyboard.press("ArrowRight")
+    notebook.until("ex.kappa", 2)
+    shown.settle()
+    assert slider.evaluate("node => node === document.activeElement")
+
+
+def test_the_pictures_stay_in_sight_while_one_scrolls_through_the_layers(notebook, shown):
+    shown.page.set_viewport_size({"width": 1280, "height": 1000})
+    below = shown.root.get_by_label("retrieved normal photos")
+    panel = shown.page.locator(".jp-WindowedPanel-outer").bounding_box()
+    for control in (below, shown.root.get_by_role("button", name="solo layer1", exact=True)):
+        control.evaluate("node => node.scrollIntoView({ block: 'end' })")
+        for stage in (shown.photo, shown.map, shown.normal):
+            assert stage.bounding_box()["y"] >= panel["y"]
+        bars = shown.root.locator(".sk-bar").bounding_box()
+        assert control.bounding_box()["y"] >= bars["y"] + bars["height"]  # nothing covers it
+    shown.page.set_viewport_size({"width": 1280, "height": 700})
+    below.evaluate("node => node.scrollIntoView({ block: 'end' })")
+    assert shown.map.bounding_box()["y"] < panel["y"]  # there is no room for both
     shown.page.set_viewport_size({"width": 1280, "height": 1000})
 
 

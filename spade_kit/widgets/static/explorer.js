@@ -72,11 +72,7 @@ class Explorer extends MapPage {
 
   build() {
     const { masks, unit } = this.about;
-    const pointed = {
-      hover: (row, col) => this.hover([row, col]),
-      leave: () => this.leave(),
-      pin: (row, col) => this.pin([row, col]),
-    };
+    const pointed = { hover: (...place) => this.hover(place), leave: () => this.leave(), pin: (...place) => this.pin(place) };
     const drawn = {
       press: (row, col) => this.polygon.press([row, col]),
       pin: (row, col) => (this.polygon.corners ? this.polygon.click([row, col]) : this.pin([row, col])),
@@ -134,10 +130,10 @@ class Explorer extends MapPage {
     this.spinner = el("span", { class: "sk-spinner", role: "img", "aria-label": "computing" });
     this.progress = el("span", { class: "sk-progress" });
     this.compacting = button("compact", "One row of controls above the pictures; layers, regions and retrieved photos folded", () => this.put({ compact: !this.get("compact") }));
-    this.filling = button("full screen", "Fill the screen; Esc leaves", () => (document.fullscreenElement ? document.exitFullscreen() : this.root.requestFullscreen()));
+    this.filling = button("full screen", "Fill the screen; Esc leaves", () => (document.fullscreenElement ? document.exitFullscreen() : this.root.requestFullscreen()), { class: "sk-filling" });
     this.filling.hidden = !document.fullscreenEnabled;
     const opener = button("open a photo", "Open your own photo, or drop it here", () => this.file.click(), { class: "python" });
-    const head = el("div", { class: "sk-head" },
+    this.head = el("div", { class: "sk-head" },
       el("span", { class: "sk-group" },
         button("‹", "Previous photo  [", () => this.step(-1), { "aria-label": "previous photo" }),
         this.name.node,
@@ -169,7 +165,7 @@ class Explorer extends MapPage {
     this.typed = new NumberField("pixel threshold", "Pixel threshold (raw distance)", (value) => this.put({ threshold: value, threshold_rule: "hand" }));
     this.rule.node.append(this.typed.input);
     for (const choice of [this.weighing, this.combining, this.rule]) choice.select.classList.add("python");
-    const controls = el("div", { class: "sk-controls" },
+    this.controls = el("div", { class: "sk-controls" },
       ...Object.values(this.sliders).map((one) => one.node), this.rule.node,
       button("reset", "Reset all options to their initial values", () => this.reset(), { class: "reset python" }));
 
@@ -217,14 +213,15 @@ class Explorer extends MapPage {
     this.placed = el("span", { class: "sk-remark", role: "status" });
     this.place = el("div", { class: "sk-row sk-place" }, el("span", { class: "sk-heading" }, "Place"), this.asker, this.placed);
     this.retrieved.head.append(this.correcting);
-    this.root.append(head, this.problem, this.strip.node, controls,
-      el("div", { class: "sk-views" }, this.photo.figure, this.map.figure, this.normal.figure, this.polygon.node, this.regions.node),
+    this.root.append(this.head, this.problem, this.strip.node, this.controls,
+      el("div", { class: "sk-views sk-stay" }, this.photo.figure, this.map.figure, this.normal.figure),
+      el("div", { class: "sk-places" }, this.polygon.node, this.regions.node),
       el("div", { class: "sk-row" }, el("span", { class: "sk-heading" }, "Layers"), switcher, this.combining.node, this.weighing.node, this.marks, this.layersRemark),
       el("div", { class: "sk-below" }, el("div", { class: "sk-layers", style: `--columns: ${columnsFor(this.layers.length)}` }, ...this.layers.map((layer) => layer.pane.figure)), el("div", { class: "sk-why" }, close, this.readout.node)),
       this.retrieved.head, this.retrieved.strip.node, this.place,
       el("div", { class: "sk-foot" }, this.copy, this.saves.page, this.saves.png, this.helper, this.source), this.text, this.help);
     this.rule.masks = masks;
-    const folded = [this.order.node, opener, this.judge, this.polygon.node, this.regions.node, ...this.root.querySelectorAll(".reset, .sk-views ~ :not(.sk-foot, .sk-help, .sk-code)")];
+    const folded = [this.beside.node, this.filter.node, this.order.node, opener, this.judge, this.rule.node, ...this.root.querySelectorAll(".reset, .sk-views ~ :not(.sk-foot, .sk-help, .sk-code)")];
     for (const node of folded) node.classList.add("folds");
   }
 
@@ -234,11 +231,9 @@ class Explorer extends MapPage {
         this.onAnswer();
         this.coming ??= queueMicrotask(() => this.answer()) ?? true; // wait for the whole message
       },
-      "change:layers_alone change:alone change:ratio change:ratios": () => this.paintMaps(),
       "change:other": () => this.shown && this.second.answer(this.get("other")),
       "change:waiting": () => this.paintWaiting(),
-      "change:normals change:layer_levels": () => this.paintMaps(),
-      "change:k change:sigma change:judged change:score": () => this.paintMaps(),
+      "change:k change:sigma change:judged change:score change:layers_alone change:alone change:ratio change:ratios change:normals change:layer_levels": () => this.paintMaps(),
       "change:place_level": () => this.get("matches") === this.shown?.matches && this.paintMaps(), // else they come together
       "change:threshold change:threshold_rule": () => this.paintThreshold(),
       "change:image_threshold change:image_threshold_rule": () => this.paintImageThreshold(),
@@ -290,6 +285,7 @@ class Explorer extends MapPage {
     this.shown = { photo, matches, neighbours, gallery };
     const [H, W] = (this.size = photo.size);
     for (const pane of [this.photo, this.map, this.normal, ...this.layers.map((layer) => layer.pane)]) pane.resize(H, W);
+    this.root.classList.toggle("tall", H > W);
     this.photo.draw(this.bitmap);
     const truth = photo.mask ? contour(unpack(bytes(photo.mask), H * W), H, W, 0.5) : "";
     for (const pane of [this.photo, this.map]) pane.outline("truth", truth);
@@ -459,9 +455,8 @@ class Explorer extends MapPage {
     const highest = (map) => map.reduce((most, value) => Math.max(most, value), 0);
     const score = this.get("score");
     this.imageScore = score === "max" ? highest(inside(this.raw, this.roi)) : score === "excess" && this.comparable() ? this.excess && meanOfTop(inside(this.excess, this.roi)) : meanOfTop(inside(this.raw, this.roi));
-    const endOf = (map, { level }) => (level > 0 ? this.about.scale * level : highest(map) || 1);
-    const whole = endOf(this.raw, this.reference("map"));
-    this.end = this.values === this.raw ? whole : endOf(this.values, this.reference());
+    const whole = this.endOf(this.raw, this.reference("map").level);
+    this.end = this.values === this.raw ? whole : this.endOf(this.values, this.reference().level);
     this.ratios = this.ratiosNow();
     if (this.ratios) paintMap(this.map.canvas, this.upsample(this.ratios, h, w, 0), this.table, 1);
     else paintMap(this.map.canvas, this.values, this.table, this.end);
@@ -733,8 +728,11 @@ class Explorer extends MapPage {
   }
 
   paintCompact() {
-    this.root.classList.toggle("compact", this.get("compact"));
-    this.compacting.setAttribute("aria-pressed", this.get("compact"));
+    const compact = this.root.classList.toggle("compact", this.get("compact"));
+    this.compacting.setAttribute("aria-pressed", compact);
+    if (compact === this.head.contains(this.controls)) return; // keeps the focus
+    if (compact) this.compacting.before(this.controls);
+    else this.strip.node.after(this.controls);
   }
 
   paintOptions() {
