@@ -258,7 +258,7 @@ def test_the_chart_and_the_pictures_choose_a_normal_image(shown, result):
     assert ", not retrieved." in shown.told
     tags = shown.big.locator(".sk-tag").all_inner_texts()
     assert tags[0] == "K = 5"
-    top = float(tags[1].removeprefix("up: distance of the pooled vectors, 0 to "))
+    top = float(tags[1].removeprefix("up: distance, 0 to "))
     bars = shown.big.locator("path.far").get_attribute("d")
     highest = max(float(height) for height in re.findall(r"v([\d.]+)h", bars))  # of the chart's 112 map pixels
     farthest = float(re.search(r"distance ([\d.]+),", shown.told)[1])

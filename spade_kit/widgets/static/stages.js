@@ -137,7 +137,7 @@ const STAGES = [
       scene.svg.append(svg("path", { class: "near", d: bars.slice(0, of.k).join("") }), svg("path", { class: "far", d: bars.slice(of.k).join("") }));
       scene.mark("sk-limit", `M${of.k * step} 0V${chart.h}`);
       scene.tag(`K = ${of.k}`, { x: Math.min(of.k * step, width * 0.92), y: 0 });
-      scene.tag(`up: distance of the pooled vectors, 0 to ${brief(near.at(-1)[1] / 0.9)}`, { x: 0, y: scene.height * (wide ? 0.1 : 0) }, "distance");
+      scene.tag(`up: distance, 0 to ${brief(near.at(-1)[1] / 0.9)}`, { x: !wide || of.k * step > width / 2 ? 0 : of.k * step + 0.12 * width, y: 0 }, "distance");
       scene.hot.push([chart, (down, right) => wide && of.choose(Math.floor(right * near.length))]);
       const h = scene.height - chart.h - gap, w = (h * scene.W) / scene.H, place = (i) => ({ x: i * (w + gap), y: scene.height - h, w, h });
       const own = wide ? 1 : 0, room = Math.floor((width + gap) / (w + gap)) - own, first = clamp(of.rank - 1, 0, Math.max(0, near.length - room));
