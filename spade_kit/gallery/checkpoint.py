@@ -249,9 +249,7 @@ def _load(folder: Path, manifest: dict[str, Any], backbone: str | Backbone | Non
     except PermissionError:
         raise
     except (OSError, SafetensorError, *_WRONG) as problem:
-        raise ValueError(
-            f"{as_text(file)} is damaged or incomplete ({problem}). Fit again, or restore a copy."
-        ) from problem
+        raise _damaged(file, problem) from problem
     return Stored(gallery, network, options, list(map(tuple, manifest.get("choices", []))))
 
 
@@ -313,7 +311,14 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             f"{as_text(folder)} holds features as {manifest['precision']}, which disabled the fast search and is no "
             "longer supported. Fit again."
         )
+    summed = found != 1 and "checksum" in manifest and manifest["options"]
+    if summed and manifest["checksum"] != _sum_settings(manifest):
+        raise _damaged(file, "its settings have another checksum")
     return manifest
+
+
+def _damaged(file: Path, problem: object) -> ValueError:
+    return ValueError(f"{as_text(file)} is damaged or incomplete ({problem}). Fit again, or restore a copy.")
 
 
 def _check_parts(manifest: dict[str, Any]) -> None:
@@ -337,9 +342,6 @@ def _check_parts(manifest: dict[str, Any]) -> None:
     if wrong or not all(isinstance(backbone[name], str) for name in ("name", "sha256")):
         raise ValueError(f"its backbone must be described by names and numbers; got {backbone}")
     _check_choices(manifest.get("choices", []), (recipe or {}) | manifest["options"])
-    summed = manifest["format"] != 1 and "checksum" in manifest and manifest["options"]
-    if summed and manifest["checksum"] != _sum_settings(manifest):
-        raise ValueError("its settings have another checksum")
 
 
 def _check_choices(rows: list[list], settings: dict[str, Any]) -> None:
