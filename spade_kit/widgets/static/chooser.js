@@ -287,8 +287,7 @@ class Chooser extends Page {
 
   paintBusy() {
     const study = this.get("study");
-    const busy = study.of !== this.get("of");
-    this.awaitAnswer(busy);
+    this.awaitAnswer(study.of !== this.get("of"));
     if (study.waiting && !this.model.saved) this.root.classList.add("busy");
   }
 }

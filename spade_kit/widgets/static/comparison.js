@@ -213,8 +213,7 @@ class Comparison extends MapPage {
 
   subtract() {
     const [first, second] = this.minus.map((choice) => +choice.select.value);
-    const count = this.decoded.length;
-    this.put({ difference: [first, second === first ? (first + 1) % count : second] });
+    this.put({ difference: [first, second === first ? (first + 1) % this.decoded.length : second] });
   }
 
   // ---- painting -----------------------------------------------------------------------------------------------------
