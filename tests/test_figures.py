@@ -74,10 +74,11 @@ def test_the_segmentation_is_solid_and_the_truth_dashed(result, demo, spade):
     assert [text.get_text() for text in spade_kit.draw_result(good).axes[2].get_legend().texts] == ["detected"]
 
 
-def test_nothing_is_cut_from_a_saved_figure(result, tmp_path):
+@pytest.mark.parametrize("draw", [*ALL, lambda result: spade_kit.draw_explanation(result, 100, 60)])
+def test_nothing_is_cut_from_a_saved_figure(draw, result, tmp_path):
     assert result.mask.any()  # the legend takes room
-    spade_kit.draw_result(result).savefig(tmp_path / "result.png")
-    pixels = plt.imread(tmp_path / "result.png")
+    draw(result).savefig(tmp_path / "figure.png")
+    pixels = plt.imread(tmp_path / "figure.png")
     assert all((side == 1).all() for side in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]))
 
 

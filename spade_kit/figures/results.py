@@ -80,8 +80,6 @@ def draw_result(
     if lines:
         below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncols": len(lines)}
         outline.legend(handles=lines, fontsize=8, facecolor="#333333", labelcolor="white", framealpha=1, **below)
-        if axes is None:  # room for it, or the titles would be cut
-            figure.set_figheight(figure.get_figheight() + 0.3)
     return _finish(figure, result)
 
 
@@ -243,7 +241,7 @@ def draw_explanation(result: Result, row: int, col: int, threshold: float | None
 
 def draw_explanations(seen: Sequence[tuple[Result, int, int]], threshold: float | None = None) -> Figure:
     """`draw_explanation` of several results, each with its (row, col), one below the other."""
-    heights = [height for result, *_ in seen for height in (1 + 2.6 * style.panel_height(result.crop.size), 2.8)]
+    heights = [height for result, *_ in seen for height in (1.2 + 2.6 * style.panel_height(result.crop.size), 2.8)]
     figure = plt.figure(figsize=(style.WIDTH, sum(heights)), layout="constrained")
     grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
     parts = [figure.add_subfigure(grid[at]) for at in range(len(heights))]

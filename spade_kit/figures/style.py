@@ -47,7 +47,7 @@ def make_panels(
     rows = -(-count // columns)
     side = min(side, (WIDTH - _BAR * bars) / columns)
     height = side * panel_height(shape)
-    figure = plt.figure(figsize=(side * columns + _BAR * bars, (height + 0.2) * rows + 0.3), layout="constrained")
+    figure = plt.figure(figsize=(side * columns + _BAR * bars, (height + 0.2) * rows + 0.5), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for unused in panels[count:]:
         unused.remove()
