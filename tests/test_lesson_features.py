@@ -265,7 +265,7 @@ def test_the_exercise_names_the_mistake(capsys, answer, said):
         ((56, 56, 40), "The channels come first"),
         ((24, 112, 112), "That is layer1"),
         ((112, 28, 28), "That is layer3"),
-        ((40, 448, 448), "how often does the stride fit"),
+        ((40, 448, 448), "how many times does the stride fit"),
     ],
 )
 def test_the_warm_up_names_the_mistake(capsys, answer, said):

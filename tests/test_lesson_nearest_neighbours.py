@@ -117,7 +117,7 @@ def test_figures_say_what_they_show():
 
     (panel,) = draw_contrast({1: 90.0, 10: 3.0}, {"cells": (320, 4.0, 1.2)}).axes
     assert [line.get_label() for line in panel.lines if line.get_label()[0] != "_"] == [
-        "random points", "photos", "photos, shuffled"]  # fmt: skip
+        "random points", "images", "images, shuffled"]  # fmt: skip
 
     photos = dict.fromkeys(("as it is", "shifted", "scratched"), np.zeros((8, 8, 3), np.uint8))
     table = pandas.DataFrame({"pixels": [2.0, 3.0, 4.0], "patches": [1.0, 1.0, 3.0]}, index=list(photos))
@@ -165,7 +165,7 @@ def test_the_exercise_names_the_mistake(capsys, answer, said):
         ([3], "k = 4 works as well"),
         ([3, 4, 5], "With k = 5"),
         ([3, 4, 5, 6], "Beyond k = 4"),
-        ([1, 2], "the two hollow bolts alone decide"),
+        ([1, 2], "finds only the two mistakes"),
         ([6], "k lies above one count, up to the other"),
         (3, "Your code raises TypeError"),
     ],

@@ -146,7 +146,7 @@ def distances(pooled):
         (lambda p, k: distances(p)[:, k], "That is the distance to neighbour 3 alone"),
         (lambda p, k: distances(p)[:, 1], "That is the distance to the nearest other alone"),
         (lambda p, k: distances(p)[:, 1 : k + 1].mean(), "The answer must hold 12 scores"),
-        (lambda p, k: np.ones(len(p)), "The first photo must score"),
+        (lambda p, k: np.ones(len(p)), "The first image must score"),
         (lambda p, k: p @ p, "Your code raises ValueError"),
         (lambda p, k: Path("nowhere"), "Your code raises TypeError"),
     ],
