@@ -192,7 +192,7 @@ def test_the_interval_of_pixels_is_that_of_bootstrap_draws_of_images(rng, count)
         rates = []
         for drawn in draws:
             picked = np.concatenate([values.ravel() for values, times in zip(maps, drawn) for _ in range(times)])
-            rates.append(np.mean(picked >= study.edges[at]))
+            rates.append(np.mean(picked.astype(float) >= study.edges[at]))
         low, high = np.quantile(rates, [0.025, 0.975])
         photos = sum(values.max() >= study.edges[at] for values in maps)
         assert lows[at] == pytest.approx(low)
