@@ -129,6 +129,11 @@ def test_the_python_code_explains_its_names(spade, demo, tmp_path, photos, line)
     np.testing.assert_array_equal(names["result"].anomaly_map, explorer.result.anomaly_map)
 
 
+def preview_of(explorer):
+    """The picture of a notebook where no widget runs."""
+    return np.asarray(Image.open(BytesIO(explorer._repr_mimebundle_()[0]["image/png"])))
+
+
 def test_the_python_code_and_the_figure_show_two_images(spade, demo):
     tall = demo.test[9].image[:, 20:300]
     explorer = explore(spade.with_options(sigma=2), [demo.test[2], demo.test[26], tall])
@@ -151,6 +156,12 @@ def test_the_python_code_and_the_figure_show_two_images(spade, demo):
             np.testing.assert_array_equal(pixels, names[name].image)
         ringed = [parts[at].axes[0].lines[0].get_xydata().tolist() for at in (1, 3)]
         assert ringed == [[[col, row]] for row, col in expected[["row", "col"]].to_numpy()]
+        both = preview_of(explorer)
+        explorer.beside = None
+        alone = preview_of(explorer)
+        np.testing.assert_array_equal(both[: len(alone), : alone.shape[1]], alone)
+        assert len(both) > 2 * len(alone)
+        assert both[len(alone) + 20 :].std() > 20
     explorer.beside = None
     assert "beside" not in explorer.code()
     assert len(explorer.draw().subfigs) == 2

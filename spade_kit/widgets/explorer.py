@@ -226,12 +226,10 @@ class Explorer(Live, page="explorer.js"):
         return f"Explorer({self.images.name(self.index)}; {options}; probe {self.probe})"
 
     def _preview(self) -> bytes:
-        values = self._judged_map(self.result)
+        shown = [(seen, self._judged_map(seen), (row, col)) for _, seen, row, col in self._look_at_both()]
         end = SCALE * self._known.level if self._known else 0
         verdict = self._verdict if self._level_known else None
-        return encoding.draw_preview(
-            self.result, values, self.probe, verdict, end if end > 0 else max(np.nanmax(values), 1e-9)
-        )
+        return encoding.draw_preview(shown, verdict, end if end > 0 else max(np.nanmax(shown[0][1]), 1e-9))
 
     @property
     def spade(self) -> SPADE:

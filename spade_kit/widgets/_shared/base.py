@@ -399,9 +399,8 @@ class Waiting(Live):
         if not self.waiting:
             return super()._preview()
         values = self._judged_map
-        return encoding.draw_preview(
-            self.result, values, encoding.find_highest(values), None, max(float(np.nanmax(values)), 1e-9)
-        )
+        shown = [(self.result, values, encoding.find_highest(values))]
+        return encoding.draw_preview(shown, None, max(float(np.nanmax(values)), 1e-9))
 
 
 def _explain(mistake: Exception) -> str:

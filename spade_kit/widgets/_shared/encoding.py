@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from io import BytesIO
 from math import ceil
@@ -192,26 +192,30 @@ def pack_reference(normals: NormalScores) -> dict[str, Any]:
 
 
 def draw_preview(
-    result: Result, values: np.ndarray, probe: tuple[int, int], threshold: float | None, end: float
+    shown: Sequence[tuple[Result, np.ndarray, tuple[int, int]]], threshold: float | None, end: float
 ) -> bytes:
-    """The image with its outlined detections, a map, and the normal image that explains the probe, as one PNG.
+    """For each result, map and probe a row: the image with its outlined detections, the map, and the normal image that
+    explains the probe; as one PNG.
 
     For places where no widget can run: web pages and untrusted notebooks. Without a ``threshold`` nothing is outlined;
     ``end`` is the value at the end of the colour scale.
     """
-    match = result.match(*probe)
-    photo = result.image.copy()
-    if threshold is not None:
-        found = values >= threshold
-        inside = np.roll(found, 1, 0) & np.roll(found, -1, 0) & np.roll(found, 1, 1) & np.roll(found, -1, 1)
-        photo[found & ~inside] = [int(RING[at : at + 2], 16) for at in (1, 3, 5)]
-    heat = matplotlib.colormaps[COLOURS](values / end, bytes=True)[..., :3]
-    normal = result.normal_image(match.image)
-    pictures = [_draw(pixels, at) for pixels, at in ((photo, probe), (heat, probe), (normal, (match.row, match.col)))]
-    width, height = pictures[0].size
-    sheet = Image.new("RGB", (3 * width + 2 * _GAP, height), "white")
-    for number, picture in enumerate(pictures):
-        sheet.paste(picture, (number * (width + _GAP), 0))
+    rows = []
+    for result, values, probe in shown:
+        match = result.match(*probe)
+        photo = result.image.copy()
+        if threshold is not None:
+            found = values >= threshold
+            inside = np.roll(found, 1, 0) & np.roll(found, -1, 0) & np.roll(found, 1, 1) & np.roll(found, -1, 1)
+            photo[found & ~inside] = [int(RING[at : at + 2], 16) for at in (1, 3, 5)]
+        heat = matplotlib.colormaps[COLOURS](values / end, bytes=True)[..., :3]
+        normal = result.normal_image(match.image)
+        rows.append([_draw(*one) for one in ((photo, probe), (heat, probe), (normal, (match.row, match.col)))])
+    width, height = (max(sides) + _GAP for sides in zip(*(row[0].size for row in rows)))
+    sheet = Image.new("RGB", (3 * width - _GAP, len(rows) * height - _GAP), "white")
+    for down, row in enumerate(rows):
+        for across, picture in enumerate(row):
+            sheet.paste(picture, (across * width, down * height))
     return encode_png(np.asarray(sheet))
 
 
