@@ -72,6 +72,12 @@ def _mend_roles(app, page, template, context, doctree):
     )
 
 
+def _hide_private(app, what, name, thing, options, signature, returned):
+    """No signature of a class that a function makes: some of its parameters are private."""
+    return ("", returned) if what == "class" and re.search(r"\b_\w+:", signature or "") else None
+
+
 def setup(app):
+    app.connect("autodoc-process-signature", _hide_private)
     app.connect("html-page-context", _mend_roles)
     app.add_html_math_renderer("mathml", (_write_formula, None), (_write_formula, None))

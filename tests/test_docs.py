@@ -139,6 +139,13 @@ def test_every_public_name_has_its_page_and_what_draws_its_picture(site):
 
 
 @pytest.mark.slow
+def test_no_signature_shows_a_private_parameter(site):
+    text = "".join(path.read_text(encoding="utf-8") for path in (site / "reference").rglob("*.html"))
+    assert text.count("sig-param") > 100
+    assert not re.findall(r'<em class="sig-param">(?:<[^>]*>)*_\w+', text)
+
+
+@pytest.mark.slow
 def test_every_picture_and_frame_is_described(site):
     for path, text in pages(site).items():
         for tag in re.findall(r"<img\b[^>]*>", text):
