@@ -167,7 +167,7 @@ def test_the_exercise_names_the_mistake(capsys, answer, said):
         ([3, 4, 5, 6], "Beyond k = 4"),
         ([1, 2], "finds only the two mistakes"),
         ([6], "k lies above one count, up to the other"),
-        (3, "Your code raises TypeError"),
+        (3, "an answer of another form; got 3"),
     ],
 )
 def test_the_choice_of_k_names_the_mistake(capsys, answer, said):

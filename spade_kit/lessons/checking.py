@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 _OPEN = "Not answered yet: replace the dots with your own code, and run the cell again."
+_NOTHING = "The function returned nothing: begin the last line with return."
 
 
 def check_environment() -> None:
@@ -69,12 +70,17 @@ def tell(ask: Callable[[], Any], find_mistake: Callable[[Any], str | None], righ
     """
     try:
         answer = ask()
-        if any(one is ... for one in (answer if isinstance(answer, list) else [answer])):
-            print(_OPEN)
-            return
-        mistake = find_mistake(answer)
     except Exception as problem:  # the reader's code may raise anything
-        mistake = f"Your code raises {type(problem).__name__}: {problem}"
+        print(f"Not yet. Your code raises {type(problem).__name__}: {problem}")
+        return
+    answers = answer if isinstance(answer, list) else [answer]
+    if any(one is ... for one in answers):
+        print(_OPEN)
+        return
+    try:
+        mistake = _NOTHING if any(one is None for one in answers) else find_mistake(answer)
+    except Exception:  # such as a text for a number, or one number for three
+        mistake = f"The exercise asks for an answer of another form; got {answer!r}."
     print(f"Right. {right}" if mistake is None else f"Not yet. {mistake}")
 
 

@@ -82,14 +82,11 @@ def check_radius(radius: int) -> None:
         "The mirror image of column 0 is column 3, but column 2 looks the same: which of them is nearer?": 3,
         "With radius 1 the cells of columns 1 and 2 find their twin, those of columns 0 and 3 do not.": 1,
         "At its own place, no cell has a twin.": 0,
+        "None lets a cell look everywhere: what is the smallest number that is enough?": np.inf,
     }
-    unbounded = "None lets a cell look everywhere: what is the smallest number that is enough?"
     otherwise = f"A radius of {radius} is not the smallest: count cells."
-    tell(
-        lambda: radius,
-        lambda answer: unbounded if answer is None else explain(answer, 2, mistakes, otherwise),
-        "The cells of columns 0 and 3 have to look two columns farther.",
-    )
+    told = "The cells of columns 0 and 3 have to look two columns farther."
+    check_answer(np.inf if radius is None else radius, 2, mistakes, otherwise, told)
 
 
 def check_think(cells: int) -> None:

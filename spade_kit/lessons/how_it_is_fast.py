@@ -492,8 +492,6 @@ def _make_pairs(count: int = 300) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _find_mistake(answers: Sequence[Any], q: np.ndarray, g: np.ndarray, nearest: np.ndarray) -> str | None:
     for answer in answers:
-        if answer is None:
-            return "The function returned nothing: begin the last line with return."
         if np.size(answer) != 1:
             return f"The answer must be one True or False per pair of blocks; got an array of shape {np.shape(answer)}."
     opened, squared, worst = np.array(list(map(bool, answers))), (q - g) ** 2, nearest.max(1)
