@@ -11,7 +11,7 @@ const SHAPES = { o: "M5 0A5 5 0 1 1-5 0A5 5 0 1 1 5 0Z", s: "M-5-5H5V5H-5Z", D: 
 const PATHS = Object.fromEntries(Object.entries(SHAPES).map(([marker, shape]) => [marker, new Path2D(shape)]));
 const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const [NEAR, EDGE, MOST] = [14, 16, 200]; // px around the pointer and around all points; cards
-const EDGING = 1.5; // px, in the colour of the kind if the points have other colours
+const [EDGING, RIM] = [2, 4]; // px, in the colour of the kind if the points have other colours; behind it, since some are pale
 const [GREY, RING] = ["#808080", "#d55e00"]; // visible in both themes
 const rangeOf = (values) => values.reduce(([low, high], value) => [value < low ? value : low, value > high ? value : high], [Infinity, -Infinity]); // without NaN
 const group = (count) => count.toLocaleString("en");
@@ -242,12 +242,13 @@ class Atlas extends Page {
     for (const [at, [x, y]] of [...this.places.entries()].reverse()) {
       if (Number.isNaN(x)) continue;
       const [colour, marker] = this.looks.get(photos[at][1]);
-      [context.fillStyle, context.strokeStyle] = values ? [this.colourOf(values[at]), colour] : [colour, GREY];
+      context.fillStyle = values ? this.colourOf(values[at]) : colour;
       context.globalAlpha = !picked.size || picked.has(at) ? 1 : 0.3;
       context.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, devicePixelRatio * x, devicePixelRatio * y);
-      context.lineWidth = EDGING;
+      const stroke = (lineWidth, strokeStyle) => Object.assign(context, { lineWidth, strokeStyle }).stroke(PATHS[marker]);
+      if (values) stroke(RIM, GREY);
       context.fill(PATHS[marker]);
-      context.stroke(PATHS[marker]);
+      stroke(EDGING, values ? colour : GREY);
     }
     context.globalAlpha = 1;
   }
@@ -271,8 +272,8 @@ class Atlas extends Page {
   paintLegend() {
     const [colour, photos, [low, high]] = [this.get("colour"), this.get("photos"), this.ends];
     const sign = (kind, marker) => {
-      const [fill, stroke] = colour === "kind" ? [kind, GREY] : ["none", kind];
-      return svg("svg", { viewBox: "-8 -8 16 16", "aria-hidden": "true" }, svg("path", { d: SHAPES[marker], fill, stroke, "stroke-width": EDGING }));
+      const [fill, edges] = colour === "kind" ? [kind, [[EDGING, GREY]]] : ["none", [[RIM, GREY], [EDGING, kind]]];
+      return svg("svg", { viewBox: "-8 -8 16 16", "aria-hidden": "true" }, ...edges.map(([width, stroke]) => svg("path", { d: SHAPES[marker], fill, stroke, "stroke-width": width })));
     };
     this.kinds.replaceChildren(...this.about.kinds.map(([kind, fill, marker]) =>
       el("span", {}, sign(fill, marker), `${kind} (${group(photos.filter(([, other]) => other === kind).length)})`)));
