@@ -430,6 +430,10 @@ def test_nothing_moves_when_the_line_does_or_pixels_are_shown(notebook, shown, w
         assert lay_out(shown.root) == pytest.approx(before, abs=1), name
         shown.root.evaluate(MOVE, 30)  # "about" so many
         assert lay_out(shown.root) == pytest.approx(before, abs=1), name
+        field.fill("500")  # above all normal photos, which has the longest remark
+        notebook.page.keyboard.press("Enter")
+        settle(notebook, shown)
+        assert lay_out(shown.root) == pytest.approx(before, abs=1), name
     notebook.page.set_viewport_size({"width": 1280, "height": 1000})
 
 

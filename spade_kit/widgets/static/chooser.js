@@ -57,7 +57,7 @@ class Chooser extends Page {
     this.root.append(
       el("div", { class: "sk-head" }, el("span", { class: "sk-group", role: "group", "aria-label": "threshold for" }, ...this.ofs.map(([, one]) => one)), this.rule.node, this.confidence.node, this.spinner, this.waitingText),
       this.problem,
-      el("div", { class: "sk-choosing" }, el("div", { class: "sk-histograms" }, this.plot, this.ticks, this.axis), el("div", { class: "sk-follows" }, this.facts, this.sentence, this.remarks)),
+      el("div", { class: "sk-choosing" }, el("div", { class: "sk-histograms" }, this.plot, this.ticks, this.axis), el("div", { class: "sk-follows", tabindex: 0, role: "region", "aria-label": "what follows" }, this.facts, this.sentence, this.remarks)),
       el("div", { class: "sk-sides" }, ...this.sides.map(({ node }) => node)),
       el("div", { class: "sk-foot" }, this.copy, this.saves.page, this.saves.png, this.provenance), this.text);
   }
