@@ -80,6 +80,7 @@ def test_the_rule_of_the_exercise_is_that_of_the_package(count, rate):
         (lambda scores, rate: np.sort(scores)[round((len(scores) + 1) * (1 - rate)) - 1], "to the nearest number"),
         (lambda scores, rate: np.quantile(scores, 1 - rate, method="higher"), "right for some N and too low"),
         (lambda scores, rate: np.sort(scores)[int(len(scores) * (1 - rate))], "right for some N and too low"),
+        (lambda scores, rate: scores[math.ceil((len(scores) + 1) * (1 - rate)) - 1], "sort them first"),
         (lambda scores, rate: scores.mean(), "take the score of that rank"),
         (lambda scores, rate: scores[27.9], "Your code raises IndexError"),
     ],

@@ -111,7 +111,7 @@ def check(find: Callable[[np.ndarray, float], float]) -> None:
     right = "spade.threshold takes this score of the normal images, each judged against the others."
     tell(
         lambda: [find(scores.copy(), rate) for scores, rate in asked],
-        lambda answer: _find_mistake(np.asarray(answer, float), [np.sort(scores) for scores, _ in asked]),
+        lambda answer: _find_mistake(np.asarray(answer, float), [scores for scores, _ in asked]),
         right,
     )
 
@@ -120,11 +120,12 @@ def check(find: Callable[[np.ndarray, float], float]) -> None:
 _ASKED = ((30, 0.1), (25, 0.1), (26, 0.15), (22, 0.1))
 
 
-def _find_mistake(answer: np.ndarray, scores: Sequence[np.ndarray]) -> str | None:
-    """Explain the answers for some sorted scores: of 30, (30 + 1) * 0.9 = 27.9, so the 28th is right."""
+def _find_mistake(answer: np.ndarray, stored: Sequence[np.ndarray]) -> str | None:
+    """Explain the answers for some scores: of 30, (30 + 1) * 0.9 = 27.9, so the 28th is right."""
     counts, kept = np.array([(count, 1 - rate) for count, rate in _ASKED]).T
     exact = (counts + 1) * kept
     ranks = np.ceil(exact).astype(int)
+    scores = [np.sort(one) for one in stored]
 
     def take(ranks: np.ndarray) -> np.ndarray:
         return np.array([one[int(rank) - 1] for one, rank in zip(scores, ranks)])
@@ -143,6 +144,9 @@ def _find_mistake(answer: np.ndarray, scores: Sequence[np.ndarray]) -> str | Non
             np.array([np.quantile(one, share) for one, share in zip(scores, kept)])
         ),
         "That is a rank, not a score: look it up among the sorted scores.": ranks,
+        "Those scores are in the order in which they came: sort them first.": (
+            np.array([one[rank - 1] for one, rank in zip(stored, ranks)])
+        ),
         "That score is among the lowest: sort the scores from low to high.": take(counts + 1 - ranks),
     }
     otherwise = (
