@@ -146,6 +146,8 @@ def distances(query, normals):
         (lambda q, n, k: distances(q, n.T[:, :, None])[:k], "A score must be one number; got an array of shape"),
         (lambda q, n, k: np.sort(np.sqrt(((n - q) ** 2).sum(0)))[:k].mean(), "sum over the dimensions"),
         (lambda q, n, k: np.sqrt(((n - q) ** 2).sum(1))[:k].mean(), "as they are stored: sort"),
+        (lambda q, n, k: distances(q, n)[:3].mean(), "the mean of the nearest 3, but k is 5"),
+        (lambda q, n, k: np.sort(abs(n - q).sum(1))[:k].mean(), "sums of absolute differences"),
         (lambda q, n, k: 1.0, "With k = 3 the score must be"),
         (lambda q, n, k: n @ n @ q, "Your code raises"),
     ],

@@ -165,9 +165,14 @@ def draw_thrice(photos: Mapping[str, UInt8[np.ndarray, "H W 3"]], table: pandas.
 def check(score: Callable[[np.ndarray, np.ndarray, int], float]) -> None:
     """Check that ``score`` gives the mean Euclidean distance of a query (d,) to the k nearest of n points (n, d)."""
     rng = np.random.default_rng(0)
-    query, normals, k = rng.normal(size=4), rng.normal(size=(25, 4)), 3
+    query, normals, ks = rng.normal(size=4), rng.normal(size=(25, 4)), (3, 5)
     right = "For pooled vectors of images this is the paper's image score; for features of pixels, its anomaly map."
-    tell(lambda: score(query, normals, k), lambda answer: _find_mistake(answer, query, normals, k), right)
+
+    def find_mistake(answers: Sequence[float]) -> str | None:
+        told = (_find_mistake(answer, query, normals, k) for answer, k in zip(answers, ks))
+        return next(filter(None, told), None)
+
+    tell(lambda: [score(query, normals.copy(), k) for k in ks], find_mistake, right)
 
 
 def _find_mistake(answer: float, query: np.ndarray, normals: np.ndarray, k: int) -> str | None:
@@ -176,6 +181,7 @@ def _find_mistake(answer: float, query: np.ndarray, normals: np.ndarray, k: int)
     stored = np.array([sum((a - b) ** 2 for a, b in zip(query, normal)) for normal in normals])
     squared = np.sort(stored)
     distance = np.sqrt(squared)
+    by_absolutes = np.sort(abs(normals - query).sum(1))
     over_points = np.sort(np.sqrt(((normals - query) ** 2).sum(0)))
     right = distance[:k].mean()
     mistakes = {
@@ -187,6 +193,8 @@ def _find_mistake(answer: float, query: np.ndarray, normals: np.ndarray, k: int)
         f"That is the sum of the {k} distances: divide by k, or k changes the scale.": distance[:k].sum(),
         f"That is the distance to neighbour {k} alone: take the mean of the first {k}.": distance[k - 1],
         f"That is the distance to the nearest alone, but k is {k}.": distance[0],
+        f"That is the mean of the nearest 3, but k is {k}.": distance[:3].mean(),
+        "Those are sums of absolute differences: take the root of the sum of their squares.": by_absolutes[:k].mean(),
         "The nearest point is missing: the query is not among the normal points here.": distance[1 : k + 1].mean(),
         "Your answer sums over the points: sum over the dimensions, axis 1 of (n, d).": over_points[:k].mean(),
     }

@@ -155,8 +155,14 @@ def shoot_burst(photo: UInt8[np.ndarray, "H W 3"], count: int, seed: int = 0) ->
 def check(usual: Callable[[np.ndarray, int], np.ndarray]) -> None:
     """Check that ``usual`` gives the mean distance (n,) of each of n pooled vectors (n, d) to its k nearest others."""
     pooled = np.random.default_rng(0).normal(size=(12, 5))
+    pooled[7] = pooled[4]  # two images with the same vector are neighbours
     right = "The level that 1 in 20 of these reaches is a threshold for the paper's score, from good images alone."
-    tell(lambda: usual(pooled, 3), lambda answer: _find_mistake(np.asarray(answer, float), pooled, 3), right)
+
+    def find_mistake(answers: Sequence[np.ndarray]) -> str | None:
+        told = (_find_mistake(np.asarray(answer, float), pooled, k) for answer, k in zip(answers, (3, 5)))
+        return next(filter(None, told), None)
+
+    tell(lambda: [usual(pooled.copy(), k) for k in (3, 5)], find_mistake, right)
 
 
 def _find_mistake(answer: np.ndarray, pooled: np.ndarray, k: int) -> str | None:
@@ -168,6 +174,9 @@ def _find_mistake(answer: np.ndarray, pooled: np.ndarray, k: int) -> str | None:
     others = with_itself[:, 1:]
     right = others[:, :k].mean(1)
     mistakes = {
+        "Two images may have the same vector: only an image itself is left out, not every distance of 0.": (
+            np.array([row[row > 0][:k].mean() for row in with_itself])
+        ),
         "Each image finds itself at distance 0: leave it out of its own neighbours.": with_itself[:, :k].mean(1),
         "Those are the k farthest: sort, and take the first k after the image itself.": others[:, -k:].mean(1),
         f"That is the mean over all {n - 1} others: take only the {k} nearest.": others.mean(1),
@@ -175,9 +184,14 @@ def _find_mistake(answer: np.ndarray, pooled: np.ndarray, k: int) -> str | None:
         f"That is the sum of the {k} distances: divide by k.": others[:, :k].sum(1),
         f"That is the distance to neighbour {k} alone: take the mean of the first {k}.": others[:, k - 1],
         f"That is the distance to the nearest other alone, but k is {k}.": others[:, 0],
+        f"That is the mean of the nearest 3 others, but k is {k}.": others[:, :3].mean(1),
+        f"That is a mean over {k - 1}: the image itself is the first of the sorted distances.": others[:, : k - 1].mean(
+            1
+        ),
         f"That is a mean over {k + 1}, including the image itself at distance 0.": with_itself[:, : k + 1].mean(1),
     }
-    otherwise = f"The first image must score {right[0]:.3f}; got {answer[0]:.3f}."
+    at = int(np.argmin(np.isclose(answer, right)))
+    otherwise = f"With k = {k} image {at} must score {right[at]:.3f}; got {answer[at]:.3f}."
     return explain(answer, right, mistakes, otherwise)
 
 
