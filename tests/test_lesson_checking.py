@@ -91,12 +91,22 @@ def test_missing_images_and_an_old_python_are_reported(monkeypatch, problem):
         (lambda result, threshold: result.anomaly_map.mean() >= threshold, "Is that the mean of the map?"),
         (lambda result, threshold: result.image_score < threshold, "wrong way round"),
         (lambda result, threshold: True, "A good part"),
+        (lambda result, threshold: result.anomaly_map >= threshold, "for the whole part is asked for; got array([["),
+        (lambda result, threshold: result.segmentation(threshold).sum(), "for the whole part is asked for; got "),
+        (lambda result, threshold: print(result.image_score >= threshold), "The function returned nothing"),
         (lambda result, threshold: result.score, "Your code raises AttributeError"),
     ],
 )
 def test_the_exercise_of_lesson_00_names_the_mistake(capsys, answer, said):
     quickstart.check(answer)
     assert said in capsys.readouterr().out
+
+
+def test_a_large_answer_of_another_form_is_shown_in_short(capsys):
+    checking.check_answer(np.zeros((50, 60)), [0.5, 1], {}, "", "")
+    said = capsys.readouterr().out
+    assert said.startswith("Not yet. The exercise asks for an answer of another form; got array([[")
+    assert len(said.splitlines()) == 1
 
 
 def most_useful(result) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import reprlib
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -80,7 +81,7 @@ def tell(ask: Callable[[], Any], find_mistake: Callable[[Any], str | None], righ
     try:
         mistake = _NOTHING if any(one is None for one in answers) else find_mistake(answer)
     except Exception:  # such as a text for a number, or one number for three
-        mistake = f"The exercise asks for an answer of another form; got {answer!r}."
+        mistake = f"The exercise asks for an answer of another form; got {reprlib.repr(answer)}."
     print(f"Right. {right}" if mistake is None else f"Not yet. {mistake}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import shutil
 from collections.abc import Callable
 from numbers import Integral
@@ -63,6 +64,9 @@ def _make_part(level: float, peak: float) -> SimpleNamespace:
 
 
 def _find_mistake(verdicts: list[bool]) -> str | None:
+    other = next((one for one in verdicts if not isinstance(one, (bool, np.bool_))), None)
+    if other is not None:
+        return f"One True or False for the whole part is asked for; got {reprlib.repr(other)}."
     small, good, just = map(bool, verdicts)
     if not small and good:
         return "Your rule is the wrong way round: it calls good parts defective."
