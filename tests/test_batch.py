@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from spade_kit import SPADE, Sample, _files, batch, evaluate
+from spade_kit import SPADE, Sample, batch, evaluate
 from spade_kit._files import Item, RunFolder, as_path, encode_png, encode_rows, encode_tiff, write_whole
 from spade_kit.batch import COLUMNS, REGIONS
 from spade_kit.datasets.images import UnreadablePhotoError
@@ -666,11 +666,11 @@ def test_a_run_that_ends_at_any_byte_is_resumed_to_the_same_tables(cells, data):
         parts = [{"path": path, "part": at, "value": value} for at, value in enumerate(values)]
         row["parts.csv"] = encode_rows(parts, PARTS)
     finished = data.draw(st.permutations(range(len(rows))))
-    written, append = [], _files._append_to
+    written, append = [], RunFolder._append
 
-    def note(*added):
-        written.append(added)
-        append(*added)
+    def note(run, row):
+        written.extend((run.folder / table, run._lines(table, row)) for table in run._tables)
+        append(run, row)
 
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
@@ -682,7 +682,7 @@ def test_a_run_that_ends_at_any_byte_is_resumed_to_the_same_tables(cells, data):
             for at in finished:
                 yield at, rows[at]
 
-        with mock.patch.object(_files, "_append_to", note):
+        with mock.patch.object(RunFolder, "_append", note):
             run.resume(items, judge)
         whole = [table.read_bytes() for table in tables]
         run.write([])
