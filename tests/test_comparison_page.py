@@ -68,7 +68,7 @@ class Compared(Shown):
     @property
     def place(self) -> str:
         """The text below the photo."""
-        return self.root.locator("p.sk-found-here").first.inner_text()
+        return self.root.locator(f"{FIGURES} p.sk-remark").first.inner_text()
 
     def until(self, read: Callable, value, seconds: float = 20) -> None:
         """Wait for an update from Python."""
@@ -410,6 +410,20 @@ def test_all_views_are_enlarged_together_and_bare_while_h_is_held(notebook, show
     assert shown.root.locator(".marks").first.is_visible()
 
 
+def test_the_legend_switches_the_ground_truth_and_the_network_is_named(notebook, shown, spade):
+    truth = shown.root.locator(".sk-truth")
+    assert all(mark.is_visible() for mark in truth.all())
+    shown.press("ground truth")
+    assert not any(mark.is_visible() for mark in truth.all())
+    shown.press("ground truth")
+    assert all(mark.is_visible() for mark in truth.all())
+    assert "H hides marks" in shown.root.locator(".sk-legend").inner_text()
+    assert shown.root.locator(".sk-source").get_attribute("title") == spade.backbone.describe()
+    notebook.execute(f"c.index = {GOOD}")
+    shown.until_photo(GOOD)
+    assert not shown.root.get_by_role("button", name="ground truth").is_visible()
+
+
 def test_the_views_of_a_difference_can_be_changed_by_keys(notebook, shown):
     shown.press("difference")
     first = shown.root.get_by_label("show", exact=True)
@@ -690,7 +704,7 @@ def test_a_saved_page_opens_in_its_saved_state(browser, crowded, spade, scratche
     assert shown.stages.count() == 7
     assert [shown.ring(each, "pinned") for each in shown.stages.all()] == [(100, 61)] * 7
     pressed = shown.root.locator("button[aria-pressed=true]").all_inner_texts()
-    assert pressed == ["shared", "difference"]
+    assert pressed == ["shared", "difference", "ground truth"]
     assert [shown.root.get_by_label(name, exact=True).input_value() for name in ("show", "minus")] == ["1", "2"]
     first, second = (spade.with_options(weights={layer: 0}).predict(scratched) for layer in ("layer3", "layer1"))
     values = first.anomaly_map - second.anomaly_map

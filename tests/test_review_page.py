@@ -205,6 +205,16 @@ def test_the_pictures_are_enlarged_together_and_bare_while_h_is_held(notebook, s
     assert shown.root.locator(".marks").first.is_visible()
 
 
+def test_the_legend_switches_what_is_found(notebook, shown):
+    found = shown.root.locator(".sk-found").first
+    assert found.is_visible()
+    shown.press("above reference level")
+    assert not found.is_visible()
+    shown.press("above reference level")
+    assert found.is_visible()
+    assert "H hides marks" in shown.root.locator(".sk-legend").inner_text()
+
+
 def test_decided_photos_are_marked_and_locked(notebook, shown, most_anomalous):
     shown.photo.focus()
     shown.page.keyboard.press("d")

@@ -258,7 +258,8 @@ class Comparison(Live, page="comparison.js"):
             bases = [f"{base.backbone.name}, {len(base)} normal photos" for base in self._bases]
             layers = [list(base.backbone.labels.values()) for base in self._bases]
             excess = any(base.judged == "excess" for base in self._bases)
-            self.about = self.about | {"bases": bases, "layers": layers, "excess": excess}
+            source = "; ".join(dict.fromkeys(base.backbone.describe() for base in self._bases))
+            self.about = self.about | {"bases": bases, "layers": layers, "excess": excess, "source": source}
             if self.photo.get("index") != self.index:
                 self.photo = {"index": self.index, **pack_photo(results[0], mask)}
                 # by default, the last view uses all layers

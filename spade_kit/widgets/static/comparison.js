@@ -34,12 +34,13 @@ class Comparison extends MapPage {
     const { photos } = this.about;
     this.photo = new Pane("Photo", { ...this.pointed, key: (event) => this.key(event) });
     this.photo.figure.classList.add("sk-view");
-    this.normalRemark = el("p", { class: "sk-remark sk-found-here" });
-    this.photo.figure.append(this.normalRemark);
+    this.normalRemark = el("p", { class: "sk-remark" });
     this.minus = [0, 1].map((at) => new Choice({ name: at ? "minus" : "show", help: at ? "View to subtract" : "View to subtract from", pick: () => this.subtract() }));
     this.pair = el("span", { class: "sk-group" }, ...this.minus.map(({ node }) => node));
     this.views = Array.from({ length: this.about.most }, (_, at) => this.#makeView(at));
     this.letLook([this.photo, ...this.views.map(({ pane }) => pane)]);
+    this.photo.figure.append(el("div", {}, this.normalRemark, this.makeLegend({ truth: "ground truth" }, this.keys)));
+    this.source = this.provenance;
 
     this.name = new Choice({ name: "photo", help: "Select a photo", plain: true, pick: (index) => this.put({ index: +index }) });
     this.name.offer(photos.map(([name], index) => [index, name]).filter(([index]) => !this.model.saved || index === this.get("index")));
@@ -58,7 +59,7 @@ class Comparison extends MapPage {
     this.help = el("p", { class: "sk-remark", hidden: true }, HELP);
     this.helper = button("?", "Help and shortcuts", () => (this.help.hidden = !this.help.hidden), { "aria-label": "help" });
     this.root.append(head, this.problem, this.answerText, this.panes, this.scaleText, this.live, this.#makeForm(),
-      el("div", { class: "sk-foot" }, this.saves.page, this.saves.png, this.helper), this.help);
+      el("div", { class: "sk-foot" }, this.saves.page, this.saves.png, this.helper, this.source), this.help);
   }
 
   /** The form that adds a view. */
@@ -92,6 +93,7 @@ class Comparison extends MapPage {
   /** The fitted SPADEs a view can use; more may be added. */
   offerFits() {
     this.about = this.get("about");
+    this.source.replaceWith((this.source = this.provenance));
     const { bases } = this.about;
     this.form.of.offer(bases.map((name, base) => [base, name]));
     this.form.of.node.hidden = bases.length < 2;
@@ -140,6 +142,7 @@ class Comparison extends MapPage {
     this.photo.draw(this.bitmap);
     setText(this.photo.title, this.about.photos[photo.index][0]);
     setText(this.photo.remark, photo.judged);
+    this.legend.truth.hidden = !photo.mask;
     this.truth = photo.mask ? contour(unpack(bytes(photo.mask), H * W), H, W, 0.5) : "";
     this.arrange();
     this.root.dataset.shown = `${photo.index}`;

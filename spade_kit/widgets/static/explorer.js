@@ -13,13 +13,12 @@ import { Regions, findRegions } from "./regions.js";
 import { Retrieved } from "./retrieved.js";
 import { Strip } from "./strip.js";
 import { Weights } from "./weights.js";
-import { Zoom } from "./zoom.js";
 
 const OPTIONS = ["kappa", "radius", "weights", "combine", "without", "only"];
 const SORTED_AFTER = 300; // ms
 const PART = 500000; // bytes of an upload in one message
 const SHAPES = ["M-7 0A7 7 0 1 0 7 0A7 7 0 1 0-7 0Z", "M-6-6H6V6H-6Z", "M0-9L9 0L0 9L-9 0Z", "M0-9L8 6H-8Z", "M0 9L8-6H-8Z", "M0-10L2.4-3.2L9.5-3.1L3.8 1.2L5.9 8.1L0 4L-5.9 8.1L-3.8 1.2L-9.5-3.1L-2.4-3.2Z"]; // one per layer, distinguishable without colour
-const MARKS = [["found", "detected"], ["truth", "ground truth"], ["numbers", "regions"], ["border", "roi"]]; // what the legend switches
+const MARKS = { found: "detected", truth: "ground truth", numbers: "regions", border: "roi" };
 const EXCESS = "What normal photos reach at this place is taken off";
 const RATIO = "How ambiguous each match is: the distance to the best place of its normal photo, over that to the best distant place";
 const SIGNS = ["○", "□", "◇", "△", "▽", "☆"]; // the same shapes as text
@@ -66,6 +65,7 @@ class Explorer extends MapPage {
     });
     this.build();
     this.listen();
+    this.answer();
   }
 
   // ---- layout -------------------------------------------------------------------------------------------------------
@@ -109,7 +109,7 @@ class Explorer extends MapPage {
     });
 
     this.second = new Beside(this);
-    this.zoom = new Zoom([this.photo, this.map, this.normal, ...this.second.panes, ...this.layers.map(({ pane }) => pane)]);
+    this.letLook([this.photo, this.map, this.normal, ...this.second.panes, ...this.layers.map(({ pane }) => pane)]);
 
     // choosing a photo
     this.name = new Choice({ name: "photo", help: "Select a photo", plain: true, pick: (index) => this.put({ index: +index }) });
@@ -127,7 +127,6 @@ class Explorer extends MapPage {
     this.imageRule.select.setAttribute("aria-label", "image threshold rule");
     this.imageThreshold = new NumberField("image threshold", "Threshold for scores of whole photos", (value) => this.put({ image_threshold: value, image_threshold_rule: "hand" }));
     this.verdict = el("span", { class: "sk-verdict" });
-    this.spinner = el("span", { class: "sk-spinner", role: "img", "aria-label": "computing" });
     this.progress = el("span", { class: "sk-progress" });
     this.compacting = button("compact", "One row of controls above the pictures; layers, regions and retrieved photos folded", () => this.put({ compact: !this.get("compact") }));
     this.filling = button("full screen", "Fill the screen; Esc leaves", () => (document.fullscreenElement ? document.exitFullscreen() : this.root.requestFullscreen()), { class: "sk-filling" });
@@ -179,8 +178,7 @@ class Explorer extends MapPage {
     this.bar = el("div", { class: "sk-bar" }, el("div", { class: "scale" }, colourStrip(this.table), this.level, this.threshold), el("div", { class: "ends" }, ...this.ends));
     this.map.figure.append(this.bar);
     this.unpin = button("×", "Unpin  Esc", () => this.put({ pinned: false }), { class: "sk-chip", "aria-label": "unpin" });
-    this.legend = Object.fromEntries(MARKS.map(([mark, text]) => [mark, button(text, `Show or hide: ${text}. Hold H to hide all marks`, () => this.switchMark(mark), { class: mark, "aria-pressed": "true" })]));
-    this.photo.figure.append(el("div", { class: "sk-legend" }, ...Object.values(this.legend), el("span", { class: "pointed" }, "hover"), el("span", { class: "pin" }, "pinned ", this.unpin)));
+    this.photo.figure.append(this.makeLegend(MARKS, el("span", { class: "pointed" }, "hover"), el("span", { class: "pin" }, "pinned ", this.unpin)));
     this.regions = new Regions((place) => {
       this.hovered = null;
       this.put({ probe: place, pinned: true });
@@ -236,7 +234,7 @@ class Explorer extends MapPage {
       "change:k change:sigma change:judged change:score change:layers_alone change:alone change:ratio change:ratios change:normals change:layer_levels": () => this.paintMaps(),
       "change:place_level": () => this.get("matches") === this.shown?.matches && this.paintMaps(), // else they come together
       "change:threshold change:threshold_rule": () => this.paintThreshold(),
-      "change:image_threshold change:image_threshold_rule": () => this.paintImageThreshold(),
+      "change:image_threshold change:image_threshold_rule": () => this.shown && [this.paintScore(), this.paintPhotos()], // the list follows it
       "change:opacity": () => this.paintOpacity(),
       "change:compact": () => this.paintCompact(),
       "change:placed change:normals": () => this.paintPlace(),
@@ -247,7 +245,6 @@ class Explorer extends MapPage {
       [["index", "beside", ...OPTIONS].map((name) => `change:${name}`).join(" ")]: () => this.paintOptions(),
     });
     this.root.addEventListener("keydown", (event) => this.keyAnywhere(event));
-    for (const end of ["keyup", "focusout"]) this.root.addEventListener(end, () => this.root.classList.remove("bare"));
     this.keepKeys(this.photo.stage);
     this.root.addEventListener("dragover", (event) => event.preventDefault());
     this.root.addEventListener("drop", (event) => {
@@ -384,16 +381,14 @@ class Explorer extends MapPage {
     if (event.key === "[") this.step(-1);
     else if (event.key === "]") this.step(1);
     else if (event.key === "?") this.toggleHelp();
-    else if (["+", "=", "-", "0"].includes(event.key)) this.zoom.key(event.key, this.hovered ?? this.get("probe"));
     else if (event.key.toLowerCase() === "b") this.toggleBeside(event.target.closest(".sk-card")?.dataset.key);
-    else if (event.key.toLowerCase() === "h") this.root.classList.add("bare");
     else if (event.key === "Escape") {
       if (!this.help.hidden) this.toggleHelp();
       else if (this.polygon.corners) this.polygon.stop();
       else if (this.get("pinned")) this.put({ pinned: false });
       else if (this.retrieved.chosen !== null) this.retrieved.choose(null);
       else if (this.get("only") !== null && !this.disconnected) this.put({ only: null });
-    } else return;
+    } else if (!this.lookCloser(event.key, this.hovered ?? this.get("probe"))) return;
     event.preventDefault();
     event.stopPropagation();
   }
@@ -401,11 +396,6 @@ class Explorer extends MapPage {
   /** Keep a photo of the strip, or the current one, beside those to come, or none. */
   toggleBeside(key = this.get("index")) {
     if (!this.disconnected || this.model.saved) this.put({ beside: this.get("beside") === null ? +key : null });
-  }
-
-  switchMark(mark) {
-    const hidden = this.root.classList.toggle(`no-${mark}`);
-    this.legend[mark].setAttribute("aria-pressed", !hidden);
   }
 
   toggleHelp() {
@@ -620,13 +610,6 @@ class Explorer extends MapPage {
     };
     choice.offer([...rules.map((rule) => [rule, tell(rule)]), ...more, ["hand", "manual"]]);
     choice.show(now);
-  }
-
-  /** The threshold of whole photos, what it says of this one, and the list, which follows it. */
-  paintImageThreshold() {
-    if (!this.shown) return;
-    this.paintScore();
-    this.paintPhotos();
   }
 
   /** Why the threshold, which assumes a comparison with all normal photos, does not apply to the map; "" if it does. */
@@ -921,10 +904,4 @@ class Explorer extends MapPage {
   }
 }
 
-export function render({ model, el: root }) {
-  const explorer = new Explorer(model, root);
-  explorer.answer();
-  return () => explorer.close();
-}
-
-export default { render };
+export default Explorer.widget;

@@ -1,6 +1,7 @@
 // The base of pages with maps: a photo, a hovered pixel, and pictures of the normal photos that explain it.
 
-import { bytes, picture, setText } from "./dom.js";
+import { bytes, el, picture, setText } from "./dom.js";
+import { button } from "./controls.js";
 import { Upsampler, colours, decodeLevel } from "./maps.js";
 import { NormalPictures } from "./pictures.js";
 import { Page } from "./page.js";
@@ -76,7 +77,18 @@ export class MapPage extends Page {
   /** Let the panes be looked at more closely: enlarged together, and without marks while H is held. */
   letLook(panes) {
     this.zoom = new Zoom(panes);
+    this.keys = el("span", {}, "keys: H hides marks, + - 0 zoom");
     for (const end of ["keyup", "focusout"]) this.root.addEventListener(end, () => this.root.classList.remove("bare"));
+  }
+
+  /** A legend that switches kinds of marks, each with its text; ``more`` is below it. */
+  makeLegend(marks, ...more) {
+    const make = (mark, text) => button(text, `Show or hide: ${text}. Hold H to hide all marks`, () => {
+      const hidden = this.root.classList.toggle(`no-${mark}`);
+      this.legend[mark].setAttribute("aria-pressed", !hidden);
+    }, { class: mark, "aria-pressed": "true" });
+    this.legend = Object.fromEntries(Object.entries(marks).map(([mark, text]) => [mark, make(mark, text)]));
+    return el("div", { class: "sk-legend" }, ...Object.values(this.legend), ...more);
   }
 
   /** @returns {boolean} whether a key is one for that */

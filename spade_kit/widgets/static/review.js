@@ -28,6 +28,7 @@ class Review extends MapPage {
     this.map = new Pane("Anomaly map, judged against the others", pointed);
     this.normal = new Pane("Normal photo that explains the probe");
     this.letLook([this.photo, this.map, this.normal]);
+    this.photo.figure.append(this.makeLegend({ found: "above reference level" }, this.keys));
     const act = (kind, text, help) => button(text, help, () => this.ask(() => this.decide(kind)), { class: `python ${kind}` });
     this.acts = {
       keep: act("keep", "good  G", "Confirm as normal and go to the next"),
