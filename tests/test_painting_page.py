@@ -77,7 +77,7 @@ def take(shown, tool, **settings):
     """Select a tool and set its sliders and colour."""
     shown.press(tool)
     for name, value in settings.items():
-        shown.slide(name, value)
+        shown.slide(name, 100 * value if name == "strength" else value)
 
 
 def drag(shown, *places, hold=False):
@@ -273,7 +273,7 @@ def test_each_tool_keeps_its_settings_and_the_pen_has_the_stroke_size(shown):
     np.testing.assert_allclose(pen.evaluate(box), [middle["x"], middle["y"]], atol=2)
     shown.press("brush")
     said = {name: shown.root.get_by_label(name, exact=True).input_value() for name in ("size", "strength", "colour")}
-    assert said == {"size": "24", "strength": "0.35", "colour": "#123456"}
+    assert said == {"size": "24", "strength": "35", "colour": "#123456"}
     assert [shown.root.locator(f".sk-slider output >> nth={at}").inner_text() for at in (0, 1)] == ["24 px", "35 %"]
     pressed = shown.root.locator("[aria-label=tool] [aria-pressed=true]").all_inner_texts()
     assert pressed == ["brush"]
@@ -296,6 +296,65 @@ def test_the_map_follows_while_the_pointer_is_still_down(notebook, shown, spade,
     assert_shows_strokes(notebook, shown, spade, demo.test[0])
     assert (shown.pixels(shown.map) != held).any()
     assert hypot(*np.subtract(on_map(strokes_of(notebook)[0].points)[-1], (170, 150))) < 3
+
+
+def test_size_and_strength_can_be_typed(notebook, shown, demo):
+    shown.press("brush")
+    for name, wrong, value in (("size", "500", "7.5"), ("strength", "300", "62")):
+        field = shown.root.get_by_label(f"{name}, typed", exact=True)
+        before = field.input_value()
+        field.fill(wrong)
+        field.press("Enter")
+        assert field.input_value() == before
+        field.fill(value)
+        field.press("Enter")
+        assert field.input_value() == value
+    shown.click(shown.photo, 100, 100)
+    notebook.until("len(pd.strokes)", 1)
+    (stroke,) = strokes_of(notebook)
+    assert (stroke.size, stroke.strength) == (pytest.approx(1.25 * 7.5), 0.62)
+
+
+def test_a_stroke_on_enlarged_pictures_is_where_it_was_drawn(notebook, shown):
+    take(shown, "brush", size=6, strength=1, colour="#ff0000")
+    shown.hover(shown.photo, 112, 61)
+    for key in "++":
+        shown.page.keyboard.press(key)
+    windows = {view.get_attribute("viewBox") for view in shown.root.locator(".marks").all()}
+    (window,) = windows  # one for all pictures
+    left, top, width, _ = map(float, window.split())
+    assert width == pytest.approx(224 / 1.5**2)
+    box = shown.photo.bounding_box()
+    shown.page.mouse.dblclick(box["x"] + 0.2 * box["width"], box["y"] + 0.7 * box["height"])  # two dabs
+    assert shown.photo.locator(".marks").get_attribute("viewBox") == window
+    notebook.until("len(pd.strokes)", 2)
+    shown.settle()
+    for stroke in strokes_of(notebook):
+        (place,) = on_map(stroke.points)
+        assert place == pytest.approx((top + 0.7 * width - 0.5, left + 0.2 * width - 0.5), abs=0.5)
+    shown.page.keyboard.press("0")
+    assert shown.photo.locator(".marks").get_attribute("viewBox") == "0 0 224 224"
+
+
+def test_the_legend_switches_marks_a_held_key_hides_all_and_the_network_is_named(notebook, shown, spade):
+    take(shown, "brush", size=14, strength=1)
+    drag(shown, (80, 80), (110, 130))
+    notebook.until("len(pd.strokes)", 1)
+    shown.settle()
+    for name, mark in (("painted", ".sk-truth"), ("above reference level", ".sk-found")):
+        assert shown.map.locator(mark).is_visible()
+        shown.press(name)
+        assert not shown.map.locator(mark).is_visible()
+        shown.press(name)
+    shown.photo.focus()
+    shown.page.keyboard.down("h")
+    assert not shown.map.locator(".marks").is_visible()
+    shown.page.keyboard.up("h")
+    assert shown.map.locator(".marks").is_visible()
+    assert "H hides marks" in shown.root.locator(".sk-legend").inner_text()
+    source = shown.root.locator(".sk-source")
+    assert source.inner_text().startswith("efficientnet_lite0, weights: ImageNet")
+    assert source.get_attribute("title") == f"{spade.backbone.describe()}; {spade.describe_options()}"
 
 
 @pytest.mark.parametrize("held", [False, True], ids=["at once", "after it was painted"])
@@ -669,6 +728,17 @@ def test_nothing_is_cut_off_at_any_width_in_a_notebook(notebook, shown):
         assert shown.root.evaluate(CUT_OFF) == [], width
         assert shown.root.evaluate("root => root.scrollWidth <= root.clientWidth"), width
     notebook.page.set_viewport_size({"width": 1280, "height": 1000})
+
+
+@pytest.mark.parametrize("width", [700, 1000, 1600])
+def test_the_numbers_below_the_map_stand_apart(browser, saved, width):
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto(saved[0].as_uri())
+    ends = [end.bounding_box() for end in Shown(page).root.locator(".sk-scale .ends > span").all()]
+    assert len(ends) == 3
+    for left, right in pairwise(ends):
+        assert right["x"] - left["x"] - left["width"] > 12
+    page.close()
 
 
 def test_layout_does_not_jump_while_drawing(notebook, shown):

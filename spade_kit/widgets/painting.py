@@ -119,6 +119,7 @@ class Painting(Waiting, page="painting.js"):
         self.about = self.about | {
             "tools": [[tool, *_STARTS[tool]] for tool in TOOLS],
             "folder": printable(self.folder.name),
+            "source": f"{self.spade.backbone.describe()}; {self.spade.describe_options()}",
         }
         self._start_waiting()
         self.photos = self.images.listed

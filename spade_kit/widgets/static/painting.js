@@ -15,7 +15,7 @@ const TOOLS = {
   move: ["move", "Drag a patch to copy it to another place"],
   erase: ["erase", "Restore the original photo"],
 };
-const HELP = "Choose a tool and draw on the photo; the map updates while you draw. Move: press on the patch to copy and release at the target. Keys on the photo: arrows move the pen, Enter paints (for move twice: source, target), Ctrl+Z undoes, Ctrl+Shift+Z redoes. Point at the map to see which normal pixel explains it.";
+const HELP = "Choose a tool and draw on the photo; the map updates while you draw. Move: press on the patch to copy and release at the target. Keys on the photo: arrows move the pen, Enter paints (for move twice: source, target), Ctrl+Z undoes, Ctrl+Shift+Z redoes. +, - and 0 on the photo, or Ctrl and the wheel, enlarge all pictures; H, held, hides the marks. Point at the map to see which normal pixel explains it.";
 const LEAST_MOVE = 2; // map pixels: a plain click moves nothing
 const GRAIN = 1 / 8; // least spacing of a stroke's points, as a fraction of its size; at least one map pixel
 
@@ -38,18 +38,19 @@ class Painting extends MapPage {
     const pointed = { hover: (row, col) => this.hover([row, col]), leave: () => this.hover(null), pin: () => {} };
     this.photo = new Pane("Photo to paint on", { ...pointed, key: (event) => this.key(event) });
     this.photo.stage.setAttribute("aria-label", "Paint: arrow keys move the pen, Enter paints");
-    this.photo.stage.classList.add("painted");
+    this.photo.stage.classList.add("painted", "drawing"); // its drags are strokes
     [this.pen, this.source] = [0, 1].map(() => svg("g", { class: "sk-pen", visibility: "hidden" }, ...["halo", "ink"].map((c) => svg("circle", { class: c }))));
     this.photo.marks.append(this.source, this.pen);
     this.map = new Pane("Anomaly map", pointed);
     this.normal = new Pane("Normal photo that explains the probe");
+    this.letLook([this.photo, this.map, this.normal]);
 
     this.tools = this.about.tools.map(([tool]) => {
       const [text, help] = TOOLS[tool];
       return [tool, button(text, help, () => this.take(tool), { class: "python" })];
     });
-    this.size = new Slider({ name: "size", help: "Diameter in map pixels", min: 1, max: this.largest, format: (value) => `${value} px`, move: (size) => this.set({ size }) });
-    this.strength = new Slider({ name: "strength", help: "Strength of the effect", min: 0.05, max: 1, step: 0.05, format: (value) => `${Math.round(100 * value)} %`, move: (strength) => this.set({ strength }) });
+    this.size = new Slider({ name: "size", help: "Diameter in map pixels", min: 1, max: this.largest, typed: "any", format: (value) => `${value} px`, move: (size) => this.set({ size }) });
+    this.strength = new Slider({ name: "strength", help: "Strength of the effect", min: 5, max: 100, step: 5, typed: 1, format: (value) => `${value} %`, move: (strength) => this.set({ strength: strength / 100 }) });
     this.ink = el("input", { type: "color", "aria-label": "colour", title: "Colour of brush, stain and recolour", oninput: () => this.set({ colour: this.ink.value }) });
     const ask = (kind, text, help) => button(text, help, () => this.ask({ kind }), { class: "python" });
     this.history = { undo: ask("undo", "undo", "Undo the last stroke  Ctrl+Z"), redo: ask("redo", "redo", "Redo the stroke  Ctrl+Shift+Z"), clear: ask("clear", "clear all", "Undo all strokes") };
@@ -59,22 +60,23 @@ class Painting extends MapPage {
     this.keeping = button("keep as test photo", `Save the photo and its mask to the folder ${this.about.folder} and add it to the test photos`, () => this.ask({ kind: "keep", label: this.label.value }), { class: "python" });
     this.pair = button("photo + mask", "Download both as PNG", () => this.send({ kind: "pair" }), { class: "python" });
     this.kept = el("span", { class: "sk-remark", role: "status" });
-    this.ends = [el("span", {}, "0"), el("span", { class: "level" }), el("span")];
+    this.ends = ["0", el("span", { class: "wide" }, "reference "), ""].map((part) => el("span", {}, part, el("span")));
     this.map.figure.append(el("div", { class: "sk-scale" }, colourStrip(this.table), el("div", { class: "ends" }, ...this.ends)));
-    this.photo.figure.append(el("div", { class: "sk-legend" }, el("span", { class: "truth" }, "painted"), el("span", { class: "found" }, "above reference level")));
+    this.photo.figure.append(this.makeLegend({ truth: "painted", found: "above reference level" }, this.keys));
     this.words = el("p", { class: "sk-remark" });
     this.normal.figure.append(this.words);
     this.help = el("p", { class: "sk-remark", hidden: true }, HELP);
     this.helper = button("?", "Help and shortcuts", () => (this.help.hidden = !this.help.hidden), { "aria-label": "help" });
     const several = this.get("photos").length > 1 && !this.model.saved;
-    for (const control of [this.name.select, this.size.input, this.strength.input]) control.classList.add("python");
+    for (const { input, field } of [this.size, this.strength]) field.input.max = input.max;
+    for (const control of [this.name.select, ...[this.size, this.strength].flatMap(({ input, field }) => [input, field.input])]) control.classList.add("python");
     this.root.append(
       el("div", { class: "sk-head" }, several ? this.name.node : "", el("span", { class: "sk-group", role: "group", "aria-label": "tool" }, ...this.tools.map(([, one]) => one)), this.spinner, this.score),
       this.problem,
       el("div", { class: "sk-pens" }, this.size.node, this.strength.node, el("label", { class: "sk-choice" }, el("span", { class: "name" }, "colour"), this.ink), el("span", { class: "sk-group" }, ...Object.values(this.history))),
       el("div", { class: "sk-views" }, this.photo.figure, this.map.figure, this.normal.figure), this.live,
       el("div", { class: "sk-row sk-form" }, el("label", { class: "sk-choice" }, el("span", { class: "name" }, "type"), this.label), this.keeping, this.kept),
-      el("div", { class: "sk-foot" }, this.pair, this.saves.page, this.saves.png, this.helper), this.help);
+      el("div", { class: "sk-foot" }, this.pair, this.saves.page, this.saves.png, this.helper, this.provenance), this.help);
     this.take(this.tool);
   }
 
@@ -151,23 +153,25 @@ class Painting extends MapPage {
     this.tool = tool;
     this.from = null;
     for (const [name, one] of this.tools) one.setAttribute("aria-pressed", name === tool);
-    const { size, strength, colour } = this.own[tool];
-    this.size.show(size);
-    this.strength.show(strength);
+    this.set({});
+    const { colour } = this.own[tool];
     this.ink.disabled = this.disconnected || !colour;
     this.ink.value = colour ?? "#808080";
     this.circle(this.source, null);
   }
 
   set(changes) {
-    Object.assign(this.own[this.tool], changes);
+    const { size, strength } = Object.assign(this.own[this.tool], changes);
+    this.size.show(size);
+    this.strength.show(Math.round(100 * strength));
     this.paintPen();
   }
 
   /** The pointer position in fractional map pixels, possibly outside the map. */
   place(event) {
-    const box = this.photo.stage.getBoundingClientRect();
-    return [((event.clientY - box.top) / box.height) * this.photo.H - 0.5, ((event.clientX - box.left) / box.width) * this.photo.W - 0.5];
+    const { stage, scale, top, left, H, W } = this.photo;
+    const box = stage.getBoundingClientRect();
+    return [((event.clientY - box.top) / box.height / scale + top) * H - 0.5, ((event.clientX - box.left) / box.width / scale + left) * W - 0.5];
   }
 
   begin(event) {
@@ -238,7 +242,9 @@ class Painting extends MapPage {
     if (direction && this.shown) {
       const [row, col] = this.hovered ?? this.get("probe");
       const by = event.shiftKey ? 16 : 4;
-      this.hover([clamp(row + by * direction[0], 0, this.photo.H - 1), clamp(col + by * direction[1], 0, this.photo.W - 1)]);
+      const to = [clamp(row + by * direction[0], 0, this.photo.H - 1), clamp(col + by * direction[1], 0, this.photo.W - 1)];
+      this.zoom.follow(to);
+      this.hover(to);
     } else if (event.key === "Enter" || event.key === " ") this.dab(this.hovered ?? this.get("probe"));
     else return;
     event.preventDefault();
@@ -259,13 +265,13 @@ class Painting extends MapPage {
   }
 
   keyAnywhere(event) {
-    if (event.target.matches("input[type=text]")) return;
+    if (event.target.matches("input[type=text], .sk-number")) return;
     const back = (event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z";
     if (back && event.shiftKey) this.history.redo.click();
     else if (back) this.history.undo.click();
     else if ((event.ctrlKey || event.metaKey) && event.key === "y") this.history.redo.click();
     else if (event.key === "?") this.helper.click();
-    else return;
+    else if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select") || !this.lookCloser(event.key, this.hovered ?? this.get("probe"))) return;
     event.preventDefault();
     event.stopPropagation();
   }
@@ -323,8 +329,9 @@ class Painting extends MapPage {
     setText(this.photo.title, `${this.get("photos")[this.shown.index][0]}, painted`);
     setText(this.photo.remark, `${this.shown.strokes} ${this.shown.strokes === 1 ? "stroke" : "strokes"}; ${this.shown.judged}`);
     setText(this.map.title, this.mapName);
-    setText(this.ends[1], scores.length ? `reference level: ${brief(level)}` : "");
-    setText(this.ends[2], `≥ ${brief(end)}`);
+    this.ends[1].hidden = !scores.length;
+    setText(this.ends[1].lastChild, `level: ${brief(level)}`);
+    setText(this.ends[2].lastChild, `≥ ${brief(end)}`);
     this.paintProbe();
   }
 

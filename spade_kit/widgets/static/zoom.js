@@ -64,7 +64,7 @@ export class Zoom {
     stage.addEventListener("pointermove", (event) => this.#drag(event, at));
     for (const end of ["pointerup", "pointercancel", "pointerleave"]) stage.addEventListener(end, ({ pointerId }) => this.fingers.delete(pointerId));
     stage.addEventListener("click", (event) => {
-      const back = event.detail > 1 && this.scale > 1;
+      const back = event.detail > 1 && this.scale > 1 && !stage.classList.contains("drawing");
       if (back) this.look(1, 0, 0);
       if (back || this.dragged > DRAG) event.stopImmediatePropagation();
     }, true);
