@@ -77,7 +77,7 @@ export class MapPage extends Page {
   /** Let the panes be looked at more closely: enlarged together, and without marks while H is held. */
   letLook(panes) {
     this.zoom = new Zoom(panes);
-    this.keys = el("span", {}, "keys: H hides marks, + - 0 zoom");
+    this.keys = el("span", {}, "keys: H hides marks, +\u00a0-\u00a00\u00a0zoom");
     for (const end of ["keyup", "focusout"]) this.root.addEventListener(end, () => this.root.classList.remove("bare"));
   }
 
