@@ -274,7 +274,9 @@ def test_each_tool_keeps_its_settings_and_the_pen_has_the_stroke_size(shown):
     shown.press("brush")
     said = {name: shown.root.get_by_label(name, exact=True).input_value() for name in ("size", "strength", "colour")}
     assert said == {"size": "24", "strength": "35", "colour": "#123456"}
-    assert [shown.root.locator(f".sk-slider output >> nth={at}").inner_text() for at in (0, 1)] == ["24 px", "35 %"]
+    typed = [shown.root.get_by_label(f"{name}, typed", exact=True).input_value() for name in ("size", "strength")]
+    assert typed == ["24", "35"]
+    assert [shown.root.locator(f".sk-slider output >> nth={at}").inner_text().strip() for at in (0, 1)] == ["px", "%"]
     pressed = shown.root.locator("[aria-label=tool] [aria-pressed=true]").all_inner_texts()
     assert pressed == ["brush"]
 
@@ -674,7 +676,8 @@ def test_a_saved_page_shows_strokes_and_map_but_cannot_paint(browser, saved, spa
     assert shown.root.get_attribute("data-shown") == "0 1"
     assert not shown.pixels(shown.photo, "over").any()
     enabled = shown.root.locator(":is(button, input, select, textarea):enabled:visible")
-    assert enabled.evaluate_all("nodes => nodes.map(node => node.ariaLabel ?? node.textContent)") == ["help"]
+    names = enabled.evaluate_all("nodes => nodes.map(node => node.ariaLabel ?? node.textContent)")
+    assert names == ["painted", "above reference level", "help"]
     assert shown.root.get_by_role("alert").count() == 0
     assert "Kept: stain/000" in shown.root.inner_text()
     assert errors == []
