@@ -16,6 +16,7 @@ from math import ceil
 import numpy as np
 import traitlets
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from PIL import Image, ImageOps
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
@@ -155,6 +156,7 @@ class Atlas(Live, page="atlas.js"):
             if values is not None:
                 look |= {"c": values[kinds == kind], "cmap": COLOURS, "plotnonfinite": True, "edgecolors": colour}
                 look |= {"vmin": np.nanmin(values), "vmax": np.nanmax(values)}
+                look |= {"path_effects": [withStroke(linewidth=3, foreground=GREY)]}  # pale kinds are seen on white
             panel.scatter(x, y, 24, **look)
         if values is not None:
             figure.colorbar(panel.collections[-1], ax=panel, label=self.colour)
