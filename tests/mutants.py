@@ -225,7 +225,7 @@ FAULTS = [
         "return self.judged_map >= check_threshold(threshold)",
         "return self.judged_map > check_threshold(threshold)",
         "spade",
-        "00_quickstart",
+        "08_thresholds",
     ),
     Fault(
         "the wrong image is removed",
