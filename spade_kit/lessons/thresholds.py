@@ -144,7 +144,7 @@ def _find_mistake(answer: np.ndarray, stored: Sequence[np.ndarray]) -> str | Non
             np.array([np.quantile(one, share) for one, share in zip(scores, kept)])
         ),
         "That is a rank, not a score: look it up among the sorted scores.": ranks,
-        "Those scores are in the order in which they came: sort them first.": (
+        "Those scores are not sorted: sort them first.": (
             np.array([one[rank - 1] for one, rank in zip(stored, ranks)])
         ),
         "That score is among the lowest: sort the scores from low to high.": take(counts + 1 - ranks),
