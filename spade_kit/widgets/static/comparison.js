@@ -14,7 +14,7 @@ const placesOf = (scores) => scores.map((score) => scores.filter((other) => othe
 
 class Comparison extends MapPage {
   constructor(model, root) {
-    super(model, root, "hover, colour scale and difference", "A photo under several views side by side, each with its anomaly map and the normal pixel that it matches.");
+    super(model, root, "hover, zoom, colour scale and difference", "A photo under several views side by side, each with its anomaly map and the normal pixel that it matches.");
     this.signed = colours(bytes(this.about.signed));
     this.asking = false;
     this.offer();

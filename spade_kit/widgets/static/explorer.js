@@ -47,7 +47,7 @@ const columnsFor = (count) => Math.ceil(count / Math.ceil(count / 4));
 
 class Explorer extends MapPage {
   constructor(model, root) {
-    super(model, root, "hover, K, sigma, threshold and overlay", "A photo, its anomaly map, and for each pixel the normal pixel that explains it.");
+    super(model, root, "hover, zoom, K, sigma, threshold and overlay", "A photo, its anomaly map, and for each pixel the normal pixel that explains it.");
     this.asking = false; // for requests that do not change options: an upload, a correction
     this.labels = this.about.labels;
     this.weights = new Weights(this.about.layers, {

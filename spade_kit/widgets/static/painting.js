@@ -21,7 +21,7 @@ const GRAIN = 1 / 8; // least spacing of a stroke's points, as a fraction of its
 
 class Painting extends MapPage {
   constructor(model, root) {
-    super(model, root, "hover", "A photo with a painted defect, its anomaly map, and for each pixel the normal pixel that explains it.");
+    super(model, root, "hover, zoom and marks", "A photo with a painted defect, its anomaly map, and for each pixel the normal pixel that explains it.");
     const short = Math.min(...model.get("photo").size); // short side of the crop
     this.largest = Math.floor(short / 2);
     this.own = Object.fromEntries(this.about.tools.map(([tool, part, strength, colour]) => [tool, { size: Math.max(1, Math.round(part * short)), strength, colour }]));

@@ -12,7 +12,7 @@ const KEYS = { g: "keep", k: "keep", d: "drop", u: "skip", z: "undo" };
 
 class Review extends MapPage {
   constructor(model, root) {
-    super(model, root, "hover", "Normal photos, each judged against the others, with the decisions so far and the map of one of them.");
+    super(model, root, "hover, zoom and marks", "Normal photos, each judged against the others, with the decisions so far and the map of one of them.");
     this.asking = false;
     this.queue = []; // what keys and buttons ask for while a reply is pending
     this.offer();
