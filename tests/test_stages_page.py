@@ -353,5 +353,5 @@ def test_a_roi_limits_what_is_found(browser, spade, demo, thread, tmp_path):
     result = fitted.predict(thread)
     with open_offline(browser, tmp_path / "roi.html") as page:
         shown = Page(page)
-        assert f"{np.nansum(result.judged_map >= 30)} of 50176 pixels" in shown.told
+        assert f"{np.nansum(result.judged_map >= 30):,} of 50,176 pixels" in shown.told
         assert f"image score {result.image_score:.2f}: anomalous" in shown.root.locator(".sk-score").inner_text()
