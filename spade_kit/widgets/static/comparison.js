@@ -168,14 +168,10 @@ class Comparison extends MapPage {
   }
 
   key(event) {
-    const direction = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
-    if (direction && this.shown) {
-      const [H, W] = this.shown.photo.size;
-      const by = event.shiftKey ? 16 : 4;
-      const [row, col] = this.hovered ?? this.get("probe");
-      const probe = [clamp(row + by * direction[0], 0, H - 1), clamp(col + by * direction[1], 0, W - 1)];
+    const by = event.shiftKey ? 16 : 4;
+    const probe = this.byArrow(event.key, this.hovered ?? this.get("probe"), [by, by]);
+    if (probe) {
       this.hovered = null;
-      this.zoom.follow(probe);
       this.put({ probe });
     } else if (event.key === "Enter" || event.key === " ") this.put({ probe: this.hovered ?? this.get("probe"), pinned: true });
     else return;

@@ -39,6 +39,9 @@ export const breakable = (name) => name.replace(/[-_/]/g, "$&\u200b");
 /** A distance in few digits; an excess may be small. */
 export const brief = (value) => value.toFixed(Math.abs(value) < 10 ? 2 : 1);
 
+/** Rows and columns that an arrow key goes. */
+export const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+
 export const clamp = (value, least, most) => Math.min(Math.max(value, least), most);
 
 /** Round numbers from least to most, about so many: multiples of 1, 2 or 5 times a power of ten. */

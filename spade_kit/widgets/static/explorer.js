@@ -358,16 +358,11 @@ class Explorer extends MapPage {
 
   key(event) {
     if (this.polygon.key(event.key, this.hovered ?? this.get("probe"))) return event.preventDefault();
-    const direction = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
-    if (direction && this.shown) {
-      const [H, W] = this.shown.photo.size;
-      const by = event.shiftKey ? 4 : 1;
-      const pinned = this.get("pinned");
-      const [row, col] = (pinned && this.hovered) || this.get("probe");
-      const [down, right] = [(direction[0] * by * H) / this.matches.h, (direction[1] * by * W) / this.matches.w];
-      const place = [clamp(Math.round(row + down), 0, H - 1), clamp(Math.round(col + right), 0, W - 1)];
+    const pinned = this.get("pinned");
+    const steps = this.shown && ["h", "w"].map((side, axis) => ((event.shiftKey ? 4 : 1) * this.shown.photo.size[axis]) / this.matches[side]);
+    const place = this.byArrow(event.key, (pinned && this.hovered) || this.get("probe"), steps);
+    if (place) {
       this.hovered = pinned ? place : null; // a second probe next to the pinned one
-      this.zoom.follow(place);
       if (pinned) this.paintProbe();
       else this.put({ probe: place });
     } else if (event.key === "Enter" || event.key === " ") this.put({ probe: this.hovered ?? this.get("probe"), pinned: true });

@@ -1,6 +1,6 @@
 // The base of pages with maps: a photo, a hovered pixel, and pictures of the normal photos that explain it.
 
-import { bytes, el, picture, setText } from "./dom.js";
+import { ARROWS, bytes, clamp, el, picture, setText } from "./dom.js";
 import { button } from "./controls.js";
 import { Upsampler, colours, decodeLevel } from "./maps.js";
 import { NormalPictures } from "./pictures.js";
@@ -97,6 +97,16 @@ export class MapPage extends Page {
     else if (key.toLowerCase() === "h") this.root.classList.add("bare");
     else return false;
     return true;
+  }
+
+  /** Where an arrow key leads from a place, in steps of so many rows and columns; the enlarged part follows. Null for other keys. */
+  byArrow(key, place, steps) {
+    const direction = this.shown && ARROWS[key];
+    if (!direction) return null;
+    const size = [this.photo.H, this.photo.W];
+    const to = place.map((at, axis) => clamp(at + Math.round(direction[axis] * steps[axis]), 0, size[axis] - 1));
+    this.zoom.follow(to);
+    return to;
   }
 
   /** Announce a text to screen readers once the pointer rests. */

@@ -238,12 +238,9 @@ class Painting extends MapPage {
   }
 
   key(event) {
-    const direction = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
-    if (direction && this.shown) {
-      const [row, col] = this.hovered ?? this.get("probe");
-      const by = event.shiftKey ? 16 : 4;
-      const to = [clamp(row + by * direction[0], 0, this.photo.H - 1), clamp(col + by * direction[1], 0, this.photo.W - 1)];
-      this.zoom.follow(to);
+    const by = event.shiftKey ? 16 : 4;
+    const to = this.byArrow(event.key, this.hovered ?? this.get("probe"), [by, by]);
+    if (to) {
       this.hover(to);
     } else if (event.key === "Enter" || event.key === " ") this.dab(this.hovered ?? this.get("probe"));
     else return;

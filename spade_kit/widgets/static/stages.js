@@ -1,6 +1,6 @@
 // The method in one picture: a card for each stage, from an image to its segmentation, and below them the open one.
 
-import { brief, bytes, clamp, el, picture, setText, svg } from "./dom.js";
+import { ARROWS, brief, bytes, clamp, el, picture, setText, svg } from "./dom.js";
 import { Matches, cellOf, contour, middleOf, paintMap, roiOf, unpack } from "./maps.js";
 import { Choice, Slider, button } from "./controls.js";
 import { MapPage } from "./map_page.js";
@@ -8,7 +8,6 @@ import { findRegions } from "./regions.js";
 
 const FINE = 2; // canvas pixels per map pixel
 const SMALL = 0.64; // of a card's side: each of two pictures in it
-const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 const by = (shape) => shape.join(" × ");
 const tuple = (shape) => `(${shape.join(", ")})`;
 const several = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
