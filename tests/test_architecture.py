@@ -146,6 +146,16 @@ def test_importing_the_package_imports_no_heavy_library():
     assert run.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(("before", "told"), [("enable", "True 1"), ("disable", "False 0")])
+def test_garbage_is_collected_once_when_all_is_imported(before, told):
+    script = (
+        f"import gc, spade_kit; gc.{before}(); count = lambda: gc.get_stats()[2]['collections']; earlier = count(); "
+        "spade_kit.SPADE, spade_kit.SPADE; print(gc.isenabled(), count() - earlier)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == told
+
+
 def test_datasets_are_read_without_torch():
     script = "import sys; from spade_kit import load_dataset; print('torch' in sys.modules)"
     assert (

@@ -15,7 +15,11 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, getproxies, proxy_bypass, urlopen
 
+import timm
 import torch
+import torchvision
+from huggingface_hub import constants, try_to_load_from_cache
+from torchvision.models import get_model_weights
 
 from spade_kit.features.weights import hash_file
 
@@ -33,17 +37,11 @@ class Origin(NamedTuple):
 
 
 def torchvision_names() -> list[str]:
-    import torchvision
-
     return torchvision.models.list_models(module=torchvision.models)
 
 
 def find_origin(name: str) -> Origin:
     """The origin of the weights of a network of torchvision or timm."""
-    import timm
-    from huggingface_hub import constants, try_to_load_from_cache
-    from torchvision.models import get_model_weights
-
     hub, found = None, []
     if name in torchvision_names():
         offered = get_model_weights(name)
@@ -108,8 +106,6 @@ def _failed(name: str, problem: Exception) -> ConnectionError:
 
 def _reach(origin: Origin) -> None:
     """Connect to the host of a URL, or to the proxy in between, and ask it; ConnectionError after a few seconds."""
-    from huggingface_hub import constants
-
     if origin.on_hub and constants.HF_HUB_OFFLINE:
         raise ConnectionError("HF_HUB_OFFLINE is set")
     place, proxies = urlsplit(origin.url or ""), getproxies()

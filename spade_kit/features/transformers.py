@@ -7,10 +7,12 @@ from functools import partial
 from math import isqrt
 from typing import Any
 
+import timm
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.backends import mha
+from torchvision.models import VisionTransformer
 
 from spade_kit._arguments import HeldSetting
 
@@ -153,15 +155,11 @@ def find_blocks(network: nn.Module) -> Blocks | None:
     """The blocks of a vision transformer of timm or torchvision; None for any other network."""
     if is_timm_transformer(network):
         return Blocks(network)
-    from torchvision.models import VisionTransformer
-
     return Blocks(TorchvisionTransformer(network)) if isinstance(network, VisionTransformer) else None
 
 
 def find_creator(name: str) -> Callable[..., nn.Module]:
     """How timm builds a network whose levels can be read, for images of any size where it can."""
-    import timm
-
     create: Callable[..., nn.Module] = partial(timm.create_model, name)
     with torch.random.fork_rng(devices=()), torch.device("meta"):  # shapes without numbers: quick
         transformer = is_timm_transformer(create())
