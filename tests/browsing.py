@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.request
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -187,6 +187,24 @@ def lay_out(root) -> dict[str, float]:
     )
 
 
+@contextmanager
+def resized(shown: "Shown", width: int, height: int = 1000) -> Iterator[None]:
+    """A window of another size while the block runs."""
+    _resize(shown, width, height)
+    try:
+        yield
+    finally:
+        _resize(shown, 1280, 1000)
+
+
+def _resize(shown: "Shown", width: int, height: int) -> None:
+    """Set the size of the window and wait until the widget is laid out to its end."""
+    shown.page.set_viewport_size({"width": width, "height": height})
+    before = None
+    while before != (before := lay_out(shown.root)):
+        shown.page.wait_for_timeout(200)
+
+
 def read_canvas(canvas) -> np.ndarray:
     """(H, W, 4) uint8."""
     url = canvas.evaluate("canvas => canvas.toDataURL('image/png')")
@@ -272,6 +290,13 @@ class Shown:
         """Wait until all replies are drawn."""
         self.root.locator(":scope[aria-busy=false]").wait_for(timeout=30_000)
         self.page.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
+
+    def until(self, read: Callable, value, seconds: float = 20) -> None:
+        """Wait for an update from Python."""
+        end = time.monotonic() + seconds
+        while (now := read()) != value and time.monotonic() < end:
+            self.page.wait_for_timeout(50)
+        assert now == value
 
     def at(self, stage, row: int, col: int) -> dict:
         """The screen position of a map pixel."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from browsing import INSIDE, Shown, assert_accessible, lay_out, open_offline, read_canvas
+from browsing import INSIDE, Shown, assert_accessible, lay_out, open_offline, read_canvas, resized
 from PIL import Image
 from scipy.stats import binomtest
 
@@ -75,9 +75,8 @@ def shown(notebook):
 
 def settle(notebook, shown) -> None:
     """Wait until the page shows Python's current sentence and has no pending request."""
-    notebook.until("True", True)  # all earlier page messages are handled
-    sentence = notebook.execute("print(ch.sentence)")
-    shown.root.locator(".sk-sentence:not(.stale)", has_text=sentence).wait_for(timeout=10_000)
+    sentence = shown.root.locator(".sk-sentence:not(.stale)")
+    shown.until(lambda: sentence.all_inner_texts() == [notebook.ask("ch.sentence")], True)
     shown.settle()
 
 
@@ -415,26 +414,25 @@ def test_a_confidence_is_chosen_with_the_keyboard_and_ends_with_the_rate(noteboo
 
 @pytest.mark.parametrize("width", [700, 1000, 1600])
 def test_nothing_moves_when_the_line_does_or_pixels_are_shown(notebook, shown, width):
-    notebook.page.set_viewport_size({"width": width, "height": 1000})
-    before = lay_out(shown.root)
-    field = shown.root.get_by_label("threshold, typed", exact=True)
-    for value in ("3", "67.5", "500"):
-        field.fill(value)
-        notebook.page.keyboard.press("Enter")
-        settle(notebook, shown)
-        assert lay_out(shown.root) == pytest.approx(before, abs=1), value
-    for name in reversed(OFS):
-        shown.press(name)
-        shown.settle()
-        settle(notebook, shown)
-        assert lay_out(shown.root) == pytest.approx(before, abs=1), name
-        shown.root.evaluate(MOVE, 30)  # "about" so many
-        assert lay_out(shown.root) == pytest.approx(before, abs=1), name
-        field.fill("500")  # above all normal photos, which has the longest remark
-        notebook.page.keyboard.press("Enter")
-        settle(notebook, shown)
-        assert lay_out(shown.root) == pytest.approx(before, abs=1), name
-    notebook.page.set_viewport_size({"width": 1280, "height": 1000})
+    with resized(shown, width):
+        before = lay_out(shown.root)
+        field = shown.root.get_by_label("threshold, typed", exact=True)
+        for value in ("3", "67.5", "500"):
+            field.fill(value)
+            notebook.page.keyboard.press("Enter")
+            settle(notebook, shown)
+            assert lay_out(shown.root) == pytest.approx(before, abs=1), value
+        for name in reversed(OFS):
+            shown.press(name)
+            shown.settle()
+            settle(notebook, shown)
+            assert lay_out(shown.root) == pytest.approx(before, abs=1), name
+            shown.root.evaluate(MOVE, 30)  # "about" so many
+            assert lay_out(shown.root) == pytest.approx(before, abs=1), name
+            field.fill("500")  # above all normal photos, which has the longest remark
+            notebook.page.keyboard.press("Enter")
+            settle(notebook, shown)
+            assert lay_out(shown.root) == pytest.approx(before, abs=1), name
 
 
 def test_the_threshold_can_be_typed(notebook, shown, scores):

@@ -1,13 +1,11 @@
 """Views side by side in a real browser: every control, with the display checked against Python."""
 
 import re
-import time
-from collections.abc import Callable
 
 import matplotlib
 import numpy as np
 import pytest
-from browsing import Shown, assert_accessible, lay_out, open_offline, page_hurries, read_canvas, run_beside
+from browsing import Shown, assert_accessible, lay_out, open_offline, page_hurries, read_canvas, resized, run_beside
 from PIL import Image
 
 import spade_kit
@@ -69,13 +67,6 @@ class Compared(Shown):
     def place(self) -> str:
         """The text below the photo."""
         return self.root.locator(f"{FIGURES} p.sk-remark").first.inner_text()
-
-    def until(self, read: Callable, value, seconds: float = 20) -> None:
-        """Wait for an update from Python."""
-        end = time.monotonic() + seconds
-        while (now := read()) != value and time.monotonic() < end:
-            self.page.wait_for_timeout(50)
-        assert now == value
 
     def until_named(self, names: list[str]) -> None:
         """Wait until these views are shown and their reference levels are final."""
@@ -372,16 +363,15 @@ def test_long_work_says_how_far_it_is(notebook, shown):
 
 @pytest.mark.parametrize("width", [700, 1000, 1600])
 def test_nothing_moves_for_a_difference_or_while_python_works(notebook, shown, width):
-    notebook.page.set_viewport_size({"width": width, "height": 1000})
-    before = lay_out(shown.root)
-    shown.press("difference")
-    shown.until(lambda: "Orange" in shown.colours.inner_text(), True)
-    assert lay_out(shown.root) == pytest.approx(before, abs=1)
-    notebook.execute("c.waiting = 'reference level of all layers, K=1, kappa=2: normal photo 10 of 12'")
-    shown.root.locator(".sk-progress", has_text="10 of 12").wait_for()
-    assert lay_out(shown.root) == pytest.approx(before, abs=1)
-    notebook.execute("c.waiting = ''")
-    notebook.page.set_viewport_size({"width": 1280, "height": 1000})
+    with resized(shown, width):
+        before = lay_out(shown.root)
+        shown.press("difference")
+        shown.until(lambda: "Orange" in shown.colours.inner_text(), True)
+        assert lay_out(shown.root) == pytest.approx(before, abs=1)
+        notebook.execute("c.waiting = 'reference level of all layers, K=1, kappa=2: normal photo 10 of 12'")
+        shown.root.locator(".sk-progress", has_text="10 of 12").wait_for()
+        assert lay_out(shown.root) == pytest.approx(before, abs=1)
+        notebook.execute("c.waiting = ''")
 
 
 def test_all_views_are_enlarged_together_and_bare_while_h_is_held(notebook, shown):

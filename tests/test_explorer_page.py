@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from browsing import INSIDE, RUN_ALL, Notebook, Shown, read_canvas, run_beside
+from browsing import INSIDE, RUN_ALL, Notebook, Shown, read_canvas, resized, run_beside
 from PIL import Image
 
 from spade_kit.scores import make_map
@@ -1027,28 +1027,27 @@ def test_numbers_can_be_typed(notebook, shown, spade, demo):
 
 @pytest.mark.parametrize("width", [700, 1000, 1600])
 def test_the_compact_page_is_at_most_700_px_high(notebook, shown, width):
-    shown.page.set_viewport_size({"width": width + 140, "height": 900})  # with the notebook's own margins
-    shown.press("compact")
-    notebook.until("ex.compact", True)
-    box = shown.root.bounding_box()
-    assert box["height"] <= 700
-    views = [stage.bounding_box() for stage in (shown.photo, shown.map, shown.normal)]
-    assert len({round(view["y"]) for view in views}) == 1
-    assert min(view["width"] for view in views) > 180
-    names = ["photo", "K", "kappa", "radius", "sigma", *(["overlay"] if width > 900 else [])]
-    controls = [shown.root.get_by_label(name, exact=True) for name in names]
-    controls.append(shown.root.get_by_role("button", name="compact", exact=True))
-    rows = [control.bounding_box() for control in controls]
-    assert max(row["y"] for row in rows) < min(row["y"] + row["height"] for row in rows)  # all in one row
-    assert not any(
-        shown.root.get_by_label(name, exact=True).is_visible() for name in ("beside", "show", "threshold rule")
-    )
-    assert not shown.layers[0].is_visible()
-    shown.hover(shown.photo, 60, 60)
-    assert shown.ring(shown.normal) is not None
-    notebook.execute("ex.compact = False")
-    shown.layers[0].wait_for()
-    shown.page.set_viewport_size({"width": 1280, "height": 1000})
+    with resized(shown, width + 140, 900):  # with the notebook's own margins
+        shown.press("compact")
+        notebook.until("ex.compact", True)
+        box = shown.root.bounding_box()
+        assert box["height"] <= 700
+        views = [stage.bounding_box() for stage in (shown.photo, shown.map, shown.normal)]
+        assert len({round(view["y"]) for view in views}) == 1
+        assert min(view["width"] for view in views) > 180
+        names = ["photo", "K", "kappa", "radius", "sigma", *(["overlay"] if width > 900 else [])]
+        controls = [shown.root.get_by_label(name, exact=True) for name in names]
+        controls.append(shown.root.get_by_role("button", name="compact", exact=True))
+        rows = [control.bounding_box() for control in controls]
+        assert max(row["y"] for row in rows) < min(row["y"] + row["height"] for row in rows)  # all in one row
+        assert not any(
+            shown.root.get_by_label(name, exact=True).is_visible() for name in ("beside", "show", "threshold rule")
+        )
+        assert not shown.layers[0].is_visible()
+        shown.hover(shown.photo, 60, 60)
+        assert shown.ring(shown.normal) is not None
+        notebook.execute("ex.compact = False")
+        shown.layers[0].wait_for()
 
 
 def test_the_focus_stays_where_it_is_when_a_compact_page_is_repainted(notebook, shown):
@@ -1062,7 +1061,6 @@ def test_the_focus_stays_where_it_is_when_a_compact_page_is_repainted(notebook, 
 
 
 def test_the_pictures_stay_in_sight_while_one_scrolls_through_the_layers(notebook, shown):
-    shown.page.set_viewport_size({"width": 1280, "height": 1000})
     below = shown.root.get_by_label("retrieved normal photos")
     panel = shown.page.locator(".jp-WindowedPanel-outer").bounding_box()
     for control in (below, shown.root.get_by_role("button", name="solo layer1", exact=True)):
@@ -1071,10 +1069,9 @@ def test_the_pictures_stay_in_sight_while_one_scrolls_through_the_layers(noteboo
             assert stage.bounding_box()["y"] >= panel["y"]
         bars = shown.root.locator(".sk-bar").bounding_box()
         assert control.bounding_box()["y"] >= bars["y"] + bars["height"]  # nothing covers it
-    shown.page.set_viewport_size({"width": 1280, "height": 700})
-    below.evaluate("node => node.scrollIntoView({ block: 'end' })")
-    assert shown.map.bounding_box()["y"] < panel["y"]  # there is no room for both
-    shown.page.set_viewport_size({"width": 1280, "height": 1000})
+    with resized(shown, 1280, 700):
+        below.evaluate("node => node.scrollIntoView({ block: 'end' })")
+        assert shown.map.bounding_box()["y"] < panel["y"]  # there is no room for both
 
 
 def test_it_fills_the_screen_and_comes_back(notebook, shown):

@@ -8,7 +8,7 @@ from math import hypot
 
 import numpy as np
 import pytest
-from browsing import Shown, assert_accessible, page_hurries
+from browsing import Shown, assert_accessible, page_hurries, resized
 from PIL import Image
 
 from spade_kit import paint_defect
@@ -726,11 +726,9 @@ def test_nothing_is_cut_off_at_any_width(browser, saved, width):
 def test_nothing_is_cut_off_at_any_width_in_a_notebook(notebook, shown):
     """A notebook adds the list of photos and the cell margins."""
     for width in (600, 900, 1600):
-        notebook.page.set_viewport_size({"width": width, "height": 1000})
-        notebook.page.wait_for_timeout(200)
-        assert shown.root.evaluate(CUT_OFF) == [], width
-        assert shown.root.evaluate("root => root.scrollWidth <= root.clientWidth"), width
-    notebook.page.set_viewport_size({"width": 1280, "height": 1000})
+        with resized(shown, width):
+            assert shown.root.evaluate(CUT_OFF) == [], width
+            assert shown.root.evaluate("root => root.scrollWidth <= root.clientWidth"), width
 
 
 @pytest.mark.parametrize("width", [700, 1000, 1600])

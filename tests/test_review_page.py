@@ -11,6 +11,7 @@ from browsing import (
     open_offline,
     page_hurries,
     read_canvas,
+    resized,
     run_beside,
     settle_on,
 )
@@ -178,13 +179,12 @@ def test_photos_are_kept_dropped_and_undone(notebook, shown, spade, most_anomalo
 
 @pytest.mark.parametrize("width", [700, 1000, 1600])
 def test_nothing_moves_when_much_is_decided(notebook, shown, width):
-    notebook.page.set_viewport_size({"width": width, "height": 1000})
-    before = lay_out(shown.root)
-    notebook.execute("rv.keep(); rv.drop(); rv.skip()")
-    settle(notebook, shown)
-    assert progress(shown).startswith("1 kept, 1 dropped, 1 unknown, 9 to review; 11 normal photos")
-    assert lay_out(shown.root) == pytest.approx(before, abs=1)
-    notebook.page.set_viewport_size({"width": 1280, "height": 1000})
+    with resized(shown, width):
+        before = lay_out(shown.root)
+        notebook.execute("rv.keep(); rv.drop(); rv.skip()")
+        settle(notebook, shown)
+        assert progress(shown).startswith("1 kept, 1 dropped, 1 unknown, 9 to review; 11 normal photos")
+        assert lay_out(shown.root) == pytest.approx(before, abs=1)
 
 
 def test_the_pictures_are_enlarged_together_and_bare_while_h_is_held(notebook, shown):

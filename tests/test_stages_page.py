@@ -75,6 +75,7 @@ class Page(Shown):
     @property
     def spots(self) -> list[tuple[int, int]]:
         """(row, col) of the pixels that the rings of the open stage surround, in the coordinates of both pictures."""
+        self.settle()
         path = self.big.locator(".sk-spot .ink").first.get_attribute("d")
         rings = re.findall(r"M([\d.-]+) ([\d.-]+)a([\d.]+)", path)
         return [(round(float(y) - 0.5), round(float(x) + float(r) - 0.5)) for x, y, r in rings]
