@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def make_photos(folder: Path, count: int) -> list[Path]:
     """The demo's test images, each a little different, so that none is a copy."""
     folder.mkdir()
     photos = []
-    for at, sample in enumerate((spade_kit.load_dataset("demo").test * -(-count // 42))[:count]):
+    for at, sample in enumerate(islice(cycle(spade_kit.load_dataset("demo").test), count)):
         pixels = sample.image.copy()
         pixels[at % 200, at // 200 % 200] ^= 1
         photos.append(folder / f"{at:06d}.png")
@@ -257,7 +258,7 @@ def describe(report: dict[str, Any]) -> str:
         [
             "# Folders",
             "",
-            f"{report['machine']}; {report['photos']} images of 256 px, 50 normals, the default settings.",
+            f"{report['machine']}; {report['photos']} images of 320 px, 60 normal images, the default settings.",
             "",
             "Milliseconds an image, from the file to the row, of two turns the faster:",
             "",

@@ -52,5 +52,5 @@ What holds here as well: K matters little for the map once ten images are retrie
 is about .1 or more below it on one of them. What does not: on toothbrush and juice_bottle the image AUC falls as K
 grows.
 
-Why the figures differ from those published: the network here is smaller by a factor of ten, the images are
+Why the figures differ from those published: the network here has less than a tenth of the parameters, the images are
 synthetic (demo) or a subset with a split of our own, and there are 48 to 80 normal images, not 60 to 391."""
