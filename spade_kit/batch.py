@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pandas
+from jaxtyping import UInt8
 
 from spade_kit._arguments import check_switch, hold_warnings, warn
 from spade_kit._files import (
@@ -41,6 +42,7 @@ from spade_kit.datasets.pairing import pair
 from spade_kit.datasets.samples import Photo, Sample, explain_memory
 from spade_kit.evaluation.page import NOT_JUDGED, PAGE, write_page
 from spade_kit.evaluation.regions import draw_regions
+from spade_kit.features.crops import Crop
 from spade_kit.features.pyramid import Pyramid, compute_each, in_batches, try_to_read
 from spade_kit.gallery.gallery import QueryImage, digest
 from spade_kit.options import Options

@@ -19,7 +19,7 @@ from spade_kit.gallery.gallery import NO_IMAGES, Gallery, gather
 from spade_kit.options import Options
 
 CHUNK = 256  # images per file: some seconds of work, and 130 MB with the embedded network
-Outcome: TypeAlias = "tuple[Shard | None, list[Exception]]"  # and why images were left out
+Outcome: TypeAlias = "tuple[checkpoint.Shard | None, list[Exception]]"  # and why images were left out
 
 
 def fit_into(
