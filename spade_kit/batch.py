@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import unicodedata
 from collections import Counter
@@ -84,9 +85,14 @@ def predict_folder(
     threshold, doubt = spade.calibration.examine_threshold(spade.options, rate, "image")
     outline, _ = spade.calibration.examine_threshold(spade.options, PIXEL_FPR, "pixel")
     endings = {"segmentations": ".png", "maps": ".tiff", "overlays": ".png"}
-    kinds = {kind: ending for kind, ending in endings.items() if wanted.get(kind, True)}
+
+    def list_files(name: Path) -> list[Path]:
+        """Those asked for, and those of an earlier run, which must not stay as they are if the image was replaced."""
+        files = {kind: out / kind / f"{name}{ending}" for kind, ending in endings.items()}
+        return [file for kind, file in files.items() if wanted.get(kind, True) or os.path.isfile(file)]
+
     items = [
-        Item({"path": as_text(photo)}, [folder / photo], [out / kind / f"{name}{kinds[kind]}" for kind in kinds])
+        Item({"path": as_text(photo)}, [folder / photo], list_files(name))
         for photo, name in zip(photos, _name_outputs(photos))
     ]
     run = RunFolder(out, "results.csv", COLUMNS, (*images.RESULTS, PAGE), {"regions.csv": REGIONS})

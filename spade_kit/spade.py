@@ -578,7 +578,8 @@ class SPADE:
         fpr
             The fraction of normal images that may reach the threshold: 0.05 unless there are too few of them.
         maps
-            Whether to write the raw maps, 4 bytes per pixel of the original image.
+            Whether to write the raw maps, 4 bytes per pixel of the original image; those of an earlier run are kept up
+            to date.
         overlays
             Whether to write ``overlays``, the images with numbered outlines of their regions, at most 1,024 px.
         report

@@ -568,6 +568,19 @@ def test_maps_are_optional_and_made_when_asked_for(spade, line, tmp_path):
     assert len(list((tmp_path / "out/maps").rglob("*.tiff"))) == 6
 
 
+def test_maps_of_an_earlier_run_follow_an_image_that_was_replaced(spade, line, tmp_path):
+    spade.predict_folder(line, tmp_path / "out", fpr=0.2, overlays=True)
+    shutil.copy(line / NAMES[1], line / NAMES[0])
+    spade.predict_folder(line, tmp_path / "out", fpr=0.2, maps=False)
+    spade.predict_folder(line, tmp_path / "alone", fpr=0.2, overlays=True)
+    for kind in ("maps", "overlays"):
+        files = sorted(file.relative_to(tmp_path / "alone") for file in (tmp_path / "alone" / kind).rglob("*.*"))
+        assert len(files) == 6
+        for file in files:
+            with Image.open(tmp_path / "out" / file) as one, Image.open(tmp_path / "alone" / file) as other:
+                np.testing.assert_allclose(one, other, atol=0.01)
+
+
 def test_overlays_show_each_image_with_its_regions_when_asked_for(spade, line, tmp_path):
     without = spade.predict_folder(line, tmp_path / "out", fpr=0.2)
     assert not (tmp_path / "out/overlays").exists()
