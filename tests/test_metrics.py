@@ -270,6 +270,18 @@ def test_mismatched_shapes_raise_an_error(metric):
             metric(maps, wrong)
     with pytest.raises(ValueError, match=r"got \(3, 4\) and \(3, 4\)\."):
         metric(maps[0], masks[0])
+    with pytest.raises(ValueError, match=r"got \(2, 3, 4\) and \(2, 3, 4\) and \(1, 3, 4\)\."):
+        metric(maps, masks, rois=masks[:1])
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("metric", OF_PIXELS)
+def test_rois_may_be_masks_as_files_hold_them(metric):
+    """Taken as indices, 0 and 1 would pick whole images."""
+    maps, masks = DEEP.values()
+    rois = np.arange(24).reshape(2, 3, 4) % 3 > 0
+    for given_rois in (rois.astype(np.uint8), 255 * rois.astype(np.uint8), rois.tolist()):
+        assert metric(maps, masks, rois=given_rois) == metric(maps, masks, rois=rois)
 
 
 @pytest.mark.parametrize("limit", [0, -0.1, 1.1])

@@ -124,15 +124,14 @@ def aupro(maps: Maps, masks: Masks, fpr_limit: float = 0.3, rois: Masks | None =
     >>> aupro(maps, masks)
     0.5
     """
-    masks = _as_bool(masks, "masks") if rois is None else _as_bool(masks, "masks") & rois
+    masks = _as_bool(masks, "masks")
     scores, bad = _flatten(maps, masks, rois)
     if not 0 < fpr_limit <= 1:
         raise ValueError(f"fpr_limit must be a rate above 0 and up to 1; got {fpr_limit!r}.")
     _check_both(bad, "masks")
     _check_finite(scores)
-    weights, regions = weigh_regions(masks)
-    inside = weights.ravel() if rois is None else weights[rois]
-    weight = inside / regions.sum()  # contribution of each pixel to the mean overlap
+    weights, regions = weigh_regions(masks if rois is None else masks & np.asarray(rois, bool))
+    weight = _flatten(weights, masks, rois)[0] / regions.sum()  # contribution of each pixel to the mean overlap
     order = np.argsort(scores, kind="stable")[::-1]
     fpr = np.cumsum(~bad[order]) / (~bad).sum()
     pro = np.cumsum(weight[order])
@@ -172,12 +171,16 @@ def _checked(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nda
 
 def _flatten(maps: np.ndarray, masks: np.ndarray, rois: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Maps and masks as flat arrays, of the pixels inside."""
-    if np.shape(maps) != np.shape(masks) or np.ndim(maps) != 3:
+    shapes = [np.shape(each) for each in (maps, masks, rois) if each is not None]
+    if len({*shapes}) > 1 or len(shapes[0]) != 3:
         raise ValueError(
-            f"Maps and masks must have the same shape (n, H, W); got {np.shape(maps)} and {np.shape(masks)}. "
+            f"Maps, masks and rois must have the same shape (n, H, W); got {' and '.join(map(str, shapes))}. "
             "Use each image's mask on the evaluated crop, result.mask."
         )
-    return (np.ravel(maps), np.ravel(masks)) if rois is None else (maps[rois], masks[rois])
+    if rois is None:
+        return np.ravel(maps), np.ravel(masks)
+    inside = np.asarray(rois, bool)
+    return np.asarray(maps)[inside], np.asarray(masks)[inside]
 
 
 def _as_bool(labels: np.ndarray, name: str) -> Bool[np.ndarray, "..."]:
