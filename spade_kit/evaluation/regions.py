@@ -27,31 +27,25 @@ def find_regions(
     reached = judged >= threshold
     labels, count = label(reached, np.ones((3, 3)))
     inside = np.flatnonzero(reached)
-    values, own = judged.ravel()[inside], labels.ravel()[inside] - 1
-    highest = np.full(count, -np.inf, values.dtype)
-    np.maximum.at(highest, own, values)
-    tops = np.flatnonzero(values == highest[own])
-    peaks = tops[np.unique(own[tops], return_index=True)[1]]  # ties go to the first pixel
-    pixels = np.bincount(own, minlength=count)
-    row, col = np.unravel_index(inside[peaks], judged.shape)
+    regions = pandas.Series(judged.ravel()[inside].astype(float), inside).groupby(labels.ravel()[inside])
+    row, col = np.unravel_index(regions.idxmax().to_numpy(), judged.shape)  # ties go to the first pixel
     image, normal_row, normal_col = found.nearest_at(found.cell_of(row, col, judged.shape), judged.shape)
     boxes = find_objects(labels)
     ends = np.array([[(side.start, side.stop) for side in box] for box in boxes], int).reshape(-1, 2, 2)
     columns: dict[str, np.ndarray] = {
         **dict(zip(_BOX, np.array([_place(crop, *box) for box in boxes], int).reshape(-1, 4).T)),
-        "area": pixels * np.prod(crop.photo) / np.prod(crop.scaled),
-        "peak": highest,
+        "area": regions.size().to_numpy() * np.prod(crop.photo) / np.prod(crop.scaled),
+        "peak": judged[row, col],
         "row": row,
         "col": col,
-        "mean": np.bincount(own, values, minlength=count) / pixels,
+        "mean": regions.mean().to_numpy(),
         "normal": neighbours.index[image],
         "normal_row": normal_row,
         "normal_col": normal_col,
         "at_edge": ((ends == 0) | (ends == np.array(judged.shape)[:, None])).any((1, 2)),
     }
-    order = np.argsort(-highest, kind="stable")
-    columns = {name: column[order] for name, column in columns.items()}
-    return pandas.DataFrame(columns, pandas.RangeIndex(1, count + 1, name="region"))
+    frame = pandas.DataFrame(columns).sort_values("peak", ascending=False, kind="stable")
+    return frame.set_axis(pandas.RangeIndex(1, count + 1, name="region"))
 
 
 def draw_regions(
