@@ -128,7 +128,8 @@ def test_an_unreadable_image_is_a_row_with_its_reason(spade, demo, tmp_path):
         evaluate(spade, samples[2:3])
 
 
-def test_defects_outside_the_crop_are_counted(spade, demo, tmp_path):
+@pytest.mark.parametrize("folder", [None, "out"])
+def test_defects_outside_the_crop_are_counted(spade, demo, tmp_path, folder):
     samples = list(demo.test[5:8])
     for number in range(2):
         mask = np.zeros(demo.test[0].image.shape[:2], np.uint8)
@@ -136,7 +137,7 @@ def test_defects_outside_the_crop_are_counted(spade, demo, tmp_path):
         Image.fromarray(mask).save(tmp_path / f"{number}.png")
         samples.append(Sample(demo.test[number].path, "dot", tmp_path / f"{number}.png"))
     with pytest.warns(UserWarning, match=r"2 defects of 5 photos lie outside the evaluated crop") as said:
-        evaluate(spade, samples)
+        evaluate(spade, samples, folder and tmp_path / folder)
     assert len(said) == 1
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -46,9 +45,10 @@ class Judged:
     def of(cls, result: Result) -> Judged:
         options = result.spade.options
         level = result.place_level if options.judged == "excess" else None
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".* not visible on the evaluated crop")  # these are counted later
-            return cls(result.correspondence.distance, options.sigma, result.mask, result.crop, level)
+        truth = None if result.sample is None else result.sample.mask
+        # not `Result.mask`, which warns of a defect outside the crop: an evaluation counts them
+        mask = None if truth is None else result.crop.cut_mask(truth)
+        return cls(result.correspondence.distance, options.sigma, mask, result.crop, level)
 
     @cached_property
     def anomaly_map(self) -> Float[np.ndarray, "H W"]:
