@@ -331,7 +331,7 @@ class SPADE:
             self._choose()
         self._warn_about_clipping({"k", "kappa", "score", "judged"})
         if folder is not None:
-            save_settings(place, self.options, self._list_choices())
+            save_settings(place, self.gallery, self.options, self._list_choices())
             self.folder = place
         return self
 

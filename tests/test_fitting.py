@@ -164,6 +164,21 @@ def test_a_fit_that_fails_leaves_the_older_save_intact(demo, scratched, tmp_path
     assert_same(SPADE.load(tmp_path), before, scratched)
 
 
+def test_options_are_not_saved_with_the_gallery_of_another_fit(demo, tmp_path, monkeypatch):
+    """Which ends between the two steps of this one: its files are written, and its options are still to be chosen."""
+    folder, choose = tmp_path / "fit", SPADE._choose
+
+    def choose_slowly(spade):
+        SPADE(k=2).fit(demo.train[6:9], folder=folder)
+        choose(spade)
+
+    monkeypatch.setattr(SPADE, "_choose", choose_slowly)
+    with pytest.raises(ValueError, match=r"fit was given another fit meanwhile. Save this one in another folder\."):
+        SPADE.recommended().fit(demo.train[:3], folder=folder)
+    loaded = SPADE.load(folder)
+    assert (len(loaded), loaded.k, loaded.choices.empty) == (3, 2, True)
+
+
 def test_a_folder_in_use_and_other_mistakes_are_refused(demo, tmp_path):
     with lock(tmp_path / "used"), pytest.raises(ValueError, match=r"used is in use: another run is writing to it"):
         SPADE().fit(demo.train[:2], folder=tmp_path / "used")

@@ -202,9 +202,12 @@ def _write_manifest(folder: Path, manifest: dict[str, Any], options: Options, ch
     write_whole(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
 
 
-def save_settings(folder: Path, options: Options, choices: Sequence[Row]) -> None:
-    """Save other options with the gallery that a folder holds."""
-    _write_manifest(folder, _read_manifest(folder), options, choices)
+def save_settings(folder: Path, gallery: Gallery, options: Options, choices: Sequence[Row]) -> None:
+    """Save other options with the gallery that a folder holds, if it is still this one."""
+    manifest = _read_manifest(folder)
+    if [told["sha"] for told in manifest["normals"]] != [normal.digest.hex() for normal in gallery.normals]:
+        raise ValueError(f"{as_text(folder)} was given another fit meanwhile. Save this one in another folder.")
+    _write_manifest(folder, manifest, options, choices)
 
 
 def describe_backbone(backbone: Backbone) -> dict[str, Any]:
