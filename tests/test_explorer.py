@@ -703,6 +703,27 @@ def test_cells_and_the_page_may_send_changes_at_the_same_time(explorer, spade, d
     np.testing.assert_array_equal(explorer.result.anomaly_map, expected.anomaly_map)
 
 
+def test_a_cell_waits_until_a_message_of_the_page_is_applied(explorer):
+    """Until then traitlets holds back all notifications, and the cell's change would be taken for one of the page."""
+
+    def set_in_a_cell():
+        explorer.threshold = 9.0
+        seen.append(explorer.threshold_rule)
+
+    class Slow:
+        def __index__(self):  # while the message is applied
+            if not seen and not cell.is_alive():
+                cell.start()
+                cell.join(0.3)
+            return 3
+
+    seen, cell = [], Thread(target=set_in_a_cell)
+    explorer.set_state({"k": Slow()})
+    cell.join()
+    assert seen == ["hand"]
+    assert (explorer.k, explorer.threshold, explorer.threshold_rule, explorer.problem) == (3, 9.0, "hand", "")
+
+
 @pytest.mark.slow
 def test_a_page_under_development_is_reloaded(tmp_path):
     """With ANYWIDGET_HMR=1 a widget's module is a file that is rebuilt when a part changes."""

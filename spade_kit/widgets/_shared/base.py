@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -104,6 +104,8 @@ class Live(anywidget.AnyWidget):
     ASKED: ClassVar[tuple[str, ...]] = ("hello", "page", "png", "pair", "normals", "photos")  # these change no state
 
     _css = STYLE
+    _lock: Any = nullcontext()  # until construction begins
+    _quiet = True  # until construction is complete
 
     problem = traitlets.Unicode().tag(sync=True)
     about: traitlets.Dict = traitlets.Dict({"colours": encoding.colour_table(), "scale": SCALE}).tag(sync=True)
@@ -124,8 +126,7 @@ class Live(anywidget.AnyWidget):
 
     def __init__(self, **traits: Any) -> None:
         self._lock = RLock()
-        self._quiet = True  # until construction is complete
-        self._background = Background(self._background_steps)
+        self._background = Background(self._background_steps, self._lock)
         super().__init__(**traits)
 
     def _open(self) -> None:
@@ -137,9 +138,15 @@ class Live(anywidget.AnyWidget):
         self._background.restart()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not vars(self).get("_quiet", True):
-            check_attribute(self, name)
-        super().__setattr__(name, value)
+        """One change at a time: cells and page messages run in different threads.
+
+        A change waits before the trait is set, since traitlets holds back the notifications of all threads while a
+        message is applied: the change would be taken for one of the page.
+        """
+        with self._lock:
+            if not self._quiet:
+                check_attribute(self, name)
+            super().__setattr__(name, value)
 
     def close(self) -> None:
         if hasattr(self, "_background"):  # ipywidgets also closes a widget that failed to construct
@@ -170,8 +177,7 @@ class Live(anywidget.AnyWidget):
 
     def finish(self) -> None:
         """Run all pending background work now."""
-        with self._lock:
-            self._background.finish()
+        self._background.finish()
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict, dict]:
         data, metadata = super()._repr_mimebundle_(**kwargs) or ({}, {})
@@ -258,11 +264,6 @@ class Live(anywidget.AnyWidget):
                 yield
             finally:
                 self._quiet = before
-
-    def notify_change(self, change: Any) -> None:
-        """One change at a time: cells and page messages run in different threads."""
-        with self._lock:
-            super().notify_change(change)
 
     def _follow(self, change: dict) -> None:
         """Apply a change made in Python at once; roll back on an error."""

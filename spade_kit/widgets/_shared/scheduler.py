@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator
 from contextlib import suppress
+from threading import RLock
 from typing import Any, TypeAlias
 
 Steps: TypeAlias = "Generator[Callable[[], Any], Any, Any]"  # yields what a thread computes, and is sent the result
@@ -21,10 +22,12 @@ class Background:
     steps
         Yields the work that is pending at the time of the call, most urgent first, and takes in the results; only the
         work itself runs in a thread.
+    lock
+        Held while results are taken in, and by whoever changes what the steps depend on.
     """
 
-    def __init__(self, steps: Callable[[], Steps]) -> None:
-        self._steps = steps
+    def __init__(self, steps: Callable[[], Steps], lock: RLock) -> None:
+        self._steps, self._lock = steps, lock
         self._round = 0  # steps of an earlier round are abandoned
         self._task: asyncio.Task | None = None
         try:
@@ -42,9 +45,9 @@ class Background:
 
     def finish(self) -> None:
         """Run all steps now."""
-        self.stop()
-        steps, value = self._steps(), None
-        with suppress(StopIteration):  # raised when all is done
+        with self._lock, suppress(StopIteration):  # raised when all is done
+            self.stop()
+            steps, value = self._steps(), None
             while True:
                 value = steps.send(value)()
 
@@ -55,5 +58,9 @@ class Background:
         await asyncio.sleep(_PAUSE)
         steps, value = self._steps(), None
         with suppress(StopIteration):
-            while number == self._round:
-                value = await asyncio.to_thread(steps.send(value))
+            while True:
+                with self._lock:  # a change comes before, and ends this round, or after
+                    if number != self._round:
+                        return
+                    work = steps.send(value)
+                value = await asyncio.to_thread(work)
