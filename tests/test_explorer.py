@@ -712,7 +712,7 @@ def test_a_cell_waits_until_a_message_of_the_page_is_applied(explorer):
 
     class Slow:
         def __index__(self):  # while the message is applied
-            if not seen and not cell.is_alive():
+            if cell.ident is None:  # not started yet
                 cell.start()
                 cell.join(0.3)
             return 3

@@ -20,6 +20,7 @@ from PIL import Image
 
 import spade_kit
 from spade_kit import SPADE, paint_defect
+from spade_kit._files import encode_png
 from spade_kit.datasets.synthetic import TOOLS, Stroke, paint
 from spade_kit.features.crops import Cropping
 from spade_kit.widgets._shared.export import join_modules
@@ -452,6 +453,26 @@ def test_a_kept_photo_and_its_mask_are_in_the_mvtec_layout(painting, demo, tmp_p
     assert read.label == "hand made"
     np.testing.assert_array_equal(read.image, painting.painted)
     np.testing.assert_array_equal(read.mask, visible)
+
+
+def test_a_stroke_of_the_page_waits_until_a_photo_is_kept_with_its_mask(painting, demo, monkeypatch):
+    """Messages of the page arrive in a separate thread."""
+    page = Thread(target=lambda: draw(painting, points(40), "late"))
+
+    def encode_slowly(pixels):
+        if page.ident is None:  # not started yet
+            page.start()
+            page.join(0.3)
+        return encode_png(pixels)
+
+    painting.stroke("brush", LINE)
+    before = painting.painted
+    monkeypatch.setattr("spade_kit.widgets.painting.encode_png", encode_slowly)
+    sample = painting.keep()
+    page.join()
+    np.testing.assert_array_equal(sample.image, before)
+    np.testing.assert_array_equal(sample.mask, differs(demo.test[0].image, before))
+    assert len(painting.strokes) == 2
 
 
 def test_a_kept_photo_is_evaluated_with_the_test_photos(spade, demo, tmp_path):

@@ -26,7 +26,7 @@ from spade_kit.features.crops import Crop
 from spade_kit.figures.reports import draw_threshold_study
 from spade_kit.figures.style import small_print
 from spade_kit.spade import SPADE
-from spade_kit.widgets._shared.base import MISTAKES, Checked, Live, check_distance, check_rate
+from spade_kit.widgets._shared.base import MISTAKES, Checked, Live, check_distance, check_rate, locked
 from spade_kit.widgets._shared.caches import Recent, Score
 from spade_kit.widgets._shared.encoding import jpeg, pack_distance, pack_mask, pack_place_level
 from spade_kit.widgets._shared.images import ImageList
@@ -151,6 +151,7 @@ class Chooser(Live, page="chooser.js"):
         return float(self.threshold)
 
     @property
+    @locked
     def judgement(self) -> OperatingPoint:
         """The exact counts, rates and confidence interval at the threshold."""
         certain, point = self._certify(), self._study.at(self.threshold)
@@ -190,6 +191,7 @@ class Chooser(Live, page="chooser.js"):
         """The justification of the threshold in one or two sentences."""
         return self.judgement.sentence
 
+    @locked
     def draw(self) -> Figure:
         """The current view as a Matplotlib figure."""
         figure = draw_threshold_study(self._study, self.threshold, self.sentence)
@@ -228,9 +230,9 @@ class Chooser(Live, page="chooser.js"):
         peak = float(np.nanmax(score.make_map(self.spade.sigma)))
         return _Judged(score, peak, result.crop, jpeg(result.image, _THUMB))
 
+    @locked  # not while results are counted
     def _take(self, judged: _Judged) -> None:
-        with self._lock:  # not while results are being counted
-            self._judged[judged.score.index] = judged
+        self._judged[judged.score.index] = judged
 
     def _known(self, normal: bool) -> list[Score]:
         """The scores of all judged images, normal or test."""
@@ -259,6 +261,7 @@ class Chooser(Live, page="chooser.js"):
         return None if score.mask is None else score.mask[... if score.roi is None else score.roi].reshape(1, -1)
 
     @property
+    @locked
     def _study(self) -> ThresholdStudy:
         return self._collected.find((self.of, len(self._judged)), self._collect)
 

@@ -24,7 +24,7 @@ from spade_kit.gallery.gallery import Normal
 from spade_kit.result import Result
 from spade_kit.scores import choose_map
 from spade_kit.spade import SPADE
-from spade_kit.widgets._shared.base import MISTAKES, Checked, Index, Live, Probe
+from spade_kit.widgets._shared.base import MISTAKES, Checked, Index, Live, Probe, locked
 from spade_kit.widgets._shared.caches import Recent, Results, request_for
 from spade_kit.widgets._shared.encoding import colour_table, find_highest, pack_cells, pack_neighbours, pack_photo
 from spade_kit.widgets._shared.images import ImageList, Images
@@ -139,22 +139,23 @@ class Comparison(Live, page="comparison.js"):
         """The anomaly map of the image under each view, by view name."""
         return {view.name: self._view(self.index, view).anomaly_map for view in self._shown}
 
+    @locked
     def readout(self) -> pandas.DataFrame:
         """The match of each view at the probe: the normal pixel that explains it, and its distance.
 
         ``map`` is the anomaly map at the probe, and ``of normal`` its multiple of the view's reference level, the
         99th percentile of normal pixels. ``aupro`` measures how well the whole map agrees with the mask.
         """
-        with self._lock:
-            (row, col), rows = self.probe, []
-            for view, level, score in zip(self._shown, self._levels, self._scores):
-                seen = self._view(self.index, view)
-                match, value = seen.match(row, col), float(seen.anomaly_map[row, col])
-                cells = {"view": view.name, "normal": match.image, "row": match.row, "col": match.col}
-                cells |= {"distance": round(match.distance, 3), "map": round(value, 3)}
-                rows.append(cells | {"of normal": round(value / level, 2), "aupro": score})
+        (row, col), rows = self.probe, []
+        for view, level, score in zip(self._shown, self._levels, self._scores):
+            seen = self._view(self.index, view)
+            match, value = seen.match(row, col), float(seen.anomaly_map[row, col])
+            cells = {"view": view.name, "normal": match.image, "row": match.row, "col": match.col}
+            cells |= {"distance": round(match.distance, 3), "map": round(value, 3)}
+            rows.append(cells | {"of normal": round(value / level, 2), "aupro": score})
         return pandas.DataFrame(rows).set_index("view")
 
+    @locked
     def draw(self) -> Figure:
         """The current view as a Matplotlib figure; as on the page, a difference is in place of its first view."""
         levels = [max(self._levels)] * len(self._levels) if self.scale == "one" else self._levels
@@ -225,13 +226,13 @@ class Comparison(Live, page="comparison.js"):
     # ---- the current view --------------------------------------------------------------------------------------------
 
     @property
+    @locked  # while a message of the page is applied, views are unchecked
     def _shown(self) -> list[View]:
-        with self._lock:  # views are unchecked while a page message is applied
-            keys = [repr(sorted(spec.items())) for spec in self.views]
-            for key, spec in zip(keys, self.views):
-                if key not in self._views:
-                    self._views[key] = make_view(spec, self._bases)
-            return [self._views[key] for key in keys]
+        keys = [repr(sorted(spec.items())) for spec in self.views]
+        for key, spec in zip(keys, self.views):
+            if key not in self._views:
+                self._views[key] = make_view(spec, self._bases)
+        return [self._views[key] for key in keys]
 
     def _judge(self, index: int, bases: Sequence[SPADE] | None = None) -> list[Result]:
         """The results of an image from every fitted SPADE."""

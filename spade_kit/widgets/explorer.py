@@ -26,7 +26,7 @@ from spade_kit.options import COMBINE, JUDGED, SCORE, Options, check_kappa, chec
 from spade_kit.result import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared import encoding
-from spade_kit.widgets._shared.base import MISTAKES, Checked, Index, Live, Probe, check_distance, check_rate
+from spade_kit.widgets._shared.base import MISTAKES, Checked, Index, Live, Probe, check_distance, check_rate, locked
 from spade_kit.widgets._shared.caches import Recent, Request, Results, Scores, look_within
 from spade_kit.widgets._shared.edits import Corrections
 from spade_kit.widgets._shared.export import compress, fit_crops
@@ -241,6 +241,7 @@ class Explorer(Live, page="explorer.js"):
         """The result of the current view."""
         return self._look_at(self.index)
 
+    @locked
     def _look_at(self, index: int) -> Result:
         wanted = index, self._request(self.k), self._request_of_all, self._drawn
         return self._narrowed.find(wanted, lambda: self._narrow(self._find(index)))
@@ -290,6 +291,7 @@ class Explorer(Live, page="explorer.js"):
         rows = [self._read(result, row, col) for _, result, row, col in self._look_at_both()]
         return pandas.DataFrame(rows, index=["probe", "beside"][: len(rows)])
 
+    @locked
     def _look_at_both(self) -> list[tuple[int, Result, int, int]]:
         """The index and the result of the current image and of the one beside, with the place of the probe in each."""
         seen = [(self.index, self.result, *self.probe)]
@@ -317,6 +319,7 @@ class Explorer(Live, page="explorer.js"):
         """How much place explains of the normal images under the current options: see `SPADE.placement`."""
         return self._request_of_all.judge.placement
 
+    @locked
     def show(self, photo: Photo) -> None:
         """Append a custom image to the list and show it."""
         index = self.images.add(photo)
@@ -328,6 +331,7 @@ class Explorer(Live, page="explorer.js"):
         self.photos = self.images.listed
         self.index = index
 
+    @locked
     def add(self) -> None:
         """Add the current image to the normal images, exactly as a refit would.
 
@@ -340,6 +344,7 @@ class Explorer(Live, page="explorer.js"):
         self._corrections.add(photo, self.images.name(self.index), expression)
         self._send_corrections()
 
+    @locked
     def remove(self, image: int | None = None) -> None:
         """Remove a training image that is not normal, exactly as a refit would. Later ones move up.
 
@@ -350,6 +355,7 @@ class Explorer(Live, page="explorer.js"):
         self._corrections.remove(image)
         self._send_corrections()
 
+    @locked
     def undo(self) -> None:
         """Undo the last correction."""
         self._corrections.undo()
@@ -381,6 +387,7 @@ class Explorer(Live, page="explorer.js"):
                 self._scores.start(self._request_of_scores)
                 self.scores = self._scores.pack()
 
+    @locked
     def code(self) -> str:
         """Lines of Python that reproduce the current view, with the variable names at the time of creation."""
         start = self.about["start"]

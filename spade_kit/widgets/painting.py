@@ -26,7 +26,7 @@ from spade_kit.figures.style import SCALE
 from spade_kit.gallery.calibration import NormalScores
 from spade_kit.result import Result
 from spade_kit.spade import SPADE
-from spade_kit.widgets._shared.base import Index, Live, Probe, Waiting, check_path
+from spade_kit.widgets._shared.base import Index, Live, Probe, Waiting, check_path, locked
 from spade_kit.widgets._shared.caches import Recent, Results, judge_normals, request_for
 from spade_kit.widgets._shared.encoding import find_highest, pack_photo, rank_by_use
 from spade_kit.widgets._shared.images import ImageList, Images
@@ -143,11 +143,13 @@ class Painting(Waiting, page="painting.js"):
         return self._canvas.copy()
 
     @property
+    @locked
     def mask(self) -> Bool[np.ndarray, "H W"]:
         """The visibly changed pixels of the full image."""
         return changed(self._pixels, self._canvas)
 
     @property
+    @locked
     def result(self) -> Result:
         """SPADE's result for the painted image."""
         return self._results.find((self.index, self.strokes), self._judge)
@@ -159,6 +161,7 @@ class Painting(Waiting, page="painting.js"):
         result, among = self.spade.judge(self._canvas), self._before.among
         return result.with_normals(among) if len(among) < len(result.among) else result
 
+    @locked
     def stroke(
         self,
         tool: str,
@@ -181,8 +184,7 @@ class Painting(Waiting, page="painting.js"):
             Diameter in map pixels; strength above 0, up to 1; a colour name or ``"#rrggbb"``, for ``"brush"``,
             ``"stain"`` and ``"colour"``. If omitted, the tool's defaults.
         """
-        with self._lock:
-            self._on_stroke(tool, points, size, strength, colour, None)
+        self._on_stroke(tool, points, size, strength, colour, None)
 
     def undo(self) -> None:
         """Undo the last stroke."""
@@ -192,14 +194,15 @@ class Painting(Waiting, page="painting.js"):
         """Redo the last undone stroke."""
         self._swap(self._undone, self._strokes, "redo")
 
+    @locked
     def clear(self) -> None:
         """Undo all strokes; each can be redone."""
-        with self._lock:
-            strokes = self._strokes.pop(self.index, [])
-            self._undone[self.index].extend(reversed(strokes))
-            self._drawn = None
-            self._show()
+        strokes = self._strokes.pop(self.index, [])
+        self._undone[self.index].extend(reversed(strokes))
+        self._drawn = None
+        self._show()
 
+    @locked
     def save(self, path: str | Path) -> None:
         """Write the painted image as PNG, and its mask next to it as ``<stem>_mask.png``.
 
@@ -216,6 +219,7 @@ class Painting(Waiting, page="painting.js"):
             write_whole(file, content)
             self._own_files.add(file.resolve())
 
+    @locked
     def keep(self, label: str = "painted") -> Sample:
         """Write the painted image to the folder and append it to the test images of ``dataset``.
 
@@ -273,6 +277,7 @@ class Painting(Waiting, page="painting.js"):
         return self._judged.find(self.index, request_for(self.spade))
 
     @property
+    @locked
     def _canvas(self) -> np.ndarray:
         """The image with its strokes, cached."""
         return self._painted.find((self.index, self.strokes), lambda: paint(self._pixels, self.strokes))
@@ -306,13 +311,13 @@ class Painting(Waiting, page="painting.js"):
         self._undone.pop(self.index, None)
         self._show()
 
+    @locked
     def _swap(self, here: dict[int, list[Stroke]], there: dict[int, list[Stroke]], what: str) -> None:
-        with self._lock:
-            if not here[self.index]:
-                raise ValueError(f"There is no stroke to {what}.")
-            there[self.index].append(here[self.index].pop())
-            self._drawn = None  # drawing on starts a new stroke
-            self._show()
+        if not here[self.index]:
+            raise ValueError(f"There is no stroke to {what}.")
+        there[self.index].append(here[self.index].pop())
+        self._drawn = None  # drawing on starts a new stroke
+        self._show()
 
     def _encode(self) -> tuple[bytes, bytes]:
         return encode_png(self._canvas), encode_png(self.mask)

@@ -21,7 +21,7 @@ from spade_kit.figures.style import SCALE
 from spade_kit.gallery.gallery import Normal
 from spade_kit.result import Result
 from spade_kit.spade import SPADE
-from spade_kit.widgets._shared.base import Checked, Live, Waiting
+from spade_kit.widgets._shared.base import Checked, Live, Waiting, locked
 from spade_kit.widgets._shared.caches import Results, Score, Scores, request_for
 from spade_kit.widgets._shared.edits import Corrections
 from spade_kit.widgets._shared.encoding import find_highest, jpeg, pack_mask
@@ -152,6 +152,7 @@ class Review(Waiting, page="review.js"):
         """Leave open whether the image is normal, and move on to the next suspect; its label is ``unknown``."""
         self._decide(UNKNOWN)
 
+    @locked
     def undo(self) -> None:
         """Undo the last decision and return to its image."""
         if not self._decisions:
@@ -212,6 +213,7 @@ class Review(Waiting, page="review.js"):
             labels = {path: label for path, label in self._table.labels.items() if path in others}
             self._table.write(labels | {self._paths[at]: label for at, label in decisions if at in self._paths})
 
+    @locked
     def _decide(self, label: str) -> None:
         if not self._ranked:
             self.finish()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
+from functools import partial, wraps
 from itertools import count
 from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import anywidget
 import numpy as np
@@ -28,7 +28,22 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 MISTAKES = (ValueError, OSError)
+Act = TypeVar("Act", bound=Callable[..., Any])
 _THUMBS = 200_000  # bytes of the thumbnails that a notebook keeps
+
+
+def locked(act: Act) -> Act:
+    """A method that reads or changes several traits: no message of the page or result of the background comes between.
+
+    They reach a widget from other threads than a cell.
+    """
+
+    @wraps(act)
+    def act_alone(self: Any, *given: Any, **options: Any) -> Any:
+        with self._lock:
+            return act(self, *given, **options)
+
+    return act_alone  # type: ignore[return-value]
 
 
 class Checked(traitlets.TraitType):
@@ -137,22 +152,23 @@ class Live(anywidget.AnyWidget):
         self._quiet = False
         self._background.restart()
 
+    @locked
     def __setattr__(self, name: str, value: Any) -> None:
         """One change at a time: cells and page messages run in different threads.
 
         A change waits before the trait is set, since traitlets holds back the notifications of all threads while a
         message is applied: the change would be taken for one of the page.
         """
-        with self._lock:
-            if not self._quiet:
-                check_attribute(self, name)
-            super().__setattr__(name, value)
+        if not self._quiet:
+            check_attribute(self, name)
+        super().__setattr__(name, value)
 
     def close(self) -> None:
         if hasattr(self, "_background"):  # ipywidgets also closes a widget that failed to construct
             self._background.stop()
         super().close()
 
+    @locked
     def copy(self) -> Self:
         """A widget of its own in the same state.
 
@@ -163,16 +179,15 @@ class Live(anywidget.AnyWidget):
             closer.k = 3
             closer
         """
-        with self._lock:
-            given, options = self._arguments
-            once = [self.images.given_ones if isinstance(one, Iterator) else one for one in given]  # it is used up
-            other, state = type(self)(*once, **options), self._current_traits()
-            with other._without_events(), other.hold_sync():
-                other._take_over(self)
-                other._restore({name: value for name, value in state.items() if name not in ("probe", "pinned")})
-                other._refresh()  # a probe lies within the image
-                other._restore(state)
-                other._refresh()
+        given, options = self._arguments
+        once = [self.images.given_ones if isinstance(one, Iterator) else one for one in given]  # it is used up
+        other, state = type(self)(*once, **options), self._current_traits()
+        with other._without_events(), other.hold_sync():
+            other._take_over(self)
+            other._restore({name: value for name, value in state.items() if name not in ("probe", "pinned")})
+            other._refresh()  # a probe lies within the image
+            other._restore(state)
+            other._refresh()
         return other
 
     def finish(self) -> None:
@@ -187,13 +202,13 @@ class Live(anywidget.AnyWidget):
         """Finish all pending work, and write the current view as a self-contained page that works offline."""
         self._save_page(path)
 
+    @locked
     def _save_page(self, path: str | Path, *photos: Any) -> None:
         file = check_path(path)
         if file.suffix.lower() not in (".html", ".htm"):  # it could be an image
             raise ValueError(f"The name of a page must end in .html; got {file.name!r}.")
-        with self._lock:
-            self.finish()
-            write_whole(file, self._make_page(*photos).encode())
+        self.finish()
+        write_whole(file, self._make_page(*photos).encode())
 
     # ---- for subclasses ----------------------------------------------------------------------------------------------
 
@@ -278,22 +293,22 @@ class Live(anywidget.AnyWidget):
             self._restore(before)
             raise
 
+    @locked
     def set_state(self, sync_data: dict) -> None:
         """Apply changes from the page. On an error, roll back and show the message there."""
-        with self._lock:
-            before, problem, self.problem = self._current_traits(), "", ""  # so that a repeated error is sent again
-            try:
-                with self._without_events():
-                    super().set_state(sync_data)
-                    self._reconcile(
-                        {name for name, value in before.items() if getattr(self, name) != value}, by_page=True
-                    )
-                self._refresh()
-            except Exception as mistake:  # any error: a traceback would never be seen here
-                problem = _explain(mistake)
-                self._restore(before)
-                self._refresh()
-            self.problem = problem
+        before, problem, self.problem = self._current_traits(), "", ""  # so that a repeated error is sent again
+        try:
+            with self._without_events():
+                super().set_state(sync_data)
+                self._reconcile(
+                    {name for name, value in before.items() if getattr(self, name) != value}, by_page=True
+                )
+            self._refresh()
+        except Exception as mistake:  # any error: a traceback would never be seen here
+            problem = _explain(mistake)
+            self._restore(before)
+            self._refresh()
+        self.problem = problem
 
     def _current_traits(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.MOVABLE}
@@ -305,14 +320,14 @@ class Live(anywidget.AnyWidget):
 
     # ---- messages from the page --------------------------------------------------------------------------------------
 
+    @locked
     def _on_message(self, _: Any, content: dict, buffers: Sequence[Any]) -> None:
-        with self._lock:
-            try:
-                if content["kind"] not in self.ASKED:
-                    self.problem = ""  # so that a repeated error is sent again
-                self._act(choose("A message", content["kind"], self.MESSAGES), {**content, "buffers": buffers})
-            except Exception as mistake:  # as above
-                self.problem = _explain(mistake)
+        try:
+            if content["kind"] not in self.ASKED:
+                self.problem = ""  # so that a repeated error is sent again
+            self._act(choose("A message", content["kind"], self.MESSAGES), {**content, "buffers": buffers})
+        except Exception as mistake:  # as above
+            self.problem = _explain(mistake)
 
     def _act(self, kind: str, content: dict) -> None:
         act = getattr(self, f"_on_{kind}", None) or getattr(self, kind)
