@@ -350,9 +350,9 @@ def test_long_work_says_how_far_it_is(notebook, shown):
     try:
         shown.ask_for("", K="1")
         progress = shown.root.locator(".sk-progress")
-        shown.until(lambda: "reference level of all layers, K=1: normal photo " in progress.inner_text(), True)
+        shown.until(lambda: "normal photos judged under all layers, K=1: " in progress.inner_text(), True)
         for at in (2, 4):
-            shown.until(lambda at=at: progress.inner_text(), f"ranking {at} of 6 photos with scratch")
+            shown.until(lambda at=at: progress.inner_text(), f"photos with scratch ranked: {at} of 6")
             assert shown.root.locator(".sk-spinner").is_visible()
         shown.until(progress.inner_text, "")
         assert not shown.root.locator(".sk-spinner").is_visible()
@@ -368,7 +368,7 @@ def test_nothing_moves_for_a_difference_or_while_python_works(notebook, shown, w
         shown.press("difference")
         shown.until(lambda: "Orange" in shown.colours.inner_text(), True)
         assert lay_out(shown.root) == pytest.approx(before, abs=1)
-        notebook.execute("c.waiting = 'reference level of all layers, K=1, kappa=2: normal photo 10 of 12'")
+        notebook.execute("c.waiting = 'normal photos judged under all layers, K=1, kappa=2: 10 of 12'")
         shown.root.locator(".sk-progress", has_text="10 of 12").wait_for()
         assert lay_out(shown.root) == pytest.approx(before, abs=1)
         notebook.execute("c.waiting = ''")

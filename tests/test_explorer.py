@@ -615,6 +615,8 @@ def test_an_invalid_value_raises_an_error_and_changes_nothing(explorer, name, va
 def test_an_error_from_the_page_is_shown_there(explorer):
     explorer.set_state({"kappa": 0, "k": 2})
     assert explorer.problem == "kappa must be a whole number from 1 to 300; got 0."
+    explorer._on_message(explorer, {"kind": "distances", "row": 3, "col": 4, "image": 0}, [])  # asked on hover
+    assert explorer.problem == "kappa must be a whole number from 1 to 300; got 0."
     assert (explorer.kappa, explorer.k) == (1, 5)
     explorer.set_state({"kappa": 2})
     assert (explorer.kappa, explorer.problem) == (2, "")

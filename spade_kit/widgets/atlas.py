@@ -99,7 +99,6 @@ class Atlas(Live, page="atlas.js"):
     MOVABLE = ("selection", "selected_normals", "projection", "colour")
     TOLD = ("photos", "places", "values", "told", "pictures")
     MESSAGES = Live.MESSAGES | {"points": "points"}
-    ASKED = (*Live.ASKED, "points")
 
     selection = Checked((), lambda self, images: self.images.check_all(images, "selection"))
     selected_normals = Checked((), lambda self, images: self._fitted.check_all(images, "selected_normals"))
@@ -110,7 +109,6 @@ class Atlas(Live, page="atlas.js"):
     values = traitlets.Dict().tag(sync=True)
     told = traitlets.Dict().tag(sync=True)
     pictures = traitlets.Dict().tag(sync=True)  # what the page shows without a kernel
-    waiting = traitlets.Unicode().tag(sync=True)
 
     def __init__(self, spade: SPADE, dataset: Dataset | Iterable[Photo] | None) -> None:
         self.spade = copy.copy(spade)
@@ -256,12 +254,12 @@ class Atlas(Live, page="atlas.js"):
             self._fit_axes()
         if self.projection == "tsne":
             for part in range(len(self._tsne), _PARTS):
-                self._tell(f"t-SNE: {part * _ITERATIONS} of {_PARTS * _ITERATIONS} iterations…")
+                self._say(f"t-SNE: {part * _ITERATIONS} of {_PARTS * _ITERATIONS} iterations…")
                 self._tsne.append((yield self._embed))
         if self.colour == "score":
             unknown = [at for at in self._known.tolist() if np.isnan(self._scores[at])]
             yield from self._work("photos scored", unknown, self._score)
-        self._tell("")
+        self._say("")
         if unread and self._lost:
             warn(self.told["lost"])
         if not self.pictures:
@@ -270,10 +268,10 @@ class Atlas(Live, page="atlas.js"):
     def _work(self, what: str, points: list[int], act: Callable[[int], None]) -> Steps:
         for done, at in enumerate(points):
             if done % _BATCH == 0:
-                self._tell(f"{done} of {len(points)} {what}…")
+                self._say(f"{done} of {len(points)} {what}…")
             yield partial(act, at)
 
-    def _tell(self, waiting: str) -> None:
+    def _say(self, waiting: str) -> None:
         with self._without_events(), self.hold_sync():
             self.waiting = waiting
             self._refresh()

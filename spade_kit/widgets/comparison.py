@@ -103,7 +103,6 @@ class Comparison(Live, page="comparison.js"):
     seen: traitlets.List = traitlets.List().tag(sync=True)
     levels: traitlets.List = traitlets.List().tag(sync=True)
     ranking = traitlets.Dict().tag(sync=True)
-    waiting = traitlets.Unicode().tag(sync=True)
 
     def __init__(self, spade: SPADE, image: Images, views: Sequence[Wanted] | None = None) -> None:
         self._given, self._bases = [spade], [copy.copy(spade)]  # the user's objects, and copies of their current state
@@ -319,31 +318,24 @@ class Comparison(Live, page="comparison.js"):
         return photos[:: -(-len(photos) // _KIND) or 1] if kind is not None else []
 
     def _background_steps(self) -> Steps:
-        kind = self.images.label(self.index)
+        kind, self.waiting = self.images.label(self.index), ""
         for view in self._shown:
             if not self._known[view][1] and view.spade.gallery.comparable:
                 yield from self._judge_normals(view)
         if len(self._of_kind(kind)) > 1 and any((view, kind) not in self._kinds for view in self._shown):
             yield from self._rank_kind(str(kind))
-        self.waiting = ""
 
     def _judge_normals(self, view: View) -> Steps:
-        """Judge one normal image per step, so that the page stays responsive."""
-        maps: list[np.ndarray] = []
-        sample = view.spade.calibration.sample
-        for at, image in enumerate(sample, 1):
-            self.waiting = f"reference level of {view.name}: normal photo {at} of {len(sample)}"
-            maps.append((yield partial(view.judge_left_out, image)))
+        left_out = [partial(view.judge_left_out, image) for image in view.spade.calibration.sample]
+        maps = yield from self._tell(f"normal photos judged under {view.name}", left_out)
         self._known[view] = find_level(maps), True
         self._publish()
 
     def _rank_kind(self, kind: str) -> Steps:
         """AUPRO of each view over all images of a defect type, skipping those that cannot be judged."""
-        shown, judged = self._shown, list[tuple[Any, list[np.ndarray]]]()
-        photos = self._of_kind(kind)
-        for at, index in enumerate(photos, 1):
-            self.waiting = f"ranking {at} of {len(photos)} photos with {kind}"
-            judged.append((yield partial(self._judge_for_ranking, index, shown)))
+        shown = self._shown
+        work = [partial(self._judge_for_ranking, index, shown) for index in self._of_kind(kind)]
+        judged = yield from self._tell(f"photos with {kind} ranked", work)
         known = [(mask, maps) for mask, maps in judged if mask is not None]
         scores = rank(list(zip(*(maps for _, maps in known))), [mask for mask, _ in known])
         for view, score in zip(shown, scores or [nan] * len(shown)):

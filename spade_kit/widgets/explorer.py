@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -160,7 +160,6 @@ class Explorer(Live, page="explorer.js"):
     other = traitlets.Dict().tag(sync=True)  # photo, neighbours and matches of the image beside
     layers_alone = traitlets.Dict().tag(sync=True)
     ratios = traitlets.Dict().tag(sync=True)
-    waiting = traitlets.Unicode().tag(sync=True)  # what the background computes, and how far it is
     place_level = traitlets.Dict().tag(sync=True)
     normals = traitlets.Dict().tag(sync=True)
     layer_levels = traitlets.Dict().tag(sync=True)
@@ -504,7 +503,7 @@ class Explorer(Live, page="explorer.js"):
                 self.matches = self._pack_matches(self.index, full)
                 self._seen = (self.index, request)
             about = self._describe_view(self.index)
-            if self.alone and about != {name: self.layers_alone.get(name) for name in about}:
+            if self.alone and not about.items() <= self.layers_alone.items():
                 self.layers_alone = self._pack_alone(self.index, self.result)
             self._send_other(request)
             self._refresh_normals()
@@ -545,7 +544,7 @@ class Explorer(Live, page="explorer.js"):
     def _send_place_level(self) -> None:
         """Send what normal images reach at each place of this image, once it is known."""
         about = self._describe_level(self.index) | {"beside": self.beside}
-        if self._find_statistics("excess") is None or about == {name: self.place_level.get(name) for name in about}:
+        if self._find_statistics("excess") is None or about.items() <= self.place_level.items():
             return
         if not self.pinned and self.probe == encoding.find_highest(self.result.anomaly_map):
             self.probe = encoding.find_highest(self.result.judged_map)
@@ -680,15 +679,6 @@ class Explorer(Live, page="explorer.js"):
             asked = partial(self._asked.spade.calibration.placement, self._asked.options)
             yield from self._tell("where normal photos match", [asked])
             self._send_placement()
-
-    def _tell(self, what: str, work: Sequence[Callable[[], Any]]) -> Steps:
-        """Do one thing per step, so that the page stays responsive, and say how far it is; returns what they return."""
-        done = []
-        for at, one in enumerate(work, 1):
-            self.waiting = f"{what}: {at} of {len(work)}"
-            done.append((yield one))
-        self.waiting = ""
-        return done
 
     def _measure_ratios(self) -> Steps:
         about, ratio = self._describe_view(self.index), np.empty(0)

@@ -22,7 +22,6 @@ from spade_kit.widgets._shared import encoding
 from spade_kit.widgets._shared.base import MISTAKES, Checked, Index, Live, Probe, check_distance
 from spade_kit.widgets._shared.caches import Request, Results
 from spade_kit.widgets._shared.images import ImageList, Images
-from spade_kit.widgets._shared.scheduler import Steps
 
 STAGES = ("image", "pyramid", "retrieval", "correspondence", "map", "segmentation")
 _MATCHING = ("kappa", "radius", "weights", "combine", "squared")  # options of `match_pixels`
@@ -185,9 +184,6 @@ class Stages(Live, page="stages.js"):
         known = self.spade.calibration.scores(self.spade.options, self.spade.calibration.sample)
         self.normals = {"scores": known.scores.tolist(), **encoding.pack_reference(known)}
         return known.threshold("image", max(_RATE, 1 / (len(known.scores) + 1)))
-
-    def _background_steps(self) -> Steps:
-        yield from ()  # all is known at once
 
     def _refresh(self) -> None:
         """Send the page the arrays of another image; it handles everything else without the kernel."""

@@ -116,7 +116,17 @@ class Live(anywidget.AnyWidget):
     DONE: ClassVar[tuple[str, ...]] = ()  # what was done with the image, for titles and names of files
     # message kinds, each with the fields passed to `_on_<kind>` or else to the method of this name
     MESSAGES: ClassVar[dict[str, str]] = {"hello": "", "page": "", "png": "", "normals": "images"}
-    ASKED: ClassVar[tuple[str, ...]] = ("hello", "page", "png", "pair", "normals", "photos")  # these change no state
+    ASKED: ClassVar[tuple[str, ...]] = (
+        "hello",
+        "page",
+        "png",
+        "pair",
+        "normals",
+        "photos",
+        "points",
+        "ask",
+        "distances",
+    )
 
     _css = STYLE
     _lock: Any = nullcontext()  # until construction begins
@@ -127,6 +137,7 @@ class Live(anywidget.AnyWidget):
     photos: traitlets.List = traitlets.List().tag(sync=True)
     photo: traitlets.Dict = traitlets.Dict().tag(sync=True)
     neighbours: traitlets.Dict = traitlets.Dict().tag(sync=True)
+    waiting = traitlets.Unicode().tag(sync=True)  # what the background computes, and how far it is
     thumbs: Any = traitlets.Dict().tag(sync=True)  # by index: what a notebook shows without a kernel
 
     def __init_subclass__(cls, page: str | None = None) -> None:
@@ -215,6 +226,10 @@ class Live(anywidget.AnyWidget):
     def _reconcile(self, changed: set[str], by_page: bool) -> None:
         """Update dependent traits without triggering events."""
 
+    def _background_steps(self) -> Steps:
+        """The pending work, most urgent first."""
+        yield from ()
+
     def _take_over(self, other: Self) -> None:
         """Take over from another widget what its traits do not say."""
         self.images.take_over(other.images)
@@ -262,6 +277,15 @@ class Live(anywidget.AnyWidget):
     def _frame(self, title: str, **saved: Any) -> str:
         return frame_page(str(self._esm), str(self._css), title, saved)
 
+    def _tell(self, what: str, work: Sequence[Callable[[], Any]]) -> Steps:
+        """Do one thing per step, so that the page stays responsive, and say how far it is; returns what they return."""
+        done = []
+        for at, one in enumerate(work, 1):
+            self.waiting = f"{what}: {at} of {len(work)}"
+            done.append((yield one))
+        self.waiting = ""
+        return done
+
     def _place_probe(self, highest: tuple[int, int]) -> tuple[int, int]:
         """The probe on a new image: the map's maximum, or the pinned pixel clipped to the map."""
         row, col = self.probe if self.pinned else highest
@@ -300,9 +324,7 @@ class Live(anywidget.AnyWidget):
         try:
             with self._without_events():
                 super().set_state(sync_data)
-                self._reconcile(
-                    {name for name, value in before.items() if getattr(self, name) != value}, by_page=True
-                )
+                self._reconcile({name for name, value in before.items() if getattr(self, name) != value}, by_page=True)
             self._refresh()
         except Exception as mistake:  # any error: a traceback would never be seen here
             problem = _explain(mistake)
@@ -361,7 +383,6 @@ class Waiting(Live):
     ``waiting`` says how far they are, and is empty once it is known; ``place_level`` is what is taken off.
     """
 
-    waiting = traitlets.Unicode().tag(sync=True)
     place_level = traitlets.Dict().tag(sync=True)
 
     def __init__(self, **traits: Any) -> None:
