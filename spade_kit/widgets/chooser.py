@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +14,7 @@ import traitlets
 from matplotlib.figure import Figure
 
 from spade_kit import scores
-from spade_kit._arguments import choose, warn
+from spade_kit._arguments import choose, hold_warnings, warn
 from spade_kit.correspondence import resize
 from spade_kit.datasets.samples import GOOD, Dataset, Photo
 from spade_kit.evaluation.bootstrap import clopper_pearson
@@ -292,7 +291,7 @@ class Chooser(Live, page="chooser.js"):
         """How much of each image was judged, and which were squashed."""
         crops = {at: one.crop for at, one in list(self._judged.items()) if one.crop}
         names = [self.spade.gallery.name(-1 - at) if at < 0 else self.images.name(at) for at in crops]
-        judged, squash = zip(*((crop.judged, crop.squash) for crop in crops.values())) if crops else ((), ())
+        judged, squash = ([getattr(crop, name) for crop in crops.values()] for name in ("judged", "squash"))
         return self.spade.gallery.cropping.describe_coverage(names, judged, squash)
 
     def _send_study(self) -> None:
@@ -350,8 +349,7 @@ class Chooser(Live, page="chooser.js"):
         elif self._has_rate and (normals := self._judged_normals()[0]):
             if self.confidence is not None:  # an error if all normal images together are too few
                 scores.tighten_fpr(len(self.spade.gallery.places), float(self.rule), self.confidence)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the remarks contain it
+            with hold_warnings():  # the remarks contain them
                 self.threshold = scores.find_threshold(np.concatenate(normals), float(self.rule))
         elif self.rule != "hand":
             self.rule, self.threshold = "hand", self._study.edges[-1] / 2
