@@ -184,12 +184,9 @@ class Comparison(Live, page="comparison.js"):
 
     # ---- settable traits ---------------------------------------------------------------------------------------------
 
-    @traitlets.validate("views", "difference")
-    def _check_together(self, proposal: dict) -> Any:
-        check = self._check_views if proposal["trait"].name == "views" else self._check_difference
-        return check(proposal["value"])
-
-    def _check_views(self, value: Any) -> list[dict[str, Any]]:
+    @traitlets.validate("views")
+    def _check_views(self, proposal: dict) -> list[dict[str, Any]]:
+        value = proposal["value"]
         if isinstance(value, (str, Mapping)) or not isinstance(value, Iterable):
             raise ValueError(f"views must be a list, such as ['layer1', 'layer2']; got {value!r}.")
         wanted = list(value)
@@ -206,7 +203,9 @@ class Comparison(Live, page="comparison.js"):
         self._given, self._bases = given, bases
         return [spec | {"name": name} for spec, name in zip(specs, names)]
 
-    def _check_difference(self, value: Any) -> list[int] | None:
+    @traitlets.validate("difference")
+    def _check_difference(self, proposal: dict) -> list[int] | None:
+        value = proposal["value"]
         if value is None:
             return None
         if not isinstance(value, (list, tuple)) or len(value) != 2:
