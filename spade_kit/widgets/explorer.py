@@ -33,7 +33,6 @@ from spade_kit.widgets._shared.export import compress, fit_crops
 from spade_kit.widgets._shared.images import ImageList, find_name, read_upload
 from spade_kit.widgets._shared.scheduler import Steps
 
-_REACH = 50  # neighbours: the page follows K without the kernel at least up to this number
 _BATCH = 8  # images per message to the page
 _PAGE_BYTES = 600_000  # budget of an image in a saved page, compressed; full normal crops fill the rest
 _FINE: dict[str, Any] = {"k": None, "sigma": 0}  # options that hardly affect the reference level
@@ -242,7 +241,7 @@ class Explorer(Live, page="explorer.js"):
 
     @locked
     def _look_at(self, index: int) -> Result:
-        wanted = index, self._request(self.k), self._request_of_all, self._drawn
+        wanted = index, self._request, self._request_of_all, self._drawn
         return self._narrowed.find(wanted, lambda: self._narrow(self._find(index)))
 
     @property
@@ -362,7 +361,7 @@ class Explorer(Live, page="explorer.js"):
 
     def _normal_at(self, index: int) -> int | None:
         """The training index of an image, or None; a fitted image is judged against the others."""
-        source = self._results.find(index, self._request().of_all).source
+        source = self._results.find(index, self._request.ahead.of_all).source
         return self.spade.gallery.places.get(source.digest)
 
     def _send_corrections(self) -> None:
@@ -471,25 +470,19 @@ class Explorer(Live, page="explorer.js"):
         if self.threshold_rule == "f1" and not self._quiet:
             self.finish()
 
-    def _request(self, k: int | None = None) -> Request:
-        """The current options with ``k`` neighbours, by default `_reach`."""
-        changes = {name: getattr(self, name) for name in _SEARCH}
-        options = self.spade.options.of_map.replace(k=k or self._reach, **changes)
-        return Request(self.spade, options, self.without, self.only)
+    @property
+    def _request(self) -> Request:
+        """The current options of the search."""
+        changes = {name: getattr(self, name) for name in ("k", *_SEARCH)}
+        return Request(self.spade, self.spade.options.of_map.replace(**changes), self.without, self.only)
 
     def _find(self, index: int) -> Result:
-        """The result of an image with `_reach` neighbours."""
-        return self._results.find(index, self._request())
-
-    @property
-    def _reach(self) -> int:
-        """The number of neighbours to search: more than K if the page can then follow K without the kernel."""
-        follows = self.combine == "concat" and self.kappa <= encoding.LOOKS_BACK and len(self.spade.backbone.layers) > 1
-        return min(max(self.k, _REACH), len(self.spade)) if follows else self.k
+        """The result of an image with more neighbours than K."""
+        return self._results.find(index, self._request.ahead)
 
     def _refresh(self) -> None:
         """Send the page everything derived from the current settings."""
-        request, told, can_undo = self._request(), self._corrections.tell(), self._corrections.can_undo
+        request, told, can_undo = self._request.ahead, self._corrections.tell(), self._corrections.can_undo
         with self._without_events(), self.hold_sync():
             self.gallery = {"normals": len(self.spade), "corrected": told, "undo": can_undo}
             new = self._seen[0] != self.index
@@ -596,7 +589,7 @@ class Explorer(Live, page="explorer.js"):
         """The excluded neighbours with their distances: the page still shows them at their position in the strip."""
         if not self.without or self.only is not None:
             return []
-        near = self._results.find(index, self._request().of_all).neighbours
+        near = self._results.find(index, self._request.ahead.of_all).neighbours
         return [list(pair) for pair in zip(near.index.tolist(), near.distance.tolist()) if pair[0] in self.without]
 
     def _pack_alone(self, index: int, result: Result) -> dict[str, Any]:
@@ -630,7 +623,7 @@ class Explorer(Live, page="explorer.js"):
     @property
     def _request_of_all(self) -> Request:
         """All options that affect the maps, with all normal images."""
-        return self._request(self.k).of_all.replace(**{name: getattr(self, name) for name in _READ})
+        return self._request.of_all.replace(**{name: getattr(self, name) for name in _READ})
 
     @property
     def _request_of_scores(self) -> Request:
@@ -698,7 +691,7 @@ class Explorer(Live, page="explorer.js"):
             self._send_thumbs(thumbs)
 
     def _prefetch(self) -> Steps:
-        request = self._request()
+        request = self._request.ahead
         for index in (self.index + 1, self.index - 1):
             if 0 <= index < len(self.images):
                 yield partial(self._prepare, index, request)

@@ -6,6 +6,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from spade_kit.gallery.calibration import NormalScores
 from spade_kit.result import Result
 from spade_kit.spade import SPADE
 from spade_kit.widgets._shared.base import Index, Live, Probe, Waiting, check_path, locked
-from spade_kit.widgets._shared.caches import Recent, Results, judge_normals, request_for
+from spade_kit.widgets._shared.caches import Recent, Results, request_for
 from spade_kit.widgets._shared.encoding import find_highest, pack_photo, rank_by_use
 from spade_kit.widgets._shared.images import ImageList, Images
 from spade_kit.widgets._shared.scheduler import Steps
@@ -354,7 +355,10 @@ class Painting(Waiting, page="painting.js"):
     def _background_steps(self) -> Steps:
         yield from self._stop_waiting()
         if self.spade.gallery.comparable:
-            self._send_normals((yield from judge_normals(self.spade.calibration, self.spade.options)))
+            calibration, options = self.spade.calibration, self.spade.options
+            for image in calibration.required(options, calibration.sample):
+                yield partial(list, calibration.maps(options, [image]))
+            self._send_normals((yield partial(calibration.scores, options, calibration.sample)))
 
     def _on_pair(self) -> None:
         for ending, picture in zip((".png", "_mask.png"), self._encode()):

@@ -25,7 +25,6 @@ from spade_kit.widgets._shared.images import ImageList, Images
 
 STAGES = ("image", "pyramid", "retrieval", "correspondence", "map", "segmentation")
 _MATCHING = ("kappa", "radius", "weights", "combine", "squared")  # options of `match_pixels`
-_REACH = 50  # neighbours: the page follows K without the kernel at least up to this number
 _LISTED = 400  # normal images in the chart of distances
 _SHARP = 4  # normal images of each kind that are sent in full: the nearest, and those that explain most
 _WHOLE, _THUMB, _QUALITY = 320, 80, 60  # px of the long side of the whole image and of a thumbnail; of their JPEGs
@@ -102,7 +101,7 @@ class Stages(Live, page="stages.js"):
         self.images = ImageList(spade, image)
         self.spade = spade.with_options(judged="map", score="max")
         self._results = Results(self.images)
-        self._seen: tuple = ()  # the image and the number of neighbours last sent to the page
+        self._seen: tuple = ()  # the image and the request last sent to the page
         options = self.spade.options
         start = {"k": min(self.spade.k, len(spade)), "sigma": options.sigma}
         super().__init__(**start)
@@ -143,16 +142,13 @@ class Stages(Live, page="stages.js"):
     # ---- the stages --------------------------------------------------------------------------------------------------
 
     @property
-    def _reach(self) -> int:
-        """The number of neighbours to search: more than K if the page can then follow K without the kernel."""
-        options, layers = self.spade.options, self.spade.backbone.layers
-        follows = options.combine == "concat" and options.kappa <= encoding.LOOKS_BACK and len(layers) > 1
-        return min(max(self.k, _REACH), len(self.spade)) if follows else self.k
+    def _request(self) -> Request:
+        """The search for the current K, and for more neighbours if the page can then follow K."""
+        return Request(self.spade, self.spade.options.replace(k=self.k)).ahead
 
     @property
     def _full(self) -> Result:
-        """The result of the current image with `_reach` neighbours."""
-        return self._results.find(self.index, Request(self.spade, self.spade.options.replace(k=self._reach)))
+        return self._results.find(self.index, self._request)
 
     @property
     def _whole(self) -> np.ndarray:
@@ -187,7 +183,7 @@ class Stages(Live, page="stages.js"):
 
     def _refresh(self) -> None:
         """Send the page the arrays of another image; it handles everything else without the kernel."""
-        wanted = self.index, self._reach
+        wanted = self.index, self._request
         if self._seen == wanted:
             return
         full, ranking = self._full, self._rank()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from functools import partial
 from threading import Lock
 from typing import Any, Generic, TypeVar
 
@@ -13,14 +12,14 @@ import numpy as np
 
 from spade_kit.datasets.roi import Roi
 from spade_kit.evaluation.metrics import f1_threshold
-from spade_kit.gallery.calibration import Calibration
 from spade_kit.options import Options
 from spade_kit.result import Result
 from spade_kit.scores import choose_map, make_map, score_image, take_inside
 from spade_kit.spade import SPADE
+from spade_kit.widgets._shared.encoding import LOOKS_BACK
 from spade_kit.widgets._shared.images import ImageList
-from spade_kit.widgets._shared.scheduler import Steps
 
+_REACH = 50  # neighbours: the page follows K without the kernel at least up to this number
 Made = TypeVar("Made")
 
 
@@ -71,6 +70,13 @@ class Request:
     def of_all(self) -> Request:
         """This request with all training images."""
         return replace(self, without=(), only=None)
+
+    @property
+    def ahead(self) -> Request:
+        """This request with more neighbours than K, if the page can then follow K without the kernel."""
+        options, count = self.options, len(self.spade)
+        follows = options.combine == "concat" and options.kappa <= LOOKS_BACK and len(self.spade.backbone.layers) > 1
+        return self.replace(k=min(max(options.retrieved(count), _REACH), count)) if follows else self
 
     @property
     def of_distances(self) -> Request:
@@ -214,10 +220,3 @@ class Scores:
             maps, masks = take_inside(maps), masks[~np.isnan(maps)]
             self._best_f1 = f1_threshold(maps, masks)
         return self._best_f1
-
-
-def judge_normals(calibration: Calibration, options: Options) -> Steps:
-    """Judge the normal images, one per step, so that the page stays responsive; returns their scores."""
-    for image in calibration.required(options, calibration.sample):
-        yield partial(list, calibration.maps(options, [image]))
-    return (yield partial(calibration.scores, options, calibration.sample))
