@@ -310,7 +310,7 @@ def _draw_square(panel: Axes, middle: float, side: float, colour: str, style: st
 
 # ---- the exercise ----------------------------------------------------------------------------------------------------
 
-_STACKS = [((3, 5, 3), (2, 3, 1)), ((7, 3), (2, 2)), ((3,), (1,)), ((5, 3, 5, 3), (1, 2, 2, 2))]
+_STACKS = [((7, 7, 3), (2, 3, 1)), ((7, 3), (2, 2)), ((3,), (1,)), ((5, 3, 5, 3), (1, 2, 2, 2))]
 
 
 def check(field: Callable[[Sequence[int], Sequence[int]], int]) -> None:
@@ -325,19 +325,38 @@ def _find_mistake(answers: Sequence[int]) -> str | None:
             return f"The answer must be one number, the side in pixels; got a {type(answer).__name__}."
         if answer == (right := receptive_field(kernels, strides)):
             continue
-        reach = np.array(kernels) - 1  # in cells of the grid before each convolution
-        steps = np.cumprod([1, *strides])  # pixels between these cells; the last entry is the stride of the output
-        mistakes = {
-            1 + reach.sum(): "Strides matter: behind a stride of 2, one cell farther is 2 pixels farther.",
-            1 + reach @ steps[1:]: "A stride counts for the convolutions behind it: add first, then multiply the step.",
-            reach @ steps[:-1]: "The starting pixel is missing: begin with 1.",
-            1 + np.array(kernels) @ steps[:-1]: "A kernel of 3 reaches 2 cells farther, not 3: take kernel - 1.",
-            1 + reach @ [1, *strides[:-1]]: "Steps multiply: behind strides of 2 and 3, one cell farther is 6 pixels.",
-            steps[-1]: "That is the spacing between cells of the grid, not the field of each cell.",
-        }
         told = f"With kernels {kernels} and strides {strides} the field is {right} px; got {answer}."
-        return f"{told} {mistakes.get(answer, '')}".rstrip()
+        return f"{told} {_list_mistakes(kernels, strides).get(answer, '')}".rstrip()
     return None
+
+
+def _list_mistakes(kernels: Sequence[int], strides: Sequence[int]) -> dict[int, str]:
+    """What leads to each wrong answer for a stack of convolutions."""
+    reach = np.array(kernels) - 1  # in cells of the grid before each convolution
+    steps = np.cumprod([1, *strides])  # pixels between these cells; the last entry is the stride of the output
+    strideless = "Strides matter: behind a stride of 2, one cell farther is 2 pixels farther."
+    too_wide = "A kernel of 3 reaches 2 cells farther, not 3: take kernel - 1."
+    backwards = "That begins at the wrong end: kernels and strides are listed from the image onwards."
+    return {
+        1 + reach.sum(): strideless,
+        reach.sum(): f"{strideless} And begin with 1.",
+        1 + reach @ steps[1:]: "A stride counts for the convolutions behind it: add first, then multiply the step.",
+        1 + reach @ strides: "A stride counts for the convolutions behind it, for all of them: multiply the steps.",
+        reach @ steps[:-1]: "The starting pixel is missing: begin with 1.",
+        1 + np.array(kernels) @ steps[:-1]: too_wide,
+        np.array(kernels) @ steps[:-1]: f"{too_wide} And begin with 1.",
+        1 + (reach // 2) @ steps[:-1]: "That is one side only: a kernel of 3 looks left and right.",
+        1 + reach @ [1, *strides[:-1]]: "Steps multiply: behind strides of 2 and 3, one cell farther is 6 pixels.",
+        1 + reach.sum() * steps[-1]: "The first kernel works in steps of 1: add first, then multiply the step.",
+        receptive_field(kernels[::-1], strides[::-1]): backwards,
+        receptive_field(kernels[::-1], strides): f"Only the strides are in order. {backwards}",
+        receptive_field(kernels[:-1], strides[:-1]): "The last convolution is missing.",
+        receptive_field(kernels[1:], strides[1:]): "The first convolution is missing.",
+        sum(kernels): "Kernels overlap, so their sides do not add up; and their steps grow with the strides.",
+        int(np.prod(kernels)): "Kernels reach farther by kernel - 1 each: that adds up, it does not multiply.",
+        steps[-1]: "That is the spacing between cells of the grid, not the field of each cell.",
+        receptive_field(kernels, strides) ** 2: "That is the number of pixels in the square: its side is asked for.",
+    }
 
 
 def check_shape(shape: tuple[int, int, int]) -> None:

@@ -212,7 +212,7 @@ def check(overlap: Callable[[np.ndarray, np.ndarray, float], float]) -> None:
     anomaly_map[4, :5] = 7  # false alarms, so that the precision is not 1
     tell(
         lambda: overlap(anomaly_map.copy(), regions.copy(), threshold),
-        lambda answer: _find_mistake(float(answer), anomaly_map, regions, threshold),
+        lambda answer: _find_mistake(answer, anomaly_map, regions, threshold),
         "Take it at every threshold: AUPRO is the area below that curve up to a false-positive rate of 0.3.",
     )
 
@@ -220,8 +220,14 @@ def check(overlap: Callable[[np.ndarray, np.ndarray, float], float]) -> None:
 def _find_mistake(answer: float, anomaly_map: np.ndarray, regions: np.ndarray, threshold: float) -> str | None:
     found = anomaly_map >= threshold
     numbers = range(1, regions.max() + 1)
+    hits = np.array([found[regions == number].sum() for number in numbers])
     parts = np.array([found[regions == number].mean() for number in numbers])
     right = parts.mean()
+    fractions = ", ".join(f"{part:.2f}" for part in parts)
+    if np.size(answer) == len(parts) and np.allclose(answer, parts):
+        return f"Those are the fractions of the regions, {fractions}: return their mean."
+    if np.ndim(answer):
+        return f"PRO at one threshold is one number; got an array of shape {np.shape(answer)}."
     mistakes = {
         "That is the recall: a mean over pixels, dominated by the largest region. Take the fraction found of each "
         "region first, then the mean of those.": found[regions > 0].mean(),
@@ -232,6 +238,24 @@ def _find_mistake(answer: float, anomaly_map: np.ndarray, regions: np.ndarray, t
             np.mean([found[regions == 0].mean(), *parts])
         ),
         "That is the sum over the regions: divide by the number of regions.": parts.sum(),
+        "The last region is missing: range(1, n) ends at n - 1.": parts[:-1].mean(),
+        "The sum is right, but there are 3 regions: 0, the normal pixels, is a number among them, not a region.": (
+            parts.sum() / (len(parts) + 1)
+        ),
+        "That is the mean number of pixels found: divide by the size of each region first.": hits.mean(),
+        "Each region has a size of its own: divide by that, not by the number of all defect pixels.": (
+            (hits / (regions > 0).sum()).mean()
+        ),
+        "That is the fraction missed: a pixel is found if its value is at or above the threshold.": 1 - right,
+        "That is the false-positive rate: it is taken over normal pixels, PRO over those of defects.": (
+            found[regions == 0].mean()
+        ),
+        "That is the fraction of all pixels that are marked: look at the regions only, one after the other.": (
+            found.mean()
+        ),
+        "That is the region found best. PRO gives all regions the same weight: take the mean.": parts.max(),
+        "That is the region found worst. PRO gives all regions the same weight: take the mean.": parts.min(),
+        "That is in percent: PRO lies between 0 and 1.": 100 * right,
         "That counts a region as found as soon as one of its pixels is: take the fraction of its pixels.": (
             (parts > 0).mean()
         ),
@@ -242,6 +266,5 @@ def _find_mistake(answer: float, anomaly_map: np.ndarray, regions: np.ndarray, t
             (found & (regions > 0)).sum() / (found | (regions > 0)).sum()
         ),
     }
-    fractions = ", ".join(f"{part:.2f}" for part in parts)
     otherwise = f"The fractions found are {fractions}, so PRO must be {right:.3f}; got {answer:.3f}."
     return explain(answer, right, mistakes, otherwise)

@@ -50,13 +50,27 @@ def find_reach(
 
 def check_shares(shares: Sequence[float]) -> None:
     """Check the shares of three layers whose squared distances are 9, 16 and 144."""
-    squares = np.array([9.0, 16, 144])
+    squares, roots = np.array([9.0, 16, 144]), np.array([3.0, 4, 12])
     mistakes = {
         "Those are the squares: divide them by their sum.": squares,
-        "That is in proportion to the roots, 3, 4 and 12. Squares add up, roots do not.": np.array([3, 4, 12]) / 19,
-        "Those are the roots divided by the distance: they add up to more than 1.": np.array([3, 4, 12]) / 13,
+        "Those are the distances of the layers, each alone. Shares are in proportion to their squares.": roots,
+        "That is in proportion to the roots, 3, 4 and 12. Squares add up, roots do not.": roots / 19,
+        "Those are the roots divided by the distance: they add up to more than 1.": roots / 13,
+        "Those are shares of the distance, and add up to 13. As fractions of it they add up to 1: divide by 13.": (
+            squares / 13
+        ),
+        "9, 16 and 144 are squared already: do not square them again.": squares**2 / (squares**2).sum(),
+        "That is what the two other layers contribute together.": 1 - squares / 169,
+        'A third each is what weights="equal" aims at. Here the squares differ.': np.full(3, 1 / 3),
+        "Rounded to one digit, yes. Give two.": np.array([0.1, 0.1, 0.9]),
     }
-    otherwise = f"The share of a layer is its square divided by the sum of all squares; got {shares}."
+
+    def otherwise(answer: np.ndarray) -> str:
+        if not np.isclose(answer.sum(), 1, atol=0.02):
+            return f"Fractions of one whole add up to 1; these add up to {answer.sum():.2f}."
+        worst = abs(answer - squares / 169).argmax()
+        return f"layer{worst + 1} contributes {squares[worst]:.0f} of 169: that is not {answer[worst]:g}."
+
     tell(
         lambda: shares,
         lambda answer: _explain_fractions(answer, squares / 169, mistakes, otherwise),
@@ -77,15 +91,20 @@ def check_think(fractions: Sequence[float]) -> None:
     otherwise = f"Divide the width of the scratch by the width that matters; got {fractions}."
     tell(
         lambda: fractions,
-        lambda answer: _explain_fractions(answer, 2 / sides, mistakes, otherwise),
+        lambda answer: _explain_fractions(answer, 2 / sides, mistakes, lambda _: otherwise),
         "A fifth and a thirty-fifth: most of what a coarse cell sees is normal, and is averaged with the scratch.",
     )
 
 
 def _explain_fractions(
-    answer: Sequence[float], right: np.ndarray, mistakes: Mapping[str, np.ndarray], otherwise: str
+    answer: Sequence[float],
+    right: np.ndarray,
+    mistakes: Mapping[str, np.ndarray],
+    otherwise: Callable[[np.ndarray], str],
 ) -> str | None:
     """Explain fractions of three layers, which may be rounded to two decimals or digits."""
+    if np.size(answer) != 3:
+        return f"There are three layers, so three numbers are needed; got {answer}."
     mistakes = {
         **mistakes,
         "The order is layer1, layer2, layer3.": right[::-1],
@@ -95,7 +114,7 @@ def _explain_fractions(
         rounded = 0.5 if value.max() > 1 else 0.005  # percent and squares have no decimals
         if np.allclose(answer, value, rtol=0, atol=rounded + 1e-9):
             return told
-    return otherwise
+    return otherwise(np.asarray(answer, float))
 
 
 def check(weigh: Callable[[Sequence[np.ndarray]], Sequence[float]]) -> None:
@@ -103,25 +122,52 @@ def check(weigh: Callable[[Sequence[np.ndarray]], Sequence[float]]) -> None:
     rng = np.random.default_rng(0)
     levels = [rng.normal(5, 2, (6, 3, 8, 8)), rng.normal(-1, 0.5, (6, 5, 4, 4)), rng.normal(0, 1, (6, 9, 2, 2))]
     right = 'These are the weights that weights="equal" uses.'
-    tell(lambda: weigh(levels), lambda answer: _find_mistake(np.asarray(answer, float), levels), right)
+    tell(lambda: weigh(levels), lambda answer: _find_mistake(answer, levels), right)
 
 
-def _find_mistake(answer: np.ndarray, levels: Sequence[np.ndarray]) -> str | None:
+def _find_mistake(weights: Sequence[float], levels: Sequence[np.ndarray]) -> str | None:
+    channels = np.array([level.shape[1] for level in levels])
+    if np.iterable(weights) and [np.size(one) for one in weights] == channels.tolist():
+        return "Those are weights of channels. A layer has one weight: sum the variances of its channels first."
+    answer = np.asarray(weights, float)
     if answer.shape != (3,):
         return f"There are three levels, so three weights are needed; got an array of shape {answer.shape}."
     variances = np.array([sum(level[:, channel].var() for channel in range(level.shape[1])) for level in levels])
+    places = np.array([level[:, 0].size for level in levels])
     mistakes = {
         "Those are the variances: a level that varies a lot has to count less, so take the reciprocals.": variances,
         "That is the mean over the channels: a distance adds them up, so sum the variances of all channels.": (
-            np.array([level.shape[1] for level in levels]) / variances
+            channels / variances
         ),
         "That is one over the standard deviation, but weights multiply squared distances: drop the root.": (
             1 / np.sqrt(variances)
         ),
+        "Those are standard deviations, summed: sum the variances, the squares.": (
+            [1 / level.std((0, 2, 3)).sum() for level in levels]
+        ),
         "That is the variance over everything at once: take it per channel, over images, rows and columns.": (
             [1 / level.var() for level in levels]
         ),
+        "Those are mean squares: a variance is taken around the mean of the channel, which need not be 0.": (
+            [1 / (level**2).mean((0, 2, 3)).sum() for level in levels]
+        ),
+        "That divides by n - 1, as for a sample (ddof=1). Divide by n, as np.var does.": (
+            (places - 1) / places / variances
+        ),
+        "That is the variance over the channels of each place: take it over images, rows and columns, axes 0, 2, 3.": (
+            [1 / level.var(1).sum() for level in levels]
+        ),
+        "That is the variance over images only, place by place: take rows and columns, too, axes 0, 2 and 3.": (
+            [1 / level.var(0).sum() for level in levels]
+        ),
+        "That is the variance over rows and columns of one image at a time: take the images, too, axes 0, 2 and 3.": (
+            [1 / level.var((2, 3)).sum() for level in levels]
+        ),
+        "That counts channels. Whether they vary a lot or hardly at all must count, too.": 1 / channels,
+        "The same weight for all is no weight: a layer that varies more would count more.": np.full(3, answer[0]),
     }
-    needed, got = (", ".join(f"{weight:.4f}" for weight in weights) for weights in (1 / variances, answer))
+    needed, got = (", ".join(f"{weight:.4f}" for weight in some) for some in (1 / variances, answer))
     otherwise = f"The weights must be {needed}; got {got}."
+    if np.ptp(factors := answer * variances) < 1e-3 * factors.max() and not np.allclose(factors, 1):
+        return f"The proportions are right. The weights themselves are the reciprocals, {needed}; got {got}."
     return explain(answer, 1 / variances, mistakes, otherwise, rtol=1e-3)
