@@ -177,7 +177,7 @@ FAULTS = [
         "Image.Resampling.NEAREST).astype(bool)",
         "Image.Resampling.BILINEAR).astype(bool)",
         "crops",
-        "06_pyramid_layers",
+        "05_from_distances_to_a_map",
     ),
     Fault(
         "crop off by a pixel",
