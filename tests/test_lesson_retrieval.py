@@ -86,6 +86,16 @@ def test_scores_of_a_growing_stain_are_multiples_of_the_threshold(demo):
     assert row["retrieval"] == pytest.approx(result.retrieval_score / usual, rel=1e-4)
 
 
+def test_a_large_stain_stands_out_at_its_edge_and_hardly_inside(demo):
+    spade = spade_kit.SPADE().fit(demo.train[:20])
+    photo = paint(demo.train[30].image, [Stroke("stain", ((226, 170),), 128, 0.8, (110, 70, 30))])
+    result = spade.predict(photo)
+    places = result.crop.on_photo(np.indices((224, 224)).reshape(2, -1).T.astype(float))
+    away = np.hypot(*(places - (226, 170)).T).reshape(224, 224)  # px from the middle of the stain
+    assert 32 < away.flat[result.anomaly_map.argmax()] < 64
+    assert result.anomaly_map[away < 16].max() < 0.75 * result.image_score
+
+
 def test_maps_by_k_equal_those_of_k_neighbours(result, spade, scratched):
     table = follow_k(result, [1, 3])
     for k in (1, 3):
