@@ -99,7 +99,8 @@ def check_think(costs: Sequence[float]) -> None:
         f"How many of the 10 defects are missed, and how many of the 990 good parts are false alarms? Got {costs}."
     )
     told = (
-        "The highest threshold is the cheapest here, although it misses most: only one part in a hundred is defective."
+        "The highest threshold is the cheapest here, although it misses the most defects: "
+        "only one part in a hundred is defective."
     )
     check_answer(costs, 50 * missed + alarms, mistakes, otherwise, told, rtol=0.0025)  # whole numbers will do
 
