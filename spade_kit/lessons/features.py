@@ -251,9 +251,9 @@ def draw_traces(
 
 
 def draw_similarity(
-    backbone: Backbone, crop: UInt8[np.ndarray, "H W 3"], grids: Sequence[Float[np.ndarray, "h w"]], count: int = 3
+    backbone: Backbone, crop: UInt8[np.ndarray, "H W 3"], grids: Sequence[Float[np.ndarray, "h w"]]
 ) -> Figure:
-    """Distance of each cell from the probed one (circle), and the most similar cells elsewhere (crosses)."""
+    """Distance of each cell from the probed one (circle), and the three most similar cells elsewhere (crosses)."""
     figure, (photo, *others) = make_panels(None, 1 + len(grids), bars=1)
     show_picture(photo, crop, "image")
     for panel, name, grid in zip(others, backbone.layers, grids):
@@ -261,7 +261,7 @@ def draw_similarity(
         image = show_grid(panel, grid / np.median(grid), title, vmin=0, vmax=1.5, extent=_extent(len(crop)))
         asked, *alike = [
             (np.array(at) + 0.5) * len(crop) / len(grid) - 0.5
-            for at in (np.unravel_index(grid.argmin(), grid.shape), *find_alike(grid, count))
+            for at in (np.unravel_index(grid.argmin(), grid.shape), *find_alike(grid, 3))
         ]
         for one in [panel, photo] if panel is others[0] else [panel]:
             for colour, width in (("white", 4), (RING, 2)):

@@ -36,7 +36,7 @@ def enlarge(
     return place, np.interp(place, np.arange(len(cells)), cells)  # beyond the outer centres the value stays
 
 
-def measure_smoothing(sigmas: Sequence[float], stride: int = 4, seed: int = 0) -> pandas.DataFrame:
+def measure_smoothing(sigmas: Sequence[float]) -> pandas.DataFrame:
     """What a Gaussian of each sigma (px) leaves of three grids of distances, as a fraction of what sigma 0 leaves.
 
     ``scratch`` and ``stain`` are lines and squares of distance 1, one cell and ten cells wide: the height of the peak.
@@ -44,8 +44,8 @@ def measure_smoothing(sigmas: Sequence[float], stride: int = 4, seed: int = 0) -
     """
     scratch, stain = np.zeros((2, 56, 56), np.float32)
     scratch[28], stain[23:33, 23:33] = 1, 1
-    noise = np.random.default_rng(seed).normal(size=(56, 56)).astype(np.float32)
-    size = (56 * stride, 56 * stride)
+    noise = np.random.default_rng(0).normal(size=(56, 56)).astype(np.float32)
+    size = (224, 224)
     left = [
         [make_map(scratch, size, sigma).max(), make_map(stain, size, sigma).max(), make_map(noise, size, sigma).std()]
         for sigma in (0, *sigmas)

@@ -475,10 +475,10 @@ def check(must_open: Callable[[np.ndarray, np.ndarray, np.ndarray], bool]) -> No
     )
 
 
-def _make_pairs(count: int = 300) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _make_pairs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs of blocks with whole numbers, so that a bound can equal the worst pixel's distance or exceed it by 1."""
     rng = np.random.default_rng(0)
-    queries, normals, nearest = np.empty((count, 5)), np.empty((count, 5)), np.empty((count, 16))
+    queries, normals, nearest = np.empty((300, 5)), np.empty((300, 5)), np.empty((300, 16))
     for case, near in enumerate(nearest):
         queries[case], normals[case] = rng.integers(0, 4, (2, 5))
         bound = ((queries[case] - normals[case]) ** 2).sum()

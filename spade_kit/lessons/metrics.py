@@ -27,6 +27,8 @@ from spade_kit.lessons.checking import check_answer, explain, tell
 from spade_kit.lessons.material import add_bar, open_charts
 from spade_kit.result import Result
 
+_LIMIT = 0.3  # the false-positive rate where AUPRO ends
+
 
 def warm_up(photo: UInt8[np.ndarray, "H W 3"], by: float = 0.15) -> UInt8[np.ndarray, "H W 3"]:
     """The image under a warmer lamp: more red, less blue."""
@@ -72,7 +74,7 @@ def area_up_to(limit: float, x: Iterable[float], y: Iterable[float]) -> float:
 
 
 def aupro_at_even_thresholds(
-    maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"], steps: int = 100, limit: float = 0.3
+    maps: Float[np.ndarray, "n H W"], masks: Bool[np.ndarray, "n H W"], steps: int = 100
 ) -> float:
     """AUPRO as it is often computed, too low: evenly spaced thresholds, up to the last one before the limit."""
     weights, regions = weigh_regions(masks)
@@ -82,7 +84,7 @@ def aupro_at_even_thresholds(
     thresholds = np.linspace(maps.max(), maps.min(), steps)
     fpr = 1 - np.searchsorted(normal, thresholds) / len(normal)
     pro = 1 - missed[np.searchsorted(defect, thresholds)]
-    return float(auc(fpr[fpr < limit], pro[fpr < limit]) / limit)
+    return float(auc(fpr[fpr < _LIMIT], pro[fpr < _LIMIT]) / _LIMIT)
 
 
 def f1_at(threshold: float, scores: Float[np.ndarray, "n"], bad: Bool[np.ndarray, "n"]) -> float:
@@ -140,14 +142,14 @@ def draw_small_map(anomaly_map: Float[np.ndarray, "H W"], mask: Bool[np.ndarray,
     return figure
 
 
-def draw_small_curve(table: pandas.DataFrame, limit: float = 0.3) -> Figure:
+def draw_small_curve(table: pandas.DataFrame) -> Figure:
     """The PRO curve from a table of `overlap_by_hand`, with its thresholds and the area up to the limit."""
     figure, (panel,) = open_charts(6.4, 3.6, "false-positive rate", "overlap per region (mean)", size=9)
     x, y = np.append(0, table["fpr"]), np.append(0, table["PRO"])
-    inside = np.linspace(0, limit, 301)
+    inside = np.linspace(0, _LIMIT, 301)
     panel.plot(x, y, "o-", color=BLUE, linewidth=2)
     panel.fill_between(inside, np.interp(inside, x, y), color=BLUE, alpha=0.2, linewidth=0)
-    panel.axvline(limit, color="#222222", linestyle="dashed", linewidth=1)
+    panel.axvline(_LIMIT, color="#222222", linestyle="dashed", linewidth=1)
     for threshold, fpr, pro in zip(table.index, table["fpr"], table["PRO"]):
         panel.annotate(threshold, (fpr, pro), (6, -13), textcoords="offset points", fontsize=9)
     panel.set_title("each point is labelled with its threshold; shaded: the area up to the limit", fontsize=9)

@@ -116,9 +116,9 @@ def as_pixels(photos: Iterable[Photo], backbone: str | Backbone = EMBEDDED) -> F
     return np.stack([crop.cut(array).ravel() for crop, array in zip(crops, arrays)]).astype(np.float32)
 
 
-def as_pooled(photos: Iterable[Photo], backbone: str | Backbone = EMBEDDED) -> Float[np.ndarray, "n d"]:
+def as_pooled(photos: Iterable[Photo]) -> Float[np.ndarray, "n d"]:
     """The pooled vector of each image."""
-    return extract_features(photos, backbone).pooled.numpy()
+    return extract_features(photos).pooled.numpy()
 
 
 def separate(
