@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from spade_kit.search import runtime
 from spade_kit.search.branch_and_bound import measure_places, search_branch_and_bound, supports_branch_and_bound
 from spade_kit.search.brute_force import Window, measure_brute_force, search_brute_force
-from spade_kit.search.layout import Layout, Shards, SimdLayout, lay_out, nested_order, within
+from spade_kit.search.layout import Layout, Shards, SimdLayout, lay_out, within
 from spade_kit.search.projection import measure_cells, search_projection
 from spade_kit.search.shared_grid import CellLayout, measure_shared_grid, search_shared_grid, supports_shared_grid
 
@@ -117,15 +118,13 @@ class PixelSearch:
         return measure_brute_force(self.query[level], self._levels[level], place)[None]
 
     @cached_property
-    def _query_layout(self) -> Any:
-        return self.layout.of(self.query) if self.layout else None
-
-    @cached_property
     def _laid_out(self) -> tuple[Any, Any, np.ndarray]:
         """Query and gallery in the layout of the search, and the indices of the images in it."""
+        assert self.layout is not None
+        query = self.layout.of(self.query)
         if isinstance(self.gallery, Layout):
-            return self._query_layout, self.gallery, self.images
-        return self._query_layout, self.layout.of(self._levels), np.arange(len(self.images))  # type: ignore[union-attr]
+            return query, self.gallery, self.images
+        return query, self.layout.of(self._levels), np.arange(len(self.images))
 
     @cached_property
     def _levels(self) -> Sequence[Tensor]:
@@ -134,13 +133,11 @@ class PixelSearch:
 
     def _tiles(self, level: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """A level of query and gallery as tiles, the order of cells in the tiles, and the indices of the images."""
-        h, w = self.grids[level]
         if isinstance(self.gallery, SimdLayout) and (level < 2 or len(self.grids) == 3):  # further levels share a tile
-            name = ("fine", "middle", "coarse")[level]
-            query, gallery = self._query_layout.arrays[name], self.gallery.arrays[name]
-            return query[0], gallery, nested_order(h, w, 2 - level), self.images
+            (query, order), (gallery, _) = (layout.tiles(level) for layout in self._laid_out[:2])
+            return query[0], gallery, order, self.images
         query, gallery = (lay_out(levels[level].flatten(2).cpu().numpy()) for levels in (self.query, self._levels))
-        return query[0], gallery, np.arange(h * w), np.arange(len(self.images))
+        return query[0], gallery, np.arange(prod(self.grids[level])), np.arange(len(self.images))
 
 
 def levels_of(gallery: Layout | Sequence[Tensor], images: np.ndarray) -> Sequence[Tensor]:

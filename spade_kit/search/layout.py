@@ -237,10 +237,15 @@ class SimdLayout(Layout):
             step, (first, last) = 2 ** (number - 2), self.spans[number]
             blocks = _cells(self.coarse[images, :, first:last])[:, :, : self.blocks]
             return torch.from_numpy(blocks.reshape(-1, c, self.rows, self.columns)[:, :, ::step, ::step].copy())
-        tiles, times = ((self.fine, 2), (self.middle, 1))[number]
+        tiles, order = self.tiles(number)
         on_grid = np.empty((len(images), c, h * w), np.float32)
-        on_grid[:, :, nested_order(h, w, times)] = _cells(tiles[images, :, :-1])[:, :, : h * w]
+        on_grid[:, :, order] = _cells(tiles[images, :, :-1])[:, :, : h * w]
         return torch.from_numpy(on_grid.reshape(-1, c, h, w))
+
+    def tiles(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """The tiles of one of the first three levels, and the grid cell at each position in them."""
+        _, h, w = self.shapes[number]
+        return (self.fine, self.middle, self.coarse)[number], nested_order(h, w, 2 - number)
 
 
 def lay_out(cells: np.ndarray) -> np.ndarray:
