@@ -38,21 +38,7 @@ from spade_kit.search.layout import (
     stretch_for,
     within,
 )
-from spade_kit.search.runtime import (
-    EVERYWHERE,
-    FAR,
-    NOWHERE,
-    SEEDS,
-    borrow,
-    check_images,
-    check_places,
-    compare,
-    compiled,
-    in_threads,
-    insert,
-    may_enter,
-    measure,
-)
+from spade_kit.search.runtime import borrow, compare, compiled, in_threads, insert, make_room, may_enter, measure
 
 
 def supports_branch_and_bound(shapes: Sequence[tuple[int, ...]]) -> bool:
@@ -91,21 +77,21 @@ def search_branch_and_bound(
     -------
     numpy.ndarray
         (kappa, h, w) int64, nearest first: rank * h * w + row * w + column, where rank is an index into ``images``;
-        with ``history`` (k, kappa, h, w), and NOWHERE where the first images hold fewer than kappa.
+        with ``history`` (k, kappa, h, w), and runtime.NOWHERE where the first images hold fewer than kappa.
     """
     _, h, w = gallery.shapes[0]
-    radius = EVERYWHERE if radius is None else min(radius, EVERYWHERE)
+    radius = runtime.EVERYWHERE if radius is None else min(radius, runtime.EVERYWHERE)
     order, blocks = nested_order(h, w, 2), gallery.blocks  # place in nested order -> place on the grid
     weights = np.asarray(weights, np.float32)
     tries = np.zeros((blocks, SIMD_WIDTH, 0), np.int64)
     if first is not None:
         tries = first.reshape(-1, h * w).T[order].reshape(blocks, SIMD_WIDTH, -1)
-    best = np.full((blocks, SIMD_WIDTH, kappa), FAR, np.float32)
-    found = np.full((blocks, SIMD_WIDTH, kappa), NOWHERE, np.int64)
+    best = np.full((blocks, SIMD_WIDTH, kappa), runtime.FAR, np.float32)
+    found = np.full((blocks, SIMD_WIDTH, kappa), runtime.NOWHERE, np.int64)
     log = np.empty((len(images) if history else 0, blocks, SIMD_WIDTH, kappa), np.int64)
     arguments = (
-        check_images(images, len(gallery)),
-        min(1 if history else 0 if tries.shape[2] >= kappa else SEEDS, len(images)),
+        runtime.check_images(images, len(gallery)),
+        min(1 if history else 0 if tries.shape[2] >= kappa else runtime.SEEDS, len(images)),
         np.ascontiguousarray(tries),
         weights,
         np.array(gallery.spans[2:], np.int64).reshape(-1, 2),
@@ -142,26 +128,16 @@ def _search_blocks(
     Start with the places to try first, then the best block of a few images, to get tight limits early; then search
     everything that these limits do not exclude.
     """
-    best, found, log = borrow(nearest[0]), borrow(nearest[1]), nearest[2]
+    best, found, log = borrow(nearest)
     blocks = len(found)
     held = (
+        (np.full(blocks, runtime.FAR), np.full(middle[2].shape, runtime.FAR), np.full(fine[2].shape, runtime.FAR)),
+        make_room(3),
         np.empty((4, inside.shape[1]), np.float32),
-        np.full(blocks, FAR),
-        np.full(middle[2].shape, FAR),
-        np.full(fine[2].shape, FAR),
-        np.zeros((3, SIMD_WIDTH), np.float32),
-        np.empty((3, 4, SIMD_WIDTH), np.float32),
-        np.empty((3, SIMD_WIDTH), np.float32),
     )
-    bounds = borrow(held[0])
-    state = (best, found, borrow(held[1]), borrow(held[2]), borrow(held[3]))  # limits of blocks, cells and pixels
-    room = (borrow(held[4]), borrow(held[5]), borrow(held[6]))
-    levels = (
-        (borrow(coarse[0]), borrow(coarse[1]), borrow(coarse[2]), borrow(coarse[3])),
-        (borrow(middle[0]), borrow(middle[1]), borrow(middle[2]), borrow(middle[3])),
-        (borrow(fine[0]), borrow(fine[1]), borrow(fine[2]), borrow(fine[3])),
-        (borrow(weights), borrow(spans)),
-    )
+    limits, room, bounds = borrow(held)
+    state = (best, found, *limits)  # limits of blocks, cells and pixels
+    levels = borrow((coarse, middle, fine, (weights, spans)))
     groups = middle[3].shape[1]
     for quad in range(worker, (blocks + 3) // 4, workers):
         for P in range(4 * quad, min(4 * quad + 4, blocks)):
@@ -175,11 +151,7 @@ def _search_blocks(
             for P in range(4 * quad, min(4 * quad + 4, blocks)):
                 first, end = 0, groups
                 if step < seeds:
-                    nearest_block = 0
-                    for R in range(blocks):
-                        if bounds[P % 4, R] < bounds[P % 4, nearest_block]:
-                            nearest_block = R
-                    first = nearest_block // 4
+                    first = np.argmin(bounds[P % 4]) // 4
                     end = first + 1
                 for group in range(first, end):
                     least = np.float32(np.inf)
@@ -188,9 +160,7 @@ def _search_blocks(
                     if least <= state[2][P]:
                         _open_group(P, rank, image, group, bounds, levels, rules, state, room)
                 if step >= seeds and len(log):
-                    for pixel in range(SIMD_WIDTH):
-                        for number in range(found.shape[2]):
-                            log[rank, P, pixel, number] = found[P, pixel, number]
+                    log[rank, P] = found[P]
     return held  # borrowed above: keep alive until here
 
 
@@ -280,7 +250,7 @@ def _insert_pixels(P, a, rank, image, R, pixels, levels, rules, state, room):
         if lanes == 0:
             continue
         measure(query, P, 4 * a + e, gallery, image * len(found) + R, 0, gallery.shape[2] - 1, exact, 2)
-        least = FAR
+        least = runtime.FAR
         for j in range(SIMD_WIDTH):
             exact[2, j] = (
                 exact[0, R % SIMD_WIDTH] + weights[1] * exact[1, 4 * (R % 4) + (j >> 2)] + weights[0] * exact[2, j]
@@ -338,8 +308,8 @@ def measure_places(query: SimdLayout, gallery: SimdLayout, images: np.ndarray, p
     sides = zip((query.fine, query.middle, query.coarse), (gallery.fine, gallery.middle, gallery.coarse))
     tiles = [(*pair, width) for pair, width in zip(sides, (SIMD_WIDTH, 4, 1))]
     levels = [(*tiles[min(number, 2)], *span, squared[number]) for number, span in enumerate(gallery.spans)]
-    images = check_images(images, len(gallery))
-    place = check_places(place, len(images) * place[0].size)
+    images = runtime.check_images(images, len(gallery))
+    place = runtime.check_places(place, len(images) * place[0].size)
 
     def work(worker: int, workers: int) -> None:
         for level in levels:

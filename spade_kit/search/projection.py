@@ -10,21 +10,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from spade_kit.search import runtime
 from spade_kit.search.layout import CHUNK, SIMD_WIDTH, lay_out, prepare, put_on_grid, slack, stretch_for
-from spade_kit.search.runtime import (
-    FAR,
-    NOWHERE,
-    SEEDS,
-    borrow,
-    check_images,
-    check_places,
-    compare,
-    compiled,
-    in_threads,
-    insert,
-    may_enter,
-    measure,
-)
+from spade_kit.search.runtime import borrow, compare, compiled, in_threads, insert, make_room, may_enter, measure
 
 _BATCH = 8  # gallery tiles that fit into the L1 cache
 
@@ -63,13 +51,13 @@ def search_projection(
     views[:, -1] = (views[:, :-1].astype(np.float64) ** 2).sum(1) * (1 - slack(len(axes))) - error * query[:, -1]
     place = np.full(tiles * SIMD_WIDTH, -1, np.int64)
     place[: h * w] = order
-    best = np.full((tiles, SIMD_WIDTH, kappa), FAR, np.float32)
-    found = np.full((tiles, SIMD_WIDTH, kappa), NOWHERE, np.int64)
+    best = np.full((tiles, SIMD_WIDTH, kappa), runtime.FAR, np.float32)
+    found = np.full((tiles, SIMD_WIDTH, kappa), runtime.NOWHERE, np.int64)
     log = np.empty((len(images) if history else 0, tiles, SIMD_WIDTH, kappa), np.int64)
     one = np.ones(1, np.float32)
     arguments = (
-        check_images(images, len(gallery)),
-        min(1 if history else SEEDS, len(images)),
+        runtime.check_images(images, len(gallery)),
+        min(1 if history else runtime.SEEDS, len(images)),
         stretch_for(channels),
         (*_directions(axes), 1 - slack(len(axes)), error),
         prepare(views, [(0, len(axes))], one),
@@ -87,7 +75,7 @@ def measure_cells(
     query: np.ndarray, gallery: np.ndarray, order: np.ndarray, images: np.ndarray, place: np.ndarray
 ) -> np.ndarray:
     """(kappa, h, w) float64: the squared distances to the cells that `search_projection` found."""
-    check_places(place, len(check_images(images, len(gallery))) * len(order))
+    runtime.check_places(place, len(runtime.check_images(images, len(gallery))) * len(order))
     position = np.argsort(order)  # grid cell -> position in the tiles
     there, here = position[place % len(order)], position.reshape(place.shape[1:])
     cells = gallery[images[place // len(order)], there // SIMD_WIDTH, :-1, there % SIMD_WIDTH]  # (kappa, h, w, c)
@@ -130,21 +118,18 @@ def _find_windows(place: np.ndarray, window: tuple[np.ndarray, np.ndarray]) -> n
 @compiled(cache=True)
 def _search_tiles(worker, workers, images, seeds, stretch, axes, view, level, place, window, near, nearest):
     """Search every ``workers``-th tile of query cells, with a few gallery tiles at a time in cache."""
-    best, found, log = borrow(nearest[0]), borrow(nearest[1]), nearest[2]
+    best, found, log = borrow(nearest)
     tiles = len(found)
     held = (
         np.empty((_BATCH, view[0].shape[1], SIMD_WIDTH), np.float32),
-        np.full(view[2].shape, FAR),
-        np.full(level[2].shape, FAR),
-        np.zeros((1, SIMD_WIDTH), np.float32),
-        np.empty((1, 4, SIMD_WIDTH), np.float32),
-        np.empty((1, SIMD_WIDTH), np.float32),
+        (np.full(view[2].shape, runtime.FAR), np.full(level[2].shape, runtime.FAR)),
+        make_room(1),
     )
-    views = (borrow(view[1]), borrow(view[2]), borrow(held[0]))
-    levels = (borrow(level[0]), borrow(level[1]), borrow(level[2]), borrow(level[3]))
-    state = (best, found, borrow(held[1]), borrow(held[2]))  # limits for views and for all channels
-    room = (borrow(held[3]), borrow(held[4]), borrow(held[5]))
-    where = (borrow(place), borrow(window[0]), borrow(window[1]))
+    projected, limits, room = borrow(held)
+    views = (*borrow(view[1:]), projected)
+    levels = borrow(level)
+    state = (best, found, *limits)  # limits for views and for all channels
+    where = borrow((place, *window))
     for step in range(seeds + len(images)):
         rank = step if step < seeds else step - seeds
         for start in range(0, tiles, _BATCH):
@@ -161,9 +146,7 @@ def _search_tiles(worker, workers, images, seeds, stretch, axes, view, level, pl
                             _compare_all(cell, lane, rank, there, tile, stretch, views, levels, where, state, room)
         if step >= seeds and len(log):
             for cell in range(worker, tiles, workers):
-                for lane in range(SIMD_WIDTH):
-                    for number in range(found.shape[2]):
-                        log[rank, cell, lane, number] = found[cell, lane, number]
+                log[rank, cell] = found[cell]
     return held  # borrowed above: keep alive until here
 
 
@@ -202,7 +185,7 @@ def _compare_all(cell, lane, rank, there, tile, stretch, views, levels, where, s
         if lanes == 0 or here < 0:
             continue
         measure(query, cell, e, gallery, there, 0, query.shape[1] - 1, exact, 0)
-        least = FAR
+        least = runtime.FAR
         for j in range(SIMD_WIDTH):
             least = exact[0, j] if exact[0, j] < least else least
         if not may_enter(cell, e, least, rank * len(rows) * w, best, found):

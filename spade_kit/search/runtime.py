@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from spade_kit._arguments import HeldSetting, warn
+from spade_kit.search.layout import SIMD_WIDTH
 
 _PROBLEM = ""
 try:
@@ -127,6 +128,13 @@ def usual_settings(device: torch.device) -> Iterator[None]:
         torch.autocast(device.type, enabled=False),
     ):
         yield
+
+
+@compiled(forceinline=True)
+def make_room(levels):
+    """What a thread's calls of `compare` and `measure` read and write: nothing above, sums, exact distances."""
+    above, sums = np.zeros((levels, SIMD_WIDTH), np.float32), np.empty((levels, 4, SIMD_WIDTH), np.float32)
+    return above, sums, np.empty((levels, SIMD_WIDTH), np.float32)
 
 
 @compiled(forceinline=True)

@@ -24,20 +24,7 @@ from torch import Tensor
 from spade_kit._arguments import spread_evenly
 from spade_kit.search import runtime
 from spade_kit.search.layout import SIMD_WIDTH, STEP, Layout, lay_out, prepare, stretch_for
-from spade_kit.search.runtime import (
-    EVERYWHERE,
-    FAR,
-    NOWHERE,
-    SEEDS,
-    borrow,
-    check_images,
-    check_places,
-    compare,
-    compiled,
-    in_threads,
-    insert,
-    sum_squares,
-)
+from spade_kit.search.runtime import borrow, compare, compiled, in_threads, insert, make_room, sum_squares
 
 _VIEW = 64  # numbers in the view of a level
 _SAMPLED = 2048  # cells that determine the axes
@@ -145,13 +132,13 @@ def search_shared_grid(
     Levels of weight 0 are not compared.
     """
     h, w = gallery.h, gallery.w
-    images, levels = check_images(images, len(gallery)), np.flatnonzero(weights)
+    images, levels = runtime.check_images(images, len(gallery)), np.flatnonzero(weights)
     factors = weights[levels].astype(np.float32)
-    reach = EVERYWHERE if radius is None else min(radius, EVERYWHERE)
+    reach = runtime.EVERYWHERE if radius is None else min(radius, runtime.EVERYWHERE)
     if first is None:
-        first = np.arange(min(SEEDS, len(images)))[:, None] * h * w + np.arange(h * w)
-    best = np.full((1, h * w, kappa), FAR, np.float32)
-    found = np.full((1, h * w, kappa), NOWHERE, np.int64)
+        first = np.arange(min(runtime.SEEDS, len(images)))[:, None] * h * w + np.arange(h * w)
+    best = np.full((1, h * w, kappa), runtime.FAR, np.float32)
+    found = np.full((1, h * w, kappa), runtime.NOWHERE, np.int64)
     log = np.empty((len(images) if history else 0, h * w, kappa), np.int64)
     arguments = (
         images,
@@ -174,8 +161,8 @@ def measure_shared_grid(
 ) -> np.ndarray:
     """(L, kappa, h, w) float64: at some levels, the unweighted squared distance to the cells found."""
     _, h, w = place.shape
-    images = check_images(images, len(gallery))
-    check_places(place, len(images) * h * w)
+    images = runtime.check_images(images, len(gallery))
+    runtime.check_places(place, len(images) * h * w)
     squared = np.empty((len(levels), len(place), h * w))
     cells, there = (query.cells, gallery.cells, images, np.array(levels)), place.reshape(-1, h * w)
     in_threads(lambda worker, workers: _measure(worker, workers, *cells, there, squared), h * w)
@@ -191,7 +178,7 @@ def _prepare_views(
     terms, own = np.stack([terms for _, terms, _ in parts]), np.stack([own for *_, own in parts])
     error = np.zeros(own[0].size)
     error[: errors.shape[1]] = np.sqrt(factors @ errors**2)
-    limits = np.full((own.size // SIMD_WIDTH, SIMD_WIDTH), FAR, np.float32)  # over a level and those before it
+    limits = np.full((own.size // SIMD_WIDTH, SIMD_WIDTH), runtime.FAR, np.float32)  # over a level and those before it
     owns = own.cumsum(0).reshape(limits.shape)
     return terms, theirs, levels, (owns, error, stretch_for(len(levels) * gallery.channels), limits)
 
@@ -201,8 +188,7 @@ def _search_windows(worker, workers, images, tries, grid, cells, nearest):
     """Measure all pairs within the radius, for a part of the query's rows."""
     h, w, reach = grid
     start, stop = worker * h // workers, (worker + 1) * h // workers
-    best, found, log = borrow(nearest[0]), borrow(nearest[1]), nearest[2]
-    levels = (borrow(cells[0]), borrow(cells[1]), borrow(cells[2]), borrow(cells[3]))
+    (best, found, log), levels = borrow(nearest), borrow(cells)
     for cell in range(start * w, stop * w):
         _try_first(cell, images, tries, grid, levels, best, found)
     for rank in range(len(images)):
@@ -213,23 +199,17 @@ def _search_windows(worker, workers, images, tries, grid, cells, nearest):
                         place = (rank * h + row) * w + col
                         _try(asked * w + middle, images[rank], place, h * w, levels, best, found)
         if len(log):
-            for cell in range(start * w, stop * w):
-                log[rank, cell] = found[0, cell]
+            log[rank, start * w : stop * w] = found[0, start * w : stop * w]
 
 
 @compiled(cache=True)
 def _search_views(worker, workers, images, tries, grid, cells, nearest, terms, views, numbers, rules):
     """Search for every ``workers``-th tile of query cells, with the views of a few gallery tiles at a time in cache."""
     h, w, reach = grid
-    best, found, log = borrow(nearest[0]), borrow(nearest[1]), nearest[2]
-    levels = (borrow(cells[0]), borrow(cells[1]), borrow(cells[2]), borrow(cells[3]))
-    seen, limits = (borrow(terms), borrow(views), numbers), borrow(rules[3])
-    held = (
-        np.zeros((1, SIMD_WIDTH), np.float32),
-        np.empty((1, 4, SIMD_WIDTH), np.float32),
-        np.empty((4, SIMD_WIDTH), np.float32),
-    )
-    room = borrow(held[0]), borrow(held[1]), borrow(held[2])
+    (best, found, log), levels = borrow(nearest), borrow(cells)
+    seen, limits = borrow((terms, views, numbers)), borrow(rules[3])
+    held = make_room(4)  # the totals of four query cells
+    room = borrow(held)
     tiles = terms.shape[1]
     for own in range(worker, tiles, workers):
         for cell in range(own * SIMD_WIDTH, min((own + 1) * SIMD_WIDTH, h * w)):
@@ -254,8 +234,8 @@ def _search_views(worker, workers, images, tries, grid, cells, nearest, terms, v
                             _tighten(cell, best, rules, limits)
         if len(log):
             for own in range(worker, tiles, workers):
-                for cell in range(own * SIMD_WIDTH, min((own + 1) * SIMD_WIDTH, h * w)):
-                    log[rank, cell] = found[0, cell]
+                first, end = own * SIMD_WIDTH, (own + 1) * SIMD_WIDTH
+                log[rank, first:end] = found[0, first:end]
     return held  # borrowed above: keep alive until here
 
 

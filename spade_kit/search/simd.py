@@ -131,18 +131,25 @@ def sum_squares(context, query, cell, gallery, index):
 
 
 @intrinsic
-def borrow(context, array):
-    """The same array without its reference count, for which threads would contend at every call.
+def borrow(context, value):
+    """The same array, or tuple of arrays, without their reference counts, for which threads would contend.
 
-    Valid only within a function, while its caller holds the array.
+    Valid only within a function, while its caller holds the arrays.
     """
     del context
 
     def generate(context, builder, signature, arguments):
-        count = context.data_model_manager[array].get_field_position("meminfo")
-        return builder.insert_value(arguments[0], ir.Constant(arguments[0].type.elements[count], None), count)
+        return _forget_owner(context, builder, signature.return_type, arguments[0])
 
-    return array(array), generate
+    return value(value), generate
+
+
+def _forget_owner(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+    if isinstance(kind, types.BaseTuple):
+        parts = [_forget_owner(context, builder, of, builder.extract_value(value, at)) for at, of in enumerate(kind)]
+        return context.make_tuple(builder, kind, parts)
+    count = context.data_model_manager[kind].get_field_position("meminfo")
+    return builder.insert_value(value, ir.Constant(value.type.elements[count], None), count)
 
 
 def _word(value: int) -> ir.Constant:
@@ -150,7 +157,7 @@ def _word(value: int) -> ir.Constant:
 
 
 class _Values:
-    """The arguments of an intrinsic, and the instructions that both intrinsics use."""
+    """The arguments of an intrinsic, and the instructions that all intrinsics use."""
 
     def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any) -> None:
         self.context, self.builder, self.types, self.arguments = context, builder, signature.args, arguments
