@@ -399,7 +399,7 @@ class Result:
             Euclidean, or squared under ``squared``, and weighted.
         """
         size = self.anomaly_map.shape
-        cell = self.correspondence.cell_of(*_check_on_map(row, col, size), size)
+        cell = self.correspondence.cell_of(*check_on_map(row, col, size), size)
         return measure_from(cell, self._asked if images is None else replace(self._asked, images=images))
 
     @cached_property
@@ -452,10 +452,10 @@ class Result:
         return normals[there]
 
 
-def _check_on_map(row: SupportsIndex, col: SupportsIndex, size: tuple[int, ...]) -> tuple[int, int]:
+def check_on_map(row: SupportsIndex, col: SupportsIndex, size: Sequence[float]) -> tuple[int, int]:
     """A pixel of a map of ``size``."""
     height, width = size
-    row, col = int(check_count("row", row, least=0)), int(check_count("col", col, least=0))
+    row, col = check_count("row", row, least=0), check_count("col", col, least=0)
     if row >= height or col >= width:
         raise ValueError(f"A map position must have 0 <= row < {height} and 0 <= col < {width}; got ({row}, {col}).")
     return row, col
@@ -471,7 +471,7 @@ def match_at(
     unit_weights: Float[np.ndarray, "L"] | None = None,
 ) -> Match:
     """The match that a search on some grid found for a pixel of a map of ``size``."""
-    at = found.cell_of(*_check_on_map(row, col, size), size)
+    at = found.cell_of(*check_on_map(row, col, size), size)
     squared = found.layer_distance[:, at[0], at[1]]
     shares = split(found.distance[at][None], squared[:, None])[:, 0]
     angles = find_angles(squared, unit_weights) if unit_weights is not None else np.full(len(squared), np.nan)

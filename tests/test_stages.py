@@ -235,7 +235,7 @@ def test_a_saved_page_of_fifty_neighbours_takes_less_than_600_kb(demo, tmp_path)
     ("k", 0, "k must be a whole number"),
     ("sigma", -1, "sigma must be a number of map pixels"),
     ("threshold", float("nan"), "threshold must be a finite raw distance"),
-    ("probe", (0, 224), r"probe must satisfy 0 <= row < 224 and 0 <= col < 224; got \(0, 224\)"),
+    ("probe", (0, 224), r"A map position must have 0 <= row < 224 and 0 <= col < 224; got \(0, 224\)"),
     ("index", 1, "index must"),
 ])  # fmt: skip
 def test_wrong_values_change_nothing(stages, name, value, said):

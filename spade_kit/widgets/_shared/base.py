@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial, wraps
 from itertools import count
+from math import inf
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -15,10 +16,11 @@ import numpy as np
 import traitlets
 from matplotlib import style
 
-from spade_kit._arguments import check_attribute, check_count, check_number, choose
+from spade_kit._arguments import check_attribute, check_number, choose
 from spade_kit._files import write_whole
 from spade_kit.figures.style import SCALE, as_png
 from spade_kit.gallery.gallery import Normal
+from spade_kit.result import check_on_map
 from spade_kit.scores import check_fpr
 from spade_kit.widgets._shared import encoding
 from spade_kit.widgets._shared.export import STYLE, fit_crops, frame_page, load_module
@@ -58,17 +60,6 @@ class Checked(traitlets.TraitType):
         return self.check(widget, value)
 
 
-def check_place(value: Any, size: tuple[int, int] | None) -> tuple[int, int]:
-    """A pixel (row, col) of the map; only its form is checked while the map size is unknown."""
-    if not isinstance(value, (list, tuple)) or len(value) != 2:
-        raise ValueError(f"probe must be a pixel (row, col) of the map; got {value!r}.")
-    row, col = (int(check_count(name, at, least=0)) for name, at in zip(("row", "col"), value))
-    height, width = size or (row + 1, col + 1)
-    if row >= height or col >= width:
-        raise ValueError(f"probe must satisfy 0 <= row < {height} and 0 <= col < {width}; got ({row}, {col}).")
-    return row, col
-
-
 def check_path(path: str | Path) -> Path:
     if not isinstance(path, (str, Path)) or not Path(path).name:
         raise ValueError(f"path must be the name of a file; got {path!r}.")
@@ -96,10 +87,17 @@ class Index(Checked):
 
 
 class Probe(Checked):
-    """A pixel (row, col) of the current map."""
+    """A pixel (row, col) of the current map; only its form is checked while there is none."""
 
     def __init__(self) -> None:
-        super().__init__((0, 0), lambda widget, value: check_place(value, widget.photo.get("size")))
+        super().__init__((0, 0), self._check)
+
+    @staticmethod
+    def _check(widget: Live, value: Any) -> tuple[int, int]:
+        if not isinstance(value, (list, tuple)) or len(value) != 2:
+            raise ValueError(f"probe must be a pixel (row, col) of the map; got {value!r}.")
+        row, col = value
+        return check_on_map(row, col, widget.photo.get("size", (inf, inf)))
 
 
 class Live(anywidget.AnyWidget):
