@@ -4,9 +4,10 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from io import BytesIO
-from threading import Thread
+from threading import Barrier, BrokenBarrierError, Thread
 
 import numpy as np
 import pytest
@@ -724,6 +725,32 @@ def test_a_cell_waits_until_a_message_of_the_page_is_applied(explorer):
     cell.join()
     assert seen == ["hand"]
     assert (explorer.k, explorer.threshold, explorer.threshold_rule, explorer.problem) == (3, 9.0, "hand", "")
+
+
+def test_linked_widgets_changed_by_two_threads_do_not_wait_for_each_other(spade, demo):
+    together = Barrier(2)
+
+    def tell(other):
+        def follow(change):
+            with suppress(BrokenBarrierError):
+                together.wait(0.5)  # each thread has begun to change its widget, if both can
+            other.opacity = change["new"]
+
+        return follow
+
+    one, two = (explore(spade, demo.test[:1]) for _ in range(2))
+    one.observe(tell(two), "opacity")
+    two.observe(tell(one), "opacity")
+    threads = [
+        Thread(target=setattr, args=(widget, "opacity", value), daemon=True)
+        for widget, value in ((one, 0.2), (two, 0.8))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in threads)
+    assert one.opacity == two.opacity
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial, wraps
 from itertools import count
 from math import inf
@@ -127,7 +127,7 @@ class Live(anywidget.AnyWidget):
     )
 
     _css = STYLE
-    _lock: Any = nullcontext()  # until construction begins
+    _lock = RLock()  # of all widgets: linked ones change each other, and two locks could wait for each other
     _quiet = True  # until construction is complete
 
     problem = traitlets.Unicode().tag(sync=True)
@@ -149,7 +149,6 @@ class Live(anywidget.AnyWidget):
         return widget
 
     def __init__(self, **traits: Any) -> None:
-        self._lock = RLock()
         self._background = Background(self._background_steps, self._lock)
         super().__init__(**traits)
 
