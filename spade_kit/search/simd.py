@@ -145,11 +145,11 @@ def borrow(context, value):
 
 
 def _forget_owner(context: Any, builder: Any, kind: Any, value: Any) -> Any:
-    if isinstance(kind, types.BaseTuple):
-        parts = [_forget_owner(context, builder, of, builder.extract_value(value, at)) for at, of in enumerate(kind)]
-        return context.make_tuple(builder, kind, parts)
-    count = context.data_model_manager[kind].get_field_position("meminfo")
-    return builder.insert_value(value, ir.Constant(value.type.elements[count], None), count)
+    if isinstance(kind, types.Array):
+        count = context.data_model_manager[kind].get_field_position("meminfo")
+        return builder.insert_value(value, ir.Constant(value.type.elements[count], None), count)
+    parts = [_forget_owner(context, builder, of, builder.extract_value(value, at)) for at, of in enumerate(kind)]
+    return context.make_tuple(builder, kind, parts)
 
 
 def _word(value: int) -> ir.Constant:
