@@ -29,6 +29,7 @@ from spade_kit._arguments import warn
 from spade_kit._work import track
 
 MANIFEST = "run.json"
+LOCK = ".lock"
 _UNFINISHED = ".writing"  # the suffix of incomplete files
 _LONGEST_NAME = 255 - len(".tiff")  # bytes, on nearly every file system
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
@@ -255,7 +256,7 @@ def lock(folder: Path) -> AbstractContextManager:
     """Make a folder, and keep other runs out of it: by a lock of the system, which a killed process does not keep."""
     with explain_failure(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        held = FileLock(folder / ".lock")
+        held = FileLock(folder / LOCK)
         with suppress(Timeout):
             return held.acquire(timeout=0)
     raise ValueError(

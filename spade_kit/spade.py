@@ -395,6 +395,8 @@ class SPADE:
 
         Raises
         ------
+        ValueError
+            If another process is saving there, or the folder holds a ``spade.json`` of another kind.
         OSError
             If it cannot be written; an older save stays intact.
         """

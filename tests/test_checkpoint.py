@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from spade_kit import SPADE, load_backbone
+from spade_kit._files import lock
 from spade_kit.gallery import checkpoint
 from spade_kit.search.layout import SimdLayout
 
@@ -177,6 +178,14 @@ def test_threads_save_to_one_folder_one_after_the_other(fitted, scratched, tmp_p
         list(pool.map(lambda _: fitted.save(tmp_path), range(12)))
     same(SPADE.load(tmp_path), fitted, scratched)
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
+
+
+def test_processes_do_not_save_to_one_folder_at_once(fitted, demo, scratched, tmp_path):
+    """Each would remove what the other has written and not yet listed."""
+    fitted.save(tmp_path)
+    with lock(tmp_path), pytest.raises(ValueError, match=r"is in use: another run is writing to it"):
+        SPADE(k=2).fit(demo.train[:4]).save(tmp_path)
+    same(SPADE.load(tmp_path), fitted, scratched)
 
 
 @pytest.mark.parametrize("name", ["", "a\0b"])

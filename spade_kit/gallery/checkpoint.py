@@ -26,7 +26,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from spade_kit._arguments import check_count, warn
-from spade_kit._files import as_text, check_is_no_file, explain_failure, explain_reading, remove_unfinished, write_whole
+from spade_kit._files import (
+    LOCK,
+    as_text,
+    check_is_no_file,
+    explain_failure,
+    explain_reading,
+    lock,
+    remove_unfinished,
+    write_whole,
+)
 from spade_kit.datasets.roi import Roi, check_corners, pack_mask, unpack_mask
 from spade_kit.datasets.samples import Sample
 from spade_kit.features.backbones import Backbone, Device, load_backbone
@@ -130,16 +139,22 @@ def _find_named(folder: Path, text: str) -> list[Path]:
 
 @contextmanager
 def unfinished(folder: Path, name: str) -> Iterator[Path]:
-    """A folder in a folder, for shards that no manifest lists yet; also those of a process that was killed are gone."""
+    """A folder in a folder, for shards that no manifest lists yet, while no other process writes there.
+
+    Also those of a process that was killed are gone.
+    """
     place = folder / name
-    remove_unfinished(folder)
-    _clean(place)
-    with explain_failure(place):
-        place.mkdir(parents=True)
-    try:
-        yield place
-    finally:
+    with lock(folder):
+        remove_unfinished(folder)
         _clean(place)
+        with explain_failure(place):
+            place.mkdir()
+        try:
+            yield place
+        finally:
+            _clean(place)
+            with suppress(OSError):  # where it cannot be removed before it is released
+                (folder / LOCK).unlink()
 
 
 def _clean(place: Path) -> None:

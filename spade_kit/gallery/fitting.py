@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from spade_kit._files import check_shared, lock
+from spade_kit._files import check_shared
 from spade_kit._work import LostImageError, crew, hand_out, share, track
 from spade_kit.datasets.samples import Photo, absolute, name_of
 from spade_kit.features.backbones import Backbone
@@ -32,7 +32,6 @@ def fit_into(
     cropping = fit_cropping(images, backbone, roi)
     with (
         crew(jobs, client) as workers,
-        lock(folder),
         checkpoint.unfinished(folder.resolve(), ".fitting") as place,
         track(total=len(images), desc="features") as progress,
     ):
