@@ -405,6 +405,18 @@ def test_in_a_running_loop_the_rest_is_judged_in_the_background(spade, few, judg
     assert threshold == scores_of(judged[0]).max()
 
 
+def test_an_error_in_the_background_is_shown_in_the_page(spade, few, monkeypatch):
+    async def wait() -> str:
+        chooser = choose_threshold(spade, few.test[:3])
+        monkeypatch.setattr(chooser, "_judge", lambda at: 1 / 0)
+        while not chooser.problem:
+            await asyncio.sleep(0.05)
+        return chooser.problem
+
+    said = Apart(1).submit(lambda: asyncio.run(asyncio.wait_for(wait(), 5))).result()
+    assert said == "ZeroDivisionError: division by zero"
+
+
 def test_finishing_between_two_background_steps_still_updates_the_page(spade, few):
     chooser = choose_threshold(spade, few.test[:3])
     steps = chooser._background_steps()

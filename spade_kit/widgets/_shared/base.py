@@ -149,7 +149,7 @@ class Live(anywidget.AnyWidget):
         return widget
 
     def __init__(self, **traits: Any) -> None:
-        self._background = Background(self._background_steps, self._lock)
+        self._background = Background(self._background_steps, self._lock, self._report)
         super().__init__(**traits)
 
     def _open(self) -> None:
@@ -346,7 +346,10 @@ class Live(anywidget.AnyWidget):
                 self.problem = ""  # so that a repeated error is sent again
             self._act(choose("A message", content["kind"], self.MESSAGES), {**content, "buffers": buffers})
         except Exception as mistake:  # as above
-            self.problem = _explain(mistake)
+            self._report(mistake)
+
+    def _report(self, mistake: Exception) -> None:
+        self.problem = _explain(mistake)
 
     def _act(self, kind: str, content: dict) -> None:
         act = getattr(self, f"_on_{kind}", None) or getattr(self, kind)

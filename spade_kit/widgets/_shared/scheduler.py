@@ -24,10 +24,12 @@ class Background:
         work itself runs in a thread.
     lock
         Held while results are taken in, and by whoever changes what the steps depend on.
+    report
+        Called with an error that ends a round: nobody waits for it.
     """
 
-    def __init__(self, steps: Callable[[], Steps], lock: RLock) -> None:
-        self._steps, self._lock = steps, lock
+    def __init__(self, steps: Callable[[], Steps], lock: RLock, report: Callable[[Exception], None]) -> None:
+        self._steps, self._lock, self._report = steps, lock, report
         self._round = 0  # steps of an earlier round are abandoned
         self._task: asyncio.Task | None = None
         try:
@@ -57,10 +59,14 @@ class Background:
     async def _run(self, number: int) -> None:
         await asyncio.sleep(_PAUSE)
         steps, value = self._steps(), None
-        with suppress(StopIteration):
+        try:
             while True:
                 with self._lock:  # a change comes before, and ends this round, or after
                     if number != self._round:
                         return
                     work = steps.send(value)
                 value = await asyncio.to_thread(work)
+        except StopIteration:
+            pass
+        except Exception as mistake:
+            self._report(mistake)
