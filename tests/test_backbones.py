@@ -1,6 +1,7 @@
 """Pretrained networks: levels equal those of the full network run in another way; weights match their names."""
 
 import copy
+import json
 from functools import partial
 
 import numpy as np
@@ -375,6 +376,12 @@ def test_averaged_levels_are_means_over_the_cells_inside_the_grid(demo, side):
             reach = side // 2
             around = level[0, :, max(0, row - reach) : row + reach + 1, max(0, col - reach) : col + reach + 1]
             torch.testing.assert_close(mean[0, :, row, col], around.mean((1, 2)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_numbers_of_numpy_are_numbers_of_python():
+    backbone = load_backbone(resize=np.int64(160), crop=np.int64(96), average=np.int64(3))
+    assert json.loads(json.dumps(backbone.recipe)) == load_backbone(resize=160, crop=96, average=3).recipe
 
 
 def test_an_even_average_raises_an_error():

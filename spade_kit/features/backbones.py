@@ -288,7 +288,8 @@ def load_backbone(
         return name if device is None else name.to(device)
     _check_crop(_RESIZE if resize is None else resize, crop)
     pretrained, unit = check_switch("pretrained", pretrained), check_switch("unit", unit)
-    if check_count("average", average) % 2 == 0 or average > SIDES[1]:
+    average = check_count("average", average)
+    if average % 2 == 0 or average > SIDES[1]:
         raise ValueError(f"average must be an odd number of cells, 1 for none; got {average}. Use 3.")
     if layers is not None and (isinstance(layers, str) or not layers or not all(isinstance(x, str) for x in layers)):
         raise ValueError(f"layers must be a list of names, fine to coarse; got {layers!r}.")
@@ -378,7 +379,7 @@ def _choose_sizes(
             f"crop must be a multiple of the patch of {_label(name)}, {patch} px; got {crop}. "
             f"Use crop={' or '.join(fitting) or f'{below + patch} and a larger resize'}."
         )
-    return resize, crop, patch if isinstance(module, Blocks) else GRID
+    return int(resize), crop and int(crop), patch if isinstance(module, Blocks) else GRID  # JSON takes none of NumPy's
 
 
 def _check_size(module: nn.Module, name: str | nn.Module, resize: int, crop: int | None, multiple: int) -> None:
