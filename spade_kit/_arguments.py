@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from difflib import get_close_matches
-from math import isfinite
 from numbers import Real
+from sys import float_info
 from threading import Lock
 from typing import Any, SupportsIndex
 
@@ -53,7 +53,8 @@ def cut_count(name: str, value: int, available: int, of: str) -> int:
 
 def check_number(name: str, value: float, needed: str, *, least: float, most: float) -> float:
     """A real number of Python or NumPy from ``least`` to ``most``, as a float; bool is rejected."""
-    if isinstance(value, Real) and not isinstance(value, bool) and isfinite(value) and least <= value <= most:
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    if real and max(least, -float_info.max) <= value <= min(most, float_info.max):  # not NaN, nor 10**400
         return float(value)
     raise ValueError(f"{name} must be {needed}; got {value!r}.")
 

@@ -80,6 +80,7 @@ def test_a_fitted_spade_and_its_results_can_be_copied_and_are_saved_not_pickled(
 @pytest.mark.parametrize(("given", "said"), [
     ({"weights": {"layer1": 1e38}}, r"The weight of layer1 must be a number from 0 to 1e\+37; got 1e\+38"),
     ({"sigma": 1e9}, "sigma must be a number of map pixels from 0, no smoothing, to 1,000; got 1000000000.0"),
+    ({"sigma": 10**400}, "sigma must be a number of map pixels from 0, no smoothing, to 1,000; got 1000"),
     ({"kappa": 301}, r"kappa must be a whole number from 1 to 300; got 301\."),
 ])  # fmt: skip
 def test_the_limits_of_a_number_are_named(given, said):
