@@ -296,6 +296,9 @@ def test_a_mask_is_given_by_its_path_or_paths(given):
 def test_a_name_that_is_too_long_is_that_of_no_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="weights must be a file; there is none at"):
         load_backbone("resnet18", weights="x" * 5000)
+    for layout, what in (("csv", "a CSV table"), ("visa", "VisA's split")):
+        with pytest.raises(FileNotFoundError, match=f"Expected {what} at "):
+            load_dataset("x" * 5000, layout=layout)
     with pytest.raises(FileNotFoundError, match="holds no fitted SPADE"):
         SPADE.load("x" * 5000)
 

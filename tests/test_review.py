@@ -469,6 +469,7 @@ def test_images_elsewhere_are_named_relative_to_the_table(shots, tmp_path_factor
         ("label,path\ngood,1.png\n", r"\['label', 'path'\]"),
         ("my notes\n", r"\['my notes'\]"),
         ("\n", r"\[\]"),
+        pytest.param(f'path,label\n"{"x" * 200_000}",good\n', ".*", id="a huge cell"),
     ],
 )
 def test_a_table_that_holds_more_than_labels_is_not_overwritten(shots, table, got):

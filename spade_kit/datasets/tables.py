@@ -30,7 +30,7 @@ _LETTERS = [{"t", "f"}, {"p", "f"}]  # true, pass, and what is not
 
 def read_table(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
     """Non-empty rows of a CSV file, separated by commas, semicolons or tabs, with at least these columns."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # False where that of Path raises, such as for a name that is too long
         raise FileNotFoundError(f"Expected a CSV table at {as_text(path)}, but there is no such file. Check the path.")
     try:
         with explain_reading(path, "a table"):
@@ -133,7 +133,9 @@ class LabelTable:
         self.name = as_text(self.file)
         self._content = self._read()
         text = self._content.decode("utf-8-sig", errors="surrogateescape")
-        lines = _split(text)
+        lines = [[text]]
+        with suppress(csv.Error):  # such as a cell of 200 kB: no table of ours
+            lines = _split(text)
         self.labels: dict[str, str] = {line[0]: line[1] for line in lines[1:] if len(line) == 2}  # by path
         expected = [_LABELLED, *map(list, self.labels.items())] if lines else []
         if lines != expected:
