@@ -1,8 +1,10 @@
 """Folder layouts in practice: which files are found, and that every guess is reported."""
 
 import errno
+import inspect
 import os
 import re
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -403,6 +405,15 @@ def test_a_folder_that_cannot_be_listed_is_named(put, monkeypatch):
     for given in ({"name_or_path": folder}, {"train": folder / "train/good"}, {"train": folder / "train"}):
         with pytest.raises(FileNotFoundError, match=rf"but it contains .*\. {told} Check that it can be read\.$"):
             load_dataset(**given)
+
+
+def test_folders_are_read_however_deep_they_are(put):
+    folder, limit = put("/".join("a" * 200) + "/0.png"), sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + 100)
+    try:
+        assert [path.name for path in pictures_below(folder)] == ["0.png"]
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def test_each_folder_is_listed_once(put, monkeypatch, spade, tmp_path):

@@ -345,7 +345,7 @@ def _list(folder: Path) -> Listing:
     listing = Listing([], [], [])
     for path in sorted(entries, key=natural_order):
         if not entries[path]:
-            (listing.images if is_picture(path) else listing.others).append(path)
+            (listing.images if path.suffix.lower() in SUFFIXES else listing.others).append(path)
         elif path.name not in left_out:
             listing.folders.append(path)
     return listing
@@ -353,18 +353,15 @@ def _list(folder: Path) -> Listing:
 
 def walk(folder: Path) -> Iterator[Listing]:
     """List a folder and all folders below; each is entered once, and links that lead back are not followed."""
-    entered = {*folder.resolve().parents}
-
-    def enter(place: Path) -> Iterator[Listing]:
+    entered, waiting = {*folder.resolve().parents}, [folder]
+    while waiting:
+        place = waiting.pop()
         real = place.resolve()
         if real not in entered:
             entered.add(real)
             listing = list_folder(place)
             yield listing
-            for below in listing.folders:
-                yield from enter(below)
-
-    return enter(folder)
+            waiting += reversed(listing.folders)
 
 
 def find_locked(listings: Iterable[Listing]) -> list[str]:
@@ -383,11 +380,6 @@ def pictures_in(folder: Path) -> list[Path]:
 def pictures_below(folder: Path) -> list[Path]:
     """Image files in a folder and all folders below."""
     return sorted((path for listing in walk(folder) for path in listing.images), key=natural_order)
-
-
-def is_picture(path: Path) -> bool:
-    """Whether a file has an image extension; names that begin with a dot are system files."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def holds_picture(path: Path) -> bool:
