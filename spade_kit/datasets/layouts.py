@@ -95,7 +95,7 @@ def guess(path: Path) -> str:
 def _recognise(folder: Path) -> str | None:
     if _child(folder, TRAIN_NAMES) is not None:
         return "mvtec"
-    if (folder.resolve().parent / VISA_SPLIT).is_file() or (folder / VISA_SPLIT).is_file():
+    if any(os.path.isfile(one / VISA_SPLIT) for one in (folder.resolve().parent, folder)):
         return "visa"
     if _child(folder, GOOD_NAMES) is not None and _child(folder, BAD_NAMES) is not None:
         return "good_bad"
@@ -288,10 +288,10 @@ def _find_what_has_no_partner(masks: Path | None, folder: Path, test: list[Sampl
     """Remarks on masks without an image, and on defects without a mask if others have one."""
     used = _list_used(test)
     lost = [] if masks is None else [mask for mask in pictures_below(masks) if mask not in used]
-    remarks = [f"{count(lost, 'mask')} without an image: {name_some(lost)}."] if lost else []
+    remarks = tell(lost, "mask", "without an image")
     drawn = [mask for mask in used - {sample.path for sample in test} if not {masks} & {*mask.parents}]
     drawn = sorted(mask for mask in drawn if folder in mask.parents and not is_marked(mask.relative_to(folder)))
-    remarks += [f"{count(drawn, 'mask')} told by few colours, not by name: {name_some(drawn)}."] if drawn else []
+    remarks += tell(drawn, "mask", "told by few colours, not by name")
     if pairs := [(sample, mask) for sample in test for mask in sample.mask_parts if _differ(sample.path, mask)]:
         sample, mask = pairs[0]
         told = f"{count(pairs, 'mask')} found by number, not by name"
@@ -299,7 +299,7 @@ def _find_what_has_no_partner(masks: Path | None, folder: Path, test: list[Sampl
     if bare := _find_bare(test, masks):
         place = bare[0].relative_to(folder).with_name(f"{bare[0].stem}_mask.png")
         wanted = as_text(place.name if masks is None else Path(masks.name, place))
-        remarks.append(f"{count(bare, 'defect image')} without a mask: {name_some(bare)}; expected mask: {wanted}.")
+        remarks += tell(bare, "defect image", "without a mask", f"; expected mask: {wanted}.")
     return remarks
 
 
@@ -326,8 +326,8 @@ def _find_unused(folder: Path, samples: list[Sample], told: Collection[Path | No
     used = _list_used(samples)
     lost = [path for path in pictures_below(folder) if path not in used and not {*path.parents} & {*told}]
     images = {*pair(pictures_below(folder), folder, least=1)[0]} if lost else set()
-    kinds = {"image": [path for path in lost if path in images], "mask": [path for path in lost if path not in images]}
-    return [f"{count(paths, kind)} not used: {name_some(paths)}." for kind, paths in kinds.items() if paths]
+    masks = [path for path in lost if path not in images]
+    return tell([path for path in lost if path in images], "image", "not used") + tell(masks, "mask", "not used")
 
 
 def read_folders(train: list[Path], test: list[Path]) -> Found:
@@ -398,15 +398,15 @@ def _read_plain(folder: Path) -> Found:
     if not photos:
         raise FileNotFoundError(_describe_contents(folder))
     ignored = [entry for entry in list_folder(folder).folders if pictures_below(entry)]
-    remarks = [f"{count(ignored, 'folder')} of images not used: {name_some(ignored)}."] if ignored else []
-    return Found(photos, [], _PLAIN, remarks=(*remarks, *_find_unused(folder, photos, ignored)))
+    remarks = tell(ignored, "folder", "of images not used") + _find_unused(folder, photos, ignored)
+    return Found(photos, [], _PLAIN, remarks=tuple(remarks))
 
 
 def _read_visa(folder: Path) -> Found:
     """VisA's official split for one object; paths in its table are relative to the folder of all objects."""
-    root = folder if (folder / VISA_SPLIT).is_file() else folder.resolve().parent
+    root = folder if os.path.isfile(folder / VISA_SPLIT) else folder.resolve().parent
     table = root / VISA_SPLIT
-    if not table.is_file():
+    if not os.path.isfile(table):
         raise FileNotFoundError(f"Expected VisA's split at {as_text(table)}, but there is none. Unpack all of VisA.")
     rows = list(read_table(table, ("object", "split", "label", "image", "mask")))
     objects = sorted({row["object"] for row in rows})
@@ -457,9 +457,8 @@ def _read_rows(rows: list[dict[str, str]], folder: Path, table: str) -> tuple[li
         raise FileNotFoundError(f"{table} lists no normal image for training. Give some rows the split 'train'.")
     remarks += _join_rows(parts, table)
     masked = [sample.path for sample in parts["train"] if sample.mask_path is not None]
-    remarks += [f"{count(masked, 'normal image')} with a mask, not used: {name_some(masked)}."] if masked else []
-    bare = _find_bare(parts["test"])
-    remarks += [f"{count(bare, 'defect image')} without a mask: {name_some(bare)}."] if bare else []
+    remarks += tell(masked, "normal image", "with a mask, not used")
+    remarks += tell(_find_bare(parts["test"]), "defect image", "without a mask")
     return parts["train"], parts["test"], remarks
 
 
@@ -483,8 +482,7 @@ def _join_rows(parts: dict[str, list[Sample]], table: str) -> list[str]:
             labels[sample.path] = known or sample.label
             joined[sample.path] = sample
         parts[split] = list(joined.values())
-    told = f"{count(repeated, 'row')} of {table} for an image again, joined: {name_some(repeated)}."
-    return [told] if repeated else []
+    return tell(repeated, "row", f"of {table} for an image again, joined")
 
 
 def _drop_missing(rows: list[dict[str, str]], table: str) -> list[str]:
@@ -526,6 +524,11 @@ def _find_file(folder: Path, cell: str) -> Path:
 
 def count(things: list, name: str) -> str:
     return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
+
+
+def tell(paths: list[Path], name: str, what: str, end: str = ".") -> list[str]:
+    """A remark on some files or folders, if there are any."""
+    return [f"{count(paths, name)} {what}: {name_some(paths)}{end}"] if paths else []
 
 
 _PLAIN = "plain folder: all images count as normal"

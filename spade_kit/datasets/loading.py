@@ -30,8 +30,8 @@ from spade_kit.datasets.images import (
     read_head,
     read_size,
 )
-from spade_kit.datasets.layouts import LAYOUTS, Found, check_folder, count, find_root, guess, read_folders, read_splits
-from spade_kit.datasets.naming import NAMED, name_some
+from spade_kit.datasets.layouts import LAYOUTS, Found, check_folder, find_root, guess, read_folders, read_splits, tell
+from spade_kit.datasets.naming import NAMED
 from spade_kit.datasets.samples import GOOD, Dataset, Sample
 
 _LOOKED_AT = 5  # so many groups of images, whether they are masks
@@ -154,22 +154,18 @@ def _assemble(found: Found, name: str, locked: Sequence[str] = (), below: Sequen
         remarks.append(f"{len(skipped)} of {len(photos)} images are skipped. {reasons}")
         warn(f"{name}: {remarks[-1]}")
     others = _find_others({path.parent for path in photos}, below)
-    if others:
-        remarks.append(f"{count(others, 'file')} with an unknown extension not used: {name_some(others)}.")
+    remarks += tell(others, "file", "with an unknown extension not used")
     test, odd = _check_masks(test, sizes)
     remarks += odd
     uses = Counter(part for sample in test for part in sample.mask_parts)
-    if shared := [part for part, number in uses.items() if number > 1]:
-        remarks.append(f"{count(shared, 'mask')} used for several images: {name_some(shared)}.")
+    remarks += tell([part for part, number in uses.items() if number > 1], "mask", "used for several images")
     names = Counter(path.with_suffix("") for path in {*photos})
-    if alike := [path for path in dict.fromkeys(photos) if names[path.with_suffix("")] > 1]:
-        cure = "If some are masks, move them to a folder masks beside the images."
-        remarks.append(f"{count(alike, 'image')} differ only in the extension: {name_some(alike)}. {cure}")
-    if drawn := _find_drawn(train, test):
-        cure = "If they are masks, name them after their images and move them to a folder masks beside these."
-        remarks.append(f"{count(drawn, 'image')} of few colours, as masks have: {name_some(drawn)}. {cure}")
-    if twice := _in_both(train, test):
-        remarks.append(f"{count(twice, 'test image')} also among the training images: {name_some(twice)}.")
+    alike = [path for path in dict.fromkeys(photos) if names[path.with_suffix("")] > 1]
+    cure = ". If some are masks, move them to a folder masks beside the images."
+    remarks += tell(alike, "image", "differ only in the extension", cure)
+    cure = ". If they are masks, name them after their images and move them to a folder masks beside these."
+    remarks += tell(_find_drawn(train, test), "image", "of few colours, as masks have", cure)
+    remarks += tell(_in_both(train, test), "test image", "also among the training images")
     lost = len(skipped) + sum(map(is_image, others))
     return Dataset(name, train, test, found.layout, tuple(remarks), lost)
 
@@ -194,10 +190,8 @@ def _check_masks(test: list[Sample], sizes: dict[Path, tuple[int, int]]) -> tupl
                 alone += [sample.path] if len(list_masks(sample.mask_path)) > 1 else []
                 sample = replace(sample, mask_path=None)
         checked.append(sample)
-    remarks = [f"{count(told[odd], 'mask')} {odd}: {name_some(told[odd])}." for odd in _ODDITIES if told[odd]]
-    if alone:
-        remarks.append(f"{count(alone, 'image')} whose other masks are not used, either: {name_some(alone)}.")
-    return checked, remarks
+    remarks = [remark for odd in _ODDITIES for remark in tell(told[odd], "mask", odd)]
+    return checked, remarks + tell(alone, "image", "whose other masks are not used, either")
 
 
 _ODDITIES = _MISSING, _UNREADABLE, _MIXED, _TURNED, _UNFIT, _RESIZED, _UNSURE = (
