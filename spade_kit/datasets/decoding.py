@@ -131,7 +131,8 @@ def decode(
             picture = Image.open(BytesIO(content), formats=FORMATS)
             low = _open_low_bytes(content, picture)
             picture.load()
-            _check_palette(picture)
+            if picture.mode in ("P", "PA") and picture.palette is None:
+                raise OSError("its palette is missing")
             _check_rows(content, picture)
             complaints = [*_check_metadata(picture), *_check_jpeg(content, picture)]
             upright = turn_upright(picture)
@@ -152,12 +153,6 @@ def decode(
     if upright.mode == "RGBA":
         narrowed.putalpha(upright.getchannel("A"))
     return narrowed
-
-
-def _check_palette(picture: Image.Image) -> None:
-    """Raise OSError for a loaded image whose pixels are indices of a palette that is missing."""
-    if picture.mode in ("P", "PA") and picture.palette is None:
-        raise OSError("its palette is missing")
 
 
 def _check_rows(content: bytes, picture: Image.Image) -> None:

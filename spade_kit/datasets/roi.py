@@ -150,13 +150,8 @@ def _read_code(value: Any, entered: tuple[int, ...] = ()) -> Any:
         parts = value.func, *value.args, *value.keywords.items()
     elif isinstance(value, FunctionType):
         held = (cell.cell_contents for cell in value.__closure__ or ())
-        parts = (
-            value.__code__,
-            value.__defaults__,
-            value.__kwdefaults__,
-            *held,
-            *map(value.__globals__.get, value.__code__.co_names),
-        )
+        named = map(value.__globals__.get, value.__code__.co_names)
+        parts = value.__code__, value.__defaults__, value.__kwdefaults__, *held, *named
     elif callable(value):  # an object
         parts = type(value).__call__, *parts
     return type(value).__qualname__, *(_read_code(part, (*entered, id(value))) for part in parts)

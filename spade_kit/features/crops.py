@@ -17,8 +17,6 @@ from spade_kit.datasets.samples import SQUASHED
 GRID = 32  # sides that are multiples of this make the grids of strides 4, 8, 16 and 32 nest
 RESHAPED = 1.15  # like `SQUASHED`, where the whole image is judged, which is to keep its shape
 SMALLEST = 32  # px: a smaller image has no detail that strides 4 to 16 could describe
-
-
 _LARGEST = 65_500  # px: side of a crop, the limit of JPEG
 _ROWS = 256  # of an image that are interpolated at once
 

@@ -28,7 +28,6 @@ from spade_kit.features.crops import Crop, Cropping, SmallPhotoError
 from spade_kit.features.levels import as_features
 from spade_kit.options import LARGEST
 
-_BATCH = {"cpu": 4}
 _SIDE = 320  # px: of larger crops, fewer are passed at once
 _PASS = 500  # bytes per pixel that a pass of the embedded network takes; larger networks take more
 _WORTH_ASKING = 2**30  # bytes
@@ -222,17 +221,16 @@ def pass_batches(
     without such a list, the first is raised.
     """
 
-    def work(some: Sequence[Photo]) -> Iterator[tuple[list[Exception], Batch | None]]:
+    def work(some: Sequence[Photo]) -> list[tuple[list[Exception], Batch | None]]:
         found = [(image, try_to_read(image, cropping)) for image in some]
         problems = [read for _, read in found if isinstance(read, Exception)]
         if problems and skipped is None:
             raise problems[0]
         kept = [(image, *read) for image, read in found if not isinstance(read, Exception)]
         if not kept:
-            yield problems, None
-            return
+            return [(problems, None)]
         photos, places, crops = map(list, zip(*kept))
-        yield problems, (photos, places, crops, compute_features(crops, backbone))
+        return [(problems, (photos, places, crops, compute_features(crops, backbone)))]
 
     for problems, batch in in_batches(work, images, backbone, cropping, batch_size):
         count(len(problems) + (len(batch[0]) if batch else 0))
@@ -298,7 +296,8 @@ def _choose_threads(batch_size: int, cropping: Cropping, backbone: Backbone) -> 
 
 def choose_batch(cropping: Cropping, backbone: Backbone) -> int:
     """Images per forward pass, whose memory is in proportion to their pixels."""
-    return max(int(_BATCH.get(backbone.device.type, 16) * min(_SIDE**2 / _area(cropping), 1)), 1)
+    most = 4 if backbone.device.type == "cpu" else 16
+    return max(int(most * min(_SIDE**2 / _area(cropping), 1)), 1)
 
 
 def _area(cropping: Cropping) -> int:

@@ -208,7 +208,7 @@ def _search_views(worker, workers, images, tries, grid, cells, nearest, terms, v
     h, w, reach = grid
     (best, found, log), levels = borrow(nearest), borrow(cells)
     seen, limits = borrow((terms, views, numbers)), borrow(rules[3])
-    held = make_room(4)  # the totals of four query cells
+    held = make_room(2)
     room = borrow(held)
     tiles = terms.shape[1]
     for own in range(worker, tiles, workers):
@@ -272,26 +272,20 @@ def _are_near(cell, there, h, w, reach):
 def _bound(own, lane, image, tile, seen, limits, room):
     """Which of four query cells and sixteen gallery cells may still win; level by level, while any may."""
     terms, views, numbers = seen
-    nothing, sums, totals = room
+    above, sums, _ = room
     tiles, n = terms.shape[1], views.shape[1]
     hits = np.int64(0)
     for number in range(len(numbers)):
-        if number and hits == 0:
-            break
         index = (numbers[number] * n + image) * tiles + tile
-        some = compare(terms, number * tiles + own, lane, views, index, nothing, limits, sums, 0)
-        if number == 0:
-            hits = some  # here the limits are those of this level alone
-        if hits == 0 or len(numbers) == 1:
-            break
-        for e in range(4):
-            for j in range(SIMD_WIDTH):
-                totals[e, j] = sums[0, e, j] + (totals[e, j] if number else np.float32(0))
-        if number:
+        hits = compare(terms, number * tiles + own, lane, views, index, above, limits, sums, min(number, 1))
+        if number:  # the limits are those of the sum of the levels so far
             hits = np.int64(0)
             for e in range(4):
                 for j in range(SIMD_WIDTH):
-                    hits |= np.int64(totals[e, j] <= limits[number * tiles + own, lane + e]) << (16 * e + j)
+                    sums[0, e, j] += sums[1, e, j]
+                    hits |= np.int64(sums[0, e, j] <= limits[number * tiles + own, lane + e]) << (16 * e + j)
+        if hits == 0:
+            break
     return hits
 
 
