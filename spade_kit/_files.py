@@ -54,6 +54,8 @@ def describe_state(sources: Sequence[Path]) -> Row | None:
     size, changed, content = 0, 0, hashlib.sha256()
     try:
         for file in (file for one in sources for file in (sorted(one.iterdir()) if one.is_dir() else [one])):
+            if file.is_dir():  # below a folder of masks, such as for thumbnails
+                continue
             if not file.is_file():  # reading a pipe would wait for ever
                 return None
             content.update(hashlib.sha256(file.read_bytes()).digest())

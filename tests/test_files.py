@@ -172,6 +172,7 @@ def test_the_state_of_an_image_is_its_size_time_and_content(tmp_path):
         "sha256": hashlib.sha256(hashlib.sha256(b"abc").digest()).hexdigest(),
     }
     (tmp_path / "b").write_bytes(b"abc")
+    (tmp_path / "@eaDir").mkdir()
     assert describe_state([tmp_path])["bytes"] == 6  # a folder of masks stands for its files
     for unreadable in ("nowhere", "pipe", "memory"):
         if unreadable == "pipe":
