@@ -414,6 +414,16 @@ def test_the_legend_switches_the_ground_truth_and_the_network_is_named(notebook,
     assert not shown.root.get_by_role("button", name="ground truth").is_visible()
 
 
+def test_a_view_is_not_added_with_a_number_that_is_none(notebook, shown):
+    field = shown.root.get_by_label("K", exact=True)
+    field.fill("")
+    field.press_sequentially("2,5")
+    shown.press("add view")
+    assert field.evaluate("field => field.matches(':invalid')")
+    assert notebook.ask("len(c.views)") == 4
+    field.fill("")
+
+
 def test_the_views_of_a_difference_can_be_changed_by_keys(notebook, shown):
     shown.press("difference")
     first = shown.root.get_by_label("show", exact=True)

@@ -1015,10 +1015,22 @@ def test_numbers_can_be_typed(notebook, shown, spade, demo):
     notebook.until("[ex.k, ex.sigma, ex.radius, ex.threshold, ex.threshold_rule]", [3, 1.7, 6, 31.5, "hand"])
     result = spade.with_options(k=3, sigma=1.7, radius=6).predict(demo.test[0])
     assert_shows(shown, shown.map, result.anomaly_map, notebook)
-    for value in ("0", ""):  # no number of photos
-        enter("K, typed", value)
-        assert shown.root.get_by_label("K, typed", exact=True).input_value() == "3"
+    field = shown.root.get_by_label("K, typed", exact=True)
+    for value in ("0", "", "2,5", "many"):  # no number of photos
+        field.fill("")
+        field.press_sequentially(value)
+        assert field.evaluate("field => field.matches(':invalid')")
+        shown.page.keyboard.press("Enter")
+        assert field.input_value() == "3"
+        assert not field.evaluate("field => field.matches(':invalid')")
     assert notebook.ask("ex.k") == 3
+    field.press("ArrowUp")
+    notebook.until("ex.k", 4)
+    for name, trait, value in (("sigma, typed", "sigma", "1,7"), ("pixel threshold", "threshold", "31,5")):
+        shown.root.get_by_label(name, exact=True).fill("")
+        shown.root.get_by_label(name, exact=True).press_sequentially(value)
+        shown.page.keyboard.press("Enter")
+        notebook.until(f"ex.{trait}", float(value.replace(",", ".")))
     enter("K, typed", "500")
     notebook.until("ex.k", 12)
     shown.settle()

@@ -71,16 +71,15 @@ class Comparison extends MapPage {
       one.select.classList.add("python");
       return one;
     };
-    const number = (name, help, value, least) => el("input", { type: "number", min: least, value, title: help, "aria-label": name, class: "python", size: 4 });
+    const number = (name, help) => el("input", { type: "text", inputmode: "numeric", pattern: "[0-9]*", title: help, placeholder: start[name.toLowerCase()] ?? "all", "aria-label": name, class: "python sk-number" });
     this.form = {
       of: choice("fit", "Fitted SPADE to use", []),
       layers: choice("layers", "Layers to search; several are searched together", []),
       weights: choice("weights", "Weights of the layers' squared distances", [["", "as fitted"], ["none", "none"], ["equal", "equal"]]),
-      k: number("K", "Number of nearest normal photos to compare with", "", 1),
-      kappa: number("kappa", "Number of nearest pixels to average", "", 1),
-      radius: number("radius", "Largest distance of a match from the pixel's own position; leave empty to use the fitted value", "", 0),
+      k: number("K", "Number of nearest normal photos to compare with"),
+      kappa: number("kappa", "Number of nearest pixels to average"),
+      radius: number("radius", "Largest distance of a match from the pixel's own position; leave empty to use the fitted value"),
     };
-    for (const name of ["k", "kappa", "radius"]) this.form[name].placeholder = start[name] ?? "all";
     const field = (name, input) => el("label", { class: "sk-choice" }, el("span", { class: "name" }, name), input);
     this.adding = button("add view", "Add this view to the comparison", () => this.add(), { class: "python" });
     this.full = el("span", { class: "sk-remark", hidden: true }, `At most ${most} views fit: remove one first.`);
@@ -192,6 +191,7 @@ class Comparison extends MapPage {
 
   add() {
     const { of, layers, weights, k, kappa, radius } = this.form;
+    if (![k, kappa, radius].every((input) => input.reportValidity())) return;
     const view = { base: +of.select.value || 0, layers: layers.select.value ? layers.select.value.split(",") : null };
     for (const [name, input] of Object.entries({ k, kappa, radius })) if (input.value !== "") view[name] = +input.value;
     if (weights.select.value) view.weights = weights.select.value === "none" ? null : "equal";

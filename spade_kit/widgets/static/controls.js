@@ -1,6 +1,6 @@
 // Sliders, fields for numbers and dropdowns, with labels and values.
 
-import { el, setText } from "./dom.js";
+import { clamp, el, setText } from "./dom.js";
 
 export class Slider {
   /** @param {object} about name, help, min, max, step, ``format(value)`` and ``move(value)``; ``typed``, the step of a field for its number */
@@ -32,26 +32,40 @@ export class Slider {
   }
 }
 
-/** A field for a number to type: Enter or leaving it sets the number; what is none is undone. */
+/** A field for a number to type, with a point or a comma: Enter or leaving it sets the number, arrows change it; what is none is undone. */
 export class NumberField {
-  constructor(name, help, set, limits = { step: "any" }) {
-    this.input = el("input", { type: "number", class: "sk-number", "aria-label": name, title: help, ...limits });
-    this.edited = false;
-    const take = () => {
-      const valid = this.input.value !== "" && this.input.validity.valid;
-      if (this.edited && valid) set(+this.input.value);
+  /** @param {object} limits ``min``, ``max``, and ``step``: 1 for whole numbers */
+  constructor(name, help, set, limits = {}) {
+    this.input = el("input", { type: "text", inputmode: "decimal", autocomplete: "off", class: "sk-number", "aria-label": name, title: help });
+    [this.limits, this.edited] = [{ min: -Number.MAX_VALUE, max: Number.MAX_VALUE, ...limits }, false];
+    const take = (by = 0) => {
+      const value = clamp(this.number + by, this.limits.min, this.limits.max);
+      const taken = (this.edited || by) && !Number.isNaN(value);
       this.edited = false;
-      this.input.value = this.shown;
+      if (taken) set(value);
+      this.show(this.shown);
     };
-    this.input.addEventListener("input", () => (this.edited = true));
-    this.input.addEventListener("change", take);
-    this.input.addEventListener("keydown", (event) => event.key === "Enter" && take()); // some notebooks keep Enter from changing a field
-    this.input.addEventListener("blur", take);
+    this.input.addEventListener("input", () => {
+      this.edited = true;
+      this.show(this.shown);
+    });
+    for (const end of ["change", "blur"]) this.input.addEventListener(end, () => take());
+    this.input.addEventListener("keydown", ({ key }) => {
+      const by = { Enter: 0, ArrowUp: 1, ArrowDown: -1 }[key]; // some notebooks keep Enter from changing a field
+      if (by !== undefined) take(by);
+    });
+  }
+
+  /** What is typed, NaN if it cannot be set. */
+  get number() {
+    const [value, { min, max, step }] = [+this.input.value.replace(",", "."), this.limits];
+    return this.input.value.trim() && value >= min && value <= max && (step !== 1 || Number.isInteger(value)) ? value : NaN;
   }
 
   show(value) {
     this.shown = value;
     if (!this.edited) this.input.value = value;
+    this.input.setCustomValidity(this.edited && Number.isNaN(this.number) ? "no number that is possible here" : "");
   }
 }
 

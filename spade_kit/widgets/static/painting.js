@@ -68,7 +68,7 @@ class Painting extends MapPage {
     this.help = el("p", { class: "sk-remark", hidden: true }, HELP);
     this.helper = button("?", "Help and shortcuts", () => (this.help.hidden = !this.help.hidden), { "aria-label": "help" });
     const several = this.get("photos").length > 1 && !this.model.saved;
-    for (const { input, field } of [this.size, this.strength]) field.input.max = input.max;
+    for (const { input, field } of [this.size, this.strength]) field.limits.max = +input.max;
     for (const control of [this.name.select, ...[this.size, this.strength].flatMap(({ input, field }) => [input, field.input])]) control.classList.add("python");
     this.root.append(
       el("div", { class: "sk-head" }, several ? this.name.node : "", el("span", { class: "sk-group", role: "group", "aria-label": "tool" }, ...this.tools.map(([, one]) => one)), this.spinner, this.score),
@@ -262,7 +262,7 @@ class Painting extends MapPage {
   }
 
   keyAnywhere(event) {
-    if (event.target.matches("input[type=text], .sk-number")) return;
+    if (event.target.matches("input[type=text]")) return;
     const back = (event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z";
     if (back && event.shiftKey) this.history.redo.click();
     else if (back) this.history.undo.click();
