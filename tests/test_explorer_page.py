@@ -1037,6 +1037,19 @@ def test_numbers_can_be_typed(notebook, shown, spade, demo):
     assert shown.root.get_by_label("K, typed", exact=True).input_value() == "12"
 
 
+@pytest.mark.parametrize("name", ["kappa", "sigma"])
+def test_a_number_that_python_refuses_is_undone(notebook, shown, name):
+    before = notebook.ask(f"ex.{name}")
+    field = shown.root.get_by_label(f"{name}, typed", exact=True)
+    field.fill("99999")
+    field.press("Enter")
+    shown.root.get_by_role("alert").filter(has_text="got 99999.").wait_for()
+    shown.until(lambda: float(field.input_value()), before)
+    assert float(shown.root.get_by_label(name, exact=True).input_value()) == before
+    assert notebook.ask(f"ex.{name}") == before
+    shown.press("close this message")
+
+
 @pytest.mark.parametrize("width", [700, 1000, 1600])
 def test_the_compact_page_is_at_most_700_px_high(notebook, shown, width):
     with resized(shown, width + 140, 900):  # with the notebook's own margins

@@ -327,6 +327,7 @@ class Live(anywidget.AnyWidget):
             problem = _explain(mistake)
             self._restore(before)
             self._refresh()
+            self.send_state([name for name in sync_data if name in before])  # the page shows what it asked for
         self.problem = problem
 
     def _current_traits(self) -> dict[str, Any]:
