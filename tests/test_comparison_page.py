@@ -424,6 +424,15 @@ def test_a_view_is_not_added_with_a_number_that_is_none(notebook, shown):
     field.fill("")
 
 
+def test_keys_work_after_a_view_is_removed(notebook, shown):
+    shown.press("remove view 1")
+    shown.until_named(NAMES[1:])
+    assert shown.root.evaluate("root => root.contains(document.activeElement)")
+    shown.press("remove view 3")  # the last: its button goes with it
+    shown.until_named(NAMES[1:3])
+    assert shown.root.evaluate("root => root.contains(document.activeElement)")
+
+
 def test_the_views_of_a_difference_can_be_changed_by_keys(notebook, shown):
     shown.press("difference")
     first = shown.root.get_by_label("show", exact=True)

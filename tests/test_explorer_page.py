@@ -1050,6 +1050,29 @@ def test_a_number_that_python_refuses_is_undone(notebook, shown, name):
     shown.press("close this message")
 
 
+def test_keys_work_after_the_pressed_button_is_gone(notebook, shown):
+    shown.root.get_by_label("retrieved normal photos").locator(".sk-card").first.click()
+    shown.press("only this one")
+    notebook.until("ex.only is None", False)
+    shown.settle()
+    for _ in range(2):  # deselect it, compare with all again
+        shown.page.keyboard.press("Escape")
+    notebook.until("ex.only", None)
+
+
+def test_a_card_keeps_the_focus_when_the_strip_is_sorted(notebook, shown):
+    strip = shown.root.get_by_label("photos", exact=True)
+    notebook.until("all(fresh for _, fresh in ex.scores)", True)
+    card = strip.locator(".sk-card[data-key='0']")
+    card.focus()
+    shown.root.get_by_label("order", exact=True).evaluate(  # without taking the focus
+        "order => { order.value = 'score'; order.dispatchEvent(new Event('change')); }"
+    )
+    assert strip.locator(".sk-card").first.get_attribute("data-key") != "0"
+    assert card.evaluate("card => card === document.activeElement")
+    shown.choose("order", "listed")
+
+
 @pytest.mark.parametrize("width", [700, 1000, 1600])
 def test_the_compact_page_is_at_most_700_px_high(notebook, shown, width):
     with resized(shown, width + 140, 900):  # with the notebook's own margins

@@ -67,6 +67,7 @@ class Atlas extends Page {
       keydown: (event) => this.key(event),
     };
     for (const [name, act] of Object.entries(on)) this.stage.addEventListener(name, act);
+    this.keepKeys(this.stage);
   }
 
   onMessage(message, buffers) {
@@ -286,7 +287,7 @@ class Atlas extends Page {
     const [points, photos, tests] = [this.selected, this.get("photos"), this.get("selection").length];
     setText(this.chosen, points.length ? `${group(tests)} test and ${group(points.length - tests)} normal photos selected${points.length > MOST ? `; the first ${MOST}:` : ""}` : "Draw around points, or click on one, to select photos; hold Shift to add more.");
     this.all.disabled = !points.length;
-    this.rescueKeys(this.stage);
+    this.rescueKeys();
     this.strip.show(points.slice(0, MOST).map((at) => {
       const [score, [name, kind]] = [this.values.score[at], photos[at]];
       return { key: at, top: name.split(/[/ ]/).at(-1), kind, bottom: Number.isNaN(score) ? "" : brief(score), name };

@@ -222,7 +222,8 @@ class Comparison extends MapPage {
     if (!this.shown) return;
     const shown = this.views.slice(0, this.decoded.length);
     const figures = [this.photo.figure, ...shown.map(({ pane }) => pane.figure)];
-    if (figures.some((figure, at) => this.panes.children[at] !== figure) || this.panes.children.length !== figures.length) this.panes.replaceChildren(...figures);
+    for (const { pane } of this.views.slice(shown.length)) pane.figure.remove();
+    this.panes.append(...figures.filter((figure) => figure.parentNode !== this.panes)); // the others keep the focus
     this.panes.style.setProperty("--columns", Math.min(figures.length, 5));
     const [H, W] = this.shown.photo.size;
     for (const pane of [this.photo, ...shown.map(({ pane }) => pane)]) {

@@ -60,7 +60,7 @@ export class Page {
     each((name, what) => this.model.on(name, what));
     this.off = () => each((name, what) => this.model.off(name, what));
     // keeps key presses from the notebook, which checks this mark on the focused element
-    this.root.addEventListener("focusin", (event) => (event.target.dataset.lmSuppressShortcuts = "true"));
+    this.root.addEventListener("focusin", ({ target }) => ((this.focused = target).dataset.lmSuppressShortcuts = "true"));
     if (this.model.saved) this.root.prepend(el("header", {}, el("h1", {}, document.title), el("p", {}, `${this.sees} Saved from spade_kit; works offline: ${this.alive}. Greyed controls need Python.`)));
     this.setConnected(!this.model.saved);
     for (const [index, view] of Object.entries(this.get("thumbs") ?? {})) this.strip?.picture(+index, view);
@@ -124,17 +124,19 @@ export class Page {
     if (this.disconnected && !this.model.saved) this.setConnected(true);
   }
 
-  /** After a click on a non-focusable element, focus this one so that keys keep working. */
-  keepKeys(stage) {
+  /** Keep keys working: focus this element after a click on one that takes no focus, and when the focused one is gone. */
+  keepKeys(home) {
+    this.home = home;
     this.root.addEventListener("click", () => {
-      if (!this.root.contains(this.root.getRootNode().activeElement)) stage.focus({ preventScroll: true });
+      if (!this.root.contains(this.root.getRootNode().activeElement)) home.focus({ preventScroll: true });
     });
   }
 
-  /** Move the focus here from a control that has become disabled. */
-  rescueKeys(stage) {
+  /** Take the focus from a control that has become disabled or has gone. */
+  rescueKeys() {
     const now = this.root.getRootNode().activeElement;
-    if (now?.disabled && this.root.contains(now)) stage.focus({ preventScroll: true });
+    const gone = document.activeElement === document.body && this.focused?.checkVisibility() === false;
+    if (gone || (now?.disabled && this.root.contains(now))) this.home?.focus({ preventScroll: true });
   }
 
   /** Show whether a reply is pending; report a lost connection if none arrives. */
@@ -142,6 +144,7 @@ export class Page {
     this.pending = awaited;
     this.root.classList.toggle("busy", awaited);
     this.root.setAttribute("aria-busy", awaited);
+    this.rescueKeys();
     clearTimeout(this.waiting);
     if (awaited && (this.before || !this.disconnected)) this.expect("waiting", this.disconnected ? 0 : PATIENCE);
   }

@@ -121,12 +121,11 @@ class Painting extends MapPage {
     for (const pane of [this.photo, this.map]) pane.outline("truth", painted);
     if (this.drawing?.changed && !this.asked) this.sendStroke(); // the user has kept drawing
     else if (!this.drawing && !this.asked) this.clearLine();
-    this.awaitAnswer(this.asked > 0);
     this.history.undo.disabled = this.history.clear.disabled = this.disconnected || !photo.strokes;
     this.history.redo.disabled = this.disconnected || !photo.undone;
     this.keeping.disabled = this.disconnected || !photo.mask;
     this.pair.disabled = this.disconnected || !photo.strokes;
-    this.rescueKeys(this.photo.stage);
+    this.awaitAnswer(this.asked > 0);
     this.paintNames();
     this.paintKept();
     this.paintMap();

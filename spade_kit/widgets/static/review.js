@@ -56,7 +56,7 @@ class Review extends MapPage {
         this.answer();
       },
       "change:suspects change:state change:waiting": () => this.paintStrip(),
-      "change:index": () => this.paintBusy(),
+      "change:index": () => this.awaitAnswer(this.awaited),
     });
     this.root.addEventListener("keydown", (event) => this.key(event));
     this.keepKeys(this.photo.stage);
@@ -88,7 +88,7 @@ class Review extends MapPage {
     this.map.remark.title = "Reference level: the 99th percentile of normal pixels, each photo judged against the others";
     this.paintStrip();
     this.paintProbe();
-    this.paintBusy();
+    this.awaitAnswer(this.awaited);
     this.root.dataset.shown = photo.index;
     this.proceed();
   }
@@ -102,7 +102,7 @@ class Review extends MapPage {
     super.showProblem(text);
     this.asking = false;
     if (text) this.queue = [];
-    if (this.shown) this.paintBusy();
+    if (this.shown) this.awaitAnswer(this.awaited);
   }
 
   // ---- input --------------------------------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ class Review extends MapPage {
     this.showProblem("");
     this.asking = true;
     this.send({ kind });
-    this.paintBusy();
+    this.awaitAnswer(this.awaited);
   }
 
   key(event) {
@@ -151,7 +151,6 @@ class Review extends MapPage {
 
   paintStrip() {
     const suspects = this.get("suspects");
-    const focused = this.root.contains(this.root.getRootNode().activeElement);
     this.strip.show(suspects.map(([index, score, fresh, decided]) => ({
       key: index, top: `${index}`, kind: SIGNS[decided] ?? "", bottom: score === null ? "…" : brief(score),
       state: `${decided === "dropped" ? "out" : ""} ${fresh || decided ? "" : "stale"}`,
@@ -169,12 +168,7 @@ class Review extends MapPage {
     for (const kind of ["keep", "drop", "skip"]) this.acts[kind].disabled = this.disconnected || Boolean(decided) || !ranked;
     this.acts.undo.disabled = this.disconnected || open === suspects.length;
     setText(this.photo.remark, decided ? SIGNS[decided] : "");
-    const now = this.root.getRootNode().activeElement;
-    if (focused && (!this.root.contains(now) || now.disabled)) this.photo.stage.focus({ preventScroll: true });
-  }
-
-  paintBusy() {
-    this.awaitAnswer(this.awaited);
+    this.rescueKeys();
   }
 
   paintProbe() {

@@ -24,8 +24,10 @@ export class Strip {
     const order = cards.map((card) => this.#update(card, card.key === picked));
     const stop = Math.max(0, cards.findIndex(({ key }) => key === picked));
     order.forEach((node, i) => (node.tabIndex = i === stop ? 0 : -1));
-    const now = this.node.children;
-    if (order.length !== now.length || order.some((node, i) => now[i] !== node)) this.node.replaceChildren(...order);
+    const [now, held] = [this.node.children, this.node.querySelector(":focus")];
+    if (order.length === now.length && order.every((node, i) => now[i] === node)) return;
+    this.node.replaceChildren(...order);
+    held?.focus({ preventScroll: true });
   }
 
   /** Set the picture of a card, a JPEG. */
