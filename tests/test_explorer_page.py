@@ -1073,6 +1073,15 @@ def test_a_card_keeps_the_focus_when_the_strip_is_sorted(notebook, shown):
     shown.choose("order", "listed")
 
 
+def test_the_help_comes_into_sight(notebook, shown):
+    with resized(shown, 1280, 700):
+        shown.photo.focus()
+        shown.page.keyboard.press("?")
+        last = shown.root.locator(".sk-help dd").last
+        assert last.bounding_box()["y"] < 700
+        shown.page.keyboard.press("?")
+
+
 @pytest.mark.parametrize("width", [700, 1000, 1600])
 def test_the_compact_page_is_at_most_700_px_high(notebook, shown, width):
     with resized(shown, width + 140, 900):  # with the notebook's own margins

@@ -56,8 +56,7 @@ class Comparison extends MapPage {
     this.answerText = el("p", { class: "sk-answer", role: "status" });
     this.scaleText = el("p", { class: "sk-remark" });
     this.panes = el("div", { class: "sk-compared" });
-    this.help = el("p", { class: "sk-remark", hidden: true }, HELP);
-    this.helper = button("?", "Help and shortcuts", () => (this.help.hidden = !this.help.hidden), { "aria-label": "help" });
+    this.makeHelp(HELP);
     this.root.append(head, this.problem, this.answerText, this.panes, this.scaleText, this.live, this.#makeForm(),
       el("div", { class: "sk-foot" }, this.saves.page, this.saves.png, this.helper, this.source), this.help);
   }
@@ -182,7 +181,7 @@ class Comparison extends MapPage {
     if (event.ctrlKey || event.metaKey || event.altKey || typing) return;
     if (event.key === "[") this.step(-1);
     else if (event.key === "]") this.step(1);
-    else if (event.key === "?") this.helper.click();
+    else if (event.key === "?") this.toggleHelp();
     else if (event.key === "Escape" && this.get("pinned")) this.put({ pinned: false });
     else if (!this.lookCloser(event.key, this.hovered ?? this.get("probe"))) return;
     event.preventDefault();

@@ -199,9 +199,8 @@ class Explorer extends MapPage {
 
     // export, help and corrections
     this.copy = button("copy as Python", "Copy Python code that reproduces this view", () => this.copyText(this.copy, this.get("as_python")));
-    this.help = el("div", { class: "sk-help", hidden: true }, el("p", {}, "Point at the photo, the map or a layer: rings mark the pixel and the normal pixel that explains it. Click to pin the pixel and compare it with others; click it again to unpin it. Click a row of the table below the map to go to that region. Click a retrieved normal photo to see which part of the map it explains."),
+    this.makeHelp(el("p", {}, "Point at the photo, the map or a layer: rings mark the pixel and the normal pixel that explains it. Click to pin the pixel and compare it with others; click it again to unpin it. Click a row of the table below the map to go to that region. Click a retrieved normal photo to see which part of the map it explains."),
       el("dl", {}, ...[...HELP, ...(unit ? [["°", ANGLE]] : [])].flatMap(([keys, text]) => [el("dt", {}, keys), el("dd", {}, text)])));
-    this.helper = button("?", "Help and shortcuts  ?", () => this.toggleHelp(), { "aria-label": "help", "aria-expanded": "false" });
     this.corrected = el("span", { class: "sk-remark", role: "status" });
     this.undoing = button("undo", "Undo the last correction", () => this.correct({ kind: "undo" }), { class: "python" });
     this.correcting = el("span", { class: "sk-corrected", hidden: true }, this.corrected, this.undoing);
@@ -391,11 +390,6 @@ class Explorer extends MapPage {
   /** Keep a photo of the strip, or the current one, beside those to come, or none. */
   toggleBeside(key = this.get("index")) {
     if (!this.disconnected || this.model.saved) this.put({ beside: this.get("beside") === null ? +key : null });
-  }
-
-  toggleHelp() {
-    this.help.hidden = !this.help.hidden;
-    this.helper.setAttribute("aria-expanded", !this.help.hidden);
   }
 
   upload(file) {

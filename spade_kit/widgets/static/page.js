@@ -119,6 +119,17 @@ export class Page {
     }
   }
 
+  /** A text to be shown by its button, and brought into sight. */
+  makeHelp(...texts) {
+    this.help = el("div", { class: "sk-help", hidden: true }, ...texts);
+    this.helper = button("?", "Help and shortcuts  ?", () => this.toggleHelp(), { "aria-label": "help", "aria-expanded": "false" });
+  }
+
+  toggleHelp() {
+    this.helper.setAttribute("aria-expanded", !this.help.toggleAttribute("hidden"));
+    this.help.scrollIntoView({ block: "nearest" });
+  }
+
   /** A reply arrived: reconnect if the page was disconnected. */
   onAnswer() {
     if (this.disconnected && !this.model.saved) this.setConnected(true);

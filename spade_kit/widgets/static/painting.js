@@ -65,8 +65,7 @@ class Painting extends MapPage {
     this.photo.figure.append(this.makeLegend({ truth: "painted", found: "above reference level" }, this.keys));
     this.words = el("p", { class: "sk-remark" });
     this.normal.figure.append(this.words);
-    this.help = el("p", { class: "sk-remark", hidden: true }, HELP);
-    this.helper = button("?", "Help and shortcuts", () => (this.help.hidden = !this.help.hidden), { "aria-label": "help" });
+    this.makeHelp(HELP);
     const several = this.get("photos").length > 1 && !this.model.saved;
     for (const { input, field } of [this.size, this.strength]) field.limits.max = +input.max;
     for (const control of [this.name.select, ...[this.size, this.strength].flatMap(({ input, field }) => [input, field.input])]) control.classList.add("python");
@@ -266,7 +265,7 @@ class Painting extends MapPage {
     if (back && event.shiftKey) this.history.redo.click();
     else if (back) this.history.undo.click();
     else if ((event.ctrlKey || event.metaKey) && event.key === "y") this.history.redo.click();
-    else if (event.key === "?") this.helper.click();
+    else if (event.key === "?") this.toggleHelp();
     else if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select") || !this.lookCloser(event.key, this.hovered ?? this.get("probe"))) return;
     event.preventDefault();
     event.stopPropagation();
