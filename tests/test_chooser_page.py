@@ -141,7 +141,7 @@ def luminance(colour: np.ndarray) -> float:
 def wait_for_pictures(shown) -> None:
     shown.page.wait_for_function(
         """() => [...document.querySelectorAll('.sk-beside')].every(card =>
-            card.style.visibility === 'hidden' || card.querySelector('canvas').style.visibility !== 'hidden')"""
+            card.style.visibility === 'hidden' || card.querySelector('canvas.base').style.visibility !== 'hidden')"""
     )
 
 
@@ -488,13 +488,31 @@ def test_an_empty_side_of_the_line_has_a_note(notebook, shown, results, scores):
         assert len(cards_of(shown, {"below": "above", "above": "below"}[side])) == 4
 
 
+def test_the_legend_names_the_outlines_and_switches_them(notebook, shown, scores):
+    shown.root.evaluate(MOVE, between(scores, 19))
+    wait_for_pictures(shown)
+    card = cards_of(shown, "above")[-1]
+    for text, name in (("at or above the threshold", "sk-found"), ("ground truth", "sk-truth")):
+        seen = [mark for one in cards_of(shown, "above") for mark in one.locator(f".{name}").all() if mark.is_visible()]
+        assert seen
+        shown.press(text)
+        assert not any(mark.is_visible() for mark in seen)
+        shown.press(text)
+        assert all(mark.is_visible() for mark in seen)
+    shown.page.keyboard.down("h")
+    assert not card.locator(".marks").is_visible()
+    assert card.locator("canvas.base").is_visible()
+    shown.page.keyboard.up("h")
+    assert card.locator(".marks").is_visible()
+
+
 def test_cards_show_their_photo_and_where_its_defect_is(notebook, shown, results, scores):
     threshold = between(scores, 19)
     shown.root.evaluate(MOVE, threshold)
     wait_for_pictures(shown)
     for side, names in zip(("below", "above"), names_near(scores, threshold)):
         for card, name in zip(cards_of(shown, side), names):
-            drawn = Image.fromarray(read_canvas(card.locator("canvas"))[..., :3]).resize((224, 224))
+            drawn = Image.fromarray(read_canvas(card.locator("canvas.base"))[..., :3]).resize((224, 224))
             off = {other: np.abs(np.asarray(drawn, int) - result.image).mean() for other, result in results.items()}
             assert min(off, key=off.get) == name
             mask = results[name].mask

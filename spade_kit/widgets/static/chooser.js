@@ -4,6 +4,7 @@ import { breakable, bytes, clamp, el, numbers, picture, setText, svg, ticks } fr
 import { Upsampler, contour, decodeLevel, roiOf, unpack } from "./maps.js";
 import { Choice, NumberField, button } from "./controls.js";
 import { Page } from "./page.js";
+import { Pane } from "./pane.js";
 
 const KINDS = { normal: "normal photos (leave-one-out)", good: "test: good", defect: "test: defects", unknown: "test: unknown" };
 const [WIDE, HIGH] = [512, 64]; // size of a histogram in SVG units
@@ -51,7 +52,7 @@ class Chooser extends Page {
     this.sides = ["below", "above"].map((side) => {
       const cards = Array.from({ length: NEAR }, () => this.#makeCard());
       const none = el("p", { class: "sk-remark", hidden: true }, side === "below" ? "None: all photos score at least this." : "None: all photos score below this.");
-      return { cards, none, node: el("div", { class: `sk-side ${side}` }, el("p", { class: "sk-heading" }, side === "below" ? "Photos just below the threshold" : "Photos just above the threshold"), none, el("div", { class: "cards" }, ...cards.map(({ node }) => node))) };
+      return { cards, none, node: el("div", { class: `sk-side ${side}` }, el("p", { class: "sk-heading" }, side === "below" ? "Photos just below the threshold" : "Photos just above the threshold"), none, el("div", { class: "cards" }, ...cards.map(({ figure }) => figure))) };
     });
     this.copy = button("copy justification", "Copy the justification of the threshold", () => this.copyText(this.copy, this.get("told").sentence));
     this.root.append(
@@ -59,14 +60,16 @@ class Chooser extends Page {
       this.problem,
       el("div", { class: "sk-choosing" }, el("div", { class: "sk-histograms" }, this.plot, this.ticks, this.axis), el("div", { class: "sk-follows", tabindex: 0, role: "region", "aria-label": "what follows" }, this.facts, this.sentence, this.remarks)),
       el("div", { class: "sk-sides" }, ...this.sides.map(({ node }) => node)),
+      this.makeLegend({ found: "at or above the threshold", truth: "ground truth" }, el("span", {}, "keys: H hides marks")),
       el("div", { class: "sk-foot" }, this.copy, this.saves.page, this.saves.png, this.provenance), this.text);
+    this.legend.truth.hidden = true; // until a photo has a mask
   }
 
   #makeCard() {
-    const canvas = el("canvas", { role: "img" });
-    const marks = svg("svg", { class: "marks", preserveAspectRatio: "none", "aria-hidden": "true" }, ...["sk-truth", "sk-found"].map((name) => svg("g", { class: name }, svg("path", { class: "halo" }), svg("path", { class: "ink" }))));
-    const [name, score] = [el("span", { class: "sk-title" }), el("span", { class: "sk-remark" })];
-    return { canvas, marks, name, score, node: el("figure", { class: "sk-beside" }, el("div", { class: "sk-stage" }, canvas, marks), el("figcaption", {}, name, score)) };
+    const pane = new Pane("");
+    pane.figure.classList.add("sk-beside");
+    pane.stage.after(pane.figure.firstChild); // the caption is below
+    return pane;
   }
 
   listen() {
@@ -95,6 +98,7 @@ class Chooser extends Page {
     const [H, W] = photo.size;
     const map = this.upsampler.map(numbers(photo.distance, Float32Array), photo.grid, photo.size, photo.sigma);
     const truth = photo.mask ? contour(unpack(bytes(photo.mask), H * W), H, W, 0.5) : "";
+    this.legend.truth.hidden &&= !truth;
     const level = photo.level_size && this.upsampler.map(decodeLevel(photo), photo.level_size, photo.size, 0);
     const excess = level && map.map((value, i) => value - level[i]);
     this.pictures.set(photo.at, { map, excess, truth, roi: roiOf(photo), size: photo.size, bitmap: await picture(photo.jpeg) });
@@ -241,28 +245,20 @@ class Chooser extends Page {
     });
   }
 
-  #paintCard({ canvas, marks, name, score, node }, photo, threshold) {
-    node.style.visibility = photo ? "visible" : "hidden";
+  #paintCard(pane, photo, threshold) {
+    pane.figure.style.visibility = photo ? "visible" : "hidden";
     if (!photo) return;
-    setText(name, breakable(photo.name));
-    setText(score, photo.score.toFixed(2));
-    node.dataset.at = photo.at;
-    canvas.setAttribute("aria-label", `${photo.name}, score ${photo.score.toFixed(2)}`);
+    setText(pane.title, breakable(photo.name));
+    setText(pane.remark, photo.score.toFixed(2));
+    pane.canvas.setAttribute("aria-label", `${photo.name}, score ${photo.score.toFixed(2)}`);
     const seen = this.pictures.get(photo.at);
-    marks.style.visibility = canvas.style.visibility = seen ? "inherit" : "hidden";
+    pane.marks.style.visibility = pane.canvas.style.visibility = seen ? "inherit" : "hidden";
     if (!seen) return;
-    const [H, W] = seen.size;
-    if (canvas.dataset.at !== `${photo.at}`) {
-      [canvas.width, canvas.height] = [seen.bitmap.width, seen.bitmap.height];
-      canvas.getContext("2d").drawImage(seen.bitmap, 0, 0);
-      canvas.dataset.at = photo.at;
-      canvas.parentNode.style.aspectRatio = `${W} / ${H}`;
-      marks.setAttribute("viewBox", `0 0 ${W} ${H}`);
-      for (const line of marks.children[0].children) line.setAttribute("d", seen.truth);
-    }
+    pane.resize(...seen.size);
+    pane.draw(seen.bitmap);
+    pane.outline("truth", seen.truth);
     const map = this.get("about").excess[this.get("study").of] ? seen.excess : seen.map;
-    const found = contour(map, H, W, threshold, seen.roi);
-    for (const line of marks.children[1].children) line.setAttribute("d", found);
+    pane.outline("found", contour(map, ...seen.size, threshold, seen.roi));
   }
 
   paintSentence() {

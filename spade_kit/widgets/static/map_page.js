@@ -1,7 +1,6 @@
 // The base of pages with maps: a photo, a hovered pixel, and pictures of the normal photos that explain it.
 
 import { ARROWS, bytes, clamp, el, picture, setText } from "./dom.js";
-import { button } from "./controls.js";
 import { Upsampler, colours, decodeLevel } from "./maps.js";
 import { NormalPictures } from "./pictures.js";
 import { Page } from "./page.js";
@@ -74,29 +73,17 @@ export class MapPage extends Page {
     this.paintProbe();
   }
 
-  /** Let the panes be looked at more closely: enlarged together, and without marks while H is held. */
+  /** Let the panes be looked at more closely, enlarged together. */
   letLook(panes) {
     this.zoom = new Zoom(panes);
-    this.keys = el("span", {}, "keys: H hides marks, +\u00a0-\u00a00\u00a0zoom");
-    for (const end of ["keyup", "focusout"]) this.root.addEventListener(end, () => this.root.classList.remove("bare"));
-  }
-
-  /** A legend that switches kinds of marks, each with its text; ``more`` is below it. */
-  makeLegend(marks, ...more) {
-    const make = (mark, text) => button(text, `Show or hide: ${text}. Hold H to hide all marks`, () => {
-      const hidden = this.root.classList.toggle(`no-${mark}`);
-      this.legend[mark].setAttribute("aria-pressed", !hidden);
-    }, { class: mark, "aria-pressed": "true" });
-    this.legend = Object.fromEntries(Object.entries(marks).map(([mark, text]) => [mark, make(mark, text)]));
-    return el("div", { class: "sk-legend" }, ...Object.values(this.legend), ...more);
+    this.keys = el("span", {}, "keys: H hides marks, +\u00a0\u2212\u00a00\u00a0zoom");
   }
 
   /** @returns {boolean} whether a key is one for that */
   lookCloser(key, place) {
-    if (this.shown && ["+", "=", "-", "0"].includes(key)) this.zoom.key(key, place);
-    else if (key.toLowerCase() === "h") this.root.classList.add("bare");
-    else return false;
-    return true;
+    const known = this.shown && ["+", "=", "-", "0"].includes(key);
+    if (known) this.zoom.key(key, place);
+    return known;
   }
 
   /** Where an arrow key leads from a place, in steps of so many rows and columns; the enlarged part follows. Null for other keys. */

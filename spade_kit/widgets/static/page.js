@@ -119,6 +119,20 @@ export class Page {
     }
   }
 
+  /** A legend that switches kinds of marks, each with its text; ``more`` is below it. H, held, hides all. */
+  makeLegend(marks, ...more) {
+    const make = (mark, text) => button(text, `Show or hide: ${text}. Hold H to hide all marks`, () => {
+      const hidden = this.root.classList.toggle(`no-${mark}`);
+      this.legend[mark].setAttribute("aria-pressed", !hidden);
+    }, { class: mark, "aria-pressed": "true" });
+    this.legend = Object.fromEntries(Object.entries(marks).map(([mark, text]) => [mark, make(mark, text)]));
+    this.root.addEventListener("keydown", ({ key, ctrlKey, metaKey, target }) => {
+      if (key.toLowerCase() === "h" && !ctrlKey && !metaKey && !target.matches("input[type=text], textarea, select")) this.root.classList.add("bare");
+    });
+    for (const end of ["keyup", "focusout"]) this.root.addEventListener(end, () => this.root.classList.remove("bare"));
+    return el("div", { class: "sk-legend" }, ...Object.values(this.legend), ...more);
+  }
+
   /** A text to be shown by its button, and brought into sight. */
   makeHelp(...texts) {
     this.help = el("div", { class: "sk-help", hidden: true }, ...texts);
