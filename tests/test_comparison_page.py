@@ -136,7 +136,7 @@ def assert_says(shown: Compared, python, place: tuple[int, int]) -> None:
     told = python.readout()
     assert len(shown.words) == len(told)
     for words, (_, found) in zip(shown.words, told.iterrows()):
-        form = r"normal (\d+) \((\d+), (\d+)\)\ndistance (\d+\.\d\d)\n(\d+\.\d\d) \xd7 reference"
+        form = r"normal (\d+) \((\d+),\xa0(\d+)\)\ndistance (\d+\.\d\d)\n(\d+\.\d\d) \xd7 reference"
         *match, distance, times = re.fullmatch(form, words).groups()
         assert [int(number) for number in match] == [found.normal, found.row, found.col]
         assert float(distance) == pytest.approx(found.distance, abs=0.0056)  # both are rounded
@@ -431,6 +431,27 @@ def test_keys_work_after_a_view_is_removed(notebook, shown):
     shown.press("remove view 3")  # the last: its button goes with it
     shown.until_named(NAMES[1:3])
     assert shown.root.evaluate("root => root.contains(document.activeElement)")
+
+
+@pytest.mark.parametrize("width", [700, 1000])
+def test_the_keys_named_below_the_photo_stay_together(notebook, shown, width):
+    with resized(shown, width):
+        lines = shown.root.locator(".sk-legend span").last.evaluate(
+            """span => {
+                const [range, text] = [document.createRange(), span.firstChild];
+                range.setStart(text, text.length - "+ - 0 zoom".length);
+                range.setEnd(text, text.length);
+                return new Set([...range.getClientRects()].map((box) => Math.round(box.top))).size;
+            }"""
+        )
+        assert lines == 1
+
+
+def test_views_are_three_in_a_row_on_a_narrow_page(notebook, shown):
+    with resized(shown, 700, 1800):
+        tops = [round(stage.bounding_box()["y"]) for stage in shown.stages.all()]
+        assert [tops.count(top) for top in sorted(set(tops))] == [3, 2]
+        assert shown.root.bounding_box()["height"] < 1100
 
 
 def test_the_views_of_a_difference_can_be_changed_by_keys(notebook, shown):

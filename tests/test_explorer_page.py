@@ -1082,6 +1082,14 @@ def test_the_help_comes_into_sight(notebook, shown):
         shown.page.keyboard.press("?")
 
 
+def test_nothing_sticks_out_of_a_narrow_page(notebook, shown):
+    with resized(shown, 500, 1000):
+        edge = shown.root.bounding_box()
+        for part in shown.root.locator(".sk-head *:visible").all():
+            box = part.bounding_box()
+            assert box["x"] + box["width"] <= edge["x"] + edge["width"] + 1
+
+
 @pytest.mark.parametrize("width", [700, 1000, 1600])
 def test_the_compact_page_is_at_most_700_px_high(notebook, shown, width):
     with resized(shown, width + 140, 900):  # with the notebook's own margins

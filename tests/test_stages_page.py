@@ -228,6 +228,19 @@ def test_the_threshold_gives_the_verdict_of_the_result(shown, result, left_out):
     assert shown.facts[5] == verdict
 
 
+@pytest.mark.parametrize("width", [440, 600, 760, 840, 900, 1200])
+def test_the_names_of_the_stages_can_be_read_at_any_width(shown, width):
+    shown.page.set_viewport_size({"width": width, "height": 1000})
+    names = shown.root.locator(".sk-step .name").all()
+    assert [name.inner_text() for name in names] == NAMES
+    for name in names:
+        size, cut = name.evaluate(
+            "name => [parseFloat(getComputedStyle(name).fontSize), name.scrollWidth - name.clientWidth]"
+        )
+        assert size >= 11
+        assert cut <= 1
+
+
 def test_k_sigma_and_the_threshold_can_be_typed(shown, result):
     for card, name, value in (("Retrieval", "K", "3"), ("Map", "sigma", "1.25"), ("Segmentation", "threshold", "61.5")):
         shown.open(card)

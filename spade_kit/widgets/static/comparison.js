@@ -346,7 +346,7 @@ class Comparison extends MapPage {
     const { patch, words } = this.views[at];
     if (bitmap) patch.draw(bitmap, there, size, view.cells.grid);
     const times = this.maps[at][place[0] * size[1] + place[1]] / this.get("levels")[at].level;
-    setText(words, `normal ${image} (${there.join(", ")})\ndistance ${distance.toFixed(2)}\n${times.toFixed(2)} × reference`);
+    setText(words, `normal ${image} (${there.join(",\u00a0")})\ndistance ${distance.toFixed(2)}\n${times.toFixed(2)} × reference`);
     return `${view.name} ${times.toFixed(2)} times the reference level, normal ${image}`;
   }
 }
