@@ -1090,6 +1090,15 @@ def test_nothing_sticks_out_of_a_narrow_page(notebook, shown):
             assert box["x"] + box["width"] <= edge["x"] + edge["width"] + 1
 
 
+def test_both_photos_of_the_compact_page_have_one_size(notebook, shown):
+    notebook.execute("ex.beside, ex.compact = 3, True")
+    shown.root.locator(":scope.beside.compact").wait_for()
+    with resized(shown, 1600):
+        widths = [stage.bounding_box()["width"] for stage in shown.root.locator(".sk-views .sk-stage").all()]
+    assert len(widths) == 6
+    assert widths == pytest.approx([widths[0]] * 6, abs=1)
+
+
 @pytest.mark.parametrize("width", [700, 1000, 1600])
 def test_the_compact_page_is_at_most_700_px_high(notebook, shown, width):
     with resized(shown, width + 140, 900):  # with the notebook's own margins
