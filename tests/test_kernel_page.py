@@ -81,9 +81,16 @@ def test_thumbnails_are_kept_in_the_notebook(reopened, name, pictures):
 
 
 def test_the_photos_nearest_to_the_threshold_are_kept_in_the_notebook(reopened):
-    near = Shown(reopened.page, NAMES.index("chooser")).root.locator(".sk-beside canvas")
-    seen = near.evaluate_all("all => all.map(one => [getComputedStyle(one).visibility, one.dataset.at])")
-    assert sum(visible == "visible" and at is not None for visible, at in seen) >= 5
+    near = Shown(reopened.page, NAMES.index("chooser")).root.locator(".sk-beside canvas.base")
+    seen = near.evaluate_all("all => all.map(one => getComputedStyle(one).visibility)")  # hidden until drawn
+    assert seen.count("visible") >= 5
+
+
+def test_what_needs_python_says_so(reopened):
+    shown = Shown(reopened.page, NAMES.index("explorer"))
+    shown.press("ratio")
+    shown.map.locator("xpath=..").get_by_text("ratios need Python").wait_for(timeout=2000)
+    shown.press("map")
 
 
 def test_points_of_a_map_have_pictures_and_neighbours_in_the_notebook(reopened):

@@ -578,7 +578,7 @@ class Explorer extends MapPage {
     this.maps[2].disabled = Boolean(this.model.saved && !this.current(this.get("ratios")));
     this.maps[1].disabled = !this.comparable() || Boolean(this.model.saved && !this.taken);
     this.maps[1].title = this.comparable() ? EXCESS : "The excess needs at least two different normal photos";
-    const unknown = this.get("ratio") && (this.model.saved ? `ratios are known for K = ${this.get("ratios").k}` : this.get("waiting") || "ratios of distances come next");
+    const unknown = this.get("ratio") && (this.model.saved ? `ratios are known for K = ${this.get("ratios").k}` : this.disconnected ? "ratios need Python" : this.get("waiting") || "ratios of distances come next");
     setText(this.map.remark, ratio ? "best place / best distant place" : unknown ? unknown : judged ? `${(100 * marked).toFixed(1)} % of this photo${this.rate(threshold)}` : why);
     this.offerRules(this.rule, "pixel", this.get("threshold_rule"), this.rule.masks ? [["f1", "best F1 (uses test labels)"]] : []);
     this.scoring.offer([["max", "maximum of the map"], ["top", "highest 1 % of the map"], ...(this.comparable() ? [["excess", "highest 1 % of the excess"]] : [])]);
