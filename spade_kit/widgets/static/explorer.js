@@ -676,7 +676,7 @@ class Explorer extends MapPage {
     this.correcting.hidden = !corrected.length;
     this.undoing.disabled = this.disconnected || !undo;
     this.source.title = this.about.backbone;
-    setText(this.source, `${this.about.backbone.replace(/, SHA-256 \w+$/, "")}; ${this.shown.photo.judged}; ${normals} normal photos${this.model.saved ? "; greyed controls need a kernel" : ""}`);
+    setText(this.source, `${this.about.backbone.replace(/, SHA-256 \w+$/, "")}; ${this.shown.photo.judged}; ${normals} normal photos`);
   }
 
   /** How much place explains of the normal photos, or the button to ask. */
