@@ -1,6 +1,6 @@
 // All photos on one map: points to hover, to walk with arrow keys, and to select with a lasso.
 
-import { brief, bytes, el, numbers, picture, setText, svg } from "./dom.js";
+import { ARROWS, brief, bytes, el, numbers, picture, setText, svg } from "./dom.js";
 import { Choice, button } from "./controls.js";
 import { Page } from "./page.js";
 import { Strip } from "./strip.js";
@@ -9,7 +9,6 @@ const PROJECTIONS = { pca: "PCA", tsne: "t-SNE" };
 const COLOURS = { kind: "kind", score: "image score", neighbours: "neighbour count" };
 const SHAPES = { o: "M5 0A5 5 0 1 1-5 0A5 5 0 1 1 5 0Z", s: "M-5-5H5V5H-5Z", D: "M0-6.5L6.5 0L0 6.5L-6.5 0Z", "^": "M0-6L6 5H-6Z", v: "M0 6L6-5H-6Z" };
 const PATHS = Object.fromEntries(Object.entries(SHAPES).map(([marker, shape]) => [marker, new Path2D(shape)]));
-const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const [NEAR, EDGE, MOST] = [14, 16, 200]; // px around the pointer and around all points; cards
 const [EDGING, RIM] = [2, 4]; // px, in the colour of the kind if the points have other colours; behind it, since some are pale
 const [GREY, RING] = ["#808080", "#d55e00"]; // visible in both themes
@@ -98,7 +97,7 @@ class Atlas extends Page {
   key(event) {
     const others = this.selected.filter((at) => at !== this.point);
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key in STEPS) this.walk(STEPS[event.key]);
+    if (event.key in ARROWS) this.walk(ARROWS[event.key]);
     else if (event.key === "Escape") this.select([]);
     else if (event.key === "Enter" && this.point !== null) this.select(others.length < this.selected.length ? others : [...others, this.point]);
     else return;
@@ -107,7 +106,7 @@ class Atlas extends Page {
   }
 
   /** Go to the nearest point in a direction; the first step, to the one nearest the middle. */
-  walk([right, down]) {
+  walk([down, right]) {
     const [x, y] = this.places[this.point] ?? [this.W / 2, this.H / 2];
     const to = this.find(([a, b]) => {
       const [along, aside] = [(a - x) * right + (b - y) * down, Math.abs((a - x) * down) + Math.abs((b - y) * right)];

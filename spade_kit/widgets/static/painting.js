@@ -162,7 +162,7 @@ class Painting extends MapPage {
     const { size, strength } = Object.assign(this.own[this.tool], changes);
     this.size.show(size);
     this.strength.show(Math.round(100 * strength));
-    this.paintPen();
+    this.circle(this.pen, this.hovered);
   }
 
   /** The pointer position in fractional map pixels, possibly outside the map. */
@@ -232,15 +232,14 @@ class Painting extends MapPage {
 
   hover(place) {
     super.hover(place);
-    this.paintPen();
+    this.circle(this.pen, this.hovered);
   }
 
   key(event) {
     const by = event.shiftKey ? 16 : 4;
     const to = this.byArrow(event.key, this.hovered ?? this.get("probe"), [by, by]);
-    if (to) {
-      this.hover(to);
-    } else if (event.key === "Enter" || event.key === " ") this.dab(this.hovered ?? this.get("probe"));
+    if (to) this.hover(to);
+    else if (event.key === "Enter" || event.key === " ") this.dab(this.hovered ?? this.get("probe"));
     else return;
     event.preventDefault();
   }
@@ -301,10 +300,6 @@ class Painting extends MapPage {
     if (!place) return;
     for (const one of mark.children) one.setAttribute("r", this.own[this.tool].size / 2);
     mark.setAttribute("transform", `translate(${place[1] + 0.5} ${place[0] + 0.5})`);
-  }
-
-  paintPen() {
-    this.circle(this.pen, this.hovered);
   }
 
   paintMap() {
