@@ -43,7 +43,7 @@ def fit_into(
             outcomes = _fit_on(workers, work, images, progress.update)
         tell_skipped([problem for _, skipped in outcomes for problem in skipped], len(images))
         checkpoint.publish(folder, [shard for shard, _ in outcomes if shard], backbone, options, [])
-    return replace(checkpoint.load_gallery(folder, backbone, None).gallery, cropping=cropping)
+        return replace(checkpoint.load_gallery(folder, backbone, None).gallery, cropping=cropping)
 
 
 def _fit_on(workers: Any, work: Callable, images: Sequence[Photo], count: Callable[[int], object]) -> list[Outcome]:
