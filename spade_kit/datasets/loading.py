@@ -106,8 +106,8 @@ def load_dataset(
             "if there are test images."
         )
     if name_or_path == "demo":
-        package = Path(__file__).parents[1]  # the demo is next to the package in a checkout, inside it in a wheel
-        places = (package.parent / "data" / "demo", package / "data" / "demo", package)
+        package = Path(__file__).parents[1]  # the demo is inside the package in a wheel, next to it in a checkout
+        places = (package / "data" / "demo", package.parent / "data" / "demo", package)
         return _assemble(read_splits(next(filter(Path.is_dir, places))), "demo")
     if name_or_path == "solar_cells":
         return _solar_cells()
