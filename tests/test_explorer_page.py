@@ -1112,6 +1112,9 @@ def test_the_compact_page_is_at_most_700_px_high(notebook, shown, width):
         names = ["photo", "K", "kappa", "radius", "sigma", *(["overlay"] if width > 900 else [])]
         controls = [shown.root.get_by_label(name, exact=True) for name in names]
         controls.append(shown.root.get_by_role("button", name="compact", exact=True))
+        fields = [shown.root.get_by_label(f"{name}, typed", exact=True).bounding_box() for name in names[1:5]]
+        labels = [name.bounding_box() for name in shown.root.locator(".sk-controls .sk-slider .name").all()[:4]]
+        assert all(field["x"] + field["width"] + 4 < label["x"] for field, label in zip(fields, labels[1:]))
         rows = [control.bounding_box() for control in controls]
         assert max(row["y"] for row in rows) < min(row["y"] + row["height"] for row in rows)  # all in one row
         assert not any(
