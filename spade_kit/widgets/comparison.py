@@ -197,7 +197,7 @@ class Comparison(Live, page="comparison.js"):
         bases = [*self._bases, *map(copy.copy, given[len(self._bases) :])]
         names = [make_view(spec, bases).name for spec in specs]
         if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"Views must have distinct names; got {twice!r} twice. Rename one with name=.")
+            raise ValueError(f"Views must have distinct names; got {twice!r} twice. Change one, or set name=.")
         if len(bases) > len(self._bases):
             self._judge(self.index, bases)  # raises on different crops before anything is changed
         self._given, self._bases = given, bases
