@@ -6,11 +6,11 @@ import inspect
 import operator
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from difflib import get_close_matches
+from math import isfinite
 from numbers import Real
-from sys import float_info
 from threading import Lock
 from typing import Any, SupportsIndex
 
@@ -53,9 +53,11 @@ def cut_count(name: str, value: int, available: int, of: str) -> int:
 
 def check_number(name: str, value: float, needed: str, *, least: float, most: float) -> float:
     """A real number of Python or NumPy from ``least`` to ``most``, as a float; bool is rejected."""
-    real = isinstance(value, Real) and not isinstance(value, bool)
-    if real and max(least, -float_info.max) <= value <= min(most, float_info.max):  # not NaN, nor 10**400
-        return float(value)
+    if isinstance(value, Real) and not isinstance(value, bool):
+        with suppress(OverflowError):  # raised for 10**400
+            number = float(value)  # compared as one: a limit may be too large for NumPy's small floats
+            if isfinite(number) and least <= number <= most:
+                return number
     raise ValueError(f"{name} must be {needed}; got {value!r}.")
 
 

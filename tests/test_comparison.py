@@ -501,7 +501,7 @@ def test_the_pages_code_is_one_module_without_imports():
 MISTAKES = [
     ("views", ["layer1"], "views must contain 2 to 8 views; got 1."),
     ("views", [{"k": 1, "name": f"{place}"} for place in range(9)], "views must contain 2 to 8 views; got 9."),
-    ("views", ["layer1", None, "layer1"], "Views must have distinct names; got 'layer1' twice. Change one, or set name=."),
+    ("views", ["layer1", None, "layer1"], "must have distinct names; got 'layer1' twice. Change one, or set name=."),
     ("views", [{"k": 1, "name": "few"}, {"k": 2, "name": "few"}], "Views must have distinct names; got 'few' twice"),
     ("views", ["layer1", "layer9"], "A layer must be one of 'layer1', 'layer2', 'layer3'; got 'layer9'"),
     ("views", ["layer1", {"kapa": 2}], "Did you mean 'kappa'"),

@@ -89,6 +89,13 @@ def test_the_limits_of_a_number_are_named(given, said):
 
 
 @pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.longdouble, np.uint8])
+def test_numbers_of_numpy_are_compared_as_floats(dtype):
+    """Warnings are errors here, and the largest weight is none of NumPy's small floats."""
+    assert SPADE(sigma=dtype(3), weights={"layer1": dtype(2)}).options == SPADE(sigma=3, weights={"layer1": 2}).options
+
+
+@pytest.mark.usefixtures("unchecked")
 def test_removed_and_unknown_parameters_raise_an_error():
     pinned = {"k", "kappa", "radius", "weights", "combine", "sigma", "search", "score", "judged", "squared"}
     assert set(OPTIONS) == pinned
