@@ -148,7 +148,7 @@ def test_the_python_code_and_the_figure_show_two_images(spade, demo):
             plain = spade.with_options(sigma=2).predict(explorer.images.photo(index)[0])
             among = [image for image in plain.among if image != 3]
             np.testing.assert_array_equal(names[name].anomaly_map, plain.with_normals(among).anomaly_map)
-            row, col = expected.loc[at, ["row", "col"]]
+            row, col = expected.loc[at, ["row", "col"]].astype(int)
             assert f"draw_explanation({name}, {row}, {col}, threshold=" in explorer.code()
         assert explorer._title_and_stem()[0].endswith(f" beside {explorer.images.name(beside)}")  # of the PNG
         parts = explorer.draw().subfigs

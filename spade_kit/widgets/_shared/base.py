@@ -246,7 +246,8 @@ class Live(anywidget.AnyWidget):
         """The current view on white: legible on dark pages, too, whatever style the user has set."""
         with style.context("default"):
             figure = self.draw()
-            figure.suptitle(title, parse_math=False)
+            if title:  # Matplotlib before 3.11 leaves room for an empty one, too
+                figure.suptitle(title, parse_math=False)
             return as_png(figure, dpi)
 
     def _title_and_stem(self) -> tuple[str, str]:
