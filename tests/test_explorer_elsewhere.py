@@ -190,7 +190,7 @@ def test_without_a_region_a_saved_page_says_so(offline):
 
 
 def test_a_saved_page_offers_no_more_neighbours_than_it_has(browser, spade, demo, tmp_path, monkeypatch):
-    monkeypatch.setattr("spade_kit.widgets.explorer._REACH", 7)
+    monkeypatch.setattr("spade_kit.widgets._shared.caches._REACH", 7)
     path = tmp_path / "page.html"
     spade_kit.explore(spade, demo).save_html(path)
     with open_offline(browser, path) as page:
