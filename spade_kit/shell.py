@@ -21,6 +21,7 @@ from typing import Any
 ALL_JUDGED, SOME_NOT_JUDGED, NOT_RUN = 0, 1, 2  # exit codes; argparse ends with 2, too
 _LEAST_MEMORY, _LEAST_DISK = 2, 1  # GB
 _PACKAGES = ("spade_kit", "torch", "torchvision", "timm", "numba", "numpy", "pillow")
+_AGAIN = "pip install --force-reinstall"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -144,10 +145,9 @@ def _examine(given: Any) -> tuple[int, Any]:
     import psutil
     import torch
 
-    from spade_kit.features.sources import EMBEDDED, WHEELS, embedded_file
-    from spade_kit.features.weights import hash_file
     from spade_kit.search import runtime
 
+    weights, wrong = _examine_network()
     free = psutil.virtual_memory().available / 2**30
     disk = shutil.disk_usage(".").free / 2**30
     told = {
@@ -156,7 +156,7 @@ def _examine(given: Any) -> tuple[int, Any]:
         "cores": psutil.cpu_count(),
         "threads": torch.get_num_threads(),
         "compiler": "numba" if runtime.numba else "none",
-        "weights": "bundled" if hash_file(embedded_file()) == WHEELS[EMBEDDED].sha256 else "damaged",
+        "weights": weights,
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "workers": _version("distributed"),
         "browser": _find_browser(),
@@ -164,15 +164,25 @@ def _examine(given: Any) -> tuple[int, Any]:
         "memory_gb": round(free, 1),
         "disk_gb": round(disk, 1),
     }
-    again, damaged = "pip install --force-reinstall", told["weights"] == "damaged"
     checks = {
-        f"The search is a hundred times slower without numba: {again} numba.": not runtime.numba,
-        f"The bundled weights are damaged: {again} {WHEELS[EMBEDDED].package}.": damaged,
+        f"The search is a hundred times slower without numba: {_AGAIN} numba.": not runtime.numba,
         f"{free:.1f} GB of memory are free, and {_LEAST_MEMORY} are needed: end other programs.": free < _LEAST_MEMORY,
         f"{disk:.1f} GB of disk are free here, and {_LEAST_DISK} are needed: make room.": disk < _LEAST_DISK,
     }
-    wrong = [sentence for sentence, is_wrong in checks.items() if is_wrong]
+    wrong += [sentence for sentence, is_wrong in checks.items() if is_wrong]
     return SOME_NOT_JUDGED if wrong else ALL_JUDGED, told | {"wrong": wrong}
+
+
+def _examine_network() -> tuple[str, list[str]]:
+    """The state of the bundled weights, and what is wrong with them or with the libraries that build networks."""
+    try:
+        from spade_kit.features.sources import EMBEDDED, WHEELS, embedded_file
+        from spade_kit.features.weights import hash_file
+    except (ImportError, RuntimeError) as problem:  # the latter if torchvision was built for another torch
+        return "unknown", [f"No network can be built ({problem}): {_AGAIN} torch torchvision timm."]
+    if hash_file(embedded_file()) == WHEELS[EMBEDDED].sha256:
+        return "bundled", []
+    return "damaged", [f"The bundled weights are damaged: {_AGAIN} {WHEELS[EMBEDDED].package}."]
 
 
 def _find_browser() -> str:

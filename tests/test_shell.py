@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -114,6 +115,15 @@ def test_the_doctor_says_what_there_is_and_what_is_wrong(capsys, monkeypatch):
     monkeypatch.setattr(shell, "_LEAST_DISK", 10**9)
     assert shell.main(["doctor"]) == 1
     assert "GB of disk are free here, and 1000000000 are needed: make room." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("broken", ["timm", "torchvision"])
+def test_the_doctor_examines_an_environment_whose_networks_cannot_be_built(broken):
+    script = f"import sys; sys.modules['{broken}'] = None; from spade_kit.shell import main; sys.exit(main(['doctor']))"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert re.search(rf"No network can be built \(.*{broken}.*\): pip install .* torch torchvision timm\.", run.stdout)
+    assert "disk_gb" in run.stdout
 
 
 @pytest.fixture
