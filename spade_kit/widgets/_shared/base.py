@@ -114,17 +114,8 @@ class Live(anywidget.AnyWidget):
     DONE: ClassVar[tuple[str, ...]] = ()  # what was done with the image, for titles and names of files
     # message kinds, each with the fields passed to `_on_<kind>` or else to the method of this name
     MESSAGES: ClassVar[dict[str, str]] = {"hello": "", "page": "", "png": "", "normals": "images"}
-    ASKED: ClassVar[tuple[str, ...]] = (
-        "hello",
-        "page",
-        "png",
-        "pair",
-        "normals",
-        "photos",
-        "points",
-        "ask",
-        "distances",
-    )
+    # these change no state
+    ASKED: ClassVar[set[str]] = {"hello", "page", "png", "pair", "normals", "photos", "points", "ask", "distances"}
 
     _css = STYLE
     _lock = RLock()  # of all widgets: linked ones change each other, and two locks could wait for each other
