@@ -162,10 +162,7 @@ class Notebook:
 
     def until(self, expression: str, value, seconds: float = 10) -> None:
         """Wait until an expression in the kernel has this value."""
-        end = time.monotonic() + seconds
-        while (now := self.ask(expression)) != value and time.monotonic() < end:
-            self.page.wait_for_timeout(50)
-        assert now == value
+        wait_until(self.page, lambda: self.ask(expression), value, seconds)
 
     def __enter__(self) -> "Notebook":
         return self
@@ -177,6 +174,14 @@ class Notebook:
     def close(self) -> None:
         self.page.evaluate("jupyterapp.shell.currentWidget.sessionContext.shutdown()")
         self.page.close()
+
+
+def wait_until(page, read: Callable, value, seconds: float) -> None:
+    """Wait until what is read is this value."""
+    end = time.monotonic() + seconds
+    while (now := read()) != value and time.monotonic() < end:
+        page.wait_for_timeout(50)
+    assert now == value
 
 
 def lay_out(root) -> dict[str, float]:
@@ -293,10 +298,7 @@ class Shown:
 
     def until(self, read: Callable, value, seconds: float = 20) -> None:
         """Wait for an update from Python."""
-        end = time.monotonic() + seconds
-        while (now := read()) != value and time.monotonic() < end:
-            self.page.wait_for_timeout(50)
-        assert now == value
+        wait_until(self.page, read, value, seconds)
 
     def at(self, stage, row: int, col: int) -> dict:
         """The screen position of a map pixel."""
