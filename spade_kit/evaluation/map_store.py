@@ -18,7 +18,6 @@ from zipfile import BadZipFile
 import numpy as np
 from jaxtyping import Bool, Float
 
-from spade_kit._arguments import hold_warnings
 from spade_kit._files import as_text, shorten, write_whole
 from spade_kit.datasets.samples import Sample
 from spade_kit.features.crops import Crop
@@ -46,8 +45,10 @@ class Judged:
     def of(cls, result: Result) -> Judged:
         options = result.spade.options
         level = result.place_level if options.judged == "excess" else None
-        with hold_warnings():  # of defects outside the crop: an evaluation counts them
-            return cls(result.correspondence.distance, options.sigma, result.mask, result.crop, level)
+        truth = None if result.sample is None else result.sample.mask
+        # not `Result.mask`, which warns of a defect outside the crop: an evaluation counts them
+        mask = None if truth is None else result.crop.cut_mask(truth)
+        return cls(result.correspondence.distance, options.sigma, mask, result.crop, level)
 
     @cached_property
     def anomaly_map(self) -> Float[np.ndarray, "H W"]:
