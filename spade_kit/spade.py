@@ -116,7 +116,7 @@ class SPADE:
     ) -> None:
         _refuse(gone)
         options = Options(k, kappa, radius, weights, combine, sigma, search, score, judged, squared)
-        self.backbone = load_backbone(backbone, device=device)
+        self._backbone = load_backbone(backbone, device=device)
         self.options = self._check(options)
         self.folder: Path | None = None  # where the gallery was saved or loaded
         self._fitted: Calibration | None = None  # of the gallery, which it holds: both are replaced at once
@@ -124,6 +124,15 @@ class SPADE:
         self._choices = _tabulate([])
 
     k, kappa, radius, weights, combine, sigma, search, score, judged, squared = (_Option() for _ in OPTIONS)
+
+    @property
+    def backbone(self) -> Backbone:
+        """The network that computes the features; distances between features of two networks mean nothing."""
+        return self._backbone
+
+    @backbone.setter
+    def backbone(self, other: Any) -> None:
+        raise AttributeError("A SPADE keeps its backbone. Make another one, SPADE(backbone), and fit the images again.")
 
     @classmethod
     def recommended(
@@ -322,7 +331,7 @@ class SPADE:
             gallery = build_gallery(photos, backbone, fit_cropping(photos, backbone, roi))
         else:
             raise ValueError("With jobs or a client, fit needs a folder for what the workers write. Pass folder=.")
-        self.backbone = backbone
+        self._backbone = backbone
         self._replace(gallery)
         self._warn_about_training_images()
         if told := self.gallery.squashed:

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from spade_kit import SPADE
+from spade_kit import SPADE, load_backbone
 from spade_kit.options import OPTIONS, Options
 
 
@@ -49,6 +49,18 @@ def test_an_attribute_of_spade_is_checked_when_it_is_set():
     with pytest.raises(ValueError, match=r"kappa must be a whole number from 1 to 300; got 0\."):
         spade.kappa = 0
     assert (spade.kappa, spade.weights) == (1, {"layer1": 2})
+
+
+def test_the_backbone_of_a_spade_is_never_another_one(spade, scratched):
+    """It may give features of the same shapes, whose distances mean nothing."""
+    network, score = spade.backbone, spade.predict(scratched).image_score
+    for other in (load_backbone(pretrained=False), "resnet18", None):
+        with pytest.raises(
+            AttributeError, match=r"A SPADE keeps its backbone\. Make another one, SPADE\(backbone\), and"
+        ):
+            spade.backbone = other
+    assert spade.backbone is network
+    assert spade.predict(scratched).image_score == score
 
 
 def test_a_typing_error_in_an_attribute_raises_an_error():
