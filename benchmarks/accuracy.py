@@ -110,8 +110,7 @@ def measure_editions(dataset: Dataset) -> Iterator[Entry]:
             if getattr(spade, name) != value:
                 yield judge(f"second edition, but {name} {value}", spade.with_options(**{name: value}), dataset)
     for name, sizes in {"square": {"resize": 320, "crop": 320}, "512 px": {"resize": 512, "crop": None}}.items():
-        other = SPADE.recommended(size=sizes["resize"])
-        other.backbone = load_backbone(average=3, **sizes)
+        other = SPADE.recommended(load_backbone(average=3, **sizes), size=sizes["resize"])
         yield judge(f"second edition, but {name}", other.fit(dataset.train), dataset)
 
 
