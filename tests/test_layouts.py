@@ -1183,3 +1183,42 @@ def test_a_folder_of_a_foreign_format_is_refused_by_its_name(put, test):
     (folder / "lot/0.HEIC").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match=r"lot, but it contains 0\.HEIC\. \.heic is not supported\. Convert"):
         load_dataset(train=folder / "a", test=[folder / name for name in test])
+
+
+@pytest.mark.parametrize(
+    ("normal", "bad"), [("ok_front", "def_front"), ("1", "0"), ("Class A", "class b"), ("frisch", "faul")]
+)
+def test_a_kind_with_the_name_of_the_folder_of_normal_images_is_good(put, normal, bad):
+    folder = put(*(f"{split}/{normal}/{split}{at}.png" for split in ("train", "test") for at in range(2)))
+    put(f"test/{bad}/0.png", f"test/{bad}/1.png")
+    for train in (folder / "train" / normal, [folder / "train" / normal]):
+        dataset = load_dataset(train=train, test=folder / "test")
+        labels = {sample.path.parent.name: sample.label for sample in dataset.test}
+        assert labels == {normal: "good", bad: bad}
+        told = f"test/{normal} has the name of a folder of normal images: it counts as good."
+        assert dataset.remarks[0] == told  # and of 0 that it may mean good
+    assert {
+        sample.label for sample in load_dataset(train=folder / "train" / normal, test=folder / "test" / bad).test
+    } == {None}
+
+
+@pytest.mark.parametrize("part", ["train", "images", "bad"])
+def test_a_folder_of_normal_images_whose_name_says_nothing_of_them_names_no_kind(put, part):
+    folder = put(f"a/{part}/0.png", f"test/{part}/1.png", "test/crack/2.png")
+    dataset = load_dataset(train=folder / "a" / part, test=folder / "test")
+    assert {sample.label for sample in dataset.test if sample.path.stem == "1"} <= {part, None}
+
+
+def test_normal_images_that_are_named_like_defects_are_told(put):
+    folder = put(
+        "OK_1.png", "NG_1.png", "2-not_ok.png", "003 defect.png", "ok 4.png", "without_defect_5.png", "angle_6.png"
+    )
+    told = (
+        "3 normal images named like a defect: set/2-not_ok.png, set/003 defect.png, set/NG_1.png. If they are defects, "
+        "move them to a folder of their own, and pass it as test."
+    )
+    assert load_dataset(folder).remarks == (told,)
+    for path in load_dataset(folder).train:
+        if path.path.name in told:
+            path.path.unlink()
+    assert load_dataset(folder).remarks == ()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spade_kit.datasets.naming import as_label, strip_mark
+from spade_kit.datasets.naming import BAD_NAMES, GOOD_NAMES, as_label, says_bad, strip_mark
 from spade_kit.datasets.pairing import pair
 from spade_kit.datasets.samples import Sample
 
@@ -125,6 +125,15 @@ def test_all_words_for_good_parts_are_one_label():
         assert as_label(word) == "good"
     for word in ("not good", "nok", "goods", "scratch ", "0", "a\\b"):
         assert as_label(word) == word.strip()
+
+
+@pytest.mark.parametrize("form", ["{}", "{}_001", "001-{}", "{}(2)", "{}.part", "Part 7 {}"])
+def test_a_file_is_named_like_a_defect_if_the_longest_word_at_an_end_says_so(form):
+    for word in GOOD_NAMES | BAD_NAMES:
+        if "." not in word:  # those are names of folders
+            assert says_bad(form.format(word.upper())) == (word in BAD_NAMES)
+    for word in ("koala", "angle", "scrapbook", "reference", "a_ng_b"):
+        assert not says_bad(form.format(word))
 
 
 def test_a_label_beside_its_image_is_a_mask_and_one_without_an_image_is_an_image():

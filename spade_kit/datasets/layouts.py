@@ -236,8 +236,13 @@ def _find_deeper(folder: Path, normal: list[Sample]) -> list[str]:
     return [told] if below else []
 
 
-def _read_kinds(folder: Path, masks: Path | None = None) -> tuple[list[Sample], list[str]]:
-    """Images directly in a folder, without a label, and images in and below one subfolder per kind; and remarks."""
+def _read_kinds(
+    folder: Path, masks: Path | None = None, trained: Collection[str] = ()
+) -> tuple[list[Sample], list[str]]:
+    """Images directly in a folder, without a label, and images in and below one subfolder per kind; and remarks.
+
+    Kinds with the name of a folder of normal images, one of ``trained``, are good.
+    """
     if images := _enter(folder, IMAGE_NAMES | TEST_NAMES):
         masks = masks and (_child(masks, {plain(images.name)}) or masks)
         folder, masks = images, masks or _find_mask_folder(images)
@@ -245,12 +250,15 @@ def _read_kinds(folder: Path, masks: Path | None = None) -> tuple[list[Sample], 
     of_kind = defaultdict(list)
     for path in photos:
         of_kind[folder.joinpath(*path.relative_to(folder).parts[:-1][:1])].append(path)
-    samples = []
+    samples, remarks = [], []
     for kind in (folder, *list_folder(folder).folders):
         label = None if kind == folder or plain(kind.name) in UNSORTED_NAMES else _label(kind.name)
+        if label not in (GOOD, None) and plain(kind.name) in trained:
+            remarks.append(f"{name_file(kind)} has the name of a folder of normal images: it counts as {GOOD}.")
+            label = GOOD
         samples += [Sample(path, label, truth.get(path)) for path in of_kind[kind]]
     labels = {sample.label for sample in samples if sample.label}
-    remarks = _find_contrary(samples, folder)
+    remarks += _find_contrary(samples, folder)
     if (zeros := find_zeros(labels)) and are_numbers(labels):
         samples = [replace(sample, label=GOOD) if sample.label in zeros else sample for sample in samples]
         return samples, [*remarks, _tell_numbers(folder, *sorted(zeros))]
@@ -347,8 +355,10 @@ def read_folders(train: list[Path], test: list[Path]) -> Found:
     if zeros:
         labels = [GOOD if name in zeros else name for name in names]
         remarks.append(_tell_numbers(test[0].absolute().parent, *sorted(zeros)))
+    trained = {plain(folder.absolute().name) for folder in train} - TRAIN_NAMES - IMAGE_NAMES - BAD_NAMES
+    trained -= find_zeros(trained)  # which are told as numbers
     for folder, label, name in zip(test, labels, names):
-        samples, numbered = _read_kinds(folder, _find_masks(folder))
+        samples, numbered = _read_kinds(folder, _find_masks(folder), trained)
         if not samples:
             raise FileNotFoundError(_describe_contents(folder))
         if label:

@@ -31,7 +31,7 @@ from spade_kit.datasets.images import (
     read_size,
 )
 from spade_kit.datasets.layouts import LAYOUTS, Found, check_folder, find_root, guess, read_folders, read_splits, tell
-from spade_kit.datasets.naming import NAMED
+from spade_kit.datasets.naming import NAMED, says_bad
 from spade_kit.datasets.samples import GOOD, Dataset, Sample
 
 _LOOKED_AT = 5  # so many groups of images, whether they are masks
@@ -165,6 +165,9 @@ def _assemble(found: Found, name: str, locked: Sequence[str] = (), below: Sequen
     remarks += tell(alike, "image", "differ only in the extension", cure)
     cure = ". If they are masks, name them after their images and move them to a folder masks beside these."
     remarks += tell(_find_drawn(train, test), "image", "of few colours, as masks have", cure)
+    defects = [sample.path for sample in train if says_bad(sample.path.stem)]
+    cure = ". If they are defects, move them to a folder of their own, and pass it as test."
+    remarks += tell(defects, "normal image", "named like a defect", cure)
     remarks += tell(_in_both(train, test), "test image", "also among the training images")
     lost = len(skipped) + sum(map(is_image, others))
     return Dataset(name, train, test, found.layout, tuple(remarks), lost)

@@ -12,7 +12,7 @@ GOOD = "good"
 GOOD_NAMES = {
     *("good", "ok", "okay", "io", "normal", "normals", "pass", "passed", "intact", "healthy", "undamaged"),
     *("defect_free", "no_defect", "no_defects", "nodefect", "non_defective", "not_defective", "accept", "accepted"),
-    *("o.k.", "i.o.", "clean", "gut", "in_ordnung"),
+    *("o.k.", "i.o.", "clean", "gut", "in_ordnung", "without_defect", "without_defects"),
 }
 BAD_NAMES = {
     *("bad", "nok", "not_ok", "ng", "ko", "nio", "not_good", "abnormal", "abnormals", "anomaly", "anomalies"),
@@ -53,6 +53,13 @@ def as_label(name: str) -> str:
     """
     seen = "".join(one for one in unicodedata.normalize("NFKC", name) if unicodedata.category(one) != "Cf")
     return GOOD if plain(seen.strip()) in GOOD_NAMES else " ".join(name.split())
+
+
+def says_bad(name: str) -> bool:
+    """Whether a file's name begins or ends with a word for defects, such as NG_002 and 002 not ok."""
+    words = re.sub(r"[\W\d_]+", "_", f"_{fold(name)}_")
+    said = [kind for kind in GOOD_NAMES | BAD_NAMES if words.startswith(f"_{kind}_") or words.endswith(f"_{kind}_")]
+    return max(said, key=len, default=GOOD) in BAD_NAMES
 
 
 def strip_mark(name: str) -> str:
