@@ -128,6 +128,7 @@ def match_pixels(
     Examples
     --------
     >>> import torch
+    >>> from spade_kit import Pyramid, match_pixels
     >>> normal = Pyramid([torch.rand(2, 5, 8, 12), torch.rand(2, 7, 4, 6)], ["layer1", "layer2"], torch.rand(2, 3))
     >>> found = match_pixels(normal.select(1), normal)
     >>> found.distance.max().item(), found.image.min().item()
