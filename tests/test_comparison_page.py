@@ -390,9 +390,10 @@ def test_all_views_are_enlarged_together_and_bare_while_h_is_held(notebook, show
     shown.ask_for("", K="1")
     shown.until_named([*NAMES, "all layers, K=1"])
     assert windows() == {window}  # a new view, too
-    box = shown.view(0).bounding_box()
+    box, pinned = shown.view(0).bounding_box(), notebook.ask("(c.probe, c.pinned)")
     shown.page.mouse.dblclick(box["x"] + 50, box["y"] + 50)
     assert windows() == {"0 0 224 224"}
+    notebook.until("(c.probe, c.pinned)", pinned)
     shown.photo.focus()
     shown.page.keyboard.down("h")
     assert not shown.root.locator(".marks").first.is_visible()

@@ -421,6 +421,13 @@ def test_the_legend_switches_each_mark_and_a_held_key_hides_all(notebook, shown)
     assert shown.photo.locator("canvas.base").is_visible()
     shown.page.keyboard.up("h")
     assert all(all(seen(mark)) for mark in marks.values())
+    menu = shown.root.get_by_label("show", exact=True)
+    menu.focus()
+    chosen = menu.input_value()
+    shown.page.keyboard.down("h")
+    assert not any(any(seen(mark)) for mark in marks.values())
+    shown.page.keyboard.up("h")
+    assert menu.input_value() == chosen
     shown.press("next photo")
     shown.root.get_by_label("photo", exact=True).select_option("10")  # a good one, with no truth to show
     shown.settle()
@@ -965,8 +972,12 @@ def test_all_pictures_are_enlarged_together_and_the_rings_keep_their_size(notebo
     shown.page.mouse.up()
     assert window(shown.photo)[:2] == pytest.approx([max(left - width / 4, 0), top + height / 4], abs=0.5)
     assert not notebook.ask("ex.pinned")  # a drag is no click
+    notebook.execute("ex.probe, ex.pinned = (30, 40), True")
+    shown.settle()
     shown.page.mouse.dblclick(box["x"] + 50, box["y"] + 50)
     assert window(shown.photo) == [0, 0, 224, 224]
+    notebook.until("[*ex.probe, ex.pinned]", [30, 40, True])  # and no pixel is pinned on the way
+    assert shown.ring(shown.photo, "pinned") == (30, 40)
     assert shown.page.evaluate("getSelection().toString()") == ""
     shown.photo.focus()
     shown.page.keyboard.press("+")
@@ -1097,6 +1108,14 @@ def test_both_photos_of_the_compact_page_have_one_size(notebook, shown):
         widths = [stage.bounding_box()["width"] for stage in shown.root.locator(".sk-views .sk-stage").all()]
     assert len(widths) == 6
     assert widths == pytest.approx([widths[0]] * 6, abs=1)
+
+
+def test_the_photo_beside_leaves_by_its_chip_in_a_compact_page(notebook, shown):
+    notebook.execute("ex.beside, ex.compact = 3, True")
+    shown.root.locator(":scope.beside.compact").wait_for()
+    shown.root.get_by_role("button", name=re.compile("^beside")).click()
+    shown.root.locator(":scope.compact:not(.beside)").wait_for(timeout=5000)
+    notebook.until("ex.beside", None)
 
 
 @pytest.mark.parametrize("width", [700, 1000, 1600])

@@ -9,7 +9,7 @@ export class Beside {
   constructor(page) {
     [this.page, this.shown] = [page, null];
     const pointed = { hover: (...place) => page.hover(this.here(place)), leave: () => page.leave(), pin: (...place) => page.pin(this.here(place)) };
-    this.photo = new Pane("Photo beside", pointed);
+    this.photo = new Pane("Photo beside", { ...pointed, letGo: () => page.put({ beside: null }) });
     this.map = new Pane("Map of the photo beside", pointed);
     this.normal = new Pane("Normal photo that explains the probe in the photo beside");
     this.panes = [this.photo, this.map, this.normal];
@@ -58,6 +58,7 @@ export class Beside {
     for (const pane of [this.photo, this.map]) pane.outline("found", found);
     const { name, score, above } = page.known().find(({ index }) => index === this.shown.photo.index) ?? {};
     setText(this.photo.title, name ?? "");
+    this.photo.mark(page.disconnected ? "" : "beside", "Show the first photo alone  B");
     setText(this.photo.remark, score == null ? "" : `score ${score.toFixed(2)}, ${above ? "▲ anomalous" : "normal"}`);
     setText(this.map.title, taken ? "Excess" : "Anomaly map");
     setText(this.map.remark, `same scale, 0 to ${brief(page.end)}`);

@@ -154,12 +154,6 @@ class Comparison extends MapPage {
 
   // ---- input --------------------------------------------------------------------------------------------------------
 
-  pin(place) {
-    const [row, col] = this.get("probe");
-    const again = this.get("pinned") && Math.hypot(place[0] - row, place[1] - col) < 3;
-    this.put(again ? { pinned: false } : { probe: place, pinned: true });
-  }
-
   step(by) {
     const to = clamp(this.get("index") + by, 0, this.about.photos.length - 1);
     if (!this.disconnected) this.put({ index: to });

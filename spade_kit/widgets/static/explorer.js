@@ -320,12 +320,6 @@ class Explorer extends MapPage {
 
   // ---- input --------------------------------------------------------------------------------------------------------
 
-  /** Pin a pixel, or unpin the pinned one. */
-  pin(place) {
-    const again = this.get("pinned") && this.see(place).cell === this.see(this.get("probe")).cell;
-    this.put(again ? { pinned: false } : { probe: place, pinned: true });
-  }
-
   /** Show the map, its excess or the ratio of distances; the first two are also judged. */
   look(name) {
     if (this.get("ratio") !== (name === "ratio")) this.put({ ratio: name === "ratio" });

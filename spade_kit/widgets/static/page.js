@@ -126,8 +126,10 @@ export class Page {
       this.legend[mark].setAttribute("aria-pressed", !hidden);
     }, { class: mark, "aria-pressed": "true" });
     this.legend = Object.fromEntries(Object.entries(marks).map(([mark, text]) => [mark, make(mark, text)]));
-    this.root.addEventListener("keydown", ({ key, ctrlKey, metaKey, target }) => {
-      if (key.toLowerCase() === "h" && !ctrlKey && !metaKey && !target.matches("input[type=text], textarea, select")) this.root.classList.add("bare");
+    this.root.addEventListener("keydown", (event) => {
+      if (event.key.toLowerCase() !== "h" || event.ctrlKey || event.metaKey || event.target.matches("input[type=text], textarea")) return;
+      event.preventDefault(); // a menu would look for a name with this letter
+      this.root.classList.add("bare");
     });
     for (const end of ["keyup", "focusout"]) this.root.addEventListener(end, () => this.root.classList.remove("bare"));
     return el("div", { class: "sk-legend" }, ...Object.values(this.legend), ...more);

@@ -7,9 +7,9 @@ const STEP = 1.5; // of a key
 const DRAG = 4; // px from which a press is a drag and no click
 
 export class Zoom {
-  /** @param {Array<Pane>} panes that show the same part */
-  constructor(panes) {
-    [this.panes, this.fingers, this.dragged] = [panes, new Map(), 0];
+  /** @param {Array<Pane>} panes that show the same part; ``undo()`` takes back what the first click of two did */
+  constructor(panes, undo) {
+    [this.panes, this.undo, this.fingers, this.dragged] = [panes, undo, new Map(), 0];
     this.look(1, 0, 0);
     for (const { stage } of panes) this.#listen(stage);
   }
@@ -66,6 +66,7 @@ export class Zoom {
     stage.addEventListener("click", (event) => {
       const back = event.detail > 1 && this.scale > 1 && !stage.classList.contains("drawing");
       if (back) this.look(1, 0, 0);
+      if (back) this.undo();
       if (back || this.dragged > DRAG) event.stopImmediatePropagation();
     }, true);
   }
