@@ -168,6 +168,7 @@ def test_the_exercise_names_the_mistake(capsys, answer, said):
         ([3, 4, 5], "With k = 5"),
         ([3, 4, 5, 6], "Beyond k = 4"),
         ([1, 2], "finds only the two mistakes"),
+        ([1, 2, 3, 4], "it must be called anomalous, too"),
         ([6], "k lies above one count, up to the other"),
         (3, "an answer of another form; got 3"),
     ],
