@@ -358,6 +358,8 @@ def test_versions_that_know_no_roi_refuse_such_a_fit(fit, tmp_path, monkeypatch)
         {"packed": "abc"},
         {"packed": ""},
         {"packed": 3},
+        {"packed": [1], "corners": [[1, 2], [3, 4], [1, 4]]},
+        {"packed": "", "corners": [[1, 2], [3, 4], [1, 4]], "size": [2**16, 2**16]},
     ],
 )
 def test_a_damaged_roi_is_refused(fit, tmp_path, change):

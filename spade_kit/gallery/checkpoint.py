@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial, reduce
 from importlib.metadata import version
 from io import BytesIO
+from math import prod
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -72,6 +73,7 @@ _SETTINGS = ("backbone", "options", "layers", "shapes", "choices", "roi")  # wha
 _MOST = {"k": 2**31, "kappa": MOST_KAPPA, "radius": 2**31, "sigma": MOST_SIGMA}  # beyond, a prediction would never end
 _READ_UP_TO = 2**30  # bytes: larger galleries stay in their files
 _LARGEST_SIDE = 2**16  # of a level and of a photo
+_LARGEST_ROI = 2**30  # pixels
 _SAVES = 9  # that replace a file while it is read
 _MOST_SHARDS = 9_999
 _saving = Lock()  # threads may save to one folder
@@ -275,6 +277,8 @@ def _read_roi(told: dict[str, Any] | None) -> Roi | None:
     if told is None or told["size"] is None:  # of a function nothing is saved
         return None if told is None else Roi()
     _check_sides("a roi", told["size"], 2)
+    if prod(told["size"]) > _LARGEST_ROI or not isinstance(told["packed"], str):
+        raise ValueError(f"a roi must have at most {_LARGEST_ROI} pixels, packed as text; got {told['size']}")
     corners = check_corners(told["corners"]) if told["corners"] else ()
     roi = Roi((told["size"][0], told["size"][1]), told["packed"], corners)
     roi.mask  # noqa: B018  raises if it is damaged
