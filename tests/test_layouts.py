@@ -876,7 +876,7 @@ def test_missing_values_of_a_table_are_no_labels_and_no_masks(put):
     assert [sample.label for sample in dataset.test] == [None, None, None, "bent"]
     assert [sample.mask_path is not None for sample in dataset.test] == [False, True, False, False]
     assert dataset.remarks == (
-        "1 row of list.csv without a label: 1 in train, as good, and 0 in test.",
+        "4 rows of list.csv without a label: 1 in train, as good, and 3 in test.",
         "1 defect image without a mask: set/4.png.",
     )
 

@@ -504,12 +504,14 @@ def _drop_missing(rows: list[dict[str, str]], table: str) -> list[str]:
         row |= {name: "" for name in ("mask", "split") if row.get(name, "").lower() in MISSING}
         row |= {"label": ""} if clean_label(row.get("label")) is None else {}
     labelled, split = (any(row.get(name) for row in rows) for name in ("label", "split"))
-    bare = [row for row in rows if labelled and not row.get("label") and row.get("split", "").lower() != "test"]
+    without = [row for row in rows if labelled and not row.get("label")]
+    bare = [row for row in without if row.get("split", "").lower() != "test"]
     normal = [row for row in bare if row.get("split")]
     remarks = []
     if bare:
         told = f"{len(normal)} in train, as {GOOD}, and " if normal else ""
-        remarks.append(f"{count(bare, 'row')} of {table} without a label: {told}{len(bare) - len(normal)} in test.")
+        told += f"{len(without) - len(normal)} in test"
+        remarks.append(f"{count(without, 'row')} of {table} without a label: {told}.")
     for row in bare:
         row["split"] = row.get("split") or "test"
     rest = [row for row in rows if not row.get("split")]
