@@ -205,12 +205,7 @@ def check_k(ks: list[int]) -> None:
     """Check the values of k from 1 to 6 that two hollow bolts among the normal ones and a rare size allow."""
     told: dict[tuple[int, ...], str] = {
         (1, 2): "With k = 1 or 2 the next hollow bolt finds only the two mistakes, so it looks normal.",
-        (
-            1,
-            2,
-            3,
-            4,
-        ): "With k = 1 or 2 the next hollow bolt finds only the two mistakes: it must be called anomalous, too.",
+        (1, 2, 3, 4): "With k = 1 or 2 a hollow bolt finds only the mistakes: it must be called anomalous, too.",
         (2, 3, 4): "With k = 2 both neighbours of a hollow bolt are the two mistakes, so it looks normal.",
         (3,): "k = 4 works as well: the fifth bolt of the rare size finds four of its own.",
         (3, 4, 5): "With k = 5 the fifth bolt of the rare size must look among the others, 10 mm away.",
