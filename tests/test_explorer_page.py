@@ -979,6 +979,13 @@ def test_all_pictures_are_enlarged_together_and_the_rings_keep_their_size(notebo
     notebook.until("[*ex.probe, ex.pinned]", [30, 40, True])  # and no pixel is pinned on the way
     assert shown.ring(shown.photo, "pinned") == (30, 40)
     assert shown.page.evaluate("getSelection().toString()") == ""
+    notebook.execute("ex.probe = 50, 60")
+    shown.settle()
+    shown.photo.focus()
+    shown.page.keyboard.press("+")
+    shown.normal.dblclick()  # where a click pins nothing
+    assert window(shown.photo) == [0, 0, 224, 224]
+    notebook.until("[*ex.probe, ex.pinned]", [50, 60, True])
     shown.photo.focus()
     shown.page.keyboard.press("+")
     assert window(shown.normal)[2] == pytest.approx(224 / 1.5, rel=1e-3)

@@ -75,15 +75,17 @@ export class MapPage extends Page {
 
   /** Pin a pixel or, if it is pinned already, unpin it. */
   pin(place) {
-    const [probe, pinned] = [this.get("probe"), this.get("pinned")];
-    const apart = Math.hypot(place[0] - probe[0], place[1] - probe[1]), near = Math.max(this.photo.H, this.photo.W) / 75;
-    this.before = { probe, pinned };
-    this.put(pinned && apart < near ? { pinned: false } : { probe: place, pinned: true });
+    const [row, col] = this.get("probe"), near = Math.max(this.photo.H, this.photo.W) / 75;
+    const again = this.get("pinned") && Math.hypot(place[0] - row, place[1] - col) < near;
+    this.put(again ? { pinned: false } : { probe: place, pinned: true });
   }
 
   /** Let the panes be looked at more closely, enlarged together. */
   letLook(panes) {
-    this.zoom = new Zoom(panes, () => this.before && this.put(this.before));
+    this.zoom = new Zoom(panes, () => {
+      const [probe, pinned] = [this.get("probe"), this.get("pinned")];
+      return () => pinned !== undefined && this.put({ probe, pinned });
+    });
     this.keys = el("span", {}, "keys: H hides marks, +\u00a0\u2212\u00a00\u00a0zoom");
   }
 

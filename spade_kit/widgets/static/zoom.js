@@ -7,9 +7,10 @@ const STEP = 1.5; // of a key
 const DRAG = 4; // px from which a press is a drag and no click
 
 export class Zoom {
-  /** @param {Array<Pane>} panes that show the same part; ``undo()`` takes back what the first click of two did */
-  constructor(panes, undo) {
-    [this.panes, this.undo, this.fingers, this.dragged] = [panes, undo, new Map(), 0];
+  /** @param {Array<Pane>} panes that show the same part
+   *  @param {function} remember returns what takes back a click, so that the first one of two does nothing */
+  constructor(panes, remember) {
+    [this.panes, this.remember, this.fingers, this.dragged] = [panes, remember, new Map(), 0];
     this.look(1, 0, 0);
     for (const { stage } of panes) this.#listen(stage);
   }
@@ -65,8 +66,9 @@ export class Zoom {
     for (const end of ["pointerup", "pointercancel", "pointerleave"]) stage.addEventListener(end, ({ pointerId }) => this.fingers.delete(pointerId));
     stage.addEventListener("click", (event) => {
       const back = event.detail > 1 && this.scale > 1 && !stage.classList.contains("drawing");
+      if (event.detail === 1) this.undo = this.remember();
       if (back) this.look(1, 0, 0);
-      if (back) this.undo();
+      if (back) this.undo?.();
       if (back || this.dragged > DRAG) event.stopImmediatePropagation();
     }, true);
   }
